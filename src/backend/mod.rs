@@ -1,0 +1,167 @@
+//! Devices: memory for KV blocks, weights where a kernel wants them, and the fused operations of one decoder
+//! step. Model code is written once over [`Backend`]; [`cpu`] implements it, and its portable form is the
+//! oracle of every kernel test.
+//!
+//! **The rule of every kernel:** a row's result never depends on the other rows of the batch, on how a prompt
+//! was cut into chunks or on thread counts. Reductions have one fixed order per element whatever the batch is.
+
+#[allow(unsafe_code)]
+pub mod cpu;
+
+use crate::error::Result;
+use crate::tensor::Dtype;
+
+/// Index of a block in a [`BlockStore`].
+pub type BlockId = u32;
+
+/// Shape of the KV cache of one model on one device. A block holds `block_tokens` tokens of all layers and is
+/// contiguous: `[layer][K, V][kv_head][token][head_dim]`, elements of `dtype`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvGeometry {
+    pub layers: u32,
+    pub kv_heads: u32,
+    pub head_dim: u32,
+    pub block_tokens: u32,
+    pub dtype: Dtype,
+}
+
+impl KvGeometry {
+    /// Bytes of K and V of one token over all layers.
+    pub fn token_bytes(&self) -> usize {
+        2 * self.layers as usize * self.kv_heads as usize * self.head_dim as usize * self.dtype.size()
+    }
+
+    pub fn block_bytes(&self) -> usize {
+        self.token_bytes() * self.block_tokens as usize
+    }
+}
+
+/// The memory of a KV pool. Who may touch which block is decided by `kv`: a block is written by its one owner
+/// and read by those it was shared with afterwards, so the store itself needs no lock.
+pub trait BlockStore: Send + Sync {
+    fn geometry(&self) -> &KvGeometry;
+    fn n_blocks(&self) -> usize;
+    /// Copies `out.len()` bytes of block `id` from `offset`. Panics out of range.
+    fn read(&self, id: BlockId, offset: usize, out: &mut [u8]);
+    /// Overwrites bytes of block `id` from `offset`. Panics out of range.
+    fn write(&self, id: BlockId, offset: usize, data: &[u8]);
+    /// Copies a whole block.
+    fn copy(&self, from: BlockId, to: BlockId);
+}
+
+/// Rows of one sequence in a batch: consecutive tokens at consecutive positions.
+#[derive(Clone, Copy, Debug)]
+pub struct SeqSpan {
+    /// First row in the batch and number of rows.
+    pub row: u32,
+    pub rows: u32,
+    /// Position in the sequence of the first row; rows attend to positions `0..=own`.
+    pub position: u32,
+    /// Where its block table lies in [`Batch::tables`]; it covers `position + rows` tokens or more.
+    pub table: u32,
+    pub table_len: u32,
+}
+
+/// One step's work for a model: the rows of all scheduled sequences, packed.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Token of each row.
+    pub tokens: Vec<u32>,
+    /// Position of each row in its sequence.
+    pub positions: Vec<u32>,
+    /// Per row, the sequence length that a length-dependent rope (dynamic NTK) goes by: the end of the prompt
+    /// that a prompt token belongs to, position + 1 for a generated token.
+    pub rope_lens: Vec<u32>,
+    pub spans: Vec<SeqSpan>,
+    /// The block tables of all spans, one after the other.
+    pub tables: Vec<BlockId>,
+    /// Rows whose logits are wanted, ascending.
+    pub logit_rows: Vec<u32>,
+}
+
+/// A projection: `y = x · Wᵀ (+ b)`, W row-major `[outputs, inputs]` as checkpoints store it.
+pub struct Linear<B: Backend + ?Sized> {
+    pub weight: B::Matrix,
+    pub bias: Option<B::Vector>,
+}
+
+/// Rotation angles of every row of a step, computed once and used by all layers: `[rows, head_dim / 2]` each,
+/// attention scaling (yarn) already multiplied in. Halves are rotated as in Hugging Face checkpoints:
+/// `(x[i], x[i + head_dim/2])`.
+#[derive(Clone, Debug, Default)]
+pub struct RopeRows {
+    pub cos: Vec<f32>,
+    pub sin: Vec<f32>,
+}
+
+/// What the attention operations of a layer need to know.
+pub struct AttentionArgs<'a> {
+    pub layer: usize,
+    pub heads: usize,
+    /// Softmax scale.
+    pub scale: f32,
+    /// Sliding window: a row at position p attends to positions > p - window. None: all.
+    pub window: Option<u32>,
+    pub batch: &'a Batch,
+}
+
+/// Operations of one decoder step on one device. A backend belongs to one engine (threads, streams, scratch);
+/// matrices and KV are shared between engines. Buffers are `[rows, cols]` of f32 on the device.
+pub trait Backend: Send + Sized {
+    /// Activations. Resized by the operation that writes it; memory is kept for the next step.
+    type Buffer: Default + Send;
+    /// A weight matrix in the checkpoint's dtype, used in place where its form allows.
+    type Matrix: Send + Sync;
+    /// A norm weight or bias.
+    type Vector: Send + Sync;
+    /// The KV pool.
+    type Kv: BlockStore;
+
+    /// `out[i] = table[tokens[i]]`.
+    fn embed(&mut self, table: &Self::Matrix, tokens: &[u32], out: &mut Self::Buffer) -> Result<()>;
+
+    /// `out = x / rms(x) * weight`, of all rows or of those named.
+    fn rms_norm(
+        &mut self,
+        x: &Self::Buffer,
+        rows: Option<&[u32]>,
+        weight: &Self::Vector,
+        eps: f32,
+        out: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// Several projections of the same input: `outs[i] = linears[i](x)`.
+    fn linear(&mut self, x: &Self::Buffer, linears: &[&Linear<Self>], outs: &mut [&mut Self::Buffer]) -> Result<()>;
+
+    /// `residual += linear(x)`.
+    fn linear_add(&mut self, x: &Self::Buffer, linear: &Linear<Self>, residual: &mut Self::Buffer) -> Result<()>;
+
+    /// Normalises each head of q and k where norms are given (Qwen3), rotates them, and stores k and v of
+    /// every row in its block.
+    #[allow(clippy::too_many_arguments)]
+    fn rope_store(
+        &mut self,
+        q: &mut Self::Buffer,
+        k: &mut Self::Buffer,
+        v: &Self::Buffer,
+        norms: Option<(&Self::Vector, &Self::Vector, f32)>,
+        rope: &RopeRows,
+        args: &AttentionArgs<'_>,
+        kv: &Self::Kv,
+    ) -> Result<()>;
+
+    /// Causal attention of every row over its sequence's blocks: `out [rows, heads * head_dim]`.
+    fn attention(
+        &mut self,
+        q: &Self::Buffer,
+        args: &AttentionArgs<'_>,
+        kv: &Self::Kv,
+        out: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// `gate = silu(gate) * up`.
+    fn silu_mul(&mut self, gate: &mut Self::Buffer, up: &Self::Buffer) -> Result<()>;
+
+    /// Copies a buffer to the host, row-major.
+    fn download(&mut self, x: &Self::Buffer, out: &mut Vec<f32>) -> Result<()>;
+}

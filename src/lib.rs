@@ -1,0 +1,19 @@
+//! cleave: disaggregated LLM inference as an embeddable library.
+//!
+//! Hosts use the C API (`include/cleave/cleave.h`, implemented in [`ffi`]); the Rust modules below it are
+//! public so that tests and benches can reach them, and carry no stability promise of their own.
+//! ARCHITECTURE.md draws the order of dependencies: `ffi → engine → {scheduler, kv, transport, model} →
+//! backend → tensor`, with [`error`] and [`sequence`] (plain data) below all of them.
+#![deny(unsafe_code)]
+
+pub mod backend;
+pub mod engine;
+pub mod error;
+#[allow(unsafe_code)]
+pub mod ffi;
+pub mod kv;
+pub mod model;
+pub mod scheduler;
+pub mod sequence;
+pub mod tensor;
+pub mod transport;

@@ -1,0 +1,46 @@
+//! Element types and views of bytes as tensors. No arithmetic lives here.
+
+use std::fmt;
+
+/// Element type of stored data: weights and KV.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Dtype {
+    F32 = 1,
+    F16 = 2,
+    Bf16 = 3,
+}
+
+impl Dtype {
+    /// Bytes of one element.
+    pub const fn size(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::F16 | Dtype::Bf16 => 2,
+        }
+    }
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Dtype::F32 => "float32",
+            Dtype::F16 => "float16",
+            Dtype::Bf16 => "bfloat16",
+        }
+    }
+
+    /// The inverse of `as u32`: how an image file and the C API write it.
+    pub const fn from_code(code: u32) -> Option<Dtype> {
+        match code {
+            1 => Some(Dtype::F32),
+            2 => Some(Dtype::F16),
+            3 => Some(Dtype::Bf16),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
