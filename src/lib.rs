@@ -15,5 +15,7 @@ pub mod kv;
 pub mod model;
 pub mod scheduler;
 pub mod sequence;
+#[allow(unsafe_code)]
+pub mod sys;
 pub mod tensor;
 pub mod transport;

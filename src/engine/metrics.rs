@@ -1,0 +1,31 @@
+//! Counters of one engine, as `cleave_engine_metrics` gives them.
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Metrics {
+    pub running: u32,
+    pub waiting: u32,
+    pub blocks_total: u32,
+    pub blocks_free: u32,
+    pub exports_open: u32,
+    pub imports_open: u32,
+    pub role: u32,
+    pub steps: u64,
+    pub prompt_tokens: u64,
+    pub generated_tokens: u64,
+    pub prefix_hit_tokens: u64,
+    pub preemptions: u64,
+    pub kv_bytes_in: u64,
+    pub kv_bytes_out: u64,
+    /// Time spent in steps.
+    pub busy_ns: u64,
+    /// Time since the last step ended; 0 before the first.
+    pub last_step_age_ns: u64,
+    /// Requests that this engine continued from a handle, and the time from taking the handle to its blocks
+    /// being the request's, summed and of the last one.
+    pub handoffs: u64,
+    pub handoff_ns_total: u64,
+    pub handoff_ns_last: u64,
+    /// Steps' durations: the last and the longest.
+    pub step_ns_last: u64,
+    pub step_ns_max: u64,
+}
