@@ -13,6 +13,7 @@ pub mod error;
 pub mod ffi;
 pub mod kv;
 pub mod model;
+pub mod sampling;
 pub mod scheduler;
 pub mod sequence;
 #[allow(unsafe_code)]
