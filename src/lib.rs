@@ -9,10 +9,13 @@
 pub mod backend;
 pub mod engine;
 pub mod error;
+pub mod failpoint;
 #[allow(unsafe_code)]
 pub mod ffi;
 pub mod kv;
+pub mod log;
 pub mod model;
+pub mod panics;
 pub mod sampling;
 pub mod scheduler;
 pub mod sequence;
