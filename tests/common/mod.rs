@@ -100,9 +100,11 @@ impl Host {
                 outcome.indices.push(event.index);
                 outcome.top.push(Vec::new());
             }
-            EventKind::TopLogprob => {
-                outcome.top.last_mut().expect("alternatives follow a token").push((event.token as u32, event.logprob.to_bits()))
-            }
+            EventKind::TopLogprob => outcome
+                .top
+                .last_mut()
+                .expect("alternatives follow a token")
+                .push((event.token as u32, event.logprob.to_bits())),
             EventKind::Finished => outcome.end = Some(event),
             other => panic!("unexpected {other:?} for a request"),
         }
