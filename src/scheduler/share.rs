@@ -10,17 +10,17 @@ pub(super) struct Share {
 }
 
 impl Share {
-    /// Fills `amounts`: everyone gets the same, rounded up to whole chunks, or what it needs if that is less
-    /// (progressive filling; Bertsekas and Gallager, Data Networks, 6.5.2). Where rounding up makes the budget
-    /// end early, the last ones get the rest or nothing. Uses min(budget, sum of needs) exactly.
-    pub fn divide(&mut self, mut budget: usize, needs: impl Iterator<Item = usize> + Clone) {
+    /// Fills `amounts`: everyone gets the same, or what it needs if that is less (progressive filling; Bertsekas
+    /// and Gallager, Data Networks, 6.5.2). The same is rounded up to whole chunks, at the expense of the last
+    /// ones that need more. Gives out min(budget, sum of needs) exactly.
+    pub fn divide(&mut self, budget: usize, needs: impl Iterator<Item = usize> + Clone) {
         self.sorted.clear();
         self.sorted.extend(needs.clone());
         self.sorted.sort_unstable();
-        let (mut left, mut n, mut even) = (budget, self.sorted.len(), usize::MAX);
+        let (mut left, mut n, mut unmet, mut even) = (budget, self.sorted.len(), usize::MAX, 0);
         for &need in &self.sorted {
             if need > left / n {
-                even = (left / n).next_multiple_of(CHUNK).max(CHUNK);
+                (unmet, even) = (need, (left / n).max(1).next_multiple_of(CHUNK));
                 break;
             }
             left -= need;
@@ -28,9 +28,13 @@ impl Share {
         }
         self.amounts.clear();
         for need in needs {
-            let amount = need.min(even).min(budget);
-            budget -= amount;
-            self.amounts.push(amount);
+            if need < unmet {
+                self.amounts.push(need);
+            } else {
+                let amount = need.min(even).min(left);
+                left -= amount;
+                self.amounts.push(amount);
+            }
         }
     }
 }
