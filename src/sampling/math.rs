@@ -92,6 +92,6 @@ mod tests {
             (0..10_000).fold(0u64, |h, i| (h ^ f(at(i)).to_bits()).wrapping_mul(0x9E37_79B9_7F4A_7C15))
         };
         let found = (fold(exp, |i| f64::from(i) * -0.003), fold(ln, |i| f64::from(i + 1) * 0.01));
-        assert_eq!(found, (0, 0));
+        assert_eq!(found, (0xd4dc_58d3_d0a3_307d, 0xc6ed_bc72_b259_42c1));
     }
 }

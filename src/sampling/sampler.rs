@@ -16,7 +16,7 @@ pub struct Scratch {
     raw: Vec<f32>,
     marks: Marks,
     candidates: Vec<Candidate>,
-    kept: Vec<Candidate>,
+    boundary: Vec<(Candidate, f64)>,
     weights: Vec<f64>,
     sums: Vec<f64>,
 }
@@ -29,7 +29,11 @@ pub struct Scratch {
 /// left, min-p what has `min_p` times the largest probability. The draw is the inverse of the cumulative
 /// distribution over the kept tokens in ascending id, at the number that seed and position give.
 pub fn sample(logits: &mut [f32], params: &SamplingParams, ctx: Ctx<'_>, scratch: &mut Scratch) -> Result<Sampled> {
-    if let Some(id) = logits.iter().position(|logit| logit.is_nan() || *logit == f32::INFINITY) {
+    let broken = |logit: &f32| logit.is_nan() || *logit == f32::INFINITY;
+    // Without a branch per logit first: this vectorises.
+    if logits.iter().fold(false, |any, logit| any | broken(logit))
+        && let Some(id) = logits.iter().position(broken)
+    {
         bail!(Internal, "the logit of token {id} at position {} is {}", ctx.position, logits[id]);
     }
     scratch.raw.clear();
@@ -58,75 +62,116 @@ pub fn sample(logits: &mut [f32], params: &SamplingParams, ctx: Ctx<'_>, scratch
 
 /// The largest, lowest id on ties; None if all are −∞ (or NaN, which a penalty can make of infinities).
 fn argmax(logits: &[f32]) -> Option<Candidate> {
-    let largest = logits.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
+    let largest = largest(logits);
     let id = logits.iter().position(|&logit| logit == largest && logit > f32::NEG_INFINITY)?;
     Some((id as u32, largest))
 }
 
-fn draw(logits: &[f32], best: Candidate, params: &SamplingParams, u: f64, scratch: &mut Scratch) -> u32 {
-    let Scratch { candidates, kept, weights, sums, .. } = scratch;
-    let temperature = f64::from(params.temperature);
-    // Not above 1, and 1 for the likeliest, at any temperature.
-    let weight = |logit: f32| math::exp((f64::from(logit) - f64::from(best.1)) / temperature);
-    let top_k_on = params.top_k > 0 && (params.top_k as usize) < logits.len();
-    if !top_k_on && params.top_p >= 1.0 && params.min_p <= 0.0 {
-        weigh(logits.iter().copied(), weight, weights, sums);
-        return pick(u, weights, sums).map_or(best.0, |index| index as u32);
-    }
-    let total = if top_k_on {
-        top_k(logits, params.top_k as usize, candidates);
-        candidates.sort_unstable_by_key(|candidate| candidate.0);
-        weigh(candidates.iter().map(|candidate| candidate.1), weight, weights, sums)
-    } else {
-        candidates.clear();
-        if params.top_p < 1.0 { weigh(logits.iter().copied(), weight, weights, sums) } else { 0.0 }
-    };
-    if params.top_p < 1.0 {
-        // The likeliest ones, four times as many as long as they do not reach p.
-        let wanted = f64::from(params.top_p) * total;
-        let mut n = 256;
-        loop {
-            match top_k_on {
-                true => kept.clone_from(candidates),
-                false => top_k(logits, n, kept),
-            }
-            kept.sort_unstable_by(likelier);
-            let mut sum = 0.0;
-            let reached = kept.iter().position(|candidate| {
-                sum += weight(candidate.1);
-                sum >= wanted
-            });
-            if let Some(last) = reached {
-                kept.truncate(last + 1);
-                break;
-            }
-            if top_k_on || n >= logits.len() {
-                break;
-            }
-            n *= 4;
+/// −∞ of none. Passes over NaN.
+fn largest(logits: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    for sixteen in logits.chunks(16) {
+        for (lane, &logit) in lanes.iter_mut().zip(sixteen) {
+            *lane = if logit > *lane { logit } else { *lane };
         }
-    } else if top_k_on {
-        kept.clone_from(candidates);
-    } else {
-        kept.clear();
-        kept.extend((0..).zip(logits.iter().copied()));
     }
-    let least = f64::from(params.min_p);
-    kept.retain(|candidate| weight(candidate.1) >= least);
-    kept.sort_unstable_by_key(|candidate| candidate.0);
-    weigh(kept.iter().map(|candidate| candidate.1), weight, weights, sums);
-    pick(u, weights, sums).map_or(best.0, |index| kept[index].0)
+    lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
 }
 
-/// Weights, their sums by [`STRIDE`] and the total, in an order that only their number decides.
-fn weigh(
-    logits: impl Iterator<Item = f32>,
-    weight: impl Fn(f32) -> f64,
-    weights: &mut Vec<f64>,
-    sums: &mut Vec<f64>,
-) -> f64 {
-    weights.clear();
-    weights.extend(logits.map(weight));
+fn draw(logits: &[f32], best: Candidate, params: &SamplingParams, u: f64, scratch: &mut Scratch) -> u32 {
+    let Scratch { candidates, weights, sums, boundary, .. } = scratch;
+    let softmax = Softmax { largest: f64::from(best.1), scale: 1.0 / f64::from(params.temperature) };
+    let top_k_on = params.top_k > 0 && (params.top_k as usize) < logits.len();
+    if !top_k_on && params.top_p >= 1.0 && params.min_p <= 0.0 {
+        softmax.weigh(logits.iter().copied(), weights, sums);
+        return pick(u, weights, sums).map_or(best.0, |index| index as u32);
+    }
+    if top_k_on {
+        top_k(logits, params.top_k as usize, candidates);
+        candidates.sort_unstable_by_key(|candidate| candidate.0);
+    } else {
+        candidates.clear();
+        candidates.extend((0..).zip(logits.iter().copied()));
+    }
+    let total = softmax.weigh(candidates.iter().map(|candidate| candidate.1), weights, sums);
+    let mut last = (u32::MAX, f32::NEG_INFINITY);
+    if params.top_p < 1.0 {
+        last = softmax.nucleus(candidates, weights, f64::from(params.top_p) * total, sums, boundary);
+    }
+    let least = f64::from(params.min_p);
+    let mut kept = 0;
+    for index in 0..candidates.len() {
+        if likelier(&candidates[index], &last).is_le() && weights[index] >= least {
+            (candidates[kept], weights[kept]) = (candidates[index], weights[index]);
+            kept += 1;
+        }
+    }
+    weights.truncate(kept);
+    sum_up(weights, sums);
+    pick(u, weights, sums).map_or(best.0, |index| candidates[index].0)
+}
+
+/// Probabilities up to a factor: not above 1, and 1 for the largest logit, at any temperature.
+struct Softmax {
+    largest: f64,
+    scale: f64,
+}
+
+impl Softmax {
+    /// How far below the largest, at this temperature: 0 or more.
+    fn distance(&self, logit: f32) -> f64 {
+        let distance = self.largest - f64::from(logit);
+        // 0 × ∞, at a temperature that is hardly one.
+        if distance == 0.0 { 0.0 } else { distance * self.scale }
+    }
+
+    /// Weights, their sums by [`STRIDE`] and the total, in an order that only their number decides.
+    fn weigh(&self, logits: impl ExactSizeIterator<Item = f32>, weights: &mut Vec<f64>, sums: &mut Vec<f64>) -> f64 {
+        weights.resize(logits.len(), 0.0);
+        for (weight, logit) in weights.iter_mut().zip(logits) {
+            *weight = math::exp(-self.distance(logit));
+        }
+        sum_up(weights, sums)
+    }
+
+    /// The last of the smallest set of likeliest candidates whose weights reach `wanted`. Weights are added up
+    /// by distance first, so only the candidates of one bin need sorting.
+    fn nucleus(
+        &self,
+        candidates: &[Candidate],
+        weights: &[f64],
+        wanted: f64,
+        bins: &mut Vec<f64>,
+        boundary: &mut Vec<(Candidate, f64)>,
+    ) -> Candidate {
+        // Ascending in distance; the last bin holds what is e⁻⁶⁴ and less.
+        let bin = |logit: f32| ((self.distance(logit) * 16.0) as usize).min(1023);
+        bins.clear();
+        bins.resize(1024, 0.0);
+        for (candidate, weight) in candidates.iter().zip(weights) {
+            bins[bin(candidate.1)] += weight;
+        }
+        let mut sum = 0.0;
+        let reached = |weight: &f64| {
+            sum += weight;
+            sum >= wanted
+        };
+        let Some(at) = bins.iter().position(reached) else { return (u32::MAX, f32::NEG_INFINITY) };
+        boundary.clear();
+        let both = candidates.iter().copied().zip(weights.iter().copied());
+        boundary.extend(both.filter(|(candidate, _)| bin(candidate.1) == at));
+        boundary.sort_unstable_by(|a, b| likelier(&a.0, &b.0));
+        let mut sum: f64 = bins[..at].iter().sum();
+        let reached = boundary.iter().position(|(_, weight)| {
+            sum += weight;
+            sum >= wanted
+        });
+        // Not reached in this order of addition: the whole bin.
+        boundary[reached.unwrap_or(boundary.len() - 1)].0
+    }
+}
+
+fn sum_up(weights: &[f64], sums: &mut Vec<f64>) -> f64 {
     sums.clear();
     sums.extend(weights.chunks(STRIDE).map(sum));
     sums.iter().sum()
@@ -173,10 +218,8 @@ fn pick(u: f64, weights: &[f64], sums: &[f64]) -> Option<usize> {
 
 fn logprobs(sampled: &mut Sampled, n: usize, scratch: &mut Scratch) {
     let Scratch { raw, weights, sums, candidates, .. } = scratch;
-    let largest = raw.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
-    let largest = f64::from(largest);
-    let total = weigh(raw.iter().copied(), |logit| math::exp(f64::from(logit) - largest), weights, sums);
-    let log_total = largest + math::ln(total);
+    let softmax = Softmax { largest: f64::from(largest(raw)), scale: 1.0 };
+    let log_total = softmax.largest + math::ln(softmax.weigh(raw.iter().copied(), weights, sums));
     let logprob = |logit: f32| (f64::from(logit) - log_total) as f32;
     sampled.logprob = logprob(raw[sampled.token as usize]);
     top_k(raw, n, candidates);

@@ -15,12 +15,15 @@ pub(super) fn likelier(a: &Candidate, b: &Candidate) -> Ordering {
 /// one comparison.
 pub(super) fn top_k(logits: &[f32], k: usize, out: &mut Vec<Candidate>) {
     out.clear();
+    if k == 0 {
+        return;
+    }
     let mut bar = f32::NEG_INFINITY;
     for (id, &logit) in logits.iter().enumerate() {
         // Equal to the bar loses: ids ascend, and the lower id wins.
         if logit > bar {
             out.push((id as u32, logit));
-            if out.len() >= k.saturating_mul(2).max(64) && k > 0 {
+            if out.len() >= k.saturating_mul(2).max(64) {
                 cut(out, k);
                 bar = out.iter().fold(f32::INFINITY, |least, c| least.min(c.1));
             }
@@ -30,7 +33,7 @@ pub(super) fn top_k(logits: &[f32], k: usize, out: &mut Vec<Candidate>) {
 }
 
 fn cut(out: &mut Vec<Candidate>, k: usize) {
-    if k > 0 && k < out.len() {
+    if k < out.len() {
         out.select_nth_unstable_by(k - 1, likelier);
     }
     out.truncate(k);

@@ -85,3 +85,26 @@ proptest! {
         prop_assert_eq!(done, ids.into_iter().collect::<Vec<_>>());
     }
 }
+
+/// Two engines on one pool that holds far less than both want.
+#[test]
+fn two_engines_on_a_tight_pool_both_finish() {
+    let limits = Limits { max_sequences: 16, max_batch_tokens: 64, max_prefill_tokens: 48 };
+    let mut pool = Pool::new(100);
+    let mut engines = [Engine::default(), Engine::default()];
+    for id in 0..40 {
+        engines[id as usize % 2].add(id, 30, 200, 0);
+    }
+    let mut steps = 0;
+    while engines.iter().any(|engine| !engine.scheduler.is_idle()) {
+        for engine in &mut engines {
+            engine.step(&limits, &mut pool);
+        }
+        steps += 1;
+    }
+    assert!(engines.iter().all(|engine| engine.done.len() == 20));
+    let preemptions: usize = engines.iter().map(|engine| engine.preemptions).sum();
+    // One at a time would take 40 × 201; without slack at admission there would be hundreds of preemptions.
+    assert!(preemptions > 0 && preemptions < 80 && steps < 8000, "{preemptions} preemptions, {steps} steps");
+    assert_eq!(pool.free, 100);
+}
