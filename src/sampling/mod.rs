@@ -10,7 +10,7 @@ mod stop;
 mod tests;
 mod topk;
 
-pub use sampler::sample;
+pub use sampler::{Scratch, sample};
 pub use stop::{check, validate};
 
 /// The sequence whose next token is sampled.
@@ -38,7 +38,3 @@ pub struct Sampled {
     /// The likeliest tokens by the same measure, likeliest first, as many as `params.logprobs` asks for.
     pub top: Vec<(u32, f32)>,
 }
-
-/// Memory kept from call to call. Holds nothing that a result depends on.
-#[derive(Default)]
-pub struct Scratch {}
