@@ -11,6 +11,7 @@ const LN2_LO: f64 = 1.908_214_929_270_587_7e-10;
 const ROUND: f64 = 6_755_399_441_055_744.0;
 
 /// eˣ for x ≤ 0, to a few units in the last place; 0 below −708, also for −∞. NaN gives NaN.
+#[inline]
 pub fn exp(x: f64) -> f64 {
     let clamped = if x < -708.0 { -708.0 } else { x };
     let shifted = clamped * LOG2_E + ROUND;

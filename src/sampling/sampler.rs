@@ -101,10 +101,11 @@ fn draw(logits: &[f32], best: Candidate, params: &SamplingParams, u: f64, scratc
     let least = f64::from(params.min_p);
     let mut kept = 0;
     for index in 0..candidates.len() {
-        if likelier(&candidates[index], &last).is_le() && weights[index] >= least {
-            (candidates[kept], weights[kept]) = (candidates[index], weights[index]);
-            kept += 1;
-        }
+        let ((id, logit), weight) = (candidates[index], weights[index]);
+        // As `likelier` orders them. No branches: which are kept is as good as random.
+        let likely = (logit > last.1) | ((logit == last.1) & (id <= last.0));
+        (candidates[kept], weights[kept]) = ((id, logit), weight);
+        kept += usize::from(likely & (weight >= least));
     }
     weights.truncate(kept);
     sum_up(weights, sums);
@@ -120,9 +121,7 @@ struct Softmax {
 impl Softmax {
     /// How far below the largest, at this temperature: 0 or more.
     fn distance(&self, logit: f32) -> f64 {
-        let distance = self.largest - f64::from(logit);
-        // 0 × ∞, at a temperature that is hardly one.
-        if distance == 0.0 { 0.0 } else { distance * self.scale }
+        (self.largest - f64::from(logit)) * self.scale
     }
 
     /// Weights, their sums by [`STRIDE`] and the total, in an order that only their number decides.
