@@ -39,7 +39,7 @@ pub(super) fn build(plan: &Plan, active: &HashMap<u64, Active>, block_tokens: us
 /// The length that a length-dependent rope goes by at each position: the end of the prompt it lies in, else
 /// its own position + 1. A property of the sequence, so neither chunking nor recomputation changes it.
 fn push_rope_lens(prompts: &[(u32, u32)], positions: std::ops::Range<u32>, out: &mut Vec<u32>) {
-    let mut ranges = prompts.iter().skip_while(|p| p.1 <= positions.start).peekable();
+    let mut ranges = prompts.iter().peekable();
     for position in positions {
         while ranges.next_if(|p| p.1 <= position).is_some() {}
         out.push(match ranges.peek() {

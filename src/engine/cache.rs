@@ -5,11 +5,13 @@ use super::event::{Event, EventKind};
 use super::prepare::Bounds;
 use super::queue::Queue;
 use super::shared::Shared;
+use crate::backend::BlockStore;
 use crate::backend::cpu::{CpuBackend, CpuConfig, KvSlab};
-use crate::backend::{BlockStore, KvGeometry};
 use crate::error::Result;
 use crate::kv::{self, BlockTable, CacheConfig, CacheIdentity, Consumed, HashChain, KvId};
-use crate::model::{Decoder, Executor, Model, Weights};
+use crate::model::Model;
+use crate::model::decoder::{Decoder, Executor};
+use crate::model::weights::Weights;
 use crate::sequence::Snapshot;
 use crate::tensor::Dtype;
 use std::sync::Arc;
@@ -61,13 +63,7 @@ impl ModelCache {
         if block_tokens > MAX_BLOCK_TOKENS {
             crate::bail!(InvalidArgument, "block_tokens {block_tokens} is over {MAX_BLOCK_TOKENS}");
         }
-        let geometry = KvGeometry {
-            layers: info.n_layers,
-            kv_heads: info.n_kv_heads,
-            head_dim: info.head_dim,
-            block_tokens,
-            dtype: options.dtype.unwrap_or(model.kv_dtype()),
-        };
+        let geometry = model.kv_geometry(block_tokens, options.dtype.unwrap_or(info.weight_dtype));
         let bytes = if options.bytes == 0 { DEFAULT_CACHE_BYTES } else { options.bytes };
         let n_blocks = (bytes / geometry.block_bytes() as u64).min(1 << 22) as usize;
         if n_blocks == 0 {
@@ -80,17 +76,22 @@ impl ModelCache {
         let slab = Arc::new(KvSlab::new(geometry, n_blocks)?);
         let identity = CacheIdentity {
             fingerprint: model.fingerprint(),
-            tokenizer_digest: model.tokenizer_digest(),
-            name: info.architecture.clone(),
+            tokenizer_digest: model.tokenizer_digest().unwrap_or_default(),
+            name: info.architecture.to_string(),
         };
-        let config = CacheConfig { lease: options.lease.unwrap_or(DEFAULT_LEASE), secret: options.secret };
+        let shareable_up_to = model.rope_depends_on_length().unwrap_or(u32::MAX);
+        let config = CacheConfig {
+            lease: options.lease.unwrap_or(DEFAULT_LEASE),
+            secret: options.secret,
+            share_up_to_tokens: if options.no_prefix_cache { 0 } else { shareable_up_to },
+        };
         let store: Arc<dyn BlockStore> = slab.clone();
         Ok(Arc::new(ModelCache {
             weights: model.cpu_weights()?,
             slab,
             kv: kv::Cache::new(identity, store, config)?,
             prefix_cache: !options.no_prefix_cache,
-            shareable_up_to: model.rope_depends_on_length().unwrap_or(u32::MAX),
+            shareable_up_to,
             model: model.clone(),
         }))
     }
@@ -107,7 +108,7 @@ impl ModelCache {
     pub(super) fn executor(&self, threads: usize, cpus: Vec<usize>) -> Result<Box<dyn Executor>> {
         let cpus = (!cpus.is_empty()).then_some(cpus);
         let backend = CpuBackend::new(CpuConfig { threads, cpus, level: None })?;
-        Ok(Box::new(Decoder::new(self.model.clone(), self.weights.clone(), backend, self.slab.clone())))
+        Ok(Box::new(Decoder::new(self.model.clone(), self.weights.clone(), backend, self.slab.clone())?))
     }
 
     pub(super) fn bounds(&self) -> Bounds {
@@ -147,8 +148,7 @@ impl ModelCache {
             return 0;
         }
         let tokens = &active.snapshot.tokens;
-        let known = active.chain.hashes().len() * self.block_tokens();
-        active.chain.extend(&tokens[active.chain.len().max(known)..]);
+        active.chain.extend(&tokens[active.chain.len_tokens()..]);
         let most = (tokens.len() - 1) / self.block_tokens();
         let hit = active.table.adopt_prefix(&active.chain.hashes()[..most]);
         active.published = hit;
@@ -164,7 +164,7 @@ impl ModelCache {
         if full <= active.published || !self.shareable(snapshot) {
             return;
         }
-        let hashed = active.chain.len();
+        let hashed = active.chain.len_tokens();
         active.chain.extend(&snapshot.tokens[hashed..]);
         for block in active.published..full {
             active.table.publish(block, active.chain.hashes()[block]);
@@ -172,20 +172,23 @@ impl ModelCache {
         active.published = full;
     }
 
-    /// Kicks the engine once blocks come back to the pool. True if that was newly arranged: blocks may have
-    /// come back just before, so the caller looks once more.
-    pub(super) fn wake_when_free(&self, shared: &Arc<Shared>) -> bool {
+    /// Kicks the engine once `needed` blocks are available; true if they are now.
+    pub(super) fn wake_when_free(&self, needed: usize, shared: &Arc<Shared>) -> bool {
         if shared.waits_for_blocks.swap(true, Relaxed) {
             return false;
         }
         let engine = Arc::downgrade(shared);
-        self.kv.subscribe_free(Arc::new(move || {
+        let waker = move || {
             if let Some(engine) = engine.upgrade() {
                 engine.waits_for_blocks.store(false, Relaxed);
                 engine.kick();
             }
-        }));
-        true
+        };
+        let waits = self.kv.wake_when_free(needed, Arc::new(waker));
+        if !waits {
+            shared.waits_for_blocks.store(false, Relaxed);
+        }
+        !waits
     }
 
     // ---- handles ----
@@ -205,12 +208,12 @@ impl ModelCache {
         let announce = move |kv: KvId, outcome: Result<()>| {
             if let Some(reservation) = reservation {
                 let mut event = Event::new(EventKind::KvReady, user_tag, 0);
-                event.kv = kv;
+                event.kv = kv.0;
                 event.status = outcome.err().map(|e| e.status);
                 reservation.finish(event);
             }
         };
-        crate::transport::import(&self.kv, data, Box::new(announce))
+        crate::transport::import_async(&self.kv, data.to_vec(), announce)
     }
 
     /// Ends every handle and refuses new ones; engines that still run keep the memory until they end.

@@ -24,7 +24,7 @@ pub use queue::{Queue, Reservation, SpaceWaker};
 pub use request::{Request, SamplingFields};
 
 use crate::error::{Error, Result};
-use crate::kv::Consumed;
+use crate::kv::{Consumed, KvId};
 use crate::sys::monotonic_ns;
 use active::{Arrival, Source};
 use prepare::{Bounds, prepare};
@@ -157,7 +157,9 @@ impl Engine {
         if let Some(kv) = importing {
             let engine = Arc::downgrade(&self.shared);
             let kick = move || engine.upgrade().into_iter().for_each(|engine| engine.kick());
-            self.shared.cache.kv().on_landed(kv, Box::new(kick));
+            if !self.shared.cache.kv().on_landed(kv, Arc::new(kick)) {
+                self.shared.kick();
+            }
         }
         Ok(id)
     }
@@ -168,12 +170,13 @@ impl Engine {
         if request.kv == 0 {
             return Ok(Source::Ready(Box::new(prepare(request, None, &self.bounds)?), cache.table()));
         }
-        if let Some(base) = cache.kv().peek(request.kv)? {
-            prepare(request, Some(base), &self.bounds)?;
+        let kv = KvId(request.kv);
+        if let Some(base) = cache.kv().peek(kv)? {
+            prepare(request, Some(Arc::unwrap_or_clone(base)), &self.bounds)?;
         }
         let started = monotonic_ns();
-        match cache.consume(request.kv)? {
-            Consumed::Pending => Ok(Source::Importing(request.kv)),
+        match cache.consume(kv)? {
+            Consumed::Pending => Ok(Source::Importing(kv)),
             Consumed::Ready(snapshot, table) => {
                 self.shared.counters.handed_off(monotonic_ns() - started);
                 Ok(Source::Ready(Box::new(prepare(request, Some(snapshot), &self.bounds)?), table))

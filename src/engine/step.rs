@@ -9,8 +9,8 @@ use super::shared::{Shared, Work};
 use super::{Role, batch};
 use crate::backend::Batch;
 use crate::error::{Error, Result, Status};
-use crate::kv::{BlockTable, Consumed};
-use crate::model::Executor;
+use crate::kv::{BlockTable, Consumed, KvId};
+use crate::model::decoder::Executor;
 use crate::sampling::{self, Scratch};
 use crate::scheduler::{Limits, NewSeq, Plan, Scheduler};
 use crate::sequence::{FinishReason, Snapshot};
@@ -198,16 +198,15 @@ impl Stepper {
     fn step(&mut self) -> Result<bool> {
         let limits = self.limits();
         let started = monotonic_ns();
+        // Read before planning: blocks that come back meanwhile count as news.
+        let available = self.shared.cache.kv().available_blocks();
         let mut blocks = ActiveBlocks::new(&self.shared, &mut self.active);
         self.scheduler.plan(&limits, started, &mut blocks, &mut self.plan);
         let hits = blocks.prefix_hits;
         self.shared.counters.prefix_hit_tokens.fetch_add(hits, Relaxed);
         self.shared.counters.preemptions.fetch_add(self.plan.preempted.len() as u64, Relaxed);
         if self.plan.items.is_empty() {
-            if self.plan.blocked && self.shared.cache.wake_when_free(&self.shared) {
-                return Ok(true);
-            }
-            return Ok(false);
+            return Ok(self.plan.blocked && self.shared.cache.wake_when_free(available + 1, &self.shared));
         }
         batch::build(&self.plan, &self.active, self.shared.cache.block_tokens(), &mut self.batch);
         crate::failpoint::hit("engine.step")?;
@@ -314,7 +313,9 @@ impl Stepper {
             }
             match active.end.take() {
                 Some(end) => self.finish(id, end),
-                None => self.scheduler.resume(id),
+                None => {
+                    self.scheduler.resume(id);
+                }
             }
         }
     }
@@ -336,7 +337,7 @@ impl Stepper {
         if let Some(at) = self.importing.iter().position(|a| a.id == id) {
             let arrival = self.importing.swap_remove(at);
             if let Source::Importing(kv) = arrival.source {
-                let _ = self.shared.cache.release(kv.into());
+                let _ = self.shared.cache.kv().release(kv);
             }
             return self.refuse(arrival, error);
         }
@@ -357,7 +358,7 @@ impl Stepper {
         let mut kv = 0;
         if active.hands_over(reason) {
             match self.hand_over(active.snapshot, active.table, reason) {
-                Ok(handle) => kv = handle,
+                Ok(handle) => kv = handle.0,
                 Err(error) => (reason, status) = (FinishReason::Error, Some(error.status)),
             }
         } else {
@@ -370,7 +371,7 @@ impl Stepper {
         self.shared.closed(id);
     }
 
-    fn hand_over(&self, mut snapshot: Snapshot, table: BlockTable, reason: FinishReason) -> Result<u64> {
+    fn hand_over(&self, mut snapshot: Snapshot, table: BlockTable, reason: FinishReason) -> Result<KvId> {
         snapshot.finished = matches!(reason, FinishReason::Stop | FinishReason::Length).then_some(reason);
         let started = monotonic_ns();
         let handle = self.shared.cache.hand_over(snapshot, table);

@@ -147,7 +147,7 @@ impl Cache {
             bytes_out: AtomicU64::new(0),
         });
         let timed = shared.clone();
-        let timer = crate::transport::spawn("cleave-lease", move || lease::run(&timed))?;
+        let timer = crate::sys::spawn("cleave-lease", move || lease::run(&timed))?;
         Ok(Arc::new(Cache { shared, worker: Worker::default(), timer: Mutex::new(Some(timer)) }))
     }
 

@@ -113,6 +113,18 @@ impl Cache {
         Ok(Consumed::Ready(Arc::unwrap_or_clone(snapshot), table))
     }
 
+    /// The snapshot of a handle, to look at before consuming it. None while its import is in flight.
+    pub fn peek(&self, id: KvId) -> Result<Option<Arc<Snapshot>>> {
+        self.shared.with(|state| {
+            let slot = state.find(id)?;
+            match state.slots.body(slot) {
+                Body::Ready(export) => Ok(Some(export.snapshot.clone())),
+                Body::Failed { error, .. } => Err(error.clone()),
+                Body::Importing { .. } | Body::Vacant => Ok(None),
+            }
+        })
+    }
+
     /// Another handle of the same sequence. The blocks are shared; whoever writes one first gets a copy of it.
     /// The lease begins anew.
     pub fn duplicate(&self, id: KvId) -> Result<KvId> {

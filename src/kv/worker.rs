@@ -36,7 +36,7 @@ impl Worker {
                     let _ = catch_unwind(AssertUnwindSafe(job));
                 }
             };
-            *thread = Thread::Running(sender, crate::transport::spawn("cleave-transfer", run)?);
+            *thread = Thread::Running(sender, crate::sys::spawn("cleave-transfer", run)?);
         }
         match &*thread {
             Thread::Running(sender, _) if sender.send(job).is_ok() => Ok(()),

@@ -3,20 +3,12 @@
 
 mod local;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use crate::error::Result;
 use crate::kv::image::{Envelope, Kind};
 use crate::kv::{BlockTable, Cache, KvId};
 use crate::sequence::Snapshot;
-
-/// Starts a named thread of the library.
-pub fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
-    let started = std::thread::Builder::new().name(name.into()).spawn(run);
-    started.map_err(|e| crate::error!(OutOfMemory, "thread {name}: {e}"))
-}
 
 /// A ticket for a handle: with it a peer pulls the sequence itself, after which the handle is consumed.
 pub fn ticket(cache: &Arc<Cache>, id: KvId) -> Result<Vec<u8>> {
@@ -51,8 +43,7 @@ pub fn import_async(
         let outcome = match weak.upgrade() {
             None => Err(crate::error!(Shutdown, "{id}: the cache is closed")),
             Some(cache) => {
-                let pulled = catch_unwind(AssertUnwindSafe(|| pull(&cache, &data)));
-                let pulled = pulled.unwrap_or_else(|_| Err(crate::error!(Internal, "{id}: the transfer panicked")));
+                let pulled = crate::panics::catch(|| pull(&cache, &data)).and_then(|pulled| pulled);
                 cache.finish_import(id, pulled)
             }
         };
