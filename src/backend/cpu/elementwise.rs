@@ -78,7 +78,9 @@ unsafe fn silu_mul_lanes<S: Simd>(gate: S, up: S) -> S {
     unsafe {
         let one = S::splat(1.0);
         let zero = S::splat(0.0);
-        gate.div(one.add(zero.sub(gate).exp())).mul(up)
+        let silu = gate.div(one.add(zero.sub(gate).exp()));
+        // Below this exp is at its limit, and silu less than 1e-36.
+        S::select_lt(gate, S::splat(-88.3), zero, silu).mul(up)
     }
 }
 
