@@ -16,6 +16,7 @@ pub mod kv;
 pub mod log;
 pub mod model;
 pub mod panics;
+pub mod sampling;
 pub mod scheduler;
 pub mod sequence;
 #[allow(unsafe_code)]

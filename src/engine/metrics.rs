@@ -25,6 +25,10 @@ pub struct Metrics {
     pub handoffs: u64,
     pub handoff_ns_total: u64,
     pub handoff_ns_last: u64,
+    /// Time that the last hand-over to a handle took on this engine.
+    pub export_ns_last: u64,
+    /// From `set_role` to the first step planned under the new role, of the last switch.
+    pub role_switch_ns_last: u64,
     /// Steps' durations: the last and the longest.
     pub step_ns_last: u64,
     pub step_ns_max: u64,

@@ -1,112 +1,55 @@
 //! Engines: one step thread each, over a cache that they share.
+//!
+//! Commands go in through an inbox ([`shared`]), events come out through a [`Queue`]; host threads never wait
+//! for a step. [`step`] is the loop, [`prepare`] what a request must satisfy to be accepted, [`cache`] what
+//! engines share.
 
+mod active;
+mod batch;
+mod blocks;
+mod cache;
+mod counters;
 mod event;
 mod metrics;
+mod prepare;
 mod queue;
 mod request;
+mod shared;
+mod step;
 
+pub use cache::{CacheOptions, DEVICE_CPU, ModelCache};
 pub use event::{Event, EventKind};
 pub use metrics::Metrics;
 pub use queue::{Queue, Reservation, SpaceWaker};
 pub use request::{Request, SamplingFields};
 
 use crate::error::{Error, Result};
-use std::sync::Arc;
-use std::time::Duration;
+use crate::kv::{Consumed, KvId};
+use crate::sys::monotonic_ns;
+use active::{Arrival, Source};
+use prepare::{Bounds, prepare};
+use shared::{EngineLimits, Shared};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// What an engine is for. The numbers are `CLEAVE_ROLE_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Role {
+    /// Prompts and generation in the same steps.
     Mixed = 0,
+    /// A request ends with its first token and a handle; whole steps go to prompts.
     Prefill = 1,
+    /// Made for handles; prompt tokens (a turn appended, a recomputation) take a small part of a step.
     Decode = 2,
 }
 
-/// Zero means default.
-#[derive(Clone, Debug, Default)]
-pub struct CacheOptions {
-    pub block_tokens: u32,
-    pub dtype: Option<crate::tensor::Dtype>,
-    pub bytes: u64,
-    pub lease: Option<Duration>,
-    pub secret: Option<[u8; 32]>,
-    pub no_prefix_cache: bool,
-}
-
-/// A KV cache for one model on one device, with what its engines share: weights, block pool, handles.
-pub struct ModelCache {}
-
-/// What is known of a handle.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct KvInfo {
-    pub n_tokens: u32,
-    pub n_blocks: u32,
-    pub computed: u32,
-    pub ticket_bytes: u64,
-    pub image_bytes: u64,
-    pub lease_left: Duration,
-    /// Still arriving.
-    pub importing: bool,
-}
-
-/// Blocks by owner; see `cleave_cache_audit`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Audit {
-    pub by_requests: u32,
-    pub by_transfers: u32,
-    pub by_exports: u32,
-    pub by_prefix_index: u32,
-    pub leaked: u32,
-    pub total: u32,
-    pub free: u32,
-}
-
-impl ModelCache {
-    pub fn create(
-        _model: &Arc<crate::model::Model>,
-        _devices: &[i32],
-        _options: CacheOptions,
-    ) -> Result<Arc<ModelCache>> {
-        crate::bail!(Unsupported, "to come")
+impl Role {
+    pub fn from_code(code: u32) -> Option<Role> {
+        [Role::Mixed, Role::Prefill, Role::Decode].into_iter().find(|r| *r as u32 == code)
     }
-    pub fn kv_info(&self, _kv: u64) -> Result<KvInfo> {
-        Ok(KvInfo::default())
-    }
-    pub fn fingerprint(&self) -> [u8; 32] {
-        [0; 32]
-    }
-    pub fn ticket(&self, _kv: u64) -> Result<Vec<u8>> {
-        Ok(Vec::new())
-    }
-    /// Bytes of the image from `offset`; 0 at its end.
-    pub fn read_image(&self, _kv: u64, _offset: u64, _out: &mut [u8]) -> Result<usize> {
-        Ok(0)
-    }
-    /// Ticket or image. A KV_READY event follows on `queue`, if one is given.
-    pub fn import(&self, _queue: Option<&Arc<Queue>>, _data: &[u8], _user_tag: u64) -> Result<u64> {
-        Ok(0)
-    }
-    pub fn save(&self, _kv: u64, _path: &str) -> Result<()> {
-        Ok(())
-    }
-    pub fn load(&self, _path: &str) -> Result<u64> {
-        Ok(0)
-    }
-    pub fn duplicate(&self, _kv: u64) -> Result<u64> {
-        Ok(0)
-    }
-    pub fn renew(&self, _kv: u64, _lease: Duration) -> Result<()> {
-        Ok(())
-    }
-    pub fn release(&self, _kv: u64) -> Result<()> {
-        Ok(())
-    }
-    pub fn audit(&self) -> Audit {
-        Audit::default()
-    }
-    /// Ends every handle and refuses new engines; engines that still run keep the memory until they end.
-    pub fn close(&self) {}
 }
 
 /// Zero means default.
@@ -124,37 +67,163 @@ pub struct EngineOptions {
     pub cpus: Vec<usize>,
 }
 
-pub struct Engine {}
+impl EngineOptions {
+    pub const DEFAULT_MAX_SEQUENCES: usize = 64;
+    pub const DEFAULT_MAX_WAITING: usize = 1024;
+    pub const DEFAULT_MAX_BATCH_TOKENS: usize = 512;
 
-/// Outcome of a batch submit: the ids of the accepted prefix, and why the next one was refused.
+    fn limits(&self) -> Result<EngineLimits> {
+        fn pick(name: &str, value: usize, default: usize, most: usize) -> Result<usize> {
+            match value {
+                0 => Ok(default),
+                v if v > most => crate::bail!(InvalidArgument, "{name} {v} is over {most}"),
+                v => Ok(v),
+            }
+        }
+        let max_sequences = pick("max_sequences", self.max_sequences, Self::DEFAULT_MAX_SEQUENCES, 1 << 16)?;
+        let max_batch_tokens =
+            pick("max_batch_tokens", self.max_batch_tokens, Self::DEFAULT_MAX_BATCH_TOKENS, 1 << 16)?;
+        Ok(EngineLimits {
+            // Every running sequence has its token in each step.
+            max_sequences: max_sequences.min(max_batch_tokens),
+            max_waiting: pick("max_waiting", self.max_waiting, Self::DEFAULT_MAX_WAITING, 1 << 20)?,
+            max_batch_tokens,
+        })
+    }
+}
+
+/// A running engine. Dropping it ends everything still open with SHUTDOWN.
+pub struct Engine {
+    shared: Arc<Shared>,
+    bounds: Bounds,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Outcome of a batch submit: the ids of the accepted ones, which are the first ones, and why the next one was
+/// refused.
 pub struct Submitted {
     pub ids: Vec<u64>,
     pub refused: Option<Error>,
 }
 
 impl Engine {
-    pub fn create(_cache: &Arc<ModelCache>, _queue: &Arc<Queue>, _options: EngineOptions) -> Result<Engine> {
-        crate::bail!(Unsupported, "to come")
+    pub fn create(cache: &Arc<ModelCache>, queue: &Arc<Queue>, options: EngineOptions) -> Result<Engine> {
+        let limits = options.limits()?;
+        let role = options.role.unwrap_or(Role::Mixed);
+        let executor = cache.executor(options.threads, options.cpus)?;
+        let bounds = cache.bounds();
+        let failure = queue.reserve()?;
+        let shared = Arc::new(Shared::new(cache.clone(), queue.clone(), limits, role));
+        let stepper = step::Stepper::new(shared.clone(), executor, bounds, failure);
+        let thread = crate::sys::spawn("cleave-engine", move || stepper.run())?;
+        Ok(Engine { shared, bounds, thread: Mutex::new(Some(thread)) })
     }
-    pub fn submit(&self, _requests: Vec<Request>) -> Submitted {
-        Submitted { ids: Vec::new(), refused: None }
+
+    /// Accepts requests in order until one is refused. Takes no part in a step and never waits for one.
+    pub fn submit(&self, requests: Vec<Request>) -> Submitted {
+        let mut ids = Vec::with_capacity(requests.len());
+        for request in requests {
+            match self.submit_one(request) {
+                Ok(id) => ids.push(id),
+                Err(error) => return Submitted { ids, refused: Some(error) },
+            }
+        }
+        Submitted { ids, refused: None }
     }
-    pub fn cancel(&self, _id: u64) -> Result<()> {
+
+    fn submit_one(&self, request: Request) -> Result<u64> {
+        let deadline = request.deadline.and_then(|d| Instant::now().checked_add(d));
+        let admission = self.shared.admit()?;
+        let source = match self.source(&request) {
+            Ok(source) => source,
+            Err(error) => {
+                self.shared.withdraw(admission);
+                return Err(error);
+            }
+        };
+        let importing = match source {
+            Source::Importing(kv) => Some(kv),
+            Source::Ready(..) => None,
+        };
+        let id = admission.id;
+        self.shared.arrive(Arrival {
+            id,
+            reservation: admission.reservation,
+            request,
+            prefill_only: self.shared.role.load(Relaxed) == Role::Prefill as u32,
+            deadline,
+            source,
+        });
+        if let Some(kv) = importing {
+            let engine = Arc::downgrade(&self.shared);
+            let kick = move || engine.upgrade().into_iter().for_each(|engine| engine.kick());
+            if !self.shared.cache.kv().on_landed(kv, Arc::new(kick)) {
+                self.shared.kick();
+            }
+        }
+        Ok(id)
+    }
+
+    /// The sequence to run. The handle is consumed last, when nothing else can refuse the request.
+    fn source(&self, request: &Request) -> Result<Source> {
+        let cache = &self.shared.cache;
+        if request.kv == 0 {
+            return Ok(Source::Ready(Box::new(prepare(request, None, &self.bounds)?), cache.table()));
+        }
+        let kv = KvId(request.kv);
+        if let Some(base) = cache.kv().peek(kv)? {
+            prepare(request, Some(Arc::unwrap_or_clone(base)), &self.bounds)?;
+        }
+        let started = monotonic_ns();
+        match cache.consume(kv)? {
+            Consumed::Pending => Ok(Source::Importing(kv)),
+            Consumed::Ready(snapshot, table) => {
+                self.shared.counters.handed_off(monotonic_ns() - started);
+                Ok(Source::Ready(Box::new(prepare(request, Some(snapshot), &self.bounds)?), table))
+            }
+        }
+    }
+
+    /// Asks for the end of a request; its FINISHED event follows. NOT_FOUND once that is out.
+    pub fn cancel(&self, id: u64) -> Result<()> {
+        self.shared.cancel(id)
+    }
+
+    /// Asks for a running generation to be handed over: its FINISHED event carries the handle.
+    pub fn export(&self, id: u64) -> Result<()> {
+        self.shared.export(id)
+    }
+
+    /// Requests accepted from now on have the new role; steps follow it from the next one. What was accepted
+    /// before keeps its meaning and goes on.
+    pub fn set_role(&self, role: Role) -> Result<()> {
+        self.shared.counters.role_set_ns.store(monotonic_ns(), Relaxed);
+        self.shared.role.store(role as u32, Relaxed);
+        self.shared.kick();
         Ok(())
     }
-    pub fn export(&self, _id: u64) -> Result<()> {
-        Ok(())
-    }
-    pub fn set_role(&self, _role: Role) -> Result<()> {
-        Ok(())
-    }
+
     /// Refuses new requests and waits until all accepted ones have ended. TIMEOUT leaves it draining.
-    pub fn drain(&self, _timeout: Option<Duration>) -> Result<()> {
-        Ok(())
+    pub fn drain(&self, timeout: Option<Duration>) -> Result<()> {
+        self.shared.drain(timeout)
     }
+
     pub fn metrics(&self) -> Metrics {
-        Metrics::default()
+        self.shared.counters.read(&self.shared.cache)
     }
+
     /// Ends everything still open with SHUTDOWN and joins the step thread. Drop does the same.
-    pub fn shutdown(&self) {}
+    pub fn shutdown(&self) {
+        self.shared.stop();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
 }

@@ -1,13 +1,62 @@
-//! To come.
+//! Models from Hugging Face directories: config, weights (mapped, used in place), decoder, and the text helpers.
+//!
+//! | to change | look in |
+//! | --- | --- |
+//! | an architecture | `arch`, and `checkpoint` for its tensors |
+//! | a config key, a limit | `config`, `rope_config` |
+//! | rotary scaling | `rope` |
+//! | what a valid checkpoint is | `safetensors`, `checkpoint` |
+//! | the forward pass | `decoder` |
+//! | when two models are the same | `fingerprint` |
+//! | text | `tokenizer`, `detokenizer`, `chat`, `chat_functions` |
 
+pub mod arch;
+pub mod chat;
+pub mod chat_functions;
+pub mod checkpoint;
+pub mod config;
+pub mod decoder;
+pub mod detokenizer;
+pub mod fingerprint;
+pub mod json;
+pub mod rope;
+pub mod rope_config;
+pub mod safetensors;
+pub mod tokenizer;
+pub mod weights;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use crate::backend::KvGeometry;
+use crate::backend::cpu::CpuBackend;
+use crate::bail;
 use crate::error::Result;
-use std::sync::Arc;
+use crate::tensor::Dtype;
 
-pub struct Model {}
+use chat::ChatTemplate;
+use checkpoint::Checkpoint;
+use config::ModelConfig;
+use detokenizer::Detokenizer;
+use tokenizer::Tokenizer;
+use weights::{InPlace, Weights};
 
-#[derive(Clone, Debug, Default)]
+/// A loaded model directory. Weights stay mapped; tokenizer, template and fingerprint are made when first asked
+/// for, so a host that brings its own tokens does not pay for them.
+pub struct Model {
+    dir: PathBuf,
+    config: ModelConfig,
+    checkpoint: Checkpoint,
+    fingerprint: OnceLock<[u8; 32]>,
+    cpu: Mutex<Option<Arc<Weights<CpuBackend>>>>,
+    tokenizer: OnceLock<Result<Option<Arc<Tokenizer>>>>,
+    chat: OnceLock<Result<Option<ChatTemplate>>>,
+}
+
+/// The figures of a model, as the C API reports them.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelInfo {
-    pub architecture: String,
+    pub architecture: &'static str,
     pub n_layers: u32,
     pub n_heads: u32,
     pub n_kv_heads: u32,
@@ -15,37 +64,134 @@ pub struct ModelInfo {
     pub vocab_size: u32,
     pub max_context_tokens: u32,
     pub weight_bytes: u64,
+    /// Type of the embedding table: what the checkpoint is mostly stored in.
+    pub weight_dtype: Dtype,
+    /// K and V of one token over all layers, with elements of `weight_dtype`; `kv_geometry` gives other types'.
     pub kv_bytes_per_token: u64,
 }
 
 impl Model {
-    pub fn load(_path: &str) -> Result<Arc<Model>> {
-        crate::bail!(Unsupported, "to come")
+    /// Loads a directory with config.json and model.safetensors (or its shards and index). All of config and
+    /// tensor headers is checked here; tensor data is first read when used.
+    pub fn load(path: &str) -> Result<Arc<Model>> {
+        let dir = PathBuf::from(path);
+        match std::fs::metadata(&dir) {
+            Err(e) => return Err(crate::error::Error::io(path, &e)),
+            Ok(meta) if !meta.is_dir() => {
+                bail!(InvalidArgument, "{path}: expected a Hugging Face model directory, found a file")
+            }
+            Ok(_) => {}
+        }
+        let config = ModelConfig::read(&dir)?;
+        let checkpoint = Checkpoint::open(&dir, &config)?;
+        Ok(Arc::new(Model {
+            dir,
+            config,
+            checkpoint,
+            fingerprint: OnceLock::new(),
+            cpu: Mutex::new(None),
+            tokenizer: OnceLock::new(),
+            chat: OnceLock::new(),
+        }))
     }
+
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
     pub fn info(&self) -> ModelInfo {
-        ModelInfo::default()
+        let config = &self.config;
+        let weight_dtype = self.checkpoint.embed.dtype;
+        ModelInfo {
+            architecture: config.architecture.name(),
+            n_layers: config.layers.len() as u32,
+            n_heads: config.heads,
+            n_kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            vocab_size: config.vocab_size,
+            max_context_tokens: config.max_context_tokens,
+            weight_bytes: self.checkpoint.weight_bytes(),
+            weight_dtype,
+            kv_bytes_per_token: self.kv_geometry(1, weight_dtype).token_bytes() as u64,
+        }
     }
+
+    /// The shape of a KV pool for this model.
+    pub fn kv_geometry(&self, block_tokens: u32, dtype: Dtype) -> KvGeometry {
+        let config = &self.config;
+        let layers = config.layers.len() as u32;
+        KvGeometry { layers, kv_heads: config.kv_heads, head_dim: config.head_dim, block_tokens, dtype }
+    }
+
+    /// All ids that end a generation.
+    pub fn eos_ids(&self) -> &[u32] {
+        &self.config.eos_token_ids
+    }
+
+    /// Some(n): in a sequence longer than n the KV of every token depends on the sequence's length (dynamic NTK
+    /// rope), so blocks of such a sequence must not be shared with another.
+    pub fn rope_depends_on_length(&self) -> Option<u32> {
+        self.config.rope.depends_on_length()
+    }
+
+    /// The identity of this model; see [`fingerprint`]. The first call reads up to 256 KiB of each tensor.
     pub fn fingerprint(&self) -> [u8; 32] {
-        [0; 32]
+        *self.fingerprint.get_or_init(|| fingerprint::fingerprint(&self.config, &self.checkpoint))
     }
-    pub fn tokenize(&self, _text: &str, _add_special: bool) -> Result<Vec<u32>> {
-        Ok(Vec::new())
-    }
-    pub fn chat_prompt(&self, _messages_json: &str) -> Result<String> {
-        Ok(String::new())
-    }
-}
 
-pub struct Detokenizer {}
+    /// The weights for the CPU: the mapping itself, shared by all engines.
+    pub fn cpu_weights(&self) -> Result<Arc<Weights<CpuBackend>>> {
+        let mut cpu = self.cpu.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(weights) = &*cpu {
+            return Ok(weights.clone());
+        }
+        for tensor in self.checkpoint.tensors() {
+            tensor.stored.shard.mapping.will_need();
+        }
+        let weights = Arc::new(Weights::build(&self.checkpoint, &InPlace)?);
+        *cpu = Some(weights.clone());
+        Ok(weights)
+    }
 
-impl Detokenizer {
-    pub fn new(_model: &Arc<Model>) -> Result<Detokenizer> {
-        Ok(Detokenizer {})
+    /// UNSUPPORTED when the directory has no tokenizer.json.
+    pub fn tokenizer(&self) -> Result<&Arc<Tokenizer>> {
+        match self.tokenizer.get_or_init(|| Ok(Tokenizer::read(&self.dir)?.map(Arc::new))) {
+            Ok(Some(tokenizer)) => Ok(tokenizer),
+            Ok(None) => bail!(Unsupported, "{}: the model has no tokenizer.json", self.dir.display()),
+            Err(e) => Err(e.clone()),
+        }
     }
-    pub fn push(&mut self, _token: u32) -> Result<String> {
-        Ok(String::new())
+
+    /// BLAKE3 of tokenizer.json; None without one.
+    pub fn tokenizer_digest(&self) -> Option<[u8; 32]> {
+        self.tokenizer().ok().map(|tokenizer| tokenizer.digest())
     }
-    pub fn flush(&mut self) -> String {
-        String::new()
+
+    /// See [`Tokenizer::tokenize`].
+    pub fn tokenize(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>> {
+        self.tokenizer()?.tokenize(text, add_special, parse_special)
+    }
+
+    /// A stream of text for one sequence's tokens.
+    pub fn detokenizer(&self, skip_special: bool) -> Result<Detokenizer> {
+        Ok(Detokenizer::new(self.tokenizer()?.clone(), self.config.vocab_size, skip_special))
+    }
+
+    /// Renders a JSON list of messages with the model's chat template, ready for [`Model::tokenize`] without
+    /// `add_special` and with `parse_special`.
+    pub fn chat_prompt(&self, messages_json: &str) -> Result<String> {
+        match self.chat.get_or_init(|| ChatTemplate::read(&self.dir)) {
+            Ok(Some(template)) => template.render(messages_json),
+            Ok(None) => bail!(
+                Unsupported,
+                "{}: the model has no chat template (chat_template.jinja or tokenizer_config.json)",
+                self.dir.display()
+            ),
+            Err(e) => Err(e.clone()),
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Element types and views of bytes as tensors. No arithmetic lives here.
 
+pub mod mmap;
+
 use std::fmt;
 
 /// Element type of stored data: weights and KV.

@@ -1,1 +1,61 @@
-//! To come.
+//! Moving KV between caches. [`import`] takes what [`ticket`] or an image reader gave out and picks the way by
+//! what it is: an image brings its bytes along, a ticket says where to pull them from.
+
+mod local;
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::kv::image::{Envelope, Kind};
+use crate::kv::{BlockTable, Cache, KvId};
+use crate::sequence::Snapshot;
+
+/// A ticket for a handle: with it a peer pulls the sequence itself, after which the handle is consumed.
+pub fn ticket(cache: &Arc<Cache>, id: KvId) -> Result<Vec<u8>> {
+    let process = local::register(cache)?;
+    cache.encode_ticket(id, process)
+}
+
+/// Takes a ticket or an image in and gives the handle of what landed. Copies block by block: a ticket of `cache`
+/// itself copies nothing.
+pub fn import(cache: &Arc<Cache>, data: &[u8]) -> Result<KvId> {
+    let id = cache.begin_import()?;
+    match cache.finish_import(id, pull(cache, data)) {
+        Ok(()) => Ok(id),
+        Err(error) => {
+            let _ = cache.release(id);
+            Err(error)
+        }
+    }
+}
+
+/// Like [`import`] on the cache's transfer thread. The handle is there at once and may be consumed as soon as it
+/// has landed; `done` is called exactly once, with the outcome, after waiters of the handle were woken.
+pub fn import_async(
+    cache: &Arc<Cache>,
+    data: Vec<u8>,
+    done: impl FnOnce(KvId, Result<()>) + Send + 'static,
+) -> Result<KvId> {
+    Envelope::peek(&data)?;
+    let id = cache.begin_import()?;
+    let weak = Arc::downgrade(cache);
+    let job = move || {
+        let outcome = match weak.upgrade() {
+            None => Err(crate::error!(Shutdown, "{id}: the cache is closed")),
+            Some(cache) => {
+                let pulled = crate::panics::catch(|| pull(&cache, &data)).and_then(|pulled| pulled);
+                cache.finish_import(id, pulled)
+            }
+        };
+        done(id, outcome);
+    };
+    cache.transfer(Box::new(job)).inspect_err(|_| cache.abandon_import(id))?;
+    Ok(id)
+}
+
+fn pull(cache: &Arc<Cache>, data: &[u8]) -> Result<(Snapshot, BlockTable)> {
+    match Envelope::peek(data)?.kind {
+        Kind::Image => cache.take_image(data),
+        Kind::Ticket => local::pull(cache, &cache.open_ticket(data)?),
+    }
+}

@@ -1,1 +1,138 @@
-//! To come.
+//! The CPU: a thread pool, KV blocks and weights in host memory, and kernels for the instructions at hand.
+
+mod attention;
+mod elementwise;
+mod level;
+mod linear;
+mod matrix;
+mod memory;
+mod norm;
+mod pool;
+mod rope;
+mod simd;
+mod slab;
+
+pub use level::Level;
+pub use matrix::{Bytes, CpuBuffer, CpuMatrix, CpuVector};
+pub use pool::{Pool, bind_current_thread};
+pub use slab::KvSlab;
+
+use super::{AttentionArgs, Backend, Linear, RopeRows};
+use crate::bail;
+use crate::error::Result;
+
+/// How a CPU backend runs.
+#[derive(Clone, Debug, Default)]
+pub struct CpuConfig {
+    /// Threads that compute, the calling one among them. 0: all CPUs available to the process (or of `cpus`).
+    pub threads: usize,
+    /// CPUs the workers are bound to. The calling thread binds itself, with [`bind_current_thread`].
+    pub cpus: Option<Vec<usize>>,
+    /// Instructions to use. None: the best there are.
+    pub level: Option<Level>,
+}
+
+/// One engine's CPU: its threads and scratch.
+pub struct CpuBackend {
+    level: Level,
+    pool: Pool,
+    packed: linear::Packed,
+    scratches: attention::Scratches,
+}
+
+impl CpuBackend {
+    pub fn new(config: CpuConfig) -> Result<CpuBackend> {
+        let level = config.level.unwrap_or_else(Level::best);
+        if level > Level::best() {
+            bail!(Unsupported, "this CPU runs {} at most, not {}", Level::best().name(), level.name());
+        }
+        let cpus = config.cpus.as_deref().filter(|cpus| !cpus.is_empty());
+        let available = || std::thread::available_parallelism().map_or(1, |count| count.get());
+        let threads = match (config.threads, cpus) {
+            (0, Some(cpus)) => cpus.len(),
+            (0, None) => available(),
+            (threads, _) => threads,
+        };
+        let pool = Pool::new(threads, cpus)?;
+        Ok(CpuBackend { level, pool, packed: Default::default(), scratches: Default::default() })
+    }
+
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+}
+
+impl Backend for CpuBackend {
+    type Buffer = CpuBuffer;
+    type Matrix = CpuMatrix;
+    type Vector = CpuVector;
+    type Kv = KvSlab;
+
+    fn embed(&mut self, table: &CpuMatrix, tokens: &[u32], out: &mut CpuBuffer) -> Result<()> {
+        elementwise::embed(&mut self.pool, self.level, table, tokens, out)
+    }
+
+    fn rms_norm(
+        &mut self,
+        x: &CpuBuffer,
+        rows: Option<&[u32]>,
+        weight: &CpuVector,
+        eps: f32,
+        out: &mut CpuBuffer,
+    ) -> Result<()> {
+        norm::rms_norm(&mut self.pool, self.level, x, rows, weight, eps, out)
+    }
+
+    fn linear(&mut self, x: &CpuBuffer, linears: &[&Linear<Self>], outs: &mut [&mut CpuBuffer]) -> Result<()> {
+        if linears.len() != outs.len() {
+            bail!(Internal, "{} projections into {} buffers", linears.len(), outs.len());
+        }
+        let tasks = linears.iter().zip(outs);
+        let mut tasks: Vec<_> = tasks
+            .map(|(linear, out)| linear::Task { weight: &linear.weight, bias: linear.bias.as_ref(), out, add: false })
+            .collect();
+        linear::linear(&mut self.pool, self.level, &mut self.packed, x, &mut tasks)
+    }
+
+    fn linear_add(&mut self, x: &CpuBuffer, linear: &Linear<Self>, residual: &mut CpuBuffer) -> Result<()> {
+        let task = linear::Task { weight: &linear.weight, bias: linear.bias.as_ref(), out: residual, add: true };
+        linear::linear(&mut self.pool, self.level, &mut self.packed, x, &mut [task])
+    }
+
+    fn rope_store(
+        &mut self,
+        q: &mut CpuBuffer,
+        k: &mut CpuBuffer,
+        v: &CpuBuffer,
+        norms: Option<(&CpuVector, &CpuVector, f32)>,
+        rope: &RopeRows,
+        args: &AttentionArgs<'_>,
+        kv: &KvSlab,
+    ) -> Result<()> {
+        rope::rope_store(&mut self.pool, self.level, q, k, v, norms, rope, args, kv)
+    }
+
+    fn attention(&mut self, q: &CpuBuffer, args: &AttentionArgs<'_>, kv: &KvSlab, out: &mut CpuBuffer) -> Result<()> {
+        attention::attention(&mut self.pool, self.level, &mut self.scratches, q, args, kv, out)
+    }
+
+    fn silu_mul(&mut self, gate: &mut CpuBuffer, up: &CpuBuffer) -> Result<()> {
+        elementwise::silu_mul(&mut self.pool, self.level, gate, up)
+    }
+
+    fn download(&mut self, x: &CpuBuffer, out: &mut Vec<f32>) -> Result<()> {
+        out.clear();
+        if out.try_reserve(x.as_slice().len()).is_err() {
+            bail!(OutOfMemory, "cannot copy {} x {} activations", x.rows(), x.cols());
+        }
+        out.extend_from_slice(x.as_slice());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+//! Causal attention over block tables, with an online softmax over tiles of positions.
+//!
+//! Tiles begin at multiples of [`TILE`] positions and are taken in ascending order, whatever rows are computed
+//! together: so neither chunks nor batches change a row. What a row may not see has weight zero; slots that no
+//! row of an item may see are never read.
+
+mod vector;
+
+use super::level::Level;
+use super::matrix::CpuBuffer;
+use super::memory::Aligned;
+use super::pool::{Pool, claim};
+use super::rope::check;
+use super::slab::KvSlab;
+use crate::backend::{AttentionArgs, BlockStore, KvGeometry, SeqSpan};
+use crate::error::Result;
+use crate::tensor::Dtype;
+use std::cell::UnsafeCell;
+use std::ops::Range;
+use std::sync::atomic::AtomicUsize;
+
+/// Positions of one tile.
+const TILE: usize = 64;
+/// Query rows (of all heads of a group) that share a tile of K and V.
+const QUERIES: usize = 128;
+/// Below every score: the maximum before the first visible position.
+const FLOOR: f32 = -1e30;
+
+/// Working memory of one thread.
+#[derive(Default)]
+struct Scratch {
+    floats: Aligned<f32>,
+}
+
+/// Working memory of all threads of a pool, kept between calls.
+#[derive(Default)]
+pub(super) struct Scratches(Vec<UnsafeCell<Scratch>>);
+
+// SAFETY: in a region each thread uses the entry of its own index only.
+unsafe impl Sync for Scratches {}
+
+/// A run of rows of one span with one KV head.
+struct Item<'a> {
+    span: &'a SeqSpan,
+    /// Rows of the batch.
+    rows: Range<usize>,
+    kv_head: usize,
+}
+
+impl Item<'_> {
+    /// Position of a row of the batch.
+    fn position(&self, row: usize) -> usize {
+        self.span.position as usize + row - self.span.row as usize
+    }
+
+    /// Positions that some row of the item sees.
+    fn visible(&self, window: Option<u32>) -> Range<usize> {
+        let first = self.position(self.rows.start);
+        let low = window.map_or(0, |window| (first + 1).saturating_sub(window as usize));
+        low..self.position(self.rows.end - 1) + 1
+    }
+}
+
+/// What all items of a call share.
+struct Call<'a> {
+    q: &'a CpuBuffer,
+    out: *mut f32,
+    args: &'a AttentionArgs<'a>,
+    kv: &'a KvSlab,
+    geometry: KvGeometry,
+    dim: usize,
+    /// Query heads per KV head.
+    group: usize,
+}
+
+// SAFETY: `out` is written in disjoint parts: each item has its own rows and heads.
+unsafe impl Sync for Call<'_> {}
+
+impl Call<'_> {
+    /// The first element of K or V at a position of a span, and how many positions follow it in its block.
+    fn tokens(&self, item: &Item<'_>, value: bool, position: usize) -> (*const u8, usize) {
+        let block_tokens = self.geometry.block_tokens as usize;
+        let block = self.args.batch.tables[item.span.table as usize + position / block_tokens];
+        let offset = position % block_tokens;
+        let head = self.kv.head(block, self.args.layer, value, item.kv_head);
+        // SAFETY: the offset is inside the head's part of the block.
+        (unsafe { head.add(offset * self.dim * self.geometry.dtype.size()) }, block_tokens - offset)
+    }
+
+    /// Positions of the tile at `tile` that the row at `position` sees, relative to the tile.
+    fn lanes(&self, position: usize, tile: usize) -> Range<usize> {
+        let low = self.args.window.map_or(0, |window| (position + 1).saturating_sub(window as usize));
+        let high = (position + 1).saturating_sub(tile).min(TILE);
+        low.saturating_sub(tile).min(high)..high
+    }
+}
+
+pub(super) fn attention(
+    pool: &mut Pool,
+    level: Level,
+    scratches: &mut Scratches,
+    q: &CpuBuffer,
+    args: &AttentionArgs<'_>,
+    kv: &KvSlab,
+    out: &mut CpuBuffer,
+) -> Result<()> {
+    let geometry = *kv.geometry();
+    check(q.rows(), q.cols(), args, &geometry)?;
+    out.resize(q.rows(), q.cols())?;
+    let dim = geometry.head_dim as usize;
+    if q.rows() == 0 || dim == 0 {
+        return Ok(());
+    }
+    let kv_heads = geometry.kv_heads as usize;
+    let group = args.heads / kv_heads;
+    let tile_rows = (QUERIES / group).max(1);
+    let mut items = Vec::new();
+    for span in &args.batch.spans {
+        let rows = span.row as usize..(span.row + span.rows) as usize;
+        for start in rows.clone().step_by(tile_rows) {
+            for kv_head in 0..kv_heads {
+                items.push(Item { span, rows: start..(start + tile_rows).min(rows.end), kv_head });
+            }
+        }
+    }
+    scratches.0.resize_with(pool.threads(), Default::default);
+    let floats = vector::scratch_len(dim, tile_rows * group);
+    for scratch in &mut scratches.0 {
+        scratch.get_mut().floats.resize(floats)?;
+    }
+    let call = Call { q, out: out.as_mut_slice().as_mut_ptr(), args, kv, geometry, dim, group };
+    let (call, items, scratches) = (&call, &items, &*scratches);
+    let next = AtomicUsize::new(0);
+    pool.region(&|thread| {
+        // SAFETY: the entry of this thread's own index.
+        let scratch = unsafe { &mut *scratches.0[thread].get() };
+        while let Some(range) = claim(&next, items.len(), 1) {
+            // The last rows of a prompt see most: long items first.
+            let item = &items[items.len() - 1 - range.start];
+            // SAFETY: the level is available, shapes were checked, the scratch is large enough.
+            unsafe { run(level, call, item, scratch) };
+        }
+    });
+    Ok(())
+}
+
+/// # Safety
+/// The level is available; the item is part of the call; the scratch has the length asked for.
+unsafe fn run(level: Level, call: &Call<'_>, item: &Item<'_>, scratch: &mut Scratch) {
+    use super::simd::{Bf16, F16};
+    // SAFETY: passed on.
+    unsafe {
+        match call.geometry.dtype {
+            Dtype::F32 => vector::run::<f32>(level, call, item, scratch),
+            Dtype::F16 => vector::run::<F16>(level, call, item, scratch),
+            Dtype::Bf16 => vector::run::<Bf16>(level, call, item, scratch),
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Which instructions the kernels may use, found at run time.
+
+/// A set of instructions the kernels are written for. Results of different levels differ in rounding; within
+/// one level a row's result is the same whatever the batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// Plain Rust, no instruction beyond the target's baseline. The oracle of the kernel tests.
+    Portable,
+    /// AVX2, FMA, F16C.
+    Avx2,
+    /// AVX-512 F, BW, DQ, VL.
+    Avx512,
+    /// As Avx512, with bf16 dot products.
+    Avx512Bf16,
+    /// As Avx512Bf16, with AMX bf16 tiles.
+    Amx,
+}
+
+impl Level {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Level::Portable => "portable",
+            Level::Avx2 => "avx2",
+            Level::Avx512 => "avx512",
+            Level::Avx512Bf16 => "avx512-bf16",
+            Level::Amx => "amx-bf16",
+        }
+    }
+
+    /// The levels this machine and process can run, ascending.
+    pub fn available() -> Vec<Level> {
+        const ALL: [Level; 5] = [Level::Portable, Level::Avx2, Level::Avx512, Level::Avx512Bf16, Level::Amx];
+        let best = Level::best();
+        ALL.into_iter().filter(|&level| level <= best).collect()
+    }
+
+    /// The highest level available.
+    pub fn best() -> Level {
+        static BEST: std::sync::OnceLock<Level> = std::sync::OnceLock::new();
+        *BEST.get_or_init(detect)
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn detect() -> Level {
+    Level::Portable
+}
+
+#[cfg(target_arch = "x86_64")]
+fn detect() -> Level {
+    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+    let avx512 = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl");
+    match (avx2, avx512, is_x86_feature_detected!("avx512bf16")) {
+        (false, ..) => Level::Portable,
+        (true, false, _) => Level::Avx2,
+        (true, true, false) => Level::Avx512,
+        (true, true, true) if amx() => Level::Amx,
+        (true, true, true) => Level::Avx512Bf16,
+    }
+}
+
+/// AMX needs the instructions, the kernel's support for the tile state, and its permission for this process.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn amx() -> bool {
+    use std::arch::x86_64::__cpuid_count;
+    const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+    const XFEATURE_XTILEDATA: libc::c_long = 18;
+    // The leaf exists on every processor with AVX-512, which was checked before (safe before Rust 1.93 only
+    // inside `unsafe`).
+    #[allow(unused_unsafe)]
+    // SAFETY: cpuid is available on every x86-64 processor.
+    let features = unsafe { __cpuid_count(7, 0) }.edx;
+    let has = |bit: u32| features & (1 << bit) != 0;
+    // AMX-BF16 is bit 22, AMX-TILE bit 24.
+    if !has(22) || !has(24) {
+        return false;
+    }
+    // SAFETY: arch_prctl with this request takes two integers and touches no memory of ours. It is refused
+    // where the kernel, the hypervisor or a small signal stack does not allow tiles.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
+}
+
+#[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
+fn amx() -> bool {
+    false
+}

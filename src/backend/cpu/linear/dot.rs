@@ -1,0 +1,141 @@
+//! Products as dot products along the inputs, in f32 vectors: every level's form for f32 and f16 weights, and
+//! the bf16 form of the levels without bf16 instructions. Chain of an element: lane i of one accumulator adds
+//! the products at i, i + LANES, ... (the tail padded with zeros), then the lanes are summed.
+
+use super::Output;
+use crate::backend::cpu::level::Level;
+use crate::backend::cpu::matrix::{CpuBuffer, CpuMatrix};
+use crate::backend::cpu::memory::Aligned;
+use crate::backend::cpu::pool::Pool;
+use crate::backend::cpu::simd::{Bf16, Element, F16, Kernel, Simd, bf16_bits, dispatch};
+use crate::error::Result;
+use crate::tensor::Dtype;
+use std::ops::Range;
+
+/// The input rounded to bf16 and widened again.
+pub(super) fn round_input(pool: &mut Pool, level: Level, x: &CpuBuffer, out: &mut Aligned<f32>) -> Result<()> {
+    let _ = level;
+    out.resize(x.as_slice().len())?;
+    let to = out.as_mut_ptr() as usize;
+    pool.chunks(x.as_slice().len(), 1 << 15, |_, range| {
+        // SAFETY: out is as long as x, and chunks are disjoint.
+        let to = unsafe { std::slice::from_raw_parts_mut((to as *mut f32).add(range.start), range.len()) };
+        for (to, &from) in to.iter_mut().zip(&x.as_slice()[range]) {
+            *to = f32::from_bits((bf16_bits(from) as u32) << 16);
+        }
+    });
+    Ok(())
+}
+
+/// `out[0..m, columns] = x · W[columns]ᵀ`.
+///
+/// # Safety
+/// The level is available; x is `[m, W.cols]`; columns are inside W and out; no other thread touches them.
+pub(super) unsafe fn product(
+    level: Level,
+    x: *const f32,
+    m: usize,
+    weight: &CpuMatrix,
+    columns: Range<usize>,
+    out: Output,
+) {
+    let k = weight.cols();
+    let w = weight.bytes().as_ptr();
+    // SAFETY: matrices are aligned to their elements; the rest is the caller's contract.
+    unsafe {
+        match weight.dtype() {
+            Dtype::F32 => dispatch(level, Product { x, m, k, w: w.cast::<f32>(), columns, out }),
+            Dtype::F16 => dispatch(level, Product { x, m, k, w: w.cast::<F16>(), columns, out }),
+            Dtype::Bf16 => dispatch(level, Product { x, m, k, w: w.cast::<Bf16>(), columns, out }),
+        }
+    }
+}
+
+struct Product<W> {
+    x: *const f32,
+    m: usize,
+    k: usize,
+    w: *const W,
+    columns: Range<usize>,
+    out: Output,
+}
+
+impl<W: Element> Kernel for Product<W> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: the tiles lie inside, by the contract of `product`.
+        unsafe {
+            let mut col = self.columns.start;
+            while col < self.columns.end {
+                let left = self.columns.end - col;
+                if left >= 4 && S::LANES == 16 {
+                    self.rows::<S, 4, 4>(col);
+                    col += 4;
+                } else if left >= 2 {
+                    self.rows::<S, 4, 2>(col);
+                    col += 2;
+                } else {
+                    self.rows::<S, 4, 1>(col);
+                    col += 1;
+                }
+            }
+        }
+    }
+}
+
+impl<W: Element> Product<W> {
+    #[inline(always)]
+    unsafe fn rows<S: Simd, const M: usize, const N: usize>(&self, col: usize) {
+        // SAFETY: rows and columns are inside, by the contract of `product`.
+        unsafe {
+            let mut row = 0;
+            while row + M <= self.m {
+                self.tile::<S, M, N>(row, col);
+                row += M;
+            }
+            while row < self.m {
+                self.tile::<S, 1, N>(row, col);
+                row += 1;
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const M: usize, const N: usize>(&self, row: usize, col: usize) {
+        // SAFETY: k elements from each row of x and W are valid, by the contract of `product`.
+        unsafe {
+            let k = self.k;
+            let (x, w) = (self.x.add(row * k), self.w.add(col * k));
+            let mut sums = [[S::splat(0.0); N]; M];
+            let whole = k - k % S::LANES;
+            let mut at = 0;
+            while at < whole {
+                let mut wide = [S::splat(0.0); N];
+                for j in 0..N {
+                    wide[j] = W::load::<S>(w.add(j * k + at));
+                }
+                for i in 0..M {
+                    let value = S::load(x.add(i * k + at));
+                    for j in 0..N {
+                        sums[i][j] = value.fma(wide[j], sums[i][j]);
+                    }
+                }
+                at += S::LANES;
+            }
+            if whole < k {
+                let tail = k - whole;
+                for i in 0..M {
+                    let value = S::load_part(x.add(i * k + whole), tail);
+                    for j in 0..N {
+                        sums[i][j] = value.fma(W::load_part::<S>(w.add(j * k + whole), tail), sums[i][j]);
+                    }
+                }
+            }
+            for (i, sums) in sums.iter().enumerate() {
+                for (j, sum) in sums.iter().enumerate() {
+                    self.out.put(row + i, col + j, sum.sum());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Weights and activations on the host.
+
+use super::memory::Aligned;
+use crate::bail;
+use crate::error::Result;
+use crate::tensor::Dtype;
+use std::sync::Arc;
+
+/// What keeps mapped weights alive: a file mapping, or a vector in tests. It must return the same bytes at
+/// the same place every time.
+pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+enum Data {
+    InPlace { owner: Bytes, offset: usize },
+    Copied(Aligned<u8>),
+}
+
+/// A weight matrix `[rows, cols]`, row-major in the checkpoint's dtype, used where it is mapped. Only a
+/// tensor that is not aligned to its element size is copied.
+pub struct CpuMatrix {
+    data: Data,
+    rows: usize,
+    cols: usize,
+    dtype: Dtype,
+}
+
+impl CpuMatrix {
+    /// The matrix at byte `offset` of `owner`.
+    pub fn new(owner: Bytes, offset: usize, rows: usize, cols: usize, dtype: Dtype) -> Result<CpuMatrix> {
+        let all = (*owner).as_ref();
+        let Some(bytes) = rows.checked_mul(cols).and_then(|n| n.checked_mul(dtype.size())) else {
+            bail!(Corrupt, "matrix of {rows} x {cols} overflows");
+        };
+        let Some(part) = offset.checked_add(bytes).and_then(|end| all.get(offset..end)) else {
+            bail!(Corrupt, "matrix of {bytes} bytes at {offset} exceeds its {} bytes", all.len());
+        };
+        let data = if (part.as_ptr() as usize).is_multiple_of(dtype.size()) {
+            Data::InPlace { owner, offset }
+        } else {
+            let mut copy = Aligned::new(bytes)?;
+            copy.as_mut_slice().copy_from_slice(part);
+            Data::Copied(copy)
+        };
+        Ok(CpuMatrix { data, rows, cols, dtype })
+    }
+
+    /// From floats, rounded to `dtype`: for tests and benches.
+    pub fn from_f32(values: &[f32], rows: usize, cols: usize, dtype: Dtype) -> Result<CpuMatrix> {
+        assert_eq!(values.len(), rows * cols);
+        let mut copy = Aligned::new(values.len() * dtype.size())?;
+        for (bytes, &value) in copy.as_mut_slice().chunks_exact_mut(dtype.size()).zip(values) {
+            match dtype {
+                Dtype::F32 => bytes.copy_from_slice(&value.to_ne_bytes()),
+                Dtype::F16 => bytes.copy_from_slice(&half::f16::from_f32(value).to_ne_bytes()),
+                Dtype::Bf16 => bytes.copy_from_slice(&half::bf16::from_f32(value).to_ne_bytes()),
+            }
+        }
+        Ok(CpuMatrix { data: Data::Copied(copy), rows, cols, dtype })
+    }
+
+    /// Outputs of a projection, or tokens of an embedding.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// True where the bytes are the owner's own.
+    pub fn in_place(&self) -> bool {
+        matches!(self.data, Data::InPlace { .. })
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        let len = self.rows * self.cols * self.dtype.size();
+        match &self.data {
+            Data::InPlace { owner, offset } => &(**owner).as_ref()[*offset..offset + len],
+            Data::Copied(copy) => copy.as_slice(),
+        }
+    }
+}
+
+/// A norm weight or bias, always f32.
+#[derive(Clone, Debug)]
+pub struct CpuVector {
+    pub(super) values: Box<[f32]>,
+}
+
+impl CpuVector {
+    pub fn from_f32(values: &[f32]) -> CpuVector {
+        CpuVector { values: values.into() }
+    }
+
+    /// From a tensor's bytes, any alignment.
+    pub fn new(bytes: &[u8], dtype: Dtype) -> Result<CpuVector> {
+        if !bytes.len().is_multiple_of(dtype.size()) {
+            bail!(Corrupt, "vector of {} bytes is no whole number of {dtype} elements", bytes.len());
+        }
+        let pair = |b: &[u8]| [b[0], b[1]];
+        let values = bytes.chunks_exact(dtype.size()).map(|b| match dtype {
+            Dtype::F32 => f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
+            Dtype::F16 => half::f16::from_le_bytes(pair(b)).to_f32(),
+            Dtype::Bf16 => half::bf16::from_le_bytes(pair(b)).to_f32(),
+        });
+        Ok(CpuVector { values: values.collect() })
+    }
+
+    pub fn as_slice(&self) -> &[f32] {
+        &self.values
+    }
+}
+
+/// Activations `[rows, cols]` of f32.
+#[derive(Default)]
+pub struct CpuBuffer {
+    data: Aligned<f32>,
+    rows: usize,
+    cols: usize,
+}
+
+impl CpuBuffer {
+    pub fn from_f32(values: &[f32], rows: usize, cols: usize) -> Result<CpuBuffer> {
+        assert_eq!(values.len(), rows * cols);
+        let mut buffer = CpuBuffer::default();
+        buffer.resize(rows, cols)?;
+        buffer.as_mut_slice().copy_from_slice(values);
+        Ok(buffer)
+    }
+
+    /// Gives it a shape; what it holds then is unspecified.
+    pub fn resize(&mut self, rows: usize, cols: usize) -> Result<()> {
+        let Some(len) = rows.checked_mul(cols) else { bail!(OutOfMemory, "activations of {rows} x {cols} overflow") };
+        self.data.resize(len)?;
+        (self.rows, self.cols) = (rows, cols);
+        Ok(())
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    pub fn as_slice(&self) -> &[f32] {
+        self.data.as_slice()
+    }
+
+    pub fn as_mut_slice(&mut self) -> &mut [f32] {
+        self.data.as_mut_slice()
+    }
+
+    pub fn row(&self, index: usize) -> &[f32] {
+        &self.as_slice()[index * self.cols..(index + 1) * self.cols]
+    }
+}

@@ -1,0 +1,166 @@
+//! Aligned, fallible memory: activations, scratch, and anonymous mappings.
+
+use crate::error::{Error, Result, Status};
+use std::alloc::Layout;
+use std::marker::PhantomData;
+
+/// Alignment of every allocation: a cache line, and a row of an AMX tile.
+const ALIGN: usize = 64;
+/// From this size on, huge pages are asked for.
+const HUGE: usize = 2 << 20;
+
+/// Numbers whose every bit pattern, zero among them, is a value.
+pub(super) trait Plain: Copy + Send + Sync + 'static {}
+impl Plain for f32 {}
+impl Plain for u16 {}
+impl Plain for u8 {}
+impl Plain for u32 {}
+
+/// A zeroed, aligned array that grows without aborting. Contents do not survive growth.
+pub(super) struct Aligned<T: Plain> {
+    ptr: *mut T,
+    len: usize,
+    capacity: usize,
+    own: PhantomData<T>,
+}
+
+// SAFETY: it owns its memory, as a Vec does; T is Send and Sync.
+unsafe impl<T: Plain> Send for Aligned<T> {}
+// SAFETY: as above; shared access only reads.
+unsafe impl<T: Plain> Sync for Aligned<T> {}
+
+impl<T: Plain> Default for Aligned<T> {
+    fn default() -> Self {
+        Aligned { ptr: ALIGN as *mut T, len: 0, capacity: 0, own: PhantomData }
+    }
+}
+
+impl<T: Plain> Aligned<T> {
+    pub fn new(len: usize) -> Result<Self> {
+        let mut array = Self::default();
+        array.resize(len)?;
+        Ok(array)
+    }
+
+    /// Makes it `len` elements long. What they hold is unspecified (but initialised).
+    pub fn resize(&mut self, len: usize) -> Result<()> {
+        if len > self.capacity {
+            let layout = Self::layout(len).ok_or_else(|| out_of_memory(len.saturating_mul(size_of::<T>())))?;
+            self.release();
+            // SAFETY: the layout's size is not zero, since len > capacity >= 0 and T is not zero-sized.
+            let ptr = unsafe { std::alloc::alloc_zeroed(layout) };
+            if ptr.is_null() {
+                return Err(out_of_memory(layout.size()));
+            }
+            if layout.size() >= 2 * HUGE {
+                advise_huge(ptr, layout.size());
+            }
+            self.ptr = ptr.cast();
+            self.capacity = len;
+        }
+        self.len = len;
+        Ok(())
+    }
+
+    pub fn as_slice(&self) -> &[T] {
+        // SAFETY: ptr is valid for len initialised elements (dangling but aligned when len is 0).
+        unsafe { std::slice::from_raw_parts(self.ptr, self.len) }
+    }
+
+    pub fn as_mut_slice(&mut self) -> &mut [T] {
+        // SAFETY: as above, and &mut self makes it exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr, self.len) }
+    }
+
+    pub fn as_ptr(&self) -> *const T {
+        self.ptr
+    }
+
+    pub fn as_mut_ptr(&mut self) -> *mut T {
+        self.ptr
+    }
+
+    fn layout(capacity: usize) -> Option<Layout> {
+        Layout::from_size_align(capacity.checked_mul(size_of::<T>())?, ALIGN).ok()
+    }
+
+    fn release(&mut self) {
+        if self.capacity > 0 {
+            let layout = Self::layout(self.capacity).expect("it was allocated with this layout");
+            // SAFETY: allocated with this very layout, and forgotten below.
+            unsafe { std::alloc::dealloc(self.ptr.cast(), layout) };
+            (self.ptr, self.len, self.capacity) = (ALIGN as *mut T, 0, 0);
+        }
+    }
+}
+
+impl<T: Plain> Drop for Aligned<T> {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// Asks for huge pages under the whole pages of a range. A refusal costs speed only.
+fn advise_huge(ptr: *mut u8, len: usize) {
+    let start = (ptr as usize).next_multiple_of(4096);
+    let end = (ptr as usize + len) & !4095;
+    if end > start {
+        // SAFETY: a page-aligned range inside an allocation of ours; the advice does not change contents.
+        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE) };
+    }
+}
+
+pub(super) fn out_of_memory(bytes: usize) -> Error {
+    Error::new(Status::OutOfMemory, format!("cannot allocate {bytes} bytes of host memory"))
+}
+
+/// An anonymous private mapping, zero and lazily backed, on huge pages where the system has them.
+pub(super) struct Mapping {
+    ptr: *mut u8,
+    len: usize,
+}
+
+// SAFETY: plain memory; who may touch which part is up to the owner of the mapping.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    pub fn anonymous(len: usize) -> Result<Mapping> {
+        let mapped = len.max(1).checked_next_multiple_of(4096).ok_or_else(|| out_of_memory(len))?;
+        // Aligned to a huge page, so that the first blocks have one as well: map more, cut off both ends.
+        let slack = if mapped >= HUGE { HUGE } else { 0 };
+        let total = mapped.checked_add(slack).ok_or_else(|| out_of_memory(len))?;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a new anonymous mapping at an address of the system's choice.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), total, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+        if base == libc::MAP_FAILED {
+            return Err(out_of_memory(len));
+        }
+        let address = base as usize;
+        let start = if slack > 0 { address.next_multiple_of(HUGE) } else { address };
+        let (before, after) = (start - address, address + total - (start + mapped));
+        // SAFETY: both ends are whole pages of the mapping just made, and nobody knows of them.
+        unsafe {
+            if before > 0 {
+                libc::munmap(base, before);
+            }
+            if after > 0 {
+                libc::munmap((start + mapped) as *mut libc::c_void, after);
+            }
+        }
+        advise_huge(start as *mut u8, mapped);
+        Ok(Mapping { ptr: start as *mut u8, len: mapped })
+    }
+
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.ptr
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: this is the mapping made in `anonymous`, unmapped once.
+        unsafe { libc::munmap(self.ptr.cast(), self.len) };
+    }
+}

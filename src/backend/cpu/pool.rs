@@ -1,0 +1,283 @@
+//! A small thread pool: one parallel region at a time, in which the caller takes part.
+//!
+//! Work is claimed in chunks from a counter, so a worker that the system took off its core delays a region by
+//! one chunk at most, and one that has not even begun is not waited for: the caller closes the region to it.
+//! Waiting is a bounded spin, then a yield, then sleep; between steps all workers sleep.
+
+use crate::error::{Error, Result, Status};
+use std::any::Any;
+use std::cell::UnsafeCell;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long an idle worker looks for the next region before it sleeps.
+const SPIN: Duration = Duration::from_micros(60);
+/// How long the caller waits for the last chunk before it gives its core away.
+const PATIENCE: Duration = Duration::from_micros(20);
+
+type Job = *const (dyn Fn(usize) + Sync);
+
+/// The region is open to workers; below it the number of workers inside, above it the number of the region.
+const OPEN: u64 = 1 << 31;
+const INSIDE: u64 = OPEN - 1;
+
+struct Shared {
+    state: AtomicU64,
+    /// Written while no region is open and nobody is inside.
+    job: UnsafeCell<Option<Job>>,
+    sleeping: AtomicUsize,
+    waiting: AtomicBool,
+    stop: AtomicBool,
+    lock: Mutex<()>,
+    wake: Condvar,
+    done: Condvar,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+// SAFETY: `job` is written by the caller only while the region is closed and empty, and read by workers only
+// inside it; `state` orders the two.
+unsafe impl Sync for Shared {}
+// SAFETY: the job pointer is only followed inside a region, while the caller keeps it alive.
+unsafe impl Send for Shared {}
+
+impl Shared {
+    fn guard(&self) -> MutexGuard<'_, ()> {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep_panic(&self, payload: Box<dyn Any + Send>) {
+        self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(payload);
+    }
+}
+
+/// The threads of one backend: the calling thread and `threads - 1` workers.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Pool {
+    /// Workers are bound to `cpus` where given; the caller binds itself ([`bind_current_thread`]).
+    pub fn new(threads: usize, cpus: Option<&[usize]>) -> Result<Pool> {
+        let shared = Arc::new(Shared {
+            state: AtomicU64::new(0),
+            job: UnsafeCell::new(None),
+            sleeping: AtomicUsize::new(0),
+            waiting: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            lock: Mutex::new(()),
+            wake: Condvar::new(),
+            done: Condvar::new(),
+            panic: Mutex::new(None),
+        });
+        let mut pool = Pool { shared, workers: Vec::new() };
+        for index in 1..threads.max(1) {
+            let shared = pool.shared.clone();
+            let cpus = cpus.map(<[usize]>::to_vec);
+            let builder = std::thread::Builder::new().name(format!("cleave-cpu-{index}"));
+            let spawned = with_signals_blocked(|| {
+                builder.spawn(move || {
+                    if let Some(cpus) = cpus {
+                        // The set was tried before by the one who made the pool; a failure costs speed only.
+                        let _ = bind_current_thread(&cpus);
+                    }
+                    work(&shared, index);
+                })
+            });
+            match spawned {
+                Ok(handle) => pool.workers.push(handle),
+                Err(error) => {
+                    return Err(Error::new(
+                        Status::OutOfMemory,
+                        format!("cannot start worker thread {index}: {error}"),
+                    ));
+                }
+            }
+        }
+        Ok(pool)
+    }
+
+    /// Number of threads, the caller's among them.
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Runs `job(thread)` on the caller (thread 0) and on those workers that come in time: a job takes its
+    /// work from a shared counter. Returns when all that entered have left; a panic of any is resumed here.
+    pub fn region(&mut self, job: &(dyn Fn(usize) + Sync)) {
+        if self.workers.is_empty() {
+            return job(0);
+        }
+        let shared = &*self.shared;
+        // SAFETY: the lifetime is erased; the job is only called inside the region, which ends before this
+        // function returns or unwinds. Nobody reads `job` now: the last region is closed and empty.
+        unsafe { *shared.job.get() = Some(std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), Job>(job)) };
+        let number = (shared.state.load(SeqCst) >> 32).wrapping_add(1);
+        shared.state.store(number << 32 | OPEN, SeqCst);
+        if shared.sleeping.load(SeqCst) > 0 {
+            drop(shared.guard());
+            shared.wake.notify_all();
+        }
+        let own = catch_unwind(AssertUnwindSafe(|| job(0)));
+        shared.state.fetch_and(!OPEN, SeqCst);
+        self.wait();
+        let others = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Err(payload) = own {
+            resume_unwind(payload);
+        }
+        if let Some(payload) = others {
+            resume_unwind(payload);
+        }
+    }
+
+    /// Calls `body(thread, range)` for ranges of at most `grain` that together are `0..items`.
+    pub fn chunks(&mut self, items: usize, grain: usize, body: impl Fn(usize, Range<usize>) + Sync) {
+        let grain = grain.max(1);
+        if items <= grain {
+            if items > 0 {
+                body(0, 0..items);
+            }
+            return;
+        }
+        let next = AtomicUsize::new(0);
+        self.region(&|thread| {
+            while let Some(range) = claim(&next, items, grain) {
+                body(thread, range);
+            }
+        });
+    }
+
+    /// Waits until nobody is inside the closed region.
+    fn wait(&self) {
+        let shared = &*self.shared;
+        let inside = || shared.state.load(SeqCst) & INSIDE != 0;
+        let begin = Instant::now();
+        while inside() {
+            let waited = begin.elapsed();
+            if waited < PATIENCE {
+                pause();
+            } else if waited < 4 * PATIENCE {
+                std::thread::yield_now();
+            } else {
+                let mut guard = shared.guard();
+                shared.waiting.store(true, SeqCst);
+                while inside() {
+                    guard = shared.done.wait(guard).unwrap_or_else(PoisonError::into_inner);
+                }
+                shared.waiting.store(false, SeqCst);
+            }
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, SeqCst);
+        drop(self.shared.guard());
+        self.shared.wake.notify_all();
+        for worker in self.workers.drain(..) {
+            let _ = worker.join();
+        }
+    }
+}
+
+/// The next range of at most `grain` items, of `items` in all.
+pub(super) fn claim(next: &AtomicUsize, items: usize, grain: usize) -> Option<Range<usize>> {
+    let start = next.fetch_add(grain, SeqCst);
+    (start < items).then(|| start..(start + grain).min(items))
+}
+
+fn work(shared: &Shared, index: usize) {
+    let mut seen = 0;
+    while let Some(number) = next_region(shared, seen) {
+        seen = number;
+        if !enter(shared, number) {
+            continue;
+        }
+        // SAFETY: inside the region the job is set and alive.
+        let job = unsafe { &*(*shared.job.get()).expect("an open region has a job") };
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| job(index))) {
+            shared.keep_panic(payload);
+        }
+        let before = shared.state.fetch_sub(1, SeqCst);
+        if before & (OPEN | INSIDE) == 1 && shared.waiting.load(SeqCst) {
+            drop(shared.guard());
+            shared.done.notify_all();
+        }
+    }
+}
+
+/// Counts itself into region `number`; false where it has been closed meanwhile.
+fn enter(shared: &Shared, number: u64) -> bool {
+    let join = |state: u64| (state >> 32 == number && state & OPEN != 0).then_some(state + 1);
+    shared.state.fetch_update(SeqCst, SeqCst, join).is_ok()
+}
+
+/// Waits for a region other than `seen`; None when the pool is dropped.
+fn next_region(shared: &Shared, seen: u64) -> Option<u64> {
+    let number = || shared.state.load(SeqCst) >> 32;
+    let stop = || shared.stop.load(SeqCst);
+    let begin = Instant::now();
+    while begin.elapsed() < SPIN {
+        for _ in 0..8 {
+            if stop() {
+                return None;
+            }
+            if number() != seen {
+                return Some(number());
+            }
+            pause();
+        }
+    }
+    let mut guard = shared.guard();
+    shared.sleeping.fetch_add(1, SeqCst);
+    while number() == seen && !stop() {
+        guard = shared.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
+    }
+    shared.sleeping.fetch_sub(1, SeqCst);
+    (!stop()).then(number)
+}
+
+fn pause() {
+    std::hint::spin_loop();
+}
+
+/// Binds the calling thread to a set of CPUs.
+pub fn bind_current_thread(cpus: &[usize]) -> Result<()> {
+    // SAFETY: cpu_set_t is a plain bit set; zero is the empty one.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    for &cpu in cpus {
+        if cpu >= libc::CPU_SETSIZE as usize {
+            return Err(Error::new(Status::InvalidArgument, format!("CPU {cpu} does not exist")));
+        }
+        // SAFETY: the index is inside the set.
+        unsafe { libc::CPU_SET(cpu, &mut set) };
+    }
+    // SAFETY: the set lives for the call; 0 is the calling thread.
+    if unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) } != 0 {
+        let error = std::io::Error::last_os_error();
+        return Err(Error::new(Status::InvalidArgument, format!("cannot bind to CPUs {cpus:?}: {error}")));
+    }
+    Ok(())
+}
+
+/// Threads inherit the mask of the one that starts them: the host's signals never land in a worker.
+fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> T {
+    // SAFETY: sigset_t is plain data, filled before use.
+    let (mut all, mut old): (libc::sigset_t, libc::sigset_t) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+    // SAFETY: both sets live for the calls; the old mask is put back below.
+    let blocked = unsafe {
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut old) == 0
+    };
+    let result = start();
+    if blocked {
+        // SAFETY: `old` was written by the successful call above.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &old, std::ptr::null_mut()) };
+    }
+    result
+}

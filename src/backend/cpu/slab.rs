@@ -1,0 +1,76 @@
+//! The KV pool of the CPU: one mapping, cut into blocks.
+
+use super::memory::{Mapping, out_of_memory};
+use crate::backend::{BlockId, BlockStore, KvGeometry};
+use crate::error::Result;
+
+/// All KV blocks of one cache in host memory, zero and lazily backed.
+pub struct KvSlab {
+    geometry: KvGeometry,
+    n_blocks: usize,
+    block_bytes: usize,
+    memory: Mapping,
+}
+
+impl KvSlab {
+    pub fn new(geometry: KvGeometry, n_blocks: usize) -> Result<KvSlab> {
+        let block_bytes = geometry.block_bytes();
+        let total = block_bytes.checked_mul(n_blocks).filter(|&total| total <= isize::MAX as usize);
+        let total = total.ok_or_else(|| out_of_memory(usize::MAX))?;
+        let memory =
+            Mapping::anonymous(total).map_err(|error| error.context(format!("KV pool of {n_blocks} blocks")))?;
+        Ok(KvSlab { geometry, n_blocks, block_bytes, memory })
+    }
+
+    /// Bytes of one K or V of one KV head in a block.
+    fn head_bytes(&self) -> usize {
+        self.geometry.block_tokens as usize * self.geometry.head_dim as usize * self.geometry.dtype.size()
+    }
+
+    /// Where the tokens of `(layer, K or V, head)` begin in block `id`: `[block_tokens][head_dim]` elements.
+    /// Panics out of range, so that a wrong block table can never reach other memory.
+    pub(super) fn head(&self, id: BlockId, layer: usize, value: bool, head: usize) -> *mut u8 {
+        let (layers, heads) = (self.geometry.layers as usize, self.geometry.kv_heads as usize);
+        assert!((id as usize) < self.n_blocks, "block {id} of {}", self.n_blocks);
+        assert!(layer < layers && head < heads, "layer {layer} of {layers}, KV head {head} of {heads}");
+        let index = (layer * 2 + value as usize) * heads + head;
+        // SAFETY: the offset lies inside the mapping, by the checks above.
+        unsafe { self.memory.as_ptr().add(id as usize * self.block_bytes + index * self.head_bytes()) }
+    }
+
+    fn range(&self, id: BlockId, offset: usize, len: usize) -> *mut u8 {
+        assert!((id as usize) < self.n_blocks, "block {id} of {}", self.n_blocks);
+        let end = offset.checked_add(len);
+        assert!(end.is_some_and(|end| end <= self.block_bytes), "{len} bytes at {offset} of {}", self.block_bytes);
+        // SAFETY: inside the mapping, by the checks above.
+        unsafe { self.memory.as_ptr().add(id as usize * self.block_bytes + offset) }
+    }
+}
+
+impl BlockStore for KvSlab {
+    fn geometry(&self) -> &KvGeometry {
+        &self.geometry
+    }
+
+    fn n_blocks(&self) -> usize {
+        self.n_blocks
+    }
+
+    fn read(&self, id: BlockId, offset: usize, out: &mut [u8]) {
+        let from = self.range(id, offset, out.len());
+        // SAFETY: in range; `kv` lets nobody write a block that another reads; out is not in the slab.
+        unsafe { std::ptr::copy_nonoverlapping(from, out.as_mut_ptr(), out.len()) };
+    }
+
+    fn write(&self, id: BlockId, offset: usize, data: &[u8]) {
+        let to = self.range(id, offset, data.len());
+        // SAFETY: in range; `kv` gives a block that is written one owner; data is not in the slab.
+        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), to, data.len()) };
+    }
+
+    fn copy(&self, from: BlockId, to: BlockId) {
+        let (source, target) = (self.range(from, 0, self.block_bytes), self.range(to, 0, self.block_bytes));
+        // SAFETY: both in range; `copy` allows them to be the same block.
+        unsafe { std::ptr::copy(source, target, self.block_bytes) };
+    }
+}

@@ -1,0 +1,129 @@
+use super::super::{CpuBuffer, CpuMatrix, CpuVector, Level};
+use super::{DTYPES, Random, backend, bits, rounded};
+use crate::backend::{Backend, Linear};
+use crate::tensor::Dtype;
+use std::sync::Arc;
+
+const SHAPES: [(usize, usize, usize); 9] = [
+    (1, 1, 1),
+    (3, 5, 7),
+    (17, 33, 31),
+    (2, 64, 32),
+    (70, 100, 129),
+    (33, 31, 512),
+    (16, 130, 64),
+    (5, 16, 1100),
+    (1, 300, 96),
+];
+
+/// In f64, of weights rounded to dtype and inputs rounded as the kernels do.
+fn oracle(x: &[f32], m: usize, w: &[f32], n: usize, k: usize, dtype: Dtype, bias: &[f32]) -> Vec<f64> {
+    let input = if dtype == Dtype::Bf16 { Dtype::Bf16 } else { Dtype::F32 };
+    let mut out = Vec::new();
+    for row in 0..m {
+        for col in 0..n {
+            let product = |i: usize| {
+                let (x, w) = (rounded(x[row * k + i], input), rounded(w[col * k + i], dtype));
+                x as f64 * w as f64
+            };
+            out.push((0..k).map(product).sum::<f64>() + bias.get(col).copied().unwrap_or(0.0) as f64);
+        }
+    }
+    out
+}
+
+#[test]
+fn products_match_plain_arithmetic() {
+    for level in Level::available() {
+        let mut cpu = backend(level, 2);
+        for dtype in DTYPES {
+            for (m, n, k) in SHAPES {
+                let mut random = Random::new((m * n * k) as u64);
+                let (x, w) = (random.floats(m * k), random.floats(n * k));
+                let (bias, before) = (random.floats(n), random.floats(m * n));
+                let input = CpuBuffer::from_f32(&x, m, k).unwrap();
+                let weight = || CpuMatrix::from_f32(&w, n, k, dtype).unwrap();
+                let plain = Linear { weight: weight(), bias: None };
+                let biased = Linear { weight: weight(), bias: Some(CpuVector::from_f32(&bias)) };
+                let (mut a, mut b) = (CpuBuffer::default(), CpuBuffer::default());
+                cpu.linear(&input, &[&plain, &biased], &mut [&mut a, &mut b]).unwrap();
+                let mut sum = CpuBuffer::from_f32(&before, m, n).unwrap();
+                cpu.linear_add(&input, &biased, &mut sum).unwrap();
+                let (want_a, want_b) = (oracle(&x, m, &w, n, k, dtype, &[]), oracle(&x, m, &w, n, k, dtype, &bias));
+                for i in 0..m * n {
+                    let place = format!("{} {dtype} {m}x{n}x{k} at {i}", level.name());
+                    let close = |got: f32, want: f64| {
+                        let error = (got as f64 - want).abs();
+                        assert!(error < 2e-6 * (k as f64).sqrt() * 4.0 + 1e-6, "{place}: {got} for {want}");
+                    };
+                    close(a.as_slice()[i], want_a[i]);
+                    close(b.as_slice()[i], want_b[i]);
+                    close(sum.as_slice()[i], want_b[i] + before[i] as f64);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_does_not_notice_its_batch() {
+    for level in Level::available() {
+        for dtype in DTYPES {
+            for (n, k) in [(70, 100), (33, 1061), (96, 64)] {
+                let mut random = Random::new(7 + n as u64);
+                let m = 83;
+                let x = random.floats(m * k);
+                let linear =
+                    Linear { weight: CpuMatrix::from_f32(&random.floats(n * k), n, k, dtype).unwrap(), bias: None };
+                let mut whole = CpuBuffer::default();
+                let input = CpuBuffer::from_f32(&x, m, k).unwrap();
+                backend(level, 1).linear(&input, &[&linear], &mut [&mut whole]).unwrap();
+                for threads in [2, 3] {
+                    let mut cpu = backend(level, threads);
+                    let mut row = 0;
+                    while row < m {
+                        let rows = [1, 1 + random.below(8), 1 + random.below(40)][random.below(3)].min(m - row);
+                        let input = CpuBuffer::from_f32(&x[row * k..(row + rows) * k], rows, k).unwrap();
+                        let mut part = CpuBuffer::default();
+                        cpu.linear(&input, &[&linear], &mut [&mut part]).unwrap();
+                        let want = &whole.as_slice()[row * n..(row + rows) * n];
+                        assert_eq!(bits(part.as_slice()), bits(want), "{} {dtype} {rows} rows at {row}", level.name());
+                        row += rows;
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn empty_and_misaligned() {
+    let mut bytes = vec![0u8; 3 + 4 * 6];
+    bytes[3..].chunks_exact_mut(4).enumerate().for_each(|(i, b)| b.copy_from_slice(&(i as f32).to_ne_bytes()));
+    let owner: super::super::Bytes = Arc::new(bytes);
+    let at = 3 + (owner.as_ref().as_ref().as_ptr() as usize).is_multiple_of(4) as usize * 0;
+    let matrix = CpuMatrix::new(owner.clone(), at, 2, 3, Dtype::F32).unwrap();
+    assert!(CpuMatrix::new(owner.clone(), 4, 2, 3, Dtype::F32).is_err());
+    assert!(CpuMatrix::new(owner, usize::MAX, usize::MAX, 2, Dtype::F32).is_err());
+    let linear = Linear { weight: matrix, bias: None };
+    for level in Level::available() {
+        let mut cpu = backend(level, 2);
+        let mut out = CpuBuffer::default();
+        let x = CpuBuffer::from_f32(&[1.0, 10.0, 100.0], 1, 3).unwrap();
+        cpu.linear(&x, &[&linear], &mut [&mut out]).unwrap();
+        assert_eq!(out.as_slice(), [210.0, 543.0]);
+        let none = CpuBuffer::from_f32(&[], 0, 3).unwrap();
+        cpu.linear(&none, &[&linear], &mut [&mut out]).unwrap();
+        assert_eq!((out.rows(), out.cols()), (0, 2));
+        for dtype in DTYPES {
+            // No inputs: all sums are empty. No outputs: nothing happens.
+            let no_inputs = Linear { weight: CpuMatrix::from_f32(&[], 2, 0, dtype).unwrap(), bias: None };
+            cpu.linear(&CpuBuffer::from_f32(&[], 3, 0).unwrap(), &[&no_inputs], &mut [&mut out]).unwrap();
+            assert_eq!(out.as_slice(), [0.0; 6]);
+            let no_outputs = Linear { weight: CpuMatrix::from_f32(&[], 0, 3, dtype).unwrap(), bias: None };
+            cpu.linear(&x, &[&no_outputs], &mut [&mut out]).unwrap();
+            assert_eq!((out.rows(), out.cols()), (1, 0));
+        }
+        assert!(cpu.linear(&CpuBuffer::from_f32(&[1.0], 1, 1).unwrap(), &[&linear], &mut [&mut out]).is_err());
+    }
+}

@@ -1,0 +1,89 @@
+//! A request inside an engine: its sequence, its blocks and the events it still owes.
+
+use super::event::{Event, EventKind};
+use super::queue::Reservation;
+use super::request::Request;
+use crate::error::{Error, Status};
+use crate::kv::{BlockTable, HashChain, KvId};
+use crate::sequence::{FinishReason, Snapshot};
+use std::collections::VecDeque;
+use std::time::Instant;
+
+/// An accepted request on its way to the step thread.
+pub(super) struct Arrival {
+    pub id: u64,
+    pub reservation: Reservation,
+    pub request: Request,
+    /// Ends once its first token is sampled: accepted by an engine whose role was prefill.
+    pub prefill_only: bool,
+    pub deadline: Option<Instant>,
+    pub source: Source,
+}
+
+pub(super) enum Source {
+    /// Validated and ready to run.
+    Ready(Box<Snapshot>, BlockTable),
+    /// Continues from a handle whose blocks are still on their way.
+    Importing(KvId),
+}
+
+/// How a request will end once the events before the end are out.
+#[derive(Clone, Debug)]
+pub(super) enum End {
+    Reason(FinishReason),
+    Failed(Error),
+}
+
+pub(super) struct Active {
+    pub id: u64,
+    pub user_tag: u64,
+    pub snapshot: Snapshot,
+    pub table: BlockTable,
+    /// Block hashes of the tokens known so far; grows with them.
+    pub chain: HashChain,
+    /// Leading blocks that are in the prefix index already.
+    pub published: usize,
+    pub prefill_only: bool,
+    pub keep_kv: bool,
+    pub deadline: Option<Instant>,
+    /// Groups of events that found the queue full; while there are any the sequence is paused.
+    pub outbox: VecDeque<Vec<Event>>,
+    pub end: Option<End>,
+    pub reservation: Reservation,
+}
+
+impl Active {
+    /// The TOKEN event of the last token, with its alternatives behind it.
+    pub fn token_events(&self, top: &[(u32, f32)]) -> Vec<Event> {
+        let index = self.snapshot.generated().saturating_sub(1);
+        let mut token = Event::new(EventKind::Token, self.user_tag, self.id);
+        token.token = self.snapshot.tokens.last().map_or(-1, |&t| t as i32);
+        token.logprob = self.snapshot.last_logprob;
+        token.index = index;
+        let alternatives = top.iter().map(|&(id, logprob)| {
+            let mut event = Event::new(EventKind::TopLogprob, self.user_tag, self.id);
+            event.token = id as i32;
+            event.logprob = logprob;
+            event.index = index;
+            event
+        });
+        std::iter::once(token).chain(alternatives).collect()
+    }
+
+    /// Whether its end hands the KV over.
+    pub fn hands_over(&self, reason: FinishReason) -> bool {
+        match reason {
+            FinishReason::Exported => true,
+            FinishReason::Error => false,
+            FinishReason::Stop | FinishReason::Length | FinishReason::Prefilled => self.keep_kv || self.prefill_only,
+        }
+    }
+}
+
+/// The FINISHED event of a request.
+pub(super) fn finished(user_tag: u64, id: u64, reason: FinishReason, status: Option<Status>) -> Event {
+    let mut event = Event::new(EventKind::Finished, user_tag, id);
+    event.finish = Some(reason);
+    event.status = status;
+    event
+}

@@ -1,0 +1,65 @@
+//! From a plan to the packed rows that a model runs.
+
+use super::active::Active;
+use crate::backend::{Batch, SeqSpan};
+use crate::scheduler::Plan;
+use std::collections::HashMap;
+
+/// Fills `batch` with the rows of `plan`, in its order.
+pub(super) fn build(plan: &Plan, active: &HashMap<u64, Active>, block_tokens: usize, batch: &mut Batch) {
+    batch.tokens.clear();
+    batch.positions.clear();
+    batch.rope_lens.clear();
+    batch.spans.clear();
+    batch.tables.clear();
+    batch.logit_rows.clear();
+    for item in &plan.items {
+        let sequence = &active[&item.seq];
+        let row = batch.tokens.len() as u32;
+        let positions = item.start as u32..(item.start + item.len) as u32;
+        batch.tokens.extend_from_slice(&sequence.snapshot.tokens[item.start..item.start + item.len]);
+        push_rope_lens(&sequence.snapshot.prompts, positions.clone(), &mut batch.rope_lens);
+        let table = batch.tables.len() as u32;
+        let needed = (positions.end as usize).div_ceil(block_tokens);
+        batch.tables.extend_from_slice(&sequence.table.blocks()[..needed]);
+        batch.spans.push(SeqSpan {
+            row,
+            rows: item.len as u32,
+            position: positions.start,
+            table,
+            table_len: needed as u32,
+        });
+        batch.positions.extend(positions);
+        if item.samples {
+            batch.logit_rows.push(batch.tokens.len() as u32 - 1);
+        }
+    }
+}
+
+/// The length that a length-dependent rope goes by at each position: the end of the prompt it lies in, else
+/// its own position + 1. A property of the sequence, so neither chunking nor recomputation changes it.
+fn push_rope_lens(prompts: &[(u32, u32)], positions: std::ops::Range<u32>, out: &mut Vec<u32>) {
+    let mut ranges = prompts.iter().peekable();
+    for position in positions {
+        while ranges.next_if(|p| p.1 <= position).is_some() {}
+        out.push(match ranges.peek() {
+            Some(&&(begin, end)) if begin <= position => end,
+            _ => position + 1,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::push_rope_lens;
+
+    #[test]
+    fn rope_lengths_follow_the_prompts() {
+        let mut lens = Vec::new();
+        push_rope_lens(&[(0, 3), (5, 7)], 0..9, &mut lens);
+        assert_eq!(lens, [3, 3, 3, 4, 5, 7, 7, 8, 9]);
+        let mut part = Vec::new();
+        push_rope_lens(&[(0, 3), (5, 7)], 4..6, &mut part);
+        assert_eq!(part, [5, 7]);
+    }
+}

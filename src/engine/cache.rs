@@ -1,0 +1,223 @@
+//! A KV cache with its model: what the engines over it share.
+
+use super::active::Active;
+use super::event::{Event, EventKind};
+use super::prepare::Bounds;
+use super::queue::Queue;
+use super::shared::Shared;
+use crate::backend::BlockStore;
+use crate::backend::cpu::{CpuBackend, CpuConfig, KvSlab};
+use crate::error::Result;
+use crate::kv::{self, BlockTable, CacheConfig, CacheIdentity, Consumed, HashChain, KvId};
+use crate::model::Model;
+use crate::model::decoder::{Decoder, Executor};
+use crate::model::weights::Weights;
+use crate::sequence::Snapshot;
+use crate::tensor::Dtype;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+/// The device ordinal of the CPU.
+pub const DEVICE_CPU: i32 = -1;
+const DEFAULT_BLOCK_TOKENS: u32 = 16;
+const MAX_BLOCK_TOKENS: u32 = 256;
+/// Reserved, not touched: pages are committed as blocks come into use.
+const DEFAULT_CACHE_BYTES: u64 = 1 << 30;
+const DEFAULT_LEASE: Duration = Duration::from_secs(30);
+
+/// Zero means default.
+#[derive(Clone, Debug, Default)]
+pub struct CacheOptions {
+    pub block_tokens: u32,
+    pub dtype: Option<Dtype>,
+    pub bytes: u64,
+    pub lease: Option<Duration>,
+    /// None: random, so that only this cache's own process can import its handles.
+    pub secret: Option<[u8; 32]>,
+    pub no_prefix_cache: bool,
+}
+
+/// A KV cache for one model on one device, with what its engines share: weights, block pool, handles.
+pub struct ModelCache {
+    model: Arc<Model>,
+    weights: Arc<Weights<CpuBackend>>,
+    slab: Arc<KvSlab>,
+    kv: Arc<kv::Cache>,
+    prefix_cache: bool,
+    /// Sequences with a prompt longer than this have KV that depends on that length and cannot be shared.
+    shareable_up_to: u32,
+}
+
+impl ModelCache {
+    /// `devices`: empty or the CPU.
+    pub fn create(model: &Arc<Model>, devices: &[i32], options: CacheOptions) -> Result<Arc<ModelCache>> {
+        if let Some(device) = devices.iter().find(|&&d| d != DEVICE_CPU) {
+            crate::bail!(Unsupported, "device {device}: this build has the CPU backend only (CLEAVE_DEVICE_CPU)");
+        }
+        if devices.len() > 1 {
+            crate::bail!(Unsupported, "{} devices: the CPU backend runs on one", devices.len());
+        }
+        let info = model.info();
+        let block_tokens = if options.block_tokens == 0 { DEFAULT_BLOCK_TOKENS } else { options.block_tokens };
+        if block_tokens > MAX_BLOCK_TOKENS {
+            crate::bail!(InvalidArgument, "block_tokens {block_tokens} is over {MAX_BLOCK_TOKENS}");
+        }
+        let geometry = model.kv_geometry(block_tokens, options.dtype.unwrap_or(info.weight_dtype));
+        let bytes = if options.bytes == 0 { DEFAULT_CACHE_BYTES } else { options.bytes };
+        let n_blocks = (bytes / geometry.block_bytes() as u64).min(1 << 22) as usize;
+        if n_blocks == 0 {
+            crate::bail!(
+                InvalidArgument,
+                "bytes_per_device {bytes} is less than one block of {} bytes ({block_tokens} tokens)",
+                geometry.block_bytes()
+            );
+        }
+        let slab = Arc::new(KvSlab::new(geometry, n_blocks)?);
+        let identity = CacheIdentity {
+            fingerprint: model.fingerprint(),
+            tokenizer_digest: model.tokenizer_digest().unwrap_or_default(),
+            name: info.architecture.to_string(),
+        };
+        let shareable_up_to = model.rope_depends_on_length().unwrap_or(u32::MAX);
+        let config = CacheConfig {
+            lease: options.lease.unwrap_or(DEFAULT_LEASE),
+            secret: options.secret,
+            share_up_to_tokens: if options.no_prefix_cache { 0 } else { shareable_up_to },
+        };
+        let store: Arc<dyn BlockStore> = slab.clone();
+        Ok(Arc::new(ModelCache {
+            weights: model.cpu_weights()?,
+            slab,
+            kv: kv::Cache::new(identity, store, config)?,
+            prefix_cache: !options.no_prefix_cache,
+            shareable_up_to,
+            model: model.clone(),
+        }))
+    }
+
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Handles, leases, images, audit.
+    pub fn kv(&self) -> &Arc<kv::Cache> {
+        &self.kv
+    }
+
+    pub(super) fn executor(&self, threads: usize, cpus: Vec<usize>) -> Result<Box<dyn Executor>> {
+        let cpus = (!cpus.is_empty()).then_some(cpus);
+        let backend = CpuBackend::new(CpuConfig { threads, cpus, level: None })?;
+        Ok(Box::new(Decoder::new(self.model.clone(), self.weights.clone(), backend, self.slab.clone())?))
+    }
+
+    pub(super) fn bounds(&self) -> Bounds {
+        let info = self.model.info();
+        Bounds {
+            vocab_size: info.vocab_size,
+            max_context: info.max_context_tokens,
+            cache_tokens: self.slab.n_blocks() as u64 * self.block_tokens() as u64,
+        }
+    }
+
+    pub(super) fn block_tokens(&self) -> usize {
+        self.slab.geometry().block_tokens as usize
+    }
+
+    pub(super) fn eos_ids(&self) -> &[u32] {
+        self.model.eos_ids()
+    }
+
+    pub(super) fn table(&self) -> BlockTable {
+        self.kv.table()
+    }
+
+    // ---- prefix cache ----
+
+    pub(super) fn hash_chain(&self, snapshot: &Snapshot) -> HashChain {
+        HashChain::new(snapshot.cache_salt, self.block_tokens() as u32)
+    }
+
+    fn shareable(&self, snapshot: &Snapshot) -> bool {
+        self.prefix_cache && snapshot.prompts.last().is_none_or(|p| p.1 <= self.shareable_up_to)
+    }
+
+    /// Gives an empty table the longest cached run of blocks that leaves at least one token to compute.
+    pub(super) fn adopt_prefix(&self, active: &mut Active) -> usize {
+        if !self.shareable(&active.snapshot) {
+            return 0;
+        }
+        let tokens = &active.snapshot.tokens;
+        active.chain.extend(&tokens[active.chain.len_tokens()..]);
+        let most = (tokens.len() - 1) / self.block_tokens();
+        let hit = active.table.adopt_prefix(&active.chain.hashes()[..most]);
+        active.published = hit;
+        active.snapshot.computed = (hit * self.block_tokens()) as u32;
+        hit * self.block_tokens()
+    }
+
+    /// Puts the blocks that the last step filled into the prefix index.
+    pub(super) fn publish(&self, active: &mut Active) {
+        let snapshot = &active.snapshot;
+        let limit = if self.shareable_up_to == u32::MAX { snapshot.computed } else { self.shareable_up_to };
+        let full = snapshot.computed.min(limit) as usize / self.block_tokens();
+        if full <= active.published || !self.shareable(snapshot) {
+            return;
+        }
+        let hashed = active.chain.len_tokens();
+        active.chain.extend(&snapshot.tokens[hashed..]);
+        for block in active.published..full {
+            active.table.publish(block, active.chain.hashes()[block]);
+        }
+        active.published = full;
+    }
+
+    /// Kicks the engine once `needed` blocks are available; true if they are now.
+    pub(super) fn wake_when_free(&self, needed: usize, shared: &Arc<Shared>) -> bool {
+        if shared.waits_for_blocks.swap(true, Relaxed) {
+            return false;
+        }
+        let engine = Arc::downgrade(shared);
+        let waker = move || {
+            if let Some(engine) = engine.upgrade() {
+                engine.waits_for_blocks.store(false, Relaxed);
+                engine.kick();
+            }
+        };
+        let waits = self.kv.wake_when_free(needed, Arc::new(waker));
+        if !waits {
+            shared.waits_for_blocks.store(false, Relaxed);
+        }
+        !waits
+    }
+
+    // ---- handles ----
+
+    pub(super) fn hand_over(&self, snapshot: Snapshot, table: BlockTable) -> Result<KvId> {
+        self.kv.export(snapshot, table, None)
+    }
+
+    pub(super) fn consume(&self, kv: KvId) -> Result<Consumed> {
+        self.kv.consume(kv)
+    }
+
+    /// Ticket or image in; a KV_READY event follows on `queue`, if one is given. The handle may be submitted
+    /// at once.
+    pub fn import(self: &Arc<Self>, queue: Option<&Arc<Queue>>, data: &[u8], user_tag: u64) -> Result<KvId> {
+        let reservation = queue.map(|q| q.reserve()).transpose()?;
+        let announce = move |kv: KvId, outcome: Result<()>| {
+            if let Some(reservation) = reservation {
+                let mut event = Event::new(EventKind::KvReady, user_tag, 0);
+                event.kv = kv.0;
+                event.status = outcome.err().map(|e| e.status);
+                reservation.finish(event);
+            }
+        };
+        crate::transport::import_async(&self.kv, data.to_vec(), announce)
+    }
+
+    /// Ends every handle and refuses new ones; engines that still run keep the memory until they end.
+    pub fn close(&self) {
+        self.kv.close();
+    }
+}

@@ -1,0 +1,142 @@
+//! From a request to the sequence it asks for: every check that can be made before it is accepted.
+
+use super::request::{Request, SamplingFields};
+use crate::error::Result;
+use crate::sequence::{SamplingParams, Snapshot};
+
+/// What a sequence on this model and cache has to fit into.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub vocab_size: u32,
+    /// The model's context.
+    pub max_context: u32,
+    /// Tokens that the whole cache can hold.
+    pub cache_tokens: u64,
+}
+
+impl Bounds {
+    /// Longest sequence, in tokens.
+    pub fn max_tokens(&self) -> u32 {
+        self.max_context.min(u32::try_from(self.cache_tokens).unwrap_or(u32::MAX))
+    }
+}
+
+/// The sequence that `request` starts, or continues from `base`. Pure: called once to check before the handle
+/// is consumed, and once with what was consumed.
+pub(super) fn prepare(request: &Request, base: Option<Snapshot>, bounds: &Bounds) -> Result<Snapshot> {
+    check_prompt(&request.prompt, bounds.vocab_size)?;
+    let fresh = base.is_none();
+    let mut snapshot = match base {
+        Some(snapshot) => snapshot,
+        None if request.prompt.is_empty() => {
+            crate::bail!(InvalidArgument, "prompt_len is 0 and there is no KV handle to continue from")
+        }
+        None => empty(request.cache_salt),
+    };
+    let defaults = if fresh || request.override_sampling { SamplingParams::default() } else { snapshot.params.clone() };
+    let fields: SamplingFields = request.sampling.clone();
+    snapshot.params = fields.resolve(defaults);
+    if snapshot.params.seed == 0 && snapshot.params.temperature > 0.0 {
+        snapshot.params.seed = u64::from_le_bytes(crate::sys::random_bytes()?) | 1;
+    }
+    crate::sampling::validate(&snapshot.params, bounds.vocab_size as usize)?;
+
+    if !request.prompt.is_empty() {
+        let begin = snapshot.tokens.len() as u32;
+        snapshot.tokens.extend_from_slice(&request.prompt);
+        snapshot.prompts.push((begin, snapshot.tokens.len() as u32));
+    }
+    snapshot.finished = None;
+    check_length(&snapshot, bounds)?;
+    // The logits of the last token are wanted, so at least that one has to run again.
+    snapshot.computed = snapshot.computed.min(snapshot.tokens.len() as u32 - 1);
+    Ok(snapshot)
+}
+
+fn empty(cache_salt: u64) -> Snapshot {
+    Snapshot {
+        tokens: Vec::new(),
+        computed: 0,
+        prompts: Vec::new(),
+        last_logprob: 0.0,
+        params: SamplingParams::default(),
+        cache_salt,
+        finished: None,
+    }
+}
+
+fn check_prompt(prompt: &[u32], vocab_size: u32) -> Result<()> {
+    match prompt.iter().position(|&t| t >= vocab_size) {
+        Some(i) => {
+            crate::bail!(
+                InvalidArgument,
+                "prompt token {} at index {i} is not below vocab_size {vocab_size}",
+                prompt[i]
+            )
+        }
+        None => Ok(()),
+    }
+}
+
+fn check_length(snapshot: &Snapshot, bounds: &Bounds) -> Result<()> {
+    let n = snapshot.tokens.len() as u64;
+    if n == 0 {
+        crate::bail!(InvalidArgument, "the KV handle holds no tokens and the request brings none");
+    }
+    // A full context can still be finished (as LENGTH); one token more cannot be run.
+    if n > u64::from(bounds.max_context) {
+        crate::bail!(InvalidArgument, "{n} tokens do not fit the model's context of {}", bounds.max_context);
+    }
+    if n > bounds.cache_tokens {
+        crate::bail!(OutOfMemory, "{n} tokens do not fit the KV cache, which holds {} in all", bounds.cache_tokens);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Status;
+
+    const BOUNDS: Bounds = Bounds { vocab_size: 10, max_context: 8, cache_tokens: 6 };
+
+    fn prompt(tokens: &[u32]) -> Request {
+        Request { prompt: tokens.to_vec(), ..Request::default() }
+    }
+
+    #[test]
+    fn refuses_what_cannot_run() {
+        let status = |r: &Request| prepare(r, None, &BOUNDS).unwrap_err().status;
+        assert_eq!(status(&prompt(&[])), Status::InvalidArgument);
+        assert_eq!(status(&prompt(&[3, 10])), Status::InvalidArgument);
+        assert_eq!(status(&prompt(&[1; 7])), Status::OutOfMemory);
+        assert_eq!(status(&prompt(&[1; 9])), Status::InvalidArgument);
+    }
+
+    #[test]
+    fn a_turn_is_appended_and_zero_fields_inherit() {
+        let mut first = prepare(&prompt(&[1, 2]), None, &BOUNDS).unwrap();
+        first.params.top_k = 7;
+        first.tokens.push(3);
+        first.computed = 2;
+        let mut next = prompt(&[4]);
+        next.sampling.temperature = 0.5;
+        next.sampling.seed = 9;
+        let second = prepare(&next, Some(first.clone()), &BOUNDS).unwrap();
+        assert_eq!(second.tokens, [1, 2, 3, 4]);
+        assert_eq!(second.prompts, [(0, 2), (3, 4)]);
+        assert_eq!((second.params.top_k, second.params.temperature), (7, 0.5));
+        assert_eq!(second.generated(), 0);
+        next.override_sampling = true;
+        assert_eq!(prepare(&next, Some(first), &BOUNDS).unwrap().params.top_k, 0);
+    }
+
+    #[test]
+    fn sampling_without_a_seed_gets_one() {
+        let mut request = prompt(&[1]);
+        request.sampling.temperature = 1.0;
+        let a = prepare(&request, None, &BOUNDS).unwrap().params.seed;
+        let b = prepare(&request, None, &BOUNDS).unwrap().params.seed;
+        assert!(a != 0 && b != 0 && a != b);
+    }
+}

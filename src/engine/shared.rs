@@ -1,0 +1,239 @@
+//! What the host's threads and the step thread share: the inbox with its wake-up, the set of open requests,
+//! and counters. Host calls touch nothing else, so none of them waits for a step.
+
+use super::active::Arrival;
+use super::counters::Counters;
+use super::queue::{Queue, Reservation, SpaceWaker};
+use super::{ModelCache, Role};
+use crate::error::{Error, Result};
+use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Cancelled requests remembered, so that a second cancel of one is no error.
+const REMEMBERED_CANCELS: usize = 1024;
+
+pub(super) struct Shared {
+    pub cache: Arc<ModelCache>,
+    pub queue: Arc<Queue>,
+    pub limits: EngineLimits,
+    /// The role of requests accepted from now on, and of the steps that have begun since.
+    pub role: AtomicU32,
+    pub counters: Counters,
+    /// A wake-up for free blocks is arranged.
+    pub waits_for_blocks: AtomicBool,
+    inbox: Mutex<Inbox>,
+    wake: Condvar,
+    /// Signalled when the last open request has ended.
+    idle: Condvar,
+    /// High bits of the ids of this engine's requests.
+    number: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EngineLimits {
+    pub max_sequences: usize,
+    pub max_waiting: usize,
+    pub max_batch_tokens: usize,
+}
+
+/// Host calls that the step thread has not looked at yet.
+#[derive(Default)]
+pub(super) struct Work {
+    pub arrivals: Vec<Arrival>,
+    pub cancels: Vec<u64>,
+    pub exports: Vec<u64>,
+    pub stop: bool,
+}
+
+#[derive(Default)]
+struct Inbox {
+    work: Work,
+    woken: bool,
+    draining: bool,
+    failed: Option<Error>,
+    open: HashSet<u64>,
+    cancelled: VecDeque<u64>,
+    last_id: u64,
+}
+
+/// A request's place in the engine: its id and the queue place of its FINISHED event.
+pub(super) struct Admission {
+    pub id: u64,
+    pub reservation: Reservation,
+}
+
+impl Shared {
+    pub fn new(cache: Arc<ModelCache>, queue: Arc<Queue>, limits: EngineLimits, role: Role) -> Shared {
+        static ENGINES: AtomicU64 = AtomicU64::new(1);
+        let counters = Counters::default();
+        counters.role_in_effect.store(role as u32, Ordering::Relaxed);
+        Shared {
+            cache,
+            queue,
+            limits,
+            role: AtomicU32::new(role as u32),
+            counters,
+            waits_for_blocks: AtomicBool::new(false),
+            inbox: Mutex::default(),
+            wake: Condvar::new(),
+            idle: Condvar::new(),
+            number: ENGINES.fetch_add(1, Ordering::Relaxed) & 0xff_ffff,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a place for one request, or says why there is none.
+    pub fn admit(&self) -> Result<Admission> {
+        let mut inbox = self.lock();
+        if let Some(error) = &inbox.failed {
+            return Err(error.clone().context("the engine has failed"));
+        }
+        if inbox.draining || inbox.work.stop {
+            crate::bail!(Shutdown, "the engine is draining and accepts no new requests");
+        }
+        let most = self.limits.max_sequences + self.limits.max_waiting;
+        if inbox.open.len() >= most {
+            crate::bail!(
+                WouldBlock,
+                "{} requests are open (max_sequences {} + max_waiting {}): submit again after a FINISHED event",
+                inbox.open.len(),
+                self.limits.max_sequences,
+                self.limits.max_waiting
+            );
+        }
+        let reservation = self.queue.reserve()?;
+        inbox.last_id += 1;
+        let id = self.number << 40 | inbox.last_id & 0xff_ffff_ffff;
+        inbox.open.insert(id);
+        Ok(Admission { id, reservation })
+    }
+
+    /// Takes back an admission that came to nothing: no event will name it.
+    pub fn withdraw(&self, admission: Admission) {
+        self.closed(admission.id);
+    }
+
+    pub fn arrive(&self, arrival: Arrival) {
+        self.lock().work.arrivals.push(arrival);
+        self.wake.notify_one();
+    }
+
+    pub fn cancel(&self, id: u64) -> Result<()> {
+        let mut inbox = self.lock();
+        if !inbox.open.contains(&id) {
+            if inbox.cancelled.contains(&id) {
+                return Ok(());
+            }
+            return Err(not_open(id));
+        }
+        if !inbox.cancelled.contains(&id) {
+            if inbox.cancelled.len() == REMEMBERED_CANCELS {
+                inbox.cancelled.pop_front();
+            }
+            inbox.cancelled.push_back(id);
+            inbox.work.cancels.push(id);
+            self.wake.notify_one();
+        }
+        Ok(())
+    }
+
+    pub fn export(&self, id: u64) -> Result<()> {
+        let mut inbox = self.lock();
+        if !inbox.open.contains(&id) {
+            return Err(not_open(id));
+        }
+        inbox.work.exports.push(id);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Makes the step thread look at the world again.
+    pub fn kick(&self) {
+        self.lock().woken = true;
+        self.wake.notify_one();
+    }
+
+    pub fn stop(&self) {
+        self.lock().work.stop = true;
+        self.wake.notify_one();
+    }
+
+    /// The step thread's side: all that came in. With `wait`, sleeps until something does or `until`.
+    pub fn take(&self, wait: bool, until: Option<Instant>) -> Work {
+        let mut inbox = self.lock();
+        while wait && !inbox.woken && inbox.work.is_empty() {
+            inbox = match until {
+                None => self.wake.wait(inbox).unwrap_or_else(PoisonError::into_inner),
+                Some(until) => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        break;
+                    }
+                    self.wake.wait_timeout(inbox, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+        inbox.woken = false;
+        let stop = inbox.work.stop;
+        let work = std::mem::take(&mut inbox.work);
+        inbox.work.stop = stop;
+        work
+    }
+
+    /// A request has had its last event.
+    pub fn closed(&self, id: u64) {
+        let mut inbox = self.lock();
+        inbox.open.remove(&id);
+        if inbox.open.is_empty() {
+            self.idle.notify_all();
+        }
+    }
+
+    pub fn fail(&self, error: Error) {
+        self.lock().failed.get_or_insert(error);
+    }
+
+    pub fn drain(&self, timeout: Option<Duration>) -> Result<()> {
+        let until = timeout.and_then(|t| Instant::now().checked_add(t));
+        let mut inbox = self.lock();
+        inbox.draining = true;
+        while !inbox.open.is_empty() {
+            inbox = match until {
+                None => self.idle.wait(inbox).unwrap_or_else(PoisonError::into_inner),
+                Some(until) => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        crate::bail!(
+                            Timeout,
+                            "{} requests are still open; the engine goes on draining",
+                            inbox.open.len()
+                        );
+                    }
+                    self.idle.wait_timeout(inbox, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+        Ok(())
+    }
+}
+
+impl SpaceWaker for Shared {
+    fn space(&self) {
+        self.kick();
+    }
+}
+
+impl Work {
+    fn is_empty(&self) -> bool {
+        self.arrivals.is_empty() && self.cancels.is_empty() && self.exports.is_empty() && !self.stop
+    }
+}
+
+fn not_open(id: u64) -> Error {
+    crate::error!(NotFound, "request {id:#x} is not open on this engine: it has finished or was never accepted")
+}

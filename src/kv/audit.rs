@@ -1,0 +1,133 @@
+//! The audit: who owns each block, found by walking the owners and not by believing the reference counts.
+
+use super::handle::Body;
+use super::state::{Owner, State};
+use crate::backend::BlockId;
+
+/// Blocks by kind of owner. A block that is shared counts once for every kind that holds it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Audit {
+    pub by_requests: usize,
+    pub by_transfers: usize,
+    pub by_exports: usize,
+    pub by_prefix_index: usize,
+    /// Blocks that are neither free nor owned, or both, or whose reference count is not that of their owners.
+    pub leaked: usize,
+    pub total: usize,
+    pub free: usize,
+}
+
+const REQUEST: u8 = 1;
+const TRANSFER: u8 = 2;
+const EXPORT: u8 = 4;
+const PREFIX: u8 = 8;
+const FREE: u8 = 16;
+
+/// What the owners say about one block.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    kinds: u8,
+    owners: u32,
+    times_free: u32,
+}
+
+fn walk(state: &State) -> Vec<Seen> {
+    let mut seen = vec![Seen::default(); state.blocks.refs.len()];
+    let mut own = |block: BlockId, kind: u8| {
+        seen[block as usize].kinds |= kind;
+        seen[block as usize].owners += 1;
+    };
+    for table in &state.tables {
+        let kind = match table.owner {
+            Owner::Request => REQUEST,
+            Owner::Transfer => TRANSFER,
+            // An export's table counts only through its handle.
+            Owner::Export | Owner::Vacant => continue,
+        };
+        table.blocks.iter().for_each(|&block| own(block, kind));
+    }
+    for (_, body) in state.slots.live() {
+        if let Body::Ready(export) = body {
+            state.tables[export.table as usize].blocks.iter().for_each(|&block| own(block, EXPORT));
+        }
+    }
+    state.blocks.index.blocks().for_each(|block| own(block, PREFIX));
+    for &block in &state.blocks.free {
+        seen[block as usize].kinds |= FREE;
+        seen[block as usize].times_free += 1;
+    }
+    seen
+}
+
+pub(super) fn audit(state: &State) -> Audit {
+    let mut audit = Audit { total: state.blocks.refs.len(), free: state.blocks.free.len(), ..Audit::default() };
+    for (seen, &refs) in walk(state).iter().zip(&state.blocks.refs) {
+        let count = |kind: u8| usize::from(seen.kinds & kind != 0);
+        audit.by_requests += count(REQUEST);
+        audit.by_transfers += count(TRANSFER);
+        audit.by_exports += count(EXPORT);
+        audit.by_prefix_index += count(PREFIX);
+        let sound = seen.owners == refs && seen.times_free == u32::from(refs == 0);
+        audit.leaked += usize::from(!sound);
+    }
+    audit
+}
+
+/// Every invariant; the first broken one in words.
+pub(super) fn check(state: &State) -> Result<(), String> {
+    let seen = walk(state);
+    for (block, (seen, &refs)) in seen.iter().zip(&state.blocks.refs).enumerate() {
+        if seen.owners != refs || seen.times_free != u32::from(refs == 0) {
+            let Seen { kinds, owners, times_free } = seen;
+            return Err(format!("block {block}: refs {refs}, owners {owners} ({kinds:#b}), {times_free} times free"));
+        }
+    }
+    let index = &state.blocks.index;
+    let mut idle: Vec<BlockId> = index.idle_blocks().collect();
+    let mut alone: Vec<BlockId> = index.blocks().filter(|&block| state.blocks.refs[block as usize] == 1).collect();
+    if idle.len() != index.idle() {
+        return Err(format!("prefix index: {} blocks in the idle list, counted {}", idle.len(), index.idle()));
+    }
+    idle.sort_unstable();
+    alone.sort_unstable();
+    if idle != alone {
+        return Err(format!("prefix index: idle {idle:?}, but nobody else holds {alone:?}"));
+    }
+    if let Some(block) = index.blocks().find(|&block| !index.is_consistent(block)) {
+        return Err(format!("prefix index: block {block} does not bear the name it is filed under"));
+    }
+    check_slots(state)
+}
+
+fn check_slots(state: &State) -> Result<(), String> {
+    let (mut deadlines, mut exports) = (0, 0);
+    for (slot, body) in state.slots.live() {
+        let deadline = match body {
+            Body::Ready(export) => {
+                let table = &state.tables[export.table as usize];
+                if table.owner != Owner::Export || table.blocks != export.blocks {
+                    return Err(format!("handle slot {slot}: its table is {:?} of {:?}", table.owner, table.blocks));
+                }
+                exports += 1;
+                export.deadline
+            }
+            Body::Failed { deadline, .. } => *deadline,
+            Body::Importing { .. } | Body::Vacant => continue,
+        };
+        deadlines += 1;
+        if !state.deadlines.contains(&(deadline, slot)) {
+            return Err(format!("handle slot {slot}: its deadline is not in the timer's list"));
+        }
+    }
+    let count = |owner| state.tables.iter().filter(|table| table.owner == owner).count();
+    if deadlines != state.deadlines.len() {
+        return Err(format!("{} deadlines for {deadlines} leases", state.deadlines.len()));
+    }
+    if exports != count(Owner::Export) {
+        return Err(format!("{} export tables for {exports} handles", count(Owner::Export)));
+    }
+    if count(Owner::Vacant) != state.vacant.len() {
+        return Err(format!("{} vacant tables, listed {}", count(Owner::Vacant), state.vacant.len()));
+    }
+    Ok(())
+}

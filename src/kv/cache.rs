@@ -1,0 +1,274 @@
+//! The cache itself: creation and closing, the lock, and what engines and hosts ask about it as a whole.
+
+use std::io::Read;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::audit::Audit;
+use super::handle::{Body, End};
+use super::image::Keys;
+use super::state::{Owner, State};
+use super::table::BlockTable;
+use super::worker::{Job, Worker};
+use super::{Waker, lease};
+use crate::backend::{BlockStore, KvGeometry};
+use crate::bail;
+use crate::error::{Error, Result};
+
+/// What two caches must agree on before they exchange KV.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheIdentity {
+    /// Digest of the model's config and weights.
+    pub fingerprint: [u8; 32],
+    pub tokenizer_digest: [u8; 32],
+    /// Architecture and name, for messages only.
+    pub name: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct CacheConfig {
+    /// How long a handle lives unless it is renewed, consumed or released.
+    pub lease: Duration,
+    /// Who knows it may import and forge. None: random, so only this cache can import what it exported.
+    pub secret: Option<[u8; 32]>,
+    /// Imported sequences of at most this many tokens use and feed the prefix index. 0 where KV depends on more
+    /// than the tokens before it: a rope that goes by the sequence's length shares only below its threshold.
+    pub share_up_to_tokens: u32,
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        CacheConfig { lease: Duration::from_secs(30), secret: None, share_up_to_tokens: u32::MAX }
+    }
+}
+
+/// Counters of a cache, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheStats {
+    pub blocks_total: usize,
+    pub blocks_free: usize,
+    /// Free, or held by the prefix index alone.
+    pub blocks_available: usize,
+    pub exports_open: usize,
+    pub imports_open: usize,
+    /// KV bytes that were copied in and out; moves within the cache are none.
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+}
+
+/// What tables, handles, the timer and the cache share. Lives until the last table is dropped.
+pub(super) struct Shared {
+    pub identity: CacheIdentity,
+    pub config: CacheConfig,
+    pub keys: Keys,
+    pub store: Arc<dyn BlockStore>,
+    pub geometry: KvGeometry,
+    state: Mutex<State>,
+    pub timer: Condvar,
+    pub bytes_in: AtomicU64,
+    pub bytes_out: AtomicU64,
+}
+
+impl Shared {
+    /// The lock. A panic while it was held is a bug that was caught elsewhere; the bookkeeping goes on.
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `f` under the lock, then wakes without it whom `f` gave reason to wake.
+    pub fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.lock();
+        let result = f(&mut state);
+        let due = state.due();
+        let poke = std::mem::take(&mut state.poke);
+        drop(state);
+        if poke {
+            self.timer.notify_one();
+        }
+        due.iter().for_each(|waker| waker());
+        result
+    }
+
+    /// An empty table.
+    pub fn table(self: &Arc<Self>, owner: Owner) -> BlockTable {
+        let key = self.with(|state| state.add_table(owner, Vec::new()));
+        BlockTable::new(self.clone(), key, Vec::new())
+    }
+}
+
+/// A paged KV cache: one block pool, its prefix index and the handles exported from it.
+///
+/// Dropping it closes it. Tables may outlive it; their blocks return to the pool all the same.
+pub struct Cache {
+    pub(super) shared: Arc<Shared>,
+    worker: Worker,
+    timer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Handles of two caches of one process never look alike (until a million caches later).
+static NEXT_NONCE: AtomicU32 = AtomicU32::new(1);
+
+/// Random bytes from the system.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    let path = "/dev/urandom";
+    let mut file = std::fs::File::open(path).map_err(|e| Error::io(path, &e))?;
+    file.read_exact(&mut bytes).map_err(|e| Error::io(path, &e))?;
+    Ok(bytes)
+}
+
+impl Cache {
+    /// A cache over the memory of `store`, with a lease timer of its own.
+    pub fn new(identity: CacheIdentity, store: Arc<dyn BlockStore>, config: CacheConfig) -> Result<Arc<Cache>> {
+        let geometry = *store.geometry();
+        let blocks = match u32::try_from(store.n_blocks()) {
+            Ok(n) if n > 0 && n < u32::MAX && geometry.block_tokens > 0 => n,
+            _ => bail!(
+                InvalidArgument,
+                "KV pool: {} blocks of {} tokens; expected 1 to {} blocks of at least 1",
+                store.n_blocks(),
+                geometry.block_tokens,
+                u32::MAX - 1
+            ),
+        };
+        let secret = config.secret.map_or_else(random, Ok)?;
+        let state = State::new(blocks, NEXT_NONCE.fetch_add(1, Relaxed), random()?);
+        let shared = Arc::new(Shared {
+            identity,
+            config,
+            keys: Keys::new(&secret),
+            store,
+            geometry,
+            state: Mutex::new(state),
+            timer: Condvar::new(),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+        });
+        let timed = shared.clone();
+        let timer = crate::sys::spawn("cleave-lease", move || lease::run(&timed))?;
+        Ok(Arc::new(Cache { shared, worker: Worker::default(), timer: Mutex::new(Some(timer)) }))
+    }
+
+    pub fn identity(&self) -> &CacheIdentity {
+        &self.shared.identity
+    }
+
+    pub fn geometry(&self) -> &KvGeometry {
+        &self.shared.geometry
+    }
+
+    pub fn store(&self) -> &dyn BlockStore {
+        &*self.shared.store
+    }
+
+    /// An empty block table, owned by a request.
+    pub fn table(&self) -> BlockTable {
+        self.shared.table(Owner::Request)
+    }
+
+    pub fn total_blocks(&self) -> usize {
+        self.shared.lock().blocks.refs.len()
+    }
+
+    /// Blocks that nobody holds.
+    pub fn free_blocks(&self) -> usize {
+        self.shared.lock().blocks.free.len()
+    }
+
+    /// Blocks that can be had now: free, or held by the prefix index alone.
+    pub fn available_blocks(&self) -> usize {
+        self.shared.lock().blocks.available()
+    }
+
+    pub fn stats(&self) -> CacheStats {
+        let state = self.shared.lock();
+        let imports = state.slots.live().filter(|(_, body)| matches!(body, Body::Importing { .. })).count();
+        let exports = state.slots.live().filter(|(_, body)| matches!(body, Body::Ready(_))).count();
+        CacheStats {
+            blocks_total: state.blocks.refs.len(),
+            blocks_free: state.blocks.free.len(),
+            blocks_available: state.blocks.available(),
+            exports_open: exports,
+            imports_open: imports,
+            bytes_in: self.shared.bytes_in.load(Relaxed),
+            bytes_out: self.shared.bytes_out.load(Relaxed),
+        }
+    }
+
+    /// Calls `waker` once as soon as `needed` blocks are available. False, and nothing is registered, if they are
+    /// available now or the cache is closed: try again.
+    pub fn wake_when_free(&self, needed: usize, waker: Waker) -> bool {
+        self.shared.with(|state| {
+            let wait = !state.closed && state.blocks.available() < needed;
+            if wait {
+                state.short.push((needed, waker));
+            }
+            wait
+        })
+    }
+
+    /// Every block by the kinds of owners it has.
+    pub fn audit(&self) -> Audit {
+        super::audit::audit(&self.shared.lock())
+    }
+
+    /// Every invariant of the bookkeeping; the first one that does not hold, in words. For tests.
+    pub fn check(&self) -> std::result::Result<(), String> {
+        super::audit::check(&self.shared.lock())
+    }
+
+    /// Random number of this cache's current life. Tickets carry it.
+    pub fn epoch(&self) -> [u8; 16] {
+        self.shared.lock().epoch
+    }
+
+    /// Begins a new life: tickets issued before are EXPIRED, imports on their way fail when they land. Handles
+    /// and tables of this process stay what they are.
+    pub fn bump_epoch(&self) -> Result<()> {
+        let epoch = random()?;
+        self.shared.with(|state| state.epoch = epoch);
+        Ok(())
+    }
+
+    /// Ends every open handle as if its lease were over and empties the prefix index: the KV itself is about to
+    /// go away (sleep).
+    pub fn end_exports(&self) {
+        self.shared.with(end_everything);
+    }
+
+    /// Ends the cache: every handle, the prefix index, the timer and the transfer thread. Later calls on handles
+    /// are SHUTDOWN. Idempotent.
+    pub fn close(&self) {
+        self.shared.with(|state| {
+            state.closed = true;
+            end_everything(state);
+            let waiting = state.short.drain(..).map(|(_, waker)| waker);
+            state.fire.extend(waiting);
+        });
+        self.shared.timer.notify_all();
+        let timer = self.timer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(timer) = timer.filter(|timer| timer.thread().id() != std::thread::current().id()) {
+            let _ = timer.join();
+        }
+        self.worker.close();
+    }
+
+    /// Hands a job to the transfer thread, which is started by the first one.
+    pub(crate) fn transfer(&self, job: Job) -> Result<()> {
+        self.worker.submit(job)
+    }
+}
+
+fn end_everything(state: &mut State) {
+    let live: Vec<u32> = state.slots.live().map(|(slot, _)| slot).collect();
+    live.into_iter().for_each(|slot| state.end_and_free(slot, End::LeaseOver));
+    state.blocks.evict_all();
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

@@ -1,0 +1,258 @@
+//! Handles: a snapshot and its blocks under a lease.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use super::cache::{Cache, Shared};
+use super::handle::{Body, End, Export, KvId};
+use super::image::{self, Origin};
+use super::state::Owner;
+use super::table::BlockTable;
+use super::{Waker, ticket};
+use crate::bail;
+use crate::error::Result;
+use crate::sequence::Snapshot;
+
+/// What [`Cache::consume`] found.
+pub enum Consumed {
+    /// The sequence; the handle is used up.
+    Ready(Snapshot, BlockTable),
+    /// Its import is still in flight and the handle lives on: ask again once [`Cache::on_landed`] has called.
+    Pending,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvInfo {
+    pub n_tokens: u32,
+    /// Tokens whose KV the handle holds.
+    pub computed: u32,
+    pub n_blocks: u32,
+    pub image_bytes: u64,
+    pub ticket_bytes: u64,
+    pub lease_left: Duration,
+    /// Nothing but this is known yet: the import has not landed.
+    pub importing: bool,
+}
+
+impl Shared {
+    /// Makes a handle of a table: O(1) in tokens, the blocks stay where they are.
+    pub(super) fn export(
+        self: &Arc<Self>,
+        snapshot: Snapshot,
+        table: BlockTable,
+        lease: Option<Duration>,
+    ) -> Result<KvId> {
+        if !table.belongs_to(self) {
+            bail!(InvalidArgument, "KV export: the block table is another cache's");
+        }
+        if let Err(text) = image::validate(&snapshot) {
+            bail!(InvalidArgument, "KV export: {text}");
+        }
+        let need = snapshot.computed.div_ceil(self.geometry.block_tokens) as usize;
+        if table.blocks().len() < need {
+            let found = table.blocks().len();
+            bail!(
+                InvalidArgument,
+                "KV export: {} computed tokens need {need} blocks, found {found}",
+                snapshot.computed
+            );
+        }
+        let snapshot = Arc::new(snapshot);
+        let (Some(key), mut blocks) = table.into_parts() else {
+            bail!(InvalidArgument, "KV export: the block table was exported already");
+        };
+        self.with(|state| {
+            // Blocks that were reserved ahead have nothing in them.
+            if blocks.len() > need {
+                state.blocks.release_all(&blocks[need..]);
+                blocks.truncate(need);
+                state.tables[key as usize].blocks.truncate(need);
+            }
+            let issued = if state.closed {
+                Err(crate::error!(Shutdown, "KV export: the cache is closed"))
+            } else {
+                state.export(snapshot, key, blocks, lease.unwrap_or(self.config.lease))
+            };
+            if issued.is_err() {
+                state.drop_table(key);
+            }
+            issued
+        })
+    }
+}
+
+impl Cache {
+    /// Makes a handle of a sequence at a step boundary. The table moves into it: 0 bytes, O(1) at any length. On
+    /// failure the table's blocks are returned. `lease`: None is the cache's.
+    pub fn export(&self, snapshot: Snapshot, table: BlockTable, lease: Option<Duration>) -> Result<KvId> {
+        self.shared.export(snapshot, table, lease)
+    }
+
+    /// Takes the sequence out of a handle. Of several callers exactly one gets it, the others get EXPIRED. The
+    /// handle of an import that failed gives that failure.
+    pub fn consume(&self, id: KvId) -> Result<Consumed> {
+        let taken = self.shared.with(|state| {
+            let slot = state.find(id)?;
+            match state.slots.body(slot) {
+                Body::Importing { .. } => return Ok(None),
+                Body::Failed { error, .. } => return Err(error.clone()),
+                Body::Ready(export) => {
+                    let key = export.table as usize;
+                    state.tables[key].owner = Owner::Request;
+                }
+                Body::Vacant => {}
+            }
+            match state.end(slot, End::Consumed) {
+                Body::Ready(export) => Ok(Some(export)),
+                _ => bail!(Internal, "{id}: live, but its slot is empty"),
+            }
+        })?;
+        let Some(Export { snapshot, table, blocks, .. }) = taken else { return Ok(Consumed::Pending) };
+        let table = BlockTable::new(self.shared.clone(), table, blocks);
+        Ok(Consumed::Ready(Arc::unwrap_or_clone(snapshot), table))
+    }
+
+    /// The snapshot of a handle, to look at before consuming it. None while its import is in flight.
+    pub fn peek(&self, id: KvId) -> Result<Option<Arc<Snapshot>>> {
+        self.shared.with(|state| {
+            let slot = state.find(id)?;
+            match state.slots.body(slot) {
+                Body::Ready(export) => Ok(Some(export.snapshot.clone())),
+                Body::Failed { error, .. } => Err(error.clone()),
+                Body::Importing { .. } | Body::Vacant => Ok(None),
+            }
+        })
+    }
+
+    /// Another handle of the same sequence. The blocks are shared; whoever writes one first gets a copy of it.
+    /// The lease begins anew.
+    pub fn duplicate(&self, id: KvId) -> Result<KvId> {
+        self.shared.with(|state| {
+            let (_, export) = state.ready(id)?;
+            let (snapshot, blocks, lease) = (export.snapshot.clone(), export.blocks.clone(), export.lease);
+            let table = state.share(Owner::Export, &blocks);
+            let issued = state.export(snapshot, table, blocks, lease);
+            if issued.is_err() {
+                state.drop_table(table);
+            }
+            issued
+        })
+    }
+
+    pub fn info(&self, id: KvId) -> Result<KvInfo> {
+        let shared = &self.shared;
+        let found = shared.with(|state| {
+            let slot = state.find(id)?;
+            Ok(match state.slots.body(slot) {
+                Body::Importing { .. } => None,
+                _ => {
+                    let (_, export) = state.ready(id)?;
+                    Some((export.snapshot.clone(), export.deadline))
+                }
+            })
+        })?;
+        let Some((snapshot, deadline)) = found else {
+            return Ok(KvInfo {
+                n_tokens: 0,
+                computed: 0,
+                n_blocks: 0,
+                image_bytes: 0,
+                ticket_bytes: 0,
+                lease_left: shared.config.lease,
+                importing: true,
+            });
+        };
+        let n_blocks = snapshot.computed.div_ceil(shared.geometry.block_tokens);
+        let head = image::head_len(&shared.identity, &snapshot) as u64;
+        Ok(KvInfo {
+            n_tokens: snapshot.tokens.len() as u32,
+            computed: snapshot.computed,
+            n_blocks,
+            image_bytes: head + u64::from(n_blocks) * image::record_len(&shared.geometry) as u64,
+            ticket_bytes: ticket::len(&shared.identity) as u64,
+            lease_left: deadline.saturating_duration_since(Instant::now()),
+            importing: false,
+        })
+    }
+
+    /// The lease is `lease` from now on. The lease of an import begins when it lands.
+    pub fn renew(&self, id: KvId, lease: Duration) -> Result<()> {
+        self.shared.with(|state| {
+            let slot = state.find(id)?;
+            state.renew(slot, lease);
+            Ok(())
+        })
+    }
+
+    /// Ends a handle. Its blocks return once no transfer touches them. Fine on handles that ended already;
+    /// NOT_FOUND for what was never a handle of this cache.
+    pub fn release(&self, id: KvId) -> Result<()> {
+        self.shared.with(|state| {
+            if !state.slots.was_issued(id) {
+                bail!(NotFound, "{id}: never issued by this cache");
+            }
+            if let Ok(slot) = state.find(id) {
+                state.end_and_free(slot, End::Released);
+            }
+            Ok(())
+        })
+    }
+
+    /// Calls `waker` once when the import behind `id` has landed, failed or was released. False, and nothing is
+    /// registered, if it is not in flight (any more).
+    pub fn on_landed(&self, id: KvId, waker: Waker) -> bool {
+        self.shared.with(|state| {
+            let Ok(slot) = state.find(id) else { return false };
+            match state.slots.body_mut(slot) {
+                Body::Importing { wakers, .. } => {
+                    wakers.push(waker);
+                    true
+                }
+                _ => false,
+            }
+        })
+    }
+
+    /// The snapshot behind a handle, and a transfer's hold on all of its blocks.
+    pub(crate) fn pin(&self, id: KvId) -> Result<(Arc<Snapshot>, BlockTable)> {
+        self.pin_range(id, 0..usize::MAX)
+    }
+
+    pub(super) fn pin_range(&self, id: KvId, range: std::ops::Range<usize>) -> Result<(Arc<Snapshot>, BlockTable)> {
+        let (snapshot, key, blocks) = self.shared.with(|state| {
+            let (_, export) = state.ready(id)?;
+            let (begin, end) = (range.start.min(export.blocks.len()), range.end.min(export.blocks.len()));
+            let (snapshot, blocks) = (export.snapshot.clone(), export.blocks[begin..end].to_vec());
+            let key = state.share(Owner::Transfer, &blocks);
+            Ok((snapshot, key, blocks))
+        })?;
+        Ok((snapshot, BlockTable::new(self.shared.clone(), key, blocks)))
+    }
+
+    /// Ends a handle as consumed after its blocks were copied to another cache; fails if it ended meanwhile.
+    pub(crate) fn end_consumed(&self, id: KvId) -> Result<()> {
+        self.shared.with(|state| {
+            let (slot, _) = state.ready(id)?;
+            state.end_and_free(slot, End::Consumed);
+            Ok(())
+        })
+    }
+
+    /// Where a handle comes from, as tickets and images say it.
+    pub(super) fn origin(&self, id: KvId) -> Result<(Arc<Snapshot>, Origin, Option<Arc<Vec<u8>>>)> {
+        self.shared.with(|state| {
+            let epoch = state.epoch;
+            let (_, export) = state.ready(id)?;
+            let left = export.deadline.saturating_duration_since(Instant::now());
+            let lease_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
+            let origin = Origin { epoch, handle: id.0, lease_ms };
+            Ok((export.snapshot.clone(), origin, export.head.clone()))
+        })
+    }
+
+    /// Counts KV bytes that left.
+    pub(crate) fn count_out(&self, bytes: usize) {
+        self.shared.bytes_out.fetch_add(bytes as u64, Relaxed);
+    }
+}

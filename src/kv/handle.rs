@@ -1,0 +1,198 @@
+//! KV handles: ids that cannot be mistaken for another cache's or an earlier handle's.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Waker;
+use super::state::TableKey;
+use crate::backend::BlockId;
+use crate::bail;
+use crate::error::{Error, Result};
+use crate::sequence::Snapshot;
+
+const SLOT_BITS: u32 = 20;
+const GENERATION_BITS: u32 = 24;
+const NONCE_BITS: u32 = 20;
+const MAX_GENERATION: u32 = (1 << GENERATION_BITS) - 1;
+
+/// Ended handles whose slots are not used again yet, so that a late user still learns how the handle ended.
+const QUARANTINE: usize = 1024;
+
+/// A KV handle: `nonce (20 bits) | generation (24) | slot (20)`. Generations begin at 1, so no handle is 0.
+/// Any number may be asked for: one that is no live handle of the cache is an error, never another handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KvId(pub u64);
+
+impl std::fmt::Display for KvId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "KV handle {:#x}", self.0)
+    }
+}
+
+impl KvId {
+    fn new(nonce: u32, generation: u32, slot: u32) -> KvId {
+        let nonce = u64::from(nonce & ((1 << NONCE_BITS) - 1));
+        KvId(nonce << (SLOT_BITS + GENERATION_BITS) | u64::from(generation) << SLOT_BITS | u64::from(slot))
+    }
+
+    fn split(self) -> (u32, u32, usize) {
+        let slot = self.0 & ((1 << SLOT_BITS) - 1);
+        let generation = (self.0 >> SLOT_BITS) as u32 & MAX_GENERATION;
+        ((self.0 >> (SLOT_BITS + GENERATION_BITS)) as u32, generation, slot as usize)
+    }
+}
+
+/// How a handle ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Consumed,
+    LeaseOver,
+    Released,
+}
+
+/// What a live handle stands for.
+pub(super) enum Body {
+    Vacant,
+    /// A transfer is on its way; `epoch` is the cache's at its start.
+    Importing {
+        epoch: [u8; 16],
+        wakers: Vec<Waker>,
+    },
+    /// The transfer failed; kept until released or the lease is over, so that whoever asks learns why.
+    Failed {
+        error: Error,
+        deadline: Instant,
+    },
+    Ready(Export),
+}
+
+/// A snapshot under a lease.
+pub(super) struct Export {
+    pub snapshot: Arc<Snapshot>,
+    pub table: TableKey,
+    /// The table's blocks, as the `BlockTable` brought them: moving them back and forth is all a handoff does.
+    pub blocks: Vec<BlockId>,
+    pub lease: Duration,
+    pub deadline: Instant,
+    /// The image's head, once somebody has asked for it: it must not change between reads.
+    pub head: Option<Arc<Vec<u8>>>,
+}
+
+struct Slot {
+    generation: u32,
+    end: End,
+    body: Body,
+}
+
+/// All handles of one cache.
+pub(super) struct Slots {
+    nonce: u32,
+    slots: Vec<Slot>,
+    free: VecDeque<u32>,
+}
+
+impl Slots {
+    pub fn new(nonce: u32) -> Slots {
+        Slots { nonce: nonce & ((1 << NONCE_BITS) - 1), slots: Vec::new(), free: VecDeque::new() }
+    }
+
+    /// A new handle, and the number of its slot.
+    pub fn issue(&mut self, body: Body) -> Result<(KvId, u32)> {
+        let full = self.slots.len() >= 1 << SLOT_BITS;
+        let reused = if self.free.len() > QUARANTINE || full { self.free.pop_front() } else { None };
+        let index = match reused {
+            Some(index) => index,
+            None if full => bail!(OutOfMemory, "KV handles: all {} are in use", 1 << SLOT_BITS),
+            None => {
+                self.slots.push(Slot { generation: 0, end: End::Released, body: Body::Vacant });
+                self.slots.len() as u32 - 1
+            }
+        };
+        let slot = &mut self.slots[index as usize];
+        slot.generation += 1;
+        slot.body = body;
+        Ok((KvId::new(self.nonce, slot.generation, index), index))
+    }
+
+    /// Was this id ever given out by this cache?
+    pub fn was_issued(&self, id: KvId) -> bool {
+        let (nonce, generation, slot) = id.split();
+        nonce == self.nonce && generation > 0 && self.slots.get(slot).is_some_and(|s| generation <= s.generation)
+    }
+
+    /// The slot of a live handle; what became of it otherwise.
+    pub fn find(&self, id: KvId) -> Result<u32> {
+        let (nonce, generation, index) = id.split();
+        let slot =
+            self.slots.get(index).filter(|s| nonce == self.nonce && s.generation == generation && generation > 0);
+        match slot {
+            None => bail!(NotFound, "{id}: unknown to this cache, or ended long ago"),
+            Some(Slot { body: Body::Vacant, end, .. }) => match end {
+                End::Consumed => bail!(Expired, "{id}: consumed already"),
+                End::LeaseOver => bail!(Expired, "{id}: its lease is over"),
+                End::Released => bail!(NotFound, "{id}: released"),
+            },
+            Some(_) => Ok(index as u32),
+        }
+    }
+
+    pub fn body(&self, slot: u32) -> &Body {
+        &self.slots[slot as usize].body
+    }
+
+    pub fn body_mut(&mut self, slot: u32) -> &mut Body {
+        &mut self.slots[slot as usize].body
+    }
+
+    /// Ends a live handle. Its slot rests a while; one whose generations are used up is never used again.
+    pub fn end(&mut self, index: u32, end: End) -> Body {
+        let slot = &mut self.slots[index as usize];
+        slot.end = end;
+        if slot.generation < MAX_GENERATION {
+            self.free.push_back(index);
+        }
+        std::mem::replace(&mut slot.body, Body::Vacant)
+    }
+
+    /// Slots of all live handles.
+    pub fn live(&self) -> impl Iterator<Item = (u32, &Body)> {
+        let bodies = self.slots.iter().enumerate().map(|(i, s)| (i as u32, &s.body));
+        bodies.filter(|(_, body)| !matches!(body, Body::Vacant))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Status;
+
+    #[test]
+    fn ids_keep_caches_generations_and_slots_apart() {
+        let (mut a, mut b) = (Slots::new(1), Slots::new(2));
+        let failed = || Body::Failed { error: crate::error!(Io, "x"), deadline: Instant::now() };
+        let (id, slot) = a.issue(failed()).unwrap();
+        b.issue(failed()).unwrap();
+        assert_eq!(b.find(id).unwrap_err().status, Status::NotFound);
+        assert_eq!(a.find(KvId(0)).unwrap_err().status, Status::NotFound);
+        assert!(!a.was_issued(KvId::new(1, 2, 0)) && !a.was_issued(KvId::new(1, 1, 1)) && a.was_issued(id));
+        a.end(slot, End::LeaseOver);
+        assert_eq!(a.find(id).unwrap_err().status, Status::Expired);
+        for _ in 0..3 * QUARANTINE {
+            let (other, slot) = a.issue(failed()).unwrap();
+            assert_ne!(other, id);
+            a.end(slot, End::Released);
+        }
+        assert!(a.slots.len() <= QUARANTINE + 2 && a.was_issued(id));
+        assert_eq!(a.find(id).unwrap_err().status, Status::NotFound);
+    }
+
+    #[test]
+    fn a_slot_whose_generations_are_used_up_is_retired() {
+        let mut slots = Slots::new(7);
+        let (_, slot) = slots.issue(Body::Importing { epoch: [0; 16], wakers: Vec::new() }).unwrap();
+        slots.slots[0].generation = MAX_GENERATION;
+        slots.end(slot, End::Consumed);
+        assert!(slots.free.is_empty());
+    }
+}

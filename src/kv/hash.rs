@@ -1,0 +1,74 @@
+//! The rolling hash chain over a sequence's tokens: what names a full block in the prefix index and in images.
+
+use std::fmt;
+
+/// Name of a full block: BLAKE3 over its parent's name and its own tokens, so equal names mean equal prefixes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BlockHash(pub [u8; 32]);
+
+impl fmt::Debug for BlockHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", u64::from_be_bytes(self.0[..8].try_into().unwrap_or_default()))
+    }
+}
+
+const ROOT_CONTEXT: &str = "cleave 2026-11 KV block hash chain v1";
+
+/// Block names of one sequence, extended as its tokens come.
+#[derive(Clone, Debug)]
+pub struct HashChain {
+    root: BlockHash,
+    block_tokens: usize,
+    hashes: Vec<BlockHash>,
+    /// Little-endian tokens of the block that is not full yet.
+    partial: Vec<u8>,
+}
+
+impl HashChain {
+    /// An empty chain. Chains of different salts or block sizes share no name.
+    pub fn new(salt: u64, block_tokens: u32) -> HashChain {
+        let mut root = blake3::Hasher::new_derive_key(ROOT_CONTEXT);
+        root.update(&salt.to_le_bytes()).update(&block_tokens.to_le_bytes());
+        HashChain {
+            root: BlockHash(*root.finalize().as_bytes()),
+            block_tokens: block_tokens.max(1) as usize,
+            hashes: Vec::new(),
+            partial: Vec::new(),
+        }
+    }
+
+    /// The chain over `tokens`.
+    pub fn of(salt: u64, block_tokens: u32, tokens: &[u32]) -> HashChain {
+        let mut chain = HashChain::new(salt, block_tokens);
+        chain.extend(tokens);
+        chain
+    }
+
+    /// Appends tokens; blocks that become full get their name.
+    pub fn extend(&mut self, tokens: &[u32]) {
+        for token in tokens {
+            self.partial.extend_from_slice(&token.to_le_bytes());
+            if self.partial.len() == 4 * self.block_tokens {
+                let mut hasher = blake3::Hasher::new();
+                hasher.update(&self.head().0).update(&self.partial);
+                self.hashes.push(BlockHash(*hasher.finalize().as_bytes()));
+                self.partial.clear();
+            }
+        }
+    }
+
+    /// Names of the full blocks, in order.
+    pub fn hashes(&self) -> &[BlockHash] {
+        &self.hashes
+    }
+
+    /// Tokens taken in so far.
+    pub fn len_tokens(&self) -> usize {
+        self.hashes.len() * self.block_tokens + self.partial.len() / 4
+    }
+
+    /// Name of the last full block; of the empty prefix if there is none.
+    pub fn head(&self) -> BlockHash {
+        self.hashes.last().copied().unwrap_or(self.root)
+    }
+}

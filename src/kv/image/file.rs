@@ -1,0 +1,83 @@
+//! Images in files: a parked sequence that survives the process.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::super::cache::{Cache, random};
+use super::super::handle::KvId;
+use super::envelope::{ENVELOPE, Envelope};
+use super::landing::Landing;
+use super::record_len;
+use crate::bail;
+use crate::error::{Error, Result};
+
+/// A file that is removed again unless it got its final name.
+struct Temporary(Option<PathBuf>);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Some(path) = self.0.take() {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+impl Cache {
+    /// Writes a handle's image to `path`, readable by its owner alone. The file appears whole or not at all, also
+    /// after a power cut. The handle stays.
+    pub fn save(&self, id: KvId, path: &Path) -> Result<()> {
+        let shown = path.display();
+        let Some(name) = path.file_name() else {
+            bail!(InvalidArgument, "{shown}: expected the path of a file");
+        };
+        let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut hidden = std::ffi::OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".{:016x}.tmp", u64::from_le_bytes(random()?)));
+        let mut temporary = Temporary(None);
+        let hidden = directory.join(hidden);
+        let io = |error: &std::io::Error| Error::io(shown.to_string(), error);
+        let open = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&hidden);
+        let mut file = open.map_err(|e| io(&e))?;
+        temporary.0 = Some(hidden.clone());
+        self.write_image(id, |bytes| file.write_all(bytes))?.map_err(|e| io(&e))?;
+        file.sync_all().map_err(|e| io(&e))?;
+        fs::rename(&hidden, path).map_err(|e| io(&e))?;
+        temporary.0 = None;
+        File::open(directory).and_then(|d| d.sync_all()).map_err(|e| io(&e))
+    }
+
+    /// A handle of the sequence in a file that [`Cache::save`] wrote. Reads it in pieces; the file stays.
+    pub fn load(&self, path: &Path) -> Result<KvId> {
+        self.load_file(path).map_err(|error| error.context(path.display()))
+    }
+
+    fn load_file(&self, path: &Path) -> Result<KvId> {
+        let io = |error: &std::io::Error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => crate::error!(Corrupt, "KV image: the file became shorter"),
+            _ => Error::io("KV image", error),
+        };
+        let file = File::open(path).map_err(|e| io(&e))?;
+        let metadata = file.metadata().map_err(|e| io(&e))?;
+        if !metadata.is_file() {
+            bail!(InvalidArgument, "KV image: expected a regular file");
+        }
+        let mut file = BufReader::with_capacity(1 << 16, file);
+        // Grows with what is really there, whatever the lengths in it say.
+        let mut head = Vec::new();
+        file.by_ref().take(ENVELOPE as u64).read_to_end(&mut head).map_err(|e| io(&e))?;
+        let envelope = Envelope::peek(&head)?;
+        envelope.check_len(metadata.len())?;
+        file.by_ref().take((envelope.head_len - ENVELOPE) as u64).read_to_end(&mut head).map_err(|e| io(&e))?;
+        let mut landing = Landing::begin(self, &envelope, &head)?;
+        let mut record = vec![0; record_len(&self.shared.geometry)];
+        while landing.missing() > 0 {
+            file.read_exact(&mut record).map_err(|e| io(&e))?;
+            landing.record(&record)?;
+        }
+        let (snapshot, table) = landing.finish()?;
+        self.shared.export(snapshot, table, None)
+    }
+}

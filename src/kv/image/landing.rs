@@ -1,0 +1,106 @@
+//! Importing an image: everything about it is verified before its sequence can be used.
+
+use super::super::cache::Cache;
+use super::super::handle::KvId;
+use super::super::import::Incoming;
+use super::super::table::BlockTable;
+use super::envelope::{Envelope, Kind, block_tag};
+use super::sections::{SEQUENCE, Sections};
+use super::{TAG, record_len, sequence};
+use crate::bail;
+use crate::error::Result;
+use crate::sequence::Snapshot;
+
+/// An image being taken in, record by record. Dropping it returns the blocks.
+pub(in crate::kv) struct Landing {
+    incoming: Incoming,
+    key: [u8; 32],
+    next: usize,
+}
+
+impl Landing {
+    /// Verifies a head, in the order of docs/kv-image-format.md, and reserves the blocks it announces.
+    pub fn begin(cache: &Cache, envelope: &Envelope, head: &[u8]) -> Result<Landing> {
+        let shared = &cache.shared;
+        if envelope.kind != Kind::Image {
+            bail!(InvalidArgument, "KV image: expected an image, found a ticket");
+        }
+        let sections = Sections::parse(envelope.open(head, &shared.keys)?)?;
+        sections.check_compatible(&shared.identity, &shared.geometry)?;
+        let snapshot = sequence::decode(sections.get(SEQUENCE)?)?;
+        sections.origin()?;
+        let (full, head_hash) = sections.chain()?;
+        let chain = cache.chain(&snapshot);
+        if full as usize != chain.hashes().len() || head_hash != chain.head() {
+            bail!(
+                Corrupt,
+                "hash chain: expected {} blocks up to {:?}, found {full} up to {head_hash:?}",
+                chain.hashes().len(),
+                chain.head()
+            );
+        }
+        let blocks = sections.blocks()?;
+        let count = snapshot.computed.div_ceil(shared.geometry.block_tokens);
+        let record = record_len(&shared.geometry) as u64;
+        let body = u64::from(count) * record;
+        for (field, expected, found) in [
+            ("block count", u64::from(count), u64::from(blocks.count)),
+            ("record length", record, blocks.record_len),
+            ("length of the block records", body, envelope.total_len - envelope.head_len as u64),
+        ] {
+            if expected != found {
+                bail!(Corrupt, "KV image: {field}: expected {expected}, found {found}");
+            }
+        }
+        let key = shared.keys.block_key(&blocks.nonce);
+        Ok(Landing { incoming: Incoming::new(cache, snapshot, chain)?, key, next: 0 })
+    }
+
+    /// Records that are still to come.
+    pub fn missing(&self) -> usize {
+        self.incoming.n_blocks() - self.next
+    }
+
+    /// Verifies the next record and copies its data, unless this cache has the block already.
+    pub fn record(&mut self, record: &[u8]) -> Result<()> {
+        let index = self.next;
+        let Some((data, tag)) = record.split_last_chunk::<TAG>() else {
+            bail!(Corrupt, "KV image: block {index}: expected a record, found {} bytes", record.len());
+        };
+        if block_tag(&self.key, index, data) != blake3::Hash::from_bytes(*tag) {
+            bail!(Corrupt, "KV image: block {index}: its tag does not match its bytes");
+        }
+        if index >= self.incoming.present {
+            self.incoming.write(index, 0, data);
+        }
+        self.next += 1;
+        Ok(())
+    }
+
+    pub fn finish(self) -> Result<(Snapshot, BlockTable)> {
+        if self.missing() > 0 {
+            bail!(Corrupt, "KV image: truncated: {} block records are missing", self.missing());
+        }
+        Ok(self.incoming.finish())
+    }
+}
+
+impl Cache {
+    /// Verifies an image and takes its sequence in.
+    pub(crate) fn take_image(&self, data: &[u8]) -> Result<(Snapshot, BlockTable)> {
+        let envelope = Envelope::peek(data)?;
+        envelope.check_len(data.len() as u64)?;
+        let (head, records) = data.split_at(envelope.head_len);
+        let mut landing = Landing::begin(self, &envelope, head)?;
+        for record in records.chunks(record_len(&self.shared.geometry)) {
+            landing.record(record)?;
+        }
+        landing.finish()
+    }
+
+    /// A handle of the sequence in an image. Nothing of the image is used unless all of it is sound.
+    pub fn import_image(&self, data: &[u8]) -> Result<KvId> {
+        let (snapshot, table) = self.take_image(data)?;
+        self.shared.export(snapshot, table, None)
+    }
+}

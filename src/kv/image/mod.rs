@@ -1,0 +1,39 @@
+//! KV images: a snapshot with its blocks, for any wire or a file. docs/kv-image-format.md has every byte.
+
+mod envelope;
+mod file;
+mod landing;
+mod sections;
+mod sequence;
+mod source;
+mod wire;
+
+use super::cache::CacheIdentity;
+use crate::backend::KvGeometry;
+use crate::sequence::Snapshot;
+
+pub(super) use envelope::{ENVELOPE, Keys, MAC, seal};
+pub(crate) use envelope::{Envelope, Kind};
+pub(super) use sections::{ENDPOINTS, Origin, Sections, common_len, ticket_len, write_common, write_ticket};
+pub(super) use sequence::{encode as encode_sequence, validate};
+pub(crate) use source::mask;
+pub(super) use wire::{Reader, Writer};
+
+#[cfg(test)]
+pub(super) use source::{Records, encode_head};
+
+/// Bytes of a block record's tag.
+const TAG: usize = 32;
+
+/// Who wrote it, for people.
+pub(super) const LIBRARY_TEXT: &str = concat!("cleave ", env!("CARGO_PKG_VERSION"));
+
+/// Bytes of a block record.
+pub(super) fn record_len(geometry: &KvGeometry) -> usize {
+    geometry.block_bytes() + TAG
+}
+
+/// Bytes of an image before its block records.
+pub(super) fn head_len(identity: &CacheIdentity, snapshot: &Snapshot) -> usize {
+    ENVELOPE + common_len(identity) + sections::image_len(sequence::encoded_len(snapshot)) + MAC
+}

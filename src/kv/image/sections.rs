@@ -1,0 +1,245 @@
+//! The sections of a head: what is written, and what an importer insists on.
+
+use super::super::cache::CacheIdentity;
+use super::super::hash::BlockHash;
+use super::wire::{Reader, Writer};
+use crate::backend::KvGeometry;
+use crate::bail;
+use crate::error::Result;
+use crate::tensor::Dtype;
+
+/// A reader that does not know the section must refuse.
+const CRITICAL: u16 = 1;
+pub(in crate::kv) const LIBRARY: u16 = 1;
+pub(in crate::kv) const IDENTITY: u16 = 2;
+pub(in crate::kv) const GEOMETRY: u16 = 3;
+pub(in crate::kv) const SEQUENCE: u16 = 4;
+pub(in crate::kv) const CHAIN: u16 = 5;
+pub(in crate::kv) const ORIGIN: u16 = 6;
+pub(in crate::kv) const BLOCKS: u16 = 7;
+pub(in crate::kv) const DIGEST: u16 = 8;
+pub(in crate::kv) const ENDPOINTS: u16 = 9;
+const KNOWN: usize = 10;
+
+const SECTION_HEADER: usize = 8;
+/// Payload bytes of the sections whose size is fixed.
+const GEOMETRY_LEN: usize = 48;
+const CHAIN_LEN: usize = 36;
+const ORIGIN_LEN: usize = 28;
+const BLOCKS_LEN: usize = 48;
+const DIGEST_LEN: usize = 40;
+
+/// The one cache group of this version: all layers, attending to everything.
+const GROUP_FULL: u32 = 0;
+
+/// Where a handle came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::kv) struct Origin {
+    pub epoch: [u8; 16],
+    pub handle: u64,
+    pub lease_ms: u32,
+}
+
+/// Writes the sections that tickets and images have in common.
+pub(in crate::kv) fn write_common(
+    w: &mut Writer,
+    library: &str,
+    identity: &CacheIdentity,
+    geometry: &KvGeometry,
+    origin: &Origin,
+) {
+    w.section(LIBRARY, 0, clip(library).as_bytes());
+    let mut section = Writer::default();
+    let name = clip(&identity.name);
+    section.bytes(&identity.fingerprint).bytes(&identity.tokenizer_digest);
+    section.u16(name.len() as u16).bytes(name.as_bytes());
+    w.section(IDENTITY, CRITICAL, &section.0);
+    let g = geometry;
+    let mut section = Writer::default();
+    section.u32(g.layers).u32(g.kv_heads).u32(g.head_dim).u32(g.block_tokens).u32(g.dtype as u32);
+    // Shard 0 of 1; one group: kind, window, first layer, layers.
+    section.u32(0).u32(1).u32(1).u32(GROUP_FULL).u32(0).u32(0).u32(g.layers);
+    w.section(GEOMETRY, CRITICAL, &section.0);
+    let mut section = Writer::default();
+    section.bytes(&origin.epoch).u64(origin.handle).u32(origin.lease_ms);
+    w.section(ORIGIN, CRITICAL, &section.0);
+}
+
+/// Bytes of [`write_common`] for the text of this library version.
+pub(in crate::kv) fn common_len(identity: &CacheIdentity) -> usize {
+    let texts = clip(super::LIBRARY_TEXT).len() + 66 + clip(&identity.name).len();
+    4 * SECTION_HEADER + texts + GEOMETRY_LEN + ORIGIN_LEN
+}
+
+/// Bytes of the sections that only an image has.
+pub(in crate::kv) fn image_len(sequence: usize) -> usize {
+    3 * SECTION_HEADER + sequence + CHAIN_LEN + BLOCKS_LEN
+}
+
+/// Bytes of the sections that only a ticket has.
+pub(in crate::kv) fn ticket_len(endpoints: usize) -> usize {
+    2 * SECTION_HEADER + DIGEST_LEN + endpoints
+}
+
+pub(in crate::kv) fn write_image(w: &mut Writer, sequence: &[u8], chain: (u32, BlockHash), blocks: &BlocksSection) {
+    w.section(SEQUENCE, CRITICAL, sequence);
+    let mut section = Writer::default();
+    section.u32(chain.0).bytes(&chain.1.0);
+    w.section(CHAIN, CRITICAL, &section.0);
+    let mut section = Writer::default();
+    section.bytes(&blocks.nonce).u32(blocks.count).u32(0).u64(blocks.record_len);
+    w.section(BLOCKS, CRITICAL, &section.0);
+}
+
+pub(in crate::kv) fn write_ticket(w: &mut Writer, n_tokens: u32, computed: u32, digest: &[u8; 32], endpoints: &[u8]) {
+    let mut section = Writer::default();
+    section.u32(n_tokens).u32(computed).bytes(digest);
+    w.section(DIGEST, CRITICAL, &section.0);
+    w.section(ENDPOINTS, CRITICAL, endpoints);
+}
+
+pub(in crate::kv) struct BlocksSection {
+    pub nonce: [u8; 32],
+    pub count: u32,
+    pub record_len: u64,
+}
+
+/// At most 255 bytes of a text, cut between characters.
+fn clip(text: &str) -> &str {
+    let end = (0..=text.len().min(255)).rev().find(|&end| text.is_char_boundary(end));
+    &text[..end.unwrap_or(0)]
+}
+
+/// The payload of each known section.
+pub(in crate::kv) struct Sections<'a>([Option<&'a [u8]>; KNOWN]);
+
+impl<'a> Sections<'a> {
+    /// Finds the known sections; skips unknown ones unless they are marked as critical.
+    pub fn parse(data: &'a [u8]) -> Result<Sections<'a>> {
+        let mut found = [None; KNOWN];
+        let mut r = Reader::new("sections", data);
+        while r.left() > 0 {
+            let (tag, flags, len) = (r.u16("tag")?, r.u16("flags")?, r.u32("length")?);
+            let payload = r.bytes(len as usize, "payload")?;
+            match found.get_mut(tag as usize).filter(|_| tag != 0) {
+                Some(Some(_)) => bail!(Corrupt, "sections: tag {tag} twice"),
+                Some(section) => *section = Some(payload),
+                None if flags & CRITICAL != 0 => bail!(
+                    Incompatible,
+                    "section {tag}: marked as one that must be understood; this library knows 1 to {}",
+                    KNOWN - 1
+                ),
+                None => {}
+            }
+        }
+        Ok(Sections(found))
+    }
+
+    pub fn get(&self, tag: u16) -> Result<&'a [u8]> {
+        match self.0[tag as usize] {
+            Some(payload) => Ok(payload),
+            None => bail!(Corrupt, "sections: tag {tag} is missing"),
+        }
+    }
+
+    /// The library that wrote it, for messages.
+    pub fn library(&self) -> String {
+        self.0[LIBRARY as usize].map_or_else(|| "unknown".into(), |text| text.escape_ascii().to_string())
+    }
+
+    pub fn origin(&self) -> Result<Origin> {
+        let mut r = Reader::new("origin", self.get(ORIGIN)?);
+        let origin = Origin { epoch: r.array("epoch")?, handle: r.u64("handle")?, lease_ms: r.u32("lease")? };
+        r.end()?;
+        Ok(origin)
+    }
+
+    pub fn chain(&self) -> Result<(u32, BlockHash)> {
+        let mut r = Reader::new("hash chain", self.get(CHAIN)?);
+        let chain = (r.u32("full blocks")?, BlockHash(r.array("head")?));
+        r.end()?;
+        Ok(chain)
+    }
+
+    pub fn blocks(&self) -> Result<BlocksSection> {
+        let mut r = Reader::new("blocks", self.get(BLOCKS)?);
+        let (nonce, count, reserved) = (r.array("nonce")?, r.u32("count")?, r.u32("reserved")?);
+        let record_len = r.u64("record length")?;
+        r.end()?;
+        if reserved != 0 {
+            bail!(Corrupt, "blocks: reserved: expected 0, found {reserved}");
+        }
+        Ok(BlocksSection { nonce, count, record_len })
+    }
+
+    /// Tokens, computed tokens, digest of the sequence.
+    pub fn digest(&self) -> Result<(u32, u32, [u8; 32])> {
+        let mut r = Reader::new("sequence digest", self.get(DIGEST)?);
+        let digest = (r.u32("token count")?, r.u32("computed tokens")?, r.array("digest")?);
+        r.end()?;
+        Ok(digest)
+    }
+
+    /// Refuses KV of another model, tokenizer or layout.
+    pub fn check_compatible(&self, identity: &CacheIdentity, geometry: &KvGeometry) -> Result<()> {
+        let mut r = Reader::new("identity", self.get(IDENTITY)?);
+        let (fingerprint, tokenizer) = (r.array::<32>("fingerprint")?, r.array::<32>("tokenizer digest")?);
+        let n = r.u16("name length")?;
+        let name = r.bytes(n as usize, "name")?.escape_ascii().to_string();
+        r.end()?;
+        let raw = self.get(GEOMETRY)?;
+        let mut r = Reader::new("geometry", raw);
+        let mut field = |name: &'static str| r.u32(name);
+        let (layers, kv_heads, head_dim) = (field("layers")?, field("KV heads")?, field("head dimension")?);
+        let (block_tokens, dtype) = (field("block tokens")?, field("dtype")?);
+        let (shard, shards, groups) = (field("shard")?, field("shards")?, field("cache groups")?);
+        let mut group = [0; 4];
+        for word in group.iter_mut().filter(|_| groups == 1) {
+            *word = field("cache group")?;
+        }
+        if groups == 1 {
+            r.end()?;
+        }
+
+        let wrote = self.library();
+        let differ = |field: &str, expected: String, found: String| {
+            let text = format!("{field}: expected {expected}, found {found} (KV of {name:?}, written by {wrote})");
+            Err(crate::error!(Incompatible, "{text}"))
+        };
+        if fingerprint != identity.fingerprint {
+            let expected = format!("{} ({})", hex(&identity.fingerprint), identity.name);
+            return differ("model fingerprint", expected, hex(&fingerprint));
+        }
+        if tokenizer != identity.tokenizer_digest {
+            return differ("tokenizer digest", hex(&identity.tokenizer_digest), hex(&tokenizer));
+        }
+        let g = geometry;
+        let name_of = |code: u32| Dtype::from_code(code).map_or_else(|| format!("code {code}"), |d| d.name().into());
+        if dtype != g.dtype as u32 {
+            return differ("KV dtype", name_of(g.dtype as u32), name_of(dtype));
+        }
+        for (field, expected, found) in [
+            ("layers", g.layers, layers),
+            ("KV heads", g.kv_heads, kv_heads),
+            ("head dimension", g.head_dim, head_dim),
+            ("block tokens", g.block_tokens, block_tokens),
+            ("tensor-parallel shard", 0, shard),
+            ("tensor-parallel shards", 1, shards),
+            ("cache groups", 1, groups),
+            ("cache group kind", GROUP_FULL, group[0]),
+            ("cache group window", 0, group[1]),
+            ("cache group's first layer", 0, group[2]),
+            ("cache group's layers", g.layers, group[3]),
+        ] {
+            if expected != found {
+                return differ(field, expected.to_string(), found.to_string());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first eight bytes of a digest, for messages.
+fn hex(digest: &[u8]) -> String {
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>() + "…"
+}

@@ -1,0 +1,34 @@
+//! The lease timer: the only thing that ends a lease, whatever engines and peers are doing.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use super::cache::Shared;
+
+/// Sleeps until the next deadline, ends what is due, and returns once the cache is closed.
+pub(super) fn run(shared: &Arc<Shared>) {
+    let mut state = shared.lock();
+    while !state.closed {
+        let now = Instant::now();
+        state.expire(now);
+        let due = state.due();
+        if !due.is_empty() {
+            drop(state);
+            for waker in due {
+                // A waker is the engine's; its panic must not end other handles' leases.
+                let _ = catch_unwind(AssertUnwindSafe(|| waker()));
+            }
+            state = shared.lock();
+            continue;
+        }
+        state.armed = state.deadlines.first().map(|&(deadline, _)| deadline);
+        state = match state.armed {
+            None => shared.timer.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(now);
+                shared.timer.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+    }
+}

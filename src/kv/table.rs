@@ -1,0 +1,126 @@
+//! Block tables: the blocks of one sequence, in order.
+
+use std::sync::Arc;
+
+use super::cache::Shared;
+use super::hash::BlockHash;
+use super::state::{Owner, TableKey};
+use crate::backend::BlockId;
+
+/// Blocks of one sequence: token `t` lies in block `t / block_tokens`. Dropping it returns them.
+pub struct BlockTable {
+    shared: Arc<Shared>,
+    /// None once the table was given to a handle.
+    key: Option<TableKey>,
+    blocks: Vec<BlockId>,
+}
+
+impl BlockTable {
+    pub(super) fn new(shared: Arc<Shared>, key: TableKey, blocks: Vec<BlockId>) -> BlockTable {
+        BlockTable { shared, key: Some(key), blocks }
+    }
+
+    /// The registered table, whose return is now the caller's duty.
+    pub(super) fn into_parts(mut self) -> (Option<TableKey>, Vec<BlockId>) {
+        (self.key.take(), std::mem::take(&mut self.blocks))
+    }
+
+    pub(super) fn belongs_to(&self, shared: &Arc<Shared>) -> bool {
+        Arc::ptr_eq(&self.shared, shared)
+    }
+
+    pub fn blocks(&self) -> &[BlockId] {
+        &self.blocks
+    }
+
+    /// Tokens that fit into the blocks it has.
+    pub fn capacity_tokens(&self) -> usize {
+        self.blocks.len() * self.shared.geometry.block_tokens as usize
+    }
+
+    /// Takes the longest cached run of full blocks of `chain` and returns how many; they count as used just now.
+    /// The table must be empty, otherwise nothing is taken.
+    pub fn adopt_prefix(&mut self, chain: &[BlockHash]) -> usize {
+        let Some(key) = self.key.filter(|_| self.blocks.is_empty() && !chain.is_empty()) else { return 0 };
+        let blocks = &mut self.blocks;
+        self.shared.with(|state| {
+            state.blocks.adopt(chain, blocks);
+            state.tables[key as usize].blocks.clone_from(blocks);
+        });
+        self.blocks.len()
+    }
+
+    /// Makes the blocks of tokens `[computed, upto)` writable by this table and present: missing ones are
+    /// allocated, evicting idle prefix blocks, and those that others can see are replaced by copies. False, and
+    /// nothing has changed, if there are not enough blocks.
+    #[must_use]
+    pub fn reserve(&mut self, computed: u32, upto: u32) -> bool {
+        let Some(key) = self.key else { return false };
+        let block_tokens = self.shared.geometry.block_tokens;
+        let need = upto.div_ceil(block_tokens) as usize;
+        let first = (computed / block_tokens) as usize;
+        let blocks = &mut self.blocks;
+        // Copies to make, and the table that holds their sources meanwhile.
+        let mut copies = Vec::new();
+        let pin = self.shared.with(|state| {
+            let written = first..need.min(blocks.len());
+            let shared: Vec<usize> = written.filter(|&i| state.blocks.is_shared(blocks[i])).collect();
+            let missing = need.saturating_sub(blocks.len());
+            if shared.is_empty() && missing == 0 {
+                return Some(None);
+            }
+            let mut fresh = Vec::with_capacity(shared.len() + missing);
+            if !state.blocks.allocate(shared.len() + missing, &mut fresh) {
+                return None;
+            }
+            let own = &mut state.tables[key as usize].blocks;
+            let mut sources = Vec::with_capacity(shared.len());
+            for (&i, &to) in shared.iter().zip(&fresh) {
+                let from = std::mem::replace(&mut blocks[i], to);
+                own[i] = to;
+                sources.push(from);
+                // A block of which nothing is computed yet has nothing to copy.
+                if computed > i as u32 * block_tokens {
+                    copies.push((from, to));
+                }
+            }
+            blocks.extend_from_slice(&fresh[shared.len()..]);
+            own.extend_from_slice(&fresh[shared.len()..]);
+            Some((!sources.is_empty()).then(|| state.add_table(Owner::Transfer, sources)))
+        });
+        let Some(pin) = pin else { return false };
+        let _sources = pin.map(|key| BlockTable::new(self.shared.clone(), key, Vec::new()));
+        copies.into_iter().for_each(|(from, to)| self.shared.store.copy(from, to));
+        true
+    }
+
+    /// Enters the full, computed block `index` into the prefix index under its name. If the name is there
+    /// already, the block that has it stays. A block published must not be written again before [`Self::reserve`].
+    pub fn publish(&mut self, index: usize, hash: BlockHash) {
+        if let Some(&block) = self.blocks.get(index) {
+            self.shared.with(|state| {
+                if !state.closed {
+                    state.blocks.publish(block, hash);
+                }
+            });
+        }
+    }
+
+    /// Returns all blocks; the table stays usable.
+    pub fn clear(&mut self) {
+        let Some(key) = self.key else { return };
+        self.blocks.clear();
+        self.shared.with(|state| {
+            let blocks = std::mem::take(&mut state.tables[key as usize].blocks);
+            state.blocks.release_all(&blocks);
+        });
+    }
+}
+
+impl Drop for BlockTable {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            self.shared.with(|state| state.drop_table(key));
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! One step of a decoder-only model over any backend.
+
+use std::sync::Arc;
+
+use crate::backend::{AttentionArgs, Backend, Batch, BlockStore, KvGeometry, RopeRows};
+use crate::bail;
+use crate::error::Result;
+use crate::model::Model;
+use crate::model::rope::Rope;
+use crate::model::weights::{LayerWeights, Weights};
+
+/// Runs batches: what an engine sees of a model on a device.
+pub trait Executor: Send {
+    /// Runs the batch: stores K and V of all its rows, and leaves the logits of `batch.logit_rows` in `logits` as
+    /// `[rows, vocab]`. After an error the KV of the batch's rows is unspecified.
+    fn execute(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<()>;
+
+    fn vocab_size(&self) -> usize;
+}
+
+/// A model's step on one device. Belongs to one engine; weights and KV are shared.
+pub struct Decoder<B: Backend> {
+    model: Arc<Model>,
+    weights: Arc<Weights<B>>,
+    kv: Arc<B::Kv>,
+    backend: B,
+    rope: Rope,
+    scale: f32,
+    buffers: Buffers<B>,
+}
+
+/// Activations, kept from step to step.
+struct Buffers<B: Backend> {
+    rope: RopeRows,
+    /// The residual stream.
+    x: B::Buffer,
+    /// What a sublayer or the head reads.
+    normed: B::Buffer,
+    q: B::Buffer,
+    k: B::Buffer,
+    v: B::Buffer,
+    attended: B::Buffer,
+    gate: B::Buffer,
+    up: B::Buffer,
+    logits: B::Buffer,
+}
+
+impl<B: Backend> Decoder<B> {
+    /// INCOMPATIBLE when the KV pool is not of this model's shape.
+    pub fn new(model: Arc<Model>, weights: Arc<Weights<B>>, backend: B, kv: Arc<B::Kv>) -> Result<Self> {
+        let found = *kv.geometry();
+        let expected = KvGeometry { block_tokens: found.block_tokens, ..model.kv_geometry(1, found.dtype) };
+        if found != expected {
+            bail!(Incompatible, "KV pool of {found:?}: the model needs {expected:?}");
+        }
+        let config = model.config();
+        Ok(Decoder {
+            rope: Rope::new(&config.rope),
+            scale: f64::from(config.head_dim).powf(-0.5) as f32,
+            model,
+            weights,
+            kv,
+            backend,
+            buffers: Buffers {
+                rope: RopeRows::default(),
+                x: B::Buffer::default(),
+                normed: B::Buffer::default(),
+                q: B::Buffer::default(),
+                k: B::Buffer::default(),
+                v: B::Buffer::default(),
+                attended: B::Buffer::default(),
+                gate: B::Buffer::default(),
+                up: B::Buffer::default(),
+                logits: B::Buffer::default(),
+            },
+        })
+    }
+
+    /// K and V of all rows into the cache; then, unless `kv_only`, the layer's change to the residual stream.
+    fn layer(&mut self, index: usize, batch: &Batch, kv_only: bool) -> Result<()> {
+        let config = self.model.config();
+        let (spec, eps) = (&config.layers[index], config.rms_norm_eps);
+        let layer: &LayerWeights<B> = &self.weights.layers[index];
+        let (backend, b, kv) = (&mut self.backend, &mut self.buffers, &*self.kv);
+        let heads = config.heads as usize;
+        let args = AttentionArgs { layer: index, heads, scale: self.scale, window: spec.window, batch };
+
+        backend.rms_norm(&b.x, None, &layer.attn_norm, eps, &mut b.normed)?;
+        backend.linear(&b.normed, &[&layer.q, &layer.k, &layer.v], &mut [&mut b.q, &mut b.k, &mut b.v])?;
+        let norms = layer.qk_norm.as_ref().map(|(q, k)| (q, k, eps));
+        backend.rope_store(&mut b.q, &mut b.k, &b.v, norms, &b.rope, &args, kv)?;
+        if kv_only {
+            return Ok(());
+        }
+        backend.attention(&b.q, &args, kv, &mut b.attended)?;
+        backend.linear_add(&b.attended, &layer.o, &mut b.x)?;
+
+        backend.rms_norm(&b.x, None, &layer.mlp_norm, eps, &mut b.normed)?;
+        backend.linear(&b.normed, &[&layer.gate, &layer.up], &mut [&mut b.gate, &mut b.up])?;
+        backend.silu_mul(&mut b.gate, &b.up)?;
+        backend.linear_add(&b.gate, &layer.down, &mut b.x)
+    }
+
+    fn check(&self, batch: &Batch) -> Result<()> {
+        let rows = batch.tokens.len();
+        let vocab = self.model.config().vocab_size;
+        if let Some(token) = batch.tokens.iter().find(|token| **token >= vocab) {
+            bail!(InvalidArgument, "token {token}: expected less than the vocabulary's {vocab}");
+        }
+        if batch.positions.len() != rows || batch.rope_lens.len() != rows {
+            bail!(
+                Internal,
+                "batch of {rows} tokens has {} positions and {} rope lengths",
+                batch.positions.len(),
+                batch.rope_lens.len()
+            );
+        }
+        if let Some(row) = batch.logit_rows.iter().find(|row| **row as usize >= rows) {
+            bail!(Internal, "logits of row {row} wanted from a batch of {rows}");
+        }
+        Ok(())
+    }
+}
+
+impl<B: Backend> Executor for Decoder<B> {
+    fn execute(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<()> {
+        logits.clear();
+        self.check(batch)?;
+        if batch.tokens.is_empty() {
+            return Ok(());
+        }
+        self.rope.rows(batch, &mut self.buffers.rope)?;
+        self.backend.embed(self.weights.embed(), &batch.tokens, &mut self.buffers.x)?;
+        // A chunk in the middle of a prompt wants no logits: nobody reads what its last layer puts out.
+        let no_logits = batch.logit_rows.is_empty();
+        let layers = self.weights.layers.len();
+        for index in 0..layers {
+            self.layer(index, batch, no_logits && index + 1 == layers)?;
+        }
+        if no_logits {
+            return Ok(());
+        }
+        let eps = self.model.config().rms_norm_eps;
+        let (backend, b) = (&mut self.backend, &mut self.buffers);
+        backend.rms_norm(&b.x, Some(&batch.logit_rows), &self.weights.norm, eps, &mut b.normed)?;
+        backend.linear(&b.normed, &[self.weights.head()], &mut [&mut b.logits])?;
+        backend.download(&b.logits, logits)
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.model.config().vocab_size as usize
+    }
+}

@@ -1,0 +1,228 @@
+//! Tokens back to text, one at a time, giving out complete UTF-8 only.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::bail;
+use crate::error::Result;
+use crate::model::tokenizer::Tokenizer;
+
+/// How the tokens of a tokenizer turn into bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// GPT-2 bytes in disguise (Qwen, Llama 3): each character of a token stands for one byte.
+    ByteLevel,
+    /// SentencePiece (Llama 2, Mistral): replacements, then `<0xE4>` tokens are bytes, then `strip` of the
+    /// character at the start of the whole text.
+    ByteFallback { replacements: Vec<(String, String)>, bytes: bool, strip: Option<(char, usize)> },
+    /// Anything else: the tokenizer's own decoder over the previous token and this one.
+    Window,
+}
+
+impl Scheme {
+    /// From the `decoder` of tokenizer.json.
+    pub fn detect(decoder: &Value) -> Scheme {
+        let kind = |step: &Value| step.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
+        if kind(decoder) == "ByteLevel" {
+            return Scheme::ByteLevel;
+        }
+        let Some(steps) = decoder.get("decoders").and_then(Value::as_array) else { return Scheme::Window };
+        if let [only] = steps.as_slice()
+            && kind(only) == "ByteLevel"
+        {
+            return Scheme::ByteLevel;
+        }
+        let (mut replacements, mut bytes, mut fused, mut strip) = (Vec::new(), false, false, None);
+        for step in steps {
+            match kind(step).as_str() {
+                "Replace" if !bytes && !fused => {
+                    let pattern = step.pointer("/pattern/String").and_then(Value::as_str);
+                    let content = step.get("content").and_then(Value::as_str);
+                    let (Some(pattern), Some(content)) = (pattern, content) else { return Scheme::Window };
+                    replacements.push((pattern.to_owned(), content.to_owned()));
+                }
+                "ByteFallback" if !bytes && !fused => bytes = true,
+                "Fuse" => fused = true,
+                "Strip" if fused && strip.is_none() && step.get("stop").and_then(Value::as_u64) == Some(0) => {
+                    let content = step.get("content").and_then(Value::as_str).and_then(|s| s.chars().next());
+                    let start = step.get("start").and_then(Value::as_u64);
+                    let (Some(content), Some(start)) = (content, start) else { return Scheme::Window };
+                    strip = Some((content, start as usize));
+                }
+                _ => return Scheme::Window,
+            }
+        }
+        Scheme::ByteFallback { replacements, bytes, strip }
+    }
+}
+
+/// Streams the text of one sequence. A character whose bytes are spread over several tokens comes with the last
+/// of them; bytes that are no UTF-8 come as U+FFFD as soon as that is certain. Spacing is that of decoding all
+/// pushed tokens at once: a SentencePiece model's leading space is dropped before the first token only, so to
+/// continue a prompt's text rather than begin a reply, push the prompt's tokens first and ignore what they give.
+pub struct Detokenizer {
+    tokenizer: Arc<Tokenizer>,
+    vocab_size: u32,
+    skip_special: bool,
+    /// Bytes of a character that is not complete yet: at most three.
+    partial: Vec<u8>,
+    /// Characters still to be stripped at the start of the text.
+    strip_left: usize,
+    /// For [`Scheme::Window`].
+    previous: Option<u32>,
+}
+
+impl Detokenizer {
+    /// `vocab_size` is the model's: ids below it that the tokenizer does not know (padding of the embedding
+    /// table) are empty text.
+    pub fn new(tokenizer: Arc<Tokenizer>, vocab_size: u32, skip_special: bool) -> Self {
+        let strip_left = match tokenizer.scheme() {
+            Scheme::ByteFallback { strip: Some((_, n)), .. } => *n,
+            _ => 0,
+        };
+        Detokenizer { tokenizer, vocab_size, skip_special, partial: Vec::new(), strip_left, previous: None }
+    }
+
+    /// The text that has become complete with `token`; often one token's, sometimes none.
+    pub fn push(&mut self, token: u32) -> Result<String> {
+        let Some(text) = self.tokenizer.token(token) else {
+            if token < self.vocab_size {
+                return Ok(String::new());
+            }
+            bail!(InvalidArgument, "token {token}: expected less than the vocabulary's {}", self.vocab_size);
+        };
+        if self.skip_special && self.tokenizer.is_special(token) {
+            return Ok(String::new());
+        }
+        match self.tokenizer.scheme() {
+            Scheme::ByteLevel => byte_level(&text, &mut self.partial),
+            Scheme::ByteFallback { replacements, bytes, .. } => {
+                byte_fallback(text, replacements, *bytes, &mut self.partial)
+            }
+            Scheme::Window => return self.window(token),
+        }
+        let out = self.complete();
+        Ok(self.strip(out))
+    }
+
+    /// Ends the text: what is left of an incomplete character becomes U+FFFD.
+    pub fn flush(&mut self) -> String {
+        let text = if self.partial.is_empty() { String::new() } else { "\u{FFFD}".to_owned() };
+        self.partial.clear();
+        self.strip(text)
+    }
+
+    fn window(&mut self, token: u32) -> Result<String> {
+        let Some(previous) = self.previous.replace(token) else { return self.tokenizer.decode(&[token]) };
+        let both = self.tokenizer.decode(&[previous, token])?;
+        let before = self.tokenizer.decode(&[previous])?;
+        match both.strip_prefix(before.as_str()) {
+            Some(rest) => Ok(rest.to_owned()),
+            None => self.tokenizer.decode(&[token]),
+        }
+    }
+
+    /// Takes all complete characters out of `partial`.
+    fn complete(&mut self) -> String {
+        let mut out = String::new();
+        let mut rest = self.partial.as_slice();
+        loop {
+            match std::str::from_utf8(rest) {
+                Ok(valid) => {
+                    out.push_str(valid);
+                    rest = &[];
+                }
+                Err(e) => {
+                    let (valid, after) = rest.split_at(e.valid_up_to());
+                    out.push_str(std::str::from_utf8(valid).unwrap_or_default());
+                    rest = after;
+                    if let Some(bad) = e.error_len() {
+                        out.push('\u{FFFD}');
+                        rest = &rest[bad..];
+                        continue;
+                    }
+                }
+            }
+            break;
+        }
+        let done = self.partial.len() - rest.len();
+        self.partial.drain(..done);
+        out
+    }
+
+    fn strip(&mut self, text: String) -> String {
+        let Scheme::ByteFallback { strip: Some((content, _)), .. } = self.tokenizer.scheme() else { return text };
+        let mut rest = text.as_str();
+        while self.strip_left > 0 && !rest.is_empty() {
+            match rest.strip_prefix(*content) {
+                Some(after) => {
+                    rest = after;
+                    self.strip_left -= 1;
+                }
+                None => self.strip_left = 0,
+            }
+        }
+        rest.to_owned()
+    }
+}
+
+/// Appends the bytes a byte-level token stands for. A token with a character outside the alphabet (an added
+/// token) stands for itself.
+fn byte_level(token: &str, out: &mut Vec<u8>) {
+    let begin = out.len();
+    for c in token.chars() {
+        match byte_of(c) {
+            Some(byte) => out.push(byte),
+            None => {
+                out.truncate(begin);
+                out.extend_from_slice(token.as_bytes());
+                return;
+            }
+        }
+    }
+}
+
+/// GPT-2's alphabet: printable Latin-1 bytes are themselves, the 68 others follow from U+0100 in order.
+fn byte_of(c: char) -> Option<u8> {
+    match c as u32 {
+        code @ (0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff) => Some(code as u8),
+        code @ 0x100..=0x120 => Some((code - 0x100) as u8),
+        code @ 0x121..=0x142 => Some((code - 0x121 + 0x7f) as u8),
+        0x143 => Some(0xad),
+        _ => None,
+    }
+}
+
+fn byte_fallback(token: String, replacements: &[(String, String)], bytes: bool, out: &mut Vec<u8>) {
+    let token = replacements.iter().fold(token, |text, (from, to)| text.replace(from, to));
+    let hex = token.strip_prefix("<0x").and_then(|t| t.strip_suffix('>')).filter(|hex| hex.len() == 2);
+    match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(|_| bytes) {
+        Some(byte) => out.push(byte),
+        None => out.extend_from_slice(token.as_bytes()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The alphabet is a bijection onto the 256 bytes, built as GPT-2's bytes_to_unicode builds it.
+    #[test]
+    fn byte_alphabet() {
+        let printable = |b: u32| matches!(b, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+        let mut next = 0x100;
+        for byte in 0..=255u32 {
+            let c = if printable(byte) {
+                byte
+            } else {
+                next += 1;
+                next - 1
+            };
+            assert_eq!(byte_of(char::from_u32(c).unwrap()), Some(byte as u8), "byte {byte:#x}");
+        }
+        assert_eq!(next, 0x144);
+        assert_eq!(byte_of('\u{144}'), None);
+        assert_eq!(byte_of(' '), None);
+    }
+}

@@ -1,0 +1,50 @@
+//! The identity of a model: what must be equal for KV computed by one host to mean anything to another.
+//!
+//! BLAKE3 over the canonical decoder facts of config.json and, for every tensor the decoder uses in a fixed
+//! order, its name, dtype, shape and contents. File names, sharding, metadata and unused tensors do not enter,
+//! so the same weights sharded otherwise are the same model; the same weights in another dtype are not.
+//!
+//! **Contents are sampled.** Tensors of at most 256 KiB (all norms and biases) are hashed whole; of larger ones
+//! 64 pieces of 4 KiB, evenly spread, the first and the last included. A 2 GB model then costs milliseconds and
+//! a 140 GB one some tens, at every start of every process, where hashing everything would read every byte of
+//! the checkpoint before the first handle could be exported. Fine-tuning, merging adapters, other quantisation
+//! or pruning change nearly every element of a matrix, so any sample shows them. What a sample can miss is a
+//! checkpoint edited by hand in a few rows of a large matrix and nowhere else (a few embedding rows, say); whoever
+//! does that and mixes both in one fleet should compare whole-file digests of their own.
+
+use crate::model::checkpoint::{Checkpoint, Tensor};
+use crate::model::config::ModelConfig;
+
+const WHOLE: usize = 256 << 10;
+const PIECE: usize = 4 << 10;
+const PIECES: usize = WHOLE / PIECE;
+
+/// Takes the fingerprint. Reads up to 256 KiB of each tensor.
+pub fn fingerprint(config: &ModelConfig, checkpoint: &Checkpoint) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_derive_key("cleave 2026 model fingerprint v1");
+    field(&mut hasher, config.canonical().as_bytes());
+    for tensor in checkpoint.tensors() {
+        let shape = tensor.stored.shape.iter().map(|n| n.to_string()).collect::<Vec<_>>().join("x");
+        field(&mut hasher, format!("{} {} {shape}", tensor.name(), tensor.dtype).as_bytes());
+        contents(&mut hasher, tensor);
+    }
+    *hasher.finalize().as_bytes()
+}
+
+fn field(hasher: &mut blake3::Hasher, bytes: &[u8]) {
+    hasher.update(&(bytes.len() as u64).to_le_bytes());
+    hasher.update(bytes);
+}
+
+fn contents(hasher: &mut blake3::Hasher, tensor: &Tensor) {
+    let bytes = tensor.bytes();
+    if bytes.len() <= WHOLE {
+        hasher.update(bytes);
+        return;
+    }
+    let last = bytes.len() - PIECE;
+    for i in 0..PIECES {
+        let start = (last as u128 * i as u128 / (PIECES as u128 - 1)) as usize;
+        hasher.update(&bytes[start..start + PIECE]);
+    }
+}

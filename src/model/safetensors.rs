@@ -1,0 +1,193 @@
+//! One .safetensors file: `u64 header length | JSON header | data`, checked in full before any of it is used.
+//!
+//! Strict on purpose: offsets must tile the data exactly (no overlap, no hole, no rest), sizes must follow from
+//! dtype and shape, and no key may occur twice, so that two readers can never see different tensors in one file.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::model::json::{Object, shown};
+use crate::tensor::Dtype;
+use crate::tensor::mmap::Mapping;
+use crate::{bail, error};
+
+/// The format's own limit on the header.
+const HEADER_LIMIT: u64 = 100_000_000;
+const RANK_MAX: usize = 8;
+
+/// Element type of a tensor in a file. Types the engine cannot compute with may be in the file as long as no
+/// tensor that the model needs has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    Float(Dtype),
+    /// Name and bits of an element.
+    Other(&'static str, u32),
+}
+
+const OTHERS: [(&str, u32); 19] = [
+    ("BOOL", 8),
+    ("U8", 8),
+    ("I8", 8),
+    ("F8_E5M2", 8),
+    ("F8_E4M3", 8),
+    ("F8_E8M0", 8),
+    ("F8_E5M2FNUZ", 8),
+    ("F8_E4M3FNUZ", 8),
+    ("F4", 4),
+    ("F6_E2M3", 6),
+    ("F6_E3M2", 6),
+    ("I16", 16),
+    ("U16", 16),
+    ("I32", 32),
+    ("U32", 32),
+    ("I64", 64),
+    ("U64", 64),
+    ("F64", 64),
+    ("C64", 64),
+];
+
+impl Stored {
+    fn parse(name: &str) -> Option<Self> {
+        match name {
+            "F32" => Some(Stored::Float(Dtype::F32)),
+            "F16" => Some(Stored::Float(Dtype::F16)),
+            "BF16" => Some(Stored::Float(Dtype::Bf16)),
+            _ => OTHERS.iter().find(|(n, _)| *n == name).map(|(n, bits)| Stored::Other(n, *bits)),
+        }
+    }
+
+    fn bits(self) -> u64 {
+        match self {
+            Stored::Float(dtype) => 8 * dtype.size() as u64,
+            Stored::Other(_, bits) => u64::from(bits),
+        }
+    }
+}
+
+/// A tensor of a mapped file.
+#[derive(Clone)]
+pub struct StoredTensor {
+    pub name: String,
+    pub stored: Stored,
+    pub shape: Vec<usize>,
+    pub shard: Arc<Shard>,
+    /// Where its bytes are in the file.
+    pub offset: usize,
+    pub len: usize,
+}
+
+impl StoredTensor {
+    pub fn bytes(&self) -> &[u8] {
+        &self.shard.mapping.bytes()[self.offset..self.offset + self.len]
+    }
+}
+
+/// A mapped file.
+pub struct Shard {
+    /// Path for errors.
+    pub file: String,
+    pub mapping: Arc<Mapping>,
+}
+
+/// Maps a file and reads its header: the tensors in the order of their data.
+pub fn open(path: &Path) -> Result<Vec<StoredTensor>> {
+    let file = path.display().to_string();
+    let mapping = Mapping::open(path).map_err(|e| Error::io(&file, &e))?;
+    let shard = Arc::new(Shard { file, mapping: Arc::new(mapping) });
+    let (header, data_start) = header(&shard)?;
+    let mut tensors = Vec::with_capacity(header.map().len());
+    for (name, value) in header.map() {
+        if name != "__metadata__" {
+            tensors.push(tensor(&shard, data_start, name, value)?);
+        }
+    }
+    tensors.sort_by_key(|t| (t.offset, t.len));
+    let mut end = data_start;
+    for tensor in &tensors {
+        if tensor.offset != end {
+            let fault = if tensor.offset < end { "overlaps the tensor before it" } else { "leaves a hole before it" };
+            bail!(
+                Corrupt,
+                "{}: tensor {}: data at offset {}: expected {}: it {fault}",
+                shard.file,
+                tensor.name,
+                tensor.offset - data_start,
+                end - data_start
+            );
+        }
+        end += tensor.len;
+    }
+    let size = shard.mapping.bytes().len();
+    if end != size {
+        bail!(Corrupt, "{}: {size} bytes: expected {end} from the header", shard.file);
+    }
+    Ok(tensors)
+}
+
+fn header(shard: &Shard) -> Result<(Object, usize)> {
+    let (file, bytes) = (&shard.file, shard.mapping.bytes());
+    let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
+        bail!(Corrupt, "{file}: {} bytes: too short for a safetensors header", bytes.len());
+    };
+    let length = u64::from_le_bytes(*length);
+    if length > HEADER_LIMIT || length > rest.len() as u64 {
+        bail!(
+            Corrupt,
+            "{file}: header length = {length}: expected at most {}, what the file has left",
+            HEADER_LIMIT.min(rest.len() as u64)
+        );
+    }
+    let length = length as usize;
+    let place = format!("{file}: safetensors header");
+    Ok((Object::parse(&place, &rest[..length])?, 8 + length))
+}
+
+fn tensor(shard: &Arc<Shard>, data_start: usize, name: &str, value: &Value) -> Result<StoredTensor> {
+    let file = &shard.file;
+    let wrong = |key: &str, expected: &str| {
+        let found = value.get(key).map_or("nothing".to_owned(), shown);
+        error!(Corrupt, "{file}: tensor {name}: {key} = {found}: expected {expected}")
+    };
+    let dtype = value.get("dtype").and_then(Value::as_str).ok_or_else(|| wrong("dtype", "a string"))?;
+    let Some(stored) = Stored::parse(dtype) else {
+        bail!(Unsupported, "{file}: tensor {name}: dtype = \"{dtype}\": not a safetensors type");
+    };
+    let sizes = |key: &str, expected: &str| -> Result<Vec<u64>> {
+        let list = value.get(key).and_then(Value::as_array).filter(|list| list.len() <= RANK_MAX);
+        let list = list.and_then(|list| list.iter().map(Value::as_u64).collect::<Option<Vec<_>>>());
+        list.ok_or_else(|| wrong(key, expected))
+    };
+    let shape = sizes("shape", "a list of at most 8 sizes")?;
+    let offsets = sizes("data_offsets", "[begin, end]")?;
+    let &[begin, end] = offsets.as_slice() else { return Err(wrong("data_offsets", "[begin, end]")) };
+    let data_len = (shard.mapping.bytes().len() - data_start) as u64;
+    if begin > end || end > data_len {
+        bail!(
+            Corrupt,
+            "{file}: tensor {name}: data_offsets = [{begin}, {end}]: expected a range within the file's {data_len} data bytes"
+        );
+    }
+    let bits = shape.iter().try_fold(stored.bits(), |bits, n| bits.checked_mul(*n));
+    let Some(bits) = bits.filter(|bits| bits % 8 == 0) else {
+        bail!(Corrupt, "{file}: tensor {name}: shape = {shape:?}: no whole number of bytes");
+    };
+    if bits / 8 != end - begin {
+        bail!(
+            Corrupt,
+            "{file}: tensor {name}: {} bytes of data: expected {} from dtype {dtype} and shape {shape:?}",
+            end - begin,
+            bits / 8
+        );
+    }
+    Ok(StoredTensor {
+        name: name.to_owned(),
+        stored,
+        shape: shape.into_iter().map(|n| n as usize).collect(),
+        shard: shard.clone(),
+        offset: data_start + begin as usize,
+        len: (end - begin) as usize,
+    })
+}

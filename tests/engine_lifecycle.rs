@@ -1,0 +1,238 @@
+//! How requests end: exactly one FINISHED each, whatever happens to them, and nothing left behind.
+
+mod common;
+
+use cleave::engine::{EngineOptions, EventKind, Request, Role};
+use cleave::error::Status;
+use cleave::sequence::FinishReason;
+use common::*;
+use std::time::Duration;
+
+fn status(outcome: &Outcome) -> Option<Status> {
+    outcome.end.unwrap().status
+}
+
+#[test]
+fn cancel_ends_a_request_wherever_it_is() {
+    let cache = cache_of(60);
+    let mut host = Host::new();
+    let engine = host.engine(&cache, EngineOptions { max_sequences: 2, ..role(Role::Mixed) });
+    let ids: Vec<_> = (0..6).map(|i| host.submit(&engine, request(&prompt(30, i), 150))).collect();
+    host.tokens(ids[0], 3);
+    for &id in ids.iter().rev() {
+        engine.cancel(id).unwrap();
+        engine.cancel(id).unwrap();
+    }
+    for &id in &ids {
+        let outcome = host.finish(id);
+        assert_eq!((outcome.reason(), status(&outcome)), (FinishReason::Error, Some(Status::Cancelled)));
+    }
+    let done = host.run(&engine, request(&prompt(5, 9), 2));
+    let id = done.end.unwrap().request;
+    assert_eq!(engine.cancel(id).unwrap_err().status, Status::NotFound);
+    assert_eq!(engine.cancel(12345).unwrap_err().status, Status::NotFound);
+    drop(engine);
+    assert_quiescent(&cache);
+}
+
+#[test]
+fn a_deadline_ends_a_request_that_runs_and_one_that_waits() {
+    let cache = cache_of(60);
+    let mut host = Host::new();
+    let engine = host.engine(&cache, EngineOptions { max_sequences: 1, ..role(Role::Mixed) });
+    let slow = |salt| Request { deadline: Some(Duration::from_millis(60)), ..request(&prompt(30, salt), 450) };
+    let ids = [host.submit(&engine, slow(1)), host.submit(&engine, slow(2)), host.submit(&engine, slow(3))];
+    for id in ids {
+        let outcome = host.finish(id);
+        // A fast machine may finish the first one in time; the others cannot all be.
+        if outcome.reason() == FinishReason::Error {
+            assert_eq!(status(&outcome), Some(Status::Timeout));
+        }
+    }
+    let expired = host.outcomes.values().filter(|o| status(o) == Some(Status::Timeout)).count();
+    assert!(expired >= 1, "60 ms are not enough for 1350 tokens one after the other");
+    drop(engine);
+    assert_quiescent(&cache);
+}
+
+#[test]
+fn admission_is_limited_and_opens_again() {
+    let cache = cache_of(60);
+    let mut host = Host::new();
+    let options = EngineOptions { max_sequences: 1, max_waiting: 2, ..role(Role::Mixed) };
+    let engine = host.engine(&cache, options);
+    let jobs: Vec<_> = (0..5).map(|i| request(&prompt(20, i), 200)).collect();
+    let submitted = engine.submit(jobs);
+    assert_eq!(submitted.ids.len(), 3);
+    let refused = submitted.refused.unwrap();
+    assert_eq!(refused.status, Status::WouldBlock, "{refused}");
+    host.finish(submitted.ids[0]);
+    host.run(&engine, request(&prompt(5, 1), 1));
+    drop(engine);
+    assert_quiescent(&cache);
+}
+
+#[test]
+fn a_full_queue_pauses_and_loses_nothing() {
+    let cache = cache_of(60);
+    let mut host = Host::with_capacity(8);
+    let engine = host.engine(&cache, role(Role::Mixed));
+    let ids: Vec<_> = (0..3).map(|i| host.submit(&engine, request(&prompt(20, i), 40))).collect();
+    // Far more events than places: let the engine run into the wall.
+    std::thread::sleep(Duration::from_millis(100));
+    let before = engine.metrics().generated_tokens;
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(engine.metrics().generated_tokens, before, "a paused engine does not generate");
+    for id in ids {
+        let outcome = host.finish(id);
+        assert_eq!(outcome.tokens.len(), 40);
+        assert_eq!(outcome.indices, (0..40).collect::<Vec<_>>());
+    }
+    assert_eq!(engine.submit(vec![]).ids.len(), 0);
+    drop(engine);
+    assert_quiescent(&cache);
+}
+
+#[test]
+fn destroy_ends_everything_with_shutdown() {
+    let cache = cache_of(60);
+    let mut host = Host::new();
+    let engine = host.engine(&cache, role(Role::Mixed));
+    let ids: Vec<_> = (0..8).map(|i| host.submit(&engine, request(&prompt(30, i), 400))).collect();
+    host.tokens(ids[0], 2);
+    drop(engine);
+    for id in ids {
+        assert_eq!(status(&host.finish(id)), Some(Status::Shutdown));
+    }
+    assert_quiescent(&cache);
+}
+
+#[test]
+fn drain_lets_work_end_and_takes_none() {
+    let cache = cache_of(60);
+    let mut host = Host::new();
+    let engine = host.engine(&cache, role(Role::Mixed));
+    let id = host.submit(&engine, request(&prompt(30, 1), 200));
+    assert_eq!(engine.drain(Some(Duration::ZERO)).unwrap_err().status, Status::Timeout);
+    let refused = engine.submit(vec![request(&prompt(3, 1), 1)]).refused.unwrap();
+    assert_eq!(refused.status, Status::Shutdown);
+    engine.drain(Some(Duration::from_secs(30))).unwrap();
+    assert_eq!(host.finish(id).tokens.len(), 200);
+}
+
+#[test]
+fn roles_switch_under_load_and_keep_their_promises() {
+    let cache = cache_of(200);
+    let mut host = Host::new();
+    let engine = host.engine(&cache, role(Role::Mixed));
+    let running = host.submit(&engine, request(&prompt(30, 1), 300));
+    host.tokens(running, 2);
+    engine.set_role(Role::Prefill).unwrap();
+    let prefilled = host.run(&engine, request(&prompt(50, 2), 20));
+    assert_eq!(prefilled.reason(), FinishReason::Prefilled);
+    engine.set_role(Role::Decode).unwrap();
+    let rest = host.run(&engine, continuation(prefilled.end.unwrap().kv));
+    assert_eq!(rest.tokens.len(), 19);
+    let whole = host.finish(running);
+    assert_eq!((whole.tokens.len(), whole.reason()), (300, FinishReason::Length), "accepted as mixed, ends as mixed");
+    let metrics = engine.metrics();
+    assert_eq!(metrics.role, Role::Decode as u32);
+    assert!(metrics.role_switch_ns_last > 0);
+}
+
+#[test]
+fn priority_runs_first() {
+    let cache = cache_of(60);
+    let mut host = Host::new();
+    let engine = host.engine(&cache, EngineOptions { max_sequences: 1, ..role(Role::Mixed) });
+    let first = host.submit(&engine, request(&prompt(20, 0), 100));
+    host.tokens(first, 1);
+    let low = host.submit(&engine, request(&prompt(20, 1), 5));
+    let high = host.submit(&engine, Request { priority: 9, ..request(&prompt(20, 2), 5) });
+    let (low, high) = (host.finish(low), host.finish(high));
+    assert!(high.end.unwrap().timestamp_ns < low.end.unwrap().timestamp_ns);
+    host.finish(first);
+}
+
+#[test]
+fn impossible_requests_are_refused_by_name() {
+    let cache = cache_of(4);
+    let host = Host::new();
+    let engine = host.engine(&cache, role(Role::Mixed));
+    let refuse = |r: Request| engine.submit(vec![r]).refused.expect("refused");
+    let error = refuse(request(&prompt(65, 0), 1));
+    assert_eq!(error.status, Status::OutOfMemory);
+    assert!(error.message.contains("64"), "{error}");
+    let vocab = tiny().info().vocab_size;
+    let error = refuse(request(&[1, vocab], 1));
+    assert!(error.status == Status::InvalidArgument && error.message.contains("index 1"), "{error}");
+    let mut hot = request(&[1], 1);
+    hot.sampling.temperature = f32::NAN;
+    assert_eq!(refuse(hot).status, Status::InvalidArgument);
+    assert_eq!(refuse(continuation(99)).status, Status::NotFound);
+}
+
+#[test]
+fn a_refused_request_leaves_its_handle() {
+    let cache = cache_of(60);
+    let mut host = Host::new();
+    let prefill = host.engine(&cache, role(Role::Prefill));
+    let decode = host.engine(&cache, role(Role::Decode));
+    let first = host.run(&prefill, request(&prompt(20, 1), 5));
+    let kv = first.end.unwrap().kv;
+    let mut bad = continuation(kv);
+    bad.prompt = vec![u32::MAX];
+    assert!(decode.submit(vec![bad]).refused.is_some());
+    assert_eq!(host.run(&decode, continuation(kv)).tokens.len(), 4);
+    let used = decode.submit(vec![continuation(kv)]).refused.unwrap();
+    assert_eq!(used.status, Status::Expired, "{used}");
+}
+
+#[test]
+fn every_request_ends_once_under_random_interference() {
+    let cache = cache_of(40);
+    let mut host = Host::with_capacity(64);
+    let mut state = 12345u64;
+    let mut random = move |n: u64| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) % n
+    };
+    let mut accepted = Vec::new();
+    for round in 0..6 {
+        let prefill = host.engine(&cache, role(Role::Prefill));
+        let decode = host.engine(&cache, EngineOptions { max_sequences: 4, ..role(Role::Mixed) });
+        for i in 0..40 {
+            let mut job = request(&prompt(1 + random(60) as usize, i), 1 + random(40) as u32);
+            job.keep_kv = random(4) == 0;
+            if random(5) == 0 {
+                job.deadline = Some(Duration::from_micros(random(20_000)));
+            }
+            let engine = if random(2) == 0 { &prefill } else { &decode };
+            accepted.extend(engine.submit(vec![job]).ids);
+            if !accepted.is_empty() {
+                let id = accepted[random(accepted.len() as u64) as usize];
+                match random(4) {
+                    0 => drop(prefill.cancel(id).and(decode.cancel(id))),
+                    1 => drop(decode.export(id)),
+                    _ => {}
+                }
+            }
+            host.poll(Duration::from_millis(random(3)));
+        }
+        if round % 2 == 0 {
+            prefill.drain(Some(Duration::from_millis(1))).ok();
+        }
+    }
+    while host.poll(Duration::from_millis(50)) > 0 {}
+    for id in &accepted {
+        assert!(host.outcomes.get(id).is_some_and(|o| o.end.is_some()), "request {id:#x} never ended");
+    }
+    assert!(host.others.iter().all(|e| e.kind != EventKind::EngineFailed));
+    for outcome in host.outcomes.values() {
+        let kv = outcome.end.unwrap().kv;
+        if kv != 0 {
+            cache.kv().release(kv).unwrap();
+        }
+    }
+    assert_quiescent(&cache);
+}

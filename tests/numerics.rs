@@ -1,0 +1,272 @@
+//! Every fixture against transformers' logits, at every instruction level this machine has.
+//!
+//! Error of a row: max |a - b| / max |b| over the vocabulary. 1e-4 where arithmetic is f32 (f32 and f16 weights;
+//! KV is f32 throughout). With bf16 weights a level may compute in bf16; it is held to the error that transformers'
+//! own bf16 run has against the same f32 reference. Within a level, how a prompt is cut, what else is in the
+//! batch and how many threads there are must not change one bit.
+
+mod model_support;
+
+use std::sync::Arc;
+
+use cleave::backend::cpu::{CpuBackend, CpuConfig, KvSlab, Level};
+use cleave::backend::{Batch, SeqSpan};
+use cleave::model::decoder::{Decoder, Executor};
+use cleave::model::{Model, safetensors};
+use cleave::tensor::Dtype;
+use model_support::{fixture, fixtures};
+
+const BLOCK_TOKENS: usize = 8;
+const TOLERANCE: f32 = 1e-4;
+
+struct Reference {
+    prompt: Vec<u32>,
+    logits: Vec<f32>,
+    greedy: Vec<u32>,
+    greedy_logits: Vec<f32>,
+    logits_bf16: Option<Vec<f32>>,
+}
+
+impl Reference {
+    fn read(name: &str) -> Self {
+        let tensors = safetensors::open(&fixture(name).join("reference.safetensors")).unwrap();
+        let find = |name: &str| tensors.iter().find(|t| t.name == name);
+        let ids = |name: &str| -> Vec<u32> {
+            let chunks = find(name).unwrap().bytes().as_chunks::<8>().0;
+            chunks.iter().map(|b| i64::from_le_bytes(*b) as u32).collect()
+        };
+        let floats = |name: &str| -> Option<Vec<f32>> {
+            Some(find(name)?.bytes().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+        };
+        Reference {
+            prompt: ids("prompt"),
+            logits: floats("logits").unwrap(),
+            greedy: ids("greedy"),
+            greedy_logits: floats("greedy_logits").unwrap(),
+            logits_bf16: floats("logits_bf16"),
+        }
+    }
+}
+
+/// A decoder with a KV pool of its own.
+struct Rig {
+    decoder: Decoder<CpuBackend>,
+    blocks: usize,
+}
+
+impl Rig {
+    fn new(model: &Arc<Model>, level: Level, threads: usize, tokens: usize) -> Self {
+        let blocks = tokens.div_ceil(BLOCK_TOKENS);
+        let backend = CpuBackend::new(CpuConfig { threads, level: Some(level), ..CpuConfig::default() }).unwrap();
+        let geometry = model.kv_geometry(BLOCK_TOKENS as u32, Dtype::F32);
+        let kv = Arc::new(KvSlab::new(geometry, 2 * blocks).unwrap());
+        let weights = model.cpu_weights().unwrap();
+        Rig { decoder: Decoder::new(model.clone(), weights, backend, kv).unwrap(), blocks }
+    }
+
+    /// Blocks of one of two sequences, interleaved and backwards.
+    fn table(&self, sequence: usize) -> Vec<u32> {
+        (0..self.blocks).rev().map(|i| (2 * i + sequence) as u32).collect()
+    }
+
+    fn add(&self, batch: &mut Batch, sequence: usize, tokens: &[u32], position: usize, rope_len: Option<usize>) {
+        let table = self.table(sequence);
+        batch.spans.push(SeqSpan {
+            row: batch.tokens.len() as u32,
+            rows: tokens.len() as u32,
+            position: position as u32,
+            table: batch.tables.len() as u32,
+            table_len: table.len() as u32,
+        });
+        batch.tables.extend(table);
+        for (i, token) in tokens.iter().enumerate() {
+            batch.logit_rows.push(batch.tokens.len() as u32);
+            batch.tokens.push(*token);
+            batch.positions.push((position + i) as u32);
+            batch.rope_lens.push(rope_len.unwrap_or(position + i + 1) as u32);
+        }
+    }
+
+    fn run(&mut self, batch: &Batch) -> Vec<f32> {
+        let mut logits = Vec::new();
+        self.decoder.execute(batch, &mut logits).unwrap();
+        assert_eq!(logits.len(), batch.logit_rows.len() * self.decoder.vocab_size());
+        logits
+    }
+
+    /// Logits of all prompt rows, the prompt cut into chunks.
+    fn prefill(&mut self, prompt: &[u32], chunk: usize) -> Vec<f32> {
+        let mut logits = Vec::new();
+        for (i, tokens) in prompt.chunks(chunk).enumerate() {
+            let mut batch = Batch::default();
+            self.add(&mut batch, 0, tokens, i * chunk, Some(prompt.len()));
+            logits.extend(self.run(&batch));
+        }
+        logits
+    }
+
+    /// Logits that choose each greedy token, given those before it.
+    fn decode(&mut self, prefill: &[f32], prompt: &[u32], greedy: &[u32]) -> Vec<f32> {
+        let vocab = self.decoder.vocab_size();
+        let mut logits = prefill[prefill.len() - vocab..].to_vec();
+        for (i, token) in greedy[..greedy.len() - 1].iter().enumerate() {
+            let mut batch = Batch::default();
+            self.add(&mut batch, 0, &[*token], prompt.len() + i, None);
+            logits.extend(self.run(&batch));
+        }
+        logits
+    }
+}
+
+/// The largest row error.
+fn error(found: &[f32], expected: &[f32], vocab: usize) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    assert!(found.iter().all(|x| x.is_finite()));
+    let rows = found.chunks(vocab).zip(expected.chunks(vocab));
+    let row_error = |(a, b): (&[f32], &[f32])| {
+        let difference = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        difference / b.iter().map(|b| b.abs()).fold(0.0, f32::max)
+    };
+    rows.map(row_error).fold(0.0, f32::max)
+}
+
+fn argmax(row: &[f32]) -> u32 {
+    (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap() as u32
+}
+
+fn same_bits(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+}
+
+#[test]
+fn all_fixtures_at_all_levels() {
+    let mut worst = (0.0, String::new());
+    for entry in fixtures() {
+        let name = entry["name"].as_str().unwrap();
+        let model = Model::load(fixture(name).to_str().unwrap()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let reference = Reference::read(name);
+        let vocab = model.config().vocab_size as usize;
+        let tokens = reference.prompt.len() + reference.greedy.len();
+        for level in Level::available() {
+            let what = format!("{name} at {}", level.name());
+            let mut rig = Rig::new(&model, level, 1, tokens);
+            let prefill = rig.prefill(&reference.prompt, usize::MAX);
+            let decode = rig.decode(&prefill, &reference.prompt, &reference.greedy);
+            let found = error(&prefill, &reference.logits, vocab).max(error(&decode, &reference.greedy_logits, vocab));
+            let exact = match &reference.logits_bf16 {
+                Some(bf16) if level > Level::Avx512 => {
+                    let allowed = error(bf16, &reference.logits, vocab);
+                    assert!(found <= allowed, "{what}: error {found}: transformers' bf16 has {allowed}");
+                    false
+                }
+                _ => {
+                    assert!(found <= TOLERANCE, "{what}: error {found}");
+                    true
+                }
+            };
+            if exact {
+                let chosen: Vec<u32> = decode.chunks(vocab).map(argmax).collect();
+                assert_eq!(chosen, reference.greedy, "{what}");
+                if found > worst.0 {
+                    worst = (found, what.clone());
+                }
+            }
+
+            for (chunk, threads) in [(5, 1), (1, 1), (usize::MAX, 2), (7, 2)] {
+                let mut other = Rig::new(&model, level, threads, tokens);
+                let cut = other.prefill(&reference.prompt, chunk);
+                assert!(same_bits(&cut, &prefill), "{what}: chunks of {chunk} on {threads} threads differ");
+                let continued = other.decode(&cut, &reference.prompt, &reference.greedy);
+                assert!(same_bits(&continued, &decode), "{what}: decode after chunks of {chunk} differs");
+            }
+        }
+    }
+    assert!(worst.0 > 0.0, "nothing was compared");
+}
+
+/// A decode row and a prefill chunk in one batch give the bits each gives alone; rows without logits cost none.
+#[test]
+fn mixed_batches() {
+    for name in ["qwen3-sliding-bias", "rope-dynamic-cross", "llama-bf16"] {
+        let model = Model::load(fixture(name).to_str().unwrap()).unwrap();
+        let reference = Reference::read(name);
+        let vocab = model.config().vocab_size as usize;
+        let (prompt, greedy) = (&reference.prompt, &reference.greedy);
+        let (half, tokens) = (prompt.len() / 2, prompt.len() + greedy.len());
+        for level in Level::available() {
+            let mut alone = Rig::new(&model, level, 1, tokens);
+            let prefill = alone.prefill(prompt, usize::MAX);
+            let decode = alone.decode(&prefill, prompt, greedy);
+
+            let mut rig = Rig::new(&model, level, 2, tokens);
+            let mut batch = Batch::default();
+            rig.add(&mut batch, 0, prompt, 0, Some(prompt.len()));
+            rig.add(&mut batch, 1, &prompt[..half], 0, Some(prompt.len()));
+            // Of these only the first sequence's last row matters; then nothing at all of the second's.
+            batch.logit_rows = vec![prompt.len() as u32 - 1];
+            let last = rig.run(&batch);
+            assert!(same_bits(&last, &prefill[prefill.len() - vocab..]), "{name} at {}", level.name());
+
+            let mut batch = Batch::default();
+            rig.add(&mut batch, 1, &prompt[half..prompt.len() - 1], half, Some(prompt.len()));
+            batch.logit_rows.clear();
+            assert!(rig.run(&batch).is_empty());
+
+            let mut batch = Batch::default();
+            rig.add(&mut batch, 0, &greedy[..1], prompt.len(), None);
+            rig.add(&mut batch, 1, &prompt[prompt.len() - 1..], prompt.len() - 1, Some(prompt.len()));
+            let both = rig.run(&batch);
+            assert!(same_bits(&both[..vocab], &decode[vocab..2 * vocab]), "{name} at {}: decode row", level.name());
+            assert!(same_bits(&both[vocab..], &last), "{name} at {}: prefill row", level.name());
+        }
+    }
+}
+
+#[test]
+fn refused_batches() {
+    let model = Model::load(fixture("llama2-mha").to_str().unwrap()).unwrap();
+    let mut rig = Rig::new(&model, Level::Portable, 1, 16);
+    let mut logits = vec![1.0];
+    let mut batch = Batch::default();
+    rig.decoder.execute(&batch, &mut logits).unwrap();
+    assert!(logits.is_empty());
+    rig.add(&mut batch, 0, &[1, 80], 0, None);
+    let e = rig.decoder.execute(&batch, &mut logits).unwrap_err();
+    assert_eq!(e.status, cleave::error::Status::InvalidArgument);
+    assert!(e.message.contains("token 80"), "{e}");
+
+    let other = Model::load(fixture("qwen3").to_str().unwrap()).unwrap();
+    let kv = Arc::new(KvSlab::new(other.kv_geometry(8, Dtype::F16), 1).unwrap());
+    let backend = CpuBackend::new(CpuConfig { threads: 1, ..CpuConfig::default() }).unwrap();
+    let e = Decoder::new(model.clone(), model.cpu_weights().unwrap(), backend, kv).err().unwrap();
+    assert_eq!(e.status, cleave::error::Status::Incompatible);
+}
+
+/// A second engine adds no copy: the weights are one object, on the mapping.
+#[test]
+fn weights_are_shared() {
+    let model = Model::load(fixture("llama-gqa-tied").to_str().unwrap()).unwrap();
+    let (a, b) = (model.cpu_weights().unwrap(), model.cpu_weights().unwrap());
+    assert!(Arc::ptr_eq(&a, &b));
+    assert!(std::ptr::eq(a.embed(), &a.head().weight), "tied");
+    assert!(a.layers.iter().all(|l| l.q.weight.in_place() && l.down.weight.in_place()));
+}
+
+/// Facts of the fixtures' configs that the logits alone do not show.
+#[test]
+fn infos() {
+    let load = |name: &str| Model::load(fixture(name).to_str().unwrap()).unwrap();
+    let model = load("llama-gqa-tied");
+    assert_eq!(model.eos_ids().len(), 3);
+    let info = model.info();
+    assert_eq!(info.architecture, "LlamaForCausalLM");
+    assert_eq!(info.kv_bytes_per_token, 2 * 4 * u64::from(info.n_layers * info.n_kv_heads * info.head_dim));
+    assert_eq!(load("llama-bf16").info().weight_dtype, Dtype::Bf16);
+    assert!(load("rope-dynamic-beyond").rope_depends_on_length().is_some());
+    assert_eq!(load("rope-yarn-v5").rope_depends_on_length(), None);
+    let mut prints: Vec<_> = fixtures().iter().map(|f| load(f["name"].as_str().unwrap()).fingerprint()).collect();
+    let n = prints.len();
+    prints.sort_unstable();
+    prints.dedup();
+    assert_eq!(prints.len(), n, "fingerprints collide");
+}
