@@ -75,6 +75,7 @@ pub fn set(max_level: i32, sink: Option<Sink>) -> Result<()> {
         let _ = old.join();
     }
     if let Some(sink) = sink.filter(|_| max_level > 0) {
+        DROPPED.store(0, Relaxed);
         let (sender, receiver) = bounded(QUEUE);
         *thread = Some(crate::sys::spawn("cleave-log", move || run(&receiver, sink))?);
         *SENDER.write().unwrap_or_else(PoisonError::into_inner) = Some(sender);
@@ -85,7 +86,6 @@ pub fn set(max_level: i32, sink: Option<Sink>) -> Result<()> {
 
 fn run(records: &Receiver<Record>, mut sink: Sink) {
     IS_LOG_THREAD.set(true);
-    DROPPED.store(0, Relaxed);
     for record in records {
         sink(record.level, record.target, &record.text);
         if records.is_empty() {

@@ -1,1 +1,40 @@
-//! To come.
+//! The C API: one file per section of `include/cleave/cleave.h`, which is generated from them. Conversions only.
+//!
+//! The three files that are no sections hold what all of them need, once: [`boundary`] (panics, pointers,
+//! errors, buffers), [`sized`] (structs that grow) and [`registry`] (what a handle stands for).
+//!
+//! Every `unsafe` in here rests on the contract that the header states: a pointer is NULL or valid for the
+//! size that goes with it. Handles are looked up, never dereferenced.
+#![allow(non_camel_case_types, clippy::missing_safety_doc)]
+
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("cleave hands out 64-bit handles in pointers: 32-bit targets are not supported");
+
+mod boundary;
+mod registry;
+mod sized;
+
+pub mod cache;
+pub mod device;
+pub mod engine;
+pub mod error;
+pub mod event;
+pub mod handle;
+pub mod insight;
+pub mod kv;
+pub mod log;
+pub mod model;
+pub mod peer;
+pub mod queue;
+pub mod request;
+pub mod text;
+pub mod version;
+
+#[cfg(test)]
+mod tests;
+
+/// The section files in the order of the header, which is generated from exactly these.
+pub const HEADER_SECTIONS: &[&str] = &[
+    "version", "error", "log", "device", "handle", "model", "text", "cache", "queue", "engine", "request", "event",
+    "kv", "peer", "insight",
+];

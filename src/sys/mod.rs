@@ -1,9 +1,11 @@
 //! Thin safe wrappers over the operating system: the only `unsafe` that is neither a kernel nor the C API.
 
 mod eventfd;
+mod host;
 mod thread;
 
 pub use eventfd::EventFd;
+pub use host::{HostInfo, host_info};
 pub use thread::spawn;
 
 /// Nanoseconds of CLOCK_MONOTONIC: the clock of event timestamps.

@@ -2,7 +2,7 @@ use crate::error::{Result, Status};
 use std::thread::JoinHandle;
 
 /// Starts a thread with every signal blocked, so that the host's handlers keep running on the host's own
-/// threads. The mask is set before the thread exists, which leaves no window.
+/// threads. The mask is set before the thread exists, which leaves no window. A panic in it prints nothing.
 pub fn spawn<F>(name: &str, body: F) -> Result<JoinHandle<()>>
 where
     F: FnOnce() + Send + 'static,
@@ -14,7 +14,10 @@ where
         let mut old: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&mut all);
         libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut old);
-        let started = std::thread::Builder::new().name(name.to_string()).spawn(body);
+        let started = std::thread::Builder::new().name(name.to_string()).spawn(move || {
+            let _inside = crate::panics::Inside::enter();
+            body();
+        });
         libc::pthread_sigmask(libc::SIG_SETMASK, &old, std::ptr::null_mut());
         started.map_err(|e| crate::error::Error::new(Status::OutOfMemory, format!("cannot start thread {name}: {e}")))
     }

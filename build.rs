@@ -1,0 +1,15 @@
+//! What the shared library is called and how it is loaded.
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    let os = std::env::var("CARGO_CFG_TARGET_OS").unwrap_or_default();
+    if os == "linux" {
+        // The ABI is the major number of the API: CLEAVE_API_MAJOR.
+        let major = std::env::var("CARGO_PKG_VERSION_MAJOR").unwrap_or_default();
+        println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libcleave.so.{major}");
+        // Threads may still be in the library when a host unloads it: it stays mapped.
+        println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
+        println!("cargo:rustc-cdylib-link-arg=-Wl,-z,now");
+        println!("cargo:rustc-cdylib-link-arg=-Wl,-z,defs");
+    }
+}

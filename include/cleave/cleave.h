@@ -1,0 +1,925 @@
+/*
+ * cleave.h: disaggregated LLM inference as a library.
+ *
+ * Generated from src/ffi by tests/header.rs: do not edit, run `make header`.
+ * SPDX-License-Identifier: Apache-2.0
+ *
+ * A model is loaded once. A cache holds KV blocks for it on a device. Engines run over a cache, each with a role:
+ * prefill, decode or both. They report to a completion queue. A sequence leaves an engine as a KV handle, and goes on
+ * in any other engine, process or host that can reach the handle.
+ *
+ *
+ * API CONVENTIONS
+ *
+ * Status. Functions return CLEAVE_OK (0) or a negative CLEAVE_ERR_*. Where there is an `err` it may be NULL, and is
+ * filled on failure only: code, and a text that names what is at fault. There is no last error anywhere else. Results
+ * are written on success only, except counts (`*n`, `*len`, `*n_accepted`), which are always in a defined state once
+ * the arguments they depend on were found to be right.
+ *
+ * Threads. Every function may be called from any thread at any time, also two at once on the same object. The
+ * *_destroy and *_release functions are no exception as far as memory is concerned: a call that is under way in another
+ * thread ends normally or with SHUTDOWN, a later one gets NOT_FOUND. No function keeps anything in thread-local storage
+ * that the next call relies on. After fork() the child may call nothing but exec.
+ *
+ * Blocking. Functions marked [BLOCKING] may wait for a device, a disk, a peer or a timeout; all others return in
+ * microseconds, apart from a lock that is held that long.
+ *
+ * Ownership. What is passed in is borrowed for the call and copied if needed. What `**out` returns is the caller's until
+ * it is given to the matching *_destroy or *_release. There is no order in which objects must be destroyed: each keeps
+ * what it needs. Nothing has to be called at start or exit, and nothing is printed.
+ *
+ * Structs. Zero-initialise and set struct_size to sizeof: for structs that are read and for those that are written.
+ * Zero means default. Fields are only ever appended; there are no pointers in structs. A library that is newer than the
+ * program takes missing fields as zero and writes none; one that is older takes a longer struct if all it does not know
+ * is zero, else it says UNSUPPORTED, and in structs that it writes it zeroes the rest. struct_size 0, not a multiple of
+ * 4 or above 65536 is INVALID_ARGUMENT. In an array the struct_size of the first element is the distance between
+ * elements.
+ *
+ * Buffers. Where a result of any length goes to (buffer, cap, *n): *n is set to the full length, in elements. If that is
+ * more than cap, nothing is written and the status is INVALID_ARGUMENT. NULL with cap 0 asks for the length and is
+ * CLEAVE_OK. Text is UTF-8 without a NUL in *n; one is written behind it where cap leaves room.
+ *
+ * Strings in are UTF-8: NUL-terminated where there is no length, else `len` bytes of which none is special. Arrays of
+ * length 0 may be NULL.
+ *
+ * Units. Sizes and lengths are in bytes unless a name says tokens or blocks; times are in what the name ends with (_us,
+ * _ms, _ns). timeout_ms UINT32_MAX is for ever, 0 not at all.
+ */
+#ifndef CLEAVE_H
+#define CLEAVE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+
+/* ---- version ----
+ * A program built against major 0 runs with every later library of major 0: what is added comes at the end of
+ * structs and as new functions, which raises the minor number. */
+/** Major number of this header. It names the ABI: libcleave.so.MAJOR. */
+#define CLEAVE_API_MAJOR 0
+
+/** Minor number of this header: raised by every addition. */
+#define CLEAVE_API_MINOR 1
+
+/**
+ * The version of the API that the loaded library implements: (major << 16) | minor. Compare it with the header's
+ * CLEAVE_API_MAJOR and CLEAVE_API_MINOR to see whether the library is older than what the program was built with.
+ */
+uint32_t cleave_api_version(void);
+
+/** The release, for people: "0.1.0". Static: never freed, valid for as long as the process lives. */
+const char *cleave_version_string(void);
+
+
+/* ---- errors ---- */
+/**
+ * What a function returns: CLEAVE_OK, or one of CLEAVE_ERR_*. Later versions may add codes: treat an unknown
+ * negative one as a failure of its own kind.
+ */
+typedef int32_t cleave_status_t;
+
+/** What went wrong: 256 bytes owned by the caller, who may leave them uninitialised. Written on failure only. */
+typedef struct cleave_error_t {
+    /** What the function returned. */
+    cleave_status_t code;
+    /** UTF-8, NUL-terminated; names the argument, file, tensor or id at fault. Cut at a character's end when too long. */
+    char message[252];
+} cleave_error_t;
+
+#define CLEAVE_OK 0
+
+/** An argument is NULL, out of range, not UTF-8, a handle of another type, a struct_size that cannot be. */
+#define CLEAVE_ERR_INVALID_ARGUMENT (-1)
+
+/** Stale or unknown handle or id, missing file. */
+#define CLEAVE_ERR_NOT_FOUND (-2)
+
+/** Well-formed, but not something that this build, model or device can do. */
+#define CLEAVE_ERR_UNSUPPORTED (-3)
+
+/** Admission is full: retry after a FINISHED event. */
+#define CLEAVE_ERR_WOULD_BLOCK (-4)
+
+/** Host memory, device memory or KV blocks. */
+#define CLEAVE_ERR_OUT_OF_MEMORY (-5)
+
+#define CLEAVE_ERR_IO (-6)
+
+/** Other model, weights, dtype, layout or wire version. */
+#define CLEAVE_ERR_INCOMPATIBLE (-7)
+
+/** The handle is not signed for this importer. */
+#define CLEAVE_ERR_PERMISSION (-8)
+
+/** Lease over, handle consumed, exporter restarted. */
+#define CLEAVE_ERR_EXPIRED (-9)
+
+/** Checksum, truncation, malformed file. */
+#define CLEAVE_ERR_CORRUPT (-10)
+
+/** Of a request that cleave_cancel ended. */
+#define CLEAVE_ERR_CANCELLED (-11)
+
+/** A deadline or a timeout has passed. */
+#define CLEAVE_ERR_TIMEOUT (-12)
+
+#define CLEAVE_ERR_DEVICE (-13)
+
+/** The other side is gone. */
+#define CLEAVE_ERR_PEER (-14)
+
+/** The object is being destroyed, or was while the call waited. */
+#define CLEAVE_ERR_SHUTDOWN (-15)
+
+/** A bug in the library: a caught panic. The text says where. */
+#define CLEAVE_ERR_INTERNAL (-16)
+
+/**
+ * The name of a status without its prefix, as "NOT_FOUND"; "UNKNOWN" for a number that this version does not know.
+ * Static: never freed.
+ */
+const char *cleave_status_string(cleave_status_t status);
+
+
+/* ---- log: the only callback, from a thread of the library's own ----
+ * The library writes nothing to stdout or stderr. What it has to say goes to the sink, if there is one. */
+#define CLEAVE_LOG_OFF 0
+
+/** An engine or a transfer has failed; a panic was caught. */
+#define CLEAVE_LOG_ERROR 1
+
+#define CLEAVE_LOG_WARN 2
+
+/** Once per object: models loaded, engines created and destroyed. */
+#define CLEAVE_LOG_INFO 3
+
+/** Once per request or failed call. */
+#define CLEAVE_LOG_DEBUG 4
+
+/** Once per step. */
+#define CLEAVE_LOG_TRACE 5
+
+/**
+ * A log sink. `target` names a part of the library, `message` is one line without a newline; both are UTF-8,
+ * NUL-terminated and valid during the call only. It must return, and not throw or longjmp.
+ */
+typedef void (*cleave_log_fn)(uintptr_t user_data, int32_t level, const char *target, const char *message);
+
+/**
+ * Sends messages of `max_level` and below to `fn`. There is one sink per process; this call replaces it: the old one
+ * gets every message that was queued for it before the call returns, and is never called afterwards.
+ *
+ * `fn` NULL or `max_level` CLEAVE_LOG_OFF turns the log off; do that before what `user_data` stands for goes away.
+ *
+ * The sink is called by one thread of the library's own, named "cleave-log", which exists only while there is a sink:
+ * never by a thread of the host, never twice at once. It may call every function of this API but this one
+ * (CLEAVE_ERR_INVALID_ARGUMENT). A sink that is too slow loses messages, and is told how many; it slows nothing down.
+ *
+ * Callable from any thread but the sink's own. Blocks for as long as the old sink needs for what is queued, 1024
+ * messages at most. Errors: INVALID_ARGUMENT (level outside of 0..=5), OUT_OF_MEMORY (no thread to be had).
+ */
+cleave_status_t cleave_log_set(int32_t max_level, cleave_log_fn fn, uintptr_t user_data);
+
+
+/* ---- devices ---- */
+/** The CPU as a device. CUDA devices are their ordinals 0, 1, ... */
+#define CLEAVE_DEVICE_CPU (-1)
+
+/** What is known of a device. Set struct_size before the call. */
+typedef struct cleave_device_info_t {
+    uint32_t struct_size;
+    int32_t ordinal;
+    /** major * 10 + minor; 0 for the CPU. */
+    uint32_t compute_capability;
+    /** The NUMA node nearest to it; 0 for the CPU. */
+    uint32_t numa_node;
+    /** Memory in bytes; of the CPU what this process may use, as its control group limits it. */
+    uint64_t total_bytes;
+    uint64_t free_bytes;
+    /** NUL-terminated. "CPU" for the CPU. */
+    char uuid[48];
+    /** NUL-terminated, as the maker names it. */
+    char name[64];
+} cleave_device_info_t;
+
+/**
+ * How many CUDA devices this build of the library can use in this process. 0 without a driver, without devices, or
+ * in a build without CUDA: never an error. The CPU is not counted and always there. Callable from any thread.
+ */
+int32_t cleave_device_count(void);
+
+/**
+ * Describes CLEAVE_DEVICE_CPU or a CUDA device. Callable from any thread.
+ * Errors: NOT_FOUND (no such device), INVALID_ARGUMENT.
+ */
+cleave_status_t cleave_device_info(int32_t ordinal, struct cleave_device_info_t *out);
+
+
+/* ---- objects and ids ----
+ * Objects are pointers to incomplete types. They are names, not addresses: the library looks them up, so that NULL,
+ * an object that was destroyed, one of another type or any other value is CLEAVE_ERR_INVALID_ARGUMENT or
+ * CLEAVE_ERR_NOT_FOUND and nothing worse. Requests and KV handles are 64-bit ids of one engine and one cache; an id
+ * is never given out twice, and 0 is none. */
+/** A pool of KV blocks on a device, with its prefix index and handles. */
+typedef struct cleave_cache cleave_cache;
+
+/** Turns the tokens of one sequence into text. */
+typedef struct cleave_detokenizer cleave_detokenizer;
+
+/** One step thread over a cache, with a role. */
+typedef struct cleave_engine cleave_engine;
+
+/** Config, tokenizer, mapped weights. */
+typedef struct cleave_model cleave_model;
+
+/** A completion queue. Many engines may feed one. */
+typedef struct cleave_queue cleave_queue;
+
+typedef struct cleave_model cleave_model_t;
+
+typedef struct cleave_cache cleave_cache_t;
+
+typedef struct cleave_queue cleave_queue_t;
+
+typedef struct cleave_engine cleave_engine_t;
+
+typedef struct cleave_detokenizer cleave_detokenizer_t;
+
+/** An accepted request, of the engine that accepted it. */
+typedef uint64_t cleave_request_t;
+
+/** A snapshot of a sequence: tokens, KV blocks, sampling state. Of the cache that holds the blocks. */
+typedef uint64_t cleave_kv_t;
+
+
+/* ---- model: a Hugging Face directory (config.json, safetensors, tokenizer.json) ---- */
+/** What is known of a model. Set struct_size before the call. */
+typedef struct cleave_model_info_t {
+    uint32_t struct_size;
+    uint32_t n_layers;
+    /** Query heads. */
+    uint32_t n_heads;
+    uint32_t n_kv_heads;
+    uint32_t head_dim;
+    uint32_t vocab_size;
+    /** Positions the model was made for; a request cannot be longer. */
+    uint32_t max_context_tokens;
+    /** None yet. */
+    uint32_t flags;
+    /** Weights in bytes, as stored. */
+    uint64_t weight_bytes;
+    /** Keys and values of one token over all layers, in the KV dtype that is the model's default. */
+    uint64_t kv_bytes_per_token;
+    /** Over config and weights: equal for what can exchange KV. */
+    uint8_t fingerprint[32];
+    /** NUL-terminated, as config.json names it: "LlamaForCausalLM". */
+    char architecture[64];
+} cleave_model_info_t;
+
+/**
+ * Opens the model in directory `path` (NUL-terminated UTF-8) and checks it whole; the weights stay mapped files.
+ * `*out` is the caller's, to be given back with cleave_model_release. Without tokenizer files everything but the text
+ * functions works.
+ *
+ * Callable from any thread. [BLOCKING] Reads the headers of all files, and the weights once for the fingerprint.
+ * Errors: NOT_FOUND (directory or file), CORRUPT (malformed or truncated file, missing tensor: the text names file,
+ * tensor and reason), UNSUPPORTED (architecture, rope variant, quantisation), IO, OUT_OF_MEMORY.
+ */
+cleave_status_t cleave_model_load(const char *path, cleave_model_t **out, cleave_error_t *err);
+
+/**
+ * Gives the caller's hold on a model back. Caches and detokenizers made from it keep what they need, so this may be
+ * called as soon as they exist; memory goes with the last of them. NULL and a model that was released before are
+ * ignored.
+ */
+void cleave_model_release(cleave_model_t *model);
+
+/** Describes a model. Callable from any thread. Errors: INVALID_ARGUMENT, NOT_FOUND (released). */
+cleave_status_t cleave_model_info(const cleave_model_t *model, struct cleave_model_info_t *out);
+
+
+/* ---- text, for hosts without a tokenizer of their own ----
+ * All of these are UNSUPPORTED on a model that came without tokenizer files. */
+/** Adds no tokens around the text (BOS, EOS): for text that holds them already, as cleave_chat_prompt's does. */
+#define CLEAVE_TOKENIZE_NO_SPECIAL (1u << 0)
+
+/**
+ * Turns `len` bytes of UTF-8 into token ids, with the special tokens that the model's tokenizer puts around a text
+ * unless CLEAVE_TOKENIZE_NO_SPECIAL is among `flags`. Special tokens written out in the text become their ids.
+ * `*n` is the number of tokens; (`tokens`, `cap`, `n`) follow the conventions for buffers above.
+ *
+ * Callable from any thread. Errors: INVALID_ARGUMENT (not UTF-8, buffer too small), NOT_FOUND, UNSUPPORTED.
+ */
+cleave_status_t cleave_tokenize(const cleave_model_t *model,
+                                const char *text,
+                                size_t len,
+                                uint32_t flags,
+                                int32_t *tokens,
+                                size_t cap,
+                                size_t *n,
+                                cleave_error_t *err);
+
+/**
+ * Applies the model's chat template to a JSON array of messages ([{"role": "user", "content": "..."}, ...]), up to
+ * where the assistant's answer begins. Tokenise the result with CLEAVE_TOKENIZE_NO_SPECIAL. (`text`, `cap`, `n`)
+ * follow the conventions for buffers above.
+ *
+ * Callable from any thread. Errors: INVALID_ARGUMENT (not JSON, what the template refuses, buffer too small),
+ * NOT_FOUND, UNSUPPORTED (no chat template).
+ */
+cleave_status_t cleave_chat_prompt(const cleave_model_t *model,
+                                   const char *messages_json,
+                                   size_t len,
+                                   char *text,
+                                   size_t cap,
+                                   size_t *n,
+                                   cleave_error_t *err);
+
+/**
+ * Makes a detokenizer for one sequence. `*out` is the caller's, to be ended with cleave_detokenizer_destroy; it
+ * outlives a release of the model. Callable from any thread. Errors: INVALID_ARGUMENT, NOT_FOUND, UNSUPPORTED.
+ */
+cleave_status_t cleave_detokenizer_create(const cleave_model_t *model, cleave_detokenizer_t **out, cleave_error_t *err);
+
+/**
+ * Takes the next token of the sequence and gives the text that is complete with it: whole characters only, so often
+ * nothing. (`text`, `cap`, `n`) follow the conventions for buffers above; a push that was refused for its buffer, or
+ * that asked for the length, is repeated with the same token. 256 bytes are enough for most tokens, not for all.
+ *
+ * Callable from any thread; one sequence's tokens have to come in order. Errors: INVALID_ARGUMENT (no token of the
+ * model, buffer too small), NOT_FOUND.
+ */
+cleave_status_t cleave_detokenizer_push(cleave_detokenizer_t *d, int32_t token, char *text, size_t cap, size_t *n);
+
+/**
+ * Gives what is left at the end of a sequence: an unfinished character as U+FFFD. Afterwards the detokenizer is as
+ * new. (`text`, `cap`, `n`) follow the conventions for buffers above; a call that was refused for its buffer, or that
+ * asked for the length, is repeated. Callable from any thread. Errors: INVALID_ARGUMENT, NOT_FOUND.
+ */
+cleave_status_t cleave_detokenizer_flush(cleave_detokenizer_t *d, char *text, size_t cap, size_t *n);
+
+/** Ends a detokenizer. NULL and one that was destroyed before are ignored. */
+void cleave_detokenizer_destroy(cleave_detokenizer_t *d);
+
+
+/* ---- cache ---- */
+/** dtypes of stored keys and values. */
+#define CLEAVE_DTYPE_DEFAULT 0
+
+#define CLEAVE_DTYPE_F32 1
+
+#define CLEAVE_DTYPE_F16 2
+
+#define CLEAVE_DTYPE_BF16 3
+
+/** Keeps no blocks for later requests with the same beginning. */
+#define CLEAVE_CACHE_NO_PREFIX (1u << 0)
+
+/** How a cache is made. Zero means default in every field. */
+typedef struct cleave_cache_config_t {
+    uint32_t struct_size;
+    /** Tokens of a block: a power of two. Default: 16. */
+    uint32_t block_tokens;
+    /** CLEAVE_DTYPE_*. Default: the model's own. */
+    uint32_t dtype;
+    /** CLEAVE_CACHE_*. */
+    uint32_t flags;
+    /** Memory for KV blocks on each device. Default: what a modest share of the free memory holds. */
+    uint64_t bytes_per_device;
+    /** How long a KV handle lives that nobody renews, in milliseconds. Default: 60000. */
+    uint32_t lease_ms;
+    /**
+     * Signs tickets and images: caches with the same secret can import from each other. All zero: random, so that
+     * only this process can import what this cache exports.
+     */
+    uint8_t secret[32];
+} cleave_cache_config_t;
+
+/**
+ * Makes a KV cache for `model` on `devices` (`n_devices` ordinals; none: the CPU). `config` may be NULL. `*out` is
+ * the caller's, to be ended with cleave_cache_destroy; it keeps the model alive.
+ *
+ * Callable from any thread. [BLOCKING] Allocates the pool and puts the weights on the device, once per model and
+ * device however many caches there are. Errors: INVALID_ARGUMENT, NOT_FOUND (model, device), UNSUPPORTED (dtype,
+ * flags, more than one device), OUT_OF_MEMORY.
+ */
+cleave_status_t cleave_cache_create(cleave_model_t *model,
+                                    const int32_t *devices,
+                                    size_t n_devices,
+                                    const struct cleave_cache_config_t *config,
+                                    cleave_cache_t **out,
+                                    cleave_error_t *err);
+
+/**
+ * Ends a cache and every KV handle in it. Engines that still run over it go on until they are destroyed, and the
+ * memory is held until then. NULL and a cache that was destroyed before are ignored.
+ */
+void cleave_cache_destroy(cleave_cache_t *cache);
+
+
+/* ---- completion queue ---- */
+/**
+ * Makes a queue that holds `capacity` events (0: 4096; 2 to 16777216). Every accepted request keeps one place for its
+ * FINISHED event, so a queue bounds how many requests its engines accept at once (WOULD_BLOCK beyond); an engine whose
+ * tokens find no place pauses until there is one and loses nothing. `*out` is the caller's, to be ended with
+ * cleave_queue_destroy. Callable from any thread. Errors: INVALID_ARGUMENT, IO (no file descriptor), OUT_OF_MEMORY.
+ */
+cleave_status_t cleave_queue_create(uint32_t capacity, cleave_queue_t **out, cleave_error_t *err);
+
+/**
+ * Ends a queue: who waits in cleave_poll gets SHUTDOWN, events that wait and events that come later are dropped, its
+ * engines accept no more requests. Its descriptor is closed once its last engine is destroyed. Destroy engines first
+ * to get every FINISHED event. NULL and a queue that was destroyed before are ignored.
+ */
+void cleave_queue_destroy(cleave_queue_t *queue);
+
+/**
+ * The queue's eventfd, readable while events wait, for poll, epoll, kqueue-like loops and Go's netpoller. It is the
+ * library's: watch it, but do not read, write or close it, and take it out of the loop before cleave_queue_destroy.
+ * Level-triggered use is simplest; edge-triggered, call cleave_poll until it gives no event.
+ *
+ * Callable from any thread. A negative status for a queue that is none.
+ */
+int cleave_queue_fd(const cleave_queue_t *queue);
+
+
+/* ---- engine ---- */
+/** Prefills and decodes. */
+#define CLEAVE_ROLE_MIXED 0
+
+/** Requests end with FINISHED (PREFILLED) and a KV handle after their first token. */
+#define CLEAVE_ROLE_PREFILL 1
+
+/** Meant for requests that continue a KV handle; computes short prompts too. */
+#define CLEAVE_ROLE_DECODE 2
+
+/** How an engine is made. Zero means default in every field. */
+typedef struct cleave_engine_config_t {
+    uint32_t struct_size;
+    /** CLEAVE_ROLE_*. */
+    uint32_t role;
+    /** Sequences that run at once. Default: 64. */
+    uint32_t max_sequences;
+    /** Tokens that a step computes at most: bounds how long one step takes. Default: 512. */
+    uint32_t max_batch_tokens;
+    /**
+     * Threads that compute, the step thread among them. Default: the CPUs of cpu_mask, else those that the process
+     * may run on.
+     */
+    uint32_t threads;
+    /** None yet: 0. */
+    uint32_t flags;
+    /** Accepted requests that wait beyond those that run, before WOULD_BLOCK. Default: 1024. */
+    uint32_t max_waiting;
+    uint32_t reserved;
+    /**
+     * CPUs that the engine's threads may run on: CPU i is bit i % 64 of cpu_mask[i / 64]. All zero: wherever the
+     * system puts them.
+     */
+    uint64_t cpu_mask[16];
+} cleave_engine_config_t;
+
+/**
+ * Starts an engine over `cache` that reports to `queue`. `config` may be NULL. Engines on one cache share weights and
+ * blocks, and hand KV over by moving a block table. `*out` is the caller's, to be ended with cleave_engine_destroy; it
+ * keeps cache and queue alive in memory, whatever becomes of their own handles.
+ *
+ * Callable from any thread. [BLOCKING] Starts threads and allocates for the largest step: milliseconds.
+ * Errors: INVALID_ARGUMENT, NOT_FOUND, UNSUPPORTED (flags), OUT_OF_MEMORY, SHUTDOWN (cache or queue is being
+ * destroyed).
+ */
+cleave_status_t cleave_engine_create(cleave_cache_t *cache,
+                                     cleave_queue_t *queue,
+                                     const struct cleave_engine_config_t *config,
+                                     cleave_engine_t **out,
+                                     cleave_error_t *err);
+
+/**
+ * Changes what an engine is for, from the next step boundary on. Running work goes on; weights, cache and memory are
+ * not touched. Callable from any thread. Errors: INVALID_ARGUMENT, NOT_FOUND, SHUTDOWN.
+ */
+cleave_status_t cleave_engine_set_role(cleave_engine_t *engine, uint32_t role, cleave_error_t *err);
+
+/**
+ * Refuses new requests (SHUTDOWN) from now on and waits until all accepted ones have ended, at most `timeout_ms`
+ * (UINT32_MAX: for ever). After TIMEOUT the engine is still draining; call again to go on waiting. The host has to
+ * keep polling meanwhile: an engine whose queue is full stands still.
+ *
+ * Callable from any thread. [BLOCKING] Errors: TIMEOUT, INVALID_ARGUMENT, NOT_FOUND, SHUTDOWN (destroyed meanwhile).
+ */
+cleave_status_t cleave_engine_drain(cleave_engine_t *engine, uint32_t timeout_ms);
+
+/**
+ * Ends an engine: every request still open gets its FINISHED event (ERROR, status SHUTDOWN), then its threads end.
+ * When this returns the engine's last event is in the queue. NULL and an engine that was destroyed before are
+ * ignored. [BLOCKING] For as long as the running step takes.
+ */
+void cleave_engine_destroy(cleave_engine_t *engine);
+
+
+/* ---- requests ---- */
+/** FINISHED carries a KV handle. Implied on a prefill engine. */
+#define CLEAVE_REQUEST_KEEP_KV (1u << 0)
+
+/** TOKEN events carry the log-probability of their token, and each is followed by `logprobs` TOP_LOGPROB events. */
+#define CLEAVE_REQUEST_LOGPROBS (1u << 1)
+
+/** Repeat the token that came with the imported handle. */
+#define CLEAVE_REQUEST_EMIT_PENDING (1u << 2)
+
+/** Do not stop at the model's EOS ids. */
+#define CLEAVE_REQUEST_IGNORE_EOS (1u << 3)
+
+/** With a handle: take every sampling and stop field from this request, and none from the handle. */
+#define CLEAVE_REQUEST_OVERRIDE_SAMPLING (1u << 4)
+
+/**
+ * One request. Zero means default in every field: of a fresh request the value named here, of one that continues a
+ * KV handle the handle's own.
+ */
+typedef struct cleave_request_desc_t {
+    uint32_t struct_size;
+    /** CLEAVE_REQUEST_*. */
+    uint32_t flags;
+    /** Echoed in every event. */
+    uint64_t user_tag;
+    /** The handle to continue from, which this consumes; 0: none, a fresh sequence. */
+    cleave_kv_t kv;
+    /** Range of `tokens`: the prompt; with a handle the tokens that follow it, may be empty. */
+    uint32_t prompt_begin;
+    uint32_t prompt_len;
+    /** Range of `tokens`: ids that end the generation, beside the model's EOS ids. */
+    uint32_t stop_begin;
+    uint32_t stop_len;
+    /** Tokens to generate after the last prompt token, over all engines. Default: until the context is full. */
+    uint32_t max_new_tokens;
+    /** Sample from the k likeliest. Default: all. */
+    uint32_t top_k;
+    /** Higher runs first. Default: 0. */
+    uint32_t priority;
+    /** Alternatives to report for each token, 0 to 128; more than 0 implies CLEAVE_REQUEST_LOGPROBS. */
+    int32_t logprobs;
+    /** Default: 0, greedy. */
+    float temperature;
+    /** Sample from the likeliest that make up this much, in (0, 1]. Default: 1. */
+    float top_p;
+    /** Drop what is less likely than this share of the likeliest, in [0, 1]. Default: 0. */
+    float min_p;
+    /** Over prompt and generated tokens. Default: 1, none. */
+    float repetition_penalty;
+    /** Over generated tokens. Default: 0, none. */
+    float presence_penalty;
+    float frequency_penalty;
+    /** Equal seeds give equal samples, whatever else runs. Default: a random one. */
+    uint64_t seed;
+    /** Microseconds from submission to when the request ends with TIMEOUT. Default: never. */
+    uint64_t deadline_us;
+    /** Requests share cached prefixes only with requests of the same salt. */
+    uint64_t cache_salt;
+    /** Neither stop tokens nor stop sequences end the generation before this many tokens. Default: 0. */
+    uint32_t min_new_tokens;
+    /** Range of `tokens`: stop sequences, each as its length followed by its ids: 2, a, b, 3, c, d, e. */
+    uint32_t stop_sequences_begin;
+    uint32_t stop_sequences_len;
+    /** Range of `tokens`: pairs of an id and the bits of the float that is added to its logit. */
+    uint32_t logit_bias_begin;
+    uint32_t logit_bias_len;
+    uint32_t reserved;
+} cleave_request_desc_t;
+
+/**
+ * Submits `n_requests` requests at once. Token ids, of prompts and stops, are ranges of one array `tokens` of
+ * `n_tokens`; everything is copied before the call returns. The struct_size of the first request is the distance
+ * between them, and the same in all.
+ *
+ * Requests are accepted in order up to the first that is refused: `*n_accepted` tells how many run, `ids` (room for
+ * n_requests) has their ids, and the status is CLEAVE_OK or what the first refused one met. Every accepted request
+ * ends with exactly one FINISHED event, its last. Events may be in the queue before the call returns: tell requests
+ * apart by user_tag.
+ *
+ * Callable from any thread; does not wait for the engine. Errors: WOULD_BLOCK (too many wait, or the queue has no
+ * place: retry after a FINISHED event), INVALID_ARGUMENT (the text names request and field), NOT_FOUND and EXPIRED
+ * (engine, KV handle), INCOMPATIBLE, UNSUPPORTED (flags), OUT_OF_MEMORY (more than the whole cache holds),
+ * SHUTDOWN (draining or destroyed).
+ */
+cleave_status_t cleave_submit(cleave_engine_t *engine,
+                              const struct cleave_request_desc_t *requests,
+                              size_t n_requests,
+                              const int32_t *tokens,
+                              size_t n_tokens,
+                              cleave_request_t *ids,
+                              size_t *n_accepted,
+                              cleave_error_t *err);
+
+/**
+ * Asks an engine to end a request with FINISHED (ERROR, CANCELLED) at the next step boundary. Asynchronous and
+ * idempotent: a request that has ended meanwhile is CLEAVE_OK or NOT_FOUND, and no second event follows.
+ * Callable from any thread. Errors: NOT_FOUND (engine, id), INVALID_ARGUMENT.
+ */
+cleave_status_t cleave_cancel(cleave_engine_t *engine, cleave_request_t id);
+
+/**
+ * Stops a running generation at the next step boundary and hands it over: its FINISHED event (EXPORTED) carries the
+ * KV handle, from which any engine goes on with the token that would have been next. Asynchronous; a generation that
+ * ends before that ends as it would have. Callable from any thread. Errors: NOT_FOUND (engine, id),
+ * INVALID_ARGUMENT.
+ */
+cleave_status_t cleave_export(cleave_engine_t *engine, cleave_request_t id);
+
+
+/* ---- events ---- */
+/** A token was generated. */
+#define CLEAVE_EVENT_TOKEN 1
+
+/** A request has ended: exactly one per accepted request, always its last event. */
+#define CLEAVE_EVENT_FINISHED 2
+
+/** An import has landed, or failed (`status`). */
+#define CLEAVE_EVENT_KV_READY 3
+
+/** An engine has failed and takes no more requests. The FINISHED events of its requests follow. */
+#define CLEAVE_EVENT_ENGINE_FAILED 4
+
+/** One of the likeliest tokens at the place of the TOKEN event before it, best first; see CLEAVE_REQUEST_LOGPROBS. */
+#define CLEAVE_EVENT_TOP_LOGPROB 5
+
+/** A stop id or stop sequence, or one of the model's EOS ids. */
+#define CLEAVE_FINISH_STOP 1
+
+/** max_new_tokens, or the model's context is full. */
+#define CLEAVE_FINISH_LENGTH 2
+
+/** A prefill engine has done its part: `kv` is the handle to continue from. */
+#define CLEAVE_FINISH_PREFILLED 3
+
+/** cleave_export: `kv` is the handle to continue from. */
+#define CLEAVE_FINISH_EXPORTED 4
+
+/** `status` says why: CANCELLED, TIMEOUT (deadline), SHUTDOWN, ... */
+#define CLEAVE_FINISH_ERROR 5
+
+/** What an engine tells the host. 64 bytes; fields that a type does not name are zero, `token` -1. */
+typedef struct cleave_event_t {
+    /** CLEAVE_EVENT_*. Skip types that you do not know. */
+    uint32_t type;
+    /** FINISHED: CLEAVE_FINISH_*. */
+    uint32_t finish_reason;
+    /** CLEAVE_OK, or why it failed. */
+    cleave_status_t status;
+    /** TOKEN, TOP_LOGPROB. */
+    int32_t token;
+    /** The host's own, as given with the request or the import. */
+    uint64_t user_tag;
+    cleave_request_t request;
+    /** FINISHED: the handle, if one was asked for or is due; the host's to submit or to release. KV_READY: the import. */
+    cleave_kv_t kv;
+    /** CLOCK_MONOTONIC, when the event was queued. */
+    uint64_t timestamp_ns;
+    /** TOKEN, TOP_LOGPROB: number of the token since the end of the prompt, from 0. FINISHED: how many there were. */
+    uint32_t index;
+    /** TOKEN with CLEAVE_REQUEST_LOGPROBS, TOP_LOGPROB: natural logarithm. */
+    float logprob;
+    uint64_t reserved;
+} cleave_event_t;
+
+/**
+ * Takes up to `capacity` events from the queue, in order, waiting for the first one at most `timeout_ms` (0: not at
+ * all, UINT32_MAX: for ever). `*n` is how many there were; a timeout without any is CLEAVE_OK and 0.
+ *
+ * `event_size` is sizeof(cleave_event_t) as the program was compiled, and the distance between the elements of
+ * `events`: with a larger one the rest of each element is zeroed, with a smaller one (48 at least, a multiple of 8)
+ * each is cut.
+ *
+ * Callable from any thread; of several threads that wait on one queue each event goes to one. [BLOCKING] up to the
+ * timeout. Errors: INVALID_ARGUMENT, NOT_FOUND, SHUTDOWN (the queue was destroyed meanwhile).
+ */
+cleave_status_t cleave_poll(cleave_queue_t *queue,
+                            struct cleave_event_t *events,
+                            size_t event_size,
+                            size_t capacity,
+                            uint32_t timeout_ms,
+                            size_t *n);
+
+
+/* ---- KV handles ---- */
+/** The handle is of an import that has not landed yet. */
+#define CLEAVE_KV_IMPORTING (1u << 0)
+
+/** What is known of a handle. Set struct_size before the call. */
+typedef struct cleave_kv_info_t {
+    uint32_t struct_size;
+    /** Tokens of the sequence, a pending one (sampled, not yet run through the model) among them. */
+    uint32_t n_tokens;
+    /** Blocks that it holds. */
+    uint32_t n_blocks;
+    /** CLEAVE_KV_*. */
+    uint32_t flags;
+    /** Sizes of its ticket and image in bytes. */
+    uint64_t ticket_bytes;
+    uint64_t image_bytes;
+    /** Milliseconds until it expires unless it is renewed. */
+    uint64_t lease_left_ms;
+    /** Of the model. */
+    uint8_t fingerprint[32];
+    /** Tokens whose keys and values are in the blocks. */
+    uint32_t n_computed;
+    uint32_t reserved;
+} cleave_kv_info_t;
+
+/** Describes a handle. Callable from any thread. Errors: NOT_FOUND, EXPIRED, INVALID_ARGUMENT. */
+cleave_status_t cleave_kv_info(cleave_cache_t *cache, cleave_kv_t kv, struct cleave_kv_info_t *out);
+
+/**
+ * Writes the handle's ticket: a few hundred signed bytes, with which a cache that has the same secret pulls the
+ * blocks itself. The handle lives on until that has happened, it is released or its lease ends. (`buf`, `cap`, `len`)
+ * follow the conventions for buffers above. Callable from any thread.
+ * Errors: NOT_FOUND, EXPIRED, INVALID_ARGUMENT (buffer too small), UNSUPPORTED.
+ */
+cleave_status_t cleave_kv_ticket(cleave_cache_t *cache,
+                                 cleave_kv_t kv,
+                                 void *buf,
+                                 size_t cap,
+                                 size_t *len,
+                                 cleave_error_t *err);
+
+/**
+ * Reads a piece of the handle's image: everything that another cache needs, the KV itself included, for a wire of the
+ * host's own or a file. The image is image_bytes of cleave_kv_info long and does not change while the handle lives.
+ * Unlike with other buffers any `cap` will do: `*len` is how much was written, 0 at or beyond the end.
+ *
+ * Callable from any thread. [BLOCKING] Copies from the device.
+ * Errors: NOT_FOUND, EXPIRED, INVALID_ARGUMENT, IO, DEVICE.
+ */
+cleave_status_t cleave_kv_read_image(cleave_cache_t *cache,
+                                     cleave_kv_t kv,
+                                     uint64_t offset,
+                                     void *buf,
+                                     size_t cap,
+                                     size_t *len,
+                                     cleave_error_t *err);
+
+/**
+ * Takes in a ticket or an image (`len` bytes at `data`, copied during the call). `*kv` is the host's to submit, at once
+ * if it likes: the request waits for the blocks. Once they have landed, or not, KV_READY with `user_tag` and the status
+ * goes to `queue`, which may be NULL for no event.
+ *
+ * Callable from any thread. An image is checked and copied before this returns.
+ * Errors: CORRUPT, INCOMPATIBLE, PERMISSION (other secret), EXPIRED, PEER, OUT_OF_MEMORY (no free blocks),
+ * WOULD_BLOCK (no place in the queue), INVALID_ARGUMENT, NOT_FOUND.
+ */
+cleave_status_t cleave_kv_import(cleave_cache_t *cache,
+                                 cleave_queue_t *queue,
+                                 const void *data,
+                                 size_t len,
+                                 uint64_t user_tag,
+                                 cleave_kv_t *kv,
+                                 cleave_error_t *err);
+
+/**
+ * Writes the handle's image to the file `path` (NUL-terminated UTF-8), whole or not at all: what was there is replaced
+ * in one step. The handle lives on. Callable from any thread. [BLOCKING]
+ * Errors: NOT_FOUND (handle, directory), EXPIRED, IO, INVALID_ARGUMENT.
+ */
+cleave_status_t cleave_kv_save(cleave_cache_t *cache, cleave_kv_t kv, const char *path, cleave_error_t *err);
+
+/**
+ * Reads an image from a file. `*kv` is the host's to submit or to release. Callable from any thread. [BLOCKING]
+ * Errors: NOT_FOUND (file), CORRUPT, INCOMPATIBLE, PERMISSION, OUT_OF_MEMORY, IO, INVALID_ARGUMENT.
+ */
+cleave_status_t cleave_kv_load(cleave_cache_t *cache, const char *path, cleave_kv_t *kv, cleave_error_t *err);
+
+/**
+ * A second handle to the same snapshot, which shares its blocks: both can be continued, each its own way. `*out` is
+ * the host's to submit or to release. Callable from any thread. Errors: NOT_FOUND, EXPIRED, INVALID_ARGUMENT.
+ */
+cleave_status_t cleave_kv_duplicate(cleave_cache_t *cache, cleave_kv_t kv, cleave_kv_t *out, cleave_error_t *err);
+
+/**
+ * Makes the handle live `lease_ms` from now on (more than 0). Callable from any thread.
+ * Errors: NOT_FOUND, EXPIRED (too late), INVALID_ARGUMENT.
+ */
+cleave_status_t cleave_kv_renew(cleave_cache_t *cache, cleave_kv_t kv, uint32_t lease_ms);
+
+/**
+ * Gives a handle back; its blocks are free once no transfer touches them. Idempotent: a handle that was released,
+ * consumed or has expired is CLEAVE_OK. Callable from any thread. Errors: NOT_FOUND (the cache, or an id that this
+ * cache never gave out), INVALID_ARGUMENT.
+ */
+cleave_status_t cleave_kv_release(cleave_cache_t *cache, cleave_kv_t kv);
+
+
+/* ---- peers: check and warm a pair before traffic ---- */
+/** How two caches would exchange KV. Set struct_size before the call. */
+typedef struct cleave_pair_report_t {
+    uint32_t struct_size;
+    /** CLEAVE_OK, or why the pair cannot exchange KV. */
+    cleave_status_t status;
+    uint32_t transport;
+    uint32_t reason;
+    uint64_t bytes_per_second;
+    uint64_t rtt_ns;
+    /** NUL-terminated. */
+    char detail[160];
+} cleave_pair_report_t;
+
+/**
+ * Where other caches find this one. (`buf`, `cap`, `len`) follow the conventions for buffers above.
+ *
+ * This version moves KV within a process (a ticket or an image needs no address there) and as images over a wire or
+ * a file of the host's own; it listens on nothing, so this is UNSUPPORTED. Callable from any thread.
+ */
+cleave_status_t cleave_cache_address(cleave_cache_t *cache, void *buf, size_t cap, size_t *len, cleave_error_t *err);
+
+/**
+ * Connects to the cache at `address`, moves one block there and back, compares, and reports what the pair can do.
+ * UNSUPPORTED in this version, as cleave_cache_address. Callable from any thread. [BLOCKING]
+ */
+cleave_status_t cleave_cache_pair(cleave_cache_t *cache,
+                                  const void *address,
+                                  size_t len,
+                                  uint32_t required_transport,
+                                  struct cleave_pair_report_t *out,
+                                  cleave_error_t *err);
+
+
+/* ---- insight ---- */
+/** Counters of one engine since it was created. Set struct_size before the call. */
+typedef struct cleave_metrics_t {
+    uint32_t struct_size;
+    /** Sequences in the batch, and accepted requests that are not. */
+    uint32_t running;
+    uint32_t waiting;
+    /** Of the cache; blocks that only the prefix index holds count as free. */
+    uint32_t blocks_total;
+    uint32_t blocks_free;
+    /** KV handles of the cache, and imports of it that have not landed. */
+    uint32_t exports_open;
+    uint32_t imports_open;
+    /** CLEAVE_ROLE_*, as it is now. */
+    uint32_t role;
+    uint64_t steps;
+    /** Prompt tokens computed, and generated tokens. */
+    uint64_t prompt_tokens;
+    uint64_t generated_tokens;
+    /** Prompt tokens that the prefix index saved computing. */
+    uint64_t prefix_hit_tokens;
+    uint64_t preemptions;
+    /** KV bytes moved for imports and exports; a handoff within one cache moves none. */
+    uint64_t kv_bytes_in;
+    uint64_t kv_bytes_out;
+    /** Time spent in steps. */
+    uint64_t busy_ns;
+    /** Time since the last step ended; 0 before the first. */
+    uint64_t last_step_age_ns;
+    /**
+     * Requests that continued a KV handle, and how long it took from accepting the request until its blocks were the
+     * engine's: of all together, and of the last.
+     */
+    uint64_t handoffs;
+    uint64_t handoff_ns_total;
+    uint64_t handoff_ns_last;
+    /** How long the last step took, and the longest. */
+    uint64_t step_ns_last;
+    uint64_t step_ns_max;
+} cleave_metrics_t;
+
+/** Who holds the blocks of a cache. Set struct_size before the call. */
+typedef struct cleave_audit_t {
+    uint32_t struct_size;
+    /** Each block is counted once, under the first owner in this order. */
+    uint32_t by_requests;
+    uint32_t by_transfers;
+    uint32_t by_exports;
+    uint32_t by_prefix_index;
+    /** Neither free nor owned by anybody: always 0. */
+    uint32_t leaked;
+    uint32_t total;
+    uint32_t free;
+} cleave_audit_t;
+
+/** Reads an engine's counters, without stopping it. Callable from any thread. Errors: NOT_FOUND, INVALID_ARGUMENT. */
+cleave_status_t cleave_engine_metrics(cleave_engine_t *engine, struct cleave_metrics_t *out);
+
+/**
+ * Writes the counters of every engine of the process as OpenMetrics text, for a scrape endpoint of the host's
+ * (application/openmetrics-text; version=1.0.0). Engines are told apart by the label engine, counted from 0 in order
+ * of creation. (`buf`, `cap`, `len`) follow the conventions for buffers above; the text may grow between a call that
+ * asks for the length and the next, so leave some room. Callable from any thread. Errors: INVALID_ARGUMENT.
+ */
+cleave_status_t cleave_metrics_text(char *buf, size_t cap, size_t *len);
+
+/**
+ * Counts a cache's blocks by owner. Callable from any thread; holds the cache's lock while it counts.
+ * Errors: NOT_FOUND, INVALID_ARGUMENT.
+ */
+cleave_status_t cleave_cache_audit(cleave_cache_t *cache, struct cleave_audit_t *out);
+
+#ifdef __cplusplus
+} /* extern "C" */
+#endif
+
+#endif /* CLEAVE_H */

@@ -1,0 +1,113 @@
+//! cache
+
+use super::boundary::{call, call_void, known_flags, put, required, slice};
+use super::device::CLEAVE_DEVICE_CPU;
+use super::error::{cleave_error_t, cleave_status_t};
+use super::handle::{cleave_cache, cleave_cache_t, cleave_model_t};
+use super::registry::{self, Kind, Object};
+use super::sized::{self, sized_struct};
+use crate::engine::{CacheOptions, ModelCache};
+use crate::model::Model;
+use crate::tensor::Dtype;
+use crate::{bail, error};
+use libc::size_t;
+use std::time::Duration;
+
+impl Object for ModelCache {
+    type C = cleave_cache;
+    const KIND: Kind = Kind::Cache;
+}
+
+/// dtypes of stored keys and values.
+pub const CLEAVE_DTYPE_DEFAULT: u32 = 0;
+pub const CLEAVE_DTYPE_F32: u32 = 1;
+pub const CLEAVE_DTYPE_F16: u32 = 2;
+pub const CLEAVE_DTYPE_BF16: u32 = 3;
+
+/// Keeps no blocks for later requests with the same beginning.
+pub const CLEAVE_CACHE_NO_PREFIX: u32 = 1 << 0;
+
+/// How a cache is made. Zero means default in every field.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct cleave_cache_config_t {
+    pub struct_size: u32,
+    /// Tokens of a block: a power of two. Default: 16.
+    pub block_tokens: u32,
+    /// CLEAVE_DTYPE_*. Default: the model's own.
+    pub dtype: u32,
+    /// CLEAVE_CACHE_*.
+    pub flags: u32,
+    /// Memory for KV blocks on each device. Default: what a modest share of the free memory holds.
+    pub bytes_per_device: u64,
+    /// How long a KV handle lives that nobody renews, in milliseconds. Default: 60000.
+    pub lease_ms: u32,
+    /// Signs tickets and images: caches with the same secret can import from each other. All zero: random, so that
+    /// only this process can import what this cache exports.
+    pub secret: [u8; 32],
+}
+
+sized_struct!(cleave_cache_config_t);
+
+/// Makes a KV cache for `model` on `devices` (`n_devices` ordinals; none: the CPU). `config` may be NULL. `*out` is
+/// the caller's, to be ended with cleave_cache_destroy; it keeps the model alive.
+///
+/// Callable from any thread. [BLOCKING] Allocates the pool and puts the weights on the device, once per model and
+/// device however many caches there are. Errors: INVALID_ARGUMENT, NOT_FOUND (model, device), UNSUPPORTED (dtype,
+/// flags, more than one device), OUT_OF_MEMORY.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleave_cache_create(
+    model: *mut cleave_model_t,
+    devices: *const i32,
+    n_devices: size_t,
+    config: *const cleave_cache_config_t,
+    out: *mut *mut cleave_cache_t,
+    err: *mut cleave_error_t,
+) -> cleave_status_t {
+    call(err, || unsafe {
+        let model = registry::get::<Model>(model, "model")?;
+        required(out, "out")?;
+        let devices = match slice(devices, n_devices, "devices")? {
+            [] => &[CLEAVE_DEVICE_CPU],
+            devices => devices,
+        };
+        if let Some(device) = devices.iter().find(|&&device| device < CLEAVE_DEVICE_CPU) {
+            bail!(InvalidArgument, "{device} is no device ordinal");
+        }
+        let config: cleave_cache_config_t = sized::read_optional(config, "config")?;
+        let cache = ModelCache::create(&model, devices, options(&config)?)?;
+        put(out, registry::insert(cache)?);
+        Ok(())
+    })
+}
+
+fn options(config: &cleave_cache_config_t) -> crate::error::Result<CacheOptions> {
+    known_flags(config.flags, CLEAVE_CACHE_NO_PREFIX, "config.flags")?;
+    let dtype = match config.dtype {
+        CLEAVE_DTYPE_DEFAULT => None,
+        code => Some(
+            Dtype::from_code(code)
+                .ok_or_else(|| error!(Unsupported, "config.dtype: {code} is no dtype of this version"))?,
+        ),
+    };
+    Ok(CacheOptions {
+        block_tokens: config.block_tokens,
+        dtype,
+        bytes: config.bytes_per_device,
+        lease: (config.lease_ms > 0).then(|| Duration::from_millis(u64::from(config.lease_ms))),
+        secret: (config.secret != [0; 32]).then_some(config.secret),
+        no_prefix_cache: config.flags & CLEAVE_CACHE_NO_PREFIX != 0,
+    })
+}
+
+/// Ends a cache and every KV handle in it. Engines that still run over it go on until they are destroyed, and the
+/// memory is held until then. NULL and a cache that was destroyed before are ignored.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleave_cache_destroy(cache: *mut cleave_cache_t) {
+    if !cache.is_null() {
+        call_void(|| {
+            registry::take::<ModelCache>(cache, "cache")?.close();
+            Ok(())
+        });
+    }
+}

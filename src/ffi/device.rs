@@ -1,0 +1,62 @@
+//! devices
+
+use super::boundary::{call, call_int, fixed_text};
+use super::error::cleave_status_t;
+use super::sized::{Output, Sized, sized_struct};
+use crate::bail;
+use libc::c_char;
+
+/// The CPU as a device. CUDA devices are their ordinals 0, 1, ...
+pub const CLEAVE_DEVICE_CPU: i32 = -1;
+
+/// What is known of a device. Set struct_size before the call.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct cleave_device_info_t {
+    pub struct_size: u32,
+    pub ordinal: i32,
+    /// major * 10 + minor; 0 for the CPU.
+    pub compute_capability: u32,
+    /// The NUMA node nearest to it; 0 for the CPU.
+    pub numa_node: u32,
+    /// Memory in bytes; of the CPU what this process may use, as its control group limits it.
+    pub total_bytes: u64,
+    pub free_bytes: u64,
+    /// NUL-terminated. "CPU" for the CPU.
+    pub uuid: [c_char; 48],
+    /// NUL-terminated, as the maker names it.
+    pub name: [c_char; 64],
+}
+
+sized_struct!(cleave_device_info_t);
+
+/// How many CUDA devices this build of the library can use in this process. 0 without a driver, without devices, or
+/// in a build without CUDA: never an error. The CPU is not counted and always there. Callable from any thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn cleave_device_count() -> i32 {
+    call_int(|| Ok(0)).max(0)
+}
+
+/// Describes CLEAVE_DEVICE_CPU or a CUDA device. Callable from any thread.
+/// Errors: NOT_FOUND (no such device), INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleave_device_info(ordinal: i32, out: *mut cleave_device_info_t) -> cleave_status_t {
+    call(std::ptr::null_mut(), || unsafe {
+        let out = Output::new(out, "out")?;
+        if ordinal < CLEAVE_DEVICE_CPU {
+            bail!(InvalidArgument, "{ordinal} is no device ordinal");
+        }
+        if ordinal != CLEAVE_DEVICE_CPU {
+            bail!(NotFound, "there is no CUDA device {ordinal}: this build of the library has no CUDA backend");
+        }
+        let host = crate::sys::host_info();
+        let mut info = cleave_device_info_t::zeroed();
+        info.ordinal = ordinal;
+        info.total_bytes = host.total_bytes;
+        info.free_bytes = host.free_bytes;
+        info.uuid = fixed_text("CPU");
+        info.name = fixed_text(&host.cpu_name);
+        out.write(&info);
+        Ok(())
+    })
+}

@@ -1,0 +1,122 @@
+//! events
+
+use super::boundary::{call, put, required, timeout};
+use super::error::{CLEAVE_OK, cleave_status_t};
+use super::handle::{cleave_kv_t, cleave_queue_t, cleave_request_t};
+use super::registry;
+use crate::bail;
+use crate::engine::{Event, Queue};
+use libc::size_t;
+
+/// A token was generated.
+pub const CLEAVE_EVENT_TOKEN: u32 = 1;
+/// A request has ended: exactly one per accepted request, always its last event.
+pub const CLEAVE_EVENT_FINISHED: u32 = 2;
+/// An import has landed, or failed (`status`).
+pub const CLEAVE_EVENT_KV_READY: u32 = 3;
+/// An engine has failed and takes no more requests. The FINISHED events of its requests follow.
+pub const CLEAVE_EVENT_ENGINE_FAILED: u32 = 4;
+/// One of the likeliest tokens at the place of the TOKEN event before it, best first; see CLEAVE_REQUEST_LOGPROBS.
+pub const CLEAVE_EVENT_TOP_LOGPROB: u32 = 5;
+
+/// A stop id or stop sequence, or one of the model's EOS ids.
+pub const CLEAVE_FINISH_STOP: u32 = 1;
+/// max_new_tokens, or the model's context is full.
+pub const CLEAVE_FINISH_LENGTH: u32 = 2;
+/// A prefill engine has done its part: `kv` is the handle to continue from.
+pub const CLEAVE_FINISH_PREFILLED: u32 = 3;
+/// cleave_export: `kv` is the handle to continue from.
+pub const CLEAVE_FINISH_EXPORTED: u32 = 4;
+/// `status` says why: CANCELLED, TIMEOUT (deadline), SHUTDOWN, ...
+pub const CLEAVE_FINISH_ERROR: u32 = 5;
+
+/// What an engine tells the host. 64 bytes; fields that a type does not name are zero, `token` -1.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct cleave_event_t {
+    /// CLEAVE_EVENT_*. Skip types that you do not know.
+    pub r#type: u32,
+    /// FINISHED: CLEAVE_FINISH_*.
+    pub finish_reason: u32,
+    /// CLEAVE_OK, or why it failed.
+    pub status: cleave_status_t,
+    /// TOKEN, TOP_LOGPROB.
+    pub token: i32,
+    /// The host's own, as given with the request or the import.
+    pub user_tag: u64,
+    pub request: cleave_request_t,
+    /// FINISHED: the handle, if one was asked for or is due; the host's to submit or to release. KV_READY: the import.
+    pub kv: cleave_kv_t,
+    /// CLOCK_MONOTONIC, when the event was queued.
+    pub timestamp_ns: u64,
+    /// TOKEN, TOP_LOGPROB: number of the token since the end of the prompt, from 0. FINISHED: how many there were.
+    pub index: u32,
+    /// TOKEN with CLEAVE_REQUEST_LOGPROBS, TOP_LOGPROB: natural logarithm.
+    pub logprob: f32,
+    pub reserved: u64,
+}
+
+const _: () = assert!(size_of::<cleave_event_t>() == 64 && align_of::<cleave_event_t>() == 8);
+
+/// Events before this one had at least this much.
+const SMALLEST_EVENT: usize = 48;
+
+fn convert(event: &Event) -> cleave_event_t {
+    cleave_event_t {
+        r#type: event.kind as u32,
+        finish_reason: event.finish.map_or(0, |reason| reason as u32),
+        status: event.status.map_or(CLEAVE_OK, |status| status as i32),
+        token: event.token,
+        user_tag: event.user_tag,
+        request: event.request,
+        kv: event.kv,
+        timestamp_ns: event.timestamp_ns,
+        index: event.index,
+        logprob: event.logprob,
+        reserved: 0,
+    }
+}
+
+/// Takes up to `capacity` events from the queue, in order, waiting for the first one at most `timeout_ms` (0: not at
+/// all, UINT32_MAX: for ever). `*n` is how many there were; a timeout without any is CLEAVE_OK and 0.
+///
+/// `event_size` is sizeof(cleave_event_t) as the program was compiled, and the distance between the elements of
+/// `events`: with a larger one the rest of each element is zeroed, with a smaller one (48 at least, a multiple of 8)
+/// each is cut.
+///
+/// Callable from any thread; of several threads that wait on one queue each event goes to one. [BLOCKING] up to the
+/// timeout. Errors: INVALID_ARGUMENT, NOT_FOUND, SHUTDOWN (the queue was destroyed meanwhile).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleave_poll(
+    queue: *mut cleave_queue_t,
+    events: *mut cleave_event_t,
+    event_size: size_t,
+    capacity: size_t,
+    timeout_ms: u32,
+    n: *mut size_t,
+) -> cleave_status_t {
+    call(std::ptr::null_mut(), || unsafe {
+        required(n, "n")?;
+        put(n, 0);
+        let queue = registry::get::<Queue>(queue, "queue")?;
+        if !(SMALLEST_EVENT..=1 << 16).contains(&event_size) || !event_size.is_multiple_of(8) {
+            bail!(InvalidArgument, "event_size {event_size} is no size of a cleave_event_t");
+        }
+        if capacity > 0 {
+            required(events, "events")?;
+        }
+        if capacity.checked_mul(event_size).is_none_or(|bytes| bytes > isize::MAX as usize) {
+            bail!(InvalidArgument, "capacity: {capacity} events are more than memory can hold");
+        }
+        let mut taken = Vec::new();
+        queue.poll(&mut taken, capacity, timeout(timeout_ms))?;
+        let known = event_size.min(size_of::<cleave_event_t>());
+        for (i, event) in taken.iter().enumerate() {
+            let (to, from) = (events.cast::<u8>().add(i * event_size), convert(event));
+            std::ptr::copy_nonoverlapping((&raw const from).cast::<u8>(), to, known);
+            std::ptr::write_bytes(to.add(known), 0, event_size - known);
+        }
+        put(n, taken.len());
+        Ok(())
+    })
+}

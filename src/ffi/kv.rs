@@ -1,0 +1,231 @@
+//! KV handles
+
+use super::boundary::{c_string, call, fill, put, required, slice};
+use super::error::{cleave_error_t, cleave_status_t};
+use super::handle::{cleave_cache_t, cleave_kv_t, cleave_queue_t};
+use super::registry;
+use super::sized::{Output, Sized, sized_struct};
+use crate::bail;
+use crate::engine::{ModelCache, Queue};
+use crate::error::Result;
+use crate::kv::KvId;
+use libc::{c_char, c_void, size_t};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The handle is of an import that has not landed yet.
+pub const CLEAVE_KV_IMPORTING: u32 = 1 << 0;
+
+/// What is known of a handle. Set struct_size before the call.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct cleave_kv_info_t {
+    pub struct_size: u32,
+    /// Tokens of the sequence, a pending one (sampled, not yet run through the model) among them.
+    pub n_tokens: u32,
+    /// Blocks that it holds.
+    pub n_blocks: u32,
+    /// CLEAVE_KV_*.
+    pub flags: u32,
+    /// Sizes of its ticket and image in bytes.
+    pub ticket_bytes: u64,
+    pub image_bytes: u64,
+    /// Milliseconds until it expires unless it is renewed.
+    pub lease_left_ms: u64,
+    /// Of the model.
+    pub fingerprint: [u8; 32],
+    /// Tokens whose keys and values are in the blocks.
+    pub n_computed: u32,
+    pub reserved: u32,
+}
+
+sized_struct!(cleave_kv_info_t);
+
+fn get(cache: *mut cleave_cache_t) -> Result<Arc<ModelCache>> {
+    registry::get::<ModelCache>(cache, "cache")
+}
+
+/// Describes a handle. Callable from any thread. Errors: NOT_FOUND, EXPIRED, INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleave_kv_info(
+    cache: *mut cleave_cache_t,
+    kv: cleave_kv_t,
+    out: *mut cleave_kv_info_t,
+) -> cleave_status_t {
+    call(std::ptr::null_mut(), || unsafe {
+        let cache = get(cache)?;
+        let out = Output::new(out, "out")?;
+        let info = cache.kv().info(KvId(kv))?;
+        let mut c = cleave_kv_info_t::zeroed();
+        c.n_tokens = info.n_tokens;
+        c.n_blocks = info.n_blocks;
+        c.flags = if info.importing { CLEAVE_KV_IMPORTING } else { 0 };
+        c.ticket_bytes = info.ticket_bytes;
+        c.image_bytes = info.image_bytes;
+        c.lease_left_ms = u64::try_from(info.lease_left.as_millis()).unwrap_or(u64::MAX);
+        c.fingerprint = cache.model().fingerprint();
+        c.n_computed = info.computed;
+        out.write(&c);
+        Ok(())
+    })
+}
+
+/// Writes the handle's ticket: a few hundred signed bytes, with which a cache that has the same secret pulls the
+/// blocks itself. The handle lives on until that has happened, it is released or its lease ends. (`buf`, `cap`, `len`)
+/// follow the conventions for buffers above. Callable from any thread.
+/// Errors: NOT_FOUND, EXPIRED, INVALID_ARGUMENT (buffer too small), UNSUPPORTED.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleave_kv_ticket(
+    cache: *mut cleave_cache_t,
+    kv: cleave_kv_t,
+    buf: *mut c_void,
+    cap: size_t,
+    len: *mut size_t,
+    err: *mut cleave_error_t,
+) -> cleave_status_t {
+    call(err, || unsafe {
+        let cache = get(cache)?;
+        required(len, "len")?;
+        fill(&crate::transport::ticket(cache.kv(), KvId(kv))?, buf.cast::<u8>(), cap, len, "buf")
+    })
+}
+
+/// Reads a piece of the handle's image: everything that another cache needs, the KV itself included, for a wire of the
+/// host's own or a file. The image is image_bytes of cleave_kv_info long and does not change while the handle lives.
+/// Unlike with other buffers any `cap` will do: `*len` is how much was written, 0 at or beyond the end.
+///
+/// Callable from any thread. [BLOCKING] Copies from the device.
+/// Errors: NOT_FOUND, EXPIRED, INVALID_ARGUMENT, IO, DEVICE.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleave_kv_read_image(
+    cache: *mut cleave_cache_t,
+    kv: cleave_kv_t,
+    offset: u64,
+    buf: *mut c_void,
+    cap: size_t,
+    len: *mut size_t,
+    err: *mut cleave_error_t,
+) -> cleave_status_t {
+    call(err, || unsafe {
+        let cache = get(cache)?;
+        required(len, "len")?;
+        put(len, 0);
+        // The host's buffer may be uninitialised: read into our own, piece by piece.
+        slice(buf.cast::<u8>(), cap, "buf")?;
+        let mut piece = vec![0u8; cap.min(1 << 20)];
+        let mut done = 0;
+        while done < cap {
+            let want = piece.len().min(cap - done);
+            let got =
+                cache.kv().read_image(KvId(kv), offset.saturating_add(done as u64), &mut piece[..want])?.min(want);
+            if got == 0 {
+                break;
+            }
+            std::ptr::copy_nonoverlapping(piece.as_ptr(), buf.cast::<u8>().add(done), got);
+            done += got;
+        }
+        put(len, done);
+        Ok(())
+    })
+}
+
+/// Takes in a ticket or an image (`len` bytes at `data`, copied during the call). `*kv` is the host's to submit, at once
+/// if it likes: the request waits for the blocks. Once they have landed, or not, KV_READY with `user_tag` and the status
+/// goes to `queue`, which may be NULL for no event.
+///
+/// Callable from any thread. An image is checked and copied before this returns.
+/// Errors: CORRUPT, INCOMPATIBLE, PERMISSION (other secret), EXPIRED, PEER, OUT_OF_MEMORY (no free blocks),
+/// WOULD_BLOCK (no place in the queue), INVALID_ARGUMENT, NOT_FOUND.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleave_kv_import(
+    cache: *mut cleave_cache_t,
+    queue: *mut cleave_queue_t,
+    data: *const c_void,
+    len: size_t,
+    user_tag: u64,
+    kv: *mut cleave_kv_t,
+    err: *mut cleave_error_t,
+) -> cleave_status_t {
+    call(err, || unsafe {
+        let cache = get(cache)?;
+        let queue = if queue.is_null() { None } else { Some(registry::get::<Queue>(queue, "queue")?) };
+        required(kv, "kv")?;
+        required(data, "data")?;
+        let data = slice(data.cast::<u8>(), len, "data")?;
+        put(kv, cache.import(queue.as_ref(), data, user_tag)?.0);
+        Ok(())
+    })
+}
+
+/// Writes the handle's image to the file `path` (NUL-terminated UTF-8), whole or not at all: what was there is replaced
+/// in one step. The handle lives on. Callable from any thread. [BLOCKING]
+/// Errors: NOT_FOUND (handle, directory), EXPIRED, IO, INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleave_kv_save(
+    cache: *mut cleave_cache_t,
+    kv: cleave_kv_t,
+    path: *const c_char,
+    err: *mut cleave_error_t,
+) -> cleave_status_t {
+    call(err, || unsafe { get(cache)?.kv().save(KvId(kv), Path::new(c_string(path, "path")?)) })
+}
+
+/// Reads an image from a file. `*kv` is the host's to submit or to release. Callable from any thread. [BLOCKING]
+/// Errors: NOT_FOUND (file), CORRUPT, INCOMPATIBLE, PERMISSION, OUT_OF_MEMORY, IO, INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleave_kv_load(
+    cache: *mut cleave_cache_t,
+    path: *const c_char,
+    kv: *mut cleave_kv_t,
+    err: *mut cleave_error_t,
+) -> cleave_status_t {
+    call(err, || unsafe {
+        let cache = get(cache)?;
+        required(kv, "kv")?;
+        put(kv, cache.kv().load(Path::new(c_string(path, "path")?))?.0);
+        Ok(())
+    })
+}
+
+/// A second handle to the same snapshot, which shares its blocks: both can be continued, each its own way. `*out` is
+/// the host's to submit or to release. Callable from any thread. Errors: NOT_FOUND, EXPIRED, INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleave_kv_duplicate(
+    cache: *mut cleave_cache_t,
+    kv: cleave_kv_t,
+    out: *mut cleave_kv_t,
+    err: *mut cleave_error_t,
+) -> cleave_status_t {
+    call(err, || unsafe {
+        let cache = get(cache)?;
+        required(out, "out")?;
+        put(out, cache.kv().duplicate(KvId(kv))?.0);
+        Ok(())
+    })
+}
+
+/// Makes the handle live `lease_ms` from now on (more than 0). Callable from any thread.
+/// Errors: NOT_FOUND, EXPIRED (too late), INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleave_kv_renew(
+    cache: *mut cleave_cache_t,
+    kv: cleave_kv_t,
+    lease_ms: u32,
+) -> cleave_status_t {
+    call(std::ptr::null_mut(), || {
+        let cache = get(cache)?;
+        if lease_ms == 0 {
+            bail!(InvalidArgument, "lease_ms is 0");
+        }
+        cache.kv().renew(KvId(kv), Duration::from_millis(u64::from(lease_ms)))
+    })
+}
+
+/// Gives a handle back; its blocks are free once no transfer touches them. Idempotent: a handle that was released,
+/// consumed or has expired is CLEAVE_OK. Callable from any thread. Errors: NOT_FOUND (the cache, or an id that this
+/// cache never gave out), INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleave_kv_release(cache: *mut cleave_cache_t, kv: cleave_kv_t) -> cleave_status_t {
+    call(std::ptr::null_mut(), || get(cache)?.kv().release(KvId(kv)))
+}

@@ -1,0 +1,55 @@
+//! log: the only callback, from a thread of the library's own
+//!
+//! The library writes nothing to stdout or stderr. What it has to say goes to the sink, if there is one.
+
+use super::boundary::call;
+use super::error::cleave_status_t;
+use crate::bail;
+use crate::log::{Level, Sink};
+use libc::{c_char, uintptr_t};
+use std::ffi::CString;
+
+pub const CLEAVE_LOG_OFF: i32 = 0;
+/// An engine or a transfer has failed; a panic was caught.
+pub const CLEAVE_LOG_ERROR: i32 = 1;
+pub const CLEAVE_LOG_WARN: i32 = 2;
+/// Once per object: models loaded, engines created and destroyed.
+pub const CLEAVE_LOG_INFO: i32 = 3;
+/// Once per request or failed call.
+pub const CLEAVE_LOG_DEBUG: i32 = 4;
+/// Once per step.
+pub const CLEAVE_LOG_TRACE: i32 = 5;
+
+/// A log sink. `target` names a part of the library, `message` is one line without a newline; both are UTF-8,
+/// NUL-terminated and valid during the call only. It must return, and not throw or longjmp.
+pub type cleave_log_fn =
+    Option<unsafe extern "C" fn(user_data: uintptr_t, level: i32, target: *const c_char, message: *const c_char)>;
+
+/// Sends messages of `max_level` and below to `fn`. There is one sink per process; this call replaces it: the old one
+/// gets every message that was queued for it before the call returns, and is never called afterwards.
+///
+/// `fn` NULL or `max_level` CLEAVE_LOG_OFF turns the log off; do that before what `user_data` stands for goes away.
+///
+/// The sink is called by one thread of the library's own, named "cleave-log", which exists only while there is a sink:
+/// never by a thread of the host, never twice at once. It may call every function of this API but this one
+/// (CLEAVE_ERR_INVALID_ARGUMENT). A sink that is too slow loses messages, and is told how many; it slows nothing down.
+///
+/// Callable from any thread but the sink's own. Blocks for as long as the old sink needs for what is queued, 1024
+/// messages at most. Errors: INVALID_ARGUMENT (level outside of 0..=5), OUT_OF_MEMORY (no thread to be had).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleave_log_set(max_level: i32, r#fn: cleave_log_fn, user_data: uintptr_t) -> cleave_status_t {
+    call(std::ptr::null_mut(), || {
+        if !(CLEAVE_LOG_OFF..=CLEAVE_LOG_TRACE).contains(&max_level) {
+            bail!(InvalidArgument, "log level {max_level} is outside of 0..=5");
+        }
+        let sink = r#fn.map(|function| -> Sink {
+            Box::new(move |level: Level, target: &str, message: &str| {
+                let text = |s: &str| CString::new(s.replace(['\0', '\n'], " ")).unwrap_or_default();
+                let (target, message) = (text(target), text(message));
+                // SAFETY: by contract a function that can be called until it is replaced; the strings outlive the call.
+                unsafe { function(user_data, level as i32, target.as_ptr(), message.as_ptr()) }
+            })
+        });
+        crate::log::set(max_level, sink)
+    })
+}

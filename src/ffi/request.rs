@@ -1,0 +1,274 @@
+//! requests
+
+use super::boundary::{call, known_flags, put, required, slice};
+use super::engine::EngineObject;
+use super::error::{cleave_error_t, cleave_status_t};
+use super::handle::{cleave_engine_t, cleave_kv_t, cleave_request_t};
+use super::registry;
+use super::sized::{Input, sized_struct};
+use crate::bail;
+use crate::engine::{Request, SamplingFields};
+use crate::error::Result;
+use libc::size_t;
+use std::time::Duration;
+
+/// FINISHED carries a KV handle. Implied on a prefill engine.
+pub const CLEAVE_REQUEST_KEEP_KV: u32 = 1 << 0;
+/// TOKEN events carry the log-probability of their token, and each is followed by `logprobs` TOP_LOGPROB events.
+pub const CLEAVE_REQUEST_LOGPROBS: u32 = 1 << 1;
+/// Repeat the token that came with the imported handle.
+pub const CLEAVE_REQUEST_EMIT_PENDING: u32 = 1 << 2;
+/// Do not stop at the model's EOS ids.
+pub const CLEAVE_REQUEST_IGNORE_EOS: u32 = 1 << 3;
+/// With a handle: take every sampling and stop field from this request, and none from the handle.
+pub const CLEAVE_REQUEST_OVERRIDE_SAMPLING: u32 = 1 << 4;
+
+const KNOWN_FLAGS: u32 = CLEAVE_REQUEST_KEEP_KV
+    | CLEAVE_REQUEST_LOGPROBS
+    | CLEAVE_REQUEST_EMIT_PENDING
+    | CLEAVE_REQUEST_IGNORE_EOS
+    | CLEAVE_REQUEST_OVERRIDE_SAMPLING;
+
+/// The most alternatives that a request may ask for.
+const MAX_LOGPROBS: i32 = 128;
+
+/// One request. Zero means default in every field: of a fresh request the value named here, of one that continues a
+/// KV handle the handle's own.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct cleave_request_desc_t {
+    pub struct_size: u32,
+    /// CLEAVE_REQUEST_*.
+    pub flags: u32,
+    /// Echoed in every event.
+    pub user_tag: u64,
+    /// The handle to continue from, which this consumes; 0: none, a fresh sequence.
+    pub kv: cleave_kv_t,
+    /// Range of `tokens`: the prompt; with a handle the tokens that follow it, may be empty.
+    pub prompt_begin: u32,
+    pub prompt_len: u32,
+    /// Range of `tokens`: ids that end the generation, beside the model's EOS ids.
+    pub stop_begin: u32,
+    pub stop_len: u32,
+    /// Tokens to generate after the last prompt token, over all engines. Default: until the context is full.
+    pub max_new_tokens: u32,
+    /// Sample from the k likeliest. Default: all.
+    pub top_k: u32,
+    /// Higher runs first. Default: 0.
+    pub priority: u32,
+    /// Alternatives to report for each token, 0 to 128; more than 0 implies CLEAVE_REQUEST_LOGPROBS.
+    pub logprobs: i32,
+    /// Default: 0, greedy.
+    pub temperature: f32,
+    /// Sample from the likeliest that make up this much, in (0, 1]. Default: 1.
+    pub top_p: f32,
+    /// Drop what is less likely than this share of the likeliest, in [0, 1]. Default: 0.
+    pub min_p: f32,
+    /// Over prompt and generated tokens. Default: 1, none.
+    pub repetition_penalty: f32,
+    /// Over generated tokens. Default: 0, none.
+    pub presence_penalty: f32,
+    pub frequency_penalty: f32,
+    /// Equal seeds give equal samples, whatever else runs. Default: a random one.
+    pub seed: u64,
+    /// Microseconds from submission to when the request ends with TIMEOUT. Default: never.
+    pub deadline_us: u64,
+    /// Requests share cached prefixes only with requests of the same salt.
+    pub cache_salt: u64,
+    /// Neither stop tokens nor stop sequences end the generation before this many tokens. Default: 0.
+    pub min_new_tokens: u32,
+    /// Range of `tokens`: stop sequences, each as its length followed by its ids: 2, a, b, 3, c, d, e.
+    pub stop_sequences_begin: u32,
+    pub stop_sequences_len: u32,
+    /// Range of `tokens`: pairs of an id and the bits of the float that is added to its logit.
+    pub logit_bias_begin: u32,
+    pub logit_bias_len: u32,
+    pub reserved: u32,
+}
+
+sized_struct!(cleave_request_desc_t);
+
+/// Submits `n_requests` requests at once. Token ids, of prompts and stops, are ranges of one array `tokens` of
+/// `n_tokens`; everything is copied before the call returns. The struct_size of the first request is the distance
+/// between them, and the same in all.
+///
+/// Requests are accepted in order up to the first that is refused: `*n_accepted` tells how many run, `ids` (room for
+/// n_requests) has their ids, and the status is CLEAVE_OK or what the first refused one met. Every accepted request
+/// ends with exactly one FINISHED event, its last. Events may be in the queue before the call returns: tell requests
+/// apart by user_tag.
+///
+/// Callable from any thread; does not wait for the engine. Errors: WOULD_BLOCK (too many wait, or the queue has no
+/// place: retry after a FINISHED event), INVALID_ARGUMENT (the text names request and field), NOT_FOUND and EXPIRED
+/// (engine, KV handle), INCOMPATIBLE, UNSUPPORTED (flags), OUT_OF_MEMORY (more than the whole cache holds),
+/// SHUTDOWN (draining or destroyed).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleave_submit(
+    engine: *mut cleave_engine_t,
+    requests: *const cleave_request_desc_t,
+    n_requests: size_t,
+    tokens: *const i32,
+    n_tokens: size_t,
+    ids: *mut cleave_request_t,
+    n_accepted: *mut size_t,
+    err: *mut cleave_error_t,
+) -> cleave_status_t {
+    call(err, || unsafe {
+        required(n_accepted, "n_accepted")?;
+        put(n_accepted, 0);
+        let engine = registry::get::<EngineObject>(engine, "engine")?;
+        let input = Input::new(requests, n_requests, "requests")?;
+        if input.len() > 0 {
+            required(ids, "ids")?;
+        }
+        let tokens = slice(tokens, n_tokens, "tokens")?;
+        let mut wanted = Vec::new();
+        let mut malformed = None;
+        for i in 0..input.len() {
+            let decoded = input.get(i).and_then(|desc| {
+                decode(&desc, tokens)
+                    .map_err(|e| if input.len() > 1 { e.context(format_args!("requests[{i}]")) } else { e })
+            });
+            match decoded {
+                Ok(request) => wanted.push(request),
+                Err(error) => {
+                    malformed = Some(error);
+                    break;
+                }
+            }
+        }
+        let expected = wanted.len();
+        let submitted = engine.engine.submit(wanted);
+        debug_assert!(submitted.ids.len() <= expected);
+        for (i, id) in submitted.ids.iter().take(expected).enumerate() {
+            ids.add(i).write(*id);
+        }
+        put(n_accepted, submitted.ids.len().min(expected));
+        submitted.refused.or(malformed).map_or(Ok(()), Err)
+    })
+}
+
+/// Asks an engine to end a request with FINISHED (ERROR, CANCELLED) at the next step boundary. Asynchronous and
+/// idempotent: a request that has ended meanwhile is CLEAVE_OK or NOT_FOUND, and no second event follows.
+/// Callable from any thread. Errors: NOT_FOUND (engine, id), INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleave_cancel(engine: *mut cleave_engine_t, id: cleave_request_t) -> cleave_status_t {
+    call(std::ptr::null_mut(), || registry::get::<EngineObject>(engine, "engine")?.engine.cancel(id))
+}
+
+/// Stops a running generation at the next step boundary and hands it over: its FINISHED event (EXPORTED) carries the
+/// KV handle, from which any engine goes on with the token that would have been next. Asynchronous; a generation that
+/// ends before that ends as it would have. Callable from any thread. Errors: NOT_FOUND (engine, id),
+/// INVALID_ARGUMENT.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleave_export(engine: *mut cleave_engine_t, id: cleave_request_t) -> cleave_status_t {
+    call(std::ptr::null_mut(), || registry::get::<EngineObject>(engine, "engine")?.engine.export(id))
+}
+
+fn decode(desc: &cleave_request_desc_t, tokens: &[i32]) -> Result<Request> {
+    known_flags(desc.flags, KNOWN_FLAGS, "flags")?;
+    known_flags(desc.reserved, 0, "reserved")?;
+    let flag = |bit| desc.flags & bit != 0;
+    if !(0..=MAX_LOGPROBS).contains(&desc.logprobs) {
+        bail!(InvalidArgument, "logprobs {} is outside of 0..={MAX_LOGPROBS}", desc.logprobs);
+    }
+    number("temperature", desc.temperature, 0.0, f32::MAX)?;
+    number("top_p", desc.top_p, 0.0, 1.0)?;
+    number("min_p", desc.min_p, 0.0, 1.0)?;
+    number("repetition_penalty", desc.repetition_penalty, 0.0, f32::MAX)?;
+    number("presence_penalty", desc.presence_penalty, f32::MIN, f32::MAX)?;
+    number("frequency_penalty", desc.frequency_penalty, f32::MIN, f32::MAX)?;
+    let prompt = ids(range(tokens, desc.prompt_begin, desc.prompt_len, "prompt")?, desc.prompt_begin)?;
+    if prompt.is_empty() && desc.kv == 0 {
+        bail!(InvalidArgument, "prompt_len is 0, and there is no KV handle to continue from");
+    }
+    let sampling = SamplingFields {
+        temperature: desc.temperature,
+        top_k: desc.top_k,
+        top_p: desc.top_p,
+        min_p: desc.min_p,
+        repetition_penalty: desc.repetition_penalty,
+        presence_penalty: desc.presence_penalty,
+        frequency_penalty: desc.frequency_penalty,
+        seed: desc.seed,
+        max_new_tokens: desc.max_new_tokens,
+        min_new_tokens: desc.min_new_tokens,
+        logprobs: (flag(CLEAVE_REQUEST_LOGPROBS) || desc.logprobs > 0).then_some(desc.logprobs as u32),
+        ignore_eos: flag(CLEAVE_REQUEST_IGNORE_EOS),
+        stop_ids: ids(range(tokens, desc.stop_begin, desc.stop_len, "stop")?, desc.stop_begin)?,
+        stop_sequences: stop_sequences(tokens, desc.stop_sequences_begin, desc.stop_sequences_len)?,
+        logit_bias: logit_bias(range(tokens, desc.logit_bias_begin, desc.logit_bias_len, "logit_bias")?)?,
+    };
+    Ok(Request {
+        user_tag: desc.user_tag,
+        kv: desc.kv,
+        prompt,
+        sampling,
+        keep_kv: flag(CLEAVE_REQUEST_KEEP_KV),
+        emit_pending: flag(CLEAVE_REQUEST_EMIT_PENDING),
+        override_sampling: flag(CLEAVE_REQUEST_OVERRIDE_SAMPLING),
+        priority: desc.priority,
+        deadline: (desc.deadline_us > 0).then(|| Duration::from_micros(desc.deadline_us)),
+        cache_salt: desc.cache_salt,
+    })
+}
+
+fn number(name: &str, value: f32, min: f32, max: f32) -> Result<()> {
+    if !(min..=max).contains(&value) {
+        bail!(InvalidArgument, "{name} {value} is outside of {min:e}..={max:e}");
+    }
+    Ok(())
+}
+
+/// A part of `tokens`; an empty one may begin anywhere.
+fn range<'a>(tokens: &'a [i32], begin: u32, len: u32, name: &str) -> Result<&'a [i32]> {
+    if len == 0 {
+        return Ok(&[]);
+    }
+    // Of two u32 this cannot overflow a usize.
+    let (begin, end) = (begin as usize, begin as usize + len as usize);
+    tokens.get(begin..end).ok_or_else(|| {
+        crate::error!(InvalidArgument, "{name}_begin and {name}_len reach to {end}, and n_tokens is {}", tokens.len())
+    })
+}
+
+fn ids(tokens: &[i32], begin: u32) -> Result<Vec<u32>> {
+    tokens.iter().enumerate().map(|(i, &token)| id(token, begin as usize + i)).collect()
+}
+
+fn id(token: i32, index: usize) -> Result<u32> {
+    u32::try_from(token)
+        .map_err(|_| crate::error!(InvalidArgument, "tokens[{index}] is {token}: no token id is negative"))
+}
+
+fn stop_sequences(tokens: &[i32], begin: u32, len: u32) -> Result<Vec<Vec<u32>>> {
+    let mut rest = range(tokens, begin, len, "stop_sequences")?;
+    let mut sequences = Vec::new();
+    while let Some((&n, after)) = rest.split_first() {
+        let at = begin as usize + len as usize - rest.len();
+        let sequence = usize::try_from(n).ok().filter(|&n| n > 0).and_then(|n| after.get(..n));
+        let Some(sequence) = sequence else {
+            bail!(
+                InvalidArgument,
+                "tokens[{at}] is {n}: no length of a stop sequence with {} numbers left",
+                after.len()
+            );
+        };
+        sequences.push(ids(sequence, at as u32 + 1)?);
+        rest = &after[sequence.len()..];
+    }
+    Ok(sequences)
+}
+
+fn logit_bias(numbers: &[i32]) -> Result<Vec<(u32, f32)>> {
+    if !numbers.len().is_multiple_of(2) {
+        bail!(InvalidArgument, "logit_bias_len is {}: pairs are needed", numbers.len());
+    }
+    let pairs = numbers.chunks_exact(2).enumerate().map(|(i, pair)| {
+        let bias = f32::from_bits(pair[1] as u32);
+        if bias.is_nan() || bias == f32::INFINITY {
+            bail!(InvalidArgument, "logit_bias: the bias of pair {i} is {bias}");
+        }
+        Ok((id(pair[0], 2 * i).map_err(|e| e.context("logit_bias"))?, bias))
+    });
+    pairs.collect()
+}

@@ -1,0 +1,42 @@
+//! Panics and failures on demand: caught, reported, not printed. The tests of engines under failpoints stand in
+//! their own file; this one is about the boundary.
+#![cfg(feature = "failpoints")]
+
+use cleave::error::Status;
+use cleave::failpoint::{Action, arm, disarm_all, hit};
+use cleave::ffi::error::cleave_error_t;
+use cleave::ffi::queue::{cleave_queue_create, cleave_queue_destroy};
+use std::ffi::CStr;
+use std::ptr::null_mut;
+
+fn create(err: &mut cleave_error_t) -> i32 {
+    let mut queue = null_mut();
+    // SAFETY: valid pointers.
+    unsafe {
+        let status = cleave_queue_create(16, &mut queue, err);
+        cleave_queue_destroy(queue);
+        status
+    }
+}
+
+/// One test: failpoints are the process's.
+#[test]
+fn a_panic_inside_is_a_status_and_a_text() {
+    let mut err = cleave_error_t { code: 0, message: [0; 252] };
+    assert_eq!(create(&mut err), 0);
+    // create and destroy are two passages.
+    arm("ffi.call", 3, Action::Panic);
+    assert_eq!(create(&mut err), 0);
+    assert_eq!(create(&mut err), Status::Internal as i32);
+    // SAFETY: written by the library.
+    let text = unsafe { CStr::from_ptr(err.message.as_ptr()) }.to_str().unwrap();
+    assert!(text.starts_with("panic: failpoint ffi.call"), "{text}");
+    // The library goes on.
+    assert_eq!(create(&mut err), 0);
+    arm("ffi.call", 1, Action::Fail(Status::OutOfMemory));
+    assert_eq!(create(&mut err), Status::OutOfMemory as i32);
+    arm("never", 2, Action::Panic);
+    assert!(hit("never").is_ok());
+    disarm_all();
+    assert!(hit("never").is_ok());
+}

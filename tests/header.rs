@@ -1,0 +1,153 @@
+//! The committed header is what src/ffi says. `CLEAVE_BLESS=1 cargo test --test header` (`make header`) rewrites it.
+
+use cleave::ffi::HEADER_SECTIONS;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = root().join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The `//!` lines of a section file: its heading and what stands below it.
+fn section_comment(source: &str) -> String {
+    let lines: Vec<&str> = source.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim).collect();
+    let (heading, rest) = lines.split_first().expect("a section file begins with //! and its heading");
+    let mut comment = format!("\n\n/* ---- {heading} ----");
+    for line in rest.iter().skip_while(|line| line.is_empty()) {
+        let _ = write!(comment, "\n *{}{line}", if line.is_empty() { "" } else { " " });
+    }
+    comment.push_str(" */\n");
+    comment
+}
+
+/// cbindgen writes `-1` and `(1 << 0)`; as macros in expressions of a host these want to be `(-1)` and `(1u << 0)`.
+fn tidy_define(line: &str) -> String {
+    let Some((name, value)) = line.strip_prefix("#define ").and_then(|rest| rest.split_once(' ')) else {
+        return line.to_string();
+    };
+    let value = value.trim();
+    if value.starts_with('-') {
+        format!("#define {name} ({value})")
+    } else if value.starts_with("(1 <<") {
+        format!("#define {name} (1u{}", &value[2..])
+    } else {
+        line.to_string()
+    }
+}
+
+/// `/**`, ` * text`, ` */` on three lines become one.
+fn one_line_comments(header: &str) -> String {
+    let lines: Vec<&str> = header.lines().collect();
+    let mut result = String::new();
+    let mut i = 0;
+    while i < lines.len() {
+        let indent = &lines[i][..lines[i].len() - lines[i].trim_start().len()];
+        match lines.get(i..i + 3) {
+            Some([open, text, close]) if open.trim() == "/**" && close.trim() == "*/" => {
+                let _ = writeln!(result, "{indent}/** {} */", text.trim().trim_start_matches('*').trim());
+                i += 3;
+            }
+            _ => {
+                let _ = writeln!(result, "{}", lines[i]);
+                i += 1;
+            }
+        }
+    }
+    result
+}
+
+fn declared_types(source: &str) -> Vec<String> {
+    let declarations = source.lines().filter_map(|l| l.strip_prefix("pub struct ").or(l.strip_prefix("pub type ")));
+    declarations.filter_map(|rest| Some(rest.split([' ', '<']).next()?.to_string())).collect()
+}
+
+fn generate() -> String {
+    let config = cbindgen::Config::from_file(root().join("cbindgen.toml")).expect("cbindgen.toml");
+    let mut header = read("src/ffi/header/prologue.h");
+    for section in HEADER_SECTIONS {
+        let file = root().join("src/ffi").join(section).with_extension("rs");
+        header.push_str(&section_comment(&read(&file)));
+        let mut config = config.clone();
+        // Also the types that no function of the section itself uses.
+        config.export.include = declared_types(&read(&file));
+        let bindings = cbindgen::Builder::new().with_src(&file).with_config(config).generate();
+        let mut text = Vec::new();
+        bindings.unwrap_or_else(|e| panic!("{section}: {e}")).write(&mut text);
+        let text = String::from_utf8(text).expect("a header in UTF-8");
+        for line in text.trim_end().lines() {
+            header.push_str(tidy_define(line).trim_end());
+            header.push('\n');
+        }
+    }
+    header.push_str(&read("src/ffi/header/epilogue.h"));
+    header = one_line_comments(&header);
+    while header.contains("\n\n\n\n") {
+        header = header.replace("\n\n\n\n", "\n\n\n");
+    }
+    header
+}
+
+#[test]
+fn the_committed_header_is_current() {
+    let path = root().join("include/cleave/cleave.h");
+    let generated = generate();
+    if std::env::var_os("CLEAVE_BLESS").is_some() {
+        std::fs::write(&path, generated).unwrap();
+        return;
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    if let Some((i, (a, b))) = committed.lines().zip(generated.lines()).enumerate().find(|(_, (a, b))| a != b) {
+        panic!(
+            "include/cleave/cleave.h is not what src/ffi says; run `make header`\nline {}: {a}\nshould be: {b}",
+            i + 1
+        );
+    }
+    assert_eq!(committed.len(), generated.len(), "include/cleave/cleave.h is not what src/ffi says; run `make header`");
+}
+
+/// Every exported function is declared in the header, and every one has a comment.
+#[test]
+fn every_function_is_declared_and_documented() {
+    let header = generate();
+    let mut count = 0;
+    for section in HEADER_SECTIONS {
+        let source = read(format!("src/ffi/{section}.rs"));
+        for name in source.split("extern \"C\" fn ").skip(1).filter_map(|rest| rest.split_once('(')).map(|r| r.0) {
+            if !name.starts_with("cleave_") {
+                continue;
+            }
+            count += 1;
+            let at = header.find(&format!("{name}(")).unwrap_or_else(|| panic!("{name} is not in the header"));
+            let line = header[..at].rfind('\n').unwrap_or(0);
+            assert!(header[..line].ends_with(" */"), "{name} has no comment");
+        }
+    }
+    assert!(count >= 40, "{count}");
+}
+
+#[test]
+fn the_header_compiles_as_c99_and_cpp17() {
+    let include = root().join("include");
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("use.c");
+    std::fs::write(
+        &source,
+        "#include <cleave/cleave.h>\n#include <cleave/cleave.h>\n\
+         typedef char event_is_64_bytes[sizeof(cleave_event_t) == 64 ? 1 : -1];\n\
+         typedef char error_is_256_bytes[sizeof(cleave_error_t) == 256 ? 1 : -1];\n\
+         int main(void) { return CLEAVE_REQUEST_KEEP_KV == 1u && CLEAVE_ERR_INTERNAL - 1 == -17 ? 0 : 1; }\n",
+    )
+    .unwrap();
+    let strict = ["-pedantic", "-Wall", "-Wextra", "-Werror", "-Wconversion", "-fsyntax-only"];
+    for (compiler, language) in [("cc", &["-std=c99", "-x", "c"]), ("c++", &["-std=c++17", "-x", "c++"])] {
+        let out = Command::new(compiler).args(language).args(strict).arg("-I").arg(&include).arg(&source).output();
+        let out = out.unwrap_or_else(|e| panic!("{compiler}: {e}"));
+        assert!(out.status.success(), "{compiler}: {}", String::from_utf8_lossy(&out.stderr));
+    }
+}
