@@ -4,6 +4,7 @@
 mod common;
 
 use cleave::engine::{CacheOptions, EngineOptions, Role};
+use cleave::kv::KvId;
 use cleave::sequence::FinishReason;
 use common::*;
 
@@ -142,14 +143,14 @@ fn handoff_between_two_caches_changes_nothing() {
     for by_image in [false, true] {
         let first = host.run(&prefill, job.clone());
         let kv = first.end.unwrap().kv;
-        let data = if by_image { image(&from, kv) } else { from.kv().ticket(kv).unwrap() };
+        let data = if by_image { image(&from, kv) } else { cleave::transport::ticket(from.kv(), KvId(kv)).unwrap() };
         // Submitted at once, before the import has landed.
-        let imported = to.import(Some(&host.queue), &data, 77).unwrap();
+        let imported = to.import(Some(&host.queue), &data, 77).unwrap().0;
         let rest = host.run(&decode, continuation(imported));
         assert_same(&joined(&[first, rest]), &want, if by_image { "image" } else { "ticket" });
         let ready = host.others.pop().expect("a KV_READY event");
         assert_eq!((ready.user_tag, ready.kv, ready.status), (77, imported, None));
-        from.kv().release(kv).unwrap();
+        from.kv().release(KvId(kv)).unwrap();
     }
     assert!(to.kv().stats().bytes_in > 0);
     drop((prefill, decode));
@@ -173,10 +174,10 @@ fn a_running_generation_moves_on_export_and_through_a_file() {
     assert_eq!(first.reason(), FinishReason::Exported);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("chat.kv");
-    a.kv().save(first.end.unwrap().kv, path.to_str().unwrap()).unwrap();
+    a.kv().save(KvId(first.end.unwrap().kv), &path).unwrap();
     drop((first_engine, a));
     let second_engine = host.engine(&b, role(Role::Mixed));
-    let kv = b.kv().load(path.to_str().unwrap()).unwrap();
+    let kv = b.kv().load(&path).unwrap().0;
     let rest = host.run(&second_engine, continuation(kv));
     assert_same(&joined(&[first, rest]), &want, "exported, saved, loaded");
 }
@@ -208,7 +209,7 @@ fn a_duplicate_goes_its_own_way() {
     let want = reference(job.clone());
     let first = host.run(&prefill, job);
     let kv = first.end.unwrap().kv;
-    let copies: Vec<u64> = (0..3).map(|_| cache.kv().duplicate(kv).unwrap()).collect();
+    let copies: Vec<u64> = (0..3).map(|_| cache.kv().duplicate(KvId(kv)).unwrap().0).collect();
     let mut ids = vec![host.submit(&decode, continuation(kv))];
     ids.extend(copies.iter().map(|&kv| host.submit(&decode, continuation(kv))));
     for id in ids {
@@ -222,7 +223,7 @@ fn image(cache: &cleave::engine::ModelCache, kv: u64) -> Vec<u8> {
     let mut data = Vec::new();
     let mut piece = [0; 1000];
     loop {
-        match cache.kv().read_image(kv, data.len() as u64, &mut piece).unwrap() {
+        match cache.kv().read_image(KvId(kv), data.len() as u64, &mut piece).unwrap() {
             0 => return data,
             n => data.extend_from_slice(&piece[..n]),
         }

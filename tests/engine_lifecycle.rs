@@ -4,6 +4,7 @@ mod common;
 
 use cleave::engine::{EngineOptions, EventKind, Request, Role};
 use cleave::error::Status;
+use cleave::kv::KvId;
 use cleave::sequence::FinishReason;
 use common::*;
 use std::time::Duration;
@@ -231,7 +232,7 @@ fn every_request_ends_once_under_random_interference() {
     for outcome in host.outcomes.values() {
         let kv = outcome.end.unwrap().kv;
         if kv != 0 {
-            cache.kv().release(kv).unwrap();
+            cache.kv().release(KvId(kv)).unwrap();
         }
     }
     assert_quiescent(&cache);

@@ -77,15 +77,30 @@ const CONFIG: &[(&str, Break, Status, &[&str])] = &[
         Corrupt,
         &["config.json", "2097152 bytes"],
     ),
-    ("huge number", |d| replace_in_config(d, "\"hidden_size\": 32", "\"hidden_size\": 1e999"), Corrupt, &["config.json"]),
-    ("large number", |d| set(d, "hidden_size", json!(1u64 << 40)), Corrupt, &["hidden_size = 1099511627776", "1048576"]),
+    (
+        "huge number",
+        |d| replace_in_config(d, "\"hidden_size\": 32", "\"hidden_size\": 1e999"),
+        Corrupt,
+        &["config.json"],
+    ),
+    (
+        "large number",
+        |d| set(d, "hidden_size", json!(1u64 << 40)),
+        Corrupt,
+        &["hidden_size = 1099511627776", "1048576"],
+    ),
     ("fraction", |d| set(d, "hidden_size", json!(32.5)), Corrupt, &["hidden_size = 32.5", "whole number"]),
     ("negative", |d| set(d, "num_hidden_layers", json!(-2)), Corrupt, &["num_hidden_layers = -2"]),
     ("wrong type", |d| set(d, "vocab_size", json!("80")), Corrupt, &["config.json", "vocab_size = \"80\""]),
     ("missing key", |d| remove(d, "intermediate_size"), Corrupt, &["config.json", "intermediate_size is missing"]),
     ("zero heads", |d| set(d, "num_attention_heads", json!(0)), Corrupt, &["num_attention_heads = 0"]),
     ("zero kv heads", |d| set(d, "num_key_value_heads", json!(0)), Corrupt, &["num_key_value_heads = 0"]),
-    ("kv heads", |d| set(d, "num_key_value_heads", json!(3)), Corrupt, &["num_attention_heads", "num_key_value_heads = 3"]),
+    (
+        "kv heads",
+        |d| set(d, "num_key_value_heads", json!(3)),
+        Corrupt,
+        &["num_attention_heads", "num_key_value_heads = 3"],
+    ),
     ("zero layers", |d| set(d, "num_hidden_layers", json!(0)), Corrupt, &["num_hidden_layers = 0"]),
     ("many layers", |d| set(d, "num_hidden_layers", json!(1025)), Corrupt, &["num_hidden_layers = 1025", "1024"]),
     ("huge vocab", |d| set(d, "vocab_size", json!(1 << 25)), Corrupt, &["vocab_size = 33554432"]),
@@ -94,7 +109,12 @@ const CONFIG: &[(&str, Break, Status, &[&str])] = &[
     ("no eps", |d| set(d, "rms_norm_eps", json!(0.0)), Corrupt, &["rms_norm_eps = 0.0"]),
     ("theta", |d| set(d, "rope_theta", json!(-5)), Corrupt, &["rope_theta = -5"]),
     ("eos", |d| set(d, "eos_token_id", json!([2, "x"])), Corrupt, &["config.json", "eos_token_id = [2,\"x\"]"]),
-    ("bool", |d| set(d, "tie_word_embeddings", json!("no")), Corrupt, &["tie_word_embeddings = \"no\"", "true or false"]),
+    (
+        "bool",
+        |d| set(d, "tie_word_embeddings", json!("no")),
+        Corrupt,
+        &["tie_word_embeddings = \"no\"", "true or false"],
+    ),
     (
         "key twice",
         |d| replace_in_config(d, "\"hidden_size\": 32", "\"hidden_size\": 32, \"hidden_size\": 64"),
@@ -116,7 +136,12 @@ const CONFIG: &[(&str, Break, Status, &[&str])] = &[
         Unsupported,
         &["model_type = \"mamba\""],
     ),
-    ("types disagree", |d| set(d, "model_type", json!("qwen3")), Unsupported, &["model_type = \"qwen3\"", "LlamaForCausalLM"]),
+    (
+        "types disagree",
+        |d| set(d, "model_type", json!("qwen3")),
+        Unsupported,
+        &["model_type = \"qwen3\"", "LlamaForCausalLM"],
+    ),
     (
         "no architecture",
         |d| {
@@ -139,8 +164,18 @@ const CONFIG: &[(&str, Break, Status, &[&str])] = &[
         Unsupported,
         &["rope_scaling", "longrope"],
     ),
-    ("rope without factor", |d| set(d, "rope_scaling", json!({"type": "linear"})), Corrupt, &["rope_scaling", "factor is missing"]),
-    ("rope factor", |d| set(d, "rope_scaling", json!({"type": "linear", "factor": 0})), Corrupt, &["rope_scaling", "factor = 0"]),
+    (
+        "rope without factor",
+        |d| set(d, "rope_scaling", json!({"type": "linear"})),
+        Corrupt,
+        &["rope_scaling", "factor is missing"],
+    ),
+    (
+        "rope factor",
+        |d| set(d, "rope_scaling", json!({"type": "linear", "factor": 0})),
+        Corrupt,
+        &["rope_scaling", "factor = 0"],
+    ),
     (
         "rope types disagree",
         |d| set(d, "rope_scaling", json!({"type": "linear", "rope_type": "yarn", "factor": 2})),
@@ -177,7 +212,12 @@ const CONFIG: &[(&str, Break, Status, &[&str])] = &[
 
 /// Breaks of model.safetensors of llama2-mha.
 const WEIGHTS: &[(&str, Break, Status, &[&str])] = &[
-    ("none", |d| fs::remove_file(weights(d)).unwrap(), NotFound, &["model.safetensors", "model.safetensors.index.json"]),
+    (
+        "none",
+        |d| fs::remove_file(weights(d)).unwrap(),
+        NotFound,
+        &["model.safetensors", "model.safetensors.index.json"],
+    ),
     ("empty", |d| fs::write(weights(d), "").unwrap(), Corrupt, &["model.safetensors", "0 bytes"]),
     (
         "a directory",
@@ -197,7 +237,12 @@ const WEIGHTS: &[(&str, Break, Status, &[&str])] = &[
         Corrupt,
         &["model.safetensors", "header length = 18446744073709551615"],
     ),
-    ("header not JSON", |d| edit_bytes(&weights(d), |b| b[8] = b'x'), Corrupt, &["model.safetensors", "header", "JSON"]),
+    (
+        "header not JSON",
+        |d| edit_bytes(&weights(d), |b| b[8] = b'x'),
+        Corrupt,
+        &["model.safetensors", "header", "JSON"],
+    ),
     (
         "tensor twice",
         |d| {
@@ -222,16 +267,46 @@ const WEIGHTS: &[(&str, Break, Status, &[&str])] = &[
         Corrupt,
         &["model.safetensors", Q, "missing", "[32, 32]"],
     ),
-    ("wrong shape", |d| set_tensor(d, Q, "shape", json!([16, 64])), Corrupt, &["model.safetensors", Q, "[16, 64]", "[32, 32]"]),
-    ("lying shape", |d| set_tensor(d, Q, "shape", json!([32, 33])), Corrupt, &["model.safetensors", Q, "[32, 33]", "bytes"]),
-    ("overflowing shape", |d| set_tensor(d, Q, "shape", json!([1u64 << 40, 1u64 << 40])), Corrupt, &["model.safetensors", Q]),
+    (
+        "wrong shape",
+        |d| set_tensor(d, Q, "shape", json!([16, 64])),
+        Corrupt,
+        &["model.safetensors", Q, "[16, 64]", "[32, 32]"],
+    ),
+    (
+        "lying shape",
+        |d| set_tensor(d, Q, "shape", json!([32, 33])),
+        Corrupt,
+        &["model.safetensors", Q, "[32, 33]", "bytes"],
+    ),
+    (
+        "overflowing shape",
+        |d| set_tensor(d, Q, "shape", json!([1u64 << 40, 1u64 << 40])),
+        Corrupt,
+        &["model.safetensors", Q],
+    ),
     ("no shape", |d| set_tensor(d, Q, "shape", Value::Null), Corrupt, &["model.safetensors", Q, "shape"]),
     ("lying dtype", |d| set_tensor(d, Q, "dtype", json!("F16")), Corrupt, &["model.safetensors", Q, "F16"]),
     ("unknown dtype", |d| set_tensor(d, Q, "dtype", json!("F128")), Unsupported, &["model.safetensors", Q, "F128"]),
     ("integers", |d| set_tensor(d, Q, "dtype", json!("I32")), Unsupported, &["model.safetensors", Q, "I32", "BF16"]),
-    ("outside", |d| set_tensor(d, Q, "data_offsets", json!([0, 1u64 << 50])), Corrupt, &["model.safetensors", Q, "data_offsets"]),
-    ("backwards", |d| set_tensor(d, Q, "data_offsets", json!([4096, 0])), Corrupt, &["model.safetensors", Q, "data_offsets"]),
-    ("three offsets", |d| set_tensor(d, Q, "data_offsets", json!([0, 1, 2])), Corrupt, &["model.safetensors", Q, "data_offsets"]),
+    (
+        "outside",
+        |d| set_tensor(d, Q, "data_offsets", json!([0, 1u64 << 50])),
+        Corrupt,
+        &["model.safetensors", Q, "data_offsets"],
+    ),
+    (
+        "backwards",
+        |d| set_tensor(d, Q, "data_offsets", json!([4096, 0])),
+        Corrupt,
+        &["model.safetensors", Q, "data_offsets"],
+    ),
+    (
+        "three offsets",
+        |d| set_tensor(d, Q, "data_offsets", json!([0, 1, 2])),
+        Corrupt,
+        &["model.safetensors", Q, "data_offsets"],
+    ),
     ("overlap", |d| set_tensor(d, Q, "data_offsets", json!([0, 4096])), Corrupt, &["model.safetensors", "overlaps"]),
     (
         "unused bias",
@@ -244,7 +319,12 @@ const WEIGHTS: &[(&str, Break, Status, &[&str])] = &[
         Unsupported,
         &["model.safetensors", "model.layers.0.self_attn.q_proj.bias"],
     ),
-    ("layer missing", |d| set(d, "num_hidden_layers", json!(3)), Corrupt, &["model.layers.2.input_layernorm.weight", "missing"]),
+    (
+        "layer missing",
+        |d| set(d, "num_hidden_layers", json!(3)),
+        Corrupt,
+        &["model.layers.2.input_layernorm.weight", "missing"],
+    ),
 ];
 
 fn index(dir: &Path) -> std::path::PathBuf {
@@ -281,7 +361,12 @@ const SHARDS: &[(&str, Break, Status, &[&str])] = &[
     ),
     ("no map", |d| fs::write(index(d), "{}").unwrap(), Corrupt, &["index.json", "weight_map"]),
     ("empty map", |d| fs::write(index(d), "{\"weight_map\": {}}").unwrap(), Corrupt, &["index.json", "weight_map"]),
-    ("map of numbers", |d| edit_json(&index(d), |i| i["weight_map"][NORM] = json!(3)), Corrupt, &["index.json", NORM, "= 3"]),
+    (
+        "map of numbers",
+        |d| edit_json(&index(d), |i| i["weight_map"][NORM] = json!(3)),
+        Corrupt,
+        &["index.json", NORM, "= 3"],
+    ),
     (
         "wrong shard",
         |d| {
@@ -341,7 +426,12 @@ fn other_architectures() {
     check(
         "qwen2-layer-types",
         &[
-            ("unknown layer type", |d| edit_config(d, |c| c["layer_types"][0] = json!("chunked")), Unsupported, &["chunked"]),
+            (
+                "unknown layer type",
+                |d| edit_config(d, |c| c["layer_types"][0] = json!("chunked")),
+                Unsupported,
+                &["chunked"],
+            ),
             ("window off", |d| set(d, "use_sliding_window", json!(false)), Corrupt, &["sliding_attention"]),
             ("zero window", |d| set(d, "sliding_window", json!(0)), Corrupt, &["sliding_window = 0"]),
         ],
@@ -349,12 +439,17 @@ fn other_architectures() {
     check("qwen2", &[("no bias", |d| set(d, "model_type", json!("llama")), Unsupported, &["model_type"])]);
     check(
         "mistral-window",
-        &[("alternating", |d| {
-            edit_config(d, |c| {
-                let n = c["num_hidden_layers"].as_u64().unwrap() as usize;
-                c["layer_types"] = json!(vec!["full_attention"; n]);
-            });
-        }, Unsupported, &["layer_types"])],
+        &[(
+            "alternating",
+            |d| {
+                edit_config(d, |c| {
+                    let n = c["num_hidden_layers"].as_u64().unwrap() as usize;
+                    c["layer_types"] = json!(vec!["full_attention"; n]);
+                });
+            },
+            Unsupported,
+            &["layer_types"],
+        )],
     );
 }
 
@@ -375,7 +470,8 @@ fn harmless() {
     let good = load(copy("llama2-mha").path());
     let dir = copy("llama2-mha");
     edit_header(&weights(dir.path()), |h| {
-        h["model.layers.0.self_attn.rotary_emb.inv_freq"] = json!({"dtype": "I64", "shape": [0], "data_offsets": [0, 0]});
+        h["model.layers.0.self_attn.rotary_emb.inv_freq"] =
+            json!({"dtype": "I64", "shape": [0], "data_offsets": [0, 0]});
         h["__metadata__"] = json!({"format": "np"});
     });
     set(dir.path(), "initializer_range", json!(0.5));

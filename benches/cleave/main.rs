@@ -10,6 +10,7 @@ mod report;
 mod synthetic;
 
 use cleave::engine::{Event, EventKind, Role};
+use cleave::kv::KvId;
 use cleave::model::Model;
 use host::{Host, request};
 use report::Report;
@@ -115,7 +116,7 @@ fn prefill(report: &mut Report, shape: &Shape, model: &Arc<Model>, threads: usiz
 
 fn release(host: &Host, events: &std::collections::HashMap<u64, Vec<Event>>) {
     for kv in events.values().flatten().map(|e| e.kv).filter(|&kv| kv != 0) {
-        host.cache.kv().release(kv).unwrap();
+        host.cache.kv().release(KvId(kv)).unwrap();
     }
 }
 
@@ -172,7 +173,7 @@ fn handoff(report: &mut Report, shape: &Shape, model: &Arc<Model>, threads: usiz
         report.add_ratio(shape.name, &format!("handoff 2048, {what}, rate"), rate, "GB/s", "memcpy", copy);
     };
     let kv = make(10);
-    let times = |f: &dyn Fn() -> u64| -> f64 {
+    let times = |f: &dyn Fn() -> KvId| -> f64 {
         let mut best = f64::MAX;
         for _ in 0..3 {
             let begun = Instant::now();
@@ -188,7 +189,7 @@ fn handoff(report: &mut Report, shape: &Shape, model: &Arc<Model>, threads: usiz
             let mut image = vec![0; other_len(&host, kv)];
             let mut at = 0;
             while at < image.len() {
-                at += host.cache.kv().read_image(kv, at as u64, &mut image[at..]).unwrap();
+                at += host.cache.kv().read_image(KvId(kv), at as u64, &mut image[at..]).unwrap();
             }
             let imported = other.import(Some(&host.queue), &image, 0).unwrap();
             wait_ready(&host);
@@ -196,16 +197,16 @@ fn handoff(report: &mut Report, shape: &Shape, model: &Arc<Model>, threads: usiz
         }),
     );
     let path = std::env::temp_dir().join(format!("cleave-bench-{}.kv", std::process::id()));
-    let path = path.to_str().unwrap();
+    let path = path.as_path();
     add(
         "file, save + load",
         times(&|| {
-            host.cache.kv().save(kv, path).unwrap();
+            host.cache.kv().save(KvId(kv), path).unwrap();
             other.kv().load(path).unwrap()
         }),
     );
     let _ = std::fs::remove_file(path);
-    let ticket = host.cache.kv().ticket(kv).unwrap();
+    let ticket = cleave::transport::ticket(host.cache.kv(), KvId(kv)).unwrap();
     let begun = Instant::now();
     let imported = other.import(Some(&host.queue), &ticket, 0).unwrap();
     wait_ready(&host);
@@ -214,7 +215,7 @@ fn handoff(report: &mut Report, shape: &Shape, model: &Arc<Model>, threads: usiz
 }
 
 fn other_len(host: &Host, kv: u64) -> usize {
-    host.cache.kv().info(kv).unwrap().image_bytes as usize
+    host.cache.kv().info(KvId(kv)).unwrap().image_bytes as usize
 }
 
 fn wait_ready(host: &Host) {

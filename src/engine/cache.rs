@@ -213,7 +213,7 @@ impl ModelCache {
                 reservation.finish(event);
             }
         };
-        crate::transport::import_async(&self.kv, data.to_vec(), announce)
+        crate::transport::import_async(&self.kv, data, announce)
     }
 
     /// Ends every handle and refuses new ones; engines that still run keep the memory until they end.

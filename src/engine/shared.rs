@@ -3,6 +3,7 @@
 
 use super::active::Arrival;
 use super::counters::Counters;
+use super::event::Event;
 use super::queue::{Queue, Reservation, SpaceWaker};
 use super::{ModelCache, Role};
 use crate::error::{Error, Result};
@@ -115,7 +116,23 @@ impl Shared {
 
     /// Takes back an admission that came to nothing: no event will name it.
     pub fn withdraw(&self, admission: Admission) {
-        self.closed(admission.id);
+        let mut inbox = self.lock();
+        drop(admission.reservation);
+        self.close(&mut inbox, admission.id);
+    }
+
+    /// A request's last event. Whoever sees it finds the request closed.
+    pub fn finish(&self, reservation: Reservation, event: Event) {
+        let mut inbox = self.lock();
+        reservation.finish(event);
+        self.close(&mut inbox, event.request);
+    }
+
+    fn close(&self, inbox: &mut Inbox, id: u64) {
+        inbox.open.remove(&id);
+        if inbox.open.is_empty() {
+            self.idle.notify_all();
+        }
     }
 
     pub fn arrive(&self, arrival: Arrival) {
@@ -183,15 +200,6 @@ impl Shared {
         let work = std::mem::take(&mut inbox.work);
         inbox.work.stop = stop;
         work
-    }
-
-    /// A request has had its last event.
-    pub fn closed(&self, id: u64) {
-        let mut inbox = self.lock();
-        inbox.open.remove(&id);
-        if inbox.open.is_empty() {
-            self.idle.notify_all();
-        }
     }
 
     pub fn fail(&self, error: Error) {

@@ -174,8 +174,7 @@ impl Stepper {
     /// Ends a request that never became a sequence.
     fn refuse(&mut self, arrival: Arrival, error: Error) {
         let event = finished(arrival.request.user_tag, arrival.id, FinishReason::Error, Some(error.status));
-        arrival.reservation.finish(event);
-        self.shared.closed(arrival.id);
+        self.shared.finish(arrival.reservation, event);
     }
 
     // ---- one step ----
@@ -367,8 +366,7 @@ impl Stepper {
         let mut event = finished(active.user_tag, id, reason, status);
         event.kv = kv;
         event.index = index;
-        active.reservation.finish(event);
-        self.shared.closed(id);
+        self.shared.finish(active.reservation, event);
     }
 
     fn hand_over(&self, mut snapshot: Snapshot, table: BlockTable, reason: FinishReason) -> Result<KvId> {

@@ -178,16 +178,16 @@ pub unsafe extern "C" fn cleave_cache_audit(cache: *mut cleave_cache_t, out: *mu
     call(std::ptr::null_mut(), || unsafe {
         let cache = registry::get::<ModelCache>(cache, "cache")?;
         let out = Output::new(out, "out")?;
-        let audit = cache.audit();
+        let audit = cache.kv().audit();
         out.write(&cleave_audit_t {
             struct_size: 0,
-            by_requests: audit.by_requests,
-            by_transfers: audit.by_transfers,
-            by_exports: audit.by_exports,
-            by_prefix_index: audit.by_prefix_index,
-            leaked: audit.leaked,
-            total: audit.total,
-            free: audit.free,
+            by_requests: audit.by_requests as u32,
+            by_transfers: audit.by_transfers as u32,
+            by_exports: audit.by_exports as u32,
+            by_prefix_index: audit.by_prefix_index as u32,
+            leaked: audit.leaked as u32,
+            total: audit.total as u32,
+            free: audit.free as u32,
         });
         Ok(())
     })

@@ -8,7 +8,9 @@ use super::sized::{Output, Sized, sized_struct};
 use crate::bail;
 use crate::engine::{ModelCache, Queue};
 use crate::error::Result;
+use crate::kv::KvId;
 use libc::{c_char, c_void, size_t};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,7 +56,7 @@ pub unsafe extern "C" fn cleave_kv_info(
     call(std::ptr::null_mut(), || unsafe {
         let cache = get(cache)?;
         let out = Output::new(out, "out")?;
-        let info = cache.kv_info(kv)?;
+        let info = cache.kv().info(KvId(kv))?;
         let mut c = cleave_kv_info_t::zeroed();
         c.n_tokens = info.n_tokens;
         c.n_blocks = info.n_blocks;
@@ -62,7 +64,7 @@ pub unsafe extern "C" fn cleave_kv_info(
         c.ticket_bytes = info.ticket_bytes;
         c.image_bytes = info.image_bytes;
         c.lease_left_ms = u64::try_from(info.lease_left.as_millis()).unwrap_or(u64::MAX);
-        c.fingerprint = cache.fingerprint();
+        c.fingerprint = cache.model().fingerprint();
         c.n_computed = info.computed;
         out.write(&c);
         Ok(())
@@ -85,7 +87,7 @@ pub unsafe extern "C" fn cleave_kv_ticket(
     call(err, || unsafe {
         let cache = get(cache)?;
         required(len, "len")?;
-        fill(&cache.ticket(kv)?, buf.cast::<u8>(), cap, len, "buf")
+        fill(&crate::transport::ticket(cache.kv(), KvId(kv))?, buf.cast::<u8>(), cap, len, "buf")
     })
 }
 
@@ -115,7 +117,8 @@ pub unsafe extern "C" fn cleave_kv_read_image(
         let mut done = 0;
         while done < cap {
             let want = piece.len().min(cap - done);
-            let got = cache.read_image(kv, offset.saturating_add(done as u64), &mut piece[..want])?.min(want);
+            let got =
+                cache.kv().read_image(KvId(kv), offset.saturating_add(done as u64), &mut piece[..want])?.min(want);
             if got == 0 {
                 break;
             }
@@ -150,7 +153,7 @@ pub unsafe extern "C" fn cleave_kv_import(
         required(kv, "kv")?;
         required(data, "data")?;
         let data = slice(data.cast::<u8>(), len, "data")?;
-        put(kv, cache.import(queue.as_ref(), data, user_tag)?);
+        put(kv, cache.import(queue.as_ref(), data, user_tag)?.0);
         Ok(())
     })
 }
@@ -165,7 +168,7 @@ pub unsafe extern "C" fn cleave_kv_save(
     path: *const c_char,
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
-    call(err, || unsafe { get(cache)?.save(kv, c_string(path, "path")?) })
+    call(err, || unsafe { get(cache)?.kv().save(KvId(kv), Path::new(c_string(path, "path")?)) })
 }
 
 /// Reads an image from a file. `*kv` is the host's to submit or to release. Callable from any thread. [BLOCKING]
@@ -180,7 +183,7 @@ pub unsafe extern "C" fn cleave_kv_load(
     call(err, || unsafe {
         let cache = get(cache)?;
         required(kv, "kv")?;
-        put(kv, cache.load(c_string(path, "path")?)?);
+        put(kv, cache.kv().load(Path::new(c_string(path, "path")?))?.0);
         Ok(())
     })
 }
@@ -197,7 +200,7 @@ pub unsafe extern "C" fn cleave_kv_duplicate(
     call(err, || unsafe {
         let cache = get(cache)?;
         required(out, "out")?;
-        put(out, cache.duplicate(kv)?);
+        put(out, cache.kv().duplicate(KvId(kv))?.0);
         Ok(())
     })
 }
@@ -215,7 +218,7 @@ pub unsafe extern "C" fn cleave_kv_renew(
         if lease_ms == 0 {
             bail!(InvalidArgument, "lease_ms is 0");
         }
-        cache.renew(kv, Duration::from_millis(u64::from(lease_ms)))
+        cache.kv().renew(KvId(kv), Duration::from_millis(u64::from(lease_ms)))
     })
 }
 
@@ -224,5 +227,5 @@ pub unsafe extern "C" fn cleave_kv_renew(
 /// cache never gave out), INVALID_ARGUMENT.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleave_kv_release(cache: *mut cleave_cache_t, kv: cleave_kv_t) -> cleave_status_t {
-    call(std::ptr::null_mut(), || get(cache)?.release(kv))
+    call(std::ptr::null_mut(), || get(cache)?.kv().release(KvId(kv)))
 }

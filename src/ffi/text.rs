@@ -8,7 +8,8 @@ use super::handle::{cleave_detokenizer, cleave_detokenizer_t, cleave_model_t};
 use super::registry::{self, Kind, Object};
 use crate::bail;
 use crate::error::Result;
-use crate::model::{Detokenizer, Model};
+use crate::model::Model;
+use crate::model::detokenizer::Detokenizer;
 use libc::{c_char, size_t};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -36,7 +37,7 @@ pub unsafe extern "C" fn cleave_tokenize(
         required(n, "n")?;
         let text = string(text, len, "text")?;
         known_flags(flags, CLEAVE_TOKENIZE_NO_SPECIAL, "flags")?;
-        let ids = model.tokenize(text, flags & CLEAVE_TOKENIZE_NO_SPECIAL == 0)?;
+        let ids = model.tokenize(text, flags & CLEAVE_TOKENIZE_NO_SPECIAL == 0, true)?;
         let ids: Vec<i32> = ids.into_iter().map(|id| id as i32).collect();
         fill(&ids, tokens, cap, n, "tokens")
     })
@@ -106,7 +107,7 @@ pub unsafe extern "C" fn cleave_detokenizer_create(
     call(err, || unsafe {
         let model = registry::get::<Model>(model, "model")?;
         required(out, "out")?;
-        let stream = Stream { inner: Detokenizer::new(&model)?, held: None };
+        let stream = Stream { inner: model.detokenizer(true)?, held: None };
         put(out, registry::insert(Arc::new(Mutex::new(stream)))?);
         Ok(())
     })

@@ -184,7 +184,9 @@ impl Files {
         }
         let mut tensors: HashMap<String, StoredTensor> = HashMap::new();
         for shard in shards {
-            for tensor in safetensors::open(&dir.join(shard)).map_err(|e| e.context(format!("{INDEX} names a shard")))? {
+            for tensor in
+                safetensors::open(&dir.join(shard)).map_err(|e| e.context(format!("{INDEX} names a shard")))?
+            {
                 if let Some(other) = tensors.get(&tensor.name) {
                     bail!(Corrupt, "{}: tensor {}: also in {}", tensor.shard.file, tensor.name, other.shard.file);
                 }

@@ -68,7 +68,10 @@ impl ModelConfig {
         let place = config.place();
         if let Some(quantization) = config.object("quantization_config")? {
             let method = quantization.str("quant_method")?.unwrap_or("unnamed");
-            bail!(Unsupported, "{place}: quantization_config: method \"{method}\": expected plain f32, f16 or bf16 weights");
+            bail!(
+                Unsupported,
+                "{place}: quantization_config: method \"{method}\": expected plain f32, f16 or bf16 weights"
+            );
         }
         let architecture = Architecture::detect(config)?;
         if let Some(act) = config.str("hidden_act")?
@@ -83,8 +86,9 @@ impl ModelConfig {
         let heads = config.required_int("num_attention_heads", 1, HEADS_MAX)? as u32;
         let kv_heads = kv_heads(config, architecture, heads)?;
         let head_dim = head_dim(config, architecture, hidden_size, heads)?;
-        let positions =
-            config.int("max_position_embeddings", 1, POSITIONS_MAX)?.map_or(architecture.default_positions(), |n| n as u32);
+        let positions = config
+            .int("max_position_embeddings", 1, POSITIONS_MAX)?
+            .map_or(architecture.default_positions(), |n| n as u32);
         let eps = config.number("rms_norm_eps", "a number above 0, at most 1", |x| x > 0.0 && x <= 1.0)?;
         let rope = RopeConfig::from_object(config, head_dim, positions)?;
         let eos_token_ids = match eos_ids(config)? {

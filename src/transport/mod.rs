@@ -29,21 +29,28 @@ pub fn import(cache: &Arc<Cache>, data: &[u8]) -> Result<KvId> {
     }
 }
 
-/// Like [`import`] on the cache's transfer thread. The handle is there at once and may be consumed as soon as it
-/// has landed; `done` is called exactly once, with the outcome, after waiters of the handle were woken.
+/// Like [`import`], but a ticket's blocks are pulled on the cache's transfer thread: its handle is there at once and
+/// may be consumed as soon as it has landed. Whatever can be checked without the peer is checked before this
+/// returns; an image is taken in whole. `done` is called exactly once if this succeeds, after waiters of the handle
+/// were woken.
 pub fn import_async(
     cache: &Arc<Cache>,
-    data: Vec<u8>,
+    data: &[u8],
     done: impl FnOnce(KvId, Result<()>) + Send + 'static,
 ) -> Result<KvId> {
-    Envelope::peek(&data)?;
+    if Envelope::peek(data)?.kind == Kind::Image {
+        let id = import(cache, data)?;
+        done(id, Ok(()));
+        return Ok(id);
+    }
+    let ticket = cache.open_ticket(data)?;
     let id = cache.begin_import()?;
     let weak = Arc::downgrade(cache);
     let job = move || {
         let outcome = match weak.upgrade() {
             None => Err(crate::error!(Shutdown, "{id}: the cache is closed")),
             Some(cache) => {
-                let pulled = crate::panics::catch(|| pull(&cache, &data)).and_then(|pulled| pulled);
+                let pulled = crate::panics::catch(|| local::pull(&cache, &ticket)).and_then(|pulled| pulled);
                 cache.finish_import(id, pulled)
             }
         };
