@@ -14,7 +14,7 @@ use crate::sequence::Snapshot;
 static CACHES: Mutex<Vec<Weak<Cache>>> = Mutex::new(Vec::new());
 
 /// Bytes copied at a time: they stay in the core's own cache between the two halves of the copy.
-const PIECE: usize = 128 << 10;
+const PIECE: usize = 64 << 10;
 
 /// This process, as tickets name it.
 fn process() -> Result<ProcessId> {
@@ -63,6 +63,7 @@ pub(super) fn pull(cache: &Arc<Cache>, ticket: &Ticket) -> Result<(Snapshot, Blo
     };
     let id = ticket.handle;
     let (snapshot, source) = exporter.pin(id)?;
+    exporter.touch(id)?;
     ticket.check_sequence(&snapshot)?;
     if Arc::ptr_eq(&exporter, cache) {
         drop(source);

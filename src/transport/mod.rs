@@ -19,14 +19,8 @@ pub fn ticket(cache: &Arc<Cache>, id: KvId) -> Result<Vec<u8>> {
 /// Takes a ticket or an image in and gives the handle of what landed. Copies block by block: a ticket of `cache`
 /// itself copies nothing.
 pub fn import(cache: &Arc<Cache>, data: &[u8]) -> Result<KvId> {
-    let id = cache.begin_import()?;
-    match cache.finish_import(id, pull(cache, data)) {
-        Ok(()) => Ok(id),
-        Err(error) => {
-            let _ = cache.release(id);
-            Err(error)
-        }
-    }
+    let (snapshot, table) = pull(cache, data)?;
+    cache.export(snapshot, table, None)
 }
 
 /// Like [`import`], but a ticket's blocks are pulled on the cache's transfer thread: its handle is there at once and
