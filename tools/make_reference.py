@@ -137,7 +137,8 @@ fixture("llama-mlp-bias", LLAMA, "v5", mlp_bias=True, note="biases on gate, up a
 fixture("llama-head-dim", LLAMA, "v5", num_attention_heads=2, num_key_value_heads=2, head_dim=24,
         note="head_dim 24 given where hidden_size / heads is 16", check=["rope_off"])
 fixture("llama-heads-6-2", LLAMA, "v4", hidden_size=48, num_attention_heads=6, num_key_value_heads=2,
-        intermediate_size=40, tie_word_embeddings=True, note="six query heads over two KV heads", drop=["rope_scaling"], check=["rope_off"])
+        intermediate_size=32, tie_word_embeddings=True, drop=["rope_scaling"], check=["rope_off"],
+        note="six query heads over two KV heads, tied")
 fixture("llama-heads-5-1", LLAMA, "v5", hidden_size=40, num_attention_heads=5, num_key_value_heads=1, vocab_size=91,
         note="five query heads over one KV head, head_dim 8, odd vocabulary size", check=["rope_off"])
 fixture("llama-eps", LLAMA, "v4", rms_norm_eps=0.05, embed_std=0.2, theta=100.0, tie_word_embeddings=True,
