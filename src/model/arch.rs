@@ -26,8 +26,7 @@ pub enum Architecture {
     Qwen3,
 }
 
-const ALL: [Architecture; 4] =
-    [Architecture::Llama, Architecture::Mistral, Architecture::Qwen2, Architecture::Qwen3];
+const ALL: [Architecture; 4] = [Architecture::Llama, Architecture::Mistral, Architecture::Qwen2, Architecture::Qwen3];
 
 const WINDOW_MAX: u64 = 1 << 30;
 
@@ -71,7 +70,11 @@ impl Architecture {
         if let Some(kind) = kind
             && kind != found.model_type()
         {
-            bail!(Unsupported, "{place}: model_type = \"{kind}\" does not belong to architectures = \"{}\"", found.name());
+            bail!(
+                Unsupported,
+                "{place}: model_type = \"{kind}\" does not belong to architectures = \"{}\"",
+                found.name()
+            );
         }
         Ok(found)
     }

@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Component, Path};
+use std::sync::Arc;
 
 use crate::error::Result;
 use crate::model::config::{CONFIG_LIMIT, ModelConfig};
 use crate::model::json::Object;
-use crate::model::safetensors::{self, Stored, StoredTensor};
+use crate::model::safetensors::{self, Shard, Stored, StoredTensor};
 use crate::tensor::Dtype;
 use crate::{bail, error};
 
@@ -106,6 +107,14 @@ impl Checkpoint {
         all
     }
 
+    /// The files the decoder's tensors are in.
+    pub fn shards(&self) -> Vec<&Arc<Shard>> {
+        let mut shards: Vec<&Arc<Shard>> = self.tensors().iter().map(|t| &t.stored.shard).collect();
+        shards.sort_by_key(|shard| &shard.file);
+        shards.dedup_by_key(|shard| &shard.file);
+        shards
+    }
+
     /// Bytes of all weights the decoder uses.
     pub fn weight_bytes(&self) -> u64 {
         self.tensors().iter().map(|t| t.stored.len as u64).sum()
@@ -184,7 +193,9 @@ impl Files {
         }
         let mut tensors: HashMap<String, StoredTensor> = HashMap::new();
         for shard in shards {
-            for tensor in safetensors::open(&dir.join(shard)).map_err(|e| e.context(format!("{INDEX} names a shard")))? {
+            for tensor in
+                safetensors::open(&dir.join(shard)).map_err(|e| e.context(format!("{INDEX} names a shard")))?
+            {
                 if let Some(other) = tensors.get(&tensor.name) {
                     bail!(Corrupt, "{}: tensor {}: also in {}", tensor.shard.file, tensor.name, other.shard.file);
                 }

@@ -68,7 +68,10 @@ impl ModelConfig {
         let place = config.place();
         if let Some(quantization) = config.object("quantization_config")? {
             let method = quantization.str("quant_method")?.unwrap_or("unnamed");
-            bail!(Unsupported, "{place}: quantization_config: method \"{method}\": expected plain f32, f16 or bf16 weights");
+            bail!(
+                Unsupported,
+                "{place}: quantization_config: method \"{method}\": expected plain f32, f16 or bf16 weights"
+            );
         }
         let architecture = Architecture::detect(config)?;
         if let Some(act) = config.str("hidden_act")?
@@ -83,8 +86,9 @@ impl ModelConfig {
         let heads = config.required_int("num_attention_heads", 1, HEADS_MAX)? as u32;
         let kv_heads = kv_heads(config, architecture, heads)?;
         let head_dim = head_dim(config, architecture, hidden_size, heads)?;
-        let positions =
-            config.int("max_position_embeddings", 1, POSITIONS_MAX)?.map_or(architecture.default_positions(), |n| n as u32);
+        let positions = config
+            .int("max_position_embeddings", 1, POSITIONS_MAX)?
+            .map_or(architecture.default_positions(), |n| n as u32);
         let eps = config.number("rms_norm_eps", "a number above 0, at most 1", |x| x > 0.0 && x <= 1.0)?;
         let rope = RopeConfig::from_object(config, head_dim, positions)?;
         let eos_token_ids = match eos_ids(config)? {
@@ -139,7 +143,7 @@ fn kv_heads(config: &Object, architecture: Architecture, heads: u32) -> Result<u
         None if config.has("num_key_value_heads") => heads,
         None => architecture.default_kv_heads().unwrap_or(heads),
     };
-    if heads % kv_heads != 0 {
+    if !heads.is_multiple_of(kv_heads) {
         bail!(
             Corrupt,
             "{}: num_attention_heads = {heads}: expected a multiple of num_key_value_heads = {kv_heads}",
@@ -154,12 +158,12 @@ fn head_dim(config: &Object, architecture: Architecture, hidden: u32, heads: u32
     let (dim, origin) = match (config.int("head_dim", 1, HEAD_DIM_MAX)?, architecture.default_head_dim()) {
         (Some(dim), _) => (dim as u32, "head_dim"),
         (None, Some(dim)) => (dim, "head_dim"),
-        (None, None) if hidden % heads != 0 => {
+        (None, None) if !hidden.is_multiple_of(heads) => {
             bail!(Corrupt, "{place}: hidden_size = {hidden}: expected a multiple of num_attention_heads = {heads}")
         }
         (None, None) => (hidden / heads, "hidden_size / num_attention_heads"),
     };
-    if dim % 2 != 0 || u64::from(dim) > HEAD_DIM_MAX {
+    if !dim.is_multiple_of(2) || u64::from(dim) > HEAD_DIM_MAX {
         bail!(Corrupt, "{place}: {origin} = {dim}: expected an even number from 2 to {HEAD_DIM_MAX}");
     }
     Ok(dim)

@@ -70,7 +70,11 @@ impl RopeConfig {
             ),
         };
         if matches!(scaling, Scaling::Dynamic { .. }) && head_dim < 4 {
-            bail!(Unsupported, "{}: rope_type = \"dynamic\" with head_dim = {head_dim}: expected 4 or more", rope.place());
+            bail!(
+                Unsupported,
+                "{}: rope_type = \"dynamic\" with head_dim = {head_dim}: expected 4 or more",
+                rope.place()
+            );
         }
         Ok(RopeConfig { theta, head_dim, max_positions, scaling })
     }
