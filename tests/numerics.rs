@@ -301,6 +301,10 @@ fn infos() {
     assert_eq!(load("llama-bf16").info().weight_dtype, Dtype::Bf16);
     assert!(load("rope-dynamic-beyond").rope_depends_on_length().is_some());
     assert_eq!(load("rope-yarn-v5").rope_depends_on_length(), None);
+    // Scaled from 256, from 24, and from an original 64 to the 256 that the config says already.
+    for (name, tokens) in [("rope-linear-v4", 1024), ("rope-dynamic-beyond", 48), ("rope-yarn-v5", 256)] {
+        assert_eq!(load(name).info().max_context_tokens, tokens, "{name}");
+    }
     let mut prints: Vec<_> = fixtures().iter().map(|f| load(f["name"].as_str().unwrap()).fingerprint()).collect();
     let n = prints.len();
     prints.sort_unstable();
