@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Component, Path};
+use std::sync::Arc;
 
 use crate::error::Result;
 use crate::model::config::{CONFIG_LIMIT, ModelConfig};
 use crate::model::json::Object;
-use crate::model::safetensors::{self, Stored, StoredTensor};
+use crate::model::safetensors::{self, Shard, Stored, StoredTensor};
 use crate::tensor::Dtype;
 use crate::{bail, error};
 
@@ -104,6 +105,14 @@ impl Checkpoint {
         all.push(&self.norm);
         all.extend(&self.head);
         all
+    }
+
+    /// The files the decoder's tensors are in.
+    pub fn shards(&self) -> Vec<&Arc<Shard>> {
+        let mut shards: Vec<&Arc<Shard>> = self.tensors().iter().map(|t| &t.stored.shard).collect();
+        shards.sort_by_key(|shard| &shard.file);
+        shards.dedup_by_key(|shard| &shard.file);
+        shards
     }
 
     /// Bytes of all weights the decoder uses.

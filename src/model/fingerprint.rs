@@ -5,18 +5,19 @@
 //! so the same weights sharded otherwise are the same model; the same weights in another dtype are not.
 //!
 //! **Contents are sampled.** Tensors of at most 256 KiB (all norms and biases) are hashed whole; of larger ones
-//! 64 pieces of 4 KiB, evenly spread, the first and the last included. A 2 GB model then costs milliseconds and
-//! a 140 GB one some tens, at every start of every process, where hashing everything would read every byte of
-//! the checkpoint before the first handle could be exported. Fine-tuning, merging adapters, other quantisation
-//! or pruning change nearly every element of a matrix, so any sample shows them. What a sample can miss is a
-//! checkpoint edited by hand in a few rows of a large matrix and nowhere else (a few embedding rows, say); whoever
-//! does that and mixes both in one fleet should compare whole-file digests of their own.
+//! 16 pieces of 16 KiB, evenly spread, the first and the last included. A 2 GB model then costs some milliseconds
+//! and a 140 GB one tens, where hashing everything takes 0.4 s and 25 s (5.5 GB/s on one core, measured) and reads
+//! every byte of the checkpoint before the first handle can be exported, at every start of every process.
+//! Fine-tuning, merging adapters, other quantisation or pruning change nearly every element of a matrix, so any
+//! sample shows them. What a sample can miss is a checkpoint edited by hand in a few rows of a large matrix and
+//! nowhere else (a few embedding rows, say); whoever does that and mixes both in one fleet should compare
+//! whole-file digests of their own.
 
 use crate::model::checkpoint::{Checkpoint, Tensor};
 use crate::model::config::ModelConfig;
 
 const WHOLE: usize = 256 << 10;
-const PIECE: usize = 4 << 10;
+const PIECE: usize = 16 << 10;
 const PIECES: usize = WHOLE / PIECE;
 
 /// Takes the fingerprint. Reads up to 256 KiB of each tensor.
