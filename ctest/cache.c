@@ -1,0 +1,44 @@
+#include "support.h"
+
+int main(void)
+{
+    cleave_error_t err;
+    cleave_model_t *model = load_model();
+    cleave_cache_t *cache = NULL, *defaults = NULL;
+    cleave_cache_config_t config = ZERO;
+    cleave_audit_t audit = ZERO;
+    const int32_t cpu = CLEAVE_DEVICE_CPU, cuda = 99, nonsense = -5;
+    config.struct_size = sizeof config;
+    config.bytes_per_device = 1u << 20;
+    audit.struct_size = sizeof audit;
+
+    CHECK_ERR(cleave_cache_create(model, &nonsense, 1, &config, &cache, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK(cleave_cache_create(model, &cuda, 1, &config, &cache, &err) < 0);
+    CHECK(err.code == CLEAVE_ERR_NOT_FOUND || err.code == CLEAVE_ERR_UNSUPPORTED);
+    CHECK_ERR(cleave_cache_create(model, NULL, 1, &config, &cache, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+    config.dtype = 77;
+    CHECK_ERR(cleave_cache_create(model, &cpu, 1, &config, &cache, &err), CLEAVE_ERR_UNSUPPORTED);
+    config.dtype = 0;
+    config.flags = 1u << 30;
+    CHECK_ERR(cleave_cache_create(model, &cpu, 1, &config, &cache, &err), CLEAVE_ERR_UNSUPPORTED);
+    config.flags = CLEAVE_CACHE_NO_PREFIX;
+    config.block_tokens = 7;
+    CHECK_ERR(cleave_cache_create(model, &cpu, 1, &config, &cache, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+    config.block_tokens = 0;
+    CHECK(cache == NULL);
+
+    CHECK_ERR(cleave_cache_create(model, &cpu, 1, &config, &cache, &err), CLEAVE_OK);
+    CHECK_OK(cleave_cache_audit(cache, &audit));
+    CHECK(audit.total > 0 && audit.free == audit.total && audit.leaked == 0);
+    CHECK_ERR(cleave_cache_create(model, NULL, 0, NULL, &defaults, &err), CLEAVE_OK);
+
+    /* A cache keeps the model. */
+    cleave_model_release(model);
+    CHECK_OK(cleave_cache_audit(cache, &audit));
+    cleave_cache_destroy(defaults);
+    cleave_cache_destroy(cache);
+    CHECK_STATUS(cleave_cache_audit(cache, &audit), CLEAVE_ERR_NOT_FOUND);
+    cleave_cache_destroy(cache);
+    cleave_cache_destroy(NULL);
+    return 0;
+}

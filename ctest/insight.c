@@ -1,0 +1,61 @@
+#include "support.h"
+
+static char *metrics_text(size_t *len)
+{
+    char *text;
+    size_t again;
+    CHECK_OK(cleave_metrics_text(NULL, 0, len));
+    CHECK(*len > 0);
+    text = (char *)malloc(*len + 256);
+    CHECK(text != NULL);
+    CHECK_OK(cleave_metrics_text(text, *len + 256, &again));
+    CHECK_INT(strlen(text), again);
+    *len = again;
+    return text;
+}
+
+int main(void)
+{
+    size_t len, got;
+    char small[4];
+    char *text = metrics_text(&len);
+    CHECK(strstr(text, "# TYPE cleave_generated_tokens counter\n") != NULL);
+    CHECK(strcmp(text + len - 6, "# EOF\n") == 0);
+    CHECK(strstr(text, "engine=") == NULL);
+    free(text);
+    CHECK_STATUS(cleave_metrics_text(small, sizeof small, &got), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK(got > sizeof small);
+    CHECK_STATUS(cleave_metrics_text(NULL, 5, &got), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(cleave_metrics_text(small, 4, NULL), CLEAVE_ERR_INVALID_ARGUMENT);
+    {
+        cleave_model_t *model = load_model();
+        cleave_cache_t *cache = make_cache(model);
+        cleave_queue_t *queue = make_queue(0);
+        cleave_engine_t *one = make_engine(cache, queue, CLEAVE_ROLE_MIXED);
+        cleave_engine_t *two = make_engine(cache, queue, CLEAVE_ROLE_DECODE);
+        cleave_request_desc_t desc = greedy(20, 5);
+        cleave_metrics_t metrics = ZERO;
+        int32_t tokens[20], new_tokens[5];
+        fill_prompt(tokens, 20, vocab_size(model), 2);
+        run_to_end(queue, submit_one(one, &desc, tokens, 20), new_tokens, 5, &got);
+        metrics.struct_size = sizeof metrics;
+        CHECK_OK(cleave_engine_metrics(one, &metrics));
+        CHECK_INT(metrics.prompt_tokens, 20);
+        CHECK_INT(metrics.generated_tokens, 5);
+        CHECK(metrics.blocks_total > 0 && metrics.blocks_free <= metrics.blocks_total && metrics.steps >= 5);
+        text = metrics_text(&len);
+        CHECK(strstr(text, "cleave_generated_tokens_total{engine=\"0\"} 5\n") != NULL);
+        CHECK(strstr(text, "cleave_role{engine=\"1\"} 2\n") != NULL);
+        free(text);
+        check_nothing_leaked(cache);
+        cleave_engine_destroy(one);
+        text = metrics_text(&len);
+        CHECK(strstr(text, "engine=\"0\"") == NULL && strstr(text, "engine=\"1\"") != NULL);
+        free(text);
+        cleave_engine_destroy(two);
+        cleave_cache_destroy(cache);
+        cleave_queue_destroy(queue);
+        cleave_model_release(model);
+    }
+    return 0;
+}

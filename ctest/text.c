@@ -1,0 +1,71 @@
+#include "support.h"
+
+static const char *sentence = "the red box holds a key.";
+
+int main(void)
+{
+    cleave_error_t err;
+    cleave_model_t *model = load_model();
+    cleave_detokenizer_t *d = NULL;
+    int32_t tokens[64], plain[64];
+    char text[1024], whole[1024];
+    size_t n = 99, n_plain, got, i, used = 0;
+
+    /* Ask for the length, then take it. */
+    CHECK_ERR(cleave_tokenize(model, sentence, strlen(sentence), 0, NULL, 0, &n, &err), CLEAVE_OK);
+    CHECK(n > 0 && n <= 64);
+    CHECK_ERR(cleave_tokenize(model, sentence, strlen(sentence), 0, tokens, n, &got, &err), CLEAVE_OK);
+    CHECK_INT(got, n);
+    tokens[0] = -7;
+    CHECK_ERR(cleave_tokenize(model, sentence, strlen(sentence), 0, tokens, n - 1, &got, &err),
+              CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_INT(got, n);
+    CHECK_INT(tokens[0], -7);
+    CHECK_ERR(cleave_tokenize(model, NULL, 0, CLEAVE_TOKENIZE_NO_SPECIAL, NULL, 0, &got, &err), CLEAVE_OK);
+    CHECK_INT(got, 0);
+    CHECK_ERR(cleave_tokenize(model, sentence, 3, 0, NULL, 5, &got, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_ERR(cleave_tokenize(model, NULL, 3, 0, NULL, 0, &got, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_ERR(cleave_tokenize(model, "\xc3", 1, 0, NULL, 0, &got, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_ERR(cleave_tokenize(model, sentence, 3, 1u << 31, NULL, 0, &got, &err), CLEAVE_ERR_UNSUPPORTED);
+    CHECK_ERR(cleave_tokenize(model, sentence, 3, 0, NULL, 0, NULL, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+
+    /* Through the detokenizer and back. */
+    CHECK_ERR(cleave_tokenize(model, sentence, strlen(sentence), CLEAVE_TOKENIZE_NO_SPECIAL, plain, 64, &n_plain, &err),
+              CLEAVE_OK);
+    CHECK_ERR(cleave_detokenizer_create(model, &d, &err), CLEAVE_OK);
+    for (i = 0; i < n_plain; i++) {
+        /* A push that asks for the length, or finds too small a buffer, has not happened. */
+        CHECK_OK(cleave_detokenizer_push(d, plain[i], NULL, 0, &got));
+        if (got > 1)
+            CHECK_STATUS(cleave_detokenizer_push(d, plain[i], text, 1, &n), CLEAVE_ERR_INVALID_ARGUMENT);
+        CHECK_OK(cleave_detokenizer_push(d, plain[i], text, sizeof text, &n));
+        CHECK_INT(n, got);
+        CHECK_INT(text[n], 0);
+        memcpy(whole + used, text, n);
+        used += n;
+    }
+    CHECK_OK(cleave_detokenizer_flush(d, whole + used, sizeof whole - used, &n));
+    used += n;
+    whole[used] = 0;
+    if (strcmp(whole[0] == ' ' ? whole + 1 : whole, sentence) != 0) {
+        fprintf(stderr, "\"%s\"\n", whole);
+        CHECK(!"the text survives");
+    }
+    CHECK_STATUS(cleave_detokenizer_push(d, -1, text, sizeof text, &n), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK(cleave_detokenizer_push(d, INT32_MAX, text, sizeof text, &n) != CLEAVE_ERR_INTERNAL);
+    cleave_detokenizer_destroy(d);
+    CHECK_STATUS(cleave_detokenizer_push(d, plain[0], text, sizeof text, &n), CLEAVE_ERR_NOT_FOUND);
+
+    /* The chat template, where the model has one. */
+    {
+        const char *messages = "[{\"role\": \"user\", \"content\": \"hello\"}]";
+        cleave_status_t status = cleave_chat_prompt(model, messages, strlen(messages), text, sizeof text, &n, &err);
+        CHECK(status == CLEAVE_OK || status == CLEAVE_ERR_UNSUPPORTED);
+        if (status == CLEAVE_OK) {
+            CHECK(strstr(text, "hello") != NULL && strlen(text) == n);
+            CHECK_ERR(cleave_chat_prompt(model, "{", 1, text, sizeof text, &n, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+        }
+    }
+    cleave_model_release(model);
+    return 0;
+}
