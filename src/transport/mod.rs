@@ -2,6 +2,8 @@
 //! what it is: an image brings its bytes along, a ticket says where to pull them from.
 
 mod local;
+#[cfg(test)]
+mod tests;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
