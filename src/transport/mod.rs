@@ -29,7 +29,7 @@ pub fn ticket(cache: &Arc<Cache>, id: KvId) -> Result<Vec<u8>> {
 /// Takes a ticket or an image in and gives the handle of what landed. Copies block by block: a ticket of `cache`
 /// itself copies nothing.
 pub fn import(cache: &Arc<Cache>, data: &[u8]) -> Result<KvId> {
-    let (snapshot, table) = pull(cache, data)?;
+    let (snapshot, table) = pull(cache, data, || Ok(()))?;
     cache.export(snapshot, table, None)
 }
 
@@ -47,7 +47,7 @@ pub fn import_async(
         let outcome = match weak.upgrade() {
             None => Err(crate::error!(Shutdown, "{id}: the cache is closed")),
             Some(cache) => {
-                let pulled = catch_unwind(AssertUnwindSafe(|| pull(&cache, &data)));
+                let pulled = catch_unwind(AssertUnwindSafe(|| pull(&cache, &data, || cache.check_import(id))));
                 let pulled = pulled.unwrap_or_else(|_| Err(crate::error!(Internal, "{id}: the transfer panicked")));
                 cache.finish_import(id, pulled)
             }
@@ -58,9 +58,11 @@ pub fn import_async(
     Ok(id)
 }
 
-fn pull(cache: &Arc<Cache>, data: &[u8]) -> Result<(Snapshot, BlockTable)> {
+/// The sequence of a ticket or an image. `wanted` is asked before the exporter's handle is ended: from then on
+/// the sequence is here or nowhere.
+fn pull(cache: &Arc<Cache>, data: &[u8], wanted: impl FnOnce() -> Result<()>) -> Result<(Snapshot, BlockTable)> {
     match Envelope::peek(data)?.kind {
         Kind::Image => cache.take_image(data),
-        Kind::Ticket => local::pull(cache, &cache.open_ticket(data)?),
+        Kind::Ticket => local::pull(cache, &cache.open_ticket(data)?, wanted),
     }
 }

@@ -115,6 +115,32 @@ fn a_handle_consumed_during_its_transfer_is_not_there_twice() {
 }
 
 #[test]
+fn a_late_or_broken_transfer_ends_as_a_failed_handle() {
+    let ((store, a), b) = (GatedStore::cache(), cache(16));
+    for late in [true, false] {
+        let id = exported(&a, 14);
+        let (began, go) = store.arm();
+        let (done, wait) = mpsc::channel();
+        let ticket = transport::ticket(&a, id).unwrap();
+        let landing = transport::import_async(&b, ticket, move |_, outcome| done.send(outcome).unwrap()).unwrap();
+        began.recv().unwrap();
+        if late {
+            b.bump_epoch().unwrap();
+            go.send(()).unwrap();
+        }
+        // Without the word to go on, the store panics in the middle of the copy.
+        drop(go);
+        let status = if late { Status::Expired } else { Status::Internal };
+        refused(wait.recv_timeout(Duration::from_secs(5)).unwrap(), status, &[]);
+        refused(b.consume(landing), status, &[]);
+        assert!(a.info(id).is_ok(), "the exporter's handle stays if nothing landed");
+        a.release(id).unwrap();
+        assert_idle(&a);
+        assert_idle(&b);
+    }
+}
+
+#[test]
 fn an_image_is_what_the_handle_was_even_if_its_consumer_writes_meanwhile() {
     let ((store, a), b) = (GatedStore::cache(), cache(16));
     let id = exported(&a, 6);
