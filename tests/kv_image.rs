@@ -1,11 +1,11 @@
-//! Images, files and tickets as a host uses them: round trips, every refusal, and nothing ever half-imported.
+//! Images and files as a host uses them: round trips, every refusal, and nothing ever half-imported.
 
 #[path = "../src/kv/tests/model.rs"]
 mod model;
 #[path = "../src/kv/tests/store.rs"]
 mod store;
 
-use std::sync::{Arc, Barrier, mpsc};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cleave::backend::{BlockId, BlockStore, KvGeometry};
@@ -238,123 +238,4 @@ fn a_parked_sequence_survives_its_cache() {
     refused(b.load(directory.path()), Status::InvalidArgument, &["regular file"]);
     refused(b.load(&directory.path().join("none")), Status::NotFound, &["none"]);
     assert_idle(&b);
-}
-
-#[test]
-fn a_ticket_moves_the_sequence_and_ends_the_handle() {
-    let (a, b) = (cache(16), cache(16));
-    let id = exported(&a, 14);
-    let ticket = transport::ticket(&a, id).unwrap();
-    assert_eq!(ticket.len() as u64, a.info(id).unwrap().ticket_bytes);
-    let here = transport::import(&b, &ticket).unwrap();
-    assert_idle(&a);
-    refused(a.consume(id), Status::Expired, &["consumed"]);
-    refused(transport::import(&b, &ticket), Status::Expired, &[]);
-    let bytes = 4 * GEOMETRY.block_bytes() as u64;
-    assert_eq!((a.stats().bytes_out, b.stats().bytes_in), (bytes, bytes));
-    // Within the cache: nothing is copied, but the handle is another one.
-    let ticket = transport::ticket(&b, here).unwrap();
-    let moved = transport::import(&b, &ticket).unwrap();
-    refused(b.consume(here), Status::Expired, &[]);
-    assert_eq!(b.stats().bytes_in, bytes);
-    let ticket = transport::ticket(&b, moved).unwrap();
-    b.bump_epoch().unwrap();
-    refused(transport::import(&a, &ticket), Status::Expired, &["epoch"]);
-    consume(&b, moved).unwrap().verify(b.store());
-    let late = exported(&a, 14);
-    let ticket = transport::ticket(&a, late).unwrap();
-    drop(a);
-    refused(transport::import(&b, &ticket), Status::Expired, &["gone"]);
-    assert_idle(&b);
-}
-
-#[test]
-fn of_racing_imports_of_one_ticket_exactly_one_wins() {
-    let (a, caches) = (cache(16), [cache(16), cache(16)]);
-    for _ in 0..100 {
-        let ticket = transport::ticket(&a, exported(&a, 14)).unwrap();
-        let barrier = Barrier::new(2);
-        let wins: usize = std::thread::scope(|scope| {
-            let run = |cache| {
-                let (ticket, barrier) = (&ticket, &barrier);
-                scope.spawn(move || {
-                    barrier.wait();
-                    let id = transport::import(cache, ticket);
-                    id.map_or(0, |id| consume(cache, id).map(|seq| seq.verify(cache.store())).is_ok() as usize)
-                })
-            };
-            caches.each_ref().map(run).into_iter().map(|thread| thread.join().unwrap()).sum()
-        });
-        assert_eq!(wins, 1);
-        caches.iter().chain([&a]).for_each(|cache| assert_idle(cache));
-    }
-}
-
-#[test]
-fn an_import_in_the_background_reports_once() {
-    let (a, b) = (cache(16), cache(16));
-    let image = read(&a, exported(&a, 14));
-    let (done, wait) = mpsc::channel();
-    let import = |data: Vec<u8>| {
-        let done = done.clone();
-        transport::import_async(&b, data, move |id, outcome| done.send((id, outcome)).unwrap()).unwrap()
-    };
-    // The first one's callback holds the thread up, so that the second one is seen pending.
-    let (gate, held) = mpsc::channel::<()>();
-    let first = transport::import_async(&b, image.clone(), move |_, _| held.recv().unwrap()).unwrap();
-    let id = import(image.clone());
-    assert!(matches!(b.consume(id).unwrap(), Consumed::Pending));
-    assert!(b.info(id).unwrap().importing);
-    refused(b.image_len(id), Status::WouldBlock, &[]);
-    let (landed, woken) = mpsc::channel();
-    let landed_too = landed.clone();
-    assert!(b.on_landed(id, Arc::new(move || landed.send(id).unwrap())));
-    let dropped = import(image.clone());
-    assert!(b.on_landed(dropped, Arc::new(move || landed_too.send(dropped).unwrap())));
-    b.release(dropped).unwrap();
-    assert_eq!(woken.recv_timeout(Duration::from_secs(5)).unwrap(), dropped);
-    let mut bad = image.clone();
-    *bad.last_mut().unwrap() ^= 1;
-    let bad = import(bad);
-    gate.send(()).unwrap();
-    assert_eq!(woken.recv_timeout(Duration::from_secs(5)).unwrap(), id);
-    let outcomes: Vec<_> = (0..3).map(|_| wait.recv_timeout(Duration::from_secs(5)).unwrap()).collect();
-    assert_eq!(outcomes[0], (id, Ok(())));
-    assert_eq!(outcomes[1].1.as_ref().unwrap_err().status, Status::NotFound);
-    assert_eq!((outcomes[2].0, outcomes[2].1.as_ref().unwrap_err().status), (bad, Status::Corrupt));
-    assert!(!b.on_landed(id, Arc::new(|| ())));
-    for _ in 0..2 {
-        refused(b.consume(bad), Status::Corrupt, &["block 3"]);
-    }
-    b.release(bad).unwrap();
-    for id in [first, id] {
-        consume(&b, id).unwrap().verify(b.store());
-    }
-    assert_idle(&b);
-    assert!(transport::import_async(&b, b"nonsense".to_vec(), |_, _| panic!("never accepted")).is_err());
-}
-
-#[test]
-fn closing_ends_imports_that_are_queued() {
-    let (a, b) = (cache(16), cache(16));
-    let image = read(&a, exported(&a, 14));
-    let (done, wait) = mpsc::channel();
-    let (gate, held) = mpsc::channel::<()>();
-    transport::import_async(&b, image.clone(), move |_, _| held.recv().unwrap()).unwrap();
-    for _ in 0..3 {
-        let done = done.clone();
-        transport::import_async(&b, image.clone(), move |_, outcome| done.send(outcome).unwrap()).unwrap();
-    }
-    gate.send(()).unwrap();
-    drop(b);
-    drop(done);
-    let outcomes: Vec<_> = wait.iter().collect();
-    assert_eq!(outcomes.len(), 3);
-    let closed = |outcome: &Result<()>| outcome.as_ref().err().is_none_or(|error| error.status == Status::Shutdown);
-    assert!(outcomes.iter().all(closed), "{outcomes:?}");
-    let c = cache(16);
-    c.close();
-    refused(transport::import_async(&c, image.clone(), |_, _| ()), Status::Shutdown, &[]);
-    refused(c.import_image(&image), Status::Shutdown, &[]);
-    assert_idle(&c);
 }

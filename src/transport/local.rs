@@ -50,7 +50,11 @@ fn find(epoch: &[u8; 16]) -> Option<Arc<Cache>> {
 
 /// Takes the ticket's sequence into `cache`. The exporter's handle ends exactly when all of it is here; if this
 /// fails, it stays.
-pub(super) fn pull(cache: &Arc<Cache>, ticket: &Ticket) -> Result<(Snapshot, BlockTable)> {
+pub(super) fn pull(
+    cache: &Arc<Cache>,
+    ticket: &Ticket,
+    wanted: impl FnOnce() -> Result<()>,
+) -> Result<(Snapshot, BlockTable)> {
     match ticket.process {
         Some(exporter) if exporter == process()? => {}
         Some(ProcessId { pid, .. }) => {
@@ -67,6 +71,7 @@ pub(super) fn pull(cache: &Arc<Cache>, ticket: &Ticket) -> Result<(Snapshot, Blo
     ticket.check_sequence(&snapshot)?;
     if Arc::ptr_eq(&exporter, cache) {
         drop(source);
+        wanted()?;
         return match cache.consume(id)? {
             Consumed::Ready(snapshot, table) => Ok((snapshot, table)),
             Consumed::Pending => bail!(WouldBlock, "{id}: its import is in flight"),
@@ -85,6 +90,7 @@ pub(super) fn pull(cache: &Arc<Cache>, ticket: &Ticket) -> Result<(Snapshot, Blo
         }
         exporter.count_out(size);
     }
+    wanted()?;
     exporter.end_consumed(id)?;
     Ok(incoming.finish())
 }

@@ -107,6 +107,20 @@ fn whoever_knows_the_secret_still_cannot_break_the_reader() {
 }
 
 #[test]
+fn a_chain_that_is_not_that_of_the_tokens_is_refused() {
+    let cache = cache(8);
+    let image = image(&cache);
+    let chain = HashChain::of(0, 4, &[0, 1, 2, 3]).head().0;
+    let forged = resealed(&image, |sections| {
+        let at = sections.windows(32).position(|window| window == chain).unwrap();
+        sections[at] ^= 1;
+    });
+    let refused = cache.import_image(&forged).unwrap_err();
+    assert_eq!(refused.status, Status::Corrupt);
+    assert!(refused.message.contains("hash chain"), "{refused}");
+}
+
+#[test]
 fn another_wire_version_is_incompatible_whatever_else_it_is() {
     let cache = cache(8);
     let mut image = image(&cache);

@@ -66,13 +66,15 @@ fn blocks_reserved_ahead_stay_behind() {
 #[test]
 fn a_lease_ends_with_nobody_looking() {
     let cache = cache(8);
-    let (woken, wait) = mpsc::channel();
     let mut seq = Seq::new(&cache, vec![3; 32], 0);
     assert!(seq.table.reserve(0, 32));
     seq.snapshot.computed = 32;
     let long = Seq::new(&cache, vec![1], 1);
-    let id = cache.export(seq.snapshot, seq.table, Some(Duration::from_millis(30))).unwrap();
     let kept = cache.export(long.snapshot, long.table, None).unwrap();
+    // By now the timer sleeps until the long lease is over; the short one must wake it.
+    std::thread::sleep(Duration::from_millis(50));
+    let (woken, wait) = mpsc::channel();
+    let id = cache.export(seq.snapshot, seq.table, Some(Duration::from_millis(30))).unwrap();
     assert!(cache.wake_when_free(1, Arc::new(move || woken.send(()).unwrap())));
     wait.recv_timeout(Duration::from_secs(5)).unwrap();
     assert_eq!(sound(&cache).by_exports, 0);

@@ -1,11 +1,11 @@
-//! Tests of what a cache does; those of formats that need no internals are in `tests/kv_image.rs`.
+//! Tests of what a cache does; those of images that need no internals are in `tests/kv_image.rs`.
 
 mod format;
 mod handles;
-mod model;
+pub(crate) mod model;
 mod ownership;
 mod random;
-mod store;
+pub(crate) mod store;
 
 use crate::backend::{BlockId, BlockStore, KvGeometry};
 use crate::kv::{Audit, BlockTable, Cache, CacheConfig, CacheIdentity, Consumed, HashChain, KvId};
@@ -14,7 +14,7 @@ use crate::tensor::Dtype;
 use model::{Seq, cache};
 
 /// Asserts that the bookkeeping holds together.
-fn sound(cache: &Cache) -> Audit {
+pub(crate) fn sound(cache: &Cache) -> Audit {
     cache.check().unwrap();
     let audit = cache.audit();
     assert_eq!(audit.leaked, 0);
@@ -22,7 +22,7 @@ fn sound(cache: &Cache) -> Audit {
 }
 
 /// Consumes a handle that must be ready.
-fn consume(cache: &Cache, id: KvId) -> crate::error::Result<Seq> {
+pub(crate) fn consume(cache: &Cache, id: KvId) -> crate::error::Result<Seq> {
     match cache.consume(id)? {
         Consumed::Ready(snapshot, table) => Ok(Seq { snapshot, table }),
         Consumed::Pending => panic!("{id} is pending"),

@@ -61,7 +61,7 @@ impl Seq {
     /// Computes up to `n` more tokens; false if there are no blocks for them.
     pub fn step(&mut self, store: &dyn BlockStore, n: u32) -> bool {
         let computed = self.snapshot.computed;
-        let upto = (computed + n).min(self.snapshot.tokens.len() as u32);
+        let upto = computed.saturating_add(n).min(self.snapshot.tokens.len() as u32);
         if !self.table.reserve(computed, upto) {
             return false;
         }

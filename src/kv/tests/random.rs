@@ -90,6 +90,17 @@ impl World {
                     self.ids.extend(tolerate(transport::import(&self.caches[to], &ticket)).map(|id| (to, id)));
                 }
             }
+            // Two continuations of one sequence.
+            19 if id < self.ids.len() => {
+                let (cache, id) = self.ids[id];
+                let copy = tolerate(self.caches[cache].duplicate(id));
+                for (id, token) in [(id, 2), (copy.unwrap_or(id), 3)] {
+                    if let Some(mut seq) = tolerate(consume(&self.caches[cache], id)) {
+                        seq.snapshot.tokens.push(token);
+                        self.seqs.push((cache, seq));
+                    }
+                }
+            }
             17 => self.caches[cache].bump_epoch().unwrap(),
             18 if b.is_multiple_of(4) => std::thread::sleep(Duration::from_micros(300)),
             _ => {}
@@ -102,7 +113,7 @@ proptest! {
 
     #[test]
     fn whatever_happens_every_block_has_its_owners(
-        ops in prop::collection::vec((0u8..19, any::<usize>(), any::<u32>()), 1..150),
+        ops in prop::collection::vec((0u8..20, any::<usize>(), any::<u32>()), 1..150),
     ) {
         let mut world = World { caches: [cache(24), cache(17)], seqs: Vec::new(), ids: Vec::new() };
         for (op, a, b) in ops {
