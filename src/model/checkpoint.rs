@@ -169,13 +169,14 @@ struct Files {
 
 impl Files {
     fn open(dir: &Path) -> Result<Self> {
+        // As in transformers, a whole file goes before an index.
         let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
-        if !index.exists() {
-            if !single.exists() {
-                bail!(NotFound, "{}: neither {SINGLE} nor {INDEX} is there", dir.display());
-            }
+        if single.exists() {
             let tensors = safetensors::open(&single)?.into_iter().map(|t| (t.name.clone(), t)).collect();
             return Ok(Files { place: single.display().to_string(), tensors });
+        }
+        if !index.exists() {
+            bail!(NotFound, "{}: neither {SINGLE} nor {INDEX} is there", dir.display());
         }
         let place = index.display().to_string();
         let object = Object::read(&index, INDEX_LIMIT)?.ok_or_else(|| error!(NotFound, "{place}: no such file"))?;
