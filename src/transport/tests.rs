@@ -122,7 +122,7 @@ fn a_late_or_broken_transfer_ends_as_a_failed_handle() {
         let (began, go) = store.arm();
         let (done, wait) = mpsc::channel();
         let ticket = transport::ticket(&a, id).unwrap();
-        let landing = transport::import_async(&b, ticket, move |_, outcome| done.send(outcome).unwrap()).unwrap();
+        let landing = transport::import_async(&b, &ticket, move |_, outcome| done.send(outcome).unwrap()).unwrap();
         began.recv().unwrap();
         if late {
             b.bump_epoch().unwrap();
@@ -260,58 +260,67 @@ fn of_racing_imports_of_one_ticket_exactly_one_wins() {
 
 #[test]
 fn an_import_in_the_background_reports_once() {
-    let (a, b) = (cache(16), cache(16));
-    let image = read(&a, exported(&a, 14));
+    let (a, b) = (cache(32), cache(16));
+    let ticket = || transport::ticket(&a, exported(&a, 14)).unwrap();
     let (done, wait) = mpsc::channel();
     let import = |data: Vec<u8>| {
         let done = done.clone();
-        transport::import_async(&b, data, move |id, outcome| done.send((id, outcome)).unwrap()).unwrap()
+        transport::import_async(&b, &data, move |id, outcome| done.send((id, outcome)).unwrap()).unwrap()
     };
     // The first one's callback holds the thread up, so that the second one is seen pending.
     let (gate, held) = mpsc::channel::<()>();
-    let first = transport::import_async(&b, image.clone(), move |_, _| held.recv().unwrap()).unwrap();
-    let id = import(image.clone());
+    let first = transport::import_async(&b, &ticket(), move |_, _| held.recv().unwrap()).unwrap();
+    let id = import(ticket());
     assert!(matches!(b.consume(id).unwrap(), Consumed::Pending));
     assert!(b.info(id).unwrap().importing);
     refused(b.image_len(id), Status::WouldBlock, &[]);
     let (landed, woken) = mpsc::channel();
     let landed_too = landed.clone();
     assert!(b.on_landed(id, Arc::new(move || landed.send(id).unwrap())));
-    let dropped = import(image.clone());
+    let dropped = import(ticket());
     assert!(b.on_landed(dropped, Arc::new(move || landed_too.send(dropped).unwrap())));
     b.release(dropped).unwrap();
     assert_eq!(woken.recv_timeout(Duration::from_secs(5)).unwrap(), dropped);
-    let mut bad = image.clone();
-    *bad.last_mut().unwrap() ^= 1;
+    let gone = exported(&a, 14);
+    let bad = transport::ticket(&a, gone).unwrap();
+    a.release(gone).unwrap();
     let bad = import(bad);
     gate.send(()).unwrap();
     assert_eq!(woken.recv_timeout(Duration::from_secs(5)).unwrap(), id);
     let outcomes: Vec<_> = (0..3).map(|_| wait.recv_timeout(Duration::from_secs(5)).unwrap()).collect();
     assert_eq!(outcomes[0], (id, Ok(())));
     assert_eq!(outcomes[1].1.as_ref().unwrap_err().status, Status::NotFound);
-    assert_eq!((outcomes[2].0, outcomes[2].1.as_ref().unwrap_err().status), (bad, Status::Corrupt));
+    assert_eq!((outcomes[2].0, outcomes[2].1.as_ref().unwrap_err().status), (bad, Status::NotFound));
     assert!(!b.on_landed(id, Arc::new(|| ())));
     for _ in 0..2 {
-        refused(b.consume(bad), Status::Corrupt, &["block 3"]);
+        refused(b.consume(bad), Status::NotFound, &[]);
     }
     b.release(bad).unwrap();
     for id in [first, id] {
         consume(&b, id).unwrap().verify(b.store());
     }
     assert_idle(&b);
-    assert!(transport::import_async(&b, b"nonsense".to_vec(), |_, _| panic!("never accepted")).is_err());
+    // What can be seen without the exporter is refused at once; an image is there at once.
+    assert!(transport::import_async(&b, b"nonsense", |_, _| panic!("never accepted")).is_err());
+    let mut image = read(&a, exported(&a, 14));
+    let (done, wait) = mpsc::channel();
+    let id = transport::import_async(&b, &image, move |id, outcome| done.send((id, outcome)).unwrap()).unwrap();
+    assert_eq!(wait.try_recv().unwrap(), (id, Ok(())));
+    consume(&b, id).unwrap().verify(b.store());
+    *image.last_mut().unwrap() ^= 1;
+    refused(transport::import_async(&b, &image, |_, _| panic!("never accepted")), Status::Corrupt, &["block 3"]);
 }
 
 #[test]
 fn closing_ends_imports_that_are_queued() {
-    let (a, b) = (cache(16), cache(16));
-    let image = read(&a, exported(&a, 14));
+    let (a, b) = (cache(32), cache(16));
+    let ticket = || transport::ticket(&a, exported(&a, 14)).unwrap();
     let (done, wait) = mpsc::channel();
     let (gate, held) = mpsc::channel::<()>();
-    transport::import_async(&b, image.clone(), move |_, _| held.recv().unwrap()).unwrap();
+    transport::import_async(&b, &ticket(), move |_, _| held.recv().unwrap()).unwrap();
     for _ in 0..3 {
         let done = done.clone();
-        transport::import_async(&b, image.clone(), move |_, outcome| done.send(outcome).unwrap()).unwrap();
+        transport::import_async(&b, &ticket(), move |_, outcome| done.send(outcome).unwrap()).unwrap();
     }
     gate.send(()).unwrap();
     drop(b);
@@ -322,7 +331,8 @@ fn closing_ends_imports_that_are_queued() {
     assert!(outcomes.iter().all(closed), "{outcomes:?}");
     let c = cache(16);
     c.close();
-    refused(transport::import_async(&c, image.clone(), |_, _| ()), Status::Shutdown, &[]);
+    refused(transport::import_async(&c, &ticket(), |_, _| ()), Status::Shutdown, &[]);
+    let image = read(&a, exported(&a, 14));
     refused(c.import_image(&image), Status::Shutdown, &[]);
     assert_idle(&c);
 }

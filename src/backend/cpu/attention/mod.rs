@@ -4,6 +4,10 @@
 //! together: so neither chunks nor batches change a row. What a row may not see has weight zero; slots that no
 //! row of an item may see are never read.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 mod vector;
 
 use super::level::Level;
@@ -11,6 +15,7 @@ use super::matrix::CpuBuffer;
 use super::memory::Aligned;
 use super::pool::{PerThread, Pool, claim};
 use super::rope::check;
+use super::simd::{Bf16, F16};
 use super::slab::KvSlab;
 use crate::backend::{AttentionArgs, BlockStore, KvGeometry, SeqSpan};
 use crate::error::Result;
@@ -119,6 +124,8 @@ pub(super) fn attention(
         }
     }
     let floats = vector::scratch_len(dim, tile_rows * group);
+    #[cfg(target_arch = "x86_64")]
+    let floats = floats.max(amx::scratch_len(dim, tile_rows * group));
     scratches.prepare(pool.threads(), |scratch| scratch.floats.resize(floats))?;
     let call = Call { q, out: out.as_mut_slice().as_mut_ptr(), args, kv, geometry, dim, group };
     let (call, items, scratches) = (&call, &items, &*scratches);
@@ -139,9 +146,12 @@ pub(super) fn attention(
 /// # Safety
 /// The level is available; the item is part of the call; the scratch has the length asked for.
 unsafe fn run(level: Level, call: &Call<'_>, item: &Item<'_>, scratch: &mut Scratch) {
-    use super::simd::{Bf16, F16};
     // SAFETY: passed on.
     unsafe {
+        #[cfg(target_arch = "x86_64")]
+        if level == Level::Amx && call.geometry.dtype == Dtype::Bf16 {
+            return amx::run(call, item, scratch);
+        }
         match call.geometry.dtype {
             Dtype::F32 => vector::run::<f32>(level, call, item, scratch),
             Dtype::F16 => vector::run::<F16>(level, call, item, scratch),

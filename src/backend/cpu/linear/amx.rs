@@ -17,11 +17,11 @@ const PAIR: usize = 32;
 /// Up to this many rows, W is read once from where it is mapped.
 pub(super) const FEW: usize = 64;
 /// Outputs of a panel of W.
-pub(super) const PANEL: usize = 128;
-/// Inputs of a panel of W.
-const DEPTH: usize = 1024;
-/// Rows whose sums are kept between the panels of one set of outputs.
-const ROWS: usize = 2048;
+pub(super) const PANEL: usize = 256;
+/// Inputs of a panel of W: the tiles of 32 rows and as many inputs stay in L1, those of W stream from L2.
+const DEPTH: usize = 256;
+/// Rows whose sums are kept between the panels of one set of outputs: all of a panel's data fits L2.
+const ROWS: usize = 512;
 
 /// A thread's working memory.
 #[derive(Default)]
@@ -80,56 +80,103 @@ pub(super) unsafe fn few(
     }
 }
 
-/// Many rows: the columns of one panel.
+/// Many rows: the columns of one panel. `ahead` is what this thread computes next.
 ///
 /// # Safety
 /// Tiles are configured; x are the packed tiles of m rows; columns are at most PANEL, begin at a multiple of
 /// it and are nobody else's.
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(super) unsafe fn many(job: &Job<'_>, columns: Range<usize>, x: *const u8, m: usize, scratch: &mut Scratch) {
+pub(super) unsafe fn many(
+    job: &Job<'_>,
+    columns: Range<usize>,
+    x: *const u8,
+    m: usize,
+    ahead: *const u8,
+    scratch: &mut Scratch,
+) {
     let k = job.weight.cols();
-    let pairs = columns.len().div_ceil(PAIR);
     // SAFETY: by the contract; the scratch was reserved for these sizes.
     unsafe {
-        let panel = scratch.panel.as_mut_ptr().cast::<u8>();
-        let sums = scratch.sums.as_mut_ptr();
+        let first = job.weight.bytes().as_ptr().add(columns.start * k * 2);
         for rows in (0..m).step_by(ROWS).map(|start| start..(start + ROWS).min(m)) {
             let mut depth = 0;
             // At least once, so that no inputs give zeros.
             while depth < k || depth == 0 {
                 let inputs = depth..(depth + DEPTH).min(k);
-                let steps = inputs.len().div_ceil(32);
-                let last = inputs.end == k;
-                for pair in 0..pairs {
-                    let start = columns.start + pair * PAIR;
-                    let first = job.weight.bytes().as_ptr().add(start * k * 2);
-                    let to = panel.add(pair * steps * 2 * TILE_BYTES);
-                    copy_pair(first, (columns.end - start).min(PAIR), k, inputs.clone(), to);
-                }
-                for row in rows.clone().step_by(32) {
-                    let b = x.add(row / 32 * pack::pair_bytes(k) + depth / 32 * 2 * TILE_BYTES);
-                    for pair in 0..pairs {
-                        let kept = sums.add(((row - rows.start) / 32 * (PANEL / PAIR) + pair) * TILE_BYTES);
-                        if depth == 0 {
-                            tile::zero();
-                        } else {
-                            tile::load(kept);
-                        }
-                        let a = packed(panel.add(pair * steps * 2 * TILE_BYTES));
-                        if row + 16 < m {
-                            tile::multiply_2x2::<false>(a, b, steps, a.first);
-                        } else {
-                            tile::multiply_2x1::<false>(a, b, steps, a.first);
-                        }
-                        tile::store(kept);
-                        if last {
-                            let start = columns.start + pair * PAIR;
-                            let columns = start..(start + PAIR).min(columns.end);
-                            write(&job.out, kept, row..(row + 32).min(m), columns);
-                        }
-                    }
-                }
+                let next = match (inputs.end < k, rows.end < m) {
+                    (true, _) => first.wrapping_add(inputs.end * 2),
+                    (false, true) => first,
+                    (false, false) => ahead,
+                };
+                panel(job, columns.clone(), inputs, x, rows.clone(), m, next, scratch);
                 depth += DEPTH;
+            }
+        }
+    }
+}
+
+/// Adds the products of some inputs to the sums of rows and columns; the last inputs write them.
+///
+/// # Safety
+/// As for [`many`].
+#[allow(clippy::too_many_arguments)]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn panel(
+    job: &Job<'_>,
+    columns: Range<usize>,
+    inputs: Range<usize>,
+    x: *const u8,
+    rows: Range<usize>,
+    m: usize,
+    ahead: *const u8,
+    scratch: &mut Scratch,
+) {
+    let k = job.weight.cols();
+    let steps = inputs.len().div_ceil(32);
+    let pairs = columns.len().div_ceil(PAIR);
+    let pair_columns = |pair: usize| {
+        let start = columns.start + pair * PAIR;
+        start..(start + PAIR).min(columns.end)
+    };
+    // SAFETY: by the contract; the scratch was reserved for these sizes.
+    unsafe {
+        let panel = scratch.panel.as_mut_ptr().cast::<u8>();
+        let sums = scratch.sums.as_mut_ptr();
+        for pair in 0..pairs {
+            let columns = pair_columns(pair);
+            let first = job.weight.bytes().as_ptr().add(columns.start * k * 2);
+            copy_pair(first, columns.len(), k, inputs.clone(), panel.add(pair * steps * 2 * TILE_BYTES));
+        }
+        // While this panel is used, the next one and the next rows of x are fetched, a part with each product.
+        let row_lines = DEPTH.min(k) * 2 / 64;
+        let products = rows.len().div_ceil(32) * pairs;
+        let share = (columns.len() * row_lines).div_ceil(products);
+        let mut line = 0;
+        for row in rows.clone().step_by(32) {
+            let b = x.add(row / 32 * pack::pair_bytes(k) + inputs.start / 32 * 2 * TILE_BYTES);
+            let next_rows = b.wrapping_add(pack::pair_bytes(k));
+            for pair in 0..pairs {
+                for line in line..line + share {
+                    let place = line / row_lines * k * 2 + line % row_lines * 64;
+                    _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(place).cast());
+                }
+                line += share;
+                let kept = sums.add(((row - rows.start) / 32 * (PANEL / PAIR) + pair) * TILE_BYTES);
+                if inputs.start == 0 {
+                    tile::zero();
+                } else {
+                    tile::load(kept);
+                }
+                let a = packed(panel.add(pair * steps * 2 * TILE_BYTES));
+                match (row + 16 < m, pair == 0) {
+                    (true, true) => tile::multiply_2x2::<true>(a, b, steps, next_rows),
+                    (true, false) => tile::multiply_2x2::<false>(a, b, steps, next_rows),
+                    (false, _) => tile::multiply_2x1::<false>(a, b, steps, next_rows),
+                }
+                tile::store(kept);
+                if inputs.end == k {
+                    write(&job.out, kept, row..(row + 32).min(m), pair_columns(pair));
+                }
             }
         }
     }

@@ -167,7 +167,7 @@ fn amx_products(pool: &mut Pool, packed: &mut Packed, x: &CpuBuffer, jobs: &[Job
             let scratch = scratch.get(thread);
             let input = input.as_ptr().cast();
             if m > amx::FEW {
-                amx::many(job, columns, input, m, scratch);
+                amx::many(job, columns, input, m, ahead, scratch);
             } else {
                 amx::few(job, columns, input, m, ahead, scratch);
             }
