@@ -4,7 +4,7 @@
 //! A place in the library that may fail calls `failpoint::hit("engine.step")?`; a test arms the name with
 //! [`arm`], and the n-th passage from then on fails or panics, once.
 
-use crate::error::{Result, Status};
+use crate::error::Status;
 
 /// What an armed failpoint does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub enum Action {
 
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
-pub fn hit(_name: &str) -> Result<()> {
+pub fn hit(_name: &str) -> crate::error::Result<()> {
     Ok(())
 }
 

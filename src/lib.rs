@@ -3,7 +3,7 @@
 //! Hosts use the C API (`include/cleave/cleave.h`, implemented in [`ffi`]); the Rust modules below it are
 //! public so that tests and benches can reach them, and carry no stability promise of their own.
 //! ARCHITECTURE.md draws the order of dependencies: `ffi → engine → {scheduler, kv, transport, model} →
-//! backend → tensor`, with [`error`] and [`sequence`] (plain data) below all of them.
+//! backend → tensor`, with [`mod@error`] and [`sequence`] (plain data) below all of them.
 #![deny(unsafe_code)]
 
 pub mod backend;

@@ -1,6 +1,7 @@
 //! The cache itself: creation and closing, the lock, and what engines and hosts ask about it as a whole.
 
 use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -71,6 +72,13 @@ pub(super) struct Shared {
     pub bytes_out: AtomicU64,
 }
 
+/// Calls wakers, without the lock. They are the engine's: a panic in one is no reason to skip the others.
+pub(super) fn wake(due: Vec<Waker>) {
+    for waker in due {
+        let _ = catch_unwind(AssertUnwindSafe(|| waker()));
+    }
+}
+
 impl Shared {
     /// The lock. A panic while it was held is a bug that was caught elsewhere; the bookkeeping goes on.
     pub fn lock(&self) -> MutexGuard<'_, State> {
@@ -87,7 +95,7 @@ impl Shared {
         if poke {
             self.timer.notify_one();
         }
-        due.iter().for_each(|waker| waker());
+        wake(due);
         result
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::cache::{Cache, Shared};
-use super::handle::{Body, End, Export, KvId};
+use super::handle::{Body, End, Export, ImageHead, KvId};
 use super::image::{self, Origin};
 use super::state::Owner;
 use super::table::BlockTable;
@@ -15,6 +15,7 @@ use crate::error::Result;
 use crate::sequence::Snapshot;
 
 /// What [`Cache::consume`] found.
+#[expect(clippy::large_enum_variant, reason = "the large one is the rule, and a box would cost the handoff")]
 pub enum Consumed {
     /// The sequence; the handle is used up.
     Ready(Snapshot, BlockTable),
@@ -239,8 +240,18 @@ impl Cache {
         })
     }
 
+    /// Its lease begins anew, as long as it was granted: a transfer of it starts.
+    pub(crate) fn touch(&self, id: KvId) -> Result<()> {
+        self.shared.with(|state| {
+            let (slot, export) = state.ready(id)?;
+            let lease = export.lease;
+            state.renew(slot, lease);
+            Ok(())
+        })
+    }
+
     /// Where a handle comes from, as tickets and images say it.
-    pub(super) fn origin(&self, id: KvId) -> Result<(Arc<Snapshot>, Origin, Option<Arc<Vec<u8>>>)> {
+    pub(super) fn origin(&self, id: KvId) -> Result<(Arc<Snapshot>, Origin, Option<ImageHead>)> {
         self.shared.with(|state| {
             let epoch = state.epoch;
             let (_, export) = state.ready(id)?;

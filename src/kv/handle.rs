@@ -67,6 +67,9 @@ pub(super) enum Body {
     Ready(Export),
 }
 
+/// An image before its block records.
+pub(super) type ImageHead = Arc<Vec<u8>>;
+
 /// A snapshot under a lease.
 pub(super) struct Export {
     pub snapshot: Arc<Snapshot>,
@@ -76,7 +79,7 @@ pub(super) struct Export {
     pub lease: Duration,
     pub deadline: Instant,
     /// The image's head, once somebody has asked for it: it must not change between reads.
-    pub head: Option<Arc<Vec<u8>>>,
+    pub head: Option<ImageHead>,
 }
 
 struct Slot {

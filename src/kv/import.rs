@@ -80,6 +80,17 @@ impl Cache {
         })
     }
 
+    /// Would what is about to land be taken? Asked before the exporter's handle is ended.
+    pub(crate) fn check_import(&self, id: KvId) -> Result<()> {
+        self.shared.with(|state| {
+            let slot = state.find(id)?;
+            match state.slots.body(slot) {
+                Body::Importing { epoch, .. } if *epoch == state.epoch => Ok(()),
+                _ => bail!(Expired, "{id}: the importing cache began a new epoch meanwhile"),
+            }
+        })
+    }
+
     /// The import has landed or failed: the handle becomes ready or remembers why not, its lease begins, and who
     /// waits for it is woken. Gives the outcome back; if the handle ended meanwhile, that is the outcome.
     pub(crate) fn finish_import(&self, id: KvId, outcome: Result<(Snapshot, BlockTable)>) -> Result<()> {

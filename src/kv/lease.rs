@@ -1,10 +1,9 @@
 //! The lease timer: the only thing that ends a lease, whatever engines and peers are doing.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use super::cache::Shared;
+use super::cache::{Shared, wake};
 
 /// Sleeps until the next deadline, ends what is due, and returns once the cache is closed.
 pub(super) fn run(shared: &Arc<Shared>) {
@@ -15,10 +14,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
         let due = state.due();
         if !due.is_empty() {
             drop(state);
-            for waker in due {
-                // A waker is the engine's; its panic must not end other handles' leases.
-                let _ = catch_unwind(AssertUnwindSafe(|| waker()));
-            }
+            wake(due);
             state = shared.lock();
             continue;
         }

@@ -33,7 +33,7 @@ pub(crate) mod ticket;
 mod worker;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use audit::Audit;
 pub(crate) use cache::random;

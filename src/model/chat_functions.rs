@@ -18,11 +18,16 @@ impl fmt::Display for Raised {
 
 impl std::error::Error for Raised {}
 
-/// Block trimming, Python methods, `raise_exception`, `strftime_now` and Python's `tojson`.
+/// Block trimming, Python's methods and its way to print None and booleans, `raise_exception`, `strftime_now` and Python's `tojson`.
 pub fn install(environment: &mut Environment<'_>) {
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.set_formatter(|out, state, value| match value.kind() {
+        ValueKind::None => Ok(out.write_str("None")?),
+        ValueKind::Bool => Ok(out.write_str(if value.is_true() { "True" } else { "False" })?),
+        _ => minijinja::escape_formatter(out, state, value),
+    });
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_function("raise_exception", |text: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, text.clone()).with_source(Raised(text)))

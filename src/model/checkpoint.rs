@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Component, Path};
+use std::sync::Arc;
 
 use crate::error::Result;
 use crate::model::config::{CONFIG_LIMIT, ModelConfig};
 use crate::model::json::Object;
-use crate::model::safetensors::{self, Stored, StoredTensor};
+use crate::model::safetensors::{self, Shard, Stored, StoredTensor};
 use crate::tensor::Dtype;
 use crate::{bail, error};
 
@@ -106,6 +107,14 @@ impl Checkpoint {
         all
     }
 
+    /// The files the decoder's tensors are in.
+    pub fn shards(&self) -> Vec<&Arc<Shard>> {
+        let mut shards: Vec<&Arc<Shard>> = self.tensors().iter().map(|t| &t.stored.shard).collect();
+        shards.sort_by_key(|shard| &shard.file);
+        shards.dedup_by_key(|shard| &shard.file);
+        shards
+    }
+
     /// Bytes of all weights the decoder uses.
     pub fn weight_bytes(&self) -> u64 {
         self.tensors().iter().map(|t| t.stored.len as u64).sum()
@@ -160,13 +169,14 @@ struct Files {
 
 impl Files {
     fn open(dir: &Path) -> Result<Self> {
+        // As in transformers, a whole file goes before an index.
         let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
-        if !index.exists() {
-            if !single.exists() {
-                bail!(NotFound, "{}: neither {SINGLE} nor {INDEX} is there", dir.display());
-            }
+        if single.exists() {
             let tensors = safetensors::open(&single)?.into_iter().map(|t| (t.name.clone(), t)).collect();
             return Ok(Files { place: single.display().to_string(), tensors });
+        }
+        if !index.exists() {
+            bail!(NotFound, "{}: neither {SINGLE} nor {INDEX} is there", dir.display());
         }
         let place = index.display().to_string();
         let object = Object::read(&index, INDEX_LIMIT)?.ok_or_else(|| error!(NotFound, "{place}: no such file"))?;

@@ -143,7 +143,7 @@ fn kv_heads(config: &Object, architecture: Architecture, heads: u32) -> Result<u
         None if config.has("num_key_value_heads") => heads,
         None => architecture.default_kv_heads().unwrap_or(heads),
     };
-    if heads % kv_heads != 0 {
+    if !heads.is_multiple_of(kv_heads) {
         bail!(
             Corrupt,
             "{}: num_attention_heads = {heads}: expected a multiple of num_key_value_heads = {kv_heads}",
@@ -158,12 +158,12 @@ fn head_dim(config: &Object, architecture: Architecture, hidden: u32, heads: u32
     let (dim, origin) = match (config.int("head_dim", 1, HEAD_DIM_MAX)?, architecture.default_head_dim()) {
         (Some(dim), _) => (dim as u32, "head_dim"),
         (None, Some(dim)) => (dim, "head_dim"),
-        (None, None) if hidden % heads != 0 => {
+        (None, None) if !hidden.is_multiple_of(heads) => {
             bail!(Corrupt, "{place}: hidden_size = {hidden}: expected a multiple of num_attention_heads = {heads}")
         }
         (None, None) => (hidden / heads, "hidden_size / num_attention_heads"),
     };
-    if dim % 2 != 0 || u64::from(dim) > HEAD_DIM_MAX {
+    if !dim.is_multiple_of(2) || u64::from(dim) > HEAD_DIM_MAX {
         bail!(Corrupt, "{place}: {origin} = {dim}: expected an even number from 2 to {HEAD_DIM_MAX}");
     }
     Ok(dim)

@@ -149,8 +149,8 @@ impl Model {
         if let Some(weights) = &*cpu {
             return Ok(weights.clone());
         }
-        for tensor in self.checkpoint.tensors() {
-            tensor.stored.shard.mapping.will_need();
+        for shard in self.checkpoint.shards() {
+            shard.mapping.will_need();
         }
         let weights = Arc::new(Weights::build(&self.checkpoint, &InPlace)?);
         *cpu = Some(weights.clone());

@@ -171,7 +171,7 @@ fn tensor(shard: &Arc<Shard>, data_start: usize, name: &str, value: &Value) -> R
         );
     }
     let bits = shape.iter().try_fold(stored.bits(), |bits, n| bits.checked_mul(*n));
-    let Some(bits) = bits.filter(|bits| bits % 8 == 0) else {
+    let Some(bits) = bits.filter(|bits| bits.is_multiple_of(8)) else {
         bail!(Corrupt, "{file}: tensor {name}: shape = {shape:?}: no whole number of bytes");
     };
     if bits / 8 != end - begin {

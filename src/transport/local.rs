@@ -14,7 +14,7 @@ use crate::sequence::Snapshot;
 static CACHES: Mutex<Vec<Weak<Cache>>> = Mutex::new(Vec::new());
 
 /// Bytes copied at a time: they stay in the core's own cache between the two halves of the copy.
-const PIECE: usize = 128 << 10;
+const PIECE: usize = 64 << 10;
 
 /// This process, as tickets name it.
 fn process() -> Result<ProcessId> {
@@ -50,7 +50,11 @@ fn find(epoch: &[u8; 16]) -> Option<Arc<Cache>> {
 
 /// Takes the ticket's sequence into `cache`. The exporter's handle ends exactly when all of it is here; if this
 /// fails, it stays.
-pub(super) fn pull(cache: &Arc<Cache>, ticket: &Ticket) -> Result<(Snapshot, BlockTable)> {
+pub(super) fn pull(
+    cache: &Arc<Cache>,
+    ticket: &Ticket,
+    wanted: impl FnOnce() -> Result<()>,
+) -> Result<(Snapshot, BlockTable)> {
     match ticket.process {
         Some(exporter) if exporter == process()? => {}
         Some(ProcessId { pid, .. }) => {
@@ -63,9 +67,11 @@ pub(super) fn pull(cache: &Arc<Cache>, ticket: &Ticket) -> Result<(Snapshot, Blo
     };
     let id = ticket.handle;
     let (snapshot, source) = exporter.pin(id)?;
+    exporter.touch(id)?;
     ticket.check_sequence(&snapshot)?;
     if Arc::ptr_eq(&exporter, cache) {
         drop(source);
+        wanted()?;
         return match cache.consume(id)? {
             Consumed::Ready(snapshot, table) => Ok((snapshot, table)),
             Consumed::Pending => bail!(WouldBlock, "{id}: its import is in flight"),
@@ -84,6 +90,7 @@ pub(super) fn pull(cache: &Arc<Cache>, ticket: &Ticket) -> Result<(Snapshot, Blo
         }
         exporter.count_out(size);
     }
+    wanted()?;
     exporter.end_consumed(id)?;
     Ok(incoming.finish())
 }

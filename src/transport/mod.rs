@@ -2,6 +2,8 @@
 //! what it is: an image brings its bytes along, a ticket says where to pull them from.
 
 mod local;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -19,14 +21,8 @@ pub fn ticket(cache: &Arc<Cache>, id: KvId) -> Result<Vec<u8>> {
 /// Takes a ticket or an image in and gives the handle of what landed. Copies block by block: a ticket of `cache`
 /// itself copies nothing.
 pub fn import(cache: &Arc<Cache>, data: &[u8]) -> Result<KvId> {
-    let id = cache.begin_import()?;
-    match cache.finish_import(id, pull(cache, data)) {
-        Ok(()) => Ok(id),
-        Err(error) => {
-            let _ = cache.release(id);
-            Err(error)
-        }
-    }
+    let (snapshot, table) = pull(cache, data, || Ok(()))?;
+    cache.export(snapshot, table, None)
 }
 
 /// Like [`import`], but a ticket's blocks are pulled on the cache's transfer thread: its handle is there at once and
@@ -50,7 +46,8 @@ pub fn import_async(
         let outcome = match weak.upgrade() {
             None => Err(crate::error!(Shutdown, "{id}: the cache is closed")),
             Some(cache) => {
-                let pulled = crate::panics::catch(|| local::pull(&cache, &ticket)).and_then(|pulled| pulled);
+                let pulled = crate::panics::catch(|| local::pull(&cache, &ticket, || cache.check_import(id)));
+                let pulled = pulled.and_then(|pulled| pulled);
                 cache.finish_import(id, pulled)
             }
         };
@@ -60,9 +57,11 @@ pub fn import_async(
     Ok(id)
 }
 
-fn pull(cache: &Arc<Cache>, data: &[u8]) -> Result<(Snapshot, BlockTable)> {
+/// The sequence of a ticket or an image. `wanted` is asked before the exporter's handle is ended: from then on
+/// the sequence is here or nowhere.
+fn pull(cache: &Arc<Cache>, data: &[u8], wanted: impl FnOnce() -> Result<()>) -> Result<(Snapshot, BlockTable)> {
     match Envelope::peek(data)?.kind {
         Kind::Image => cache.take_image(data),
-        Kind::Ticket => local::pull(cache, &cache.open_ticket(data)?),
+        Kind::Ticket => local::pull(cache, &cache.open_ticket(data)?, wanted),
     }
 }

@@ -11,6 +11,8 @@ mod pool;
 mod rope;
 mod simd;
 mod slab;
+#[cfg(target_arch = "x86_64")]
+mod tile;
 
 pub use level::Level;
 pub use matrix::{Bytes, CpuBuffer, CpuMatrix, CpuVector};

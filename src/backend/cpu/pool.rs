@@ -185,6 +185,34 @@ impl Drop for Pool {
     }
 }
 
+/// Working memory of each thread of a pool, kept between regions.
+pub(super) struct PerThread<T>(Vec<UnsafeCell<T>>);
+
+// SAFETY: `get` is the only shared access, and its contract keeps threads apart.
+unsafe impl<T: Send> Sync for PerThread<T> {}
+
+impl<T> Default for PerThread<T> {
+    fn default() -> Self {
+        PerThread(Vec::new())
+    }
+}
+
+impl<T: Default> PerThread<T> {
+    /// Makes room for `threads`, and prepares each entry.
+    pub fn prepare(&mut self, threads: usize, prepare: impl Fn(&mut T) -> Result<()>) -> Result<()> {
+        self.0.resize_with(threads, Default::default);
+        self.0.iter_mut().try_for_each(|entry| prepare(entry.get_mut()))
+    }
+
+    /// # Safety
+    /// Inside a region, with the index of the calling thread, and not while another borrow of it lives.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn get(&self, thread: usize) -> &mut T {
+        // SAFETY: a thread is in a region once, so its entry is its own.
+        unsafe { &mut *self.0[thread].get() }
+    }
+}
+
 /// The next range of at most `grain` items, of `items` in all.
 pub(super) fn claim(next: &AtomicUsize, items: usize, grain: usize) -> Option<Range<usize>> {
     let start = next.fetch_add(grain, SeqCst);

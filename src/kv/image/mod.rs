@@ -20,7 +20,7 @@ pub(crate) use source::mask;
 pub(super) use wire::{Reader, Writer};
 
 #[cfg(test)]
-pub(super) use source::Records;
+pub(super) use source::{Records, encode_head};
 
 /// Bytes of a block record's tag.
 const TAG: usize = 32;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::super::cache::{Cache, CacheIdentity};
-use super::super::handle::{Body, KvId};
+use super::super::handle::{Body, ImageHead, KvId};
 use super::envelope::{self, Keys, Kind, block_tag};
 use super::sections::{self, BlocksSection, Origin};
 use super::wire::Writer;
@@ -94,10 +94,10 @@ pub(crate) fn mask(geometry: &KvGeometry, index: usize, computed: u32, at: usize
 
 impl Cache {
     /// The head of a handle's image: made on first use, the same ever after.
-    fn image_head(&self, id: KvId) -> Result<(Arc<Vec<u8>>, Arc<Snapshot>, Origin)> {
+    fn image_head(&self, id: KvId) -> Result<(ImageHead, Arc<Snapshot>)> {
         let (snapshot, origin, head) = self.origin(id)?;
         if let Some(head) = head {
-            return Ok((head, snapshot, origin));
+            return Ok((head, snapshot));
         }
         let shared = &self.shared;
         let made = encode_head(LIBRARY_TEXT, &shared.identity, &shared.geometry, &snapshot, &origin, &shared.keys);
@@ -108,7 +108,7 @@ impl Cache {
             };
             Ok(export.head.get_or_insert_with(|| Arc::new(made)).clone())
         })?;
-        Ok((head, snapshot, origin))
+        Ok((head, snapshot))
     }
 
     /// Key of the block tags, as the head's nonce says.
@@ -119,7 +119,7 @@ impl Cache {
 
     /// Bytes of a handle's image.
     pub fn image_len(&self, id: KvId) -> Result<u64> {
-        let (head, snapshot, _) = self.image_head(id)?;
+        let (head, snapshot) = self.image_head(id)?;
         let blocks = snapshot.computed.div_ceil(self.shared.geometry.block_tokens) as usize;
         Ok((head.len() + blocks * record_len(&self.shared.geometry)) as u64)
     }
@@ -127,7 +127,7 @@ impl Cache {
     /// Reads a piece of a handle's image from `offset` on and returns how much; 0 at the end. Repeated reads give
     /// the same bytes. The handle may be consumed or released meanwhile: a read that began is finished.
     pub fn read_image(&self, id: KvId, offset: u64, out: &mut [u8]) -> Result<usize> {
-        let (head, snapshot, _) = self.image_head(id)?;
+        let (head, snapshot) = self.image_head(id)?;
         let record = record_len(&self.shared.geometry);
         let blocks = snapshot.computed.div_ceil(self.shared.geometry.block_tokens) as usize;
         let total = head.len() + blocks * record;
@@ -159,7 +159,7 @@ impl Cache {
         mut sink: impl FnMut(&[u8]) -> std::io::Result<()>,
     ) -> Result<std::io::Result<()>> {
         let (snapshot, pinned) = self.pin(id)?;
-        let (head, ..) = self.image_head(id)?;
+        let (head, _) = self.image_head(id)?;
         let key = self.block_key(&head)?;
         let records = Records { store: &*self.shared.store, key, computed: snapshot.computed };
         let mut written = sink(&head);

@@ -1,1 +1,30 @@
+//! Tests of what a cache does; those of images that need no internals are in `tests/kv_image.rs`.
 
+mod format;
+mod handles;
+pub(crate) mod model;
+mod ownership;
+mod random;
+pub(crate) mod store;
+
+use crate::backend::{BlockId, BlockStore, KvGeometry};
+use crate::kv::{Audit, BlockTable, Cache, CacheConfig, CacheIdentity, Consumed, HashChain, KvId};
+use crate::sequence::{SamplingParams, Snapshot};
+use crate::tensor::Dtype;
+use model::{Seq, cache};
+
+/// Asserts that the bookkeeping holds together.
+pub(crate) fn sound(cache: &Cache) -> Audit {
+    cache.check().unwrap();
+    let audit = cache.audit();
+    assert_eq!(audit.leaked, 0);
+    audit
+}
+
+/// Consumes a handle that must be ready.
+pub(crate) fn consume(cache: &Cache, id: KvId) -> crate::error::Result<Seq> {
+    match cache.consume(id)? {
+        Consumed::Ready(snapshot, table) => Ok(Seq { snapshot, table }),
+        Consumed::Pending => panic!("{id} is pending"),
+    }
+}

@@ -4,18 +4,22 @@
 //! together: so neither chunks nor batches change a row. What a row may not see has weight zero; slots that no
 //! row of an item may see are never read.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 mod vector;
 
 use super::level::Level;
 use super::matrix::CpuBuffer;
 use super::memory::Aligned;
-use super::pool::{Pool, claim};
+use super::pool::{PerThread, Pool, claim};
 use super::rope::check;
+use super::simd::{Bf16, F16};
 use super::slab::KvSlab;
 use crate::backend::{AttentionArgs, BlockStore, KvGeometry, SeqSpan};
 use crate::error::Result;
 use crate::tensor::Dtype;
-use std::cell::UnsafeCell;
 use std::ops::Range;
 use std::sync::atomic::AtomicUsize;
 
@@ -28,16 +32,12 @@ const FLOOR: f32 = -1e30;
 
 /// Working memory of one thread.
 #[derive(Default)]
-struct Scratch {
+pub(super) struct Scratch {
     floats: Aligned<f32>,
 }
 
-/// Working memory of all threads of a pool, kept between calls.
-#[derive(Default)]
-pub(super) struct Scratches(Vec<UnsafeCell<Scratch>>);
-
-// SAFETY: in a region each thread uses the entry of its own index only.
-unsafe impl Sync for Scratches {}
+/// Working memory of all threads, kept between calls.
+pub(super) type Scratches = PerThread<Scratch>;
 
 /// A run of rows of one span with one KV head.
 struct Item<'a> {
@@ -123,17 +123,16 @@ pub(super) fn attention(
             }
         }
     }
-    scratches.0.resize_with(pool.threads(), Default::default);
     let floats = vector::scratch_len(dim, tile_rows * group);
-    for scratch in &mut scratches.0 {
-        scratch.get_mut().floats.resize(floats)?;
-    }
+    #[cfg(target_arch = "x86_64")]
+    let floats = floats.max(amx::scratch_len(dim, tile_rows * group));
+    scratches.prepare(pool.threads(), |scratch| scratch.floats.resize(floats))?;
     let call = Call { q, out: out.as_mut_slice().as_mut_ptr(), args, kv, geometry, dim, group };
     let (call, items, scratches) = (&call, &items, &*scratches);
     let next = AtomicUsize::new(0);
     pool.region(&|thread| {
         // SAFETY: the entry of this thread's own index.
-        let scratch = unsafe { &mut *scratches.0[thread].get() };
+        let scratch = unsafe { scratches.get(thread) };
         while let Some(range) = claim(&next, items.len(), 1) {
             // The last rows of a prompt see most: long items first.
             let item = &items[items.len() - 1 - range.start];
@@ -147,9 +146,12 @@ pub(super) fn attention(
 /// # Safety
 /// The level is available; the item is part of the call; the scratch has the length asked for.
 unsafe fn run(level: Level, call: &Call<'_>, item: &Item<'_>, scratch: &mut Scratch) {
-    use super::simd::{Bf16, F16};
     // SAFETY: passed on.
     unsafe {
+        #[cfg(target_arch = "x86_64")]
+        if level == Level::Amx && call.geometry.dtype == Dtype::Bf16 {
+            return amx::run(call, item, scratch);
+        }
         match call.geometry.dtype {
             Dtype::F32 => vector::run::<f32>(level, call, item, scratch),
             Dtype::F16 => vector::run::<F16>(level, call, item, scratch),

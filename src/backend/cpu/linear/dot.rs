@@ -13,8 +13,7 @@ use crate::tensor::Dtype;
 use std::ops::Range;
 
 /// The input rounded to bf16 and widened again.
-pub(super) fn round_input(pool: &mut Pool, level: Level, x: &CpuBuffer, out: &mut Aligned<f32>) -> Result<()> {
-    let _ = level;
+pub(super) fn round_input(pool: &mut Pool, x: &CpuBuffer, out: &mut Aligned<f32>) -> Result<()> {
     out.resize(x.as_slice().len())?;
     let to = out.as_mut_ptr() as usize;
     pool.chunks(x.as_slice().len(), 1 << 15, |_, range| {

@@ -3,12 +3,18 @@
 //! Every output element is one chain of additions over `cols` in an order that depends on the level and the
 //! weight's dtype only, so a row does not notice which rows it is computed with.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod bf16;
 mod dot;
+#[cfg(target_arch = "x86_64")]
+mod pack;
 
 use super::level::Level;
 use super::matrix::{CpuBuffer, CpuMatrix, CpuVector};
 use super::memory::Aligned;
-use super::pool::{Pool, claim};
+use super::pool::{PerThread, Pool, claim};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::Dtype;
@@ -29,6 +35,11 @@ pub(super) struct Task<'a> {
 pub(super) struct Packed {
     /// The input rounded to bf16, as f32.
     rounded: Aligned<f32>,
+    /// The input as bf16, in rows or tiles.
+    #[cfg(target_arch = "x86_64")]
+    bf16: Aligned<u16>,
+    #[cfg(target_arch = "x86_64")]
+    scratch: PerThread<amx::Scratch>,
 }
 
 /// Where a kernel writes: `[rows, stride]` from `ptr`, each element by one thread.
@@ -90,9 +101,6 @@ pub(super) fn linear(
     if m == 0 {
         return Ok(());
     }
-    if tasks.iter().any(|task| task.weight.dtype() == Dtype::Bf16) {
-        dot::round_input(pool, level, x, &mut packed.rounded)?;
-    }
     let jobs: Vec<Job<'_>> = tasks
         .iter_mut()
         .map(|task| Job {
@@ -105,14 +113,65 @@ pub(super) fn linear(
             },
         })
         .collect();
-    let rounded = packed.rounded.as_ptr() as usize;
-    run(pool, &jobs, |job, columns| {
-        let input = match job.weight.dtype() {
-            Dtype::Bf16 => rounded as *const f32,
-            Dtype::F32 | Dtype::F16 => x.as_slice().as_ptr(),
-        };
+    let (half, full): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.weight.dtype() == Dtype::Bf16);
+    if !half.is_empty() {
+        bf16_products(pool, level, packed, x, &half)?;
+    }
+    if !full.is_empty() {
+        run(pool, &full, COLUMNS, |_, job, columns, _| {
+            let input = x.as_slice().as_ptr();
+            // SAFETY: the level is available; input is [m, k], the columns are inside, and no other item has them.
+            unsafe { dot::product(level, input, m, job.weight, columns, job.out) };
+        });
+    }
+    Ok(())
+}
+
+/// Products with bf16 weights, the input rounded to bf16.
+fn bf16_products(pool: &mut Pool, level: Level, packed: &mut Packed, x: &CpuBuffer, jobs: &[Job<'_>]) -> Result<()> {
+    let m = x.rows();
+    #[cfg(target_arch = "x86_64")]
+    if level == Level::Amx {
+        return amx_products(pool, packed, x, jobs);
+    } else if level == Level::Avx512Bf16 {
+        pack::rows(pool, x, &mut packed.bf16)?;
+        let input = &packed.bf16;
+        run(pool, jobs, COLUMNS, |_, job, columns, _| {
+            // SAFETY: the level is available; the columns are inside, and no other item has them.
+            unsafe { bf16::product(job, columns, input.as_ptr(), m) };
+        });
+        return Ok(());
+    }
+    dot::round_input(pool, x, &mut packed.rounded)?;
+    let input = &packed.rounded;
+    run(pool, jobs, COLUMNS, |_, job, columns, _| {
         // SAFETY: the level is available; input is [m, k], the columns are inside, and no other item has them.
-        unsafe { dot::product(level, input, m, job.weight, columns, job.out) };
+        unsafe { dot::product(level, input.as_ptr(), m, job.weight, columns, job.out) };
+    });
+    Ok(())
+}
+
+#[cfg(target_arch = "x86_64")]
+fn amx_products(pool: &mut Pool, packed: &mut Packed, x: &CpuBuffer, jobs: &[Job<'_>]) -> Result<()> {
+    use super::tile::Tiles;
+    let (m, k) = (x.rows(), x.cols());
+    pack::tiles(pool, x, &mut packed.bf16)?;
+    packed.scratch.prepare(pool.threads(), |scratch| scratch.reserve(m, k))?;
+    let (input, scratch) = (&packed.bf16, &packed.scratch);
+    let columns = if m > amx::FEW { amx::PANEL } else { 32 };
+    run(pool, jobs, columns, |thread, job, columns, ahead| {
+        // SAFETY: the level is available: its dispatch brought us here. The scratch is this thread's; columns
+        // are inside, and no other item has them. Tiles cost some tens of cycles to configure.
+        unsafe {
+            let _tiles = Tiles::configure();
+            let scratch = scratch.get(thread);
+            let input = input.as_ptr().cast();
+            if m > amx::FEW {
+                amx::many(job, columns, input, m, ahead, scratch);
+            } else {
+                amx::few(job, columns, input, m, ahead, scratch);
+            }
+        }
     });
     Ok(())
 }
@@ -122,22 +181,37 @@ struct Job<'a> {
     out: Output,
 }
 
-/// Outputs claimed at a time.
+/// Outputs claimed at a time by dot products.
 const COLUMNS: usize = 64;
 
-/// Spreads the columns of all jobs over the pool.
-fn run(pool: &mut Pool, jobs: &[Job<'_>], body: impl Fn(&Job<'_>, Range<usize>) + Sync) {
-    let items: usize = jobs.iter().map(|job| job.weight.rows().div_ceil(COLUMNS)).sum();
+/// Spreads the columns of all jobs over the pool: `body(thread, job, columns, ahead)`, where `ahead` is the
+/// weights of the thread's next item. An item is claimed while the one before is computed, so that its weights
+/// can be fetched.
+fn run(
+    pool: &mut Pool,
+    jobs: &[Job<'_>],
+    columns: usize,
+    body: impl Fn(usize, &Job<'_>, Range<usize>, *const u8) + Sync,
+) {
+    let items: usize = jobs.iter().map(|job| job.weight.rows().div_ceil(columns)).sum();
+    let find = |mut item: usize| {
+        let mut index = 0;
+        while item >= jobs[index].weight.rows().div_ceil(columns) {
+            item -= jobs[index].weight.rows().div_ceil(columns);
+            index += 1;
+        }
+        let job = &jobs[index];
+        (job, item * columns..((item + 1) * columns).min(job.weight.rows()))
+    };
     let next = AtomicUsize::new(0);
-    pool.region(&|_| {
-        while let Some(range) = claim(&next, items, 1) {
-            let (mut item, mut index) = (range.start, 0);
-            while item >= jobs[index].weight.rows().div_ceil(COLUMNS) {
-                item -= jobs[index].weight.rows().div_ceil(COLUMNS);
-                index += 1;
-            }
-            let rows = jobs[index].weight.rows();
-            body(&jobs[index], item * COLUMNS..((item + 1) * COLUMNS).min(rows));
+    let claim = || claim(&next, items, 1).map(|range| find(range.start));
+    pool.region(&|thread| {
+        let mut item = claim();
+        while let Some((job, columns)) = item {
+            item = claim();
+            let (ahead, at) = item.as_ref().map_or((job, 0), |(job, columns)| (*job, columns.start));
+            let ahead = ahead.weight.bytes().as_ptr().wrapping_add(at * ahead.weight.cols() * 2);
+            body(thread, job, columns, ahead);
         }
     });
 }

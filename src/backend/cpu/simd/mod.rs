@@ -6,9 +6,13 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod transpose;
 
 use super::level::Level;
 pub(super) use portable::Lanes8;
+#[cfg(target_arch = "x86_64")]
+pub(super) use transpose::transpose16;
 
 /// A vector of [`Simd::LANES`] floats.
 ///

@@ -1,0 +1,149 @@
+//! Speed of the CPU kernels: `cargo bench --bench kernels [-- level threads filter dtype rows shapes]`. Prints GFLOP/s, the
+//! bandwidth of weights read, and beside it what a plain read of memory reaches in the same run.
+
+use cleave::backend::cpu::{Bytes, CpuBackend, CpuBuffer, CpuConfig, CpuMatrix, KvSlab, Level};
+use cleave::backend::{AttentionArgs, Backend, Batch, BlockStore, KvGeometry, Linear, SeqSpan};
+use cleave::tensor::Dtype;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
+    let named = |name: &String| Level::available().into_iter().find(|level| level.name() == name);
+    let level = args.first().and_then(named).unwrap_or_else(Level::best);
+    let threads = args.get(1).and_then(|arg| arg.parse().ok()).unwrap_or(0);
+    let wanted = |name: &str| args.get(2).is_none_or(|filter| name.contains(filter.as_str()));
+    let mut cpu = CpuBackend::new(CpuConfig { threads, cpus: None, level: Some(level) }).unwrap();
+    println!("{}, {} threads", cpu.level().name(), cpu.threads());
+    let weights: Bytes = Arc::new(random_bits(1 << 28));
+    if wanted("read") {
+        println!("plain read: {:.1} GB/s", read(cpu.threads(), weights.as_ref().as_ref()));
+    }
+    if wanted("linear") {
+        let dtype = if args.get(3).is_some_and(|arg| arg == "f32") { Dtype::F32 } else { Dtype::Bf16 };
+        let list = |arg: Option<&String>, all: &[usize]| match arg {
+            Some(arg) if arg != "all" => arg.split(',').map(|n| n.parse().unwrap()).collect(),
+            _ => all.to_vec(),
+        };
+        for shape in list(args.get(5), &[2048, 2048, 8192, 2048, 2048, 8192, 32000, 2048]).chunks_exact(2) {
+            let (n, k) = (shape[0], shape[1]);
+            for m in list(args.get(4), &[1, 8, 16, 32, 64, 128, 512, 2048]) {
+                linear(&mut cpu, &weights, m, n, k, dtype);
+            }
+        }
+    }
+    if wanted("attention") {
+        for dtype in [Dtype::Bf16, Dtype::F32] {
+            for context in [512, 2048, 8192] {
+                attention(&mut cpu, context, context, dtype);
+                attention(&mut cpu, context, 1, dtype);
+            }
+        }
+    }
+    if wanted("small") {
+        small(&mut cpu, 1);
+        small(&mut cpu, 512);
+    }
+}
+
+/// Finite bf16 values of either sign, below one.
+fn random_bits(len: usize) -> Vec<u8> {
+    let mut state = 1u64;
+    let mut out = Vec::with_capacity(len);
+    while out.len() < len {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let bits = (state >> 33) as u16;
+        out.extend((bits & 0x81ff | 0x3c00).to_le_bytes());
+    }
+    out
+}
+
+/// The best of some runs, at least three, about half a second in all.
+fn best(mut run: impl FnMut()) -> f64 {
+    run();
+    let (begin, mut best) = (Instant::now(), f64::MAX);
+    let mut count = 0;
+    while count < 3 || begin.elapsed() < Duration::from_millis(400) {
+        let start = Instant::now();
+        run();
+        best = best.min(start.elapsed().as_secs_f64());
+        count += 1;
+    }
+    best
+}
+
+fn read(threads: usize, bytes: &[u8]) -> f64 {
+    let part = bytes.len() / threads / 64 * 64;
+    let seconds = best(|| {
+        std::thread::scope(|scope| {
+            for chunk in bytes.chunks(part) {
+                scope.spawn(move || {
+                    let mut sums = [0u64; 32];
+                    for line in chunk.chunks_exact(256) {
+                        for (sum, word) in sums.iter_mut().zip(line.chunks_exact(8)) {
+                            *sum ^= u64::from_ne_bytes(word.try_into().unwrap());
+                        }
+                    }
+                    std::hint::black_box(sums);
+                });
+            }
+        });
+    });
+    bytes.len() as f64 / seconds / 1e9
+}
+
+fn linear(cpu: &mut CpuBackend, weights: &Bytes, m: usize, n: usize, k: usize, dtype: Dtype) {
+    let bytes = n * k * dtype.size();
+    // As many different matrices as fit, so that weights come from memory as they do in a model.
+    let linears: Vec<Linear<CpuBackend>> = (0..(weights.as_ref().as_ref().len() / bytes).max(1))
+        .map(|i| Linear { weight: CpuMatrix::new(weights.clone(), i * bytes, n, k, dtype).unwrap(), bias: None })
+        .collect();
+    let x = CpuBuffer::from_f32(&vec![0.5; m * k], m, k).unwrap();
+    let mut out = CpuBuffer::default();
+    let mut next = 0;
+    let seconds = best(|| {
+        cpu.linear(&x, &[&linears[next % linears.len()]], &mut [&mut out]).unwrap();
+        next += 1;
+    });
+    let flops = 2.0 * (m * n * k) as f64 / seconds / 1e9;
+    let gigabytes = bytes as f64 / seconds / 1e9;
+    println!("linear {n:5} x {k:4}, m {m:4}: {flops:7.1} GFLOP/s, {gigabytes:5.1} GB/s, {:8.1} us", seconds * 1e6);
+}
+
+fn attention(cpu: &mut CpuBackend, context: usize, rows: usize, dtype: Dtype) {
+    let (heads, kv_heads, dim, block_tokens) = (32, 8, 64, 16);
+    let geometry = KvGeometry { layers: 4, kv_heads: kv_heads as u32, head_dim: dim as u32, block_tokens, dtype };
+    let blocks = context.div_ceil(block_tokens as usize);
+    let kv = KvSlab::new(geometry, blocks).unwrap();
+    let zeros = vec![0x3cu8; geometry.block_bytes()];
+    (0..blocks as u32).for_each(|id| kv.write(id, 0, &zeros));
+    let span =
+        SeqSpan { row: 0, rows: rows as u32, position: (context - rows) as u32, table: 0, table_len: blocks as u32 };
+    let tables = (0..blocks as u32).map(|i| (i * 7919) % blocks as u32).collect();
+    let batch = Batch { spans: vec![span], tables, ..Batch::default() };
+    let q = CpuBuffer::from_f32(&vec![0.5; rows * heads * dim], rows, heads * dim).unwrap();
+    let mut out = CpuBuffer::default();
+    let mut layer = 0;
+    let seconds = best(|| {
+        let args = AttentionArgs { layer: layer % 4, heads, scale: 0.125, window: None, batch: &batch };
+        cpu.attention(&q, &args, &kv, &mut out).unwrap();
+        layer += 1;
+    });
+    let seen: usize = (context - rows + 1..=context).sum();
+    let flops = 4.0 * (seen * heads * dim) as f64 / seconds / 1e9;
+    let gigabytes = (context * 2 * kv_heads * dim * dtype.size()) as f64 / seconds / 1e9;
+    println!(
+        "attention {dtype} {rows:4} rows of {context:4}: {flops:7.1} GFLOP/s, {gigabytes:5.1} GB/s, {:9.1} us",
+        seconds * 1e6
+    );
+}
+
+fn small(cpu: &mut CpuBackend, rows: usize) {
+    let x = CpuBuffer::from_f32(&vec![0.5; rows * 8192], rows, 8192).unwrap();
+    let mut gate = CpuBuffer::from_f32(&vec![0.5; rows * 8192], rows, 8192).unwrap();
+    let weight = cleave::backend::cpu::CpuVector::from_f32(&vec![1.0; 8192]);
+    let mut out = CpuBuffer::default();
+    let norm = best(|| cpu.rms_norm(&x, None, &weight, 1e-5, &mut out).unwrap());
+    let silu = best(|| cpu.silu_mul(&mut gate, &x).unwrap());
+    println!("{rows} rows of 8192: norm {:.1} us, silu_mul {:.1} us", norm * 1e6, silu * 1e6);
+}

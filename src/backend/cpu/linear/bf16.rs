@@ -1,0 +1,93 @@
+//! bf16 products with AVX-512 bf16 dot products, along the inputs. Chain of an element: lane i of one
+//! accumulator adds the products of inputs 2 i, 2 i + 1, 2 i + 32, ... (the tail padded with zeros), then the
+//! lanes are summed.
+
+use super::Job;
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+/// Inputs per vector.
+const STEP: usize = 32;
+
+/// `out[0..m, columns] = x · W[columns]ᵀ`, x being packed rows.
+///
+/// # Safety
+/// AVX-512 BF16 is available; x are m rows of k padded to 32; the columns are inside and nobody else's.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+pub(super) unsafe fn product(job: &Job<'_>, columns: Range<usize>, x: *const u16, m: usize) {
+    // SAFETY: tiles lie inside.
+    unsafe {
+        let mut col = columns.start;
+        while col < columns.end {
+            let wide = columns.end - col >= 4;
+            let mut row = 0;
+            while row < m {
+                let high = m - row >= 6;
+                match (high, wide) {
+                    (true, true) => tile::<6, 4>(job, x, row, col),
+                    (true, false) => tile::<6, 1>(job, x, row, col),
+                    (false, true) => tile::<1, 4>(job, x, row, col),
+                    (false, false) => tile::<1, 1>(job, x, row, col),
+                }
+                row += if high { 6 } else { 1 };
+            }
+            col += if wide { 4 } else { 1 };
+        }
+    }
+}
+
+/// # Safety
+/// As for [`product`]; rows and columns of the tile are inside.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+unsafe fn tile<const M: usize, const N: usize>(job: &Job<'_>, x: *const u16, row: usize, col: usize) {
+    let k = job.weight.cols();
+    let padded = k.next_multiple_of(STEP);
+    // SAFETY: by the contract; masked inputs are not read. Vectors of the same bits are cast.
+    unsafe {
+        let x = x.add(row * padded);
+        let w = job.weight.bytes().as_ptr().cast::<u16>().add(col * k);
+        // The next outputs are one contiguous region: fetched in that order, one line for each line used.
+        let ahead = w.wrapping_add(N * k);
+        let mut sums = [[_mm512_setzero_ps(); N]; M];
+        let mut at = 0;
+        while at + STEP <= k {
+            let mut weights = [_mm512_setzero_si512(); N];
+            for j in 0..N {
+                weights[j] = _mm512_loadu_si512(w.add(j * k + at).cast());
+                if row == 0 {
+                    _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(at * N + j * STEP).cast());
+                }
+            }
+            for i in 0..M {
+                let input = _mm512_loadu_si512(x.add(i * padded + at).cast());
+                for j in 0..N {
+                    sums[i][j] = _mm512_dpbf16_ps(sums[i][j], bf16(input), bf16(weights[j]));
+                }
+            }
+            at += STEP;
+        }
+        if at < k {
+            let mask = ((1u64 << (k - at)) - 1) as u32;
+            for i in 0..M {
+                let input = _mm512_loadu_si512(x.add(i * padded + at).cast());
+                for j in 0..N {
+                    let weights = _mm512_maskz_loadu_epi16(mask, w.add(j * k + at).cast());
+                    sums[i][j] = _mm512_dpbf16_ps(sums[i][j], bf16(input), bf16(weights));
+                }
+            }
+        }
+        for (i, sums) in sums.iter().enumerate() {
+            for (j, sum) in sums.iter().enumerate() {
+                job.out.put(row + i, col + j, _mm512_reduce_add_ps(*sum));
+            }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn bf16(bits: __m512i) -> __m512bh {
+    // SAFETY: vectors of the same size, every bit pattern is a value.
+    unsafe { std::mem::transmute(bits) }
+}

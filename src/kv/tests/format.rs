@@ -1,0 +1,148 @@
+use std::time::Duration;
+
+use super::*;
+use crate::error::Status;
+use crate::kv::image::{self, Keys, Origin, Records, encode_head};
+use crate::kv::ticket::ProcessId;
+
+/// The worked example of docs/kv-image-format.md.
+fn example() -> Vec<u8> {
+    let geometry = KvGeometry { layers: 1, kv_heads: 1, head_dim: 2, block_tokens: 2, dtype: Dtype::F32 };
+    let identity = CacheIdentity { fingerprint: [0x11; 32], tokenizer_digest: [0x22; 32], name: "tiny".into() };
+    let params = SamplingParams { seed: 5, max_new_tokens: 7, stop_ids: vec![2], ..SamplingParams::default() };
+    let snapshot = Snapshot {
+        tokens: vec![100, 101, 102, 103],
+        computed: 3,
+        prompts: vec![(0, 3)],
+        last_logprob: -1.5,
+        params,
+        cache_salt: 0,
+        finished: None,
+    };
+    let origin = Origin { epoch: [0x33; 16], handle: 0x1_0000_0100_0000, lease_ms: 30_000 };
+    let keys = Keys::new(&[0x44; 32]);
+    let mut bytes = encode_head("cleave 0.1.0", &identity, &geometry, &snapshot, &origin, &keys);
+    let store = store::MemoryStore::new(geometry, 2);
+    for block in 0..2 {
+        let values: Vec<u8> = (0..8).flat_map(|i| ((block * 8 + i) as f32).to_le_bytes()).collect();
+        store.write(block, 0, &values);
+    }
+    let key = keys.block_key(&keys.image_nonce(&origin.epoch, origin.handle));
+    let records = Records { store: &store, key, computed: snapshot.computed };
+    for block in 0..2 {
+        let mut record = vec![0; image::record_len(&geometry)];
+        records.copy(block, block as BlockId, 0, &mut record);
+        bytes.extend(record);
+    }
+    bytes
+}
+
+fn hexdump(bytes: &[u8]) -> String {
+    let line = |(i, chunk): (usize, &[u8])| {
+        let hex: Vec<String> = chunk.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{:04x}  {}\n", i * 16, hex.join(" "))
+    };
+    bytes.chunks(16).enumerate().map(line).collect()
+}
+
+#[test]
+fn the_documented_example_is_what_is_written() {
+    let doc = include_str!("../../../docs/kv-image-format.md");
+    let example = hexdump(&example());
+    if let Ok(path) = std::env::var("CLEAVE_EXAMPLE_OUT") {
+        std::fs::write(path, &example).unwrap();
+    }
+    assert!(doc.contains(&example), "docs/kv-image-format.md does not contain:\n{example}");
+}
+
+/// The same image with its sections changed, sealed again by somebody who knows the secret.
+fn resealed(image: &[u8], change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let envelope = image::Envelope::peek(image).unwrap();
+    let mut sections = image[image::ENVELOPE..envelope.head_len - image::MAC].to_vec();
+    change(&mut sections);
+    let body = &image[envelope.head_len..];
+    let mut sealed = image::seal(envelope.kind, &sections, body.len() as u64, &Keys::new(&[1; 32]));
+    sealed.extend_from_slice(body);
+    sealed
+}
+
+fn image(cache: &Cache) -> Vec<u8> {
+    let seq = Seq::computed(cache, 7, 1, 0);
+    let id = cache.export(seq.snapshot, seq.table, Some(Duration::from_secs(9))).unwrap();
+    let mut image = vec![0; cache.image_len(id).unwrap() as usize];
+    assert_eq!(cache.read_image(id, 0, &mut image).unwrap(), image.len());
+    image
+}
+
+#[test]
+fn unknown_sections_are_skipped_unless_critical() {
+    let cache = cache(8);
+    let image = image(&cache);
+    let with = |flags: u8| resealed(&image, |s| s.splice(0..0, [99, 0, flags, 0, 3, 0, 0, 0, 1, 2, 3]).for_each(drop));
+    let id = cache.import_image(&with(0)).unwrap();
+    consume(&cache, id).unwrap().verify(cache.store());
+    let refused = cache.import_image(&with(1)).unwrap_err();
+    assert_eq!(refused.status, Status::Incompatible);
+    assert!(refused.message.contains("section 99"), "{refused}");
+}
+
+#[test]
+fn whoever_knows_the_secret_still_cannot_break_the_reader() {
+    let cache = cache(8);
+    let image = image(&cache);
+    let n = image::Envelope::peek(&image).unwrap().head_len - image::ENVELOPE - image::MAC;
+    let mut accepted = 0;
+    for at in 0..n {
+        for value in [0, 1, 0x7f, 0xff] {
+            let forged = resealed(&image, |s| s[at] = value);
+            accepted += usize::from(cache.import_image(&forged).is_ok_and(|id| cache.release(id).is_ok()));
+        }
+        let cut = resealed(&image, |s| s.truncate(at));
+        assert!(cache.import_image(&cut).is_err(), "sections cut at {at}");
+    }
+    assert!(accepted > 0, "text and sampling parameters may be anything");
+    let twice = resealed(&image, |s| s.extend_from_within(..));
+    assert_eq!(cache.import_image(&twice).unwrap_err().status, Status::Corrupt);
+    sound(&cache);
+}
+
+#[test]
+fn a_chain_that_is_not_that_of_the_tokens_is_refused() {
+    let cache = cache(8);
+    let image = image(&cache);
+    let chain = HashChain::of(0, 4, &[0, 1, 2, 3]).head().0;
+    let forged = resealed(&image, |sections| {
+        let at = sections.windows(32).position(|window| window == chain).unwrap();
+        sections[at] ^= 1;
+    });
+    let refused = cache.import_image(&forged).unwrap_err();
+    assert_eq!(refused.status, Status::Corrupt);
+    assert!(refused.message.contains("hash chain"), "{refused}");
+}
+
+#[test]
+fn another_wire_version_is_incompatible_whatever_else_it_is() {
+    let cache = cache(8);
+    let mut image = image(&cache);
+    image[8] = 2;
+    image[10] = 3;
+    assert_eq!(cache.import_image(&image).unwrap_err().status, Status::Corrupt);
+    let head_len = image::Envelope::peek(&image).unwrap().head_len;
+    let sum = blake3::Hasher::new().update(&image[..32]).update(&image[64..head_len]).finalize();
+    image[32..64].copy_from_slice(sum.as_bytes());
+    let refused = cache.import_image(&image).unwrap_err();
+    assert_eq!(refused.status, Status::Incompatible);
+    assert!(refused.message.contains("expected 1 to 1, found 2 to 3"), "{refused}");
+}
+
+#[test]
+fn tickets_have_the_length_that_info_says() {
+    let cache = cache(8);
+    let seq = Seq::computed(&cache, 7, 1, 0);
+    let id = cache.export(seq.snapshot, seq.table, None).unwrap();
+    let ticket = cache.encode_ticket(id, ProcessId { pid: 1, nonce: [0; 16] }).unwrap();
+    assert_eq!(ticket.len() as u64, cache.info(id).unwrap().ticket_bytes);
+    let elsewhere = crate::transport::import(&cache, &ticket).unwrap_err();
+    assert_eq!(elsewhere.status, Status::Peer);
+    assert!(cache.info(id).is_ok());
+}
