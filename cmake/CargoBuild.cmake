@@ -17,8 +17,17 @@ if(CLEAVE_STRIP_DEBUG AND CMAKE_STRIP)
     set(cleave_strip "${CMAKE_STRIP}")
 endif()
 
+# Panic messages name source files: by names that say nothing of the machine that built them.
+set(cleave_cargo_home "$ENV{CARGO_HOME}")
+if(NOT cleave_cargo_home)
+    set(cleave_cargo_home "$ENV{HOME}/.cargo")
+endif()
+set(cleave_rustflags "$ENV{RUSTFLAGS} --remap-path-prefix=${cleave_cargo_home}/registry/src=crates")
+string(APPEND cleave_rustflags " --remap-path-prefix=${PROJECT_SOURCE_DIR}=cleave")
+string(STRIP "${cleave_rustflags}" cleave_rustflags)
+
 add_custom_target(cleave_cargo ALL
-    COMMAND "${CMAKE_COMMAND}" -E env "CARGO_TARGET_DIR=${CLEAVE_CARGO_TARGET_DIR}"
+    COMMAND "${CMAKE_COMMAND}" -E env "CARGO_TARGET_DIR=${CLEAVE_CARGO_TARGET_DIR}" "RUSTFLAGS=${cleave_rustflags}"
             "${CLEAVE_CARGO}" build --release --locked --lib
     COMMAND "${CMAKE_COMMAND}" "-DFROM=${CLEAVE_CARGO_TARGET_DIR}/release" "-DTO=${cleave_lib_dir}"
             "-DVERSION=${PROJECT_VERSION}" "-DSONAME=${cleave_soname}" "-DSTRIP=${cleave_strip}" "-DOBJCOPY=${CMAKE_OBJCOPY}"

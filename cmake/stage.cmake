@@ -7,7 +7,9 @@ function(stage from to)
             execute_process(COMMAND "${STRIP}" --strip-debug "${to}.new" RESULT_VARIABLE failed)
         endif()
         if(NOT failed AND OBJCOPY AND "${to}" MATCHES "\\.a$")
-            execute_process(COMMAND "${OBJCOPY}" "--redefine-syms=${CMAKE_CURRENT_LIST_DIR}/static-symbols.txt" "${to}.new"
+            # The compiler's own intermediate form, left in for its optimiser: of no use outside of it.
+            execute_process(COMMAND "${OBJCOPY}" --remove-section=.llvmbc --remove-section=.llvmcmd
+                            "--redefine-syms=${CMAKE_CURRENT_LIST_DIR}/static-symbols.txt" "${to}.new"
                             RESULT_VARIABLE failed)
         endif()
         if(failed)

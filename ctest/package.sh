@@ -24,7 +24,7 @@ done
 cmp "$source/include/cleave/cleave.h" "$prefix/include/cleave/cleave.h"
 
 step no build paths in what is installed
-for path in "$build" "$source" "$work" "$target"; do
+for path in "$build" "$source" "$work" "$target" "${CARGO_HOME:-$HOME/.cargo}"; do
     if grep -rlF "$path" "$prefix"; then
         echo "these name $path"
         exit 1
