@@ -46,7 +46,8 @@ fi
 
 # What has to be run, in the order in which it has to be.
 commands=()
-has_rustup_package() { apt-cache show rustup >/dev/null 2>&1; }
+# A name that other packages merely mention is known to apt-cache too: only a candidate can be installed.
+has_rustup_package() { apt-cache policy rustup 2>/dev/null | grep -qE 'Candidate: [0-9]'; }
 plan() {
     commands=()
     local wanted=$packages
