@@ -80,7 +80,7 @@ pub struct Batch {
 }
 
 /// A projection: `y = x · Wᵀ (+ b)`, W row-major `[outputs, inputs]` as checkpoints store it.
-pub struct Linear<B: Backend + ?Sized> {
+pub struct Linear<B: Backend> {
     pub weight: B::Matrix,
     pub bias: Option<B::Vector>,
 }
