@@ -1,6 +1,8 @@
 //! bf16 products with AVX-512 bf16 dot products, along the inputs. Chain of an element: lane i of one
 //! accumulator adds the products of inputs 2 i, 2 i + 1, 2 i + 32, ... (the tail padded with zeros), then the
 //! lanes are summed.
+// Register tiles are indexed in both directions; iterators would hide their shape.
+#![allow(clippy::needless_range_loop)]
 
 use super::Job;
 use std::arch::x86_64::*;

@@ -1,6 +1,8 @@
 //! Products as dot products along the inputs, in f32 vectors: every level's form for f32 and f16 weights, and
 //! the bf16 form of the levels without bf16 instructions. Chain of an element: lane i of one accumulator adds
 //! the products at i, i + LANES, ... (the tail padded with zeros), then the lanes are summed.
+// Register tiles are indexed in both directions; iterators would hide their shape.
+#![allow(clippy::needless_range_loop)]
 
 use super::Output;
 use crate::backend::cpu::level::Level;
