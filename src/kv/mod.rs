@@ -36,7 +36,6 @@ mod worker;
 pub(crate) mod tests;
 
 pub use audit::Audit;
-pub(crate) use cache::random;
 pub use cache::{Cache, CacheConfig, CacheIdentity, CacheStats};
 pub use export::{Consumed, KvInfo};
 pub use handle::KvId;
