@@ -39,8 +39,7 @@ demo: setup
 	@$(MAKE) --no-print-directory configure
 	@cmake --build $(BUILD) --parallel $(JOBS) --target example_disagg
 	@echo
-	@$(BUILD)/examples/disagg "$(MODEL)" --max $(MAX) $(if $(PROMPT),--prompt "$$PROMPT")
-export PROMPT
+	@$(BUILD)/examples/disagg "$(MODEL)" --max $(MAX) $(if $(value PROMPT),--prompt '$(subst ','\'',$(value PROMPT))')
 
 fmt:
 	cargo fmt --check
