@@ -1,6 +1,7 @@
 //! `make bench`: the figures of docs/performance.md, each held against a ceiling or a peer of the same run.
 //!
-//! Options: `--model A|B` (default: both), `--threads N` (default: all), `--json FILE`. With
+//! Options: `--model A|B` (default: both), `--only start|prefill|decode|handoff|role|peer` (default: all of them),
+//! `--batches N,N,...` (of decode), `--threads N` (default: all CPUs), `--json FILE`. With
 //! `LLAMA_BENCH=<path to llama-bench>` llama.cpp runs the same weights (or `GGUF_A`, `GGUF_B`).
 
 mod ceilings;
@@ -22,13 +23,23 @@ use synthetic::Shape;
 struct Options {
     shapes: Vec<Shape>,
     threads: usize,
+    only: Option<String>,
+    batches: Vec<u64>,
     json: PathBuf,
+}
+
+impl Options {
+    fn wants(&self, part: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| only == part)
+    }
 }
 
 fn options() -> Options {
     let mut options = Options {
         shapes: vec![synthetic::A, synthetic::B],
         threads: std::thread::available_parallelism().map_or(1, usize::from),
+        only: None,
+        batches: vec![1, 8, 16, 32],
         json: PathBuf::from("target/bench/cleave.json"),
     };
     let mut args = std::env::args().skip(1);
@@ -38,6 +49,11 @@ fn options() -> Options {
             "--model" => {
                 let name = args.next().unwrap_or_default();
                 options.shapes.retain(|s| s.name == name);
+            }
+            "--only" => options.only = args.next(),
+            "--batches" => {
+                let list = args.next().unwrap_or_default();
+                options.batches = list.split(',').map(|n| n.parse().expect("--batches N,N,...")).collect();
             }
             "--threads" => options.threads = args.next().and_then(|n| n.parse().ok()).expect("--threads N"),
             "--json" => options.json = args.next().expect("--json FILE").into(),
@@ -61,13 +77,26 @@ fn main() {
     for shape in &options.shapes {
         eprintln!("model {}: writing it if it is not there", shape.name);
         let dir = shape.write(root).expect("the synthetic model can be written");
-        let model = start(&mut report, shape, &dir, threads);
-        prefill(&mut report, shape, &model, threads);
-        decode(&mut report, shape, &model, threads, read);
-        handoff(&mut report, shape, &model, threads, copy);
-        role_switch(&mut report, shape, &model, threads);
+        let model = Model::load(dir.to_str().unwrap()).unwrap();
+        if options.wants("start") {
+            start(&mut report, shape, &dir, threads);
+        }
+        if options.wants("prefill") {
+            prefill(&mut report, shape, &model, threads);
+        }
+        if options.wants("decode") {
+            decode(&mut report, shape, &model, &options, read);
+        }
+        if options.wants("handoff") {
+            handoff(&mut report, shape, &model, threads, copy);
+        }
+        if options.wants("role") {
+            role_switch(&mut report, shape, &model, threads);
+        }
         drop(model);
-        llama(&mut report, shape, &dir, threads);
+        if options.wants("peer") {
+            llama(&mut report, shape, &dir, threads);
+        }
     }
     report.print();
     let facts = serde_json::json!({"threads": threads, "version": env!("CARGO_PKG_VERSION"), "cpu": cpu_name()});
@@ -81,7 +110,7 @@ fn ms_since(begun: Instant) -> f64 {
 }
 
 /// Model load, first engine, and what a second one costs.
-fn start(report: &mut Report, shape: &Shape, dir: &Path, threads: usize) -> Arc<Model> {
+fn start(report: &mut Report, shape: &Shape, dir: &Path, threads: usize) {
     let begun = Instant::now();
     let model = Model::load(dir.to_str().unwrap()).unwrap();
     let host = Host::new(&model, threads);
@@ -92,11 +121,12 @@ fn start(report: &mut Report, shape: &Shape, dir: &Path, threads: usize) -> Arc<
     let begun = Instant::now();
     let second = host.engine(Role::Decode);
     report.add(shape.name, "second engine, created", ms_since(begun), "ms");
+    let weights = model.info().weight_bytes as f64;
+    let grown = (resident_bytes() - before).max(0.0);
+    report.add_ratio(shape.name, "second engine, memory when created", grown / 1e6, "MB", "weights", weights / 1e6);
     host.run(&second, vec![request(64, 4, 1)]);
     let grown = (resident_bytes() - before).max(0.0);
-    let weights = model.info().weight_bytes as f64;
     report.add_ratio(shape.name, "second engine, memory after use", grown / 1e6, "MB", "weights", weights / 1e6);
-    model
 }
 
 fn prefill(report: &mut Report, shape: &Shape, model: &Arc<Model>, threads: usize) {
@@ -120,11 +150,11 @@ fn release(host: &Host, events: &std::collections::HashMap<u64, Vec<Event>>) {
     }
 }
 
-fn decode(report: &mut Report, shape: &Shape, model: &Arc<Model>, threads: usize, read: f64) {
-    let host = Host::new(model, threads);
+fn decode(report: &mut Report, shape: &Shape, model: &Arc<Model>, options: &Options, read: f64) {
+    let host = Host::new(model, options.threads);
     let engine = host.engine(Role::Decode);
     let per_pass = model.info().weight_bytes as f64 - (shape.vocab * shape.hidden * 2) as f64;
-    for batch in [1, 8, 16, 32] {
+    for &batch in &options.batches {
         let requests = (0..batch).map(|i| request(8, 48, i)).collect();
         let events = host.run(&engine, requests);
         let rate = steady_rate(events.values());
