@@ -119,8 +119,10 @@ impl State {
         Ok(id)
     }
 
-    /// Puts a snapshot and its table into a slot; the lease begins.
+    /// Puts a snapshot and its table into a slot; the lease begins. What was claimed has an owner, and is not ended
+    /// by a lease while that one is busy.
     pub fn fill(&mut self, slot: u32, snapshot: Arc<Snapshot>, table: TableKey, blocks: Vec<BlockId>, lease: Duration) {
+        let lease = if self.slots.is_claimed(slot) { LONGEST_LEASE } else { lease };
         let deadline = self.deadline(slot, lease);
         self.tables[table as usize].owner = Owner::Export;
         *self.slots.body_mut(slot) = Body::Ready(Export { snapshot, table, blocks, lease, deadline, head: None });
@@ -132,12 +134,18 @@ impl State {
         *self.slots.body_mut(slot) = Body::Failed { error, deadline };
     }
 
-    /// The live handle `id`: its slot.
+    /// The live handle `id`: its slot. One that was claimed is consumed.
     pub fn find(&mut self, id: KvId) -> Result<u32> {
+        let slot = self.find_claimed(id)?;
+        self.slots.find(id).map(|_| slot)
+    }
+
+    /// The same for the side that fills a handle and the one that claimed it.
+    pub fn find_claimed(&mut self, id: KvId) -> Result<u32> {
         if self.closed {
             bail!(Shutdown, "{id}: the cache is closed");
         }
-        let slot = self.slots.find(id)?;
+        let slot = self.slots.find_claimed(id)?;
         let deadline = match self.slots.body(slot) {
             Body::Ready(export) => Some(export.deadline),
             Body::Failed { deadline, .. } => Some(*deadline),
