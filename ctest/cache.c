@@ -22,7 +22,7 @@ int main(void)
     config.flags = 1u << 30;
     CHECK_ERR(cleave_cache_create(model, &cpu, 1, &config, &cache, &err), CLEAVE_ERR_UNSUPPORTED);
     config.flags = CLEAVE_CACHE_NO_PREFIX;
-    config.block_tokens = 7;
+    config.block_tokens = 257;
     CHECK_ERR(cleave_cache_create(model, &cpu, 1, &config, &cache, &err), CLEAVE_ERR_INVALID_ARGUMENT);
     config.block_tokens = 0;
     CHECK(cache == NULL);

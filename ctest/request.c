@@ -58,7 +58,10 @@ static void malformed_requests(void)
     desc = greedy(1, 4);
     tokens[0] = INT32_MAX;
     refused(desc, CLEAVE_ERR_INVALID_ARGUMENT, "2147483647");
-    REFUSED(kv, 0x1234567890u, CLEAVE_ERR_NOT_FOUND);
+    desc = greedy(8, 4);
+    desc.kv = 0x1234567890u;
+    tokens[0] = 1;
+    refused(desc, CLEAVE_ERR_NOT_FOUND, "0x1234567890");
 }
 
 /* The accepted ones are those before the first that is refused. */

@@ -2,7 +2,7 @@
 
 mod common;
 
-use cleave::engine::{EngineOptions, EventKind, Request, Role};
+use cleave::engine::{Engine, EngineOptions, EventKind, Request, Role};
 use cleave::error::Status;
 use cleave::kv::KvId;
 use cleave::sequence::FinishReason;
@@ -78,7 +78,15 @@ fn a_full_queue_pauses_and_loses_nothing() {
     let cache = cache_of(60);
     let mut host = Host::with_capacity(8);
     let engine = host.engine(&cache, role(Role::Mixed));
-    let ids: Vec<_> = (0..3).map(|i| host.submit(&engine, request(&prompt(20, i), 40))).collect();
+    let mut ids = Vec::new();
+    while ids.len() < 3 {
+        let submitted = engine.submit(vec![request(&prompt(20, ids.len() as u64), 40)]);
+        ids.extend(submitted.ids);
+        // The first ones' tokens may have filled the queue already.
+        if submitted.refused.is_some_and(|error| error.status == Status::WouldBlock) {
+            host.poll(Duration::from_millis(10));
+        }
+    }
     // Far more events than places: let the engine run into the wall.
     std::thread::sleep(Duration::from_millis(100));
     let before = engine.metrics().generated_tokens;
@@ -238,4 +246,28 @@ fn every_request_ends_once_under_random_interference() {
         }
     }
     assert_quiescent(&cache);
+}
+
+#[test]
+fn threads_and_cpus_are_taken_or_refused() {
+    let cache = cache_of(60);
+    let mut host = Host::new();
+    let refuse = |options| Engine::create(&cache, &host.queue, options).err().expect("refused").status;
+    assert_eq!(refuse(EngineOptions { threads: 100_000, ..EngineOptions::default() }), Status::InvalidArgument);
+    assert_eq!(refuse(EngineOptions { cpus: vec![1000], ..EngineOptions::default() }), Status::InvalidArgument);
+    let before = allowed_cpus("self/status");
+    let engine = host.engine(&cache, EngineOptions { threads: 2, cpus: vec![0], ..role(Role::Mixed) });
+    host.run(&engine, request(&prompt(20, 1), 3));
+    assert_eq!(allowed_cpus("thread-self/status"), before, "the host's thread stays where it was");
+    let bound: Vec<String> = std::fs::read_dir("/proc/self/task")
+        .unwrap()
+        .filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).ok())
+        .filter(|status| status.starts_with("Name:\tcleave-engine") && status.contains("Cpus_allowed_list:\t0\n"))
+        .collect();
+    assert!(!bound.is_empty(), "the step thread runs on CPU 0");
+}
+
+fn allowed_cpus(of: &str) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{of}")).unwrap();
+    status.lines().find(|line| line.starts_with("Cpus_allowed_list")).unwrap_or_default().to_string()
 }

@@ -138,7 +138,7 @@ fn decode(report: &mut Report, shape: &Shape, model: &Arc<Model>, threads: usize
 fn steady_rate<'a>(requests: impl Iterator<Item = &'a Vec<Event>> + Clone) -> f64 {
     let tokens = |events: &'a Vec<Event>| events.iter().filter(|e| e.kind == EventKind::Token);
     let begin = requests.clone().map(|r| tokens(r).next().unwrap().timestamp_ns).max().unwrap();
-    let end = requests.clone().map(|r| tokens(r).last().unwrap().timestamp_ns).min().unwrap();
+    let end = requests.clone().map(|r| tokens(r).next_back().unwrap().timestamp_ns).min().unwrap();
     let inside = requests.flat_map(tokens).filter(|e| e.timestamp_ns > begin && e.timestamp_ns <= end).count();
     inside as f64 / ((end - begin) as f64 / 1e9)
 }

@@ -382,15 +382,15 @@ void cleave_detokenizer_destroy(cleave_detokenizer_t *d);
 /** How a cache is made. Zero means default in every field. */
 typedef struct cleave_cache_config_t {
     uint32_t struct_size;
-    /** Tokens of a block: a power of two. Default: 16. */
+    /** Tokens of a block, at most 256. Default: 16. */
     uint32_t block_tokens;
     /** CLEAVE_DTYPE_*. Default: the model's own. */
     uint32_t dtype;
     /** CLEAVE_CACHE_*. */
     uint32_t flags;
-    /** Memory for KV blocks on each device. Default: what a modest share of the free memory holds. */
+    /** Memory for KV blocks on each device. Default: 1 GiB. */
     uint64_t bytes_per_device;
-    /** How long a KV handle lives that nobody renews, in milliseconds. Default: 60000. */
+    /** How long a KV handle lives that nobody renews, in milliseconds. Default: 30000. */
     uint32_t lease_ms;
     /**
      * Signs tickets and images: caches with the same secret can import from each other. All zero: random, so that
@@ -489,8 +489,8 @@ typedef struct cleave_engine_config_t {
  * keeps cache and queue alive in memory, whatever becomes of their own handles.
  *
  * Callable from any thread. [BLOCKING] Starts threads and allocates for the largest step: milliseconds.
- * Errors: INVALID_ARGUMENT, NOT_FOUND, UNSUPPORTED (flags), OUT_OF_MEMORY, SHUTDOWN (cache or queue is being
- * destroyed).
+ * Errors: INVALID_ARGUMENT, NOT_FOUND, UNSUPPORTED (flags), OUT_OF_MEMORY, WOULD_BLOCK (the queue has no place to
+ * keep for ENGINE_FAILED), SHUTDOWN (cache or queue is being destroyed).
  */
 cleave_status_t cleave_engine_create(cleave_cache_t *cache,
                                      cleave_queue_t *queue,

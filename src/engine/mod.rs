@@ -25,6 +25,7 @@ pub use metrics::Metrics;
 pub use queue::{Queue, Reservation, SpaceWaker};
 pub use request::{Request, SamplingFields};
 
+use crate::backend::cpu::bind_current_thread;
 use crate::error::{Error, Result};
 use crate::kv::{Consumed, KvId};
 use crate::sys::monotonic_ns;
@@ -74,6 +75,8 @@ impl EngineOptions {
     pub const DEFAULT_MAX_WAITING: usize = 1024;
     pub const DEFAULT_MAX_BATCH_TOKENS: usize = 512;
 
+    const MAX_THREADS: usize = 1024;
+
     fn limits(&self) -> Result<EngineLimits> {
         fn pick(name: &str, value: usize, default: usize, most: usize) -> Result<usize> {
             match value {
@@ -82,6 +85,7 @@ impl EngineOptions {
                 v => Ok(v),
             }
         }
+        pick("threads", self.threads, 0, Self::MAX_THREADS)?;
         let max_sequences = pick("max_sequences", self.max_sequences, Self::DEFAULT_MAX_SEQUENCES, 1 << 16)?;
         let max_batch_tokens =
             pick("max_batch_tokens", self.max_batch_tokens, Self::DEFAULT_MAX_BATCH_TOKENS, 1 << 16)?;
@@ -112,12 +116,21 @@ impl Engine {
     pub fn create(cache: &Arc<ModelCache>, queue: &Arc<Queue>, options: EngineOptions) -> Result<Engine> {
         let limits = options.limits()?;
         let role = options.role.unwrap_or(Role::Mixed);
-        let executor = cache.executor(options.threads, options.cpus)?;
+        let executor = cache.executor(options.threads, options.cpus.clone())?;
         let bounds = cache.bounds();
         let failure = queue.reserve()?;
         let shared = Arc::new(Shared::new(cache.clone(), queue.clone(), limits, role));
         let stepper = step::Stepper::new(shared.clone(), executor, bounds, failure);
-        let thread = crate::sys::spawn("cleave-engine", move || stepper.run())?;
+        let (ready, bound) = crossbeam_channel::bounded(1);
+        let thread = crate::sys::spawn("cleave-engine", move || {
+            let outcome = if options.cpus.is_empty() { Ok(()) } else { bind_current_thread(&options.cpus) };
+            let fine = outcome.is_ok();
+            let _ = ready.send(outcome);
+            if fine {
+                stepper.run();
+            }
+        })?;
+        bound.recv().map_err(|_| crate::error!(Internal, "the step thread ended before it began"))??;
         Ok(Engine { shared, bounds, thread: Mutex::new(Some(thread)) })
     }
 

@@ -32,15 +32,15 @@ pub const CLEAVE_CACHE_NO_PREFIX: u32 = 1 << 0;
 #[derive(Clone, Copy)]
 pub struct cleave_cache_config_t {
     pub struct_size: u32,
-    /// Tokens of a block: a power of two. Default: 16.
+    /// Tokens of a block, at most 256. Default: 16.
     pub block_tokens: u32,
     /// CLEAVE_DTYPE_*. Default: the model's own.
     pub dtype: u32,
     /// CLEAVE_CACHE_*.
     pub flags: u32,
-    /// Memory for KV blocks on each device. Default: what a modest share of the free memory holds.
+    /// Memory for KV blocks on each device. Default: 1 GiB.
     pub bytes_per_device: u64,
-    /// How long a KV handle lives that nobody renews, in milliseconds. Default: 60000.
+    /// How long a KV handle lives that nobody renews, in milliseconds. Default: 30000.
     pub lease_ms: u32,
     /// Signs tickets and images: caches with the same secret can import from each other. All zero: random, so that
     /// only this process can import what this cache exports.

@@ -70,8 +70,8 @@ fn role(role: u32) -> Result<Role> {
 /// keeps cache and queue alive in memory, whatever becomes of their own handles.
 ///
 /// Callable from any thread. [BLOCKING] Starts threads and allocates for the largest step: milliseconds.
-/// Errors: INVALID_ARGUMENT, NOT_FOUND, UNSUPPORTED (flags), OUT_OF_MEMORY, SHUTDOWN (cache or queue is being
-/// destroyed).
+/// Errors: INVALID_ARGUMENT, NOT_FOUND, UNSUPPORTED (flags), OUT_OF_MEMORY, WOULD_BLOCK (the queue has no place to
+/// keep for ENGINE_FAILED), SHUTDOWN (cache or queue is being destroyed).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleave_engine_create(
     cache: *mut cleave_cache_t,

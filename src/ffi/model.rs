@@ -91,7 +91,7 @@ pub unsafe extern "C" fn cleave_model_info(
         c.weight_bytes = info.weight_bytes as u64;
         c.kv_bytes_per_token = info.kv_bytes_per_token as u64;
         c.fingerprint = model.fingerprint();
-        c.architecture = fixed_text(info.architecture.as_ref());
+        c.architecture = fixed_text(info.architecture);
         out.write(&c);
         Ok(())
     })

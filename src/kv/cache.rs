@@ -1,6 +1,5 @@
 //! The cache itself: creation and closing, the lock, and what engines and hosts ask about it as a whole.
 
-use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,7 +15,8 @@ use super::worker::{Job, Worker};
 use super::{Waker, lease};
 use crate::backend::{BlockStore, KvGeometry};
 use crate::bail;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::sys::random_bytes;
 
 /// What two caches must agree on before they exchange KV.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,15 +118,6 @@ pub struct Cache {
 /// Handles of two caches of one process never look alike (until a million caches later).
 static NEXT_NONCE: AtomicU32 = AtomicU32::new(1);
 
-/// Random bytes from the system.
-pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
-    let mut bytes = [0; N];
-    let path = "/dev/urandom";
-    let mut file = std::fs::File::open(path).map_err(|e| Error::io(path, &e))?;
-    file.read_exact(&mut bytes).map_err(|e| Error::io(path, &e))?;
-    Ok(bytes)
-}
-
 impl Cache {
     /// A cache over the memory of `store`, with a lease timer of its own.
     pub fn new(identity: CacheIdentity, store: Arc<dyn BlockStore>, config: CacheConfig) -> Result<Arc<Cache>> {
@@ -141,8 +132,8 @@ impl Cache {
                 u32::MAX - 1
             ),
         };
-        let secret = config.secret.map_or_else(random, Ok)?;
-        let state = State::new(blocks, NEXT_NONCE.fetch_add(1, Relaxed), random()?);
+        let secret = config.secret.map_or_else(random_bytes, Ok)?;
+        let state = State::new(blocks, NEXT_NONCE.fetch_add(1, Relaxed), random_bytes()?);
         let shared = Arc::new(Shared {
             identity,
             config,
@@ -237,7 +228,7 @@ impl Cache {
     /// Begins a new life: tickets issued before are EXPIRED, imports on their way fail when they land. Handles
     /// and tables of this process stay what they are.
     pub fn bump_epoch(&self) -> Result<()> {
-        let epoch = random()?;
+        let epoch = random_bytes()?;
         self.shared.with(|state| state.epoch = epoch);
         Ok(())
     }

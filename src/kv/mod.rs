@@ -38,7 +38,6 @@ mod worker;
 pub(crate) mod tests;
 
 pub use audit::Audit;
-pub(crate) use cache::random;
 pub use cache::{Cache, CacheConfig, CacheIdentity, CacheStats};
 pub use claim::Claim;
 pub use export::{Consumed, KvInfo};

@@ -22,7 +22,7 @@ fn process() -> Result<ProcessId> {
     let nonce = match NONCE.get() {
         Some(nonce) => *nonce,
         None => {
-            let random = crate::kv::random()?;
+            let random = crate::sys::random_bytes()?;
             *NONCE.get_or_init(|| random)
         }
     };

@@ -48,13 +48,15 @@ impl<T: Plain> Aligned<T> {
             let layout = Self::layout(len).ok_or_else(|| out_of_memory(len.saturating_mul(size_of::<T>())))?;
             self.release();
             // SAFETY: the layout's size is not zero, since len > capacity >= 0 and T is not zero-sized.
-            let ptr = unsafe { std::alloc::alloc_zeroed(layout) };
+            let ptr = unsafe { std::alloc::alloc(layout) };
             if ptr.is_null() {
                 return Err(out_of_memory(layout.size()));
             }
-            if layout.size() >= 2 * HUGE {
+            if layout.align() == HUGE {
                 advise_huge(ptr, layout.size());
             }
+            // SAFETY: just allocated with this size; zero is a value of every T.
+            unsafe { ptr.write_bytes(0, layout.size()) };
             self.ptr = ptr.cast();
             self.capacity = len;
         }
@@ -81,7 +83,8 @@ impl<T: Plain> Aligned<T> {
     }
 
     fn layout(capacity: usize) -> Option<Layout> {
-        Layout::from_size_align(capacity.checked_mul(size_of::<T>())?, ALIGN).ok()
+        let bytes = capacity.checked_mul(size_of::<T>())?;
+        Layout::from_size_align(bytes, if bytes >= HUGE { HUGE } else { ALIGN }).ok()
     }
 
     fn release(&mut self) {

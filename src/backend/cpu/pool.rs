@@ -78,25 +78,13 @@ impl Pool {
         for index in 1..threads.max(1) {
             let shared = pool.shared.clone();
             let cpus = cpus.map(<[usize]>::to_vec);
-            let builder = std::thread::Builder::new().name(format!("cleave-cpu-{index}"));
-            let spawned = with_signals_blocked(|| {
-                builder.spawn(move || {
-                    if let Some(cpus) = cpus {
-                        // The set was tried before by the one who made the pool; a failure costs speed only.
-                        let _ = bind_current_thread(&cpus);
-                    }
-                    work(&shared, index);
-                })
-            });
-            match spawned {
-                Ok(handle) => pool.workers.push(handle),
-                Err(error) => {
-                    return Err(Error::new(
-                        Status::OutOfMemory,
-                        format!("cannot start worker thread {index}: {error}"),
-                    ));
+            pool.workers.push(crate::sys::spawn(&format!("cleave-cpu-{index}"), move || {
+                if let Some(cpus) = cpus {
+                    // The engine tried the set for its own thread; here a failure costs speed only.
+                    let _ = bind_current_thread(&cpus);
                 }
-            }
+                work(&shared, index);
+            })?);
         }
         Ok(pool)
     }
@@ -291,21 +279,4 @@ pub fn bind_current_thread(cpus: &[usize]) -> Result<()> {
         return Err(Error::new(Status::InvalidArgument, format!("cannot bind to CPUs {cpus:?}: {error}")));
     }
     Ok(())
-}
-
-/// Threads inherit the mask of the one that starts them: the host's signals never land in a worker.
-fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> T {
-    // SAFETY: sigset_t is plain data, filled before use.
-    let (mut all, mut old): (libc::sigset_t, libc::sigset_t) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
-    // SAFETY: both sets live for the calls; the old mask is put back below.
-    let blocked = unsafe {
-        libc::sigfillset(&mut all);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut old) == 0
-    };
-    let result = start();
-    if blocked {
-        // SAFETY: `old` was written by the successful call above.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &old, std::ptr::null_mut()) };
-    }
-    result
 }

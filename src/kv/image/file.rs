@@ -5,13 +5,14 @@ use std::io::{BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::super::cache::{Cache, random};
+use super::super::cache::Cache;
 use super::super::handle::KvId;
 use super::envelope::{ENVELOPE, Envelope};
 use super::landing::Landing;
 use super::record_len;
 use crate::bail;
 use crate::error::{Error, Result};
+use crate::sys::random_bytes;
 
 /// A file that is removed again unless it got its final name.
 struct Temporary(Option<PathBuf>);
@@ -35,7 +36,7 @@ impl Cache {
         let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut hidden = std::ffi::OsString::from(".");
         hidden.push(name);
-        hidden.push(format!(".{:016x}.tmp", u64::from_le_bytes(random()?)));
+        hidden.push(format!(".{:016x}.tmp", u64::from_le_bytes(random_bytes()?)));
         let mut temporary = Temporary(None);
         let hidden = directory.join(hidden);
         let io = |error: &std::io::Error| Error::io(shown.to_string(), error);

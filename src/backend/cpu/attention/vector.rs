@@ -1,5 +1,7 @@
 //! Attention in f32 vectors, for every level and dtype. Scores have positions in lanes (K is transposed once
 //! per tile), outputs have head dimensions in lanes: no sum crosses lanes but that of a row's weights.
+// Register tiles are indexed in both directions; iterators would hide their shape.
+#![allow(clippy::needless_range_loop)]
 
 use super::{Call, FLOOR, Item, Scratch, TILE};
 use crate::backend::cpu::level::Level;

@@ -18,8 +18,10 @@ const PAIR: usize = 32;
 pub(super) const FEW: usize = 64;
 /// Outputs of a panel of W.
 pub(super) const PANEL: usize = 256;
-/// Inputs of a panel of W: the tiles of 32 rows and as many inputs stay in L1, those of W stream from L2.
+/// Inputs of a panel of W.
 const DEPTH: usize = 256;
+/// Inputs multiplied at a time: x tiles of 32 rows and as many inputs stay in L1, those of W stream from L2.
+const PART: usize = 256;
 /// Rows whose sums are kept between the panels of one set of outputs: all of a panel's data fits L2.
 const ROWS: usize = 512;
 
@@ -132,7 +134,7 @@ unsafe fn panel(
     scratch: &mut Scratch,
 ) {
     let k = job.weight.cols();
-    let steps = inputs.len().div_ceil(32);
+    let pair_stride = inputs.len().div_ceil(32) * 2 * TILE_BYTES;
     let pairs = columns.len().div_ceil(PAIR);
     let pair_columns = |pair: usize| {
         let start = columns.start + pair * PAIR;
@@ -145,39 +147,47 @@ unsafe fn panel(
         for pair in 0..pairs {
             let columns = pair_columns(pair);
             let first = job.weight.bytes().as_ptr().add(columns.start * k * 2);
-            copy_pair(first, columns.len(), k, inputs.clone(), panel.add(pair * steps * 2 * TILE_BYTES));
+            copy_pair(first, columns.len(), k, inputs.clone(), panel.add(pair * pair_stride));
         }
         // While this panel is used, the next one and the next rows of x are fetched, a part with each product.
         let row_lines = DEPTH.min(k) * 2 / 64;
-        let products = rows.len().div_ceil(32) * pairs;
-        let share = (columns.len() * row_lines).div_ceil(products);
+        let products = rows.len().div_ceil(32) * pairs * inputs.len().div_ceil(PART);
+        let share = (columns.len() * row_lines).div_ceil(products.max(1));
         let mut line = 0;
-        for row in rows.clone().step_by(32) {
-            let b = x.add(row / 32 * pack::pair_bytes(k) + inputs.start / 32 * 2 * TILE_BYTES);
-            let next_rows = b.wrapping_add(pack::pair_bytes(k));
-            for pair in 0..pairs {
-                for line in line..line + share {
-                    let place = line / row_lines * k * 2 + line % row_lines * 64;
-                    _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(place).cast());
-                }
-                line += share;
-                let kept = sums.add(((row - rows.start) / 32 * (PANEL / PAIR) + pair) * TILE_BYTES);
-                if inputs.start == 0 {
-                    tile::zero();
-                } else {
-                    tile::load(kept);
-                }
-                let a = packed(panel.add(pair * steps * 2 * TILE_BYTES));
-                match (row + 16 < m, pair == 0) {
-                    (true, true) => tile::multiply_2x2::<true>(a, b, steps, next_rows),
-                    (true, false) => tile::multiply_2x2::<false>(a, b, steps, next_rows),
-                    (false, _) => tile::multiply_2x1::<false>(a, b, steps, next_rows),
-                }
-                tile::store(kept);
-                if inputs.end == k {
-                    write(&job.out, kept, row..(row + 32).min(m), pair_columns(pair));
+        let mut start = inputs.start;
+        // At least once, so that no inputs give zeros.
+        while start < inputs.end || start == 0 {
+            let part = start..(start + PART).min(inputs.end);
+            let steps = part.len().div_ceil(32);
+            let offset = (part.start - inputs.start) / 32 * 2 * TILE_BYTES;
+            for row in rows.clone().step_by(32) {
+                let b = x.add(row / 32 * pack::pair_bytes(k) + part.start / 32 * 2 * TILE_BYTES);
+                let next_rows = b.wrapping_add(pack::pair_bytes(k));
+                for pair in 0..pairs {
+                    for line in line..line + share {
+                        let place = line / row_lines * k * 2 + line % row_lines * 64;
+                        _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(place).cast());
+                    }
+                    line += share;
+                    let kept = sums.add(((row - rows.start) / 32 * (PANEL / PAIR) + pair) * TILE_BYTES);
+                    if part.start == 0 {
+                        tile::zero();
+                    } else {
+                        tile::load(kept);
+                    }
+                    let a = packed(panel.add(pair * pair_stride + offset));
+                    match (row + 16 < m, pair == 0) {
+                        (true, true) => tile::multiply_2x2::<true>(a, b, steps, next_rows),
+                        (true, false) => tile::multiply_2x2::<false>(a, b, steps, next_rows),
+                        (false, _) => tile::multiply_2x1::<false>(a, b, steps, next_rows),
+                    }
+                    tile::store(kept);
+                    if part.end == k {
+                        write(&job.out, kept, row..(row + 32).min(m), pair_columns(pair));
+                    }
                 }
             }
+            start += PART;
         }
     }
 }

@@ -1,6 +1,8 @@
 //! bf16 products with AVX-512 bf16 dot products, along the inputs. Chain of an element: lane i of one
 //! accumulator adds the products of inputs 2 i, 2 i + 1, 2 i + 32, ... (the tail padded with zeros), then the
 //! lanes are summed.
+// Register tiles are indexed in both directions; iterators would hide their shape.
+#![allow(clippy::needless_range_loop)]
 
 use super::Job;
 use std::arch::x86_64::*;
@@ -17,21 +19,22 @@ const STEP: usize = 32;
 pub(super) unsafe fn product(job: &Job<'_>, columns: Range<usize>, x: *const u16, m: usize) {
     // SAFETY: tiles lie inside.
     unsafe {
-        let mut col = columns.start;
-        while col < columns.end {
-            let wide = columns.end - col >= 4;
-            let mut row = 0;
-            while row < m {
-                let high = m - row >= 6;
+        // A few rows stay in L1 for all columns of the item, which stay in L2 for all rows.
+        let mut row = 0;
+        while row < m {
+            let high = m - row >= 6;
+            let mut col = columns.start;
+            while col < columns.end {
+                let wide = columns.end - col >= 4;
                 match (high, wide) {
                     (true, true) => tile::<6, 4>(job, x, row, col),
                     (true, false) => tile::<6, 1>(job, x, row, col),
                     (false, true) => tile::<1, 4>(job, x, row, col),
                     (false, false) => tile::<1, 1>(job, x, row, col),
                 }
-                row += if high { 6 } else { 1 };
+                col += if wide { 4 } else { 1 };
             }
-            col += if wide { 4 } else { 1 };
+            row += if high { 6 } else { 1 };
         }
     }
 }
@@ -77,9 +80,16 @@ unsafe fn tile<const M: usize, const N: usize>(job: &Job<'_>, x: *const u16, row
                 }
             }
         }
-        for (i, sums) in sums.iter().enumerate() {
-            for (j, sum) in sums.iter().enumerate() {
-                job.out.put(row + i, col + j, _mm512_reduce_add_ps(*sum));
+        // A plain copy is unrolled, so that the sums above live in registers; the reduction is a loop.
+        let mut lanes = [[_mm512_setzero_ps(); N]; M];
+        for i in 0..M {
+            for j in 0..N {
+                _mm512_storeu_ps((&raw mut lanes[i][j]).cast(), sums[i][j]);
+            }
+        }
+        for (i, lanes) in lanes.iter().enumerate() {
+            for (j, lanes) in std::hint::black_box(lanes).iter().enumerate() {
+                job.out.put(row + i, col + j, _mm512_reduce_add_ps(*lanes));
             }
         }
     }

@@ -1,6 +1,8 @@
 //! Products as dot products along the inputs, in f32 vectors: every level's form for f32 and f16 weights, and
 //! the bf16 form of the levels without bf16 instructions. Chain of an element: lane i of one accumulator adds
 //! the products at i, i + LANES, ... (the tail padded with zeros), then the lanes are summed.
+// Register tiles are indexed in both directions; iterators would hide their shape.
+#![allow(clippy::needless_range_loop)]
 
 use super::Output;
 use crate::backend::cpu::level::Level;
@@ -64,18 +66,15 @@ impl<W: Element> Kernel for Product<W> {
     unsafe fn run<S: Simd>(self) {
         // SAFETY: the tiles lie inside, by the contract of `product`.
         unsafe {
-            let mut col = self.columns.start;
-            while col < self.columns.end {
-                let left = self.columns.end - col;
-                if left >= 4 && S::LANES == 16 {
-                    self.rows::<S, 4, 4>(col);
-                    col += 4;
-                } else if left >= 2 {
-                    self.rows::<S, 4, 2>(col);
-                    col += 2;
+            // A few rows stay in L1 for all columns of the item, which stay in L2 for all rows.
+            let mut row = 0;
+            while row < self.m {
+                if self.m - row >= 4 {
+                    self.columns::<S, 4>(row);
+                    row += 4;
                 } else {
-                    self.rows::<S, 4, 1>(col);
-                    col += 1;
+                    self.columns::<S, 1>(row);
+                    row += 1;
                 }
             }
         }
@@ -84,17 +83,22 @@ impl<W: Element> Kernel for Product<W> {
 
 impl<W: Element> Product<W> {
     #[inline(always)]
-    unsafe fn rows<S: Simd, const M: usize, const N: usize>(&self, col: usize) {
+    unsafe fn columns<S: Simd, const M: usize>(&self, row: usize) {
         // SAFETY: rows and columns are inside, by the contract of `product`.
         unsafe {
-            let mut row = 0;
-            while row + M <= self.m {
-                self.tile::<S, M, N>(row, col);
-                row += M;
-            }
-            while row < self.m {
-                self.tile::<S, 1, N>(row, col);
-                row += 1;
+            let mut col = self.columns.start;
+            while col < self.columns.end {
+                let left = self.columns.end - col;
+                if left >= 4 && S::LANES == 16 {
+                    self.tile::<S, M, 4>(row, col);
+                    col += 4;
+                } else if left >= 2 {
+                    self.tile::<S, M, 2>(row, col);
+                    col += 2;
+                } else {
+                    self.tile::<S, M, 1>(row, col);
+                    col += 1;
+                }
             }
         }
     }
@@ -130,9 +134,16 @@ impl<W: Element> Product<W> {
                     }
                 }
             }
-            for (i, sums) in sums.iter().enumerate() {
-                for (j, sum) in sums.iter().enumerate() {
-                    self.out.put(row + i, col + j, sum.sum());
+            // A plain copy is unrolled, so that the sums above live in registers; the reduction is a loop.
+            let mut lanes = [[S::splat(0.0); N]; M];
+            for i in 0..M {
+                for j in 0..N {
+                    sums[i][j].store((&raw mut lanes[i][j]).cast());
+                }
+            }
+            for (i, lanes) in lanes.iter().enumerate() {
+                for (j, lanes) in std::hint::black_box(lanes).iter().enumerate() {
+                    self.out.put(row + i, col + j, lanes.sum());
                 }
             }
         }

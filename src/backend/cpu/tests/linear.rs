@@ -1,4 +1,4 @@
-use super::super::{CpuBuffer, CpuMatrix, CpuVector, Level};
+use super::super::{Bytes, CpuBuffer, CpuMatrix, CpuVector, Level};
 use super::{DTYPES, Random, backend, bits, rounded};
 use crate::backend::{Backend, Linear};
 use crate::tensor::Dtype;
@@ -99,12 +99,13 @@ fn a_row_does_not_notice_its_batch() {
 #[test]
 fn empty_and_misaligned() {
     let mut bytes = vec![0u8; 3 + 4 * 6];
-    bytes[3..].chunks_exact_mut(4).enumerate().for_each(|(i, b)| b.copy_from_slice(&(i as f32).to_ne_bytes()));
-    let owner: super::super::Bytes = Arc::new(bytes);
-    let at = 3 + (owner.as_ref().as_ref().as_ptr() as usize).is_multiple_of(4) as usize * 0;
+    let at = if (bytes.as_ptr() as usize + 3).is_multiple_of(4) { 2 } else { 3 };
+    bytes[at..].chunks_exact_mut(4).enumerate().for_each(|(i, b)| b.copy_from_slice(&(i as f32).to_ne_bytes()));
+    let owner: Bytes = Arc::new(bytes);
     let matrix = CpuMatrix::new(owner.clone(), at, 2, 3, Dtype::F32).unwrap();
     assert!(CpuMatrix::new(owner.clone(), 4, 2, 3, Dtype::F32).is_err());
     assert!(CpuMatrix::new(owner, usize::MAX, usize::MAX, 2, Dtype::F32).is_err());
+    assert!(!matrix.in_place());
     let linear = Linear { weight: matrix, bias: None };
     for level in Level::available() {
         let mut cpu = backend(level, 2);

@@ -1,0 +1,72 @@
+# make demo   sets up, builds, shows a prompt prefilled in one engine and decoded in another
+#             MODEL=<Hugging Face directory>  PROMPT="..."  MAX=<tokens>
+# make test   everything that CI runs
+# make check  formatting, lints, fast tests
+# make header writes include/cleave/cleave.h anew
+# make bench  measures (see docs); make install PREFIX=<prefix>; make clean
+
+MAKEFLAGS += --no-print-directory
+MODEL ?= models/tiny
+PROMPT ?=
+MAX ?= 64
+PREFIX ?= /usr/local
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+
+# rustup's directory may not be on the path of a shell that was there before it.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+# One target directory for cargo and CMake: nothing is built twice.
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+
+BUILD := build
+CARGO_TEST := cargo test --locked --features failpoints
+
+.PHONY: all demo test check header bench install clean setup configure build fmt lint rust ctest
+
+all: build
+
+setup:
+	@tools/setup.sh
+
+configure:
+	@cmake -S . -B $(BUILD) -DCMAKE_BUILD_TYPE=Release -DCLEAVE_CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)" $(CMAKE_FLAGS) >$(BUILD).log 2>&1 \
+		|| { cat $(BUILD).log; exit 1; }
+	@mv $(BUILD).log $(BUILD)/configure.log
+
+build: configure
+	cmake --build $(BUILD) --parallel $(JOBS)
+
+demo: setup
+	@$(MAKE) --no-print-directory configure
+	@cmake --build $(BUILD) --parallel $(JOBS) --target example_disagg
+	@echo
+	@$(BUILD)/examples/disagg "$(MODEL)" --max $(MAX) $(if $(value PROMPT),--prompt '$(subst ','\'',$(value PROMPT))')
+
+fmt:
+	cargo fmt --check
+
+lint:
+	cargo clippy --locked --all-targets --features failpoints -- -D warnings
+
+rust:
+	$(CARGO_TEST)
+
+ctest: build
+	cd $(BUILD) && ctest --output-on-failure --parallel $(JOBS)
+
+test:
+	@tools/test.sh
+
+check: fmt lint
+	$(CARGO_TEST) --lib --test header --test failpoints --test dependency_order
+
+header:
+	CLEAVE_BLESS=1 $(CARGO_TEST) --test header the_committed_header_is_current
+
+bench:
+	cargo bench --locked --bench cleave $(if $(BENCH_ARGS),-- $(BENCH_ARGS))
+
+install: build
+	cmake --install $(BUILD) --prefix $(PREFIX)
+
+clean:
+	rm -rf $(BUILD) $(CARGO_TARGET_DIR)

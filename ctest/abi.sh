@@ -1,0 +1,33 @@
+#!/bin/sh
+# abi.sh LIBDIR SYMBOLS SONAME: the libraries export exactly the listed symbols, under the right name.
+set -eu
+lib=$1 list=$2 soname=$3
+status=0
+
+nm -D --defined-only "$lib/libcleave.so" | awk '{print $3}' | LC_ALL=C sort >abi-found.txt
+if ! LC_ALL=C sort "$list" | diff - abi-found.txt; then
+    echo "libcleave.so exports other symbols than $list lists (<: missing, >: not listed)"
+    status=1
+fi
+dynamic=$(readelf -d "$lib/libcleave.so")
+case $dynamic in *"[$soname]"*) ;; *) echo "SONAME is not $soname"; status=1 ;; esac
+case $dynamic in *NODELETE*) ;; *) echo "not linked with -z nodelete"; status=1 ;; esac
+case $dynamic in *RUNPATH* | *RPATH* | *TEXTREL*) echo "RPATH, RUNPATH or TEXTREL"; status=1 ;; esac
+
+# Whatever a program needs beside libc and what the compiler brings would be a surprise at load time.
+needed=$(echo "$dynamic" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p' | grep -vE '^(libc|libm|libgcc_s|ld-linux[a-z0-9-]*|libpthread|libdl|librt)\.so' || true)
+if [ -n "$needed" ]; then
+    echo "libcleave.so needs $needed"
+    status=1
+fi
+
+# libcleave.a: no symbol of ours or of C code in it that a linker could take for one of the host's. Rust's own are
+# mangled, weak, or begin with rust_ or two underscores.
+nm -g --defined-only "$lib/libcleave.a" 2>/dev/null | awk 'NF == 3 && $2 !~ /[WVu]/ {print $3}' |
+    grep -vE '^(_?cleave_|_ZN|_R|rust_|__|DW\.ref|anon\.)' | LC_ALL=C sort -u >abi-static.txt || true
+if [ -s abi-static.txt ]; then
+    echo "libcleave.a exports unmangled symbols beside cleave_*:"
+    cat abi-static.txt
+    status=1
+fi
+exit $status

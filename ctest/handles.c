@@ -1,0 +1,164 @@
+/* No function is worse than an error on a handle that is NULL, stale, destroyed twice, of another type or garbage. */
+#include "support.h"
+
+enum { MODEL, CACHE, QUEUE, ENGINE, DETOKENIZER, KINDS };
+
+static void *alive[KINDS], *dead[KINDS];
+static cleave_error_t err;
+static char buffer[4096];
+static size_t n;
+
+#define CALL(name, ...) \
+    static cleave_status_t call_##name(void *h) { return cleave_##name(__VA_ARGS__); }
+#define MODEL_OF(h) ((cleave_model_t *)(h))
+#define CACHE_OF(h) ((cleave_cache_t *)(h))
+#define QUEUE_OF(h) ((cleave_queue_t *)(h))
+#define ENGINE_OF(h) ((cleave_engine_t *)(h))
+#define DETOK_OF(h) ((cleave_detokenizer_t *)(h))
+
+static cleave_model_info_t model_info_ = ZERO;
+static cleave_kv_info_t kv_info_ = ZERO;
+static cleave_metrics_t metrics_ = ZERO;
+static cleave_audit_t audit_ = ZERO;
+static cleave_pair_report_t report_ = ZERO;
+static cleave_request_desc_t desc_ = ZERO;
+static cleave_event_t event_;
+static cleave_request_t id_;
+static cleave_kv_t kv_;
+static int32_t tokens_[8];
+static cleave_cache_t *cache_;
+static cleave_engine_t *engine_;
+static cleave_detokenizer_t *detokenizer_;
+
+CALL(model_info, MODEL_OF(h), &model_info_)
+CALL(tokenize, MODEL_OF(h), "a", 1, 0, tokens_, 8, &n, &err)
+CALL(chat_prompt, MODEL_OF(h), "[]", 2, buffer, sizeof buffer, &n, &err)
+CALL(detokenizer_create, MODEL_OF(h), &detokenizer_, &err)
+CALL(cache_create, MODEL_OF(h), NULL, 0, NULL, &cache_, &err)
+CALL(detokenizer_push, DETOK_OF(h), 1, buffer, sizeof buffer, &n)
+CALL(detokenizer_flush, DETOK_OF(h), buffer, sizeof buffer, &n)
+CALL(queue_fd, QUEUE_OF(h))
+CALL(poll, QUEUE_OF(h), &event_, sizeof event_, 1, 0, &n)
+CALL(engine_create, CACHE_OF(h), QUEUE_OF(alive[QUEUE]), NULL, &engine_, &err)
+CALL(kv_info, CACHE_OF(h), 1, &kv_info_)
+CALL(kv_ticket, CACHE_OF(h), 1, buffer, sizeof buffer, &n, &err)
+CALL(kv_read_image, CACHE_OF(h), 1, 0, buffer, sizeof buffer, &n, &err)
+CALL(kv_import, CACHE_OF(h), NULL, buffer, 10, 0, &kv_, &err)
+CALL(kv_save, CACHE_OF(h), 1, "/no/such/directory/x", &err)
+CALL(kv_load, CACHE_OF(h), "/no/such/directory/x", &kv_, &err)
+CALL(kv_duplicate, CACHE_OF(h), 1, &kv_, &err)
+CALL(kv_renew, CACHE_OF(h), 1, 1000)
+CALL(kv_release, CACHE_OF(h), 1)
+CALL(cache_address, CACHE_OF(h), buffer, sizeof buffer, &n, &err)
+CALL(cache_pair, CACHE_OF(h), "x", 1, 0, &report_, &err)
+CALL(cache_audit, CACHE_OF(h), &audit_)
+CALL(engine_set_role, ENGINE_OF(h), CLEAVE_ROLE_MIXED, &err)
+CALL(engine_drain, ENGINE_OF(h), 0)
+CALL(submit, ENGINE_OF(h), &desc_, 1, tokens_, 8, &id_, &n, &err)
+CALL(cancel, ENGINE_OF(h), 1)
+CALL(export, ENGINE_OF(h), 1)
+CALL(engine_metrics, ENGINE_OF(h), &metrics_)
+
+/* The second handle of functions that have two. */
+static cleave_status_t call_engine_create_queue(void *h)
+{
+    return cleave_engine_create(CACHE_OF(alive[CACHE]), QUEUE_OF(h), NULL, &engine_, &err);
+}
+static cleave_status_t call_kv_import_queue(void *h)
+{
+    if (h == NULL) /* allowed: no event */
+        return CLEAVE_ERR_INVALID_ARGUMENT;
+    return cleave_kv_import(CACHE_OF(alive[CACHE]), QUEUE_OF(h), "x", 1, 0, &kv_, &err);
+}
+
+static void end_model(void *h) { cleave_model_release(MODEL_OF(h)); }
+static void end_cache(void *h) { cleave_cache_destroy(CACHE_OF(h)); }
+static void end_queue(void *h) { cleave_queue_destroy(QUEUE_OF(h)); }
+static void end_engine(void *h) { cleave_engine_destroy(ENGINE_OF(h)); }
+static void end_detokenizer(void *h) { cleave_detokenizer_destroy(DETOK_OF(h)); }
+static void (*const ends[KINDS])(void *) = {end_model, end_cache, end_queue, end_engine, end_detokenizer};
+
+static const struct {
+    const char *name;
+    int kind;
+    cleave_status_t (*call)(void *);
+} calls[] = {
+#define ROW(kind, name) {#name, kind, call_##name}
+    ROW(MODEL, model_info), ROW(MODEL, tokenize), ROW(MODEL, chat_prompt), ROW(MODEL, detokenizer_create),
+    ROW(MODEL, cache_create), ROW(DETOKENIZER, detokenizer_push), ROW(DETOKENIZER, detokenizer_flush),
+    ROW(QUEUE, queue_fd), ROW(QUEUE, poll), ROW(CACHE, engine_create), ROW(QUEUE, engine_create_queue),
+    ROW(CACHE, kv_info), ROW(CACHE, kv_ticket), ROW(CACHE, kv_read_image), ROW(CACHE, kv_import),
+    ROW(QUEUE, kv_import_queue), ROW(CACHE, kv_save), ROW(CACHE, kv_load), ROW(CACHE, kv_duplicate),
+    ROW(CACHE, kv_renew), ROW(CACHE, kv_release), ROW(CACHE, cache_address), ROW(CACHE, cache_pair),
+    ROW(CACHE, cache_audit), ROW(ENGINE, engine_set_role), ROW(ENGINE, engine_drain), ROW(ENGINE, submit),
+    ROW(ENGINE, cancel), ROW(ENGINE, export), ROW(ENGINE, engine_metrics),
+};
+
+static void gives(size_t row, void *handle, cleave_status_t wanted, const char *what)
+{
+    cleave_status_t found = calls[row].call(handle);
+    if (found != wanted) {
+        fprintf(stderr, "cleave_%s on a handle that is %s: %s, should be %s\n", calls[row].name, what,
+                cleave_status_string(found), cleave_status_string(wanted));
+        exit(1);
+    }
+}
+
+int main(void)
+{
+    size_t row, i;
+    int kind;
+    uint64_t local = 0;
+    void *garbage[] = {(void *)1, (void *)8, (void *)4096, &local, buffer, (void *)(intptr_t)-1};
+    model_info_.struct_size = sizeof model_info_;
+    kv_info_.struct_size = sizeof kv_info_;
+    metrics_.struct_size = sizeof metrics_;
+    audit_.struct_size = sizeof audit_;
+    report_.struct_size = sizeof report_;
+    desc_ = greedy(8, 1);
+
+    for (kind = 0; kind < 2; kind++) { /* first the objects that will be dead, then those that live */
+        void **objects = kind == 0 ? dead : alive;
+        cleave_model_t *model = load_model();
+        cleave_detokenizer_t *d = NULL;
+        cleave_cache_t *cache = make_cache(model);
+        cleave_queue_t *queue = make_queue(64);
+        objects[MODEL] = model;
+        objects[CACHE] = cache;
+        objects[QUEUE] = queue;
+        objects[ENGINE] = make_engine(cache, queue, CLEAVE_ROLE_MIXED);
+        if (cleave_detokenizer_create(model, &d, &err) != CLEAVE_OK)
+            CHECK_INT(err.code, CLEAVE_ERR_UNSUPPORTED); /* a model without a tokenizer */
+        objects[DETOKENIZER] = d;
+    }
+    for (i = 0; i < 3; i++) /* destroyed twice and more */
+        for (kind = 0; kind < KINDS; kind++)
+            ends[kind](dead[kind]);
+    for (kind = 0; kind < KINDS; kind++) {
+        ends[kind](NULL);
+        for (i = 0; i < sizeof garbage / sizeof *garbage; i++)
+            ends[kind](garbage[i]);
+        for (i = 0; i < KINDS; i++) /* the wrong destroy destroys nothing */
+            if ((int)i != kind)
+                ends[kind](alive[i]);
+    }
+    for (row = 0; row < sizeof calls / sizeof *calls; row++) {
+        gives(row, NULL, CLEAVE_ERR_INVALID_ARGUMENT, "NULL");
+        for (i = 0; i < sizeof garbage / sizeof *garbage; i++)
+            gives(row, garbage[i], CLEAVE_ERR_INVALID_ARGUMENT, "garbage");
+        if (dead[calls[row].kind] != NULL)
+            gives(row, dead[calls[row].kind], CLEAVE_ERR_NOT_FOUND, "stale");
+        for (kind = 0; kind < KINDS; kind++)
+            if (kind != calls[row].kind && alive[kind] != NULL)
+                gives(row, alive[kind], CLEAVE_ERR_INVALID_ARGUMENT, "of another type");
+    }
+    /* What lives still works. */
+    CHECK_OK(call_model_info(alive[MODEL]));
+    CHECK_OK(call_cache_audit(alive[CACHE]));
+    CHECK_OK(call_poll(alive[QUEUE]));
+    CHECK_OK(call_engine_metrics(alive[ENGINE]));
+    CHECK(cache_ == NULL && engine_ == NULL && detokenizer_ == NULL && kv_ == 0 && id_ == 0);
+    for (kind = KINDS; kind-- > 0;)
+        ends[kind](alive[kind]);
+    return 0;
+}

@@ -1,0 +1,227 @@
+// Two threads on every pair of calls, on the same objects: nothing worse than a status that fits, nothing leaked.
+// Plain threads and no sleeping, so that it runs under a thread sanitizer too.
+#include "support.h"
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <thread>
+#include <vector>
+
+namespace {
+
+cleave_model_t *model;
+cleave_cache_t *cache;
+cleave_queue_t *queue;
+cleave_engine_t *engine, *prefiller;
+cleave_detokenizer_t *detokenizer; // none for a model without a tokenizer
+std::atomic<cleave_request_t> last_id{0};
+std::atomic<cleave_kv_t> last_kv{0};
+int32_t prompt[16];
+
+struct Call {
+    const char *name;
+    std::function<cleave_status_t()> run;
+};
+
+template <class T> T sized()
+{
+    T value{};
+    value.struct_size = sizeof value;
+    return value;
+}
+
+cleave_status_t submit(cleave_engine_t *to, cleave_kv_t kv)
+{
+    auto desc = greedy(kv != 0 ? 0u : 16u, 3);
+    cleave_request_t id = 0;
+    size_t n = 0;
+    desc.kv = kv;
+    auto status = cleave_submit(to, &desc, 1, prompt, 16, &id, &n, nullptr);
+    if (n == 1)
+        last_id = id;
+    return status;
+}
+
+// Keeps the handles that come out: the last one for others to use, the others released.
+cleave_status_t poll_once()
+{
+    cleave_event_t events[8];
+    size_t n = 0;
+    auto status = cleave_poll(queue, events, sizeof events[0], 8, 0, &n);
+    for (size_t i = 0; i < n; i++)
+        if (events[i].type == CLEAVE_EVENT_FINISHED && events[i].kv != 0) {
+            auto old = last_kv.exchange(events[i].kv);
+            if (old != 0)
+                cleave_kv_release(cache, old);
+        }
+    return status;
+}
+
+const std::vector<Call> calls = {
+    {"model_load", [] {
+         cleave_model_t *m = nullptr;
+         auto status = cleave_model_load(model_path(), &m, nullptr);
+         cleave_model_release(m);
+         return status;
+     }},
+    {"model_info", [] { auto i = sized<cleave_model_info_t>(); return cleave_model_info(model, &i); }},
+    {"device_info", [] { auto i = sized<cleave_device_info_t>(); return cleave_device_info(CLEAVE_DEVICE_CPU, &i); }},
+    {"tokenize", [] {
+         int32_t t[64];
+         size_t n;
+         return cleave_tokenize(model, "the red box", 11, 0, t, 64, &n, nullptr);
+     }},
+    {"detokenizer_create", [] {
+         cleave_detokenizer_t *d = nullptr;
+         auto status = cleave_detokenizer_create(model, &d, nullptr);
+         cleave_detokenizer_destroy(d);
+         return status;
+     }},
+    {"detokenizer_push", [] {
+         char text[256];
+         size_t n;
+         return detokenizer ? cleave_detokenizer_push(detokenizer, 9, text, sizeof text, &n) : CLEAVE_OK;
+     }},
+    {"cache_create", [] { cleave_cache_destroy(make_cache(model)); return CLEAVE_OK; }},
+    {"queue_create", [] { cleave_queue_destroy(make_queue(8)); return CLEAVE_OK; }},
+    {"engine_create", [] {
+         auto config = sized<cleave_engine_config_t>();
+         cleave_engine_t *e = nullptr;
+         config.threads = 1;
+         auto status = cleave_engine_create(cache, queue, &config, &e, nullptr);
+         cleave_engine_destroy(e);
+         return status;
+     }},
+    {"engine_set_role", [] { return cleave_engine_set_role(engine, CLEAVE_ROLE_DECODE, nullptr); }},
+    {"queue_fd", [] { return cleave_queue_fd(queue) >= 0 ? CLEAVE_OK : CLEAVE_ERR_INTERNAL; }},
+    {"submit", [] { return submit(engine, 0); }},
+    {"submit_prefill", [] { return submit(prefiller, 0); }},
+    {"submit_kv", [] { auto kv = last_kv.exchange(0); return kv != 0 ? submit(engine, kv) : CLEAVE_OK; }},
+    {"cancel", [] { return cleave_cancel(engine, last_id); }},
+    {"export", [] { return cleave_export(engine, last_id); }},
+    {"poll", poll_once},
+    {"kv_info", [] { auto i = sized<cleave_kv_info_t>(); return cleave_kv_info(cache, last_kv, &i); }},
+    {"kv_ticket", [] {
+         char ticket[4096];
+         size_t n;
+         return cleave_kv_ticket(cache, last_kv, ticket, sizeof ticket, &n, nullptr);
+     }},
+    {"kv_image", [] {
+         static thread_local char image[1 << 16];
+         size_t n = 0;
+         cleave_kv_t kv = 0;
+         auto status = cleave_kv_read_image(cache, last_kv, 0, image, sizeof image, &n, nullptr);
+         if (status == CLEAVE_OK && cleave_kv_import(cache, nullptr, image, n, 0, &kv, nullptr) == CLEAVE_OK)
+             status = cleave_kv_release(cache, kv);
+         return status;
+     }},
+    {"kv_duplicate", [] {
+         cleave_kv_t kv = 0;
+         auto status = cleave_kv_duplicate(cache, last_kv, &kv, nullptr);
+         return status == CLEAVE_OK ? cleave_kv_release(cache, kv) : status;
+     }},
+    {"kv_renew", [] { return cleave_kv_renew(cache, last_kv, 1000); }},
+    {"kv_release", [] { return cleave_kv_release(cache, last_kv.exchange(0)); }},
+    {"cache_audit", [] { auto a = sized<cleave_audit_t>(); return cleave_cache_audit(cache, &a); }},
+    {"engine_metrics", [] { auto m = sized<cleave_metrics_t>(); return cleave_engine_metrics(engine, &m); }},
+    {"metrics_text", [] {
+         static thread_local char text[1 << 16];
+         size_t n;
+         return cleave_metrics_text(text, sizeof text, &n);
+     }},
+    {"log_set", [] { return cleave_log_set(CLEAVE_LOG_OFF, nullptr, 0); }},
+};
+
+bool fits(cleave_status_t status)
+{
+    switch (status) {
+    case CLEAVE_OK:
+    case CLEAVE_ERR_NOT_FOUND: // request and KV ids come and go
+    case CLEAVE_ERR_EXPIRED:
+    case CLEAVE_ERR_WOULD_BLOCK:
+    case CLEAVE_ERR_UNSUPPORTED: // text of a model without a tokenizer
+    case CLEAVE_ERR_OUT_OF_MEMORY:
+        return true;
+    default:
+        return false;
+    }
+}
+
+void loop(const Call &call, std::atomic<int> &started, std::chrono::milliseconds time)
+{
+    started++;
+    while (started < 2) {
+    }
+    const auto end = std::chrono::steady_clock::now() + time;
+    do {
+        auto status = call.run();
+        if (!fits(status)) {
+            fprintf(stderr, "cleave_%s: %s\n", call.name, cleave_status_string(status));
+            exit(1);
+        }
+    } while (std::chrono::steady_clock::now() < end);
+}
+
+void settle()
+{
+    for (int quiet = 0; quiet < 3;) {
+        cleave_event_t event;
+        size_t n = 0;
+        CHECK_OK(cleave_poll(queue, &event, sizeof event, 1, 200, &n));
+        quiet = n == 0 ? quiet + 1 : 0;
+        if (n == 1 && event.kv != 0 && event.type == CLEAVE_EVENT_FINISHED)
+            cleave_kv_release(cache, event.kv);
+    }
+}
+
+} // namespace
+
+int main()
+{
+    const auto time = std::chrono::milliseconds(getenv("CLEAVE_STRESS_MS") ? atoi(getenv("CLEAVE_STRESS_MS")) : 10);
+    model = load_model();
+    cache = make_cache(model);
+    queue = make_queue(256);
+    engine = make_engine(cache, queue, CLEAVE_ROLE_MIXED);
+    prefiller = make_engine(cache, queue, CLEAVE_ROLE_PREFILL);
+    if (cleave_detokenizer_create(model, &detokenizer, nullptr) != CLEAVE_OK)
+        detokenizer = nullptr;
+    fill_prompt(prompt, 16, vocab_size(model), 5);
+    for (size_t i = 0; i < calls.size(); i++)
+        for (size_t j = i; j < calls.size(); j++) {
+            std::atomic<int> started{0};
+            std::thread one(loop, std::cref(calls[i]), std::ref(started), time);
+            loop(calls[j], started, time);
+            one.join();
+            poll_once();
+        }
+    settle();
+    cleave_kv_release(cache, last_kv);
+    check_nothing_leaked(cache);
+
+    // Each object destroyed while another thread is in calls on it.
+    std::atomic<bool> stop{false};
+    std::thread user([&] {
+        while (!stop) {
+            submit(engine, 0);
+            poll_once();
+            cleave_cancel(engine, last_id);
+            auto audit = sized<cleave_audit_t>();
+            cleave_cache_audit(cache, &audit);
+            auto info = sized<cleave_model_info_t>();
+            cleave_model_info(model, &info);
+        }
+    });
+    std::this_thread::yield();
+    cleave_engine_destroy(prefiller);
+    cleave_model_release(model);
+    cleave_cache_destroy(cache);
+    cleave_engine_destroy(engine);
+    cleave_queue_destroy(queue);
+    cleave_detokenizer_destroy(detokenizer);
+    stop = true;
+    user.join();
+    printf("%zu pairs\n", calls.size() * (calls.size() + 1) / 2);
+    return 0;
+}

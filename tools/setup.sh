@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# Installs what building cleave needs and this machine lacks: a C and a C++ compiler, make, CMake, pkg-config, Rust.
+# For Debian and Ubuntu. Does nothing, and touches no network, where all is there. Without the right to install it
+# says what to run, and fails. --check only looks.
+set -euo pipefail
+
+rust_min=1.89
+cmake_min=3.16
+PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+
+at_least() { # at_least FOUND WANTED
+    [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]
+}
+version_of() { # version_of COMMAND...: the first number with a dot that it prints
+    "$@" 2>/dev/null | grep -oE '[0-9]+(\.[0-9]+)+' | head -n 1 || true
+}
+rust_is_good() {
+    command -v cargo >/dev/null && at_least "$(version_of rustc --version || echo 0)" "$rust_min"
+}
+missing_packages() {
+    command -v cc >/dev/null || echo gcc
+    command -v c++ >/dev/null || echo g++
+    # Compilers without the C library's headers are found on slim images.
+    echo '#include <stdio.h>' | cc -E - >/dev/null 2>&1 || echo libc6-dev
+    command -v make >/dev/null || echo make
+    at_least "$(version_of cmake --version)" "$cmake_min" || echo cmake
+    command -v pkg-config >/dev/null || echo pkg-config
+    command -v readelf >/dev/null || echo binutils
+}
+
+packages=$(missing_packages | sort -u | tr '\n' ' ')
+packages=${packages% }
+need_rust=
+rust_is_good || need_rust=1
+[ -n "$packages$need_rust" ] || exit 0
+
+as_root=
+if [ "$(id -u)" -ne 0 ]; then
+    as_root="sudo "
+fi
+if ! command -v apt-get >/dev/null; then
+    echo "cleave needs: ${packages:+$packages }${need_rust:+and rustc $rust_min or later with cargo}" >&2
+    echo "This is no Debian or Ubuntu: install them in this system's way, then run this again." >&2
+    exit 1
+fi
+
+# What has to be run, in the order in which it has to be.
+commands=()
+# A name that other packages merely mention is known to apt-cache too: only a candidate can be installed.
+has_rustup_package() { apt-cache policy rustup 2>/dev/null | grep -qE 'Candidate: [0-9]'; }
+plan() {
+    commands=()
+    local wanted=$packages
+    if [ -n "$need_rust" ] && ! command -v rustup >/dev/null && has_rustup_package; then
+        wanted="${wanted:+$wanted }rustup"
+    fi
+    if [ -n "$wanted" ]; then
+        commands+=("${as_root}apt-get update" "${as_root}env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $wanted")
+    fi
+    if [ -n "$need_rust" ]; then
+        if command -v rustup >/dev/null || has_rustup_package; then
+            commands+=("rustup toolchain install stable --profile minimal --component rustfmt --component clippy" "rustup default stable")
+        else
+            commands+=("")
+        fi
+    fi
+}
+show_plan() {
+    local command
+    for command in "${commands[@]}"; do
+        if [ -n "$command" ]; then
+            echo "    $command" >&2
+        else
+            echo "    # This distribution has no rustup package. Install rustc $rust_min or later as https://rustup.rs says:" >&2
+            echo "    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal --component rustfmt --component clippy" >&2
+        fi
+    done
+}
+
+may_install() { [ "$(id -u)" -eq 0 ] || { command -v sudo >/dev/null && sudo -n true 2>/dev/null; }; }
+
+plan
+if [ "${1:-}" = --check ]; then
+    echo "missing: ${packages}${need_rust:+ rustc >= $rust_min}" >&2
+    show_plan
+    exit 1
+fi
+if ! may_install; then
+    echo "cleave needs packages that are not installed, and this user may not install any. Run:" >&2
+    show_plan
+    exit 1
+fi
+# A machine that never ran apt-get update knows no packages, rustup among them.
+if [ -n "$need_rust" ] && ! command -v rustup >/dev/null && ! has_rustup_package; then
+    ${as_root}apt-get update
+    plan
+fi
+for command in "${commands[@]}"; do
+    if [ -z "$command" ]; then
+        echo "Everything else is installed; Rust is not. Run:" >&2
+        commands=("")
+        show_plan
+        exit 1
+    fi
+    echo "+ $command"
+    # shellcheck disable=SC2086
+    $command
+done
+hash -r
+
+packages=$(missing_packages | sort -u | tr '\n' ' ')
+if [ -n "$packages" ]; then
+    echo "still missing or too old: $packages" >&2
+    exit 1
+fi
+if ! rust_is_good; then
+    echo "rustc $(version_of rustc --version) is what 'rustc' finds, $rust_min or later is needed: check PATH and 'rustup default'" >&2
+    exit 1
+fi

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Everything that CI runs, in the order in which it fails fastest; every part runs, and the end says how they went.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+log=$(mktemp -d)
+trap 'rm -rf "$log"' EXIT
+failed=()
+summary=()
+
+part() { # part NAME COMMAND...
+    local name=$1 start=$SECONDS status=ok
+    shift
+    echo
+    echo "=== $name: $*"
+    "$@" 2>&1 | tee "$log/$name"
+    if [ "${PIPESTATUS[0]}" -ne 0 ]; then
+        status=FAILED
+        failed+=("$name")
+    fi
+    summary+=("$(printf '%-12s %-7s %4d s  %s' "$name" "$status" "$((SECONDS - start))" "$(totals "$name")")")
+}
+
+totals() {
+    case $1 in
+    rust) awk '/^test result:/ {p += $4; f += $6; i += $8} END {printf "%d passed, %d failed, %d ignored", p, f, i}' "$log/rust" ;;
+    ctest) awk '/tests passed/ {print} /Not Run|Skipped/ {s++} END {if (s) printf "(%d lines about skipped tests)", s}' "$log/ctest" | tr '\n' ' ' ;;
+    esac
+}
+
+part format make --no-print-directory fmt
+part clippy make --no-print-directory lint
+# --no-fail-fast: one broken test does not hide another.
+part rust cargo test --locked --features failpoints --no-fail-fast
+part build make --no-print-directory build
+part ctest make --no-print-directory ctest
+
+echo
+echo "=== totals ($SECONDS s)"
+printf '%s\n' "${summary[@]}"
+if [ ${#failed[@]} -gt 0 ]; then
+    echo "FAILED: ${failed[*]}"
+    exit 1
+fi
+echo "all passed"
