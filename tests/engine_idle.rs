@@ -56,7 +56,7 @@ fn an_engine_whose_queue_is_full_sleeps() {
     let cache = plain(60);
     let mut host = Host::with_capacity(8);
     let engine = host.engine(&cache, role(Role::Mixed));
-    let ids: Vec<_> = (0..3).map(|i| host.submit(&engine, request(&prompt(20, i), 40))).collect();
+    let ids: Vec<_> = (0..3).map(|i| host.squeeze(&engine, request(&prompt(20, i), 40))).collect();
     assert_sleeps("stalled");
     for id in ids {
         assert_eq!(host.finish(id).tokens.len(), 40);

@@ -174,3 +174,77 @@ fn a_handle_on_its_way_is_used_once() {
     pair.go.send(()).unwrap();
     assert_eq!(pair.host.finish(id).reason(), FinishReason::Length);
 }
+
+/// Tickets and images between two caches, cancelled, overdue, exported, submitted twice, released, and engines that
+/// come and go: one FINISHED for each request, one KV_READY for each import, every block back.
+#[test]
+fn random_interference_with_imports() {
+    let make = || {
+        let options = cleave::engine::CacheOptions { secret: Some([3; 32]), bytes: 1 << 20, ..Default::default() };
+        cache(options)
+    };
+    let (from, to) = (make(), make());
+    let mut host = Host::with_capacity(1 << 12);
+    let mut state = 99u64;
+    let mut random = move |n: u64| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) % n
+    };
+    let prefill = host.engine(&from, role(Role::Prefill));
+    let (mut ids, mut imports) = (Vec::new(), 0);
+    for round in 0..8 {
+        let decode = host.engine(&to, EngineOptions { max_sequences: 3, ..role(Role::Decode) });
+        for i in 0..25 {
+            let first = host.run(&prefill, request(&prompt(1 + random(90) as usize, i), 2 + random(20) as u32));
+            let handle = KvId(first.end.unwrap().kv);
+            let data = match random(3) {
+                0 => {
+                    let mut image = vec![0; from.kv().info(handle).unwrap().image_bytes as usize];
+                    from.kv().read_image(handle, 0, &mut image).unwrap();
+                    image
+                }
+                _ => cleave::transport::ticket(from.kv(), handle).unwrap(),
+            };
+            if random(6) == 0 {
+                from.kv().release(handle).unwrap();
+            }
+            let Ok(kv) = to.import(Some(&host.queue), &data, i) else { continue };
+            imports += 1;
+            let deadline = (random(4) == 0).then(|| Duration::from_micros(random(2000)));
+            let job = Request { deadline, keep_kv: random(3) == 0, ..continuation(kv.0) };
+            ids.extend(decode.submit(vec![job.clone()]).ids);
+            match random(6) {
+                0 => assert!(decode.submit(vec![job]).refused.is_some(), "used already"),
+                1 => drop(ids.last().map(|&id| decode.cancel(id))),
+                2 => drop(ids.last().map(|&id| decode.export(id))),
+                3 => to.kv().release(kv).unwrap(),
+                _ => {}
+            }
+            host.poll(Duration::ZERO);
+        }
+        if round % 2 == 0 {
+            decode.drain(Some(Duration::from_secs(20))).unwrap();
+        }
+        // What was imported and refused, or never submitted, would be held until its lease ends.
+        to.kv().end_exports();
+        from.kv().end_exports();
+    }
+    let ready = |host: &Host| host.others.iter().filter(|e| e.kind == EventKind::KvReady).count();
+    while ready(&host) < imports {
+        assert!(host.poll(Duration::from_secs(10)) > 0, "{} of {imports} KV_READY", ready(&host));
+    }
+    while host.poll(Duration::from_millis(50)) > 0 {}
+    assert_eq!(ready(&host), imports);
+    for id in &ids {
+        assert!(host.outcomes.get(id).is_some_and(|o| o.end.is_some()), "request {id:#x} never ended");
+    }
+    for outcome in host.outcomes.values() {
+        for cache in [&from, &to] {
+            let _ = cache.kv().release(KvId(outcome.end.unwrap().kv));
+        }
+    }
+    to.kv().end_exports();
+    from.kv().end_exports();
+    assert_quiescent(&to);
+    assert_quiescent(&from);
+}

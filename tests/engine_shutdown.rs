@@ -17,10 +17,10 @@ fn drain(host: &mut Host) {
 
 /// An engine with three requests, all stalled on a queue with no room.
 fn stalled(cache: &Arc<cleave::engine::ModelCache>) -> (Host, Engine, Vec<u64>) {
-    let host = Host::with_capacity(8);
+    let mut host = Host::with_capacity(8);
     let engine = host.engine(cache, role(Role::Mixed));
     let job = |i| Request { keep_kv: true, ..request(&prompt(20, i), 40) };
-    let ids = (0..3).map(|i| host.submit(&engine, job(i))).collect();
+    let ids = (0..3).map(|i| host.squeeze(&engine, job(i))).collect();
     std::thread::sleep(Duration::from_millis(100));
     (host, engine, ids)
 }
@@ -36,7 +36,7 @@ fn stalled_requests_end_however_they_end() {
     let outcome = host.finish(ids[1]);
     assert_eq!(outcome.reason(), FinishReason::Exported);
     // The events that it owed came first, and the rest follows elsewhere.
-    let rest = host.submit(&engine, continuation(outcome.end.unwrap().kv));
+    let rest = host.squeeze(&engine, continuation(outcome.end.unwrap().kv));
     let rest = host.finish(rest);
     let indices: Vec<_> = outcome.indices.iter().chain(&rest.indices).copied().collect();
     assert_eq!(indices, (0..40).collect::<Vec<_>>());
@@ -87,14 +87,7 @@ fn a_repeated_token_waits_for_room_too() {
     let other = full.submit(&engine, request(&prompt(20, 2), 30));
     std::thread::sleep(Duration::from_millis(50));
     let repeat = Request { emit_pending: true, ..continuation(first.end.unwrap().kv) };
-    let begun = Instant::now();
-    let id = loop {
-        assert!(begun.elapsed() < Duration::from_secs(10));
-        match engine.submit(vec![repeat.clone()]).ids.pop() {
-            Some(id) => break id,
-            None => _ = full.poll(Duration::ZERO),
-        }
-    };
+    let id = full.squeeze(&engine, repeat);
     let rest = full.finish(id);
     assert_eq!(rest.indices, (0..12).collect::<Vec<_>>());
     assert_eq!(full.finish(other).tokens.len(), 30);

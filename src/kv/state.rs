@@ -99,7 +99,9 @@ impl State {
         self.blocks.release_all(&blocks);
     }
 
+    /// What was claimed has an owner, and is not ended by a lease while that one is busy.
     fn deadline(&mut self, slot: u32, lease: Duration) -> Instant {
+        let lease = if self.slots.is_claimed(slot) { LONGEST_LEASE } else { lease };
         let deadline = Instant::now() + lease.min(LONGEST_LEASE);
         self.deadlines.insert((deadline, slot));
         self.poke |= self.armed.is_none_or(|armed| deadline < armed);
@@ -119,10 +121,8 @@ impl State {
         Ok(id)
     }
 
-    /// Puts a snapshot and its table into a slot; the lease begins. What was claimed has an owner, and is not ended
-    /// by a lease while that one is busy.
+    /// Puts a snapshot and its table into a slot; the lease begins.
     pub fn fill(&mut self, slot: u32, snapshot: Arc<Snapshot>, table: TableKey, blocks: Vec<BlockId>, lease: Duration) {
-        let lease = if self.slots.is_claimed(slot) { LONGEST_LEASE } else { lease };
         let deadline = self.deadline(slot, lease);
         self.tables[table as usize].owner = Owner::Export;
         *self.slots.body_mut(slot) = Body::Ready(Export { snapshot, table, blocks, lease, deadline, head: None });
