@@ -1,10 +1,17 @@
-//! Idle engines cost nothing. In a process of its own, since it reads the process's CPU time.
+//! Engines that have nothing to do, or cannot go on, cost nothing. In a process of its own, one test after the
+//! other, since it reads the process's CPU time.
 
 mod common;
 
-use cleave::engine::{EngineOptions, Role};
+use cleave::engine::{CacheOptions, EngineOptions, ModelCache, Role};
 use common::*;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// CPU time of this process in nanoseconds, all threads, past ones included.
 fn cpu_ns() -> u64 {
@@ -16,8 +23,23 @@ fn cpu_ns() -> u64 {
     sum
 }
 
+fn assert_sleeps(what: &str) {
+    std::thread::sleep(Duration::from_millis(100));
+    let before = cpu_ns();
+    std::thread::sleep(Duration::from_secs(1));
+    let spent = cpu_ns() - before;
+    assert!(spent < 5_000_000, "{what}: {spent} ns of CPU in a second of idleness");
+}
+
+/// `blocks` blocks of 16 tokens, and no prefix index that would keep any.
+fn plain(blocks: u64) -> Arc<ModelCache> {
+    let bytes = blocks * 16 * tiny().info().kv_bytes_per_token;
+    cache(CacheOptions { bytes, no_prefix_cache: true, ..CacheOptions::default() })
+}
+
 #[test]
 fn idle_engines_use_no_cpu() {
+    let _alone = alone();
     let cache = cache_of(60);
     let mut host = Host::new();
     let options = |r| EngineOptions { threads: 2, ..role(r) };
@@ -25,9 +47,66 @@ fn idle_engines_use_no_cpu() {
     for engine in &engines {
         host.run(engine, request(&prompt(20, 1), 5));
     }
-    std::thread::sleep(Duration::from_millis(100));
-    let before = cpu_ns();
-    std::thread::sleep(Duration::from_secs(1));
-    let spent = cpu_ns() - before;
-    assert!(spent < 5_000_000, "{spent} ns of CPU in a second of idleness");
+    assert_sleeps("idle");
+}
+
+#[test]
+fn an_engine_whose_queue_is_full_sleeps() {
+    let _alone = alone();
+    let cache = plain(60);
+    let mut host = Host::with_capacity(8);
+    let engine = host.engine(&cache, role(Role::Mixed));
+    let ids: Vec<_> = (0..3).map(|i| host.squeeze(&engine, request(&prompt(20, i), 40))).collect();
+    assert_sleeps("stalled");
+    for id in ids {
+        assert_eq!(host.finish(id).tokens.len(), 40);
+    }
+}
+
+#[test]
+fn an_engine_without_blocks_sleeps_until_there_are_some() {
+    let _alone = alone();
+    for closed in [false, true] {
+        let cache = plain(20);
+        let (mut stalled, mut host) = (Host::with_capacity(6), Host::new());
+        let holder = stalled.engine(&cache, role(Role::Mixed));
+        let held = stalled.submit(&holder, request(&prompt(200, 1), 60));
+        stalled.tokens(held, 1);
+        let engine = host.engine(&cache, role(Role::Mixed));
+        let id = host.submit(&engine, request(&prompt(160, 2), 10));
+        if closed {
+            cache.close();
+        }
+        assert_sleeps(if closed { "short of blocks, cache closed" } else { "short of blocks" });
+        assert!(!host.outcomes.contains_key(&id));
+        assert_eq!(stalled.finish(held).tokens.len(), 60);
+        assert_eq!(host.finish(id).tokens.len(), 10);
+    }
+}
+
+/// Wake-ups follow what is short now, not what was short when the engine first ran out.
+#[test]
+fn a_smaller_request_behind_a_large_one_is_woken() {
+    let _alone = alone();
+    let cache = plain(20);
+    let mut host = Host::new();
+    let prefill = host.engine(&cache, role(Role::Prefill));
+    let engine = host.engine(&cache, role(Role::Mixed));
+    host.run(&prefill, request(&prompt(160, 1), 5));
+    let large = host.submit(&engine, request(&prompt(240, 2), 5));
+    std::thread::sleep(Duration::from_millis(50));
+    let second = host.run(&prefill, request(&prompt(128, 3), 5)).end.unwrap().kv;
+    engine.cancel(large).unwrap();
+    host.finish(large);
+    let small = host.submit(&engine, request(&prompt(70, 4), 5));
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(!host.outcomes.contains_key(&small));
+    cache.kv().release(cleave::kv::KvId(second)).unwrap();
+    for _ in 0..100 {
+        host.poll(Duration::from_millis(50));
+        if host.outcomes.get(&small).is_some_and(|o| o.end.is_some()) {
+            return;
+        }
+    }
+    panic!("10 blocks are free, 5 are needed, and nobody told the engine");
 }

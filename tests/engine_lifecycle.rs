@@ -78,15 +78,7 @@ fn a_full_queue_pauses_and_loses_nothing() {
     let cache = cache_of(60);
     let mut host = Host::with_capacity(8);
     let engine = host.engine(&cache, role(Role::Mixed));
-    let mut ids = Vec::new();
-    while ids.len() < 3 {
-        let submitted = engine.submit(vec![request(&prompt(20, ids.len() as u64), 40)]);
-        ids.extend(submitted.ids);
-        // The first ones' tokens may have filled the queue already.
-        if submitted.refused.is_some_and(|error| error.status == Status::WouldBlock) {
-            host.poll(Duration::from_millis(10));
-        }
-    }
+    let ids: Vec<_> = (0..3).map(|i| host.squeeze(&engine, request(&prompt(20, i), 40))).collect();
     // Far more events than places: let the engine run into the wall.
     std::thread::sleep(Duration::from_millis(100));
     let before = engine.metrics().generated_tokens;

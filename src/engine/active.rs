@@ -1,30 +1,42 @@
 //! A request inside an engine: its sequence, its blocks and the events it still owes.
 
 use super::event::{Event, EventKind};
-use super::queue::Reservation;
+use super::place::Place;
 use super::request::Request;
 use crate::error::{Error, Status};
-use crate::kv::{BlockTable, HashChain, KvId};
+use crate::kv::{BlockTable, Claim, HashChain};
 use crate::sequence::{FinishReason, Snapshot};
 use std::collections::VecDeque;
 use std::time::Instant;
 
 /// An accepted request on its way to the step thread.
 pub(super) struct Arrival {
-    pub id: u64,
-    pub reservation: Reservation,
     pub request: Request,
     /// Ends once its first token is sampled: accepted by an engine whose role was prefill.
     pub prefill_only: bool,
     pub deadline: Option<Instant>,
+    /// To be handed over as soon as there is a sequence.
+    pub export: bool,
     pub source: Source,
+    /// Last, so that what the request holds goes before its FINISHED event.
+    pub place: Place,
+}
+
+impl Arrival {
+    /// Ends a request that never became a sequence. What it holds goes first: who sees the event finds it free.
+    pub fn refuse(self, error: &Error) {
+        let Arrival { place, source, .. } = self;
+        drop(source);
+        crate::log!(Debug, "engine", "request {:#x} ended: {error}", place.id);
+        place.fail(error.status);
+    }
 }
 
 pub(super) enum Source {
     /// Validated and ready to run.
     Ready(Box<Snapshot>, BlockTable),
     /// Continues from a handle whose blocks are still on their way.
-    Importing(KvId),
+    Importing(Claim),
 }
 
 /// How a request will end once the events before the end are out.
@@ -35,8 +47,6 @@ pub(super) enum End {
 }
 
 pub(super) struct Active {
-    pub id: u64,
-    pub user_tag: u64,
     pub snapshot: Snapshot,
     pub table: BlockTable,
     /// Block hashes of the tokens known so far; grows with them.
@@ -49,19 +59,20 @@ pub(super) struct Active {
     /// Groups of events that found the queue full; while there are any the sequence is paused.
     pub outbox: VecDeque<Vec<Event>>,
     pub end: Option<End>,
-    pub reservation: Reservation,
+    /// Last, as in [`Arrival`].
+    pub place: Place,
 }
 
 impl Active {
     /// The TOKEN event of the last token, with its alternatives behind it.
     pub fn token_events(&self, top: &[(u32, f32)]) -> Vec<Event> {
         let index = self.snapshot.generated().saturating_sub(1);
-        let mut token = Event::new(EventKind::Token, self.user_tag, self.id);
+        let mut token = Event::new(EventKind::Token, self.place.user_tag, self.place.id);
         token.token = self.snapshot.tokens.last().map_or(-1, |&t| t as i32);
         token.logprob = self.snapshot.last_logprob;
         token.index = index;
         let alternatives = top.iter().map(|&(id, logprob)| {
-            let mut event = Event::new(EventKind::TopLogprob, self.user_tag, self.id);
+            let mut event = Event::new(EventKind::TopLogprob, self.place.user_tag, self.place.id);
             event.token = id as i32;
             event.logprob = logprob;
             event.index = index;

@@ -4,18 +4,16 @@ use super::active::Active;
 use super::event::{Event, EventKind};
 use super::prepare::Bounds;
 use super::queue::Queue;
-use super::shared::Shared;
 use crate::backend::BlockStore;
 use crate::backend::cpu::{CpuBackend, CpuConfig, KvSlab};
 use crate::error::Result;
-use crate::kv::{self, BlockTable, CacheConfig, CacheIdentity, Consumed, HashChain, KvId};
+use crate::kv::{self, BlockTable, CacheConfig, CacheIdentity, HashChain, KvId};
 use crate::model::Model;
 use crate::model::decoder::{Decoder, Executor};
 use crate::model::weights::Weights;
 use crate::sequence::Snapshot;
 use crate::tensor::Dtype;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// The device ordinal of the CPU.
@@ -172,33 +170,10 @@ impl ModelCache {
         active.published = full;
     }
 
-    /// Kicks the engine once `needed` blocks are available; true if they are now.
-    pub(super) fn wake_when_free(&self, needed: usize, shared: &Arc<Shared>) -> bool {
-        if shared.waits_for_blocks.swap(true, Relaxed) {
-            return false;
-        }
-        let engine = Arc::downgrade(shared);
-        let waker = move || {
-            if let Some(engine) = engine.upgrade() {
-                engine.waits_for_blocks.store(false, Relaxed);
-                engine.kick();
-            }
-        };
-        let waits = self.kv.wake_when_free(needed, Arc::new(waker));
-        if !waits {
-            shared.waits_for_blocks.store(false, Relaxed);
-        }
-        !waits
-    }
-
     // ---- handles ----
 
     pub(super) fn hand_over(&self, snapshot: Snapshot, table: BlockTable) -> Result<KvId> {
         self.kv.export(snapshot, table, None)
-    }
-
-    pub(super) fn consume(&self, kv: KvId) -> Result<Consumed> {
-        self.kv.consume(kv)
     }
 
     /// Ticket or image in; a KV_READY event follows on `queue`, if one is given. The handle may be submitted

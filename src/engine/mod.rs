@@ -1,8 +1,8 @@
 //! Engines: one step thread each, over a cache that they share.
 //!
 //! Commands go in through an inbox ([`shared`]), events come out through a [`Queue`]; host threads never wait
-//! for a step. [`step`] is the loop, [`prepare`] what a request must satisfy to be accepted, [`cache`] what
-//! engines share.
+//! for a step. [`step`] is the loop, [`requests`] how requests come in and end, [`place`] why they end exactly once,
+//! [`prepare`] what a request must satisfy to be accepted, [`cache`] what engines share.
 
 mod active;
 mod batch;
@@ -11,9 +11,11 @@ mod cache;
 mod counters;
 mod event;
 mod metrics;
+mod place;
 mod prepare;
 mod queue;
 mod request;
+mod requests;
 mod shared;
 mod step;
 
@@ -146,55 +148,39 @@ impl Engine {
 
     fn submit_one(&self, request: Request) -> Result<u64> {
         let deadline = request.deadline.and_then(|d| Instant::now().checked_add(d));
-        let admission = self.shared.admit()?;
-        let source = match self.source(&request) {
-            Ok(source) => source,
-            Err(error) => {
-                self.shared.withdraw(admission);
-                return Err(error);
-            }
-        };
-        let importing = match source {
-            Source::Importing(kv) => Some(kv),
-            Source::Ready(..) => None,
-        };
-        let id = admission.id;
-        self.shared.arrive(Arrival {
-            id,
-            reservation: admission.reservation,
-            request,
-            prefill_only: self.shared.role.load(Relaxed) == Role::Prefill as u32,
-            deadline,
-            source,
-        });
-        if let Some(kv) = importing {
-            let engine = Arc::downgrade(&self.shared);
-            let kick = move || engine.upgrade().into_iter().for_each(|engine| engine.kick());
-            if !self.shared.cache.kv().on_landed(kv, Arc::new(kick)) {
-                self.shared.kick();
-            }
-        }
+        let place = self.shared.admit(request.user_tag)?;
+        let id = place.id;
+        let source = self.source(&request, id)?;
+        let prefill_only = self.shared.role.load(Relaxed) == Role::Prefill as u32;
+        self.shared.arrive(Arrival { place, request, prefill_only, deadline, export: false, source });
         Ok(id)
     }
 
-    /// The sequence to run. The handle is consumed last, when nothing else can refuse the request.
-    fn source(&self, request: &Request) -> Result<Source> {
+    /// The sequence to run. The handle is taken last, when nothing else can refuse the request.
+    fn source(&self, request: &Request, id: u64) -> Result<Source> {
         let cache = &self.shared.cache;
         if request.kv == 0 {
             return Ok(Source::Ready(Box::new(prepare(request, None, &self.bounds)?), cache.table()));
         }
         let kv = KvId(request.kv);
-        if let Some(base) = cache.kv().peek(kv)? {
-            prepare(request, Some(Arc::unwrap_or_clone(base)), &self.bounds)?;
-        }
+        let Some(base) = cache.kv().peek(kv)? else { return self.claim(request, kv, id) };
+        prepare(request, Some(Arc::unwrap_or_clone(base)), &self.bounds)?;
         let started = monotonic_ns();
-        match cache.consume(kv)? {
-            Consumed::Pending => Ok(Source::Importing(kv)),
+        match cache.kv().consume(kv)? {
+            Consumed::Pending => self.claim(request, kv, id),
             Consumed::Ready(snapshot, table) => {
                 self.shared.counters.handed_off(monotonic_ns() - started);
                 Ok(Source::Ready(Box::new(prepare(request, Some(snapshot), &self.bounds)?), table))
             }
         }
+    }
+
+    /// Takes a handle that is still on its way; what can be checked without it is checked now.
+    fn claim(&self, request: &Request, kv: KvId, id: u64) -> Result<Source> {
+        prepare::check_prompt(&request.prompt, self.bounds.vocab_size)?;
+        let engine = Arc::downgrade(&self.shared);
+        let landed = move || engine.upgrade().into_iter().for_each(|engine| engine.landed(id));
+        Ok(Source::Importing(self.shared.cache.kv().claim(kv, Arc::new(landed))?))
     }
 
     /// Asks for the end of a request; its FINISHED event follows. NOT_FOUND once that is out.

@@ -65,7 +65,7 @@ fn empty(cache_salt: u64) -> Snapshot {
     }
 }
 
-fn check_prompt(prompt: &[u32], vocab_size: u32) -> Result<()> {
+pub(super) fn check_prompt(prompt: &[u32], vocab_size: u32) -> Result<()> {
     match prompt.iter().position(|&t| t >= vocab_size) {
         Some(i) => {
             crate::bail!(

@@ -4,11 +4,12 @@
 use super::active::Arrival;
 use super::counters::Counters;
 use super::event::Event;
+use super::place::Place;
 use super::queue::{Queue, Reservation, SpaceWaker};
 use super::{ModelCache, Role};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Status};
 use std::collections::{HashSet, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,8 +23,6 @@ pub(super) struct Shared {
     /// The role of requests accepted from now on, and of the steps that have begun since.
     pub role: AtomicU32,
     pub counters: Counters,
-    /// A wake-up for free blocks is arranged.
-    pub waits_for_blocks: AtomicBool,
     inbox: Mutex<Inbox>,
     wake: Condvar,
     /// Signalled when the last open request has ended.
@@ -45,6 +44,8 @@ pub(super) struct Work {
     pub arrivals: Vec<Arrival>,
     pub cancels: Vec<u64>,
     pub exports: Vec<u64>,
+    /// Requests whose import is no longer in flight.
+    pub landed: Vec<u64>,
     pub stop: bool,
 }
 
@@ -53,16 +54,12 @@ struct Inbox {
     work: Work,
     woken: bool,
     draining: bool,
+    /// The step thread has looked at its last work.
+    ended: bool,
     failed: Option<Error>,
     open: HashSet<u64>,
     cancelled: VecDeque<u64>,
     last_id: u64,
-}
-
-/// A request's place in the engine: its id and the queue place of its FINISHED event.
-pub(super) struct Admission {
-    pub id: u64,
-    pub reservation: Reservation,
 }
 
 impl Shared {
@@ -76,7 +73,6 @@ impl Shared {
             limits,
             role: AtomicU32::new(role as u32),
             counters,
-            waits_for_blocks: AtomicBool::new(false),
             inbox: Mutex::default(),
             wake: Condvar::new(),
             idle: Condvar::new(),
@@ -89,12 +85,12 @@ impl Shared {
     }
 
     /// Takes a place for one request, or says why there is none.
-    pub fn admit(&self) -> Result<Admission> {
+    pub fn admit(self: &Arc<Self>, user_tag: u64) -> Result<Place> {
         let mut inbox = self.lock();
         if let Some(error) = &inbox.failed {
             return Err(error.clone().context("the engine has failed"));
         }
-        if inbox.draining || inbox.work.stop {
+        if inbox.draining || inbox.work.stop || inbox.ended {
             crate::bail!(Shutdown, "the engine is draining and accepts no new requests");
         }
         let most = self.limits.max_sequences + self.limits.max_waiting;
@@ -111,14 +107,14 @@ impl Shared {
         inbox.last_id += 1;
         let id = self.number << 40 | inbox.last_id & 0xff_ffff_ffff;
         inbox.open.insert(id);
-        Ok(Admission { id, reservation })
+        Ok(Place::new(self.clone(), id, user_tag, reservation))
     }
 
     /// Takes back an admission that came to nothing: no event will name it.
-    pub fn withdraw(&self, admission: Admission) {
+    pub fn withdraw(&self, reservation: Reservation, id: u64) {
         let mut inbox = self.lock();
-        drop(admission.reservation);
-        self.close(&mut inbox, admission.id);
+        drop(reservation);
+        self.close(&mut inbox, id);
     }
 
     /// A request's last event. Whoever sees it finds the request closed.
@@ -135,8 +131,22 @@ impl Shared {
         }
     }
 
-    pub fn arrive(&self, arrival: Arrival) {
-        self.lock().work.arrivals.push(arrival);
+    /// Accepts a request: from here on it ends with an event.
+    pub fn arrive(&self, mut arrival: Arrival) {
+        arrival.place.accept();
+        let mut inbox = self.lock();
+        if !inbox.ended {
+            inbox.work.arrivals.push(arrival);
+            return self.wake.notify_one();
+        }
+        // Destroyed since it was admitted: nobody would look at it.
+        drop(inbox);
+        arrival.refuse(&Error::new(Status::Shutdown, "the engine was destroyed"));
+    }
+
+    /// The import that request `id` waits for has landed, or failed.
+    pub fn landed(&self, id: u64) {
+        self.lock().work.landed.push(id);
         self.wake.notify_one();
     }
 
@@ -202,8 +212,20 @@ impl Shared {
         work
     }
 
+    /// The step thread's last look: what comes after it is refused at once.
+    pub fn leave(&self) -> Work {
+        let mut inbox = self.lock();
+        inbox.ended = true;
+        std::mem::take(&mut inbox.work)
+    }
+
     pub fn fail(&self, error: Error) {
         self.lock().failed.get_or_insert(error);
+    }
+
+    /// Why the engine has failed, if it has.
+    pub fn failure(&self) -> Option<Error> {
+        self.lock().failed.clone()
     }
 
     pub fn drain(&self, timeout: Option<Duration>) -> Result<()> {
@@ -226,6 +248,9 @@ impl Shared {
                 }
             };
         }
+        if inbox.work.stop || inbox.ended {
+            crate::bail!(Shutdown, "the engine was destroyed");
+        }
         Ok(())
     }
 }
@@ -238,7 +263,8 @@ impl SpaceWaker for Shared {
 
 impl Work {
     fn is_empty(&self) -> bool {
-        self.arrivals.is_empty() && self.cancels.is_empty() && self.exports.is_empty() && !self.stop
+        let Work { arrivals, cancels, exports, landed, stop } = self;
+        arrivals.is_empty() && cancels.is_empty() && exports.is_empty() && landed.is_empty() && !stop
     }
 }
 

@@ -196,13 +196,15 @@ impl Cache {
         }
     }
 
-    /// Calls `waker` once as soon as `needed` blocks are available. False, and nothing is registered, if they are
-    /// available now or the cache is closed: try again.
-    pub fn wake_when_free(&self, needed: usize, waker: Waker) -> bool {
+    /// Calls `waker` once as soon as `needed` blocks are available, in place of what was asked for the same waker
+    /// before. False, and nothing is registered, if they are available now: try again. Goes on after the cache is
+    /// closed, since sequences do.
+    pub fn wake_when_free(&self, needed: usize, waker: &Waker) -> bool {
         self.shared.with(|state| {
-            let wait = !state.closed && state.blocks.available() < needed;
+            state.short.retain(|(_, known)| !Arc::ptr_eq(known, waker));
+            let wait = state.blocks.available() < needed;
             if wait {
-                state.short.push((needed, waker));
+                state.short.push((needed, waker.clone()));
             }
             wait
         })

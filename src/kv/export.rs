@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::cache::{Cache, Shared};
 use super::handle::{Body, End, Export, ImageHead, KvId};
 use super::image::{self, Origin};
-use super::state::Owner;
+use super::state::{Owner, State};
 use super::table::BlockTable;
 use super::{Waker, ticket};
 use crate::bail;
@@ -81,20 +81,15 @@ impl Shared {
             issued
         })
     }
-}
 
-impl Cache {
-    /// Makes a handle of a sequence at a step boundary. The table moves into it: 0 bytes, O(1) at any length. On
-    /// failure the table's blocks are returned. `lease`: None is the cache's.
-    pub fn export(&self, snapshot: Snapshot, table: BlockTable, lease: Option<Duration>) -> Result<KvId> {
-        self.shared.export(snapshot, table, lease)
-    }
-
-    /// Takes the sequence out of a handle. Of several callers exactly one gets it, the others get EXPIRED. The
-    /// handle of an import that failed gives that failure.
-    pub fn consume(&self, id: KvId) -> Result<Consumed> {
-        let taken = self.shared.with(|state| {
-            let slot = state.find(id)?;
+    /// Takes the sequence out of the handle that `find` finds.
+    pub(super) fn consume(
+        self: &Arc<Self>,
+        id: KvId,
+        find: impl FnOnce(&mut State, KvId) -> Result<u32>,
+    ) -> Result<Consumed> {
+        let taken = self.with(|state| {
+            let slot = find(state, id)?;
             match state.slots.body(slot) {
                 Body::Importing { .. } => return Ok(None),
                 Body::Failed { error, .. } => return Err(error.clone()),
@@ -110,8 +105,22 @@ impl Cache {
             }
         })?;
         let Some(Export { snapshot, table, blocks, .. }) = taken else { return Ok(Consumed::Pending) };
-        let table = BlockTable::new(self.shared.clone(), table, blocks);
+        let table = BlockTable::new(self.clone(), table, blocks);
         Ok(Consumed::Ready(Arc::unwrap_or_clone(snapshot), table))
+    }
+}
+
+impl Cache {
+    /// Makes a handle of a sequence at a step boundary. The table moves into it: 0 bytes, O(1) at any length. On
+    /// failure the table's blocks are returned. `lease`: None is the cache's.
+    pub fn export(&self, snapshot: Snapshot, table: BlockTable, lease: Option<Duration>) -> Result<KvId> {
+        self.shared.export(snapshot, table, lease)
+    }
+
+    /// Takes the sequence out of a handle. Of several callers exactly one gets it, the others get EXPIRED. The
+    /// handle of an import that failed gives that failure.
+    pub fn consume(&self, id: KvId) -> Result<Consumed> {
+        self.shared.consume(id, State::find)
     }
 
     /// The snapshot of a handle, to look at before consuming it. None while its import is in flight.

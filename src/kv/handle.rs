@@ -86,6 +86,8 @@ struct Slot {
     generation: u32,
     end: End,
     body: Body,
+    /// Taken by a request while its import was in flight: consumed, for everybody else.
+    claimed: bool,
 }
 
 /// All handles of one cache.
@@ -108,13 +110,14 @@ impl Slots {
             Some(index) => index,
             None if full => bail!(OutOfMemory, "KV handles: all {} are in use", 1 << SLOT_BITS),
             None => {
-                self.slots.push(Slot { generation: 0, end: End::Released, body: Body::Vacant });
+                self.slots.push(Slot { generation: 0, end: End::Released, body: Body::Vacant, claimed: false });
                 self.slots.len() as u32 - 1
             }
         };
         let slot = &mut self.slots[index as usize];
         slot.generation += 1;
         slot.body = body;
+        slot.claimed = false;
         Ok((KvId::new(self.nonce, slot.generation, index), index))
     }
 
@@ -124,8 +127,17 @@ impl Slots {
         nonce == self.nonce && generation > 0 && self.slots.get(slot).is_some_and(|s| generation <= s.generation)
     }
 
-    /// The slot of a live handle; what became of it otherwise.
+    /// The slot of a live handle that nobody has claimed; what became of it otherwise.
     pub fn find(&self, id: KvId) -> Result<u32> {
+        let index = self.find_claimed(id)?;
+        if self.slots[index as usize].claimed {
+            bail!(Expired, "{id}: consumed already");
+        }
+        Ok(index)
+    }
+
+    /// The same for the side that fills a handle and the one that claimed it.
+    pub fn find_claimed(&self, id: KvId) -> Result<u32> {
         let (nonce, generation, index) = id.split();
         let slot =
             self.slots.get(index).filter(|s| nonce == self.nonce && s.generation == generation && generation > 0);
@@ -138,6 +150,14 @@ impl Slots {
             },
             Some(_) => Ok(index as u32),
         }
+    }
+
+    pub fn claim(&mut self, slot: u32) {
+        self.slots[slot as usize].claimed = true;
+    }
+
+    pub fn is_claimed(&self, slot: u32) -> bool {
+        self.slots[slot as usize].claimed
     }
 
     pub fn body(&self, slot: u32) -> &Body {

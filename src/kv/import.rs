@@ -83,7 +83,7 @@ impl Cache {
     /// Would what is about to land be taken? Asked before the exporter's handle is ended.
     pub(crate) fn check_import(&self, id: KvId) -> Result<()> {
         self.shared.with(|state| {
-            let slot = state.find(id)?;
+            let slot = state.find_claimed(id)?;
             match state.slots.body(slot) {
                 Body::Importing { epoch, .. } if *epoch == state.epoch => Ok(()),
                 _ => bail!(Expired, "{id}: the importing cache began a new epoch meanwhile"),
@@ -96,7 +96,7 @@ impl Cache {
     pub(crate) fn finish_import(&self, id: KvId, outcome: Result<(Snapshot, BlockTable)>) -> Result<()> {
         let outcome = outcome.map(|(snapshot, table)| (Arc::new(snapshot), table.into_parts()));
         self.shared.with(|state| {
-            let found = state.find(id).and_then(|slot| match state.slots.body_mut(slot) {
+            let found = state.find_claimed(id).and_then(|slot| match state.slots.body_mut(slot) {
                 Body::Importing { epoch, wakers } => Ok((slot, *epoch, std::mem::take(wakers))),
                 _ => bail!(Internal, "{id}: landed twice"),
             });

@@ -5,6 +5,7 @@
 //! | `cache` | [`Cache`]: creation, closing, audit, waiting for blocks |
 //! | `export` | handles: export, consume, duplicate, renew, release |
 //! | `import` | handles whose KV is still coming, and tables being filled for them |
+//! | `claim` | handles that are taken while their KV is still coming |
 //! | `table` | [`BlockTable`]: the blocks of one sequence, returned on drop |
 //! | `state` | what the one mutex guards |
 //! | `blocks`, `prefix`, `hash` | the pool, the prefix index and its eviction order, block names |
@@ -20,6 +21,7 @@
 mod audit;
 mod blocks;
 mod cache;
+mod claim;
 mod export;
 mod handle;
 mod hash;
@@ -37,6 +39,7 @@ pub(crate) mod tests;
 
 pub use audit::Audit;
 pub use cache::{Cache, CacheConfig, CacheIdentity, CacheStats};
+pub use claim::Claim;
 pub use export::{Consumed, KvInfo};
 pub use handle::KvId;
 pub use hash::{BlockHash, HashChain};

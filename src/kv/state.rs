@@ -99,7 +99,9 @@ impl State {
         self.blocks.release_all(&blocks);
     }
 
+    /// What was claimed has an owner, and is not ended by a lease while that one is busy.
     fn deadline(&mut self, slot: u32, lease: Duration) -> Instant {
+        let lease = if self.slots.is_claimed(slot) { LONGEST_LEASE } else { lease };
         let deadline = Instant::now() + lease.min(LONGEST_LEASE);
         self.deadlines.insert((deadline, slot));
         self.poke |= self.armed.is_none_or(|armed| deadline < armed);
@@ -132,12 +134,18 @@ impl State {
         *self.slots.body_mut(slot) = Body::Failed { error, deadline };
     }
 
-    /// The live handle `id`: its slot.
+    /// The live handle `id`: its slot. One that was claimed is consumed.
     pub fn find(&mut self, id: KvId) -> Result<u32> {
+        let slot = self.find_claimed(id)?;
+        self.slots.find(id).map(|_| slot)
+    }
+
+    /// The same for the side that fills a handle and the one that claimed it.
+    pub fn find_claimed(&mut self, id: KvId) -> Result<u32> {
         if self.closed {
             bail!(Shutdown, "{id}: the cache is closed");
         }
-        let slot = self.slots.find(id)?;
+        let slot = self.slots.find_claimed(id)?;
         let deadline = match self.slots.body(slot) {
             Body::Ready(export) => Some(export.deadline),
             Body::Failed { deadline, .. } => Some(*deadline),

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 use cleave::engine::{CacheOptions, Engine, EngineOptions, Event, EventKind, ModelCache, Queue, Request, Role};
+use cleave::error::Status;
 use cleave::model::Model;
 use cleave::sequence::FinishReason;
 use std::collections::HashMap;
@@ -73,6 +74,18 @@ impl Host {
         match submitted.refused {
             None => submitted.ids[0],
             Some(error) => panic!("refused: {error}"),
+        }
+    }
+
+    /// Submits on a small queue, which earlier requests' tokens may have filled: polls as little as it takes.
+    pub fn squeeze(&mut self, engine: &Engine, request: Request) -> u64 {
+        loop {
+            let submitted = engine.submit(vec![request.clone()]);
+            match submitted.refused {
+                None => return submitted.ids[0],
+                Some(error) if error.status == Status::WouldBlock => _ = self.poll(Duration::from_millis(10)),
+                Some(error) => panic!("refused: {error}"),
+            }
         }
     }
 

@@ -75,7 +75,8 @@ fn a_lease_ends_with_nobody_looking() {
     std::thread::sleep(Duration::from_millis(50));
     let (woken, wait) = mpsc::channel();
     let id = cache.export(seq.snapshot, seq.table, Some(Duration::from_millis(30))).unwrap();
-    assert!(cache.wake_when_free(1, Arc::new(move || woken.send(()).unwrap())));
+    let waker: crate::kv::Waker = Arc::new(move || woken.send(()).unwrap());
+    assert!(cache.wake_when_free(1, &waker));
     wait.recv_timeout(Duration::from_secs(5)).unwrap();
     assert_eq!(sound(&cache).by_exports, 0);
     assert_eq!(status(cache.consume(id)), Some(Status::Expired));

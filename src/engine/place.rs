@@ -1,0 +1,55 @@
+//! A request's place in an engine: what makes it end exactly once.
+
+use super::active::finished;
+use super::event::Event;
+use super::queue::Reservation;
+use super::shared::Shared;
+use crate::error::Status;
+use crate::sequence::FinishReason;
+use std::sync::Arc;
+
+/// Counts as an open request, and keeps the queue place of its FINISHED event. However it is lost (a panic on its way
+/// through the step thread, say), dropping it ends the request: before the request is accepted without a word, from
+/// then on with INTERNAL.
+pub(super) struct Place {
+    shared: Arc<Shared>,
+    pub id: u64,
+    pub user_tag: u64,
+    accepted: bool,
+    reservation: Option<Reservation>,
+}
+
+impl Place {
+    pub fn new(shared: Arc<Shared>, id: u64, user_tag: u64, reservation: Reservation) -> Place {
+        Place { shared, id, user_tag, accepted: false, reservation: Some(reservation) }
+    }
+
+    /// The host will be told its id: it is owed a FINISHED event from now on.
+    pub fn accept(&mut self) {
+        self.accepted = true;
+    }
+
+    /// The request's last event.
+    pub fn finish(mut self, event: Event) {
+        if let Some(reservation) = self.reservation.take() {
+            self.shared.finish(reservation, event);
+        }
+    }
+
+    pub fn fail(self, status: Status) {
+        let event = finished(self.user_tag, self.id, FinishReason::Error, Some(status));
+        self.finish(event);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some(reservation) = self.reservation.take() else { return };
+        if self.accepted {
+            let event = finished(self.user_tag, self.id, FinishReason::Error, Some(Status::Internal));
+            self.shared.finish(reservation, event);
+        } else {
+            self.shared.withdraw(reservation, self.id);
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! How requests come in, and how their events and their ends go out: the step thread's side of it.
+
+use super::active::{Active, Arrival, End, Source, finished};
+use super::event::Event;
+use super::prepare::prepare;
+use super::step::Stepper;
+use crate::error::{Error, Result, Status};
+use crate::kv::{BlockTable, Consumed, KvId};
+use crate::scheduler::NewSeq;
+use crate::sequence::{FinishReason, Snapshot};
+use crate::sys::monotonic_ns;
+use std::time::Instant;
+
+impl Stepper {
+    // ---- in ----
+
+    pub(super) fn arrive(&mut self, mut arrival: Arrival) {
+        let _ = crate::failpoint::hit("engine.arrive");
+        let started = monotonic_ns();
+        let source = match arrival.source {
+            Source::Ready(..) => return self.start(arrival),
+            Source::Importing(ref mut claim) => claim.take(),
+        };
+        match source {
+            Ok(Consumed::Pending) => {
+                self.deadlines.extend(arrival.deadline.map(|d| (d, arrival.place.id)));
+                self.importing.insert(arrival.place.id, arrival);
+            }
+            Ok(Consumed::Ready(snapshot, table)) => {
+                self.shared.counters.handed_off(monotonic_ns() - started);
+                self.landed(arrival, snapshot, table);
+            }
+            Err(error) => arrival.refuse(&error),
+        }
+    }
+
+    /// The import of a request is no longer in flight, or never was.
+    pub(super) fn land(&mut self, id: u64) {
+        if let Some(arrival) = self.importing.remove(&id) {
+            self.forget_deadline(arrival.deadline, id);
+            self.arrive(arrival);
+        }
+    }
+
+    fn landed(&mut self, arrival: Arrival, snapshot: Snapshot, table: BlockTable) {
+        match prepare(&arrival.request, Some(snapshot), &self.bounds) {
+            Ok(snapshot) => self.start(Arrival { source: Source::Ready(Box::new(snapshot), table), ..arrival }),
+            Err(error) => {
+                drop(table);
+                arrival.refuse(&error);
+            }
+        }
+    }
+
+    fn start(&mut self, arrival: Arrival) {
+        let Arrival { request, prefill_only, deadline, export, source, place } = arrival;
+        let Source::Ready(snapshot, table) = source else { return };
+        let id = place.id;
+        let chain = self.shared.cache.hash_chain(&snapshot);
+        let active = Active {
+            published: 0,
+            snapshot: *snapshot,
+            table,
+            chain,
+            prefill_only,
+            keep_kv: request.keep_kv,
+            deadline,
+            outbox: Default::default(),
+            end: None,
+            place,
+        };
+        let over = self.stop_reason(&active.snapshot);
+        let tokens = active.snapshot.tokens.len();
+        let to_come = match prefill_only {
+            true => 0,
+            false => active.snapshot.params.max_new_tokens.saturating_sub(active.snapshot.generated()) as usize,
+        };
+        self.scheduler.add(NewSeq {
+            id,
+            tokens,
+            computed: active.snapshot.computed as usize,
+            max_tokens: tokens.saturating_add(to_come).min(self.bounds.max_tokens() as usize).max(tokens),
+            priority: request.priority,
+            now_ns: monotonic_ns(),
+        });
+        let repeat = request.emit_pending && active.snapshot.pending().is_some();
+        let events = repeat.then(|| active.token_events(&[]));
+        self.deadlines.extend(deadline.map(|d| (d, id)));
+        self.active.insert(id, active);
+        if let Some(events) = events {
+            self.emit(id, events);
+        }
+        // A generation that was over when its snapshot was taken, and still is under the new parameters.
+        if let Some(reason) = over {
+            self.end(id, End::Reason(reason));
+        } else if export {
+            self.end(id, End::Reason(FinishReason::Exported));
+        }
+    }
+
+    /// Hands a request over; one whose import is in flight as soon as that has landed.
+    pub(super) fn export(&mut self, id: u64) {
+        match self.importing.get_mut(&id) {
+            Some(arrival) => arrival.export = true,
+            None => self.end(id, End::Reason(FinishReason::Exported)),
+        }
+    }
+
+    // ---- events out ----
+
+    /// Queues a group of events, or keeps it and pauses the sequence until there is room.
+    pub(super) fn emit(&mut self, id: u64, mut events: Vec<Event>) {
+        let Some(active) = self.active.get_mut(&id) else { return };
+        if active.outbox.is_empty() && self.shared.queue.push(&mut events, &self.space) {
+            return;
+        }
+        if active.outbox.is_empty() {
+            self.stalled.push(id);
+            self.scheduler.pause(id);
+        }
+        active.outbox.push_back(events);
+    }
+
+    pub(super) fn flush_stalled(&mut self) {
+        for id in std::mem::take(&mut self.stalled) {
+            let Some(active) = self.active.get_mut(&id) else { continue };
+            while let Some(events) = active.outbox.front_mut() {
+                if !self.shared.queue.push(events, &self.space) {
+                    break;
+                }
+                active.outbox.pop_front();
+            }
+            if !active.outbox.is_empty() {
+                self.stalled.push(id);
+                continue;
+            }
+            match active.end.take() {
+                Some(end) => self.finish(id, end),
+                None => {
+                    self.scheduler.resume(id);
+                }
+            }
+        }
+    }
+
+    // ---- out ----
+
+    /// Ends a request behind the events it still owes.
+    pub(super) fn end(&mut self, id: u64, end: End) {
+        let Some(active) = self.active.get_mut(&id) else { return };
+        if active.outbox.is_empty() {
+            self.finish(id, end);
+        } else {
+            active.end.get_or_insert(end);
+        }
+    }
+
+    /// Ends a request at once; tokens that the host has not made room for are dropped.
+    pub(super) fn end_now(&mut self, id: u64, error: Error) {
+        match self.importing.remove(&id) {
+            Some(arrival) => {
+                self.forget_deadline(arrival.deadline, id);
+                arrival.refuse(&error);
+            }
+            None => self.finish(id, End::Failed(error)),
+        }
+    }
+
+    pub(super) fn end_overdue(&mut self) {
+        let now = Instant::now();
+        while let Some(&(deadline, id)) = self.deadlines.first()
+            && deadline <= now
+        {
+            self.deadlines.pop_first();
+            self.end_now(id, Error::new(Status::Timeout, "the deadline passed"));
+        }
+    }
+
+    pub(super) fn finish(&mut self, id: u64, end: End) {
+        let Some(active) = self.active.remove(&id) else { return };
+        self.forget_deadline(active.deadline, id);
+        self.scheduler.remove(id);
+        let _ = crate::failpoint::hit("engine.finish");
+        let (mut reason, mut status) = match end {
+            End::Reason(reason) => (reason, None),
+            End::Failed(error) => {
+                crate::log!(Debug, "engine", "request {id:#x} ended: {error}");
+                (FinishReason::Error, Some(error.status))
+            }
+        };
+        let hands_over = active.hands_over(reason);
+        let Active { snapshot, table, place, .. } = active;
+        let index = snapshot.generated();
+        let mut kv = 0;
+        if hands_over {
+            match self.hand_over(snapshot, table, reason) {
+                Ok(handle) => kv = handle.0,
+                Err(error) => (reason, status) = (FinishReason::Error, Some(error.status)),
+            }
+        } else {
+            drop(table);
+        }
+        let mut event = finished(place.user_tag, id, reason, status);
+        event.kv = kv;
+        event.index = index;
+        place.finish(event);
+    }
+
+    fn hand_over(&self, mut snapshot: Snapshot, table: BlockTable, reason: FinishReason) -> Result<KvId> {
+        snapshot.finished = matches!(reason, FinishReason::Stop | FinishReason::Length).then_some(reason);
+        let started = monotonic_ns();
+        let handle = self.shared.cache.hand_over(snapshot, table);
+        self.shared.counters.export_ns_last.store(monotonic_ns() - started, std::sync::atomic::Ordering::Relaxed);
+        handle
+    }
+
+    fn forget_deadline(&mut self, deadline: Option<Instant>, id: u64) {
+        if let Some(deadline) = deadline {
+            self.deadlines.remove(&(deadline, id));
+        }
+    }
+}

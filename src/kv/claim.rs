@@ -1,0 +1,49 @@
+//! Handles that a request takes while their import is still in flight.
+
+use std::sync::Arc;
+
+use super::Waker;
+use super::cache::{Cache, Shared};
+use super::export::Consumed;
+use super::handle::{Body, End, KvId};
+use super::state::State;
+use crate::error::Result;
+
+/// A handle taken before it has landed. For everybody else it is consumed; dropping the claim ends it, and then the
+/// exporter keeps its own.
+pub struct Claim {
+    shared: Arc<Shared>,
+    id: KvId,
+}
+
+impl Cache {
+    /// Takes a handle whose import may be in flight. `waker` is called once when that has landed, failed or ended;
+    /// not if it had before. Of several callers one gets it, the others get EXPIRED.
+    pub fn claim(&self, id: KvId, waker: Waker) -> Result<Claim> {
+        self.shared.with(|state| {
+            let slot = state.find(id)?;
+            if let Body::Importing { wakers, .. } = state.slots.body_mut(slot) {
+                wakers.push(waker);
+            }
+            state.slots.claim(slot);
+            Ok(Claim { shared: self.shared.clone(), id })
+        })
+    }
+}
+
+impl Claim {
+    /// The sequence, once it has landed; the failure of an import that failed.
+    pub fn take(&mut self) -> Result<Consumed> {
+        self.shared.consume(self.id, State::find_claimed)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.shared.with(|state| {
+            if let Ok(slot) = state.find_claimed(self.id) {
+                state.end_and_free(slot, End::Consumed);
+            }
+        });
+    }
+}

@@ -1,0 +1,66 @@
+//! Handles that are taken while their import is still in flight.
+
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use super::model::{GEOMETRY, Seq, cache, config, identity};
+use super::sound;
+use super::store::MemoryStore;
+use crate::error::{Result, Status};
+use crate::kv::{Cache, CacheConfig, Claim, Consumed, KvId};
+use crate::transport;
+
+#[track_caller]
+fn refused<T>(result: Result<T>, status: Status) {
+    let error = result.err().expect("refused");
+    assert_eq!(error.status, status, "{error}");
+}
+
+/// Who claims an import on its way owns it: nobody else gets it, no lease ends it, and it ends with the claim.
+#[test]
+fn a_claimed_import_is_its_claimants() {
+    let short = CacheConfig { lease: Duration::from_millis(20), ..config() };
+    let a = cache(32);
+    let b = Cache::new(identity(), Arc::new(MemoryStore::new(GEOMETRY, 16)), short).unwrap();
+    let exported = || {
+        let seq = Seq::computed(&a, 14, 1, 3);
+        a.export(seq.snapshot, seq.table, None).unwrap()
+    };
+    // The first one's callback holds the transfer thread up, so that the others are seen in flight.
+    let (gate, held) = mpsc::channel::<()>();
+    let import = |id: KvId| transport::import_async(&b, &transport::ticket(&a, id).unwrap(), |_, _| ()).unwrap();
+    let first = transport::ticket(&a, exported()).unwrap();
+    transport::import_async(&b, &first, move |_, _| held.recv().unwrap()).unwrap();
+    let sources = [exported(), exported(), exported()];
+    let [taken, dropped, failing] = sources.map(import);
+    let (landed, woken) = mpsc::channel();
+    let claim = |id: KvId| {
+        let landed = landed.clone();
+        b.claim(id, Arc::new(move || landed.send(id).unwrap()))
+    };
+    let mut claimed = claim(taken).unwrap();
+    assert!(matches!(claimed.take().unwrap(), Consumed::Pending));
+    refused(claim(taken), Status::Expired);
+    refused(b.consume(taken), Status::Expired);
+    refused(b.info(taken), Status::Expired);
+    b.release(taken).unwrap();
+    drop(claim(dropped).unwrap());
+    assert_eq!(woken.recv().unwrap(), dropped, "its end is an end of waiting too");
+    let mut failed: Claim = claim(failing).unwrap();
+    a.release(sources[2]).unwrap();
+    gate.send(()).unwrap();
+    assert_eq!((woken.recv().unwrap(), woken.recv().unwrap()), (taken, failing));
+    // Several leases later it is still there.
+    std::thread::sleep(Duration::from_millis(80));
+    sound(&b);
+    let Consumed::Ready(snapshot, table) = claimed.take().unwrap() else { panic!("pending") };
+    assert_eq!((snapshot.tokens.len(), table.blocks().len()), (14, 4));
+    refused(claimed.take(), Status::Expired);
+    drop((claimed, table));
+    refused(failed.take(), Status::NotFound);
+    drop(failed);
+    let audit = sound(&b);
+    assert_eq!((audit.by_requests, audit.by_exports, audit.by_transfers), (0, 0, 0));
+    refused(a.info(sources[0]), Status::Expired);
+    assert!(a.info(sources[1]).is_ok(), "what nobody wanted any more is still the exporter's");
+}

@@ -1,0 +1,250 @@
+//! Requests that wait for an import: however they end they end once, the handle they took ends with them, and
+//! the exporter keeps its own.
+
+mod common;
+
+use cleave::engine::{Engine, EngineOptions, EventKind, ModelCache, Request, Role};
+use cleave::error::Status;
+use cleave::kv::KvId;
+use cleave::sequence::FinishReason;
+use common::*;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
+
+/// Two caches with the same secret, a handle in the first, and the second's transfer thread held up.
+struct Pair {
+    from: Arc<ModelCache>,
+    to: Arc<ModelCache>,
+    host: Host,
+    kv: u64,
+    ticket: Vec<u8>,
+    go: Sender<()>,
+}
+
+fn pair() -> Pair {
+    let make = || {
+        let options = cleave::engine::CacheOptions { secret: Some([3; 32]), bytes: 1 << 20, ..Default::default() };
+        cache(options)
+    };
+    let (from, to) = (make(), make());
+    let mut host = Host::new();
+    let prefill = host.engine(&from, role(Role::Prefill));
+    let mut export = |salt| {
+        let end = host.run(&prefill, request(&prompt(40, salt), 12)).end.unwrap();
+        (end.kv, cleave::transport::ticket(from.kv(), KvId(end.kv)).unwrap())
+    };
+    let (other, (kv, ticket)) = (export(1), export(2));
+    let (go, wait) = channel();
+    // The transfer thread calls this when the first import has landed, and stands still in it.
+    let hold = move |id: KvId, _: cleave::error::Result<()>| {
+        let _ = wait.recv_timeout(Duration::from_secs(30));
+        _ = id;
+    };
+    let held = cleave::transport::import_async(to.kv(), &other.1, hold).unwrap();
+    while to.kv().info(held).unwrap().importing {
+        std::thread::yield_now();
+    }
+    to.kv().release(held).unwrap();
+    Pair { from, to, host, kv, ticket, go }
+}
+
+impl Pair {
+    fn import(&self) -> u64 {
+        self.to.import(Some(&self.host.queue), &self.ticket, 5).unwrap().0
+    }
+
+    /// The import's KV_READY has come, nothing is left in the second cache, and the first still has its handle.
+    fn settled(mut self, what: &str) {
+        self.go.send(()).unwrap();
+        while !self.host.others.iter().any(|e| e.kind == EventKind::KvReady) {
+            assert!(self.host.poll(Duration::from_secs(10)) > 0, "{what}: no KV_READY");
+        }
+        let info = self.from.kv().info(KvId(self.kv));
+        assert!(info.is_ok(), "{what}: the exporter's handle is gone: {:?}", info.unwrap_err());
+        assert_quiescent(&self.to);
+        while self.host.poll(Duration::from_millis(20)) > 0 {}
+        assert_eq!(self.host.others.iter().filter(|e| e.kind == EventKind::KvReady).count(), 1, "{what}");
+    }
+}
+
+fn engine(pair: &Pair) -> Engine {
+    pair.host.engine(&pair.to, role(Role::Decode))
+}
+
+fn ends(host: &mut Host, id: u64, status: Status, what: &str) {
+    let outcome = host.finish(id);
+    assert_eq!((outcome.reason(), outcome.end.unwrap().status), (FinishReason::Error, Some(status)), "{what}");
+    assert!(outcome.tokens.is_empty(), "{what}");
+}
+
+#[test]
+fn a_cancelled_one_ends_at_once() {
+    let mut pair = pair();
+    let engine = engine(&pair);
+    let id = pair.host.submit(&engine, continuation(pair.import()));
+    engine.cancel(id).unwrap();
+    ends(&mut pair.host, id, Status::Cancelled, "cancel");
+    pair.settled("cancel");
+}
+
+#[test]
+fn an_overdue_one_ends_at_once() {
+    let mut pair = pair();
+    let engine = engine(&pair);
+    let deadline = Some(Duration::from_millis(20));
+    let id = pair.host.submit(&engine, Request { deadline, ..continuation(pair.import()) });
+    ends(&mut pair.host, id, Status::Timeout, "deadline");
+    pair.settled("deadline");
+}
+
+#[test]
+fn destroying_the_engine_ends_it() {
+    let mut pair = pair();
+    let engine = engine(&pair);
+    let id = pair.host.submit(&engine, continuation(pair.import()));
+    drop(engine);
+    ends(&mut pair.host, id, Status::Shutdown, "destroy");
+    pair.settled("destroy");
+}
+
+#[test]
+fn closing_the_cache_ends_it() {
+    let mut pair = pair();
+    let engine = engine(&pair);
+    let id = pair.host.submit(&engine, continuation(pair.import()));
+    let to = pair.to.clone();
+    let closing = std::thread::spawn(move || to.close());
+    ends(&mut pair.host, id, Status::Shutdown, "close");
+    pair.settled("close");
+    closing.join().unwrap();
+}
+
+#[test]
+fn an_exported_one_is_handed_over_when_it_lands() {
+    let mut pair = pair();
+    let engine = engine(&pair);
+    let id = pair.host.submit(&engine, continuation(pair.import()));
+    engine.export(id).unwrap();
+    pair.go.send(()).unwrap();
+    let outcome = pair.host.finish(id);
+    assert_eq!((outcome.reason(), outcome.tokens.len()), (FinishReason::Exported, 0));
+    let rest = pair.host.run(&engine, continuation(outcome.end.unwrap().kv));
+    assert_eq!(rest.indices, (1..12).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_a_landed_sequence_cannot_run_ends_it_and_frees_it() {
+    let mut pair = pair();
+    let engine = engine(&pair);
+    let bad = Request { prompt: prompt(1 << 12, 1), ..continuation(pair.import()) };
+    let id = pair.host.submit(&engine, bad);
+    pair.go.send(()).unwrap();
+    ends(&mut pair.host, id, Status::InvalidArgument, "too long");
+    assert_quiescent(&pair.to);
+}
+
+#[test]
+fn a_flood_of_imports_all_report() {
+    let pair = pair();
+    let mut host = Host::new();
+    let engine = host.engine(&pair.to, EngineOptions { max_sequences: 2, ..role(Role::Mixed) });
+    // One ticket many times: the first import gets the sequence, the others learn that it is gone.
+    let imports: Vec<u64> = (0..20).map(|i| pair.to.import(Some(&host.queue), &pair.ticket, i).unwrap().0).collect();
+    let ids: Vec<u64> = imports.iter().map(|&kv| host.submit(&engine, continuation(kv))).collect();
+    pair.go.send(()).unwrap();
+    let outcomes: Vec<_> = ids.iter().map(|&id| host.finish(id)).collect();
+    assert_eq!(outcomes.iter().filter(|o| o.reason() == FinishReason::Length).count(), 1);
+    assert_eq!(outcomes.iter().filter(|o| o.end.unwrap().status == Some(Status::Expired)).count(), 19);
+    while host.others.len() < 20 {
+        assert!(host.poll(Duration::from_secs(10)) > 0);
+    }
+    assert_quiescent(&pair.to);
+    assert_eq!(engine.metrics().handoffs, 1);
+}
+
+#[test]
+fn a_handle_on_its_way_is_used_once() {
+    let mut pair = pair();
+    let engine = engine(&pair);
+    let kv = pair.import();
+    let id = pair.host.submit(&engine, continuation(kv));
+    let refused = engine.submit(vec![continuation(kv)]).refused.expect("taken by the first request");
+    assert_eq!(refused.status, Status::Expired, "{refused}");
+    pair.go.send(()).unwrap();
+    assert_eq!(pair.host.finish(id).reason(), FinishReason::Length);
+}
+
+/// Tickets and images between two caches, cancelled, overdue, exported, submitted twice, released, and engines that
+/// come and go: one FINISHED for each request, one KV_READY for each import, every block back.
+#[test]
+fn random_interference_with_imports() {
+    let make = || {
+        let options = cleave::engine::CacheOptions { secret: Some([3; 32]), bytes: 1 << 20, ..Default::default() };
+        cache(options)
+    };
+    let (from, to) = (make(), make());
+    let mut host = Host::with_capacity(1 << 12);
+    let mut state = 99u64;
+    let mut random = move |n: u64| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) % n
+    };
+    let prefill = host.engine(&from, role(Role::Prefill));
+    let (mut ids, mut imports) = (Vec::new(), 0);
+    for round in 0..8 {
+        let decode = host.engine(&to, EngineOptions { max_sequences: 3, ..role(Role::Decode) });
+        for i in 0..25 {
+            let first = host.run(&prefill, request(&prompt(1 + random(90) as usize, i), 2 + random(20) as u32));
+            let handle = KvId(first.end.unwrap().kv);
+            let data = match random(3) {
+                0 => {
+                    let mut image = vec![0; from.kv().info(handle).unwrap().image_bytes as usize];
+                    from.kv().read_image(handle, 0, &mut image).unwrap();
+                    image
+                }
+                _ => cleave::transport::ticket(from.kv(), handle).unwrap(),
+            };
+            if random(6) == 0 {
+                from.kv().release(handle).unwrap();
+            }
+            let Ok(kv) = to.import(Some(&host.queue), &data, i) else { continue };
+            imports += 1;
+            let deadline = (random(4) == 0).then(|| Duration::from_micros(random(2000)));
+            let job = Request { deadline, keep_kv: random(3) == 0, ..continuation(kv.0) };
+            ids.extend(decode.submit(vec![job.clone()]).ids);
+            match random(6) {
+                0 => assert!(decode.submit(vec![job]).refused.is_some(), "used already"),
+                1 => drop(ids.last().map(|&id| decode.cancel(id))),
+                2 => drop(ids.last().map(|&id| decode.export(id))),
+                3 => to.kv().release(kv).unwrap(),
+                _ => {}
+            }
+            host.poll(Duration::ZERO);
+        }
+        if round % 2 == 0 {
+            decode.drain(Some(Duration::from_secs(20))).unwrap();
+        }
+        // What was imported and refused, or never submitted, would be held until its lease ends.
+        to.kv().end_exports();
+        from.kv().end_exports();
+    }
+    let ready = |host: &Host| host.others.iter().filter(|e| e.kind == EventKind::KvReady).count();
+    while ready(&host) < imports {
+        assert!(host.poll(Duration::from_secs(10)) > 0, "{} of {imports} KV_READY", ready(&host));
+    }
+    while host.poll(Duration::from_millis(50)) > 0 {}
+    assert_eq!(ready(&host), imports);
+    for id in &ids {
+        assert!(host.outcomes.get(id).is_some_and(|o| o.end.is_some()), "request {id:#x} never ended");
+    }
+    for outcome in host.outcomes.values() {
+        for cache in [&from, &to] {
+            let _ = cache.kv().release(KvId(outcome.end.unwrap().kv));
+        }
+    }
+    to.kv().end_exports();
+    from.kv().end_exports();
+    assert_quiescent(&to);
+    assert_quiescent(&from);
+}
