@@ -423,7 +423,7 @@ void cleave_cache_destroy(cleave_cache_t *cache);
 
 /* ---- completion queue ---- */
 /**
- * Makes a queue that holds `capacity` events (0: 4096; 2 to 16777216). Every accepted request keeps one place for its
+ * Makes a queue that holds `capacity` events (0: 4096; 4 to 16777216). Every accepted request keeps one place for its
  * FINISHED event, so a queue bounds how many requests its engines accept at once (WOULD_BLOCK beyond); an engine whose
  * tokens find no place pauses until there is one and loses nothing. `*out` is the caller's, to be ended with
  * cleave_queue_destroy. Callable from any thread. Errors: INVALID_ARGUMENT, IO (no file descriptor), OUT_OF_MEMORY.
@@ -859,7 +859,7 @@ typedef struct cleave_metrics_t {
     /** KV handles of the cache, and imports of it that have not landed. */
     uint32_t exports_open;
     uint32_t imports_open;
-    /** CLEAVE_ROLE_*, as it is now. */
+    /** CLEAVE_ROLE_* of the last step; cleave_engine_set_role shows here once a step was planned under the new one. */
     uint32_t role;
     uint64_t steps;
     /** Prompt tokens computed, and generated tokens. */
@@ -885,17 +885,21 @@ typedef struct cleave_metrics_t {
     /** How long the last step took, and the longest. */
     uint64_t step_ns_last;
     uint64_t step_ns_max;
+    /** How long the last hand-over to a KV handle took on this engine. */
+    uint64_t export_ns_last;
+    /** From the last cleave_engine_set_role to the first step that was planned under the new role. */
+    uint64_t role_switch_ns_last;
 } cleave_metrics_t;
 
 /** Who holds the blocks of a cache. Set struct_size before the call. */
 typedef struct cleave_audit_t {
     uint32_t struct_size;
-    /** Each block is counted once, under the first owner in this order. */
+    /** Blocks that each kind of owner holds: a shared block counts for every kind that holds it. */
     uint32_t by_requests;
     uint32_t by_transfers;
     uint32_t by_exports;
     uint32_t by_prefix_index;
-    /** Neither free nor owned by anybody: always 0. */
+    /** Neither free nor owned by anybody, or with a wrong count of owners: always 0. */
     uint32_t leaked;
     uint32_t total;
     uint32_t free;

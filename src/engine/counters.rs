@@ -42,7 +42,7 @@ impl Counters {
             running: self.running.load(Relaxed),
             waiting: self.waiting.load(Relaxed),
             blocks_total: kv.blocks_total as u32,
-            blocks_free: kv.blocks_free as u32,
+            blocks_free: kv.blocks_available as u32,
             exports_open: kv.exports_open as u32,
             imports_open: kv.imports_open as u32,
             role: self.role_in_effect.load(Relaxed),

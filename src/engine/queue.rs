@@ -43,8 +43,8 @@ impl Queue {
     /// `capacity` 0 is the default.
     pub fn new(capacity: usize) -> Result<Arc<Queue>> {
         let capacity = if capacity == 0 { Queue::DEFAULT_CAPACITY } else { capacity };
-        if !(2..=1 << 24).contains(&capacity) {
-            crate::bail!(InvalidArgument, "queue capacity {capacity} is outside 2..=16777216");
+        if !(4..=1 << 24).contains(&capacity) {
+            crate::bail!(InvalidArgument, "queue capacity {capacity} is outside 4..=16777216");
         }
         Ok(Arc::new(Queue {
             state: Mutex::new(State {

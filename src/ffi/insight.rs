@@ -24,7 +24,7 @@ pub struct cleave_metrics_t {
     /// KV handles of the cache, and imports of it that have not landed.
     pub exports_open: u32,
     pub imports_open: u32,
-    /// CLEAVE_ROLE_*, as it is now.
+    /// CLEAVE_ROLE_* of the last step; cleave_engine_set_role shows here once a step was planned under the new one.
     pub role: u32,
     pub steps: u64,
     /// Prompt tokens computed, and generated tokens.
@@ -48,6 +48,10 @@ pub struct cleave_metrics_t {
     /// How long the last step took, and the longest.
     pub step_ns_last: u64,
     pub step_ns_max: u64,
+    /// How long the last hand-over to a KV handle took on this engine.
+    pub export_ns_last: u64,
+    /// From the last cleave_engine_set_role to the first step that was planned under the new role.
+    pub role_switch_ns_last: u64,
 }
 
 sized_struct!(cleave_metrics_t, cleave_audit_t);
@@ -76,6 +80,8 @@ fn convert(m: &Metrics) -> cleave_metrics_t {
         handoff_ns_last: m.handoff_ns_last,
         step_ns_last: m.step_ns_last,
         step_ns_max: m.step_ns_max,
+        export_ns_last: m.export_ns_last,
+        role_switch_ns_last: m.role_switch_ns_last,
     }
 }
 
@@ -160,12 +166,12 @@ fn open_metrics() -> String {
 #[derive(Clone, Copy)]
 pub struct cleave_audit_t {
     pub struct_size: u32,
-    /// Each block is counted once, under the first owner in this order.
+    /// Blocks that each kind of owner holds: a shared block counts for every kind that holds it.
     pub by_requests: u32,
     pub by_transfers: u32,
     pub by_exports: u32,
     pub by_prefix_index: u32,
-    /// Neither free nor owned by anybody: always 0.
+    /// Neither free nor owned by anybody, or with a wrong count of owners: always 0.
     pub leaked: u32,
     pub total: u32,
     pub free: u32,

@@ -12,7 +12,7 @@ impl Object for Queue {
     const KIND: Kind = Kind::Queue;
 }
 
-/// Makes a queue that holds `capacity` events (0: 4096; 2 to 16777216). Every accepted request keeps one place for its
+/// Makes a queue that holds `capacity` events (0: 4096; 4 to 16777216). Every accepted request keeps one place for its
 /// FINISHED event, so a queue bounds how many requests its engines accept at once (WOULD_BLOCK beyond); an engine whose
 /// tokens find no place pauses until there is one and loses nothing. `*out` is the caller's, to be ended with
 /// cleave_queue_destroy. Callable from any thread. Errors: INVALID_ARGUMENT, IO (no file descriptor), OUT_OF_MEMORY.

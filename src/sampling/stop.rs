@@ -76,8 +76,9 @@ pub fn validate(params: &SamplingParams, vocab: usize) -> Result<()> {
     }
     for &(id, bias) in &params.logit_bias {
         known("logit_bias", id)?;
-        if !bias.is_finite() {
-            bail!(InvalidArgument, "logit_bias {bias} of token {id} is not finite");
+        // Minus infinity bans a token.
+        if bias.is_nan() || bias == f32::INFINITY {
+            bail!(InvalidArgument, "logit_bias {bias} of token {id} is neither finite nor minus infinity");
         }
     }
     Ok(())

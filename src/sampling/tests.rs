@@ -156,6 +156,15 @@ fn penalties_are_those_of_hugging_face_and_openai() {
 }
 
 #[test]
+fn a_bias_of_minus_infinity_bans_a_token() {
+    let params = SamplingParams { logit_bias: vec![(7, f32::NEG_INFINITY)], ..SamplingParams::default() };
+    validate(&params, 8).unwrap();
+    let logits = [0.0, 1.0, 2.0, 9.0, 0.0, 0.0, 0.0, 10.0];
+    let sampled = sample(&mut logits.to_vec(), &params, ctx(&[0], &[(0, 1)]), &mut Scratch::default()).unwrap();
+    assert_eq!(sampled.token, 3);
+}
+
+#[test]
 fn no_stop_before_min_new_tokens() {
     let params = SamplingParams { min_new_tokens: 2, stop_ids: vec![3], ..SamplingParams::default() };
     let logits = [0.0, 1.0, 2.0, 9.0, 0.0, 0.0, 0.0, 10.0];
