@@ -66,7 +66,7 @@ static inline int has_text(const cleave_error_t *err, const char *part)
 /* The directory of the model that the tests run, or NULL. */
 static inline const char *model_path(void)
 {
-    static char config[4096];
+    char config[4096]; /* two threads may ask at once */
     const char *path = getenv("CLEAVE_TEST_MODEL");
     FILE *file;
     if (path == NULL)
