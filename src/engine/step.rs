@@ -18,10 +18,14 @@ use crate::sys::monotonic_ns;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Prompt tokens that a decode engine takes into a step: few, so that inter-token latency holds.
 const DECODE_ROLE_PREFILL_TOKENS: usize = 64;
+
+/// How long an engine that waits for blocks sleeps before it looks again unasked. Blocks that were taken and returned by
+/// others while it planned are no news to the count it waits for.
+const RELOOK: Duration = Duration::from_millis(20);
 
 pub(super) struct Stepper {
     pub(super) shared: Arc<Shared>,
@@ -85,7 +89,7 @@ impl Stepper {
     fn serve(&mut self) {
         let mut progress = false;
         loop {
-            let work = self.shared.take(!progress, self.deadlines.first().map(|d| d.0));
+            let work = self.shared.take(!progress, self.sleep_until());
             if work.stop {
                 return self.end_all(work, &Error::new(Status::Shutdown, "the engine was destroyed"));
             }
@@ -99,6 +103,11 @@ impl Stepper {
                 Err(error) => self.fail(&error),
             };
         }
+    }
+
+    fn sleep_until(&self) -> Option<Instant> {
+        let relook = self.plan.blocked.then(|| Instant::now() + RELOOK);
+        self.deadlines.first().map(|d| d.0).into_iter().chain(relook).min()
     }
 
     /// One turn of the loop; true if a step ran, so that another may follow at once.
@@ -133,6 +142,7 @@ impl Stepper {
         self.announce_failure(error);
         // Whatever state the fault left it in: nobody in it goes on.
         self.scheduler = Scheduler::new();
+        self.plan = Plan::default();
         self.end_all(Work::default(), error);
         false
     }
@@ -187,7 +197,11 @@ impl Stepper {
         self.shared.counters.prefix_hit_tokens.fetch_add(hits, Relaxed);
         self.shared.counters.preemptions.fetch_add(self.plan.preempted.len() as u64, Relaxed);
         if self.plan.items.is_empty() {
-            return Ok(self.plan.blocked && !self.shared.cache.kv().wake_when_free(available + 1, &self.more_blocks));
+            // The other engines of the cache take and return blocks while this one plans: what was short was short of
+            // the smaller of both counts, or of less still (see RELOOK).
+            let kv = self.shared.cache.kv();
+            let short_of = available.min(kv.available_blocks()) + 1;
+            return Ok(self.plan.blocked && !kv.wake_when_free(short_of, &self.more_blocks));
         }
         batch::build(&self.plan, &self.active, self.shared.cache.block_tokens(), &mut self.batch);
         crate::failpoint::hit("engine.step")?;
