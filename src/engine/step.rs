@@ -25,7 +25,7 @@ const DECODE_ROLE_PREFILL_TOKENS: usize = 64;
 
 /// How long an engine that waits for blocks sleeps before it looks again unasked. Blocks that were taken and returned by
 /// others while it planned are no news to the count it waits for.
-const RELOOK: Duration = Duration::from_millis(20);
+const RELOOK: Duration = Duration::from_millis(200);
 
 pub(super) struct Stepper {
     pub(super) shared: Arc<Shared>,
