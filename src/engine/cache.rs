@@ -157,8 +157,7 @@ impl ModelCache {
     /// Puts the blocks that the last step filled into the prefix index.
     pub(super) fn publish(&self, active: &mut Active) {
         let snapshot = &active.snapshot;
-        let limit = if self.shareable_up_to == u32::MAX { snapshot.computed } else { self.shareable_up_to };
-        let full = snapshot.computed.min(limit) as usize / self.block_tokens();
+        let full = snapshot.computed.min(self.shareable_up_to) as usize / self.block_tokens();
         if full <= active.published || !self.shareable(snapshot) {
             return;
         }
