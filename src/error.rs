@@ -31,6 +31,8 @@ pub enum Status {
     Shutdown = -15,
     /// A bug: a caught panic.
     Internal = -16,
+    /// The prompt is longer than what this engine prefills itself.
+    PrefillElsewhere = -17,
 }
 
 /// A status and its text. The text names the file, tensor, field or id at fault and what was expected.

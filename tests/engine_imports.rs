@@ -41,7 +41,7 @@ fn pair() -> Pair {
         let _ = wait.recv_timeout(Duration::from_secs(30));
         _ = id;
     };
-    let held = cleave::transport::import_async(to.kv(), &other.1, hold).unwrap();
+    let held = to.node().import(&other.1, hold).unwrap();
     while to.kv().info(held).unwrap().importing {
         std::thread::yield_now();
     }

@@ -9,6 +9,8 @@
 pub mod cpu;
 
 use crate::error::Result;
+use crate::sys::bytes::{Source, Target};
+use crate::sys::shared_memory::SharedMemory;
 use crate::tensor::Dtype;
 
 /// Index of a block in a [`BlockStore`].
@@ -47,6 +49,21 @@ pub trait BlockStore: Send + Sync {
     fn write(&self, id: BlockId, offset: usize, data: &[u8]);
     /// Copies a whole block.
     fn copy(&self, from: BlockId, to: BlockId);
+
+    /// The block where it lies, if that is host memory. Panics out of range.
+    fn source(&self, _id: BlockId) -> Option<Source<'_>> {
+        None
+    }
+
+    /// The same, to be written by the block's one owner.
+    fn target(&self, _id: BlockId) -> Option<Target<'_>> {
+        None
+    }
+
+    /// The memory of the whole pool, block after block, if other processes can map it.
+    fn shared_memory(&self) -> Option<&SharedMemory> {
+        None
+    }
 }
 
 /// Rows of one sequence in a batch: consecutive tokens at consecutive positions.

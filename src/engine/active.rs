@@ -4,7 +4,7 @@ use super::event::{Event, EventKind};
 use super::place::Place;
 use super::request::Request;
 use crate::error::{Error, Status};
-use crate::kv::{BlockTable, Claim, HashChain};
+use crate::kv::{BlockTable, Claim, Filling, HashChain};
 use crate::sequence::{FinishReason, Snapshot};
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -48,6 +48,8 @@ pub(super) enum End {
 
 pub(super) struct Active {
     pub snapshot: Snapshot,
+    /// The handle by which a peer pulls the prompt's KV while it is computed. Before the table, so that it goes first.
+    pub filling: Option<Filling>,
     pub table: BlockTable,
     /// Block hashes of the tokens known so far; grows with them.
     pub chain: HashChain,
@@ -79,6 +81,13 @@ impl Active {
             event
         });
         std::iter::once(token).chain(alternatives).collect()
+    }
+
+    /// Tells whoever pulls the prompt's KV how far it is.
+    pub fn advance(&self) {
+        if let Some(filling) = &self.filling {
+            filling.advance(self.snapshot.computed);
+        }
     }
 
     /// Whether its end hands the KV over.

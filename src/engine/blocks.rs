@@ -32,8 +32,9 @@ impl Blocks for ActiveBlocks<'_> {
 
     fn release(&mut self, seq: SeqId) {
         if let Some(active) = self.active.get_mut(&seq) {
-            active.table.clear();
             active.snapshot.computed = 0;
+            active.advance();
+            active.table.clear();
             active.published = 0;
         }
     }

@@ -13,6 +13,7 @@ use crate::model::decoder::{Decoder, Executor};
 use crate::model::weights::Weights;
 use crate::sequence::Snapshot;
 use crate::tensor::Dtype;
+use crate::transport::{Encryption, Node, NodeConfig};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ pub struct CacheOptions {
     /// None: random, so that only this cache's own process can import its handles.
     pub secret: Option<[u8; 32]>,
     pub no_prefix_cache: bool,
+    /// A peer that is silent for so long in the middle of a transfer is gone.
+    pub peer_timeout: Option<Duration>,
 }
 
 /// A KV cache for one model on one device, with what its engines share: weights, block pool, handles.
@@ -42,6 +45,9 @@ pub struct ModelCache {
     weights: Arc<Weights<CpuBackend>>,
     slab: Arc<KvSlab>,
     kv: Arc<kv::Cache>,
+    node: Arc<Node>,
+    /// The host gave a secret: others can import.
+    served: bool,
     prefix_cache: bool,
     /// Sequences with a prompt longer than this have KV that depends on that length and cannot be shared.
     shareable_up_to: u32,
@@ -71,7 +77,9 @@ impl ModelCache {
                 geometry.block_bytes()
             );
         }
-        let slab = Arc::new(KvSlab::new(geometry, n_blocks)?);
+        // Only whoever has the secret can import: without one that the host gave, nobody else does.
+        let serve = options.secret.is_some();
+        let slab = Arc::new(if serve { KvSlab::shared(geometry, n_blocks) } else { KvSlab::new(geometry, n_blocks) }?);
         let identity = CacheIdentity {
             fingerprint: model.fingerprint(),
             tokenizer_digest: model.tokenizer_digest().unwrap_or_default(),
@@ -82,12 +90,18 @@ impl ModelCache {
             lease: options.lease.unwrap_or(DEFAULT_LEASE),
             secret: options.secret,
             share_up_to_tokens: if options.no_prefix_cache { 0 } else { shareable_up_to },
+            no_convert: false,
         };
         let store: Arc<dyn BlockStore> = slab.clone();
+        let kv = kv::Cache::new(identity, store, config)?;
+        let defaults = NodeConfig::default();
+        let peer_timeout = options.peer_timeout.unwrap_or(defaults.peer_timeout);
         Ok(Arc::new(ModelCache {
             weights: model.cpu_weights()?,
             slab,
-            kv: kv::Cache::new(identity, store, config)?,
+            node: Node::new(&kv, NodeConfig { serve, peer_timeout })?,
+            kv,
+            served: serve,
             prefix_cache: !options.no_prefix_cache,
             shareable_up_to,
             model: model.clone(),
@@ -154,6 +168,16 @@ impl ModelCache {
         hit * self.block_tokens()
     }
 
+    /// Tokens of a prompt whose KV is cached.
+    pub(super) fn cached_prefix(&self, snapshot: &Snapshot) -> usize {
+        if !self.shareable(snapshot) {
+            return 0;
+        }
+        let mut chain = self.hash_chain(snapshot);
+        chain.extend(&snapshot.tokens[..snapshot.tokens.len() - 1]);
+        self.kv.cached_blocks(chain.hashes()) * self.block_tokens()
+    }
+
     /// Puts the blocks that the last step filled into the prefix index.
     pub(super) fn publish(&self, active: &mut Active) {
         let snapshot = &active.snapshot;
@@ -187,11 +211,27 @@ impl ModelCache {
                 reservation.finish(event);
             }
         };
-        crate::transport::import_async(&self.kv, data, announce)
+        self.node.import(data, announce)
+    }
+
+    /// Lets peers on other machines import; see [`Node::listen`].
+    pub fn listen(&self, address: &str, advertise: Option<&str>, encryption: Encryption) -> Result<u16> {
+        if !self.served {
+            crate::bail!(
+                InvalidArgument,
+                "a cache without a secret given by the host: nobody else could import from it"
+            );
+        }
+        self.node.listen(address, advertise, encryption)
+    }
+
+    /// Tickets, listening, pairing.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
     }
 
     /// Ends every handle and refuses new ones; engines that still run keep the memory until they end.
     pub fn close(&self) {
-        self.kv.close();
+        self.node.close();
     }
 }

@@ -15,6 +15,8 @@ pub enum EventKind {
     EngineFailed = 4,
     /// One of the likeliest alternatives to the TOKEN event that came just before, best first.
     TopLogprob = 5,
+    /// The handle of a prompt whose computation begins.
+    KvStarted = 6,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -14,6 +14,17 @@ pub struct Metrics {
     pub generated_tokens: u64,
     pub prefix_hit_tokens: u64,
     pub preemptions: u64,
+    /// Requests whose KV did not come and was computed anew.
+    pub recomputed: u64,
+    /// Tickets whose KV came into the cache, and those whose did not.
+    pub imports: u64,
+    pub imports_failed: u64,
+    /// KV bytes pulled while their exporter was still computing, and after that.
+    pub kv_bytes_hidden: u64,
+    pub kv_bytes_exposed: u64,
+    /// From the exporter being done until everything was here: of all pulls, and of the last.
+    pub kv_exposed_ns_total: u64,
+    pub kv_exposed_ns_last: u64,
     pub kv_bytes_in: u64,
     pub kv_bytes_out: u64,
     /// Time spent in steps.

@@ -28,6 +28,7 @@ pub use request::{Request, SamplingFields};
 use crate::backend::cpu::bind_current_thread;
 use crate::error::{Error, Result};
 use crate::kv::{Consumed, KvId};
+use crate::sequence::Snapshot;
 use crate::sys::monotonic_ns;
 use active::{Arrival, Source};
 use prepare::{Bounds, prepare};
@@ -66,6 +67,8 @@ pub struct EngineOptions {
     /// Token budget of a step.
     pub max_batch_tokens: usize,
     pub threads: usize,
+    /// While the role is decode: prompts with more tokens than this to compute are refused. 0: none are.
+    pub local_prefill_tokens: usize,
     /// CPUs to run on; empty: where the system puts them.
     pub cpus: Vec<usize>,
 }
@@ -94,6 +97,7 @@ impl EngineOptions {
             max_sequences: max_sequences.min(max_batch_tokens),
             max_waiting: pick("max_waiting", self.max_waiting, Self::DEFAULT_MAX_WAITING, 1 << 20)?,
             max_batch_tokens,
+            local_prefill_tokens: self.local_prefill_tokens,
         })
     }
 }
@@ -160,10 +164,16 @@ impl Engine {
     fn source(&self, request: &Request, id: u64) -> Result<Source> {
         let cache = &self.shared.cache;
         if request.kv == 0 {
-            return Ok(Source::Ready(Box::new(prepare(request, None, &self.bounds)?), cache.table()));
+            let snapshot = prepare(request, None, &self.bounds)?;
+            self.check_local(&snapshot)?;
+            return Ok(Source::Ready(Box::new(snapshot), cache.table()));
         }
         let kv = KvId(request.kv);
-        let Some(base) = cache.kv().peek(kv)? else { return self.claim(request, kv, id) };
+        let base = match cache.kv().peek(kv) {
+            Ok(Some(base)) => base,
+            Ok(None) => return self.claim(request, kv, id),
+            Err(error) => return self.recompute(request, kv, error),
+        };
         prepare(request, Some(Arc::unwrap_or_clone(base)), &self.bounds)?;
         let started = monotonic_ns();
         match cache.kv().consume(kv)? {
@@ -173,6 +183,35 @@ impl Engine {
                 Ok(Source::Ready(Box::new(prepare(request, Some(snapshot), &self.bounds)?), table))
             }
         }
+    }
+
+    /// Of a handle whose KV did not come: its sequence, to be computed here if the request says so.
+    fn recompute(&self, request: &Request, kv: KvId, error: Error) -> Result<Source> {
+        let cache = &self.shared.cache;
+        let Some(sequence) = cache.kv().failed_sequence(kv).filter(|_| request.recompute) else { return Err(error) };
+        let base = Snapshot { computed: 0, ..Snapshot::clone(&sequence) };
+        let snapshot = prepare(request, Some(base), &self.bounds)?;
+        cache.kv().release(kv)?;
+        self.shared.counters.recomputed.fetch_add(1, Relaxed);
+        Ok(Source::Ready(Box::new(snapshot), cache.table()))
+    }
+
+    /// Refuses a prompt that is better prefilled elsewhere.
+    fn check_local(&self, snapshot: &Snapshot) -> Result<()> {
+        let most = self.shared.limits.local_prefill_tokens;
+        let tokens = snapshot.tokens.len();
+        if most == 0 || tokens <= most || self.shared.role.load(Relaxed) != Role::Decode as u32 {
+            return Ok(());
+        }
+        let cached = self.shared.cache.cached_prefix(snapshot);
+        if tokens - cached > most {
+            crate::bail!(
+                PrefillElsewhere,
+                "{tokens} prompt tokens, {cached} of them cached: {} to compute, local_prefill_tokens is {most}",
+                tokens - cached
+            );
+        }
+        Ok(())
     }
 
     /// Takes a handle that is still on its way; what can be checked without it is checked now.

@@ -1,11 +1,11 @@
 //! How requests come in, and how their events and their ends go out: the step thread's side of it.
 
 use super::active::{Active, Arrival, End, Source, finished};
-use super::event::Event;
+use super::event::{Event, EventKind};
 use super::prepare::prepare;
 use super::step::Stepper;
 use crate::error::{Error, Result, Status};
-use crate::kv::{BlockTable, Consumed, KvId};
+use crate::kv::{BlockTable, Consumed, Filling, KvId};
 use crate::scheduler::NewSeq;
 use crate::sequence::{FinishReason, Snapshot};
 use crate::sys::monotonic_ns;
@@ -30,7 +30,29 @@ impl Stepper {
                 self.shared.counters.handed_off(monotonic_ns() - started);
                 self.landed(arrival, snapshot, table);
             }
-            Err(error) => arrival.refuse(&error),
+            Err(error) => self.failed_to_land(arrival, error),
+        }
+    }
+
+    /// The KV of a request did not come: it is computed anew, if the request says so.
+    fn failed_to_land(&mut self, arrival: Arrival, error: Error) {
+        let sequence = match &arrival.source {
+            Source::Importing(claim) if arrival.request.recompute => claim.sequence(),
+            _ => None,
+        };
+        match sequence {
+            Some(sequence) => {
+                crate::log!(
+                    Info,
+                    "engine",
+                    "request {:#x}: computed here, its KV did not come: {error}",
+                    arrival.place.id
+                );
+                self.shared.counters.recomputed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let table = self.shared.cache.table();
+                self.landed(arrival, Snapshot { computed: 0, ..Snapshot::clone(&sequence) }, table);
+            }
+            None => arrival.refuse(&error),
         }
     }
 
@@ -57,9 +79,19 @@ impl Stepper {
         let Source::Ready(snapshot, table) = source else { return };
         let id = place.id;
         let chain = self.shared.cache.hash_chain(&snapshot);
+        let filling = match prefill_only && request.stream_kv {
+            true => self.shared.cache.kv().begin_filling(Snapshot::clone(&snapshot), &table).ok(),
+            false => None,
+        };
+        let started = filling.as_ref().map(|filling| {
+            let mut event = Event::new(EventKind::KvStarted, place.user_tag, id);
+            event.kv = filling.id().0;
+            event
+        });
         let active = Active {
             published: 0,
             snapshot: *snapshot,
+            filling,
             table,
             chain,
             prefill_only,
@@ -87,7 +119,7 @@ impl Stepper {
         let events = repeat.then(|| active.token_events(&[]));
         self.deadlines.extend(deadline.map(|d| (d, id)));
         self.active.insert(id, active);
-        if let Some(events) = events {
+        for events in started.map(|event| vec![event]).into_iter().chain(events) {
             self.emit(id, events);
         }
         // A generation that was over when its snapshot was taken, and still is under the new parameters.
@@ -181,23 +213,27 @@ impl Stepper {
         self.forget_deadline(active.deadline, id);
         self.scheduler.remove(id);
         let _ = crate::failpoint::hit("engine.finish");
-        let (mut reason, mut status) = match end {
+        let (mut reason, failure) = match end {
             End::Reason(reason) => (reason, None),
             End::Failed(error) => {
                 crate::log!(Debug, "engine", "request {id:#x} ended: {error}");
-                (FinishReason::Error, Some(error.status))
+                (FinishReason::Error, Some(error))
             }
         };
+        let mut status = failure.as_ref().map(|error| error.status);
         let hands_over = active.hands_over(reason);
-        let Active { snapshot, table, place, .. } = active;
+        let Active { snapshot, filling, table, place, .. } = active;
         let index = snapshot.generated();
         let mut kv = 0;
         if hands_over {
-            match self.hand_over(snapshot, table, reason) {
+            match self.hand_over(snapshot, filling, table, reason) {
                 Ok(handle) => kv = handle.0,
                 Err(error) => (reason, status) = (FinishReason::Error, Some(error.status)),
             }
         } else {
+            if let Some(filling) = filling {
+                filling.fail(failure.unwrap_or_else(|| Error::new(Status::Cancelled, "the request ended without KV")));
+            }
             drop(table);
         }
         let mut event = finished(place.user_tag, id, reason, status);
@@ -206,10 +242,19 @@ impl Stepper {
         place.finish(event);
     }
 
-    fn hand_over(&self, mut snapshot: Snapshot, table: BlockTable, reason: FinishReason) -> Result<KvId> {
+    fn hand_over(
+        &self,
+        mut snapshot: Snapshot,
+        filling: Option<Filling>,
+        table: BlockTable,
+        reason: FinishReason,
+    ) -> Result<KvId> {
         snapshot.finished = matches!(reason, FinishReason::Stop | FinishReason::Length).then_some(reason);
         let started = monotonic_ns();
-        let handle = self.shared.cache.hand_over(snapshot, table);
+        let handle = match filling {
+            Some(filling) => filling.finish(snapshot, table),
+            None => self.shared.cache.hand_over(snapshot, table),
+        };
         self.shared.counters.export_ns_last.store(monotonic_ns() - started, std::sync::atomic::Ordering::Relaxed);
         handle
     }

@@ -36,6 +36,7 @@ pub(super) struct EngineLimits {
     pub max_sequences: usize,
     pub max_waiting: usize,
     pub max_batch_tokens: usize,
+    pub local_prefill_tokens: usize,
 }
 
 /// Host calls that the step thread has not looked at yet.

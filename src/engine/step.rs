@@ -238,6 +238,7 @@ impl Stepper {
             let of_prompt = computed.min(prompt_end).saturating_sub(item.start);
             self.shared.counters.prompt_tokens.fetch_add(of_prompt as u64, Relaxed);
             self.shared.cache.publish(active);
+            active.advance();
             if !item.samples {
                 continue;
             }

@@ -43,8 +43,12 @@ pub struct cleave_cache_config_t {
     /// How long a KV handle lives that nobody renews, in milliseconds. Default: 30000.
     pub lease_ms: u32,
     /// Signs tickets and images: caches with the same secret can import from each other. All zero: random, so that
-    /// only this process can import what this cache exports.
+    /// only this process can import what this cache exports. With one, the cache also lets processes of the same user
+    /// on this machine that know it import over shared memory (see cleave_cache_listen for other machines).
     pub secret: [u8; 32],
+    /// A peer that says nothing for so long in the middle of a transfer is gone, in milliseconds; on the same machine
+    /// one that ends or is stopped is noticed within a second in any case. Default: 4000.
+    pub peer_timeout_ms: u32,
 }
 
 sized_struct!(cleave_cache_config_t);
@@ -96,12 +100,14 @@ fn options(config: &cleave_cache_config_t) -> crate::error::Result<CacheOptions>
         bytes: config.bytes_per_device,
         lease: (config.lease_ms > 0).then(|| Duration::from_millis(u64::from(config.lease_ms))),
         secret: (config.secret != [0; 32]).then_some(config.secret),
+        peer_timeout: (config.peer_timeout_ms > 0).then(|| Duration::from_millis(u64::from(config.peer_timeout_ms))),
         no_prefix_cache: config.flags & CLEAVE_CACHE_NO_PREFIX != 0,
     })
 }
 
 /// Ends a cache and every KV handle in it. Engines that still run over it go on until they are destroyed, and the
-/// memory is held until then. NULL and a cache that was destroyed before are ignored.
+/// memory is held until then. Transfers in and out are ended first. NULL and a cache that was destroyed before are
+/// ignored. [BLOCKING] Until the threads of those transfers have noticed: some tens of milliseconds.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleave_cache_destroy(cache: *mut cleave_cache_t) {
     if !cache.is_null() {

@@ -36,7 +36,9 @@ pub struct cleave_engine_config_t {
     pub flags: u32,
     /// Accepted requests that wait beyond those that run, before WOULD_BLOCK. Default: 1024.
     pub max_waiting: u32,
-    pub reserved: u32,
+    /// While the role is decode: a prompt without a KV handle that has more tokens to compute than this, cached ones not
+    /// counted, is refused with PREFILL_ELSEWHERE. Default: no limit.
+    pub local_prefill_tokens: u32,
     /// CPUs that the engine's threads may run on: CPU i is bit i % 64 of cpu_mask[i / 64]. All zero: wherever the
     /// system puts them.
     pub cpu_mask: [u64; 16],
@@ -87,13 +89,13 @@ pub unsafe extern "C" fn cleave_engine_create(
         required(out, "out")?;
         let config: cleave_engine_config_t = sized::read_optional(config, "config")?;
         known_flags(config.flags, 0, "config.flags")?;
-        known_flags(config.reserved, 0, "config.reserved")?;
         let options = EngineOptions {
             role: Some(role(config.role)?),
             max_sequences: config.max_sequences as usize,
             max_waiting: config.max_waiting as usize,
             max_batch_tokens: config.max_batch_tokens as usize,
             threads: config.threads as usize,
+            local_prefill_tokens: config.local_prefill_tokens as usize,
             cpus: cpus(&config.cpu_mask),
         };
         let engine = Engine::create(&cache, &queue, options)?;

@@ -38,6 +38,9 @@ pub const CLEAVE_ERR_PEER: cleave_status_t = -14;
 pub const CLEAVE_ERR_SHUTDOWN: cleave_status_t = -15;
 /// A bug in the library: a caught panic. The text says where.
 pub const CLEAVE_ERR_INTERNAL: cleave_status_t = -16;
+/// More prompt tokens are to be computed than the engine's local_prefill_tokens allows: prefill them on another engine
+/// and submit the KV handle.
+pub const CLEAVE_ERR_PREFILL_ELSEWHERE: cleave_status_t = -17;
 
 /// What went wrong: 256 bytes owned by the caller, who may leave them uninitialised. Written on failure only.
 #[repr(C)]
@@ -53,7 +56,7 @@ pub struct cleave_error_t {
 /// Static: never freed.
 #[unsafe(no_mangle)]
 pub extern "C" fn cleave_status_string(status: cleave_status_t) -> *const c_char {
-    const NAMES: [&CStr; 17] = [
+    const NAMES: [&CStr; 18] = [
         c"OK",
         c"INVALID_ARGUMENT",
         c"NOT_FOUND",
@@ -71,6 +74,7 @@ pub extern "C" fn cleave_status_string(status: cleave_status_t) -> *const c_char
         c"PEER",
         c"SHUTDOWN",
         c"INTERNAL",
+        c"PREFILL_ELSEWHERE",
     ];
     let index = status.checked_neg().and_then(|code| usize::try_from(code).ok());
     index.and_then(|i| NAMES.get(i)).copied().unwrap_or(c"UNKNOWN").as_ptr()

@@ -18,6 +18,9 @@ pub const CLEAVE_EVENT_KV_READY: u32 = 3;
 pub const CLEAVE_EVENT_ENGINE_FAILED: u32 = 4;
 /// One of the likeliest tokens at the place of the TOKEN event before it, best first; see CLEAVE_REQUEST_LOGPROBS.
 pub const CLEAVE_EVENT_TOP_LOGPROB: u32 = 5;
+/// A prompt's turn has come: `kv` is its handle, still being filled; see CLEAVE_REQUEST_STREAM_KV. It belongs to the
+/// request: it fails if that ends without its KV, and FINISHED carries it otherwise.
+pub const CLEAVE_EVENT_KV_STARTED: u32 = 6;
 
 /// A stop id or stop sequence, or one of the model's EOS ids.
 pub const CLEAVE_FINISH_STOP: u32 = 1;

@@ -52,6 +52,17 @@ pub struct cleave_metrics_t {
     pub export_ns_last: u64,
     /// From the last cleave_engine_set_role to the first step that was planned under the new role.
     pub role_switch_ns_last: u64,
+    /// Tickets whose KV came into the cache, and those whose did not.
+    pub imports: u64,
+    pub imports_failed: u64,
+    /// Requests of this engine whose KV did not come and was computed anew (CLEAVE_REQUEST_RECOMPUTE).
+    pub recomputed: u64,
+    /// KV bytes that the cache pulled while their exporter was still computing (hidden behind that), and after it
+    /// (exposed); and how long imports took from their exporter being done: of all together, and of the last.
+    pub kv_bytes_hidden: u64,
+    pub kv_bytes_exposed: u64,
+    pub kv_exposed_ns_total: u64,
+    pub kv_exposed_ns_last: u64,
 }
 
 sized_struct!(cleave_metrics_t, cleave_audit_t);
@@ -82,6 +93,13 @@ fn convert(m: &Metrics) -> cleave_metrics_t {
         step_ns_max: m.step_ns_max,
         export_ns_last: m.export_ns_last,
         role_switch_ns_last: m.role_switch_ns_last,
+        imports: m.imports,
+        imports_failed: m.imports_failed,
+        recomputed: m.recomputed,
+        kv_bytes_hidden: m.kv_bytes_hidden,
+        kv_bytes_exposed: m.kv_bytes_exposed,
+        kv_exposed_ns_total: m.kv_exposed_ns_total,
+        kv_exposed_ns_last: m.kv_exposed_ns_last,
     }
 }
 
@@ -128,6 +146,14 @@ const FAMILIES: &[Family] = &[
     ("preemptions", true, "Sequences put back for want of blocks", |m| m.preemptions as f64),
     ("kv_in_bytes", true, "KV bytes imported", |m| m.kv_bytes_in as f64),
     ("kv_out_bytes", true, "KV bytes exported", |m| m.kv_bytes_out as f64),
+    ("kv_imports", true, "Tickets whose KV came into the engine's cache", |m| m.imports as f64),
+    ("kv_imports_failed", true, "Tickets whose KV did not come", |m| m.imports_failed as f64),
+    ("requests_recomputed", true, "Requests whose KV did not come and was computed anew", |m| m.recomputed as f64),
+    ("kv_hidden_bytes", true, "KV bytes pulled while the exporter was computing", |m| m.kv_bytes_hidden as f64),
+    ("kv_exposed_bytes", true, "KV bytes pulled after the exporter was done", |m| m.kv_bytes_exposed as f64),
+    ("kv_exposed_seconds", true, "Time from the exporter being done until the KV was here", |m| {
+        m.kv_exposed_ns_total as f64 / SECOND
+    }),
     ("busy_seconds", true, "Time spent in steps", |m| m.busy_ns as f64 / SECOND),
     ("handoffs", true, "Requests that continued a KV handle", |m| m.handoffs as f64),
     ("handoff_seconds", true, "Time spent taking KV handles over", |m| m.handoff_ns_total as f64 / SECOND),

@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// The handle is of an import that has not landed yet.
 pub const CLEAVE_KV_IMPORTING: u32 = 1 << 0;
+/// The handle is of a prompt that is still being computed; n_computed says how far.
+pub const CLEAVE_KV_FILLING: u32 = 1 << 1;
 
 /// What is known of a handle. Set struct_size before the call.
 #[repr(C)]
@@ -60,7 +62,8 @@ pub unsafe extern "C" fn cleave_kv_info(
         let mut c = cleave_kv_info_t::zeroed();
         c.n_tokens = info.n_tokens;
         c.n_blocks = info.n_blocks;
-        c.flags = if info.importing { CLEAVE_KV_IMPORTING } else { 0 };
+        c.flags =
+            if info.importing { CLEAVE_KV_IMPORTING } else { 0 } | if info.filling { CLEAVE_KV_FILLING } else { 0 };
         c.ticket_bytes = info.ticket_bytes;
         c.image_bytes = info.image_bytes;
         c.lease_left_ms = u64::try_from(info.lease_left.as_millis()).unwrap_or(u64::MAX);
@@ -71,8 +74,11 @@ pub unsafe extern "C" fn cleave_kv_info(
     })
 }
 
-/// Writes the handle's ticket: a few hundred signed bytes, with which a cache that has the same secret pulls the
-/// blocks itself. The handle lives on until that has happened, it is released or its lease ends. (`buf`, `cap`, `len`)
+/// Writes the handle's ticket: some hundred signed bytes and four for each token, with which a cache that has the same
+/// secret pulls the blocks itself, in this process, on this machine (shared memory) or from elsewhere (TCP, after
+/// cleave_cache_listen). The handle lives on until that has happened, it is released or its lease ends; a transfer that
+/// begins renews the lease, and so does every sign of life from the importer. The tokens are readable in it: keep it
+/// private. A handle of a prompt that is still being computed (KV_STARTED) has a ticket too. (`buf`, `cap`, `len`)
 /// follow the conventions for buffers above. Callable from any thread.
 /// Errors: NOT_FOUND, EXPIRED, INVALID_ARGUMENT (buffer too small), UNSUPPORTED.
 #[unsafe(no_mangle)]
@@ -87,7 +93,7 @@ pub unsafe extern "C" fn cleave_kv_ticket(
     call(err, || unsafe {
         let cache = get(cache)?;
         required(len, "len")?;
-        fill(&crate::transport::ticket(cache.kv(), KvId(kv))?, buf.cast::<u8>(), cap, len, "buf")
+        fill(&cache.node().ticket(KvId(kv))?, buf.cast::<u8>(), cap, len, "buf")
     })
 }
 
@@ -133,6 +139,11 @@ pub unsafe extern "C" fn cleave_kv_read_image(
 /// Takes in a ticket or an image (`len` bytes at `data`, copied during the call). `*kv` is the host's to submit, at once
 /// if it likes: the request waits for the blocks. Once they have landed, or not, KV_READY with `user_tag` and the status
 /// goes to `queue`, which may be NULL for no event.
+///
+/// The tokens of the exporter's handle end with it: once everything is here that handle is consumed, and until then it
+/// is not. If the transfer fails, nothing of it is used, and the exporter's handle stays, if its side does; a request
+/// with CLEAVE_REQUEST_RECOMPUTE goes on all the same. Blocks that this cache has already are not moved; blocks of
+/// another size or dtype are converted.
 ///
 /// Callable from any thread. An image is checked and copied before this returns.
 /// Errors: CORRUPT, INCOMPATIBLE, PERMISSION (other secret), EXPIRED, PEER, OUT_OF_MEMORY (no free blocks),

@@ -23,11 +23,22 @@ pub const CLEAVE_REQUEST_IGNORE_EOS: u32 = 1 << 3;
 /// With a handle: take every sampling and stop field from this request, and none from the handle.
 pub const CLEAVE_REQUEST_OVERRIDE_SAMPLING: u32 = 1 << 4;
 
+/// On an engine whose role is prefill: KV_STARTED carries the handle as soon as the prompt's turn has come, so that its
+/// ticket can go out and the importer pulls what is computed while the rest is. FINISHED carries the same handle.
+/// Without effect on engines of another role.
+pub const CLEAVE_REQUEST_STREAM_KV: u32 = 1 << 5;
+/// If the KV of the handle does not come (its import fails in whatever way), compute it here from the ticket's tokens
+/// instead of ending with an error. The tokens are the same, later. Of a handle whose prompt was still being computed
+/// the first token (index 0) is then sampled and reported here, with or without EMIT_PENDING.
+pub const CLEAVE_REQUEST_RECOMPUTE: u32 = 1 << 6;
+
 const KNOWN_FLAGS: u32 = CLEAVE_REQUEST_KEEP_KV
     | CLEAVE_REQUEST_LOGPROBS
     | CLEAVE_REQUEST_EMIT_PENDING
     | CLEAVE_REQUEST_IGNORE_EOS
-    | CLEAVE_REQUEST_OVERRIDE_SAMPLING;
+    | CLEAVE_REQUEST_OVERRIDE_SAMPLING
+    | CLEAVE_REQUEST_STREAM_KV
+    | CLEAVE_REQUEST_RECOMPUTE;
 
 /// The most alternatives that a request may ask for.
 const MAX_LOGPROBS: i32 = 128;
@@ -100,7 +111,7 @@ sized_struct!(cleave_request_desc_t);
 /// Callable from any thread; does not wait for the engine. Errors: WOULD_BLOCK (too many wait, or the queue has no
 /// place: retry after a FINISHED event), INVALID_ARGUMENT (the text names request and field), NOT_FOUND and EXPIRED
 /// (engine, KV handle), INCOMPATIBLE, UNSUPPORTED (flags), OUT_OF_MEMORY (more than the whole cache holds),
-/// SHUTDOWN (draining or destroyed).
+/// SHUTDOWN (draining or destroyed), PREFILL_ELSEWHERE (see local_prefill_tokens).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleave_submit(
     engine: *mut cleave_engine_t,
@@ -204,6 +215,8 @@ fn decode(desc: &cleave_request_desc_t, tokens: &[i32]) -> Result<Request> {
         prompt,
         sampling,
         keep_kv: flag(CLEAVE_REQUEST_KEEP_KV),
+        stream_kv: flag(CLEAVE_REQUEST_STREAM_KV),
+        recompute: flag(CLEAVE_REQUEST_RECOMPUTE),
         emit_pending: flag(CLEAVE_REQUEST_EMIT_PENDING),
         override_sampling: flag(CLEAVE_REQUEST_OVERRIDE_SAMPLING),
         priority: desc.priority,

@@ -112,7 +112,7 @@ fn check_slots(state: &State) -> Result<(), String> {
                 export.deadline
             }
             Body::Failed { deadline, .. } => *deadline,
-            Body::Importing { .. } | Body::Vacant => continue,
+            Body::Importing { .. } | Body::Filling(_) | Body::Vacant => continue,
         };
         deadlines += 1;
         if !state.deadlines.contains(&(deadline, slot)) {

@@ -7,11 +7,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::audit::Audit;
+use super::endpoint::Endpoint;
 use super::handle::{Body, End};
-use super::image::Keys;
+use super::image::{Keys, TransportKeys};
 use super::state::{Owner, State};
 use super::table::BlockTable;
-use super::worker::{Job, Worker};
 use super::{Waker, lease};
 use crate::backend::{BlockStore, KvGeometry};
 use crate::bail;
@@ -37,11 +37,13 @@ pub struct CacheConfig {
     /// Imported sequences of at most this many tokens use and feed the prefix index. 0 where KV depends on more
     /// than the tokens before it: a rope that goes by the sequence's length shares only below its threshold.
     pub share_up_to_tokens: u32,
+    /// Refuse KV of another block size, dtype or sharding instead of converting it.
+    pub no_convert: bool,
 }
 
 impl Default for CacheConfig {
     fn default() -> Self {
-        CacheConfig { lease: Duration::from_secs(30), secret: None, share_up_to_tokens: u32::MAX }
+        CacheConfig { lease: Duration::from_secs(30), secret: None, share_up_to_tokens: u32::MAX, no_convert: false }
     }
 }
 
@@ -57,6 +59,15 @@ pub struct CacheStats {
     /// KV bytes that were copied in and out; moves within the cache are none.
     pub bytes_in: u64,
     pub bytes_out: u64,
+    /// Of what was pulled by ticket: bytes that came while the exporter was still computing, and after that.
+    pub bytes_hidden: u64,
+    pub bytes_exposed: u64,
+    /// From the exporter being done until everything was here: of all pulls, and of the last.
+    pub exposed_ns: u64,
+    pub exposed_ns_last: u64,
+    /// Tickets whose KV came, and those whose did not.
+    pub imports: u64,
+    pub imports_failed: u64,
 }
 
 /// What tables, handles, the timer and the cache share. Lives until the last table is dropped.
@@ -68,8 +79,18 @@ pub(super) struct Shared {
     pub geometry: KvGeometry,
     state: Mutex<State>,
     pub timer: Condvar,
+    /// Signalled when a prompt that is being computed has more blocks, or is done.
+    pub progress: Condvar,
+    /// What tickets and addresses name.
+    pub endpoints: Mutex<Arc<[Endpoint]>>,
     pub bytes_in: AtomicU64,
     pub bytes_out: AtomicU64,
+    pub bytes_hidden: AtomicU64,
+    pub bytes_exposed: AtomicU64,
+    pub exposed_ns: AtomicU64,
+    pub exposed_ns_last: AtomicU64,
+    pub imports: AtomicU64,
+    pub imports_failed: AtomicU64,
 }
 
 /// Calls wakers, without the lock. They are the engine's: a panic in one is no reason to skip the others.
@@ -83,6 +104,10 @@ impl Shared {
     /// The lock. A panic while it was held is a bug that was caught elsewhere; the bookkeeping goes on.
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn endpoints(&self) -> Arc<[Endpoint]> {
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Runs `f` under the lock, then wakes without it whom `f` gave reason to wake.
@@ -111,7 +136,6 @@ impl Shared {
 /// Dropping it closes it. Tables may outlive it; their blocks return to the pool all the same.
 pub struct Cache {
     pub(super) shared: Arc<Shared>,
-    worker: Worker,
     timer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -142,12 +166,20 @@ impl Cache {
             geometry,
             state: Mutex::new(state),
             timer: Condvar::new(),
+            progress: Condvar::new(),
+            endpoints: Mutex::new(Arc::new([])),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
+            bytes_hidden: AtomicU64::new(0),
+            bytes_exposed: AtomicU64::new(0),
+            exposed_ns: AtomicU64::new(0),
+            exposed_ns_last: AtomicU64::new(0),
+            imports: AtomicU64::new(0),
+            imports_failed: AtomicU64::new(0),
         });
         let timed = shared.clone();
         let timer = crate::sys::spawn("cleave-lease", move || lease::run(&timed))?;
-        Ok(Arc::new(Cache { shared, worker: Worker::default(), timer: Mutex::new(Some(timer)) }))
+        Ok(Arc::new(Cache { shared, timer: Mutex::new(Some(timer)) }))
     }
 
     pub fn identity(&self) -> &CacheIdentity {
@@ -184,7 +216,7 @@ impl Cache {
     pub fn stats(&self) -> CacheStats {
         let state = self.shared.lock();
         let imports = state.slots.live().filter(|(_, body)| matches!(body, Body::Importing { .. })).count();
-        let exports = state.slots.live().filter(|(_, body)| matches!(body, Body::Ready(_))).count();
+        let exports = state.slots.live().filter(|(_, body)| matches!(body, Body::Ready(_) | Body::Filling(_))).count();
         CacheStats {
             blocks_total: state.blocks.refs.len(),
             blocks_free: state.blocks.free.len(),
@@ -193,6 +225,12 @@ impl Cache {
             imports_open: imports,
             bytes_in: self.shared.bytes_in.load(Relaxed),
             bytes_out: self.shared.bytes_out.load(Relaxed),
+            bytes_hidden: self.shared.bytes_hidden.load(Relaxed),
+            bytes_exposed: self.shared.bytes_exposed.load(Relaxed),
+            exposed_ns: self.shared.exposed_ns.load(Relaxed),
+            exposed_ns_last: self.shared.exposed_ns_last.load(Relaxed),
+            imports: self.shared.imports.load(Relaxed),
+            imports_failed: self.shared.imports_failed.load(Relaxed),
         }
     }
 
@@ -239,7 +277,7 @@ impl Cache {
         self.shared.with(end_everything);
     }
 
-    /// Ends the cache: every handle, the prefix index, the timer and the transfer thread. Later calls on handles
+    /// Ends the cache: every handle, the prefix index and the timer. Later calls on handles
     /// are SHUTDOWN. Idempotent.
     pub fn close(&self) {
         self.shared.with(|state| {
@@ -253,12 +291,45 @@ impl Cache {
         if let Some(timer) = timer.filter(|timer| timer.thread().id() != std::thread::current().id()) {
             let _ = timer.join();
         }
-        self.worker.close();
     }
 
-    /// Hands a job to the transfer thread, which is started by the first one.
-    pub(crate) fn transfer(&self, job: Job) -> Result<()> {
-        self.worker.submit(job)
+    pub(crate) fn is_closed(&self) -> bool {
+        self.shared.lock().closed
+    }
+
+    /// Keys that processes with the same secret share, for the connections between them.
+    pub(crate) fn transport_keys(&self) -> TransportKeys {
+        self.shared.keys.transport
+    }
+
+    /// Counts KV bytes that came in before and after the exporter had computed the last of them.
+    pub(crate) fn count_streamed(&self, hidden: u64, exposed: u64, exposed_ns: u64) {
+        let shared = &self.shared;
+        shared.bytes_hidden.fetch_add(hidden, Relaxed);
+        shared.bytes_exposed.fetch_add(exposed, Relaxed);
+        shared.exposed_ns.fetch_add(exposed_ns, Relaxed);
+        shared.exposed_ns_last.store(exposed_ns, Relaxed);
+        shared.imports.fetch_add(1, Relaxed);
+    }
+
+    /// Counts KV bytes that went out to a peer.
+    pub(crate) fn count_sent(&self, bytes: usize) {
+        self.shared.bytes_out.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// How many blocks of a chain the prefix index has, from its first on.
+    pub(crate) fn cached_blocks(&self, chain: &[super::BlockHash]) -> usize {
+        let state = self.shared.lock();
+        chain.iter().take_while(|hash| state.blocks.index.get(hash).is_some()).count()
+    }
+
+    /// Can KV of that layout be taken in?
+    pub(crate) fn converts(&self, from: &KvGeometry) -> bool {
+        *from == self.shared.geometry
+    }
+
+    pub(crate) fn count_failed_import(&self) {
+        self.shared.imports_failed.fetch_add(1, Relaxed);
     }
 }
 

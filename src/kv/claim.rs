@@ -1,13 +1,15 @@
-//! Handles that a request takes while their import is still in flight.
+//! Handles that a request takes while their KV is still on its way: in an import, or being computed.
 
 use std::sync::Arc;
 
 use super::Waker;
 use super::cache::{Cache, Shared};
 use super::export::Consumed;
+use super::filling::Progress;
 use super::handle::{Body, End, KvId};
 use super::state::State;
 use crate::error::Result;
+use crate::sequence::Snapshot;
 
 /// A handle taken before it has landed. For everybody else it is consumed; dropping the claim ends it, and then the
 /// exporter keeps its own.
@@ -17,12 +19,13 @@ pub struct Claim {
 }
 
 impl Cache {
-    /// Takes a handle whose import may be in flight. `waker` is called once when that has landed, failed or ended;
-    /// not if it had before. Of several callers one gets it, the others get EXPIRED.
+    /// Takes a handle whose KV may be on its way. `waker` is called once when that has landed, failed or ended; not if
+    /// it had before. Of several callers one gets it, the others get EXPIRED.
     pub fn claim(&self, id: KvId, waker: Waker) -> Result<Claim> {
         self.shared.with(|state| {
             let slot = state.find(id)?;
-            if let Body::Importing { wakers, .. } = state.slots.body_mut(slot) {
+            if let Body::Importing { wakers, .. } | Body::Filling(Progress { wakers, .. }) = state.slots.body_mut(slot)
+            {
                 wakers.push(waker);
             }
             state.slots.claim(slot);
@@ -35,6 +38,14 @@ impl Claim {
     /// The sequence, once it has landed; the failure of an import that failed.
     pub fn take(&mut self) -> Result<Consumed> {
         self.shared.consume(self.id, State::find_claimed)
+    }
+
+    /// The sequence of a handle that failed, to be computed anew.
+    pub fn sequence(&self) -> Option<Arc<Snapshot>> {
+        self.shared.with(|state| {
+            let slot = state.find_claimed(self.id).ok()?;
+            state.sequence(slot)
+        })
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::cache::{Cache, Shared};
+use super::filling::Progress;
 use super::handle::{Body, End, Export, ImageHead, KvId};
 use super::image::{self, Origin};
 use super::state::{Owner, State};
@@ -19,7 +20,7 @@ use crate::sequence::Snapshot;
 pub enum Consumed {
     /// The sequence; the handle is used up.
     Ready(Snapshot, BlockTable),
-    /// Its import is still in flight and the handle lives on: ask again once [`Cache::on_landed`] has called.
+    /// Its KV is still on its way and the handle lives on: ask again once [`Cache::on_landed`] has called.
     Pending,
 }
 
@@ -32,14 +33,34 @@ pub struct KvInfo {
     pub image_bytes: u64,
     pub ticket_bytes: u64,
     pub lease_left: Duration,
-    /// Nothing but this is known yet: the import has not landed.
+    /// The import has not landed.
     pub importing: bool,
+    /// The prompt is still being computed.
+    pub filling: bool,
+}
+
+/// How far a handle's KV is.
+enum Landing {
+    Import,
+    Prompt(u32),
+    Done,
 }
 
 impl Shared {
     /// Makes a handle of a table: O(1) in tokens, the blocks stay where they are.
     pub(super) fn export(
         self: &Arc<Self>,
+        snapshot: Snapshot,
+        table: BlockTable,
+        lease: Option<Duration>,
+    ) -> Result<KvId> {
+        self.export_as(None, snapshot, table, lease)
+    }
+
+    /// The same, under the id of the handle that was being filled if that is still there.
+    pub(super) fn export_as(
+        self: &Arc<Self>,
+        filling: Option<KvId>,
         snapshot: Snapshot,
         table: BlockTable,
         lease: Option<Duration>,
@@ -70,10 +91,15 @@ impl Shared {
                 blocks.truncate(need);
                 state.tables[key as usize].blocks.truncate(need);
             }
-            let issued = if state.closed {
-                Err(crate::error!(Shutdown, "KV export: the cache is closed"))
-            } else {
-                state.export(snapshot, key, blocks, lease.unwrap_or(self.config.lease))
+            let lease = lease.unwrap_or(self.config.lease);
+            let waiting = filling.and_then(|id| Some((id, state.find_claimed(id).ok()?)));
+            let issued = match waiting {
+                _ if state.closed => Err(crate::error!(Shutdown, "KV export: the cache is closed")),
+                Some((id, slot)) => {
+                    state.fill(slot, snapshot, key, blocks, lease);
+                    Ok(id)
+                }
+                None => state.export(snapshot, key, blocks, lease),
             };
             if issued.is_err() {
                 state.drop_table(key);
@@ -91,7 +117,7 @@ impl Shared {
         let taken = self.with(|state| {
             let slot = find(state, id)?;
             match state.slots.body(slot) {
-                Body::Importing { .. } => return Ok(None),
+                Body::Importing { .. } | Body::Filling(_) => return Ok(None),
                 Body::Failed { error, .. } => return Err(error.clone()),
                 Body::Ready(export) => {
                     let key = export.table as usize;
@@ -123,15 +149,24 @@ impl Cache {
         self.shared.consume(id, State::find)
     }
 
-    /// The snapshot of a handle, to look at before consuming it. None while its import is in flight.
+    /// The snapshot of a handle, to look at before consuming it. None while its KV is on its way.
     pub fn peek(&self, id: KvId) -> Result<Option<Arc<Snapshot>>> {
         self.shared.with(|state| {
             let slot = state.find(id)?;
             match state.slots.body(slot) {
                 Body::Ready(export) => Ok(Some(export.snapshot.clone())),
                 Body::Failed { error, .. } => Err(error.clone()),
-                Body::Importing { .. } | Body::Vacant => Ok(None),
+                Body::Importing { .. } | Body::Filling(_) | Body::Vacant => Ok(None),
             }
+        })
+    }
+
+    /// The sequence of a handle whose KV failed to come: to be computed anew.
+    pub fn failed_sequence(&self, id: KvId) -> Option<Arc<Snapshot>> {
+        self.shared.with(|state| {
+            let slot = state.find(id).ok()?;
+            let failed = matches!(state.slots.body(slot), Body::Failed { .. });
+            state.sequence(slot).filter(|_| failed)
         })
     }
 
@@ -154,23 +189,34 @@ impl Cache {
         let shared = &self.shared;
         let found = shared.with(|state| {
             let slot = state.find(id)?;
-            Ok(match state.slots.body(slot) {
-                Body::Importing { .. } => None,
-                _ => {
+            let landing = match state.slots.body(slot) {
+                Body::Importing { sequence, .. } => Some((sequence.clone(), Landing::Import)),
+                Body::Filling(progress) => Some((progress.prompt.clone(), Landing::Prompt(progress.computed))),
+                _ => None,
+            };
+            match landing {
+                Some((snapshot, landing)) => Ok((snapshot, None, landing)),
+                None => {
                     let (_, export) = state.ready(id)?;
-                    Some((export.snapshot.clone(), export.deadline))
+                    Ok((export.snapshot.clone(), Some(export.deadline), Landing::Done))
                 }
-            })
+            }
         })?;
-        let Some((snapshot, deadline)) = found else {
+        let (snapshot, deadline, landing) = found;
+        let Some(deadline) = deadline else {
+            let (computed, filling) = match landing {
+                Landing::Prompt(computed) => (computed, true),
+                _ => (0, false),
+            };
             return Ok(KvInfo {
-                n_tokens: 0,
-                computed: 0,
+                n_tokens: snapshot.tokens.len() as u32,
+                computed,
                 n_blocks: 0,
                 image_bytes: 0,
-                ticket_bytes: 0,
+                ticket_bytes: if filling { self.ticket_len(&snapshot) } else { 0 },
                 lease_left: shared.config.lease,
-                importing: true,
+                importing: !filling,
+                filling,
             });
         };
         let n_blocks = snapshot.computed.div_ceil(shared.geometry.block_tokens);
@@ -180,10 +226,15 @@ impl Cache {
             computed: snapshot.computed,
             n_blocks,
             image_bytes: head + u64::from(n_blocks) * image::record_len(&shared.geometry) as u64,
-            ticket_bytes: ticket::len(&shared.identity) as u64,
+            ticket_bytes: self.ticket_len(&snapshot),
             lease_left: deadline.saturating_duration_since(Instant::now()),
             importing: false,
+            filling: false,
         })
+    }
+
+    fn ticket_len(&self, snapshot: &Snapshot) -> u64 {
+        ticket::len(&self.shared.identity, snapshot, &self.shared.endpoints()) as u64
     }
 
     /// The lease is `lease` from now on. The lease of an import begins when it lands.
@@ -209,13 +260,13 @@ impl Cache {
         })
     }
 
-    /// Calls `waker` once when the import behind `id` has landed, failed or was released. False, and nothing is
-    /// registered, if it is not in flight (any more).
+    /// Calls `waker` once when the KV behind `id` has landed, failed or was released. False, and nothing is registered,
+    /// if it is not on its way (any more).
     pub fn on_landed(&self, id: KvId, waker: Waker) -> bool {
         self.shared.with(|state| {
             let Ok(slot) = state.find(id) else { return false };
             match state.slots.body_mut(slot) {
-                Body::Importing { wakers, .. } => {
+                Body::Importing { wakers, .. } | Body::Filling(Progress { wakers, .. }) => {
                     wakers.push(waker);
                     true
                 }
@@ -225,7 +276,7 @@ impl Cache {
     }
 
     /// The snapshot behind a handle, and a transfer's hold on all of its blocks.
-    pub(crate) fn pin(&self, id: KvId) -> Result<(Arc<Snapshot>, BlockTable)> {
+    pub(super) fn pin(&self, id: KvId) -> Result<(Arc<Snapshot>, BlockTable)> {
         self.pin_range(id, 0..usize::MAX)
     }
 
@@ -240,23 +291,18 @@ impl Cache {
         Ok((snapshot, BlockTable::new(self.shared.clone(), key, blocks)))
     }
 
-    /// Ends a handle as consumed after its blocks were copied to another cache; fails if it ended meanwhile.
-    pub(crate) fn end_consumed(&self, id: KvId) -> Result<()> {
-        self.shared.with(|state| {
-            let (slot, _) = state.ready(id)?;
-            state.end_and_free(slot, End::Consumed);
-            Ok(())
-        })
-    }
-
-    /// Its lease begins anew, as long as it was granted: a transfer of it starts.
-    pub(crate) fn touch(&self, id: KvId) -> Result<()> {
-        self.shared.with(|state| {
-            let (slot, export) = state.ready(id)?;
-            let lease = export.lease;
-            state.renew(slot, lease);
-            Ok(())
-        })
+    /// What a ticket of a handle says: its sequence, where it comes from, and whether its prompt is being computed.
+    pub(super) fn ticket_origin(&self, id: KvId) -> Result<(Arc<Snapshot>, Origin, bool)> {
+        let filling = self.shared.with(|state| {
+            let slot = state.find(id)?;
+            let Body::Filling(progress) = state.slots.body(slot) else { return Ok(None) };
+            let lease_ms = u32::try_from(self.shared.config.lease.as_millis()).unwrap_or(u32::MAX);
+            Ok(Some((progress.prompt.clone(), Origin { epoch: state.epoch, handle: id.0, lease_ms })))
+        })?;
+        match filling {
+            Some((prompt, origin)) => Ok((prompt, origin, true)),
+            None => self.origin(id).map(|(snapshot, origin, _)| (snapshot, origin, false)),
+        }
     }
 
     /// Where a handle comes from, as tickets and images say it.
@@ -272,7 +318,7 @@ impl Cache {
     }
 
     /// Counts KV bytes that left.
-    pub(crate) fn count_out(&self, bytes: usize) {
+    pub(super) fn count_out(&self, bytes: usize) {
         self.shared.bytes_out.fetch_add(bytes as u64, Relaxed);
     }
 }

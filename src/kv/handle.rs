@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Waker;
+use super::filling::Progress;
 use super::state::TableKey;
 use crate::backend::BlockId;
 use crate::bail;
@@ -54,15 +55,20 @@ pub(super) enum End {
 /// What a live handle stands for.
 pub(super) enum Body {
     Vacant,
-    /// A transfer is on its way; `epoch` is the cache's at its start.
+    /// A transfer is on its way; `epoch` is the cache's at its start, `sequence` what its ticket said.
     Importing {
         epoch: [u8; 16],
+        sequence: Arc<Snapshot>,
         wakers: Vec<Waker>,
     },
+    /// A prompt is being computed here.
+    Filling(Progress),
     /// The transfer failed; kept until released or the lease is over, so that whoever asks learns why.
     Failed {
         error: Error,
         deadline: Instant,
+        /// The sequence it would have been.
+        sequence: Option<Arc<Snapshot>>,
     },
     Ready(Export),
 }
@@ -80,6 +86,8 @@ pub(super) struct Export {
     pub deadline: Instant,
     /// The image's head, once somebody has asked for it: it must not change between reads.
     pub head: Option<ImageHead>,
+    /// The prompt as tickets said it that were written while it was being computed.
+    pub prompt: Option<Arc<Snapshot>>,
 }
 
 struct Slot {
@@ -193,7 +201,7 @@ mod tests {
     #[test]
     fn ids_keep_caches_generations_and_slots_apart() {
         let (mut a, mut b) = (Slots::new(1), Slots::new(2));
-        let failed = || Body::Failed { error: crate::error!(Io, "x"), deadline: Instant::now() };
+        let failed = || Body::Failed { error: crate::error!(Io, "x"), deadline: Instant::now(), sequence: None };
         let (id, slot) = a.issue(failed()).unwrap();
         b.issue(failed()).unwrap();
         assert_eq!(b.find(id).unwrap_err().status, Status::NotFound);
@@ -213,7 +221,9 @@ mod tests {
     #[test]
     fn a_slot_whose_generations_are_used_up_is_retired() {
         let mut slots = Slots::new(7);
-        let (_, slot) = slots.issue(Body::Importing { epoch: [0; 16], wakers: Vec::new() }).unwrap();
+        let (_, slot) = slots
+            .issue(Body::Failed { error: crate::error!(Io, "x"), deadline: Instant::now(), sequence: None })
+            .unwrap();
         slots.slots[0].generation = MAX_GENERATION;
         slots.end(slot, End::Consumed);
         assert!(slots.free.is_empty());

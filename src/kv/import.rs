@@ -8,9 +8,11 @@ use super::handle::{Body, End, KvId};
 use super::hash::HashChain;
 use super::state::Owner;
 use super::table::BlockTable;
+use crate::backend::KvGeometry;
 use crate::bail;
 use crate::error::{Error, Result};
 use crate::sequence::Snapshot;
+use crate::sys::bytes::Target;
 
 /// Blocks being filled from outside, held by a transfer until they are whole. Dropping it returns them.
 pub(crate) struct Incoming {
@@ -19,14 +21,14 @@ pub(crate) struct Incoming {
     chain: HashChain,
     table: BlockTable,
     /// Blocks at the front that were here already, and need no bytes.
-    pub present: usize,
+    present: usize,
     share: bool,
 }
 
 impl Incoming {
     /// Blocks for the computed tokens of `snapshot`: those of its prefix that this cache has, new ones for the
     /// rest.
-    pub fn new(cache: &Cache, snapshot: Snapshot, chain: HashChain) -> Result<Incoming> {
+    pub fn new(cache: &Cache, snapshot: Snapshot, chain: HashChain, _from: &KvGeometry) -> Result<Incoming> {
         let shared = cache.shared.clone();
         let share = snapshot.tokens.len() <= shared.config.share_up_to_tokens as usize;
         let mut table = shared.table(Owner::Transfer);
@@ -40,25 +42,48 @@ impl Incoming {
         Ok(Incoming { shared, snapshot, chain, table, present, share })
     }
 
-    pub fn n_blocks(&self) -> usize {
+    /// Blocks of the source for the computed tokens.
+    pub fn n_source_blocks(&self) -> usize {
         self.table.blocks().len()
     }
 
-    /// Writes a piece of block `index`, which must not be one of those that were present.
-    pub fn write(&self, index: usize, offset: usize, data: &[u8]) {
-        debug_assert!(index >= self.present);
-        self.shared.store.write(self.table.blocks()[index], offset, data);
-        self.shared.bytes_in.fetch_add(data.len() as u64, Relaxed);
+    /// The first block of the source of which something is needed.
+    pub fn first_needed(&self) -> usize {
+        self.present
     }
 
-    /// All blocks are whole: full ones enter the prefix index.
-    pub fn finish(mut self) -> (Snapshot, BlockTable) {
+    /// Takes in a whole block of the source, which must not be one of those that are here already.
+    pub fn write_block(&self, index: usize, data: &[u8]) {
+        debug_assert!(index >= self.present);
+        self.shared.store.write(self.table.blocks()[index], 0, data);
+        self.count(data.len());
+    }
+
+    /// Where a block of the source belongs byte for byte, if it does and that is host memory.
+    pub fn direct(&self, index: usize) -> Option<Target<'_>> {
+        self.shared.store.target(self.table.blocks()[index])
+    }
+
+    /// Counts bytes that came in past [`Incoming::write_block`].
+    pub fn count(&self, bytes: usize) {
+        self.shared.bytes_in.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// All blocks of `whole` are here: full ones enter the prefix index. `whole` is the sequence that was expected, or
+    /// what became of it meanwhile, with no more tokens computed.
+    pub fn finish(mut self, whole: Snapshot) -> (Snapshot, BlockTable) {
+        let full = (whole.computed / self.shared.geometry.block_tokens) as usize;
         if self.share {
-            for (index, &hash) in self.chain.hashes().iter().enumerate().skip(self.present) {
+            for (index, &hash) in self.chain.hashes().iter().enumerate().take(full).skip(self.present) {
                 self.table.publish(index, hash);
             }
         }
-        (self.snapshot, self.table)
+        (whole, self.table)
+    }
+
+    /// The sequence that was expected.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
     }
 }
 
@@ -70,13 +95,13 @@ impl Cache {
     }
 
     /// A handle for an import that is about to start. Whoever asked must call [`Cache::finish_import`].
-    pub(crate) fn begin_import(&self) -> Result<KvId> {
+    pub(crate) fn begin_import(&self, sequence: Arc<Snapshot>) -> Result<KvId> {
         self.shared.with(|state| {
             if state.closed {
                 bail!(Shutdown, "KV import: the cache is closed");
             }
             let epoch = state.epoch;
-            Ok(state.slots.issue(Body::Importing { epoch, wakers: Vec::new() })?.0)
+            Ok(state.slots.issue(Body::Importing { epoch, sequence, wakers: Vec::new() })?.0)
         })
     }
 
@@ -97,10 +122,12 @@ impl Cache {
         let outcome = outcome.map(|(snapshot, table)| (Arc::new(snapshot), table.into_parts()));
         self.shared.with(|state| {
             let found = state.find_claimed(id).and_then(|slot| match state.slots.body_mut(slot) {
-                Body::Importing { epoch, wakers } => Ok((slot, *epoch, std::mem::take(wakers))),
+                Body::Importing { epoch, sequence, wakers } => {
+                    Ok((slot, *epoch, sequence.clone(), std::mem::take(wakers)))
+                }
                 _ => bail!(Internal, "{id}: landed twice"),
             });
-            let (slot, epoch, wakers) = match found {
+            let (slot, epoch, sequence, wakers) = match found {
                 Ok(found) => found,
                 Err(error) => {
                     if let Ok((_, (Some(key), _))) = outcome {
@@ -112,7 +139,7 @@ impl Cache {
             state.fire.extend(wakers);
             let lease = self.shared.config.lease;
             let fail = |state: &mut super::state::State, error: Error| {
-                state.fail(slot, error.clone(), lease);
+                state.fail(slot, error.clone(), lease, Some(sequence.clone()));
                 Err(error)
             };
             match outcome {

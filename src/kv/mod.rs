@@ -10,9 +10,11 @@
 //! | `state` | what the one mutex guards |
 //! | `blocks`, `prefix`, `hash` | the pool, the prefix index and its eviction order, block names |
 //! | `handle` | ids and their slots |
-//! | `lease`, `worker` | the timer thread and the transfer thread |
+//! | `filling` | handles whose prompt is still being computed |
+//! | `loan` | blocks of a handle that a transfer reads, and the handle's end after it |
+//! | `lease` | the timer thread |
 //! | `audit` | every block by owner, counted without the reference counts |
-//! | `image`, `ticket` | the formats of docs/kv-image-format.md |
+//! | `image`, `ticket`, `endpoint` | the formats of docs/kv-image-format.md |
 //!
 //! A block is owned by the union of request tables, exports, transfers and the prefix index, and returns to the
 //! pool when all of them have let go. The mutex is never held while blocks are copied or a waker is called: a
@@ -22,17 +24,19 @@ mod audit;
 mod blocks;
 mod cache;
 mod claim;
+pub(crate) mod endpoint;
 mod export;
+mod filling;
 mod handle;
 mod hash;
 pub(crate) mod image;
 pub(crate) mod import;
 mod lease;
+pub(crate) mod loan;
 mod prefix;
 mod state;
 mod table;
 pub(crate) mod ticket;
-mod worker;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -41,6 +45,7 @@ pub use audit::Audit;
 pub use cache::{Cache, CacheConfig, CacheIdentity, CacheStats};
 pub use claim::Claim;
 pub use export::{Consumed, KvInfo};
+pub use filling::Filling;
 pub use handle::KvId;
 pub use hash::{BlockHash, HashChain};
 pub use table::BlockTable;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Waker;
 use super::blocks::Blocks;
+use super::filling::Progress;
 use super::handle::{Body, End, Export, KvId, Slots};
 use crate::backend::BlockId;
 use crate::bail;
@@ -125,13 +126,21 @@ impl State {
     pub fn fill(&mut self, slot: u32, snapshot: Arc<Snapshot>, table: TableKey, blocks: Vec<BlockId>, lease: Duration) {
         let deadline = self.deadline(slot, lease);
         self.tables[table as usize].owner = Owner::Export;
-        *self.slots.body_mut(slot) = Body::Ready(Export { snapshot, table, blocks, lease, deadline, head: None });
+        let body = self.slots.body_mut(slot);
+        let prompt = match body {
+            Body::Filling(progress) => {
+                self.fire.append(&mut progress.wakers);
+                Some(progress.prompt.clone())
+            }
+            _ => None,
+        };
+        *body = Body::Ready(Export { snapshot, table, blocks, lease, deadline, head: None, prompt });
     }
 
-    /// Turns an import into a failed one, under a lease of its own.
-    pub fn fail(&mut self, slot: u32, error: crate::error::Error, lease: Duration) {
+    /// Turns a handle that was to be filled into a failed one, under a lease of its own.
+    pub fn fail(&mut self, slot: u32, error: crate::error::Error, lease: Duration, sequence: Option<Arc<Snapshot>>) {
         let deadline = self.deadline(slot, lease);
-        *self.slots.body_mut(slot) = Body::Failed { error, deadline };
+        *self.slots.body_mut(slot) = Body::Failed { error, deadline, sequence };
     }
 
     /// The live handle `id`: its slot. One that was claimed is consumed.
@@ -166,7 +175,18 @@ impl State {
             Body::Ready(export) => Ok((slot, export)),
             Body::Failed { error, .. } => Err(error.clone()),
             Body::Importing { .. } => bail!(WouldBlock, "{id}: its import is in flight"),
+            Body::Filling(_) => bail!(WouldBlock, "{id}: its prompt is being computed"),
             Body::Vacant => bail!(Internal, "{id}: live, but its slot is empty"),
+        }
+    }
+
+    /// The sequence of a handle whose KV is not here, or failed to come.
+    pub fn sequence(&self, slot: u32) -> Option<Arc<Snapshot>> {
+        match self.slots.body(slot) {
+            Body::Importing { sequence, .. } => Some(sequence.clone()),
+            Body::Failed { sequence, .. } => sequence.clone(),
+            Body::Filling(progress) => Some(progress.prompt.clone()),
+            Body::Ready(_) | Body::Vacant => None,
         }
     }
 
@@ -186,7 +206,7 @@ impl State {
     pub fn end_and_free(&mut self, slot: u32, end: End) {
         match self.end(slot, end) {
             Body::Ready(export) => self.drop_table(export.table),
-            Body::Importing { wakers, .. } => self.fire.extend(wakers),
+            Body::Importing { wakers, .. } | Body::Filling(Progress { wakers, .. }) => self.fire.extend(wakers),
             Body::Failed { .. } | Body::Vacant => {}
         }
     }

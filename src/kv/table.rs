@@ -25,6 +25,10 @@ impl BlockTable {
         (self.key.take(), std::mem::take(&mut self.blocks))
     }
 
+    pub(super) fn key(&self) -> Option<TableKey> {
+        self.key
+    }
+
     pub(super) fn belongs_to(&self, shared: &Arc<Shared>) -> bool {
         Arc::ptr_eq(&self.shared, shared)
     }

@@ -1,110 +1,165 @@
-//! Tickets: what a peer needs to pull a sequence itself. docs/kv-image-format.md has every byte.
+//! Tickets and addresses: what a peer needs to pull a sequence itself, and to check beforehand whether it could.
+//! docs/kv-image-format.md has every byte.
 
 use super::cache::{Cache, CacheIdentity};
+use super::endpoint::{self, Endpoint};
 use super::handle::KvId;
+use super::hash::{BlockHash, HashChain};
 use super::image::{
-    ENDPOINTS, ENVELOPE, Envelope, Kind, LIBRARY_TEXT, MAC, Reader, Sections, Writer, common_len, encode_sequence,
-    seal, ticket_len, write_common, write_ticket,
+    ENDPOINTS, ENVELOPE, Envelope, Kind, LIBRARY_TEXT, MAC, Origin, SEQUENCE, Sections, Writer, common_len,
+    decode_sequence, encode_sequence, encoded_sequence_len, seal, ticket_len, write_address, write_common,
+    write_ticket,
 };
+use crate::backend::KvGeometry;
 use crate::bail;
 use crate::error::Result;
 use crate::sequence::Snapshot;
 
-/// Endpoint of a cache in the importer's own process.
-const LOCAL_PROCESS: u16 = 1;
-const LOCAL_LEN: usize = 20;
-/// Count, then kind and length of the one endpoint.
-const ENDPOINTS_LEN: usize = 4 + 4 + LOCAL_LEN;
-
-/// A process, told from all others that ever bore its pid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ProcessId {
-    pub pid: u32,
-    pub nonce: [u8; 16],
-}
-
-/// A verified ticket of a compatible cache.
+/// A verified ticket of a cache with the same model.
 pub(crate) struct Ticket {
     pub epoch: [u8; 16],
     pub handle: KvId,
-    /// The exporter's process, if the ticket can be used within one.
-    pub process: Option<ProcessId>,
-    n_tokens: u32,
-    computed: u32,
-    digest: [u8; 32],
+    /// Layout of the exporter's blocks.
+    pub geometry: KvGeometry,
+    /// The sequence; of a prompt that is still being computed, as it was when that began.
+    pub snapshot: Snapshot,
+    /// Its KV is still being computed: more of it comes than `snapshot.computed` says.
+    pub filling: bool,
+    /// Of the sequence: what the exporter compares with the handle's.
+    pub digest: [u8; 32],
+    pub endpoints: Vec<Endpoint>,
+    chain: (u32, BlockHash),
 }
 
-/// Bytes of every ticket of this cache.
-pub(super) fn len(identity: &CacheIdentity) -> usize {
-    ENVELOPE + common_len(identity) + ticket_len(ENDPOINTS_LEN) + MAC
+/// A verified address.
+pub(crate) struct Address {
+    pub identity: CacheIdentity,
+    pub geometry: KvGeometry,
+    pub epoch: [u8; 16],
+    pub endpoints: Vec<Endpoint>,
+    /// The library that wrote it, for messages.
+    pub library: String,
 }
 
-fn digest(snapshot: &Snapshot) -> [u8; 32] {
+/// Bytes of the ticket of a sequence.
+pub(super) fn len(identity: &CacheIdentity, snapshot: &Snapshot, endpoints: &[Endpoint]) -> usize {
+    let endpoints = endpoint::encode(endpoints).len();
+    ENVELOPE + common_len(identity) + ticket_len(encoded_sequence_len(snapshot), endpoints) + MAC
+}
+
+pub(crate) fn digest(snapshot: &Snapshot) -> [u8; 32] {
     *blake3::hash(&encode_sequence(snapshot)).as_bytes()
 }
 
 impl Ticket {
-    /// Does the handle hold what the ticket was written for?
-    pub fn check_sequence(&self, snapshot: &Snapshot) -> Result<()> {
-        if digest(snapshot) != self.digest {
+    /// The hash chain of the KV that will come: over the computed tokens, or over the prompt being computed. In blocks
+    /// of the exporter's size it has to be the ticket's.
+    pub fn check_chain(&self) -> Result<()> {
+        let chain = HashChain::of(self.snapshot.cache_salt, self.geometry.block_tokens, self.tokens());
+        let (full, head) = self.chain;
+        if full as usize != chain.hashes().len() || head != chain.head() {
             bail!(
                 Corrupt,
-                "KV ticket: sequence: expected {} tokens, {} computed; {} has {} and {}, or other ones",
-                self.n_tokens,
-                self.computed,
-                self.handle,
-                snapshot.tokens.len(),
-                snapshot.computed
+                "KV ticket: hash chain: expected {} blocks up to {:?}, found {full} up to {head:?}",
+                chain.hashes().len(),
+                chain.head()
             );
         }
         Ok(())
     }
+
+    /// The tokens whose KV will come.
+    pub fn tokens(&self) -> &[u32] {
+        chained(&self.snapshot, self.filling)
+    }
+}
+
+fn chained(snapshot: &Snapshot, filling: bool) -> &[u32] {
+    &snapshot.tokens[..if filling { snapshot.tokens.len() } else { snapshot.computed as usize }]
 }
 
 impl Cache {
     /// A ticket for a handle, good as long as the handle and this cache's epoch are.
-    pub(crate) fn encode_ticket(&self, id: KvId, process: ProcessId) -> Result<Vec<u8>> {
-        let (snapshot, origin, _) = self.origin(id)?;
-        let mut endpoints = Writer::default();
-        endpoints.u32(1).u16(LOCAL_PROCESS).u16(LOCAL_LEN as u16).u32(process.pid).bytes(&process.nonce);
+    pub(crate) fn encode_ticket(&self, id: KvId) -> Result<Vec<u8>> {
+        let shared = &self.shared;
+        let (snapshot, origin, filling) = self.ticket_origin(id)?;
+        let chain = HashChain::of(snapshot.cache_salt, shared.geometry.block_tokens, chained(&snapshot, filling));
         let mut w = Writer::default();
-        write_common(&mut w, LIBRARY_TEXT, &self.shared.identity, &self.shared.geometry, &origin);
-        write_ticket(&mut w, snapshot.tokens.len() as u32, snapshot.computed, &digest(&snapshot), &endpoints.0);
-        Ok(seal(Kind::Ticket, &w.0, 0, &self.shared.keys))
+        write_common(&mut w, LIBRARY_TEXT, &shared.identity, &shared.geometry, &origin);
+        let chain = (chain.hashes().len() as u32, chain.head());
+        let endpoints = endpoint::encode(&shared.endpoints());
+        write_ticket(&mut w, &encode_sequence(&snapshot), chain, filling, &endpoints);
+        Ok(seal(Kind::Ticket, &w.0, 0, &shared.keys))
     }
 
-    /// Verifies a ticket, in the order of docs/kv-image-format.md.
+    /// Verifies a ticket, in the order of docs/kv-image-format.md, but for its hash chain: that takes as long as all
+    /// the rest, and can be done while the exporter is asked.
     pub(crate) fn open_ticket(&self, data: &[u8]) -> Result<Ticket> {
-        let envelope = Envelope::peek(data)?;
-        envelope.check_len(data.len() as u64)?;
-        if envelope.kind != Kind::Ticket {
-            bail!(InvalidArgument, "KV ticket: expected a ticket, found an image");
-        }
-        if envelope.head_len != data.len() {
-            bail!(Corrupt, "KV ticket: head length: expected {}, found {}", data.len(), envelope.head_len);
-        }
-        let sections = Sections::parse(envelope.open(data, &self.shared.keys)?)?;
-        sections.check_compatible(&self.shared.identity, &self.shared.geometry)?;
+        let sections = open(data, Kind::Ticket, self)?;
+        sections.check_identity(&self.shared.identity)?;
+        let geometry = sections.check_geometry(&self.shared.geometry, self.shared.config.no_convert)?;
         let origin = sections.origin()?;
-        let (n_tokens, computed, digest) = sections.digest()?;
-        let process = local_process(sections.get(ENDPOINTS)?)?;
-        Ok(Ticket { epoch: origin.epoch, handle: KvId(origin.handle), process, n_tokens, computed, digest })
+        let sequence = sections.get(SEQUENCE)?;
+        let (snapshot, digest) = (decode_sequence(sequence)?, *blake3::hash(sequence).as_bytes());
+        Ok(Ticket {
+            epoch: origin.epoch,
+            handle: KvId(origin.handle),
+            geometry,
+            snapshot,
+            filling: sections.filling()?,
+            digest,
+            endpoints: endpoint::decode(sections.get(ENDPOINTS)?)?,
+            chain: sections.chain()?,
+        })
+    }
+
+    /// Where this cache can be reached, and what it holds: for a peer that wants to pair.
+    pub(crate) fn encode_address(&self) -> Vec<u8> {
+        let shared = &self.shared;
+        let lease_ms = u32::try_from(shared.config.lease.as_millis()).unwrap_or(u32::MAX);
+        let origin = Origin { epoch: self.epoch(), handle: 0, lease_ms };
+        let mut w = Writer::default();
+        write_common(&mut w, LIBRARY_TEXT, &shared.identity, &shared.geometry, &origin);
+        write_address(&mut w, &endpoint::encode(&shared.endpoints()));
+        seal(Kind::Address, &w.0, 0, &shared.keys)
+    }
+
+    /// Verifies an address. Whether the two caches can exchange KV is another question.
+    pub(crate) fn open_address(&self, data: &[u8]) -> Result<Address> {
+        let sections = open(data, Kind::Address, self)?;
+        Ok(Address {
+            identity: sections.identity()?,
+            geometry: sections.geometry()?,
+            epoch: sections.origin()?.epoch,
+            endpoints: endpoint::decode(sections.get(ENDPOINTS)?)?,
+            library: sections.library(),
+        })
+    }
+
+    /// The same, unless there are any.
+    pub(crate) fn set_default_endpoints(&self, endpoints: &[Endpoint]) {
+        let mut known = self.shared.endpoints.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if known.is_empty() {
+            *known = endpoints.into();
+        }
+    }
+
+    /// What tickets and addresses name from now on.
+    pub(crate) fn set_endpoints(&self, endpoints: Vec<Endpoint>) {
+        *self.shared.endpoints.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = endpoints.into();
     }
 }
 
-/// The endpoint of this kind of transport; others are skipped.
-fn local_process(section: &[u8]) -> Result<Option<ProcessId>> {
-    let mut r = Reader::new("endpoints", section);
-    let mut local = None;
-    for _ in 0..r.u32("count")? {
-        let (kind, len) = (r.u16("kind")?, r.u16("length")?);
-        let payload = r.bytes(len as usize, "endpoint")?;
-        if kind == LOCAL_PROCESS {
-            let mut r = Reader::new("local endpoint", payload);
-            local = Some(ProcessId { pid: r.u32("pid")?, nonce: r.array("process nonce")? });
-            r.end()?;
-        }
+/// The sections of a ticket or an address: all of it, signed and of a version that is understood.
+fn open<'a>(data: &'a [u8], kind: Kind, cache: &Cache) -> Result<Sections<'a>> {
+    let envelope = Envelope::peek(data)?;
+    envelope.check_len(data.len() as u64)?;
+    let name = kind.name();
+    if envelope.kind != kind {
+        bail!(InvalidArgument, "{name}: expected one, found another kind of thing: {}", envelope.kind.name());
     }
-    r.end()?;
-    Ok(local)
+    if envelope.head_len != data.len() {
+        bail!(Corrupt, "{name}: head length: expected {}, found {}", data.len(), envelope.head_len);
+    }
+    Sections::parse(envelope.open(data, &cache.shared.keys)?)
 }

@@ -1,12 +1,15 @@
 //! Thin safe wrappers over the operating system: the only `unsafe` that is neither a kernel nor the C API.
 
+pub mod bytes;
 mod eventfd;
 mod host;
+pub mod shared_memory;
+pub mod socket;
 mod thread;
 
 pub use eventfd::EventFd;
 pub use host::{HostInfo, host_info};
-pub use thread::spawn;
+pub use thread::{spawn, spawn_scoped};
 
 /// Nanoseconds of CLOCK_MONOTONIC: the clock of event timestamps.
 pub fn monotonic_ns() -> u64 {

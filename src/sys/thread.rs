@@ -1,5 +1,5 @@
 use crate::error::{Result, Status};
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, Scope};
 
 /// Starts a thread with every signal blocked, so that the host's handlers keep running on the host's own
 /// threads. The mask is set before the thread exists, which leaves no window. A panic in it prints nothing.
@@ -7,6 +7,26 @@ pub fn spawn<F>(name: &str, body: F) -> Result<JoinHandle<()>>
 where
     F: FnOnce() + Send + 'static,
 {
+    masked(name, || std::thread::Builder::new().name(name.to_string()).spawn(quiet(body)))
+}
+
+/// The same for a thread that ends within a scope.
+pub fn spawn_scoped<'scope, F>(scope: &'scope Scope<'scope, '_>, name: &str, body: F) -> Result<()>
+where
+    F: FnOnce() + Send + 'scope,
+{
+    masked(name, || std::thread::Builder::new().name(name.to_string()).spawn_scoped(scope, quiet(body)).map(|_| ()))
+}
+
+fn quiet(body: impl FnOnce()) -> impl FnOnce() {
+    move || {
+        let _inside = crate::panics::Inside::enter();
+        body();
+    }
+}
+
+/// Starts a thread while all signals are blocked: it inherits the mask.
+fn masked<T>(name: &str, start: impl FnOnce() -> std::io::Result<T>) -> Result<T> {
     // SAFETY: both sets are owned locals; sigfillset initialises `all`, pthread_sigmask initialises `old`
     // before it is read back.
     unsafe {
@@ -14,10 +34,7 @@ where
         let mut old: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&mut all);
         libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut old);
-        let started = std::thread::Builder::new().name(name.to_string()).spawn(move || {
-            let _inside = crate::panics::Inside::enter();
-            body();
-        });
+        let started = start();
         libc::pthread_sigmask(libc::SIG_SETMASK, &old, std::ptr::null_mut());
         started.map_err(|e| crate::error::Error::new(Status::OutOfMemory, format!("cannot start thread {name}: {e}")))
     }

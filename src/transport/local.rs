@@ -1,23 +1,25 @@
 //! Between caches of one process: a look-up by epoch, then one copy per block.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
+use super::source::{Destination, More, Source, Wanted};
 use crate::bail;
 use crate::error::Result;
-use crate::kv::image::mask;
-use crate::kv::import::Incoming;
-use crate::kv::ticket::{ProcessId, Ticket};
-use crate::kv::{BlockTable, Cache, Consumed};
-use crate::sequence::Snapshot;
+use crate::kv::Cache;
+use crate::kv::endpoint::ProcessId;
+use crate::kv::loan::Loan;
+use crate::sys::bytes::copy;
 
-/// Caches that gave out a ticket. Holds none of them alive.
+/// Caches that tickets of this process can name. Holds none of them alive.
 static CACHES: Mutex<Vec<Weak<Cache>>> = Mutex::new(Vec::new());
 
-/// Bytes copied at a time: they stay in the core's own cache between the two halves of the copy.
-const PIECE: usize = 64 << 10;
+/// How long a wait for more blocks goes on before it is asked whether they are still wanted.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// This process, as tickets name it.
-fn process() -> Result<ProcessId> {
+pub(super) fn process() -> Result<ProcessId> {
     static NONCE: OnceLock<[u8; 16]> = OnceLock::new();
     let nonce = match NONCE.get() {
         Some(nonce) => *nonce,
@@ -30,67 +32,61 @@ fn process() -> Result<ProcessId> {
 }
 
 /// Makes a cache one that tickets of this process can name.
-pub(super) fn register(cache: &Arc<Cache>) -> Result<ProcessId> {
+pub(super) fn register(cache: &Arc<Cache>) {
     let mut caches = CACHES.lock().unwrap_or_else(PoisonError::into_inner);
     caches.retain(|known| known.strong_count() > 0);
     if !caches.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(cache))) {
         caches.push(Arc::downgrade(cache));
     }
-    drop(caches);
-    process()
 }
 
-fn find(epoch: &[u8; 16]) -> Option<Arc<Cache>> {
+pub(super) fn find(epoch: &[u8; 16]) -> Result<Arc<Cache>> {
     // Collected first: the last reference to a cache must not be dropped under the lock.
     let caches = CACHES.lock().unwrap_or_else(PoisonError::into_inner);
     let alive: Vec<Arc<Cache>> = caches.iter().filter_map(Weak::upgrade).collect();
     drop(caches);
-    alive.into_iter().find(|cache| cache.epoch() == *epoch)
+    match alive.into_iter().find(|cache| cache.epoch() == *epoch) {
+        Some(cache) => Ok(cache),
+        None => bail!(Expired, "KV ticket: the exporting cache is gone or began a new epoch"),
+    }
 }
 
-/// Takes the ticket's sequence into `cache`. The exporter's handle ends exactly when all of it is here; if this
-/// fails, it stays.
-pub(super) fn pull(
-    cache: &Arc<Cache>,
-    ticket: &Ticket,
-    wanted: impl FnOnce() -> Result<()>,
-) -> Result<(Snapshot, BlockTable)> {
-    match ticket.process {
-        Some(exporter) if exporter == process()? => {}
-        Some(ProcessId { pid, .. }) => {
-            bail!(Peer, "KV ticket: its cache is in process {pid}, which this library cannot pull from: use an image")
-        }
-        None => bail!(Unsupported, "KV ticket: no endpoint of a kind that this library knows"),
-    }
-    let Some(exporter) = find(&ticket.epoch) else {
-        bail!(Expired, "KV ticket: the exporting cache is gone or began a new epoch");
-    };
-    let id = ticket.handle;
-    let (snapshot, source) = exporter.pin(id)?;
-    exporter.touch(id)?;
-    ticket.check_sequence(&snapshot)?;
-    if Arc::ptr_eq(&exporter, cache) {
-        drop(source);
+/// A transfer out of a cache of this process.
+pub(super) struct Local {
+    pub loan: Loan,
+}
+
+impl Source for Local {
+    fn more(&mut self, have: usize, wanted: Wanted<'_>) -> Result<More> {
         wanted()?;
-        return match cache.consume(id)? {
-            Consumed::Ready(snapshot, table) => Ok((snapshot, table)),
-            Consumed::Pending => bail!(WouldBlock, "{id}: its import is in flight"),
-        };
+        self.loan.more(have, LOOK)?;
+        let whole = self.loan.whole().map(|snapshot| (**snapshot).clone());
+        Ok(More { available: self.loan.blocks().len(), whole })
     }
-    let incoming = Incoming::new(cache, Snapshot::clone(&snapshot), cache.chain(&snapshot))?;
-    let geometry = *exporter.geometry();
-    let size = geometry.block_bytes();
-    let mut piece = vec![0; size.min(PIECE)];
-    for (index, &block) in source.blocks().iter().enumerate().skip(incoming.present) {
-        for at in (0..size).step_by(PIECE) {
-            let piece = &mut piece[..PIECE.min(size - at)];
-            exporter.store().read(block, at, piece);
-            mask(&geometry, index, snapshot.computed, at, piece);
-            incoming.write(index, at, piece);
+
+    fn fetch(&mut self, blocks: Range<usize>, into: &dyn Destination, wanted: Wanted<'_>) -> Result<()> {
+        let store = self.loan.store();
+        let mut scratch = Vec::new();
+        for index in blocks {
+            wanted()?;
+            let block = self.loan.blocks()[index];
+            match (store.source(block), into.direct(index)) {
+                (Some(source), Some(target)) => {
+                    copy(source, target);
+                    into.count(source.len());
+                }
+                _ => {
+                    scratch.resize(store.geometry().block_bytes(), 0);
+                    store.read(block, 0, &mut scratch);
+                    into.write_block(index, &scratch);
+                }
+            }
+            self.loan.count_out(store.geometry().block_bytes());
         }
-        exporter.count_out(size);
+        Ok(())
     }
-    wanted()?;
-    exporter.end_consumed(id)?;
-    Ok(incoming.finish())
+
+    fn commit(&mut self, _: Wanted<'_>) -> Result<()> {
+        self.loan.commit()
+    }
 }

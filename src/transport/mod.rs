@@ -1,67 +1,32 @@
-//! Moving KV between caches. [`import`] takes what [`ticket`] or an image reader gave out and picks the way by
-//! what it is: an image brings its bytes along, a ticket says where to pull them from.
+//! Moving KV between caches: in a process, on a machine, over a network.
+//!
+//! | file | what is in it |
+//! | --- | --- |
+//! | `node` | [`Node`]: a cache's side of it all: tickets, imports, listening, pairing |
+//! | `source` | one transfer as the importer sees it, whatever carries the bytes: the trait of all transports |
+//! | `pull` | the importer: from a ticket to a sequence in this cache |
+//! | `local` | the transport within a process |
+//! | `client/` | peers that this cache imports from; `remote` is the transport of other processes: the exporter's pool mapped, or blocks over several sockets |
+//! | `server/` | the exporter: sockets that listen, and a session for each connection |
+//! | `net/` | connections: sockets, handshake, protection, messages |
+//! | `pair` | whether two caches can exchange KV, how, and how fast |
+//! | `workers` | the threads that pull |
+//!
+//! An importer asks and an exporter answers (docs/kv-transport.md). Nothing is lost when a side dies: the exporter's
+//! handle ends with the importer's COMMIT and not before, and the importer uses nothing before that was answered.
 
+mod client;
 mod local;
+mod net;
+mod node;
+mod pair;
+mod pull;
+mod server;
+mod source;
 #[cfg(test)]
 mod tests;
+mod workers;
 
-use std::sync::Arc;
-
-use crate::error::Result;
-use crate::kv::image::{Envelope, Kind};
-use crate::kv::{BlockTable, Cache, KvId};
-use crate::sequence::Snapshot;
-
-/// A ticket for a handle: with it a peer pulls the sequence itself, after which the handle is consumed.
-pub fn ticket(cache: &Arc<Cache>, id: KvId) -> Result<Vec<u8>> {
-    let process = local::register(cache)?;
-    cache.encode_ticket(id, process)
-}
-
-/// Takes a ticket or an image in and gives the handle of what landed. Copies block by block: a ticket of `cache`
-/// itself copies nothing.
-pub fn import(cache: &Arc<Cache>, data: &[u8]) -> Result<KvId> {
-    let (snapshot, table) = pull(cache, data, || Ok(()))?;
-    cache.export(snapshot, table, None)
-}
-
-/// Like [`import`], but a ticket's blocks are pulled on the cache's transfer thread: its handle is there at once and
-/// may be consumed as soon as it has landed. Whatever can be checked without the peer is checked before this
-/// returns; an image is taken in whole. `done` is called exactly once if this succeeds, after waiters of the handle
-/// were woken.
-pub fn import_async(
-    cache: &Arc<Cache>,
-    data: &[u8],
-    done: impl FnOnce(KvId, Result<()>) + Send + 'static,
-) -> Result<KvId> {
-    if Envelope::peek(data)?.kind == Kind::Image {
-        let id = import(cache, data)?;
-        done(id, Ok(()));
-        return Ok(id);
-    }
-    let ticket = cache.open_ticket(data)?;
-    let id = cache.begin_import()?;
-    let weak = Arc::downgrade(cache);
-    let job = move || {
-        let outcome = match weak.upgrade() {
-            None => Err(crate::error!(Shutdown, "{id}: the cache is closed")),
-            Some(cache) => {
-                let pulled = crate::panics::catch(|| local::pull(&cache, &ticket, || cache.check_import(id)));
-                let pulled = pulled.and_then(|pulled| pulled);
-                cache.finish_import(id, pulled)
-            }
-        };
-        done(id, outcome);
-    };
-    cache.transfer(Box::new(job)).inspect_err(|_| cache.abandon_import(id))?;
-    Ok(id)
-}
-
-/// The sequence of a ticket or an image. `wanted` is asked before the exporter's handle is ended: from then on
-/// the sequence is here or nowhere.
-fn pull(cache: &Arc<Cache>, data: &[u8], wanted: impl FnOnce() -> Result<()>) -> Result<(Snapshot, BlockTable)> {
-    match Envelope::peek(data)?.kind {
-        Kind::Image => cache.take_image(data),
-        Kind::Ticket => local::pull(cache, &cache.open_ticket(data)?, wanted),
-    }
-}
+pub use node::{Encryption, Node, NodeConfig, import, ticket};
+pub use pair::{Reason, Report};
+pub use source::Transport;

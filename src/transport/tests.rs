@@ -1,5 +1,6 @@
 //! Tickets, imports in the background, and transfers that others get in the way of.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::time::Duration;
@@ -7,14 +8,18 @@ use std::time::Duration;
 use crate::backend::{BlockId, BlockStore, KvGeometry};
 use crate::error::{Result, Status};
 use crate::kv::tests::model::{GEOMETRY, Seq, cache, config, identity};
-use crate::kv::tests::store::MemoryStore;
+use crate::kv::tests::store::{HeldStore, MemoryStore};
 use crate::kv::tests::{consume, sound};
 use crate::kv::{Cache, Consumed, KvId};
-use crate::transport;
+use crate::transport::{self, Node, NodeConfig};
 
 fn exported(cache: &Cache, n: u32) -> KvId {
     let seq = Seq::computed(cache, n, 1, 3);
     cache.export(seq.snapshot, seq.table, None).unwrap()
+}
+
+fn node(cache: &Arc<Cache>) -> Arc<Node> {
+    Node::new(cache, NodeConfig::default()).unwrap()
 }
 
 fn read(cache: &Cache, id: KvId) -> Vec<u8> {
@@ -117,12 +122,13 @@ fn a_handle_consumed_during_its_transfer_is_not_there_twice() {
 #[test]
 fn a_late_or_broken_transfer_ends_as_a_failed_handle() {
     let ((store, a), b) = (GatedStore::cache(), cache(16));
+    let node = node(&b);
     for late in [true, false] {
         let id = exported(&a, 14);
         let (began, go) = store.arm();
         let (done, wait) = mpsc::channel();
         let ticket = transport::ticket(&a, id).unwrap();
-        let landing = transport::import_async(&b, &ticket, move |_, outcome| done.send(outcome).unwrap()).unwrap();
+        let landing = node.import(&ticket, move |_, outcome| done.send(outcome).unwrap()).unwrap();
         began.recv().unwrap();
         if late {
             b.bump_epoch().unwrap();
@@ -260,16 +266,17 @@ fn of_racing_imports_of_one_ticket_exactly_one_wins() {
 
 #[test]
 fn an_import_in_the_background_reports_once() {
-    let (a, b) = (cache(32), cache(16));
+    let store = Arc::new(HeldStore::new(MemoryStore::new(GEOMETRY, 32)));
+    let (a, b) = (Cache::new(identity(), store.clone(), config()).unwrap(), cache(16));
+    let node = node(&b);
     let ticket = || transport::ticket(&a, exported(&a, 14)).unwrap();
     let (done, wait) = mpsc::channel();
     let import = |data: Vec<u8>| {
         let done = done.clone();
-        transport::import_async(&b, &data, move |id, outcome| done.send((id, outcome)).unwrap()).unwrap()
+        node.import(&data, move |id, outcome| done.send((id, outcome)).unwrap()).unwrap()
     };
-    // The first one's callback holds the thread up, so that the second one is seen pending.
-    let (gate, held) = mpsc::channel::<()>();
-    let first = transport::import_async(&b, &ticket(), move |_, _| held.recv().unwrap()).unwrap();
+    // No block can be read for now, so that the import is seen pending.
+    let held = store.hold();
     let id = import(ticket());
     assert!(matches!(b.consume(id).unwrap(), Consumed::Pending));
     assert!(b.info(id).unwrap().importing);
@@ -285,44 +292,48 @@ fn an_import_in_the_background_reports_once() {
     let bad = transport::ticket(&a, gone).unwrap();
     a.release(gone).unwrap();
     let bad = import(bad);
-    gate.send(()).unwrap();
+    drop(held);
     assert_eq!(woken.recv_timeout(Duration::from_secs(5)).unwrap(), id);
-    let outcomes: Vec<_> = (0..3).map(|_| wait.recv_timeout(Duration::from_secs(5)).unwrap()).collect();
-    assert_eq!(outcomes[0], (id, Ok(())));
-    assert_eq!(outcomes[1].1.as_ref().unwrap_err().status, Status::NotFound);
-    assert_eq!((outcomes[2].0, outcomes[2].1.as_ref().unwrap_err().status), (bad, Status::NotFound));
+    let outcomes: HashMap<_, _> = (0..3).map(|_| wait.recv_timeout(Duration::from_secs(5)).unwrap()).collect();
+    assert_eq!(outcomes[&id], Ok(()));
+    assert_eq!(outcomes[&dropped].as_ref().unwrap_err().status, Status::NotFound);
+    assert_eq!(outcomes[&bad].as_ref().unwrap_err().status, Status::NotFound);
     assert!(!b.on_landed(id, Arc::new(|| ())));
     for _ in 0..2 {
         refused(b.consume(bad), Status::NotFound, &[]);
     }
     b.release(bad).unwrap();
-    for id in [first, id] {
-        consume(&b, id).unwrap().verify(b.store());
-    }
+    consume(&b, id).unwrap().verify(b.store());
     assert_idle(&b);
     // What can be seen without the exporter is refused at once; an image is there at once.
-    assert!(transport::import_async(&b, b"nonsense", |_, _| panic!("never accepted")).is_err());
+    assert!(node.import(b"nonsense", |_, _| panic!("never accepted")).is_err());
     let mut image = read(&a, exported(&a, 14));
     let (done, wait) = mpsc::channel();
-    let id = transport::import_async(&b, &image, move |id, outcome| done.send((id, outcome)).unwrap()).unwrap();
+    let id = node.import(&image, move |id, outcome| done.send((id, outcome)).unwrap()).unwrap();
     assert_eq!(wait.try_recv().unwrap(), (id, Ok(())));
     consume(&b, id).unwrap().verify(b.store());
     *image.last_mut().unwrap() ^= 1;
-    refused(transport::import_async(&b, &image, |_, _| panic!("never accepted")), Status::Corrupt, &["block 3"]);
+    refused(node.import(&image, |_, _| panic!("never accepted")), Status::Corrupt, &["block 3"]);
 }
 
 #[test]
 fn closing_ends_imports_that_are_queued() {
-    let (a, b) = (cache(32), cache(16));
+    let store = Arc::new(HeldStore::new(MemoryStore::new(GEOMETRY, 32)));
+    let (a, b) = (Cache::new(identity(), store.clone(), config()).unwrap(), cache(16));
+    let importer = node(&b);
     let ticket = || transport::ticket(&a, exported(&a, 14)).unwrap();
     let (done, wait) = mpsc::channel();
-    let (gate, held) = mpsc::channel::<()>();
-    transport::import_async(&b, &ticket(), move |_, _| held.recv().unwrap()).unwrap();
+    let held = store.hold();
     for _ in 0..3 {
         let done = done.clone();
-        transport::import_async(&b, &ticket(), move |_, outcome| done.send(outcome).unwrap()).unwrap();
+        importer.import(&ticket(), move |_, outcome| done.send(outcome).unwrap()).unwrap();
     }
-    gate.send(()).unwrap();
+    std::thread::scope(|scope| {
+        let closing = scope.spawn(move || drop(importer));
+        std::thread::sleep(Duration::from_millis(20));
+        drop(held);
+        closing.join().unwrap();
+    });
     drop(b);
     drop(done);
     let outcomes: Vec<_> = wait.iter().collect();
@@ -331,7 +342,8 @@ fn closing_ends_imports_that_are_queued() {
     assert!(outcomes.iter().all(closed), "{outcomes:?}");
     let c = cache(16);
     c.close();
-    refused(transport::import_async(&c, &ticket(), |_, _| ()), Status::Shutdown, &[]);
+    let closed = node(&c);
+    refused(closed.import(&ticket(), |_, _| ()), Status::Shutdown, &[]);
     let image = read(&a, exported(&a, 14));
     refused(c.import_image(&image), Status::Shutdown, &[]);
     assert_idle(&c);

@@ -3,22 +3,46 @@
 use super::memory::{Mapping, out_of_memory};
 use crate::backend::{BlockId, BlockStore, KvGeometry};
 use crate::error::Result;
+use crate::sys::bytes::{Source, Target};
+use crate::sys::shared_memory::SharedMemory;
 
 /// All KV blocks of one cache in host memory, zero and lazily backed.
 pub struct KvSlab {
     geometry: KvGeometry,
     n_blocks: usize,
     block_bytes: usize,
-    memory: Mapping,
+    memory: Memory,
+}
+
+enum Memory {
+    Private(Mapping),
+    Shared(SharedMemory),
+}
+
+impl Memory {
+    fn as_ptr(&self) -> *mut u8 {
+        match self {
+            Memory::Private(mapping) => mapping.as_ptr(),
+            Memory::Shared(memory) => memory.as_ptr(),
+        }
+    }
 }
 
 impl KvSlab {
     pub fn new(geometry: KvGeometry, n_blocks: usize) -> Result<KvSlab> {
+        Self::of(geometry, n_blocks, |len| Mapping::anonymous(len).map(Memory::Private))
+    }
+
+    /// A pool that other processes can be given to read.
+    pub fn shared(geometry: KvGeometry, n_blocks: usize) -> Result<KvSlab> {
+        Self::of(geometry, n_blocks, |len| SharedMemory::create(len).map(Memory::Shared))
+    }
+
+    fn of(geometry: KvGeometry, n_blocks: usize, map: impl FnOnce(usize) -> Result<Memory>) -> Result<KvSlab> {
         let block_bytes = geometry.block_bytes();
         let total = block_bytes.checked_mul(n_blocks).filter(|&total| total <= isize::MAX as usize);
         let total = total.ok_or_else(|| out_of_memory(usize::MAX))?;
-        let memory =
-            Mapping::anonymous(total).map_err(|error| error.context(format!("KV pool of {n_blocks} blocks")))?;
+        let memory = map(total).map_err(|error| error.context(format!("KV pool of {n_blocks} blocks")))?;
         Ok(KvSlab { geometry, n_blocks, block_bytes, memory })
     }
 
@@ -72,5 +96,22 @@ impl BlockStore for KvSlab {
         let (source, target) = (self.range(from, 0, self.block_bytes), self.range(to, 0, self.block_bytes));
         // SAFETY: both in range; `copy` allows them to be the same block.
         unsafe { std::ptr::copy(source, target, self.block_bytes) };
+    }
+
+    fn source(&self, id: BlockId) -> Option<Source<'_>> {
+        // SAFETY: in range, and mapped as long as self lives.
+        Some(unsafe { Source::new(self.range(id, 0, self.block_bytes), self.block_bytes) })
+    }
+
+    fn target(&self, id: BlockId) -> Option<Target<'_>> {
+        // SAFETY: in range, and mapped as long as self lives; `kv` gives a block that is written one owner.
+        Some(unsafe { Target::new(self.range(id, 0, self.block_bytes), self.block_bytes) })
+    }
+
+    fn shared_memory(&self) -> Option<&SharedMemory> {
+        match &self.memory {
+            Memory::Private(_) => None,
+            Memory::Shared(memory) => Some(memory),
+        }
     }
 }

@@ -19,20 +19,25 @@ pub(in crate::kv) const NEWEST: u16 = 1;
 pub(crate) enum Kind {
     Image,
     Ticket,
+    Address,
 }
+
+const KINDS: [Kind; 3] = [Kind::Image, Kind::Ticket, Kind::Address];
 
 impl Kind {
     fn magic(self) -> &'static [u8; 8] {
         match self {
             Kind::Image => b"CLVKVIMG",
             Kind::Ticket => b"CLVKVTKT",
+            Kind::Address => b"CLVKVADR",
         }
     }
 
-    fn name(self) -> &'static str {
+    pub(in crate::kv) fn name(self) -> &'static str {
         match self {
             Kind::Image => "KV image",
             Kind::Ticket => "KV ticket",
+            Kind::Address => "cache address",
         }
     }
 }
@@ -42,6 +47,16 @@ pub(in crate::kv) struct Keys {
     mac: [u8; 32],
     block: [u8; 32],
     nonce: [u8; 32],
+    pub transport: TransportKeys,
+}
+
+/// Keys for the connections between caches that have the same secret.
+#[derive(Clone, Copy)]
+pub(crate) struct TransportKeys {
+    /// Proves knowledge of the secret, and authenticates messages, where nothing is encrypted.
+    pub auth: [u8; 32],
+    /// Pre-shared key of the Noise handshake where everything is.
+    pub psk: [u8; 32],
 }
 
 impl Keys {
@@ -50,6 +65,10 @@ impl Keys {
             mac: blake3::derive_key("cleave 2026-11 KV image v1 head", secret),
             block: blake3::derive_key("cleave 2026-11 KV image v1 blocks", secret),
             nonce: blake3::derive_key("cleave 2026-11 KV image v1 nonce", secret),
+            transport: TransportKeys {
+                auth: blake3::derive_key("cleave 2026-11 KV transport v1 authentication", secret),
+                psk: blake3::derive_key("cleave 2026-11 KV transport v1 Noise", secret),
+            },
         }
     }
 
@@ -117,8 +136,12 @@ impl Envelope {
     pub fn peek(data: &[u8]) -> Result<Envelope> {
         let mut reader = Reader::new("KV image or ticket", data);
         let magic = reader.bytes(8, "magic")?;
-        let Some(kind) = [Kind::Image, Kind::Ticket].into_iter().find(|kind| kind.magic() == magic) else {
-            bail!(Corrupt, "magic: expected CLVKVIMG or CLVKVTKT, found {:?}", magic.escape_ascii().to_string());
+        let Some(kind) = KINDS.into_iter().find(|kind| kind.magic() == magic) else {
+            bail!(
+                Corrupt,
+                "magic: expected CLVKVIMG, CLVKVTKT or CLVKVADR, found {:?}",
+                magic.escape_ascii().to_string()
+            );
         };
         let (oldest, newest) = (reader.u16("oldest version")?, reader.u16("newest version")?);
         let head_len = reader.u32("head length")? as usize;

@@ -53,12 +53,12 @@ impl Landing {
             }
         }
         let key = shared.keys.block_key(&blocks.nonce);
-        Ok(Landing { incoming: Incoming::new(cache, snapshot, chain)?, key, next: 0 })
+        Ok(Landing { incoming: Incoming::new(cache, snapshot, chain, &shared.geometry)?, key, next: 0 })
     }
 
     /// Records that are still to come.
     pub fn missing(&self) -> usize {
-        self.incoming.n_blocks() - self.next
+        self.incoming.n_source_blocks() - self.next
     }
 
     /// Verifies the next record and copies its data, unless this cache has the block already.
@@ -70,8 +70,8 @@ impl Landing {
         if block_tag(&self.key, index, data) != blake3::Hash::from_bytes(*tag) {
             bail!(Corrupt, "KV image: block {index}: its tag does not match its bytes");
         }
-        if index >= self.incoming.present {
-            self.incoming.write(index, 0, data);
+        if index >= self.incoming.first_needed() {
+            self.incoming.write_block(index, data);
         }
         self.next += 1;
         Ok(())
@@ -81,7 +81,8 @@ impl Landing {
         if self.missing() > 0 {
             bail!(Corrupt, "KV image: truncated: {} block records are missing", self.missing());
         }
-        Ok(self.incoming.finish())
+        let snapshot = self.incoming.snapshot().clone();
+        Ok(self.incoming.finish(snapshot))
     }
 }
 

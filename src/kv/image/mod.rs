@@ -13,11 +13,14 @@ use crate::backend::KvGeometry;
 use crate::sequence::Snapshot;
 
 pub(super) use envelope::{ENVELOPE, Keys, MAC, seal};
-pub(crate) use envelope::{Envelope, Kind};
-pub(super) use sections::{ENDPOINTS, Origin, Sections, common_len, ticket_len, write_common, write_ticket};
-pub(super) use sequence::{encode as encode_sequence, validate};
+pub(crate) use envelope::{Envelope, Kind, TransportKeys};
+pub(super) use sections::{
+    ENDPOINTS, Origin, SEQUENCE, Sections, common_len, ticket_len, write_address, write_common, write_ticket,
+};
+pub(crate) use sequence::{decode as decode_sequence, encode as encode_sequence};
+pub(super) use sequence::{encoded_len as encoded_sequence_len, validate};
 pub(crate) use source::mask;
-pub(super) use wire::{Reader, Writer};
+pub(crate) use wire::{Reader, Writer};
 
 #[cfg(test)]
 pub(super) use source::{Records, encode_head};

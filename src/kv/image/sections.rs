@@ -17,7 +17,7 @@ pub(in crate::kv) const SEQUENCE: u16 = 4;
 pub(in crate::kv) const CHAIN: u16 = 5;
 pub(in crate::kv) const ORIGIN: u16 = 6;
 pub(in crate::kv) const BLOCKS: u16 = 7;
-pub(in crate::kv) const DIGEST: u16 = 8;
+pub(in crate::kv) const STATE: u16 = 8;
 pub(in crate::kv) const ENDPOINTS: u16 = 9;
 const KNOWN: usize = 10;
 
@@ -27,7 +27,9 @@ const GEOMETRY_LEN: usize = 48;
 const CHAIN_LEN: usize = 36;
 const ORIGIN_LEN: usize = 28;
 const BLOCKS_LEN: usize = 48;
-const DIGEST_LEN: usize = 40;
+const STATE_LEN: usize = 4;
+/// Bit 0 of the state: the prompt is still being computed.
+const FILLING: u32 = 1;
 
 /// The one cache group of this version: all layers, attending to everything.
 const GROUP_FULL: u32 = 0;
@@ -77,8 +79,8 @@ pub(in crate::kv) fn image_len(sequence: usize) -> usize {
 }
 
 /// Bytes of the sections that only a ticket has.
-pub(in crate::kv) fn ticket_len(endpoints: usize) -> usize {
-    2 * SECTION_HEADER + DIGEST_LEN + endpoints
+pub(in crate::kv) fn ticket_len(sequence: usize, endpoints: usize) -> usize {
+    4 * SECTION_HEADER + sequence + CHAIN_LEN + STATE_LEN + endpoints
 }
 
 pub(in crate::kv) fn write_image(w: &mut Writer, sequence: &[u8], chain: (u32, BlockHash), blocks: &BlocksSection) {
@@ -91,10 +93,22 @@ pub(in crate::kv) fn write_image(w: &mut Writer, sequence: &[u8], chain: (u32, B
     w.section(BLOCKS, CRITICAL, &section.0);
 }
 
-pub(in crate::kv) fn write_ticket(w: &mut Writer, n_tokens: u32, computed: u32, digest: &[u8; 32], endpoints: &[u8]) {
+pub(in crate::kv) fn write_ticket(
+    w: &mut Writer,
+    sequence: &[u8],
+    chain: (u32, BlockHash),
+    filling: bool,
+    endpoints: &[u8],
+) {
+    w.section(SEQUENCE, CRITICAL, sequence);
     let mut section = Writer::default();
-    section.u32(n_tokens).u32(computed).bytes(digest);
-    w.section(DIGEST, CRITICAL, &section.0);
+    section.u32(chain.0).bytes(&chain.1.0);
+    w.section(CHAIN, CRITICAL, &section.0);
+    w.section(STATE, CRITICAL, &(if filling { FILLING } else { 0 }).to_le_bytes());
+    w.section(ENDPOINTS, CRITICAL, endpoints);
+}
+
+pub(in crate::kv) fn write_address(w: &mut Writer, endpoints: &[u8]) {
     w.section(ENDPOINTS, CRITICAL, endpoints);
 }
 
@@ -172,21 +186,28 @@ impl<'a> Sections<'a> {
         Ok(BlocksSection { nonce, count, record_len })
     }
 
-    /// Tokens, computed tokens, digest of the sequence.
-    pub fn digest(&self) -> Result<(u32, u32, [u8; 32])> {
-        let mut r = Reader::new("sequence digest", self.get(DIGEST)?);
-        let digest = (r.u32("token count")?, r.u32("computed tokens")?, r.array("digest")?);
+    /// Is the KV of a ticket's prompt still being computed?
+    pub fn filling(&self) -> Result<bool> {
+        let mut r = Reader::new("state", self.get(STATE)?);
+        let flags = r.u32("flags")?;
         r.end()?;
-        Ok(digest)
+        if flags & !FILLING != 0 {
+            bail!(Incompatible, "state: flags: expected 0 or {FILLING}, found {flags:#x}");
+        }
+        Ok(flags & FILLING != 0)
     }
 
-    /// Refuses KV of another model, tokenizer or layout.
-    pub fn check_compatible(&self, identity: &CacheIdentity, geometry: &KvGeometry) -> Result<()> {
+    pub fn identity(&self) -> Result<CacheIdentity> {
         let mut r = Reader::new("identity", self.get(IDENTITY)?);
-        let (fingerprint, tokenizer) = (r.array::<32>("fingerprint")?, r.array::<32>("tokenizer digest")?);
+        let (fingerprint, tokenizer_digest) = (r.array("fingerprint")?, r.array("tokenizer digest")?);
         let n = r.u16("name length")?;
         let name = r.bytes(n as usize, "name")?.escape_ascii().to_string();
         r.end()?;
+        Ok(CacheIdentity { fingerprint, tokenizer_digest, name })
+    }
+
+    /// Layout of the writer's blocks.
+    pub fn geometry(&self) -> Result<KvGeometry> {
         let raw = self.get(GEOMETRY)?;
         let mut r = Reader::new("geometry", raw);
         let mut field = |name: &'static str| r.u32(name);
@@ -200,42 +221,65 @@ impl<'a> Sections<'a> {
         if groups == 1 {
             r.end()?;
         }
-
-        let wrote = self.library();
-        let differ = |field: &str, expected: String, found: String| {
-            let text = format!("{field}: expected {expected}, found {found} (KV of {name:?}, written by {wrote})");
-            Err(crate::error!(Incompatible, "{text}"))
+        let Some(dtype) = Dtype::from_code(dtype) else {
+            bail!(Incompatible, "KV dtype: expected one that this library knows, found code {dtype}");
         };
-        if fingerprint != identity.fingerprint {
-            let expected = format!("{} ({})", hex(&identity.fingerprint), identity.name);
-            return differ("model fingerprint", expected, hex(&fingerprint));
-        }
-        if tokenizer != identity.tokenizer_digest {
-            return differ("tokenizer digest", hex(&identity.tokenizer_digest), hex(&tokenizer));
-        }
-        let g = geometry;
-        let name_of = |code: u32| Dtype::from_code(code).map_or_else(|| format!("code {code}"), |d| d.name().into());
-        if dtype != g.dtype as u32 {
-            return differ("KV dtype", name_of(g.dtype as u32), name_of(dtype));
-        }
         for (field, expected, found) in [
-            ("layers", g.layers, layers),
-            ("KV heads", g.kv_heads, kv_heads),
-            ("head dimension", g.head_dim, head_dim),
-            ("block tokens", g.block_tokens, block_tokens),
             ("tensor-parallel shard", 0, shard),
             ("tensor-parallel shards", 1, shards),
             ("cache groups", 1, groups),
             ("cache group kind", GROUP_FULL, group[0]),
             ("cache group window", 0, group[1]),
             ("cache group's first layer", 0, group[2]),
-            ("cache group's layers", g.layers, group[3]),
+            ("cache group's layers", layers, group[3]),
         ] {
             if expected != found {
-                return differ(field, expected.to_string(), found.to_string());
+                bail!(Incompatible, "{field}: expected {expected}, found {found}");
             }
         }
+        Ok(KvGeometry { layers, kv_heads, head_dim, block_tokens, dtype })
+    }
+
+    /// Refuses KV of another model or tokenizer.
+    pub fn check_identity(&self, own: &CacheIdentity) -> Result<()> {
+        let found = self.identity()?;
+        let wrote = self.library();
+        let differ = |field: &str, expected: String, digest: &[u8]| {
+            let text =
+                format!("expected {expected}, found {} (KV of {:?}, written by {wrote})", hex(digest), found.name);
+            Err(crate::error!(Incompatible, "{field}: {text}"))
+        };
+        if found.fingerprint != own.fingerprint {
+            let expected = format!("{} ({})", hex(&own.fingerprint), own.name);
+            return differ("model fingerprint", expected, &found.fingerprint);
+        }
+        if found.tokenizer_digest != own.tokenizer_digest {
+            return differ("tokenizer digest", hex(&own.tokenizer_digest), &found.tokenizer_digest);
+        }
         Ok(())
+    }
+
+    /// The writer's layout; refuses one that cannot be made this cache's.
+    pub fn check_geometry(&self, own: &KvGeometry, _no_convert: bool) -> Result<KvGeometry> {
+        let found = self.geometry()?;
+        for (field, expected, found) in [
+            ("KV dtype", own.dtype.name().to_string(), found.dtype.name().to_string()),
+            ("layers", own.layers.to_string(), found.layers.to_string()),
+            ("KV heads", own.kv_heads.to_string(), found.kv_heads.to_string()),
+            ("head dimension", own.head_dim.to_string(), found.head_dim.to_string()),
+            ("block tokens", own.block_tokens.to_string(), found.block_tokens.to_string()),
+        ] {
+            if expected != found {
+                bail!(Incompatible, "{field}: expected {expected}, found {found} (written by {})", self.library());
+            }
+        }
+        Ok(found)
+    }
+
+    /// Refuses KV of another model, tokenizer or layout.
+    pub fn check_compatible(&self, identity: &CacheIdentity, geometry: &KvGeometry) -> Result<()> {
+        self.check_identity(identity)?;
+        self.check_geometry(geometry, true).map(|_| ())
     }
 }
 

@@ -42,7 +42,7 @@ pub(in crate::kv) fn encoded_len(s: &Snapshot) -> usize {
     FIXED + 4 * words + stops
 }
 
-pub(in crate::kv) fn encode(s: &Snapshot) -> Vec<u8> {
+pub(crate) fn encode(s: &Snapshot) -> Vec<u8> {
     let p = &s.params;
     let mut w = Writer(Vec::with_capacity(encoded_len(s)));
     let flags = if p.ignore_eos { IGNORE_EOS } else { 0 } | if p.logprobs.is_some() { LOGPROBS } else { 0 };
@@ -62,7 +62,7 @@ pub(in crate::kv) fn encode(s: &Snapshot) -> Vec<u8> {
     w.0
 }
 
-pub(in crate::kv) fn decode(data: &[u8]) -> Result<Snapshot> {
+pub(crate) fn decode(data: &[u8]) -> Result<Snapshot> {
     let mut r = Reader::new("sequence", data);
     let n_tokens = r.u32("token count")?;
     let computed = r.u32("computed tokens")?;

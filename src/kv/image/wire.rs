@@ -4,7 +4,7 @@ use crate::bail;
 use crate::error::Result;
 
 #[derive(Default)]
-pub(in crate::kv) struct Writer(pub Vec<u8>);
+pub(crate) struct Writer(pub Vec<u8>);
 
 impl Writer {
     pub fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
@@ -40,7 +40,7 @@ impl Writer {
 }
 
 /// A cursor over untrusted bytes. `what` names them in errors.
-pub(in crate::kv) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     what: &'static str,
     data: &'a [u8],
 }

@@ -3,12 +3,12 @@
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use super::model::{GEOMETRY, Seq, cache, config, identity};
+use super::model::{GEOMETRY, Seq, config, identity};
 use super::sound;
-use super::store::MemoryStore;
+use super::store::{HeldStore, MemoryStore};
 use crate::error::{Result, Status};
 use crate::kv::{Cache, CacheConfig, Claim, Consumed, KvId};
-use crate::transport;
+use crate::transport::{self, Node, NodeConfig};
 
 #[track_caller]
 fn refused<T>(result: Result<T>, status: Status) {
@@ -20,17 +20,17 @@ fn refused<T>(result: Result<T>, status: Status) {
 #[test]
 fn a_claimed_import_is_its_claimants() {
     let short = CacheConfig { lease: Duration::from_millis(20), ..config() };
-    let a = cache(32);
+    let store = Arc::new(HeldStore::new(MemoryStore::new(GEOMETRY, 32)));
+    let a = Cache::new(identity(), store.clone(), config()).unwrap();
     let b = Cache::new(identity(), Arc::new(MemoryStore::new(GEOMETRY, 16)), short).unwrap();
     let exported = || {
         let seq = Seq::computed(&a, 14, 1, 3);
         a.export(seq.snapshot, seq.table, None).unwrap()
     };
-    // The first one's callback holds the transfer thread up, so that the others are seen in flight.
-    let (gate, held) = mpsc::channel::<()>();
-    let import = |id: KvId| transport::import_async(&b, &transport::ticket(&a, id).unwrap(), |_, _| ()).unwrap();
-    let first = transport::ticket(&a, exported()).unwrap();
-    transport::import_async(&b, &first, move |_, _| held.recv().unwrap()).unwrap();
+    // No block can be read for now, so that the imports are seen in flight.
+    let held = store.hold();
+    let node = Node::new(&b, NodeConfig::default()).unwrap();
+    let import = |id: KvId| node.import(&transport::ticket(&a, id).unwrap(), |_, _| ()).unwrap();
     let sources = [exported(), exported(), exported()];
     let [taken, dropped, failing] = sources.map(import);
     let (landed, woken) = mpsc::channel();
@@ -48,8 +48,9 @@ fn a_claimed_import_is_its_claimants() {
     assert_eq!(woken.recv().unwrap(), dropped, "its end is an end of waiting too");
     let mut failed: Claim = claim(failing).unwrap();
     a.release(sources[2]).unwrap();
-    gate.send(()).unwrap();
-    assert_eq!((woken.recv().unwrap(), woken.recv().unwrap()), (taken, failing));
+    drop(held);
+    let both = std::collections::HashSet::from([woken.recv().unwrap(), woken.recv().unwrap()]);
+    assert_eq!(both, [taken, failing].into());
     // Several leases later it is still there.
     std::thread::sleep(Duration::from_millis(80));
     sound(&b);

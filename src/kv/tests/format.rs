@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::*;
 use crate::error::Status;
 use crate::kv::image::{self, Keys, Origin, Records, encode_head};
-use crate::kv::ticket::ProcessId;
+use crate::kv::endpoint::{Endpoint, ProcessId};
 
 /// The worked example of docs/kv-image-format.md.
 fn example() -> Vec<u8> {
@@ -140,7 +140,8 @@ fn tickets_have_the_length_that_info_says() {
     let cache = cache(8);
     let seq = Seq::computed(&cache, 7, 1, 0);
     let id = cache.export(seq.snapshot, seq.table, None).unwrap();
-    let ticket = cache.encode_ticket(id, ProcessId { pid: 1, nonce: [0; 16] }).unwrap();
+    cache.set_endpoints(vec![Endpoint::Process(ProcessId { pid: 1, nonce: [0; 16] })]);
+    let ticket = cache.encode_ticket(id).unwrap();
     assert_eq!(ticket.len() as u64, cache.info(id).unwrap().ticket_bytes);
     let elsewhere = crate::transport::import(&cache, &ticket).unwrap_err();
     assert_eq!(elsewhere.status, Status::Peer);

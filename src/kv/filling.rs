@@ -1,0 +1,109 @@
+//! Handles whose prompt is still being computed: a peer may begin to pull what is there.
+
+use std::sync::Arc;
+
+use super::cache::{Cache, Shared};
+use super::handle::{Body, KvId};
+use super::state::TableKey;
+use super::table::BlockTable;
+use crate::bail;
+use crate::error::{Error, Result, Status};
+use crate::sequence::Snapshot;
+
+/// The engine's side of such a handle, held beside the sequence's table and dropped before it. Dropping it fails the
+/// handle.
+pub struct Filling {
+    shared: Arc<Shared>,
+    id: Option<KvId>,
+}
+
+impl Cache {
+    /// A handle of a prompt whose KV will be computed into `table`. It has no lease: it ends with the request.
+    pub fn begin_filling(&self, prompt: Snapshot, table: &BlockTable) -> Result<Filling> {
+        let Some(table) = table.key().filter(|_| table.belongs_to(&self.shared)) else {
+            bail!(InvalidArgument, "KV export: the block table is another cache's, or was exported already");
+        };
+        let prompt = Arc::new(Snapshot { computed: 0, ..prompt });
+        let id = self.shared.with(|state| {
+            if state.closed {
+                bail!(Shutdown, "KV export: the cache is closed");
+            }
+            Ok(state.slots.issue(Body::Filling(Progress { prompt, table, computed: 0, wakers: Vec::new() }))?.0)
+        })?;
+        Ok(Filling { shared: self.shared.clone(), id: Some(id) })
+    }
+}
+
+/// How far the KV of a prompt is computed.
+pub(super) struct Progress {
+    /// As submitted, nothing of it computed.
+    pub prompt: Arc<Snapshot>,
+    /// The request's: its blocks may change, as by a preemption, but what a computed one holds does not.
+    pub table: TableKey,
+    /// Tokens; goes back to 0 when the request is preempted.
+    pub computed: u32,
+    pub wakers: Vec<super::Waker>,
+}
+
+impl Filling {
+    pub fn id(&self) -> KvId {
+        self.id.unwrap_or(KvId(0))
+    }
+
+    /// Tokens `0..computed` of the table are final.
+    pub fn advance(&self, computed: u32) {
+        let id = self.id();
+        let grew = self.shared.with(|state| match state.find_claimed(id).map(|slot| state.slots.body_mut(slot)) {
+            Ok(Body::Filling(progress)) => {
+                let grew = computed > progress.computed;
+                progress.computed = computed;
+                grew
+            }
+            _ => false,
+        });
+        if grew {
+            self.shared.progress.notify_all();
+        }
+    }
+
+    /// The prompt is computed: the handle becomes that of the sequence, under a lease. If the host gave it back
+    /// meanwhile, the sequence gets another one.
+    pub fn finish(mut self, snapshot: Snapshot, table: BlockTable) -> Result<KvId> {
+        let Some(id) = self.id.take() else { bail!(Internal, "KV export: finished twice") };
+        let finished = self.shared.clone().export_as(Some(id), snapshot, table, None);
+        self.shared.progress.notify_all();
+        match finished {
+            Err(error) => {
+                self.id = Some(id);
+                self.fail(error.clone());
+                Err(error)
+            }
+            done => done,
+        }
+    }
+
+    /// The request ended without its prompt's KV: so does the handle, with this as the reason.
+    pub fn fail(mut self, error: Error) {
+        self.end(error);
+    }
+
+    fn end(&mut self, error: Error) {
+        let Some(id) = self.id.take() else { return };
+        self.shared.with(|state| {
+            if let Ok(slot) = state.find_claimed(id)
+                && let Body::Filling(progress) = state.slots.body_mut(slot)
+            {
+                let (wakers, prompt) = (std::mem::take(&mut progress.wakers), progress.prompt.clone());
+                state.fire.extend(wakers);
+                state.fail(slot, error, self.shared.config.lease, Some(prompt));
+            }
+        });
+        self.shared.progress.notify_all();
+    }
+}
+
+impl Drop for Filling {
+    fn drop(&mut self) {
+        self.end(Error::new(Status::Internal, "the request that computed this handle's KV was lost"));
+    }
+}

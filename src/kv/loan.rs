@@ -1,0 +1,153 @@
+//! The exporter's side of a transfer: blocks of a handle that a peer reads, and the end of the handle once it has them.
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::cache::{Cache, Shared};
+use super::handle::{Body, End, KvId};
+use super::state::{Owner, TableKey};
+use super::ticket;
+use crate::backend::BlockId;
+use crate::bail;
+use crate::error::Result;
+use crate::sequence::Snapshot;
+
+/// Blocks held for one transfer. Dropping it lets go of them; the handle stays unless the loan was committed.
+pub(crate) struct Loan {
+    shared: Arc<Shared>,
+    id: KvId,
+    epoch: [u8; 16],
+    pins: TableKey,
+    blocks: Vec<BlockId>,
+    whole: Option<Arc<Snapshot>>,
+}
+
+impl Cache {
+    /// Begins a transfer of a handle. `digest` is that of the ticket: what the handle holds must be what the ticket was
+    /// written for. The handle's lease begins anew.
+    pub(crate) fn lend(&self, id: KvId, epoch: &[u8; 16], digest: &[u8; 32]) -> Result<Loan> {
+        // What the handle holds, and what it held when a ticket was written while its prompt was being computed.
+        let held = self.shared.with(|state| {
+            if state.epoch != *epoch {
+                bail!(Expired, "{id}: the exporting cache began a new epoch");
+            }
+            let slot = state.find(id)?;
+            if let Body::Filling(progress) = state.slots.body(slot) {
+                return Ok(vec![progress.prompt.clone()]);
+            }
+            let (_, export) = state.ready(id)?;
+            let held = std::iter::once(export.snapshot.clone()).chain(export.prompt.clone()).collect();
+            let lease = export.lease;
+            state.renew(slot, lease);
+            Ok(held)
+        })?;
+        if !held.iter().any(|snapshot| ticket::digest(snapshot) == *digest) {
+            let (tokens, computed) = (held[0].tokens.len(), held[0].computed);
+            bail!(Corrupt, "KV ticket: sequence: {id} holds {tokens} tokens, {computed} computed, or other ones");
+        }
+        let pins = self.shared.with(|state| state.add_table(Owner::Transfer, Vec::new()));
+        Ok(Loan { shared: self.shared.clone(), id, epoch: *epoch, pins, blocks: Vec::new(), whole: None })
+    }
+
+    /// A loan of free blocks for a self-test: `most` of them, or what there is, at least one.
+    pub(crate) fn lend_scratch(&self, most: usize) -> Result<Loan> {
+        let (pins, blocks, epoch) = self.shared.with(|state| {
+            if state.closed {
+                bail!(Shutdown, "the cache is closed");
+            }
+            let n = most.min(state.blocks.free.len()).max(1);
+            let mut blocks = Vec::with_capacity(n);
+            if !state.blocks.allocate(n, &mut blocks) {
+                bail!(OutOfMemory, "self-test: no KV block is free");
+            }
+            Ok((state.add_table(Owner::Transfer, blocks.clone()), blocks, state.epoch))
+        })?;
+        Ok(Loan { shared: self.shared.clone(), id: KvId(0), epoch, pins, blocks, whole: None })
+    }
+}
+
+impl Loan {
+    /// Waits until there are more than `have` blocks, or all, at most for `timeout`; then holds all that are there.
+    pub fn more(&mut self, have: usize, timeout: Duration) -> Result<()> {
+        let until = Instant::now() + timeout;
+        let shared = self.shared.clone();
+        let mut state = shared.lock();
+        loop {
+            if state.epoch != self.epoch {
+                bail!(Expired, "{}: the exporting cache began a new epoch", self.id);
+            }
+            let slot = state.find(self.id)?;
+            let (found, whole) = match state.slots.body(slot) {
+                Body::Ready(export) => (export.blocks.clone(), Some((export.snapshot.clone(), export.lease))),
+                Body::Failed { error, .. } => return Err(error.clone()),
+                Body::Filling(progress) => {
+                    let full = (progress.computed / shared.geometry.block_tokens) as usize;
+                    let blocks = &state.tables[progress.table as usize].blocks;
+                    (blocks[..full.min(blocks.len())].to_vec(), None)
+                }
+                Body::Importing { .. } | Body::Vacant => bail!(WouldBlock, "{}: its import is in flight", self.id),
+            };
+            if let Some((snapshot, lease)) = whole {
+                state.renew(slot, lease);
+                self.whole = Some(snapshot);
+            }
+            // A preempted prompt is computed again, to the same bits: blocks held already stay as they are.
+            let known = self.blocks.len();
+            if let Some(new) = found.get(known..).filter(|new| !new.is_empty()) {
+                new.iter().for_each(|&block| state.blocks.retain(block));
+                state.tables[self.pins as usize].blocks.extend_from_slice(new);
+                self.blocks.extend_from_slice(new);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if self.whole.is_some() || self.blocks.len() > have || left.is_zero() {
+                return Ok(());
+            }
+            state = shared.progress.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// The blocks held so far, in the sequence's order.
+    pub fn blocks(&self) -> &[BlockId] {
+        &self.blocks
+    }
+
+    /// The sequence, once all of its blocks are held.
+    pub fn whole(&self) -> Option<&Arc<Snapshot>> {
+        self.whole.as_ref()
+    }
+
+    /// The peer has everything: the handle ends as consumed. Fails if it ended meanwhile, and then the peer must not
+    /// use what it has.
+    pub fn commit(&mut self) -> Result<()> {
+        self.shared.with(|state| {
+            if state.epoch != self.epoch {
+                bail!(Expired, "{}: the exporting cache began a new epoch", self.id);
+            }
+            let (slot, _) = state.ready(self.id)?;
+            state.end_and_free(slot, End::Consumed);
+            Ok(())
+        })
+    }
+
+    /// Counts KV bytes that left.
+    pub fn count_out(&self, bytes: usize) {
+        self.shared.bytes_out.fetch_add(bytes as u64, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    pub fn store(&self) -> &dyn crate::backend::BlockStore {
+        &*self.shared.store
+    }
+
+    /// A hold of its own on blocks of this loan, for somebody who reads them while the loan may end.
+    pub fn pin(&self, range: std::ops::Range<usize>) -> Option<super::BlockTable> {
+        let blocks = self.blocks.get(range)?.to_vec();
+        let key = self.shared.with(|state| state.share(Owner::Transfer, &blocks));
+        Some(super::BlockTable::new(self.shared.clone(), key, blocks))
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        self.shared.with(|state| state.drop_table(self.pins));
+    }
+}

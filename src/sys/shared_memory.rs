@@ -1,0 +1,195 @@
+//! Memory that can be given to another process: a sealed memfd and its mapping.
+
+use super::bytes::{Source, Target};
+use crate::error::{Error, Result, Status};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+const HUGE: usize = 2 << 20;
+
+/// A mapping of a memfd: this process's own, which it writes, or another's, read-only.
+pub struct SharedMemory {
+    fd: OwnedFd,
+    ptr: *mut u8,
+    len: usize,
+    writable: bool,
+}
+
+// SAFETY: plain memory; who may touch which part is up to the owner of the mapping.
+unsafe impl Send for SharedMemory {}
+// SAFETY: as above.
+unsafe impl Sync for SharedMemory {}
+
+fn os(what: &str) -> Error {
+    Error::io(what, &io::Error::last_os_error())
+}
+
+impl SharedMemory {
+    /// `len` zero bytes, lazily backed, on huge pages where the system has them for shared memory. The size is sealed,
+    /// and so is writing: who is given the descriptor can map it read-only and nothing else.
+    pub fn create(len: usize) -> Result<SharedMemory> {
+        let len = len.max(1).next_multiple_of(4096);
+        // SAFETY: a NUL-terminated name; the result is checked.
+        let fd = unsafe { libc::memfd_create(c"cleave-kv".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+        if fd < 0 {
+            return Err(os("memfd_create"));
+        }
+        // SAFETY: a fresh descriptor that nobody else owns.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let size = libc::off_t::try_from(len).map_err(|_| out_of_memory(len))?;
+        // SAFETY: no pointers.
+        if unsafe { libc::ftruncate(fd.as_raw_fd(), size) } != 0 {
+            return Err(os("memfd: size"));
+        }
+        let memory = Self::map(fd, len, libc::PROT_READ | libc::PROT_WRITE)?;
+        // After the mapping, which stays writable.
+        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_SEAL;
+        // SAFETY: no pointers.
+        if unsafe { libc::fcntl(memory.fd.as_raw_fd(), libc::F_ADD_SEALS, seals) } != 0 {
+            return Err(os("memfd: seals"));
+        }
+        Ok(memory)
+    }
+
+    /// Another process's memory, read-only. Refused unless its size is sealed: a peer that shrinks it would make this
+    /// process fault.
+    pub fn open(fd: OwnedFd, len: usize) -> Result<SharedMemory> {
+        // SAFETY: no pointers.
+        let seals = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) };
+        if seals < 0 || seals & libc::F_SEAL_SHRINK == 0 {
+            crate::bail!(Peer, "shared memory of the peer: its size is not sealed");
+        }
+        // SAFETY: zero is a valid stat; the descriptor is open.
+        let found = unsafe {
+            let mut stat: libc::stat = std::mem::zeroed();
+            if libc::fstat(fd.as_raw_fd(), &mut stat) != 0 {
+                return Err(os("shared memory of the peer"));
+            }
+            stat.st_size as u64
+        };
+        if len == 0 || (len as u64) > found {
+            crate::bail!(Peer, "shared memory of the peer: expected {len} bytes, found {found}");
+        }
+        Self::map(fd, len, libc::PROT_READ)
+    }
+
+    fn map(fd: OwnedFd, len: usize, protection: i32) -> Result<SharedMemory> {
+        // Reserved with room to align to a huge page; the file is then mapped over the aligned part of it.
+        let total = len.checked_add(HUGE).ok_or_else(|| out_of_memory(len))?;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping at an address of the system's choice.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), total, libc::PROT_NONE, flags, -1, 0) };
+        if base == libc::MAP_FAILED {
+            return Err(out_of_memory(len));
+        }
+        let start = (base as usize).next_multiple_of(HUGE);
+        let mapped = len.next_multiple_of(4096);
+        // SAFETY: [start, start + mapped) lies in the reservation just made, which nobody knows of.
+        let ptr = unsafe {
+            let fixed = libc::MAP_SHARED | libc::MAP_FIXED;
+            libc::mmap(start as *mut libc::c_void, mapped, protection, fixed, fd.as_raw_fd(), 0)
+        };
+        let failed = ptr == libc::MAP_FAILED;
+        let error = if failed { Some(os("mapping shared memory")) } else { None };
+        let (before, after) = (start - base as usize, base as usize + total - (start + mapped));
+        // SAFETY: parts of the reservation outside of what was mapped (or all of it), unmapped once.
+        unsafe {
+            if failed {
+                libc::munmap(base, total);
+            } else {
+                if before > 0 {
+                    libc::munmap(base, before);
+                }
+                if after > 0 {
+                    libc::munmap((start + mapped) as *mut libc::c_void, after);
+                }
+                // A refusal costs speed only.
+                libc::madvise(ptr, mapped, libc::MADV_HUGEPAGE);
+            }
+        }
+        match error {
+            Some(error) => Err(error),
+            None => Ok(SharedMemory { fd, ptr: ptr.cast(), len: mapped, writable: protection & libc::PROT_WRITE != 0 }),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    pub fn source(&self) -> Source<'_> {
+        // SAFETY: mapped readable for this length as long as self lives.
+        unsafe { Source::new(self.ptr, self.len) }
+    }
+
+    /// A writable view of memory that [`SharedMemory::create`] made. Panics out of range, and on another process's.
+    pub fn target(&self, offset: usize, len: usize) -> Target<'_> {
+        assert!(self.writable, "another process's memory is not written");
+        // SAFETY: mapped writable for this length as long as self lives.
+        unsafe { Target::new(self.ptr, self.len) }.slice(offset, len)
+    }
+
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.ptr
+    }
+
+    /// Backs every page now. `write`: of one's own memory; otherwise only the page tables of what is backed already are
+    /// filled, and what the owner never touched is backed too.
+    pub fn populate(&self, write: bool) -> Result<()> {
+        const MADV_POPULATE_READ: i32 = 22;
+        const MADV_POPULATE_WRITE: i32 = 23;
+        let advice = if write { MADV_POPULATE_WRITE } else { MADV_POPULATE_READ };
+        // SAFETY: the range is this mapping; contents do not change.
+        if unsafe { libc::madvise(self.ptr.cast(), self.len, advice) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            // Kernels before 5.14 fault pages in as they are used.
+            Some(libc::EINVAL) => Ok(()),
+            Some(libc::ENOMEM) => Err(out_of_memory(self.len)),
+            _ => Err(Error::io("backing shared memory", &error)),
+        }
+    }
+}
+
+fn out_of_memory(len: usize) -> Error {
+    Error::new(Status::OutOfMemory, format!("cannot map {len} bytes of shared memory"))
+}
+
+impl Drop for SharedMemory {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `map`, unmapped once.
+        unsafe { libc::munmap(self.ptr.cast(), self.len) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_side_writes_the_other_reads_and_cannot_write() {
+        let own = SharedMemory::create(10_000).unwrap();
+        super::super::bytes::copy(Source::of(b"abc"), own.target(4096, 3));
+        let fd = own.fd().try_clone_to_owned().unwrap();
+        let other = SharedMemory::open(fd, 10_000).unwrap();
+        other.populate(false).unwrap();
+        let mut seen = [0; 3];
+        other.source().slice(4096, 3).read(&mut seen);
+        assert_eq!(&seen, b"abc");
+        let fd = own.fd().try_clone_to_owned().unwrap();
+        assert!(SharedMemory::map(fd, 4096, libc::PROT_READ | libc::PROT_WRITE).is_err(), "sealed against writing");
+        let fd = own.fd().try_clone_to_owned().unwrap();
+        let error = SharedMemory::open(fd, 1 << 30).err().unwrap();
+        assert!(error.message.contains("expected 1073741824 bytes, found 12288"), "{error}");
+    }
+}

@@ -1,0 +1,168 @@
+//! Peers that this cache imports from: their connections, what is mapped of them, and how to reach them.
+
+mod peer;
+mod remote;
+mod streams;
+
+use super::source::{Source, Transport, Wanted};
+use crate::bail;
+use crate::error::{Error, Result, Status};
+use crate::kv::endpoint::{Endpoint, UnixName};
+use crate::kv::image::TransportKeys;
+use crate::kv::ticket::Ticket;
+use crate::sys::socket::boot_id;
+pub(super) use peer::{Peer, Question};
+pub(super) use remote::{Plane, Remote};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// A peer without connections is forgotten after so long.
+const FORGET: Duration = Duration::from_secs(60);
+/// Choices remembered: of the caches paired with last.
+const MOST_CHOICES: usize = 1024;
+
+pub(super) struct Peers {
+    pub keys: TransportKeys,
+    /// How long a peer may be silent when it is asked something.
+    pub timeout: Duration,
+    known: Mutex<HashMap<Endpoint, Arc<Peer>>>,
+    /// What pairing chose, by the exporting cache's epoch and by its TCP endpoints: the latter stay when it restarts.
+    choices: Mutex<Vec<(Who, Transport)>>,
+}
+
+#[derive(Clone, PartialEq)]
+enum Who {
+    Epoch([u8; 16]),
+    At(Endpoint),
+}
+
+impl Peers {
+    pub fn new(keys: TransportKeys, timeout: Duration) -> Peers {
+        Peers { keys, timeout, known: Mutex::default(), choices: Mutex::default() }
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<Endpoint, Arc<Peer>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of whoever is at an endpoint.
+    pub fn at(&self, endpoint: &Endpoint) -> Arc<Peer> {
+        let mut known = self.known();
+        known.entry(endpoint.clone()).or_insert_with(|| Arc::new(Peer::new(endpoint.clone()))).clone()
+    }
+
+    /// Lets go of what belongs to peers that are gone: their memory stays in use as long as it is mapped here. True
+    /// while there are any peers.
+    pub fn sweep(&self) -> bool {
+        let known: Vec<Arc<Peer>> = self.known().values().cloned().collect();
+        known.iter().for_each(|peer| peer.sweep());
+        let mut known = self.known();
+        known.retain(|_, peer| Arc::strong_count(peer) > 2 || peer.idle_for() < FORGET);
+        !known.is_empty()
+    }
+
+    /// Forgets every peer.
+    pub fn clear(&self) {
+        self.known().clear();
+    }
+
+    // ---- what pairing chose ----
+
+    pub fn choose(&self, epoch: &[u8; 16], endpoints: &[Endpoint], transport: Transport) {
+        let mut choices = self.choices.lock().unwrap_or_else(PoisonError::into_inner);
+        let tcp = endpoints.iter().filter(|e| matches!(e, Endpoint::Tcp { .. })).cloned().map(Who::At);
+        for who in std::iter::once(Who::Epoch(*epoch)).chain(tcp) {
+            choices.retain(|(known, _)| *known != who);
+            choices.push((who, transport));
+        }
+        let excess = choices.len().saturating_sub(MOST_CHOICES);
+        choices.drain(..excess);
+    }
+
+    fn choice(&self, epoch: &[u8; 16], endpoints: &[Endpoint]) -> Option<Transport> {
+        let choices = self.choices.lock().unwrap_or_else(PoisonError::into_inner);
+        let find = |who: Who| choices.iter().find(|(known, _)| *known == who).map(|choice| choice.1);
+        find(Who::Epoch(*epoch)).or_else(|| endpoints.iter().find_map(|e| find(Who::At(e.clone()))))
+    }
+
+    /// Pairing chose to go through sockets even within the process.
+    pub fn prefers_other_than_process(&self, epoch: &[u8; 16]) -> bool {
+        self.choice(epoch, &[]).is_some_and(|transport| transport != Transport::Process)
+    }
+
+    // ---- transfers ----
+
+    /// Begins the transfer of a ticket, by the transport that pairing chose, or by the best that reaches the exporter.
+    pub fn open(&self, ticket: &Ticket, wanted: Wanted<'_>) -> Result<Box<dyn Source>> {
+        let chosen = self.choice(&ticket.epoch, &ticket.endpoints);
+        let mut last = None;
+        for (endpoint, plane) in routes(&ticket.endpoints, chosen) {
+            let peer = self.at(&endpoint);
+            match Remote::open(&peer, ticket, plane, self.question(wanted)) {
+                Ok(remote) => return Ok(Box::new(remote)),
+                // Nobody there, or nothing of that kind: the next endpoint may do. Anything else is an answer.
+                Err(error) if matches!(error.status, Status::Peer | Status::Unsupported) => {
+                    last = Some(error.context(describe(&endpoint)));
+                    wanted()?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| unreachable_from_here(chosen)))
+    }
+
+    pub fn question<'a>(&self, wanted: Wanted<'a>) -> Question<'a> {
+        Question { keys: self.keys, timeout: self.timeout, wanted }
+    }
+}
+
+fn unreachable_from_here(chosen: Option<Transport>) -> Error {
+    let how = chosen.map_or(String::new(), |transport| format!(" by {}, which pairing chose", transport.name()));
+    let text = "its cache cannot be reached from this process";
+    Error::new(Status::Peer, format!("KV ticket: {text}{how}: let it listen (cleave_cache_listen), or use an image"))
+}
+
+/// Ways to an exporter, best first: where to connect, and what carries the blocks.
+pub(super) fn routes(endpoints: &[Endpoint], chosen: Option<Transport>) -> Vec<(Endpoint, Plane)> {
+    let allowed = |transport| chosen.is_none_or(|chosen| chosen == transport);
+    let boot = boot_id();
+    let here = |unix: &UnixName| unix.boot == boot && boot != [0; 16];
+    let mut routes = Vec::new();
+    for endpoint in endpoints {
+        if matches!(endpoint, Endpoint::Unix(unix) if here(unix)) && allowed(Transport::SharedMemory) {
+            routes.push((endpoint.clone(), Plane::SharedMemory));
+        }
+    }
+    // NIXL is asked for: it is never chosen by itself.
+    if chosen == Some(Transport::Nixl) {
+        let reachable =
+            |e: &&Endpoint| matches!(e, Endpoint::Unix(unix) if here(unix)) || matches!(e, Endpoint::Tcp { .. });
+        routes.extend(endpoints.iter().filter(reachable).map(|e| (e.clone(), Plane::Nixl)));
+    }
+    for endpoint in endpoints {
+        if matches!(endpoint, Endpoint::Tcp { .. }) && allowed(Transport::Tcp) {
+            routes.push((endpoint.clone(), Plane::Streams));
+        }
+    }
+    routes
+}
+
+pub(super) fn describe(endpoint: &Endpoint) -> String {
+    match endpoint {
+        Endpoint::Process(process) => format!("process {}", process.pid),
+        Endpoint::Unix(unix) => format!("@{}", unix.name.escape_ascii()),
+        Endpoint::Tcp { address, .. } => address.to_string(),
+    }
+}
+
+/// Gives up when the peer has been silent for `timeout`, or nobody wants the answer any more.
+pub(super) fn patience<'a>(timeout: Duration, wanted: Wanted<'a>) -> impl Fn(Duration) -> Result<()> + 'a {
+    move |silent| {
+        wanted()?;
+        if silent >= timeout {
+            bail!(Peer, "the peer has been silent for {} ms", silent.as_millis());
+        }
+        Ok(())
+    }
+}

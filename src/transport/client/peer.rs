@@ -1,0 +1,155 @@
+//! One peer: idle connections to it, and its memory if that is mapped.
+
+use super::{describe, patience};
+use crate::bail;
+use crate::error::{Error, Result, Status};
+use crate::kv::endpoint::Endpoint;
+use crate::kv::image::TransportKeys;
+use crate::sys::shared_memory::SharedMemory;
+use crate::sys::socket::{connect_unix, receive_fd};
+use crate::transport::net::message::Message;
+use crate::transport::net::{Channel, Stream, connect};
+use crate::transport::source::Wanted;
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Idle connections kept of a peer.
+const KEEP: usize = 16;
+
+/// How a peer is asked: with which keys, and how patiently.
+#[derive(Clone, Copy)]
+pub(in crate::transport) struct Question<'a> {
+    pub keys: TransportKeys,
+    pub timeout: Duration,
+    pub wanted: Wanted<'a>,
+}
+
+/// A peer's pool, mapped read-only.
+pub(in crate::transport) struct Mapped {
+    pub memory: SharedMemory,
+    pub block_bytes: usize,
+}
+
+pub(in crate::transport) struct Peer {
+    pub endpoint: Endpoint,
+    state: Mutex<State>,
+}
+
+struct State {
+    idle: Vec<Channel>,
+    mapped: Option<Arc<Mapped>>,
+    used: Instant,
+}
+
+impl Peer {
+    pub fn new(endpoint: Endpoint) -> Peer {
+        Peer { endpoint, state: Mutex::new(State { idle: Vec::new(), mapped: None, used: Instant::now() }) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn idle_for(&self) -> Duration {
+        self.lock().used.elapsed()
+    }
+
+    /// Closed connections mean that the peer's process is gone, or began anew: nothing of it is kept.
+    pub fn sweep(&self) {
+        let mut state = self.lock();
+        if state.idle.iter().any(|channel| channel.stream().is_closed()) {
+            state.idle.clear();
+            state.mapped = None;
+        }
+        let excess = state.idle.len().saturating_sub(KEEP);
+        state.idle.drain(..excess);
+    }
+
+    /// An idle connection, or a new one.
+    pub fn connection(&self, question: Question<'_>) -> Result<Channel> {
+        self.sweep();
+        let idle = {
+            let mut state = self.lock();
+            state.used = Instant::now();
+            state.idle.pop()
+        };
+        idle.map_or_else(|| self.connect(question), Ok)
+    }
+
+    /// Takes back a connection on which nothing is under way.
+    pub fn keep(&self, channel: Channel) {
+        let mut state = self.lock();
+        state.used = Instant::now();
+        state.idle.push(channel);
+    }
+
+    fn connect(&self, question: Question<'_>) -> Result<Channel> {
+        let timeout = question.timeout;
+        let failed = |e: std::io::Error| match e.kind() {
+            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => {
+                Error::new(Status::Peer, format!("no connection within {} ms", timeout.as_millis()))
+            }
+            _ => Error::new(Status::Peer, format!("no connection: {e}")),
+        };
+        let patience = patience(timeout, question.wanted);
+        match &self.endpoint {
+            Endpoint::Unix(unix) => {
+                let socket = connect_unix(&unix.name, timeout).map_err(failed)?;
+                connect(Arc::new(Stream::unix(socket)?), &question.keys, false, &patience)
+            }
+            Endpoint::Tcp { address, encrypted } => {
+                let socket = TcpStream::connect_timeout(address, timeout).map_err(failed)?;
+                connect(Arc::new(Stream::tcp(socket, timeout)?), &question.keys, *encrypted, &patience)
+            }
+            Endpoint::Process(_) => bail!(Internal, "{}: no socket", describe(&self.endpoint)),
+        }
+    }
+
+    /// Asks over `channel` and waits for the answer; a refusal is an error with the peer's status and text.
+    pub fn ask(&self, channel: &mut Channel, message: &Message, question: Question<'_>) -> Result<Message> {
+        let patience = patience(question.timeout, question.wanted);
+        channel.send(message, &patience)?;
+        match channel.receive(&patience)? {
+            Message::Failed(error) => Err(error.context("the peer")),
+            answer => Ok(answer),
+        }
+    }
+
+    /// Asks the first question over a connection. One that was idle may have been closed by a peer that began anew: then
+    /// a new one is tried.
+    pub fn begin(&self, message: &Message, question: Question<'_>) -> Result<(Channel, Message)> {
+        let mut channel = self.connection(question)?;
+        match self.ask(&mut channel, message, question) {
+            Err(error) if error.status == Status::Peer && channel.stream().is_closed() => {
+                self.lock().idle.clear();
+                let mut channel = self.connect(question)?;
+                let answer = self.ask(&mut channel, message, question)?;
+                Ok((channel, answer))
+            }
+            answer => answer.map(|answer| (channel, answer)),
+        }
+    }
+
+    /// The peer's memory: mapped once, for all transfers.
+    pub fn mapped(&self, channel: &mut Channel, question: Question<'_>) -> Result<Arc<Mapped>> {
+        // Held, so that a second transfer waits for the mapping instead of making its own.
+        let mut state = self.lock();
+        if let Some(mapped) = &state.mapped {
+            return Ok(mapped.clone());
+        }
+        let Message::Shared { len, block_bytes } = self.ask(channel, &Message::Share, question)? else {
+            return unexpected();
+        };
+        let Some(socket) = channel.stream().unix_socket() else { bail!(Internal, "shared memory over TCP") };
+        let fd = receive_fd(socket).map_err(|e| Error::new(Status::Peer, format!("the peer's memory: {e}")))?;
+        let memory = SharedMemory::open(fd, usize::try_from(len).unwrap_or(0))?;
+        let mapped = Arc::new(Mapped { memory, block_bytes: usize::try_from(block_bytes).unwrap_or(usize::MAX) });
+        state.mapped = Some(mapped.clone());
+        Ok(mapped)
+    }
+}
+
+pub(in crate::transport) fn unexpected<T>() -> Result<T> {
+    bail!(Corrupt, "the peer: an answer to something else than what was asked")
+}

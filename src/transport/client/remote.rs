@@ -1,0 +1,193 @@
+//! A transfer out of a cache in another process.
+
+use super::peer::{Mapped, Peer, Question, unexpected};
+use super::streams;
+use crate::backend::BlockId;
+use crate::bail;
+use crate::error::Result;
+use crate::kv::image::decode_sequence;
+use crate::kv::ticket::Ticket;
+use crate::sys::bytes::copy;
+use crate::transport::net::Channel;
+use crate::transport::net::message::Message;
+use crate::transport::source::{Destination, More, Source, Wanted};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What carries the blocks; the questions go over a connection in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::transport) enum Plane {
+    SharedMemory,
+    Streams,
+    Nixl,
+}
+
+/// The exporter is told so often that a long copy goes on.
+const PING: Duration = Duration::from_millis(250);
+
+pub(in crate::transport) struct Remote {
+    peer: Arc<Peer>,
+    /// None once it has failed, or was given back.
+    control: Option<Channel>,
+    keys: crate::kv::image::TransportKeys,
+    timeout: Duration,
+    loan: u64,
+    /// The exporter's blocks of this sequence, as far as they are known.
+    ids: Vec<BlockId>,
+    block_bytes: usize,
+    mapped: Option<Arc<Mapped>>,
+    told: Instant,
+    over: bool,
+}
+
+impl Remote {
+    pub fn open(peer: &Arc<Peer>, ticket: &Ticket, plane: Plane, question: Question<'_>) -> Result<Remote> {
+        let open = Message::Open { epoch: ticket.epoch, handle: ticket.handle.0, digest: ticket.digest };
+        Self::begin(peer, &open, ticket.geometry.block_bytes(), plane, question)
+    }
+
+    /// A transfer that `open` asks for.
+    pub fn begin(
+        peer: &Arc<Peer>,
+        open: &Message,
+        block_bytes: usize,
+        plane: Plane,
+        question: Question<'_>,
+    ) -> Result<Remote> {
+        crate::failpoint::hit("transport.import.open")?;
+        if plane == Plane::Nixl {
+            bail!(Unsupported, "NIXL is not available in this build");
+        }
+        let (mut control, answer) = peer.begin(open, question)?;
+        let Message::Lent { loan } = answer else { return unexpected() };
+        let mapped = match plane {
+            Plane::SharedMemory => Some(peer.mapped(&mut control, question)?),
+            _ => None,
+        };
+        if let Some(mapped) = mapped.as_ref().filter(|mapped| mapped.block_bytes != block_bytes) {
+            bail!(Incompatible, "the peer's blocks: expected {block_bytes} bytes, found {}", mapped.block_bytes);
+        }
+        crate::failpoint::hit("transport.import.opened")?;
+        let Question { keys, timeout, .. } = question;
+        Ok(Remote {
+            peer: peer.clone(),
+            control: Some(control),
+            keys,
+            timeout,
+            loan,
+            ids: Vec::new(),
+            block_bytes,
+            mapped,
+            told: Instant::now(),
+            over: false,
+        })
+    }
+
+    /// Asks over the control connection. After a failure it is of no use: what its other end thinks is unknown.
+    fn ask(&mut self, message: &Message, wanted: Wanted<'_>) -> Result<Message> {
+        let Some(mut control) = self.control.take() else { bail!(Peer, "the connection to the peer broke before") };
+        let question = Question { keys: self.keys, timeout: self.timeout, wanted };
+        let answer = self.peer.ask(&mut control, message, question);
+        self.told = Instant::now();
+        // A refusal is an answer: the two sides agree on where they are.
+        if answer.is_ok()
+            || !control.stream().is_closed() && matches!(&answer, Err(e) if e.message.starts_with("the peer: "))
+        {
+            self.control = Some(control);
+        }
+        answer
+    }
+
+    fn ping(&mut self, wanted: Wanted<'_>) -> Result<()> {
+        if self.told.elapsed() >= PING {
+            self.ask(&Message::Ping, wanted)?;
+        }
+        Ok(())
+    }
+
+    /// Pays for the page faults of what is mapped now rather than in the first transfer.
+    pub fn populate(&self) -> Result<()> {
+        self.mapped.as_ref().map_or(Ok(()), |mapped| mapped.memory.populate(false))
+    }
+
+    fn copy_mapped(
+        &mut self,
+        mapped: &Mapped,
+        blocks: Range<usize>,
+        into: &dyn Destination,
+        wanted: Wanted<'_>,
+    ) -> Result<()> {
+        let mut scratch = Vec::new();
+        let pool = mapped.memory.source();
+        for index in blocks {
+            self.ping(wanted)?;
+            let begin = self.ids[index] as usize * self.block_bytes;
+            if begin.checked_add(self.block_bytes).is_none_or(|end| end > pool.len()) {
+                bail!(Corrupt, "the peer: block {} lies outside of its pool", self.ids[index]);
+            }
+            let source = pool.slice(begin, self.block_bytes);
+            match into.direct(index) {
+                Some(target) => {
+                    copy(source, target);
+                    into.count(self.block_bytes);
+                }
+                None => {
+                    scratch.resize(self.block_bytes, 0);
+                    source.read(&mut scratch);
+                    into.write_block(index, &scratch);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Source for Remote {
+    fn more(&mut self, have: usize, wanted: Wanted<'_>) -> Result<More> {
+        wanted()?;
+        let known = self.ids.len();
+        let have = have.max(known) as u32;
+        let answer = self.ask(&Message::More { loan: self.loan, have }, wanted)?;
+        let Message::Blocks { first, ids, sequence } = answer else { return unexpected() };
+        let first = first as usize;
+        if first > known || ids.len() > u32::MAX as usize - first {
+            bail!(Corrupt, "the peer: blocks: expected those from {known} on, found from {first} on");
+        }
+        self.ids.truncate(first);
+        self.ids.extend_from_slice(&ids);
+        let whole = sequence.map(|sequence| decode_sequence(&sequence)).transpose()?;
+        Ok(More { available: self.ids.len(), whole })
+    }
+
+    fn fetch(&mut self, blocks: Range<usize>, into: &dyn Destination, wanted: Wanted<'_>) -> Result<()> {
+        crate::failpoint::hit("transport.import.fetch")?;
+        if let Some(mapped) = self.mapped.clone() {
+            return self.copy_mapped(&mapped, blocks, into, wanted);
+        }
+        let question = Question { keys: self.keys, timeout: self.timeout, wanted };
+        let Some(mut control) = self.control.take() else { bail!(Peer, "the connection to the peer broke before") };
+        streams::fetch(&self.peer, &mut control, self.loan, blocks, self.block_bytes, into, question)?;
+        self.control = Some(control);
+        Ok(())
+    }
+
+    fn commit(&mut self, wanted: Wanted<'_>) -> Result<()> {
+        let answer = self.ask(&Message::Commit { loan: self.loan }, wanted)?;
+        self.over = true;
+        if answer == Message::Done { Ok(()) } else { unexpected() }
+    }
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        // Without an answer the connection is closed, which ends the loan as well.
+        let close = Message::Close { loan: self.loan };
+        if !self.over && self.ask(&close, &|| Ok(())).is_err() {
+            return;
+        }
+        if let Some(control) = self.control.take() {
+            self.peer.keep(control);
+        }
+    }
+}

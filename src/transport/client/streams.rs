@@ -1,0 +1,124 @@
+//! Blocks over several connections at once, straight into the pool.
+
+use super::patience;
+use super::peer::{Peer, Question, unexpected};
+use crate::bail;
+use crate::error::{Error, Result};
+use crate::sys::bytes::Target;
+use crate::transport::net::Channel;
+use crate::transport::net::message::Message;
+use crate::transport::source::Destination;
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+/// Connections that carry one transfer.
+const STREAMS: usize = 4;
+/// Bytes that are asked for at a time. Streams take the next piece as they get done, so a slow one holds up nobody.
+const PIECE: usize = 2 << 20;
+
+/// Pieces of a transfer, handed out in order.
+struct Pieces {
+    blocks: Range<usize>,
+    each: usize,
+    next: AtomicUsize,
+}
+
+impl Pieces {
+    fn next(&self) -> Option<Range<usize>> {
+        let begin = self.blocks.start + self.next.fetch_add(1, Relaxed) * self.each;
+        (begin < self.blocks.end).then(|| begin..self.blocks.end.min(begin + self.each))
+    }
+
+    fn count(&self) -> usize {
+        self.blocks.len().div_ceil(self.each)
+    }
+}
+
+pub(super) fn fetch(
+    peer: &Peer,
+    control: &mut Channel,
+    loan: u64,
+    blocks: Range<usize>,
+    block_bytes: usize,
+    into: &dyn Destination,
+    question: Question<'_>,
+) -> Result<()> {
+    let pieces = Pieces { blocks, each: (PIECE / block_bytes.max(1)).max(1), next: AtomicUsize::new(0) };
+    let failed: Mutex<Option<Error>> = Mutex::new(None);
+    let fail = |error: Error| {
+        failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(error);
+        // The others stop after the piece that they are at.
+        pieces.next.store(usize::MAX / 2 / pieces.each, Relaxed);
+    };
+    // `wanted` belongs to this thread; the others are told by a flag that it watches.
+    let given_up = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 1..STREAMS.min(pieces.count()) {
+            let (pieces, fail, given_up) = (&pieces, &fail, &given_up);
+            let Question { keys, timeout, .. } = question;
+            let body = move || {
+                let wanted = || {
+                    if given_up.load(Relaxed) {
+                        bail!(Cancelled, "the transfer was given up");
+                    }
+                    Ok(())
+                };
+                let question = Question { keys, timeout, wanted: &wanted };
+                // Without a further connection the others carry it.
+                let Ok(mut channel) = peer.connection(question) else { return };
+                match run(&mut channel, loan, pieces, block_bytes, into, question) {
+                    Ok(()) => peer.keep(channel),
+                    Err(error) => fail(error),
+                }
+            };
+            if crate::sys::spawn_scoped(scope, "cleave-stream", body).is_err() {
+                break;
+            }
+        }
+        if let Err(error) = run(control, loan, &pieces, block_bytes, into, question) {
+            given_up.store(true, Relaxed);
+            fail(error);
+        }
+    });
+    failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).map_or(Ok(()), Err)
+}
+
+/// One stream's share.
+fn run(
+    channel: &mut Channel,
+    loan: u64,
+    pieces: &Pieces,
+    block_bytes: usize,
+    into: &dyn Destination,
+    question: Question<'_>,
+) -> Result<()> {
+    let patience = patience(question.timeout, question.wanted);
+    let mut scratch = Vec::new();
+    while let Some(range) = pieces.next() {
+        let (first, count) = (range.start as u32, range.len() as u32);
+        channel.send(&Message::Read { loan, first, count }, &patience)?;
+        let bytes = match channel.receive(&patience)? {
+            Message::Data { bytes } => bytes,
+            Message::Failed(error) => return Err(error.context("the peer")),
+            _ => return unexpected(),
+        };
+        let expected = range.len() * block_bytes;
+        if bytes != expected as u64 {
+            bail!(Corrupt, "the peer: {count} blocks: expected {expected} bytes, found {bytes}");
+        }
+        let direct: Option<Vec<Target<'_>>> = range.clone().map(|index| into.direct(index)).collect();
+        match direct {
+            Some(targets) => {
+                channel.receive_blocks(&targets, &patience)?;
+                into.count(expected);
+            }
+            None => {
+                scratch.resize(expected, 0);
+                channel.receive_blocks(&[Target::of(&mut scratch)], &patience)?;
+                range.zip(scratch.chunks(block_bytes)).for_each(|(index, block)| into.write_block(index, block));
+            }
+        }
+    }
+    Ok(())
+}

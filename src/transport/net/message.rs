@@ -1,0 +1,259 @@
+//! What two caches say to each other. The importer asks, the exporter answers each question once; docs/kv-transport.md
+//! has every byte.
+
+use crate::backend::BlockId;
+use crate::bail;
+use crate::error::{Error, Result, Status};
+use crate::kv::image::{Reader, Writer};
+
+/// Length of the payload (4), kind (2), zero (2).
+pub(in crate::transport) const HEADER: usize = 8;
+/// The longest text of an error.
+const MAX_TEXT: usize = 1024;
+
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::transport) enum Message {
+    // ---- questions ----
+    /// The exporter's address, to be answered with ADDRESS.
+    Describe,
+    /// Begin a transfer of a handle: LENT.
+    Open {
+        epoch: [u8; 16],
+        handle: u64,
+        digest: [u8; 32],
+    },
+    /// The blocks of a transfer beyond the first `have`, as soon as there are any, or none after a while: BLOCKS.
+    More {
+        loan: u64,
+        have: u32,
+    },
+    /// The bytes of blocks of a transfer: DATA, then the bytes.
+    Read {
+        loan: u64,
+        first: u32,
+        count: u32,
+    },
+    /// Everything is here, end the handle: DONE.
+    Commit {
+        loan: u64,
+    },
+    /// The transfer is over, however far it is: DONE.
+    Close {
+        loan: u64,
+    },
+    /// Still here: DONE.
+    Ping,
+    /// Up to so many blocks with a known pattern, as a transfer of their own: LENT, then MORE and READ as with others.
+    Test {
+        blocks: u32,
+        seed: [u8; 32],
+    },
+    /// The memory of the pool, for a peer on this machine: SHARED, then a byte with the descriptor.
+    Share,
+    /// The exporter's NIXL agent: NIXL.
+    Nixl,
+
+    // ---- answers ----
+    Address(Vec<u8>),
+    Lent {
+        loan: u64,
+    },
+    /// `sequence` is there once the blocks are all there: the handle's, as an image has it; never of a self-test.
+    Blocks {
+        first: u32,
+        ids: Vec<BlockId>,
+        sequence: Option<Vec<u8>>,
+    },
+    Data {
+        bytes: u64,
+    },
+    Done,
+    Shared {
+        len: u64,
+        block_bytes: u64,
+    },
+    NixlAgent {
+        base: u64,
+        metadata: Vec<u8>,
+    },
+    Failed(Error),
+}
+
+impl Message {
+    fn kind(&self) -> u16 {
+        match self {
+            Message::Describe => 1,
+            Message::Open { .. } => 2,
+            Message::More { .. } => 3,
+            Message::Read { .. } => 4,
+            Message::Commit { .. } => 5,
+            Message::Close { .. } => 6,
+            Message::Ping => 7,
+            Message::Test { .. } => 8,
+            Message::Share => 9,
+            Message::Nixl => 10,
+            Message::Address(_) => 101,
+            Message::Lent { .. } => 102,
+            Message::Blocks { .. } => 103,
+            Message::Data { .. } => 104,
+            Message::Done => 105,
+            Message::Shared { .. } => 106,
+            Message::NixlAgent { .. } => 107,
+            Message::Failed(_) => 108,
+        }
+    }
+
+    /// Header and payload.
+    pub fn encode(&self) -> ([u8; HEADER], Vec<u8>) {
+        let mut w = Writer::default();
+        match self {
+            Message::Describe | Message::Ping | Message::Share | Message::Nixl | Message::Done => {}
+            Message::Open { epoch, handle, digest } => _ = w.bytes(epoch).u64(*handle).bytes(digest),
+            Message::More { loan, have } => _ = w.u64(*loan).u32(*have),
+            Message::Read { loan, first, count } => _ = w.u64(*loan).u32(*first).u32(*count),
+            Message::Commit { loan } | Message::Close { loan } | Message::Lent { loan } => _ = w.u64(*loan),
+            Message::Test { blocks, seed } => _ = w.u32(*blocks).bytes(seed),
+            Message::Address(address) => _ = w.bytes(address),
+            Message::Blocks { first, ids, sequence } => {
+                w.u32(*first).u32(ids.len() as u32).u32(u32::from(sequence.is_some())).u32s(ids);
+                w.bytes(sequence.as_deref().unwrap_or_default());
+            }
+            Message::Data { bytes } => _ = w.u64(*bytes),
+            Message::Shared { len, block_bytes } => _ = w.u64(*len).u64(*block_bytes),
+            Message::NixlAgent { base, metadata } => _ = w.u64(*base).bytes(metadata),
+            Message::Failed(error) => {
+                let end = (0..=error.message.len().min(MAX_TEXT)).rev().find(|&i| error.message.is_char_boundary(i));
+                let text = &error.message.as_bytes()[..end.unwrap_or(0)];
+                w.u32(error.status as i32 as u32).bytes(text);
+            }
+        }
+        let mut header = [0; HEADER];
+        header[..4].copy_from_slice(&(w.0.len() as u32).to_le_bytes());
+        header[4..6].copy_from_slice(&self.kind().to_le_bytes());
+        (header, w.0)
+    }
+
+    pub fn decode(header: &[u8; HEADER], payload: &[u8]) -> Result<Message> {
+        let kind = u16::from_le_bytes([header[4], header[5]]);
+        let mut r = Reader::new("message of the peer", payload);
+        let message = match kind {
+            1 => Message::Describe,
+            2 => Message::Open { epoch: r.array("epoch")?, handle: r.u64("handle")?, digest: r.array("digest")? },
+            3 => Message::More { loan: r.u64("loan")?, have: r.u32("blocks")? },
+            4 => Message::Read { loan: r.u64("loan")?, first: r.u32("first block")?, count: r.u32("block count")? },
+            5 => Message::Commit { loan: r.u64("loan")? },
+            6 => Message::Close { loan: r.u64("loan")? },
+            7 => Message::Ping,
+            8 => Message::Test { blocks: r.u32("block count")?, seed: r.array("seed")? },
+            9 => Message::Share,
+            10 => Message::Nixl,
+            101 => Message::Address(r.bytes(r.left(), "address")?.to_vec()),
+            102 => Message::Lent { loan: r.u64("loan")? },
+            103 => {
+                let (first, n, whole) = (r.u32("first block")?, r.u32("block count")?, r.u32("flags")?);
+                let ids = r.u32s(n, "blocks")?;
+                let sequence = (whole == 1).then(|| r.bytes(r.left(), "sequence").map(<[u8]>::to_vec)).transpose()?;
+                if whole > 1 {
+                    bail!(Corrupt, "message of the peer: flags: expected 0 or 1, found {whole}");
+                }
+                Message::Blocks { first, ids, sequence }
+            }
+            104 => Message::Data { bytes: r.u64("length")? },
+            105 => Message::Done,
+            106 => Message::Shared { len: r.u64("length")?, block_bytes: r.u64("block length")? },
+            107 => Message::NixlAgent { base: r.u64("base")?, metadata: r.bytes(r.left(), "metadata")?.to_vec() },
+            108 => {
+                let status = status(r.u32("status")? as i32);
+                let text = r.bytes(r.left().min(MAX_TEXT), "text")?;
+                Message::Failed(Error::new(status, String::from_utf8_lossy(text)))
+            }
+            _ => bail!(Incompatible, "message of the peer: kind: {kind} is none that this library knows"),
+        };
+        r.end()?;
+        Ok(message)
+    }
+}
+
+/// A status as a peer wrote it; one of a later version is an internal error of the peer's.
+fn status(code: i32) -> Status {
+    use Status::*;
+    const ALL: [Status; 17] = [
+        InvalidArgument,
+        NotFound,
+        Unsupported,
+        WouldBlock,
+        OutOfMemory,
+        Io,
+        Incompatible,
+        Permission,
+        Expired,
+        Corrupt,
+        Cancelled,
+        Timeout,
+        Device,
+        Peer,
+        Shutdown,
+        Internal,
+        PrefillElsewhere,
+    ];
+    ALL.into_iter().find(|status| *status as i32 == code).unwrap_or(Peer)
+}
+
+/// Anything that could have come over a connection. For fuzzing.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn parse(data: &[u8]) -> Option<Message> {
+    let (header, payload) = data.split_first_chunk()?;
+    Message::decode(header, payload).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_come_back_and_no_cut_one_is_taken() {
+        let error = crate::error!(Expired, "KV handle 0x1: its lease is over");
+        let messages = [
+            Message::Describe,
+            Message::Open { epoch: [1; 16], handle: 2, digest: [3; 32] },
+            Message::More { loan: 1, have: 2 },
+            Message::Read { loan: 1, first: 2, count: 3 },
+            Message::Commit { loan: 9 },
+            Message::Close { loan: 9 },
+            Message::Ping,
+            Message::Test { blocks: 1, seed: [7; 32] },
+            Message::Share,
+            Message::Nixl,
+            Message::Address(vec![1, 2, 3]),
+            Message::Lent { loan: 4 },
+            Message::Blocks { first: 1, ids: vec![5, 6], sequence: None },
+            Message::Blocks { first: 0, ids: vec![], sequence: Some(vec![1, 2]) },
+            Message::Data { bytes: 7 },
+            Message::Done,
+            Message::Shared { len: 8, block_bytes: 4 },
+            Message::NixlAgent { base: 3, metadata: vec![4] },
+            Message::Failed(error),
+        ];
+        let mut kinds = std::collections::HashSet::new();
+        for message in &messages {
+            let (header, payload) = message.encode();
+            kinds.insert(message.kind());
+            assert_eq!(Message::decode(&header, &payload).unwrap(), *message);
+            assert_eq!(parse(&[&header[..], &payload].concat()).as_ref(), Some(message));
+            let mut longer = payload.clone();
+            longer.push(0);
+            let open_ended = matches!(message, Message::Address(_) | Message::NixlAgent { .. } | Message::Failed(_))
+                || matches!(message, Message::Blocks { sequence: Some(_), .. });
+            assert_eq!(Message::decode(&header, &longer).is_ok(), open_ended, "{message:?}");
+        }
+        assert_eq!(kinds.len(), 18);
+    }
+
+    #[test]
+    fn a_count_allocates_nothing_that_its_bytes_do_not_fill() {
+        let (header, mut payload) = Message::Blocks { first: 0, ids: vec![1], sequence: None }.encode();
+        payload[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
+        let error = Message::decode(&header, &payload).unwrap_err();
+        assert!(error.message.contains("blocks: needs 17179869180 bytes, 4 are left"), "{error}");
+    }
+}

@@ -1,0 +1,151 @@
+//! A connected socket of either family, read and written with patience instead of for ever.
+
+use crate::bail;
+use crate::error::{Error, Result, Status};
+use crate::sys::bytes::{Source, Target, receive, send};
+use crate::sys::socket::{PeerProcess, effective_uid, is_closed, is_stopped, peer_process, set_tcp_user_timeout};
+use std::io;
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// How often a wait looks up: bounds how late a cancellation, a deadline or a stopped peer is noticed.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A peer on this machine that is silent for so long is looked at: a stopped process will not answer.
+const STOPPED: Duration = Duration::from_millis(300);
+
+/// Asked again and again while the peer is silent, with how long it has been: an error gives up.
+pub(in crate::transport) type Patience<'a> = &'a dyn Fn(Duration) -> Result<()>;
+
+pub(in crate::transport) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream, PeerProcess),
+}
+
+fn lost(error: &io::Error) -> Error {
+    Error::new(Status::Peer, format!("the connection to the peer broke: {error}"))
+}
+
+impl Stream {
+    pub fn tcp(socket: TcpStream, timeout: Duration) -> Result<Stream> {
+        let set = || {
+            socket.set_nodelay(true)?;
+            socket.set_read_timeout(Some(LOOK))?;
+            socket.set_write_timeout(Some(LOOK))
+        };
+        set().map_err(|e| lost(&e))?;
+        set_tcp_user_timeout(socket.as_fd(), timeout);
+        Ok(Stream::Tcp(socket))
+    }
+
+    /// Refused unless the process at the other end is this user's, or root's.
+    pub fn unix(socket: UnixStream) -> Result<Stream> {
+        let process = peer_process(&socket)?;
+        if process.uid != effective_uid() && process.uid != 0 {
+            let uid = effective_uid();
+            bail!(
+                Permission,
+                "the peer's process: expected one of user {uid}, found pid {} of user {}",
+                process.pid,
+                process.uid
+            );
+        }
+        let set = || {
+            socket.set_read_timeout(Some(LOOK))?;
+            socket.set_write_timeout(Some(LOOK))
+        };
+        set().map_err(|e| lost(&e))?;
+        Ok(Stream::Unix(socket, process))
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Stream::Tcp(socket) => socket.as_fd(),
+            Stream::Unix(socket, _) => socket.as_fd(),
+        }
+    }
+
+    /// Ends it for both sides; whoever waits on it is woken.
+    pub fn shutdown(&self) {
+        let _ = match self {
+            Stream::Tcp(socket) => socket.shutdown(Shutdown::Both),
+            Stream::Unix(socket, _) => socket.shutdown(Shutdown::Both),
+        };
+    }
+
+    /// Between messages: is it of no use any more?
+    pub fn is_closed(&self) -> bool {
+        is_closed(self.fd())
+    }
+
+    /// Is the process at the other end stopped or gone, as far as can be seen from here?
+    fn is_stopped(&self) -> bool {
+        matches!(self, Stream::Unix(_, process) if is_stopped(process.pid))
+    }
+
+    fn wait(&self, since: Instant, patience: Patience<'_>) -> Result<()> {
+        let silent = since.elapsed();
+        patience(silent)?;
+        if silent >= STOPPED && self.is_stopped() {
+            bail!(Peer, "the peer's process is stopped");
+        }
+        Ok(())
+    }
+
+    /// Receives what has come, at least a byte.
+    pub fn receive(&self, into: &[Target<'_>], patience: Patience<'_>) -> Result<usize> {
+        let since = Instant::now();
+        loop {
+            match receive(self.fd(), into) {
+                Ok(0) => bail!(Peer, "the peer closed the connection"),
+                Ok(n) => return Ok(n),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait(since, patience)?,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(lost(&e)),
+            }
+        }
+    }
+
+    pub fn receive_exact(&self, out: &mut [u8], patience: Patience<'_>) -> Result<()> {
+        let target = Target::of(out);
+        let mut at = 0;
+        while at < target.len() {
+            at += self.receive(&[target.slice(at, target.len() - at)], patience)?;
+        }
+        Ok(())
+    }
+
+    /// Sends all of `pieces`, straight from where they lie.
+    pub fn send(&self, pieces: &[Source<'_>], patience: Patience<'_>) -> Result<()> {
+        let mut left = pieces.to_vec();
+        let mut since = Instant::now();
+        let mut first = 0;
+        while first < left.len() {
+            match send(self.fd(), &left[first..]) {
+                Ok(mut n) => {
+                    since = Instant::now();
+                    while first < left.len() && n >= left[first].len() {
+                        n -= left[first].len();
+                        first += 1;
+                    }
+                    if n > 0 {
+                        left[first] = left[first].slice(n, left[first].len() - n);
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait(since, patience)?,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(lost(&e)),
+            }
+        }
+        Ok(())
+    }
+
+    pub fn unix_socket(&self) -> Option<&UnixStream> {
+        match self {
+            Stream::Unix(socket, _) => Some(socket),
+            Stream::Tcp(_) => None,
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! A cache's side of all transfers.
+
+use super::client::Peers;
+use super::pair::{self, Report};
+use super::server::{Server, advertised, parse};
+use super::source::Transport;
+use super::workers::Workers;
+use super::{local, pull};
+use crate::bail;
+use crate::error::Result;
+use crate::kv::endpoint::{Endpoint, MAX_ENDPOINTS, UnixName};
+use crate::kv::image::{Envelope, Kind};
+use crate::kv::{Cache, KvId};
+use crate::sys::socket::boot_id;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Peers on this machine may import: listen on a Unix socket. Of no use unless they have the cache's secret.
+    pub serve: bool,
+    /// A peer that is silent for so long in the middle of something is gone.
+    pub peer_timeout: Duration,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        NodeConfig { serve: false, peer_timeout: Duration::from_secs(4) }
+    }
+}
+
+/// Are connections to a listening socket encrypted?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encryption {
+    /// Unless the address is a loopback one.
+    #[default]
+    Auto,
+    Always,
+    /// The network is trusted.
+    Never,
+}
+
+pub struct Node {
+    cache: Arc<Cache>,
+    peers: Arc<Peers>,
+    server: Server,
+    workers: Workers,
+    endpoints: Mutex<Vec<Endpoint>>,
+}
+
+impl Node {
+    pub fn new(cache: &Arc<Cache>, config: NodeConfig) -> Result<Arc<Node>> {
+        local::register(cache);
+        let peers = Arc::new(Peers::new(cache.transport_keys(), config.peer_timeout));
+        let server = Server::new(cache.clone(), config.peer_timeout)?;
+        let mut endpoints = vec![Endpoint::Process(local::process()?)];
+        if config.serve {
+            match server.listen_unix() {
+                Ok(name) => endpoints.push(Endpoint::Unix(UnixName { boot: boot_id(), name })),
+                // As in a sandbox: the other transports are no worse for it.
+                Err(error) => crate::log!(Warn, "transport", "no imports by shared memory: {error}"),
+            }
+        }
+        cache.set_endpoints(endpoints.clone());
+        let swept = peers.clone();
+        let workers = Workers::new(Box::new(move || swept.sweep()));
+        Ok(Arc::new(Node { cache: cache.clone(), peers, server, workers, endpoints: Mutex::new(endpoints) }))
+    }
+
+    /// Listens for peers on other machines at `address` (host:port, port 0: any). `advertise` is how they reach it, if
+    /// that is another address. Gives the port.
+    pub fn listen(&self, address: &str, advertise: Option<&str>, encryption: Encryption) -> Result<u16> {
+        let (address, advertise) = (parse(address)?, advertise.map(parse).transpose()?);
+        if advertise.is_some_and(|address| address.ip().is_unspecified()) {
+            bail!(InvalidArgument, "advertise: expected an address that peers can connect to");
+        }
+        let encrypt = match encryption {
+            Encryption::Auto => None,
+            Encryption::Always => Some(true),
+            Encryption::Never => Some(false),
+        };
+        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        // Found out before anything listens: what would be told of it must fit.
+        let tcp = advertised(address, 1, advertise, encrypt);
+        if endpoints.len() + tcp.len() > MAX_ENDPOINTS {
+            bail!(InvalidArgument, "{} endpoints: a cache has {MAX_ENDPOINTS} at most", endpoints.len() + tcp.len());
+        }
+        let must_encrypt = tcp.iter().all(|e| matches!(e, Endpoint::Tcp { encrypted: true, .. }));
+        let port = self.server.listen_tcp(address, must_encrypt)?;
+        endpoints.extend(advertised(address, port, advertise, encrypt));
+        self.cache.set_endpoints(endpoints.clone());
+        Ok(port)
+    }
+
+    /// Where this cache can be reached and what it holds, for [`Node::pair`] of a peer.
+    pub fn address(&self) -> Vec<u8> {
+        self.cache.encode_address()
+    }
+
+    /// Could KV be imported from the cache at `address`, how, and how fast? What is found to work is used by imports
+    /// from then on.
+    pub fn pair(&self, address: &[u8], required: Option<Transport>) -> Report {
+        let open = || if self.cache.is_closed() { bail!(Shutdown, "the cache is closed") } else { Ok(()) };
+        pair::pair(&self.cache, &self.peers, address, required, &open)
+    }
+
+    /// A ticket for a handle: with it a peer pulls the sequence itself, after which the handle is consumed.
+    pub fn ticket(&self, id: KvId) -> Result<Vec<u8>> {
+        self.cache.encode_ticket(id)
+    }
+
+    /// Takes a ticket or an image in. The handle of a ticket is there at once, and may be consumed as soon as its
+    /// blocks have been pulled in the background. Whatever can be checked without the peer is checked before this
+    /// returns; an image is taken in whole. `done` is called exactly once if this succeeds, after waiters of the handle
+    /// were woken.
+    pub fn import(&self, data: &[u8], done: impl FnOnce(KvId, Result<()>) + Send + 'static) -> Result<KvId> {
+        if Envelope::peek(data)?.kind == Kind::Image {
+            let id = self.cache.import_image(data)?;
+            done(id, Ok(()));
+            return Ok(id);
+        }
+        let ticket = self.cache.open_ticket(data)?;
+        let id = self.cache.begin_import(Arc::new(ticket.snapshot.clone()))?;
+        let (cache, peers) = (self.cache.clone(), self.peers.clone());
+        let job = move || {
+            let wanted = || cache.check_import(id);
+            let pulled = crate::panics::catch(|| pull::pull(&cache, Some(&peers), &ticket, &wanted));
+            let outcome = cache.finish_import(id, pulled.and_then(|pulled| pulled));
+            if let Err(error) = &outcome {
+                cache.count_failed_import();
+                crate::log!(Debug, "transport", "import of {}: {error}", ticket.handle);
+            }
+            done(id, outcome);
+        };
+        self.workers.submit(Box::new(job)).inspect_err(|_| self.cache.abandon_import(id))?;
+        Ok(id)
+    }
+
+    /// Ends the cache's handles, then every transfer in and out, and waits for them. Idempotent.
+    pub fn close(&self) {
+        self.cache.close();
+        self.workers.close();
+        self.peers.clear();
+        self.server.close();
+    }
+}
+
+/// A ticket of a cache that has no node: for caches of this process.
+pub fn ticket(cache: &Arc<Cache>, id: KvId) -> Result<Vec<u8>> {
+    local::register(cache);
+    cache.set_default_endpoints(&[Endpoint::Process(local::process()?)]);
+    cache.encode_ticket(id)
+}
+
+/// Takes a ticket or an image into a cache that has no node, and gives the handle of what landed. Copies block by block:
+/// a ticket of `cache` itself copies nothing.
+pub fn import(cache: &Arc<Cache>, data: &[u8]) -> Result<KvId> {
+    if Envelope::peek(data)?.kind == Kind::Image {
+        return cache.import_image(data);
+    }
+    let (snapshot, table) = pull::pull(cache, None, &cache.open_ticket(data)?, &|| Ok(()))?;
+    cache.export(snapshot, table, None)
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

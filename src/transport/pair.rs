@@ -1,0 +1,290 @@
+//! Pairing: would an exchange with this peer work, how, and how fast? Found out before any traffic.
+
+use super::client::{Peers, Plane, Question, Remote, describe, routes};
+use super::local;
+use super::net::message::Message;
+use super::server::pattern;
+use super::source::{Destination, Source, Transport, Wanted};
+use crate::backend::KvGeometry;
+use crate::error::{Error, Result, Status};
+use crate::kv::Cache;
+use crate::kv::endpoint::Endpoint;
+use crate::kv::ticket::Address;
+use crate::sys::bytes::{Target, copy};
+use crate::sys::shared_memory::SharedMemory;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Why a pair cannot exchange KV. The numbers are `CLEAVE_PAIR_*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Reason {
+    Fine = 0,
+    /// Other weights or config.
+    Weights = 1,
+    Tokenizer = 2,
+    Dtype = 3,
+    BlockSize = 4,
+    /// Layers, heads or head dimension, or tensor-parallel sharding that cannot be converted.
+    Layout = 5,
+    Version = 6,
+    Secret = 7,
+    /// The required transport, or any, is missing.
+    Transport = 8,
+    /// Nobody answers.
+    Unreachable = 9,
+    /// What came is not what was sent.
+    SelfTest = 10,
+    /// The address is damaged, or something else.
+    Address = 11,
+    /// One of the two caches has no free block for the self-test, or is closed.
+    Resources = 12,
+}
+
+/// How two caches would exchange KV.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub transport: Option<Transport>,
+    pub reason: Reason,
+    /// None if they can.
+    pub error: Option<Error>,
+    pub bytes_per_second: u64,
+    pub round_trip: Duration,
+    pub detail: String,
+}
+
+struct Refused(Reason, Error);
+
+/// A bandwidth is measured for about so long.
+const MEASURE: Duration = Duration::from_millis(30);
+const TEST_BYTES: usize = 16 << 20;
+
+pub(super) fn pair(
+    cache: &Arc<Cache>,
+    peers: &Peers,
+    address: &[u8],
+    required: Option<Transport>,
+    wanted: Wanted<'_>,
+) -> Report {
+    let mut report = Report {
+        transport: None,
+        reason: Reason::Fine,
+        error: None,
+        bytes_per_second: 0,
+        round_trip: Duration::ZERO,
+        detail: String::new(),
+    };
+    if let Err(Refused(reason, error)) = try_pair(cache, peers, address, required, wanted, &mut report) {
+        (report.reason, report.detail) = (reason, error.message.clone());
+        report.error = Some(error);
+    }
+    report
+}
+
+fn try_pair(
+    cache: &Arc<Cache>,
+    peers: &Peers,
+    data: &[u8],
+    required: Option<Transport>,
+    wanted: Wanted<'_>,
+    report: &mut Report,
+) -> std::result::Result<(), Refused> {
+    let address = cache.open_address(data).map_err(|error| {
+        let reason = match error.status {
+            Status::Permission => Reason::Secret,
+            Status::Incompatible => Reason::Version,
+            _ => Reason::Address,
+        };
+        Refused(reason, error)
+    })?;
+    compatible(cache, &address)?;
+    let within = address
+        .endpoints
+        .iter()
+        .any(|e| matches!(e, Endpoint::Process(p) if local::process().is_ok_and(|own| own == *p)));
+    if within && required.is_none_or(|required| required == Transport::Process) {
+        let exporter = local::find(&address.epoch).map_err(|e| Refused(Reason::Unreachable, e))?;
+        measure_local(&exporter, report).map_err(|e| Refused(reason_of(&e), e))?;
+        peers.choose(&address.epoch, &[], Transport::Process);
+        report.transport = Some(Transport::Process);
+        report.detail = format!("in this process; {}", conversion(cache.geometry(), &address.geometry));
+        return Ok(());
+    }
+    let question = peers.question(wanted);
+    let routes = routes(&address.endpoints, required);
+    let mut last = None;
+    for (endpoint, plane) in routes {
+        match reach(cache, peers, &endpoint, plane, &address, question, report) {
+            Ok(()) => return Ok(()),
+            Err(refused) if matches!(refused.0, Reason::Unreachable | Reason::Transport) => {
+                let Refused(reason, error) = refused;
+                last = Some(Refused(reason, error.context(describe(&endpoint))));
+            }
+            Err(refused) => return Err(refused),
+        }
+    }
+    Err(last.unwrap_or_else(|| {
+        let what = required.map_or("any transport".into(), |required| format!("transport {}", required.name()));
+        let has: Vec<String> = address.endpoints.iter().map(describe).collect();
+        let text = format!("{what}: the peer offers none that reaches it from here ({})", has.join(", "));
+        Refused(Reason::Transport, Error::new(Status::Unsupported, text))
+    }))
+}
+
+/// Same model, and a layout that is this cache's or can be made it.
+fn compatible(cache: &Cache, address: &Address) -> std::result::Result<(), Refused> {
+    let (own, peer) = (cache.identity(), &address.identity);
+    let wrote = &address.library;
+    let refuse = |reason, field: &str, expected: String, found: String| {
+        let text = format!("{field}: expected {expected}, found {found} (the peer runs {:?}, {wrote})", peer.name);
+        Err(Refused(reason, Error::new(Status::Incompatible, text)))
+    };
+    let hex = |digest: &[u8]| digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>() + "…";
+    if own.fingerprint != peer.fingerprint {
+        return refuse(Reason::Weights, "model fingerprint", hex(&own.fingerprint), hex(&peer.fingerprint));
+    }
+    if own.tokenizer_digest != peer.tokenizer_digest {
+        return refuse(Reason::Tokenizer, "tokenizer digest", hex(&own.tokenizer_digest), hex(&peer.tokenizer_digest));
+    }
+    let (a, b) = (cache.geometry(), &address.geometry);
+    if cache.converts(b) {
+        return Ok(());
+    }
+    if a.dtype != b.dtype {
+        return refuse(Reason::Dtype, "KV dtype", a.dtype.name().into(), b.dtype.name().into());
+    }
+    if a.block_tokens != b.block_tokens {
+        return refuse(Reason::BlockSize, "block tokens", a.block_tokens.to_string(), b.block_tokens.to_string());
+    }
+    refuse(Reason::Layout, "KV layout", format!("{a:?}"), format!("{b:?}"))
+}
+
+fn conversion(own: &KvGeometry, peer: &KvGeometry) -> String {
+    if own == peer {
+        return "blocks are taken as they are".into();
+    }
+    let (a, b) = (own, peer);
+    format!(
+        "converted on import: {} tokens of {} per block to {} of {}",
+        b.block_tokens, b.dtype, a.block_tokens, a.dtype
+    )
+}
+
+fn reason_of(error: &Error) -> Reason {
+    match error.status {
+        Status::Permission => Reason::Secret,
+        Status::Incompatible => Reason::Version,
+        Status::Unsupported => Reason::Transport,
+        Status::OutOfMemory | Status::Shutdown => Reason::Resources,
+        Status::Corrupt => Reason::SelfTest,
+        _ => Reason::Unreachable,
+    }
+}
+
+fn reach(
+    cache: &Arc<Cache>,
+    peers: &Peers,
+    endpoint: &Endpoint,
+    plane: Plane,
+    address: &Address,
+    question: Question<'_>,
+    report: &mut Report,
+) -> std::result::Result<(), Refused> {
+    let refused = |error: Error| Refused(reason_of(&error), error);
+    let peer = peers.at(endpoint);
+    // Whoever is there now may be another cache than when the address was written.
+    let (mut channel, answer) = peer.begin(&Message::Describe, question).map_err(refused)?;
+    let Message::Address(now) = answer else { return Err(refused(crate::error!(Corrupt, "the peer: no address"))) };
+    let now = cache.open_address(&now).map_err(refused)?;
+    compatible(cache, &now)?;
+    let mut best = Duration::MAX;
+    for _ in 0..8 {
+        let begun = Instant::now();
+        peer.ask(&mut channel, &Message::Ping, question).map_err(refused)?;
+        best = best.min(begun.elapsed());
+    }
+    let encrypted = channel.is_encrypted();
+    peer.keep(channel);
+
+    // Memory that is touched for the first time costs more than the copy: it is paid for now.
+    if let Some(memory) = cache.store().shared_memory() {
+        memory.populate(true).map_err(refused)?;
+    }
+    let size = now.geometry.block_bytes();
+    let test = |blocks: usize| -> Result<f64> {
+        let seed = crate::sys::random_bytes()?;
+        let open = Message::Test { blocks: blocks as u32, seed };
+        let mut remote = Remote::begin(&peer, &open, size, plane, question)?;
+        remote.populate()?;
+        let n = remote.more(0, question.wanted)?.available;
+        measure(&mut remote, n, size, &seed, question.wanted)
+    };
+    let rate = test((TEST_BYTES / size).max(1)).map_err(refused)?;
+    let transport = match plane {
+        Plane::SharedMemory => Transport::SharedMemory,
+        Plane::Streams => Transport::Tcp,
+        Plane::Nixl => Transport::Nixl,
+    };
+    peers.choose(&address.epoch, &address.endpoints, transport);
+    peers.choose(&now.epoch, &now.endpoints, transport);
+    report.transport = Some(transport);
+    report.bytes_per_second = rate as u64;
+    report.round_trip = best;
+    let sealed = if encrypted { ", encrypted" } else { "" };
+    let convert = conversion(cache.geometry(), &now.geometry);
+    report.detail = format!("{} at {}{sealed}; {convert}", transport.name(), describe(endpoint));
+    Ok(())
+}
+
+/// The copy within a process, block by block as a transfer does it.
+fn measure_local(exporter: &Arc<Cache>, report: &mut Report) -> Result<()> {
+    let begun = Instant::now();
+    let loan = exporter.lend_scratch((TEST_BYTES / exporter.geometry().block_bytes()).max(1))?;
+    report.round_trip = begun.elapsed();
+    let seed = crate::sys::random_bytes()?;
+    let size = exporter.geometry().block_bytes();
+    let n = loan.blocks().len();
+    for (index, &block) in loan.blocks().iter().enumerate() {
+        exporter.store().write(block, 0, &pattern(&seed, index, size));
+    }
+    report.bytes_per_second = measure(&mut local::Local { loan }, n, size, &seed, &|| Ok(()))? as u64;
+    Ok(())
+}
+
+/// Fetches `n` blocks of the self-test, compares them with what they have to be, and measures how fast they come.
+fn measure(source: &mut dyn Source, n: usize, size: usize, seed: &[u8; 32], wanted: Wanted<'_>) -> Result<f64> {
+    let room = Room { memory: SharedMemory::create(n * size)?, size };
+    room.memory.populate(true)?;
+    source.fetch(0..n, &room, wanted)?;
+    let mut block = vec![0; size];
+    for index in 0..n {
+        room.memory.source().slice(index * size, size).read(&mut block);
+        if block != pattern(seed, index, size) {
+            crate::bail!(Corrupt, "self-test: block {index} of {n} came otherwise than it was sent");
+        }
+    }
+    let (begun, mut bytes) = (Instant::now(), 0);
+    while begun.elapsed() < MEASURE {
+        source.fetch(0..n, &room, wanted)?;
+        bytes += n * size;
+    }
+    Ok(bytes as f64 / begun.elapsed().as_secs_f64())
+}
+
+/// Memory beside the pool for the blocks of a self-test.
+struct Room {
+    memory: SharedMemory,
+    size: usize,
+}
+
+impl Destination for Room {
+    fn direct(&self, index: usize) -> Option<Target<'_>> {
+        Some(self.memory.target(index * self.size, self.size))
+    }
+
+    fn write_block(&self, index: usize, data: &[u8]) {
+        copy(crate::sys::bytes::Source::of(data), self.memory.target(index * self.size, self.size));
+    }
+
+    fn count(&self, _: usize) {}
+}

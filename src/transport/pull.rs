@@ -1,0 +1,132 @@
+//! The importer: from a ticket to a sequence in this cache's blocks.
+
+use super::client::Peers;
+use super::local::{self, Local};
+use super::source::{Source, Wanted};
+use crate::bail;
+use crate::error::Result;
+use crate::kv::endpoint::Endpoint;
+use crate::kv::import::Incoming;
+use crate::kv::ticket::Ticket;
+use crate::kv::{BlockTable, Cache, Consumed};
+use crate::sequence::Snapshot;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Takes a ticket's sequence into `cache`. The exporter's handle ends exactly when all of it is here and `last` agrees;
+/// if this fails, it stays.
+pub(super) fn pull(
+    cache: &Arc<Cache>,
+    peers: Option<&Arc<Peers>>,
+    ticket: &Ticket,
+    wanted: Wanted<'_>,
+) -> Result<(Snapshot, BlockTable)> {
+    for endpoint in &ticket.endpoints {
+        let Endpoint::Process(process) = endpoint else { continue };
+        if *process != local::process()? || peers.is_some_and(|peers| peers.prefers_other_than_process(&ticket.epoch)) {
+            continue;
+        }
+        let exporter = local::find(&ticket.epoch)?;
+        crate::failpoint::hit("transport.import.open")?;
+        let loan = exporter.lend(ticket.handle, &ticket.epoch, &ticket.digest)?;
+        if Arc::ptr_eq(&exporter, cache) {
+            return within(cache, ticket, loan, wanted);
+        }
+        return transfer(cache, ticket, &mut Local { loan }, wanted);
+    }
+    match peers {
+        Some(peers) => transfer(cache, ticket, &mut *peers.open(ticket, wanted)?, wanted),
+        None => bail!(Peer, "KV ticket: its cache is in another process"),
+    }
+}
+
+/// A ticket of this very cache: the table changes owner.
+fn within(
+    cache: &Arc<Cache>,
+    ticket: &Ticket,
+    loan: crate::kv::loan::Loan,
+    wanted: Wanted<'_>,
+) -> Result<(Snapshot, BlockTable)> {
+    let mut source = Local { loan };
+    while source.more(usize::MAX, wanted)?.whole.is_none() {}
+    drop(source);
+    match cache.consume(ticket.handle)? {
+        Consumed::Ready(snapshot, table) => Ok((snapshot, table)),
+        Consumed::Pending => bail!(WouldBlock, "{}: its KV is on its way", ticket.handle),
+    }
+}
+
+fn transfer(
+    cache: &Arc<Cache>,
+    ticket: &Ticket,
+    source: &mut dyn Source,
+    wanted: Wanted<'_>,
+) -> Result<(Snapshot, BlockTable)> {
+    let tokens = ticket.tokens().len() as u32;
+    let expected = Snapshot { computed: tokens, ..ticket.snapshot.clone() };
+    let mut incoming = None;
+    let (mut have, mut hidden, mut exposed) = (0, 0, 0);
+    let mut done_at = None;
+    let whole = loop {
+        let more = source.more(have, wanted)?;
+        if more.whole.is_some() && done_at.is_none() {
+            done_at = Some(Instant::now());
+        }
+        // After the exporter was asked: checked while it answered.
+        let incoming = match &mut incoming {
+            Some(incoming) => incoming,
+            none => {
+                ticket.check_chain()?;
+                let new = Incoming::new(cache, expected.clone(), cache.chain(&expected), &ticket.geometry)?;
+                have = new.first_needed();
+                none.insert(new)
+            }
+        };
+        crate::failpoint::hit("transport.import.blocks")?;
+        let available = more.available.min(incoming.n_source_blocks());
+        if available > have {
+            source.fetch(have..available, incoming, wanted)?;
+            let bytes = ((available - have) * ticket.geometry.block_bytes()) as u64;
+            *(if more.whole.is_some() { &mut exposed } else { &mut hidden }) += bytes;
+            have = available;
+        }
+        if let Some(whole) = more.whole {
+            break whole;
+        }
+    };
+    check_sequence(ticket, &whole)?;
+    crate::failpoint::hit("transport.import.copied")?;
+    wanted()?;
+    source.commit(wanted)?;
+    crate::failpoint::hit("transport.import.committed")?;
+    let Some(incoming) = incoming else { bail!(Internal, "KV import: nothing was begun") };
+    let landed = incoming.finish(whole);
+    let exposed_ns = done_at.map_or(0, |at| at.elapsed().as_nanos() as u64);
+    cache.count_streamed(hidden, exposed, exposed_ns);
+    Ok(landed)
+}
+
+/// Is what came the ticket's sequence? One whose prompt was being computed has got its first token meanwhile.
+fn check_sequence(ticket: &Ticket, whole: &Snapshot) -> Result<()> {
+    let said = &ticket.snapshot;
+    let same = if ticket.filling {
+        whole.tokens.starts_with(&said.tokens)
+            && whole.prompts == said.prompts
+            && whole.params == said.params
+            && whole.cache_salt == said.cache_salt
+            && whole.computed as usize <= said.tokens.len()
+    } else {
+        whole == said
+    };
+    if !same {
+        bail!(
+            Corrupt,
+            "KV ticket: sequence: expected {} tokens, {} computed; the exporter has {} and {}, or other ones",
+            said.tokens.len(),
+            said.computed,
+            whole.tokens.len(),
+            whole.computed
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,160 @@
+//! The exporter: listens, and lends blocks to peers that know the secret.
+
+mod listen;
+mod session;
+
+use super::net::Stream;
+use crate::bail;
+use crate::error::Result;
+use crate::kv::Cache;
+use crate::kv::loan::Loan;
+use crate::sys::monotonic_ns;
+use listen::Listener;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+pub(super) use listen::{advertised, parse};
+pub(super) use session::pattern;
+
+/// Connections at once: five for each transfer of a peer over TCP.
+const MOST_CONNECTIONS: usize = 4096;
+
+pub(super) struct Server {
+    shared: Arc<Shared>,
+    listeners: Mutex<Vec<Listener>>,
+}
+
+/// What the threads of a server share.
+struct Shared {
+    cache: Arc<Cache>,
+    /// A peer with an open transfer that is silent for so long is gone.
+    timeout: Duration,
+    closed: AtomicBool,
+    connections: Mutex<HashMap<u64, Arc<Stream>>>,
+    none_left: Condvar,
+    loans: Mutex<HashMap<u64, Arc<Lent>>>,
+    next: AtomicU64,
+}
+
+/// A transfer, held by the connection that began it and read by others of the same peer.
+struct Lent {
+    id: u64,
+    loan: Mutex<Loan>,
+    scratch: bool,
+    /// When something of it went out or was asked for last.
+    heard: AtomicU64,
+}
+
+impl Lent {
+    fn loan(&self) -> MutexGuard<'_, Loan> {
+        self.loan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn touch(&self) {
+        self.heard.store(monotonic_ns(), Relaxed);
+    }
+
+    fn silent(&self) -> Duration {
+        Duration::from_nanos(monotonic_ns().saturating_sub(self.heard.load(Relaxed)))
+    }
+}
+
+impl Shared {
+    fn connections(&self) -> MutexGuard<'_, HashMap<u64, Arc<Stream>>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn loans(&self) -> MutexGuard<'_, HashMap<u64, Arc<Lent>>> {
+        self.loans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn id(&self) -> u64 {
+        self.next.fetch_add(1, Relaxed)
+    }
+
+    fn lend(&self, loan: Loan, scratch: bool) -> Arc<Lent> {
+        let lent =
+            Arc::new(Lent { id: self.id(), loan: Mutex::new(loan), scratch, heard: AtomicU64::new(monotonic_ns()) });
+        self.loans().insert(lent.id, lent.clone());
+        lent
+    }
+
+    fn find(&self, id: u64) -> Result<Arc<Lent>> {
+        match self.loans().get(&id) {
+            Some(lent) => Ok(lent.clone()),
+            None => bail!(Expired, "transfer {id}: over, or given up because its importer was silent"),
+        }
+    }
+
+    /// Serves one connection on a thread of its own.
+    fn serve(self: &Arc<Self>, stream: Stream, must_encrypt: bool) -> Result<()> {
+        let stream = Arc::new(stream);
+        let id = self.id();
+        {
+            let mut connections = self.connections();
+            if self.closed.load(Relaxed) || connections.len() >= MOST_CONNECTIONS {
+                bail!(WouldBlock, "{} connections are open", connections.len());
+            }
+            connections.insert(id, stream.clone());
+        }
+        let shared = self.clone();
+        let body = move || {
+            let served =
+                crate::panics::catch(|| session::run(&shared, &stream, must_encrypt)).and_then(|served| served);
+            if let Err(error) = served {
+                crate::log!(Debug, "transport", "a peer's connection ended: {error}");
+            }
+            stream.shutdown();
+            let mut connections = shared.connections();
+            connections.remove(&id);
+            shared.none_left.notify_all();
+        };
+        crate::sys::spawn("cleave-serve", body).map(|_| ()).inspect_err(|_| _ = self.connections().remove(&id))
+    }
+}
+
+impl Server {
+    pub fn new(cache: Arc<Cache>, timeout: Duration) -> Result<Server> {
+        // Numbers of transfers begin anywhere: one of an earlier process is not taken for one of this.
+        let first = u64::from_le_bytes(crate::sys::random_bytes()?) >> 1;
+        let shared = Shared {
+            cache,
+            timeout,
+            closed: AtomicBool::new(false),
+            connections: Mutex::default(),
+            none_left: Condvar::new(),
+            loans: Mutex::default(),
+            next: AtomicU64::new(first),
+        };
+        Ok(Server { shared: Arc::new(shared), listeners: Mutex::default() })
+    }
+
+    /// Listens on a Unix socket with a name of its own in the abstract namespace: it leaves no file behind, whatever
+    /// ends the process.
+    pub fn listen_unix(&self) -> Result<Vec<u8>> {
+        let (listener, name) = Listener::unix(&self.shared)?;
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(listener);
+        Ok(name)
+    }
+
+    /// Listens for TCP; gives the port. `must_encrypt`: plain connections are refused.
+    pub fn listen_tcp(&self, address: std::net::SocketAddr, must_encrypt: bool) -> Result<u16> {
+        let (listener, port) = Listener::tcp(&self.shared, address, must_encrypt)?;
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(listener);
+        Ok(port)
+    }
+
+    /// Ends every connection, and the transfers with them, and waits for their threads.
+    pub fn close(&self) {
+        self.shared.closed.store(true, Relaxed);
+        let listeners = std::mem::take(&mut *self.listeners.lock().unwrap_or_else(PoisonError::into_inner));
+        listeners.into_iter().for_each(Listener::close);
+        let mut connections = self.shared.connections();
+        connections.values().for_each(|stream| stream.shutdown());
+        while !connections.is_empty() {
+            connections = self.shared.none_left.wait(connections).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! One connection of a peer: its questions, answered in order.
+
+use super::{Lent, Shared};
+use crate::bail;
+use crate::error::Result;
+use crate::kv::image::{encode_sequence, mask};
+use crate::sys::bytes::Source;
+use crate::transport::net::message::Message;
+use crate::transport::net::{Channel, Stream, accept};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+/// A question for more blocks is answered after this long even if there are none.
+const MORE_WAIT: Duration = Duration::from_millis(250);
+/// A peer that has connected has so long to prove itself.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// The most of the pool that a self-test takes.
+const TEST_BYTES: usize = 16 << 20;
+
+struct Session<'a> {
+    shared: &'a Arc<Shared>,
+    /// The transfers begun here. They end with the connection.
+    loans: HashMap<u64, Arc<Lent>>,
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        self.loans.keys().for_each(|id| _ = self.shared.loans().remove(id));
+    }
+}
+
+pub(super) fn run(shared: &Arc<Shared>, stream: &Arc<Stream>, must_encrypt: bool) -> Result<()> {
+    let open = || {
+        if shared.closed.load(Relaxed) {
+            bail!(Shutdown, "the cache is closed");
+        }
+        Ok(())
+    };
+    let soon = |silent: Duration| {
+        open()?;
+        if silent > HANDSHAKE {
+            bail!(Timeout, "a peer connected and said nothing");
+        }
+        Ok(())
+    };
+    let mut channel = accept(stream.clone(), &shared.cache.transport_keys(), must_encrypt, &soon)?;
+    let mut session = Session { shared, loans: HashMap::new() };
+    loop {
+        // A connection on which nothing is under way may rest for ever.
+        let patience = |_: Duration| {
+            open()?;
+            match session.loans.values().map(|lent| lent.silent()).min() {
+                Some(silent) if silent > shared.timeout => {
+                    bail!(Peer, "an importer was silent for {} ms in the middle of a transfer", silent.as_millis())
+                }
+                _ => Ok(()),
+            }
+        };
+        let question = channel.receive(&patience)?;
+        // Answers that nobody takes are given up after the same time.
+        let sending = |silent: Duration| {
+            open()?;
+            if silent > shared.timeout {
+                bail!(Peer, "an importer took nothing for {} ms", silent.as_millis());
+            }
+            Ok(())
+        };
+        if let Message::Read { loan, first, count } = question {
+            match session.blocks(loan, first, count) {
+                Ok(blocks) => blocks.send(&mut channel, &sending)?,
+                Err(error) => channel.send(&Message::Failed(error), &sending)?,
+            }
+            continue;
+        }
+        let share = question == Message::Share;
+        let answer = session.answer(question, stream).unwrap_or_else(Message::Failed);
+        let shared_fd = share && matches!(answer, Message::Shared { .. });
+        channel.send(&answer, &sending)?;
+        if shared_fd && let (Some(socket), Some(memory)) = (stream.unix_socket(), shared.cache.store().shared_memory())
+        {
+            let sent = crate::sys::socket::send_fd(socket, memory.fd());
+            sent.map_err(|e| crate::error!(Peer, "the pool's descriptor: {e}"))?;
+        }
+    }
+}
+
+impl Session<'_> {
+    fn own(&self, loan: u64) -> Result<&Arc<Lent>> {
+        match self.loans.get(&loan) {
+            Some(lent) => {
+                lent.touch();
+                Ok(lent)
+            }
+            None => bail!(Expired, "transfer {loan}: not one of this connection"),
+        }
+    }
+
+    fn end(&mut self, loan: u64) {
+        if self.loans.remove(&loan).is_some() {
+            self.shared.loans().remove(&loan);
+        }
+    }
+
+    fn answer(&mut self, question: Message, stream: &Stream) -> Result<Message> {
+        let cache = &self.shared.cache;
+        for lent in self.loans.values() {
+            lent.touch();
+        }
+        Ok(match question {
+            Message::Describe => Message::Address(cache.encode_address()),
+            Message::Open { epoch, handle, digest } => {
+                crate::failpoint::hit("transport.export.open")?;
+                let loan = cache.lend(crate::kv::KvId(handle), &epoch, &digest)?;
+                let lent = self.shared.lend(loan, false);
+                self.loans.insert(lent.id, lent.clone());
+                crate::failpoint::hit("transport.export.opened")?;
+                Message::Lent { loan: lent.id }
+            }
+            Message::More { loan, have } => {
+                crate::failpoint::hit("transport.export.more")?;
+                let lent = self.own(loan)?;
+                let mut loan = lent.loan();
+                if lent.scratch {
+                    return Ok(Message::Blocks { first: 0, ids: loan.blocks().to_vec(), sequence: None });
+                }
+                loan.more(have as usize, MORE_WAIT)?;
+                let first = (have as usize).min(loan.blocks().len());
+                let ids = loan.blocks()[first..].to_vec();
+                let sequence = loan.whole().map(|snapshot| encode_sequence(snapshot));
+                Message::Blocks { first: first as u32, ids, sequence }
+            }
+            Message::Commit { loan } => {
+                crate::failpoint::hit("transport.export.commit")?;
+                let lent = self.own(loan)?.clone();
+                let committed = lent.loan().commit();
+                self.end(loan);
+                committed?;
+                crate::failpoint::hit("transport.export.committed")?;
+                Message::Done
+            }
+            Message::Close { loan } => {
+                self.end(loan);
+                Message::Done
+            }
+            Message::Ping => Message::Done,
+            Message::Test { blocks, seed } => self.test(blocks, &seed)?,
+            Message::Share => {
+                let Some(memory) = cache.store().shared_memory().filter(|_| stream.unix_socket().is_some()) else {
+                    bail!(Unsupported, "the pool's memory cannot be shared over this connection")
+                };
+                let block_bytes = cache.geometry().block_bytes() as u64;
+                Message::Shared { len: memory.len() as u64, block_bytes }
+            }
+            Message::Nixl => bail!(Unsupported, "NIXL is not available in this build"),
+            other => bail!(Corrupt, "not a question: {other:?}"),
+        })
+    }
+
+    /// Free blocks with a pattern that the peer can compute too.
+    fn test(&mut self, blocks: u32, seed: &[u8; 32]) -> Result<Message> {
+        let cache = &self.shared.cache;
+        let size = cache.geometry().block_bytes();
+        let most = (blocks as usize).min(TEST_BYTES / size).max(1);
+        let loan = cache.lend_scratch(most)?;
+        for (index, &block) in loan.blocks().iter().enumerate() {
+            cache.store().write(block, 0, &pattern(seed, index, size));
+        }
+        let lent = self.shared.lend(loan, true);
+        self.loans.insert(lent.id, lent.clone());
+        Ok(Message::Lent { loan: lent.id })
+    }
+
+    fn blocks(&self, loan: u64, first: u32, count: u32) -> Result<Blocks> {
+        crate::failpoint::hit("transport.export.read")?;
+        let lent = self.shared.find(loan)?;
+        lent.touch();
+        let range = first as usize..(first as usize).saturating_add(count as usize);
+        let (pinned, computed) = {
+            let loan = lent.loan();
+            (loan.pin(range.clone()), loan.whole().map(|snapshot| snapshot.computed))
+        };
+        let Some(pinned) = pinned else {
+            bail!(InvalidArgument, "transfer {loan}: blocks {range:?} are not there (yet)");
+        };
+        Ok(Blocks { shared: self.shared.clone(), lent, pinned, first: first as usize, computed })
+    }
+}
+
+/// What a self-test's block number `index` holds.
+pub(in crate::transport) fn pattern(seed: &[u8; 32], index: usize, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    let mut hasher = blake3::Hasher::new_keyed(seed);
+    hasher.update(&(index as u64).to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// Blocks on their way out.
+struct Blocks {
+    shared: Arc<Shared>,
+    lent: Arc<Lent>,
+    pinned: crate::kv::BlockTable,
+    first: usize,
+    /// Tokens of the sequence, once all of it is there: what lies beyond them is nobody's business.
+    computed: Option<u32>,
+}
+
+impl Blocks {
+    fn send(&self, channel: &mut Channel, patience: super::super::net::Patience<'_>) -> Result<()> {
+        let store = self.shared.cache.store();
+        let geometry = *store.geometry();
+        let (size, tokens) = (geometry.block_bytes(), u64::from(geometry.block_tokens));
+        let ids = self.pinned.blocks();
+        channel.send(&Message::Data { bytes: (ids.len() * size) as u64 }, patience)?;
+        let partial = |index: usize| self.computed.is_some_and(|n| (index as u64 + 1) * tokens > u64::from(n));
+        // Blocks with slots of no token, and those that lie elsewhere than in host memory, go out as copies.
+        let copies: Vec<Option<Vec<u8>>> = ids
+            .iter()
+            .enumerate()
+            .map(|(i, &id)| {
+                let index = self.first + i;
+                (partial(index) || store.source(id).is_none()).then(|| {
+                    let mut copy = vec![0; size];
+                    store.read(id, 0, &mut copy);
+                    if let Some(computed) = self.computed {
+                        mask(&geometry, index, computed, 0, &mut copy);
+                    }
+                    copy
+                })
+            })
+            .collect();
+        let sources: Vec<Source<'_>> = ids
+            .iter()
+            .zip(&copies)
+            .filter_map(|(&id, copy)| copy.as_deref().map(Source::of).or_else(|| store.source(id)))
+            .collect();
+        let sent = |bytes| {
+            self.lent.touch();
+            self.shared.cache.count_sent(bytes);
+        };
+        channel.send_blocks(&sources, sent, patience)
+    }
+}

@@ -1,0 +1,84 @@
+//! One transfer as the importer sees it, whatever carries the bytes.
+
+use crate::error::Result;
+use crate::kv::import::Incoming;
+use crate::sequence::Snapshot;
+use crate::sys::bytes::Target;
+use std::ops::Range;
+
+/// How KV gets from one cache to another. The numbers are `CLEAVE_TRANSPORT_*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Transport {
+    /// Both caches are in this process.
+    Process = 1,
+    /// Both are on this machine: the exporter's pool is mapped and copied from.
+    SharedMemory = 2,
+    Tcp = 3,
+    /// NVIDIA's NIXL, loaded at run time.
+    Nixl = 4,
+}
+
+impl Transport {
+    pub const ALL: [Transport; 4] = [Transport::Process, Transport::SharedMemory, Transport::Tcp, Transport::Nixl];
+
+    pub fn from_code(code: u32) -> Option<Transport> {
+        Self::ALL.into_iter().find(|transport| *transport as u32 == code)
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Transport::Process => "process",
+            Transport::SharedMemory => "shared memory",
+            Transport::Tcp => "TCP",
+            Transport::Nixl => "NIXL",
+        }
+    }
+}
+
+/// What an exporter has for a transfer.
+pub(super) struct More {
+    /// Blocks that can be fetched, counted from the sequence's first.
+    pub available: usize,
+    /// The sequence, once all of its blocks can be: None while its prompt is being computed.
+    pub whole: Option<Snapshot>,
+}
+
+/// Asked while a transfer waits, and between pieces: is it still wanted?
+pub(super) type Wanted<'a> = &'a dyn Fn() -> Result<()>;
+
+/// Where the blocks of a transfer go, by their number in the sequence.
+pub(super) trait Destination: Sync {
+    /// Where a block belongs byte for byte, if it does and that is host memory.
+    fn direct(&self, index: usize) -> Option<Target<'_>>;
+    /// Takes a block in as it is in its source.
+    fn write_block(&self, index: usize, data: &[u8]);
+    /// Counts bytes that were written to where [`Destination::direct`] said.
+    fn count(&self, bytes: usize);
+}
+
+impl Destination for Incoming {
+    fn direct(&self, index: usize) -> Option<Target<'_>> {
+        Incoming::direct(self, index)
+    }
+
+    fn write_block(&self, index: usize, data: &[u8]) {
+        Incoming::write_block(self, index, data);
+    }
+
+    fn count(&self, bytes: usize) {
+        Incoming::count(self, bytes);
+    }
+}
+
+/// An open transfer. Dropping it ends it, and the exporter's handle stays unless it was committed.
+pub(super) trait Source {
+    /// Waits until there are more than `have` blocks, or all of them. May come back early with no more than that.
+    fn more(&mut self, have: usize, wanted: Wanted<'_>) -> Result<More>;
+
+    /// Copies source blocks of this range, which are available, into `into`.
+    fn fetch(&mut self, blocks: Range<usize>, into: &dyn Destination, wanted: Wanted<'_>) -> Result<()>;
+
+    /// Ends the exporter's handle as consumed. Only after this has succeeded may the sequence be used.
+    fn commit(&mut self, wanted: Wanted<'_>) -> Result<()>;
+}
