@@ -7,7 +7,8 @@ use crate::kv::ticket::ProcessId;
 
 /// The worked example of docs/kv-image-format.md.
 fn example() -> Vec<u8> {
-    let geometry = KvGeometry { layers: 1, kv_heads: 1, head_dim: 2, block_tokens: 2, dtype: Dtype::F32 };
+    let geometry =
+        KvGeometry { layers: 1, kv_heads: 1, head_dim: 2, block_tokens: 2, dtype: Dtype::F32, shards: 1 };
     let identity = CacheIdentity { fingerprint: [0x11; 32], tokenizer_digest: [0x22; 32], name: "tiny".into() };
     let params = SamplingParams { seed: 5, max_new_tokens: 7, stop_ids: vec![2], ..SamplingParams::default() };
     let snapshot = Snapshot {

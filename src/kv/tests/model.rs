@@ -8,7 +8,8 @@ use super::{
     BlockStore, BlockTable, Cache, CacheConfig, CacheIdentity, Dtype, HashChain, KvGeometry, SamplingParams, Snapshot,
 };
 
-pub const GEOMETRY: KvGeometry = KvGeometry { layers: 2, kv_heads: 1, head_dim: 2, block_tokens: 4, dtype: Dtype::F32 };
+pub const GEOMETRY: KvGeometry =
+    KvGeometry { layers: 2, kv_heads: 1, head_dim: 2, block_tokens: 4, dtype: Dtype::F32, shards: 1 };
 
 pub fn identity() -> CacheIdentity {
     CacheIdentity { fingerprint: [7; 32], tokenizer_digest: [9; 32], name: "LlamaForCausalLM tiny".into() }
