@@ -4,8 +4,8 @@ use super::active::Active;
 use super::event::{Event, EventKind};
 use super::prepare::Bounds;
 use super::queue::Queue;
-use crate::backend::BlockStore;
 use crate::backend::cpu::{CpuBackend, CpuConfig, KvSlab};
+use crate::backend::{BlockStore, KvGeometry};
 use crate::error::Result;
 use crate::kv::{self, BlockTable, CacheConfig, CacheIdentity, HashChain, KvId};
 use crate::model::Model;
@@ -34,6 +34,10 @@ pub struct CacheOptions {
     /// None: random, so that only this cache's own process can import its handles.
     pub secret: Option<[u8; 32]>,
     pub no_prefix_cache: bool,
+    /// Refuses to import KV of another block size, dtype or shards instead of converting it.
+    pub no_convert: bool,
+    /// Layout of a tensor-parallel group of as many shards, 0 means 1; the CPU computes on it as one device.
+    pub shards: u32,
 }
 
 /// A KV cache for one model on one device, with what its engines share: weights, block pool, handles.
@@ -62,6 +66,8 @@ impl ModelCache {
             crate::bail!(InvalidArgument, "block_tokens {block_tokens} is over {MAX_BLOCK_TOKENS}");
         }
         let geometry = model.kv_geometry(block_tokens, options.dtype.unwrap_or(info.weight_dtype));
+        let geometry = KvGeometry { shards: options.shards.max(1), ..geometry };
+        geometry.validate()?;
         let bytes = if options.bytes == 0 { DEFAULT_CACHE_BYTES } else { options.bytes };
         let n_blocks = (bytes / geometry.block_bytes() as u64).min(1 << 22) as usize;
         if n_blocks == 0 {
@@ -82,6 +88,7 @@ impl ModelCache {
             lease: options.lease.unwrap_or(DEFAULT_LEASE),
             secret: options.secret,
             share_up_to_tokens: if options.no_prefix_cache { 0 } else { shareable_up_to },
+            no_convert: options.no_convert,
         };
         let store: Arc<dyn BlockStore> = slab.clone();
         Ok(Arc::new(ModelCache {
@@ -137,7 +144,8 @@ impl ModelCache {
     }
 
     fn shareable(&self, snapshot: &Snapshot) -> bool {
-        self.prefix_cache && snapshot.prompts.last().is_none_or(|p| p.1 <= self.shareable_up_to)
+        let own = self.prefix_cache && !snapshot.converted;
+        own && snapshot.prompts.last().is_none_or(|p| p.1 <= self.shareable_up_to)
     }
 
     /// Gives an empty table the longest cached run of blocks that leaves at least one token to compute.

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::cache::{Cache, Shared};
+use super::convert::Conversion;
 use super::handle::{Body, End, KvId};
 use super::hash::HashChain;
 use super::state::Owner;
 use super::table::BlockTable;
+use crate::backend::KvGeometry;
 use crate::bail;
 use crate::error::{Error, Result};
 use crate::sequence::Snapshot;
@@ -18,17 +20,22 @@ pub(crate) struct Incoming {
     snapshot: Snapshot,
     chain: HashChain,
     table: BlockTable,
-    /// Blocks at the front that were here already, and need no bytes.
-    pub present: usize,
+    conversion: Conversion,
+    /// Blocks of this cache at the front that were here already, and need no bytes.
+    present: usize,
     share: bool,
 }
 
 impl Incoming {
     /// Blocks for the computed tokens of `snapshot`: those of its prefix that this cache has, new ones for the
-    /// rest.
-    pub fn new(cache: &Cache, snapshot: Snapshot, chain: HashChain) -> Result<Incoming> {
+    /// rest. `chain` is [`Cache::chain`]; KV comes in blocks of the layout `from`.
+    ///
+    /// What was rounded on the way shares no blocks: a sequence's result would depend on which of them were here.
+    pub fn new(cache: &Cache, mut snapshot: Snapshot, chain: HashChain, from: &KvGeometry) -> Result<Incoming> {
         let shared = cache.shared.clone();
-        let share = snapshot.tokens.len() <= shared.config.share_up_to_tokens as usize;
+        let conversion = Conversion::new(from, &shared.geometry)?;
+        snapshot.converted |= !conversion.is_exact();
+        let share = snapshot.tokens.len() <= shared.config.share_up_to_tokens as usize && !snapshot.converted;
         let mut table = shared.table(Owner::Transfer);
         let present = if share { table.adopt_prefix(chain.hashes()) } else { 0 };
         let first_new = present as u32 * shared.geometry.block_tokens;
@@ -37,18 +44,32 @@ impl Incoming {
             let available = cache.available_blocks();
             bail!(OutOfMemory, "KV import: needs {} blocks, {available} available", need - present);
         }
-        Ok(Incoming { shared, snapshot, chain, table, present, share })
+        Ok(Incoming { shared, snapshot, chain, table, conversion, present, share })
     }
 
-    pub fn n_blocks(&self) -> usize {
-        self.table.blocks().len()
+    /// Blocks of the source that hold computed tokens.
+    pub fn n_source_blocks(&self) -> usize {
+        self.snapshot.computed.div_ceil(self.conversion.source().block_tokens) as usize
     }
 
-    /// Writes a piece of block `index`, which must not be one of those that were present.
-    pub fn write(&self, index: usize, offset: usize, data: &[u8]) {
-        debug_assert!(index >= self.present);
-        self.shared.store.write(self.table.blocks()[index], offset, data);
-        self.shared.bytes_in.fetch_add(data.len() as u64, Relaxed);
+    /// The first block of the source of which something is needed; [`Self::n_source_blocks`] if nothing is.
+    pub fn first_needed(&self) -> usize {
+        match self.first_token() {
+            first if first >= self.snapshot.computed => self.n_source_blocks(),
+            first => (first / self.conversion.source().block_tokens) as usize,
+        }
+    }
+
+    /// The first token whose KV is not here yet.
+    fn first_token(&self) -> u32 {
+        self.present as u32 * self.shared.geometry.block_tokens
+    }
+
+    /// Takes in block `index` of the source, whole. What of it is here already is not written.
+    pub fn write_block(&self, index: usize, source_block: &[u8]) {
+        let (store, table) = (&*self.shared.store, self.table.blocks());
+        self.conversion.write(index, source_block, self.snapshot.computed, self.first_token(), store, table);
+        self.shared.bytes_in.fetch_add(source_block.len() as u64, Relaxed);
     }
 
     /// All blocks are whole: full ones enter the prefix index.

@@ -84,7 +84,7 @@ impl Cache {
             bail!(Corrupt, "KV ticket: head length: expected {}, found {}", data.len(), envelope.head_len);
         }
         let sections = Sections::parse(envelope.open(data, &self.shared.keys)?)?;
-        sections.check_compatible(&self.shared.identity, &self.shared.geometry)?;
+        sections.check_compatible(&self.shared)?;
         let origin = sections.origin()?;
         let (n_tokens, computed, digest) = sections.digest()?;
         let process = local_process(sections.get(ENDPOINTS)?)?;

@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use crate::bail;
 use crate::error::Result;
-use crate::kv::image::mask;
 use crate::kv::import::Incoming;
 use crate::kv::ticket::{ProcessId, Ticket};
 use crate::kv::{BlockTable, Cache, Consumed};
@@ -12,9 +11,6 @@ use crate::sequence::Snapshot;
 
 /// Caches that gave out a ticket. Holds none of them alive.
 static CACHES: Mutex<Vec<Weak<Cache>>> = Mutex::new(Vec::new());
-
-/// Bytes copied at a time: they stay in the core's own cache between the two halves of the copy.
-const PIECE: usize = 64 << 10;
 
 /// This process, as tickets name it.
 fn process() -> Result<ProcessId> {
@@ -77,18 +73,13 @@ pub(super) fn pull(
             Consumed::Pending => bail!(WouldBlock, "{id}: its import is in flight"),
         };
     }
-    let incoming = Incoming::new(cache, Snapshot::clone(&snapshot), cache.chain(&snapshot))?;
-    let geometry = *exporter.geometry();
-    let size = geometry.block_bytes();
-    let mut piece = vec![0; size.min(PIECE)];
-    for (index, &block) in source.blocks().iter().enumerate().skip(incoming.present) {
-        for at in (0..size).step_by(PIECE) {
-            let piece = &mut piece[..PIECE.min(size - at)];
-            exporter.store().read(block, at, piece);
-            mask(&geometry, index, snapshot.computed, at, piece);
-            incoming.write(index, at, piece);
-        }
-        exporter.count_out(size);
+    let chain = cache.chain(&snapshot);
+    let incoming = Incoming::new(cache, Snapshot::clone(&snapshot), chain, exporter.geometry())?;
+    let mut block = vec![0; exporter.geometry().block_bytes()];
+    for (index, &id) in source.blocks().iter().enumerate().skip(incoming.first_needed()) {
+        exporter.store().read(id, 0, &mut block);
+        incoming.write_block(index, &block);
+        exporter.count_out(block.len());
     }
     wanted()?;
     exporter.end_consumed(id)?;

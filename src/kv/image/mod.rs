@@ -16,7 +16,7 @@ pub(super) use envelope::{ENVELOPE, Keys, MAC, seal};
 pub(crate) use envelope::{Envelope, Kind};
 pub(super) use sections::{ENDPOINTS, Origin, Sections, common_len, ticket_len, write_common, write_ticket};
 pub(super) use sequence::{encode as encode_sequence, validate};
-pub(crate) use source::mask;
+pub(super) use source::mask;
 pub(super) use wire::{Reader, Writer};
 
 #[cfg(test)]

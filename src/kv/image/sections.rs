@@ -1,6 +1,6 @@
 //! The sections of a head: what is written, and what an importer insists on.
 
-use super::super::cache::CacheIdentity;
+use super::super::cache::{CacheIdentity, Shared};
 use super::super::hash::BlockHash;
 use super::wire::{Reader, Writer};
 use crate::backend::KvGeometry;
@@ -28,6 +28,9 @@ const CHAIN_LEN: usize = 36;
 const ORIGIN_LEN: usize = 28;
 const BLOCKS_LEN: usize = 48;
 const DIGEST_LEN: usize = 40;
+
+/// Longest block that is taken in: bounds what a reader allocates for one.
+const MAX_BLOCK_TOKENS: u32 = 4096;
 
 /// The one cache group of this version: all layers, attending to everything.
 const GROUP_FULL: u32 = 0;
@@ -57,8 +60,8 @@ pub(in crate::kv) fn write_common(
     let g = geometry;
     let mut section = Writer::default();
     section.u32(g.layers).u32(g.kv_heads).u32(g.head_dim).u32(g.block_tokens).u32(g.dtype as u32);
-    // Shard 0 of 1; one group: kind, window, first layer, layers.
-    section.u32(0).u32(1).u32(1).u32(GROUP_FULL).u32(0).u32(0).u32(g.layers);
+    // Shard 0 says that all of them are here; one group: kind, window, first layer, layers.
+    section.u32(0).u32(g.shards).u32(1).u32(GROUP_FULL).u32(0).u32(0).u32(g.layers);
     w.section(GEOMETRY, CRITICAL, &section.0);
     let mut section = Writer::default();
     section.bytes(&origin.epoch).u64(origin.handle).u32(origin.lease_ms);
@@ -180,8 +183,10 @@ impl<'a> Sections<'a> {
         Ok(digest)
     }
 
-    /// Refuses KV of another model, tokenizer or layout.
-    pub fn check_compatible(&self, identity: &CacheIdentity, geometry: &KvGeometry) -> Result<()> {
+    /// The layout of the KV. Refuses that of another model or tokenizer, and what cannot be converted; any other
+    /// layout than the cache's own if that is what its config says.
+    pub fn check_compatible(&self, shared: &Shared) -> Result<KvGeometry> {
+        let (identity, strict) = (&shared.identity, shared.config.no_convert);
         let mut r = Reader::new("identity", self.get(IDENTITY)?);
         let (fingerprint, tokenizer) = (r.array::<32>("fingerprint")?, r.array::<32>("tokenizer digest")?);
         let n = r.u16("name length")?;
@@ -191,7 +196,7 @@ impl<'a> Sections<'a> {
         let mut r = Reader::new("geometry", raw);
         let mut field = |name: &'static str| r.u32(name);
         let (layers, kv_heads, head_dim) = (field("layers")?, field("KV heads")?, field("head dimension")?);
-        let (block_tokens, dtype) = (field("block tokens")?, field("dtype")?);
+        let (block_tokens, code) = (field("block tokens")?, field("dtype")?);
         let (shard, shards, groups) = (field("shard")?, field("shards")?, field("cache groups")?);
         let mut group = [0; 4];
         for word in group.iter_mut().filter(|_| groups == 1) {
@@ -213,18 +218,20 @@ impl<'a> Sections<'a> {
         if tokenizer != identity.tokenizer_digest {
             return differ("tokenizer digest", hex(&identity.tokenizer_digest), hex(&tokenizer));
         }
-        let g = geometry;
-        let name_of = |code: u32| Dtype::from_code(code).map_or_else(|| format!("code {code}"), |d| d.name().into());
-        if dtype != g.dtype as u32 {
-            return differ("KV dtype", name_of(g.dtype as u32), name_of(dtype));
-        }
+        let g = &shared.geometry;
+        let dtype = match Dtype::from_code(code) {
+            Some(dtype) if !strict || dtype == g.dtype => dtype,
+            Some(dtype) => return differ("KV dtype", g.dtype.to_string(), dtype.to_string()),
+            None => return differ("KV dtype", "one that this library knows".into(), format!("code {code}")),
+        };
+        let own = |own, found| if strict { own } else { found };
         for (field, expected, found) in [
             ("layers", g.layers, layers),
             ("KV heads", g.kv_heads, kv_heads),
             ("head dimension", g.head_dim, head_dim),
-            ("block tokens", g.block_tokens, block_tokens),
+            ("block tokens", own(g.block_tokens, block_tokens), block_tokens),
             ("tensor-parallel shard", 0, shard),
-            ("tensor-parallel shards", 1, shards),
+            ("tensor-parallel shards", own(g.shards, shards), shards),
             ("cache groups", 1, groups),
             ("cache group kind", GROUP_FULL, group[0]),
             ("cache group window", 0, group[1]),
@@ -235,7 +242,14 @@ impl<'a> Sections<'a> {
                 return differ(field, expected.to_string(), found.to_string());
             }
         }
-        Ok(())
+        let found = KvGeometry { layers, kv_heads, head_dim, block_tokens, dtype, shards };
+        if block_tokens > MAX_BLOCK_TOKENS {
+            return differ("block tokens", format!("at most {MAX_BLOCK_TOKENS}"), block_tokens.to_string());
+        }
+        match found.validate() {
+            Ok(()) => Ok(found),
+            Err(error) => bail!(Incompatible, "{error} (KV of {name:?}, written by {wrote})"),
+        }
     }
 }
 

@@ -75,7 +75,7 @@ impl Records<'_> {
 
 /// Zeroes, in a piece at offset `at` of block `index`, the slots of tokens that are not computed, and what pads
 /// stripes.
-pub(crate) fn mask(geometry: &KvGeometry, index: usize, computed: u32, at: usize, piece: &mut [u8]) {
+pub(in crate::kv) fn mask(geometry: &KvGeometry, index: usize, computed: u32, at: usize, piece: &mut [u8]) {
     let begin = index as u64 * u64::from(geometry.block_tokens);
     let valid = u64::from(computed).saturating_sub(begin).min(u64::from(geometry.block_tokens)) as usize;
     let unused = geometry.unused(valid);

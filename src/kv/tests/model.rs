@@ -32,7 +32,16 @@ pub struct Seq {
 pub fn snapshot(tokens: Vec<u32>, salt: u64) -> Snapshot {
     let prompts = vec![(0, tokens.len() as u32)];
     let params = SamplingParams { seed: 42, logprobs: Some(2), ..SamplingParams::default() };
-    Snapshot { tokens, computed: 0, prompts, last_logprob: -0.5, params, cache_salt: salt, finished: None }
+    Snapshot {
+        tokens,
+        computed: 0,
+        prompts,
+        last_logprob: -0.5,
+        params,
+        cache_salt: salt,
+        converted: false,
+        finished: None,
+    }
 }
 
 /// Bytes of position `t` in layer and half (K or V) `part`.
