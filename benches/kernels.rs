@@ -36,7 +36,7 @@ fn main() {
         }
     }
     if wanted("attention") {
-        for dtype in [Dtype::Bf16, Dtype::F32] {
+        for dtype in [Dtype::Bf16, Dtype::I8, Dtype::F32] {
             for context in [512, 2048, 8192] {
                 attention(&mut cpu, context, context, dtype);
                 attention(&mut cpu, context, 1, dtype);
