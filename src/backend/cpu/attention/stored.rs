@@ -9,10 +9,10 @@ pub(super) trait Stored: 'static {
     /// The element of a row as [`Self::row`] gives it.
     type Element: Element;
 
-    /// Row `token` of those that begin at `position` of the item's K or V. `space` has room for a row of f32.
+    /// Row `token` of a run: in its place, or widened in `space`.
     ///
     /// # Safety
-    /// The position has a slot in the span's blocks, and `token` one in the same block.
+    /// The KV has this form, `token` is in the run, and `space` has room for a row of f32.
     unsafe fn row(run: &Run<'_, '_>, token: usize, space: *mut f32) -> *const Self::Element;
 }
 
