@@ -36,7 +36,7 @@ fn main() {
         }
     }
     if wanted("attention") {
-        for dtype in [Dtype::Bf16, Dtype::F32] {
+        for dtype in [Dtype::Bf16, Dtype::I8, Dtype::F32] {
             for context in [512, 2048, 8192] {
                 attention(&mut cpu, context, context, dtype);
                 attention(&mut cpu, context, 1, dtype);
@@ -127,7 +127,8 @@ fn linear(cpu: &mut CpuBackend, weights: &Bytes, m: usize, n: usize, k: usize, d
 
 fn attention(cpu: &mut CpuBackend, context: usize, rows: usize, dtype: Dtype) {
     let (heads, kv_heads, dim, block_tokens) = (32, 8, 64, 16);
-    let geometry = KvGeometry { layers: 4, kv_heads: kv_heads as u32, head_dim: dim as u32, block_tokens, dtype };
+    let geometry =
+        KvGeometry { layers: 4, kv_heads: kv_heads as u32, head_dim: dim as u32, block_tokens, dtype, shards: 1 };
     let blocks = context.div_ceil(block_tokens as usize);
     let kv = KvSlab::new(geometry, blocks).unwrap();
     let zeros = vec![0x3cu8; geometry.block_bytes()];

@@ -27,6 +27,12 @@ int main(void)
     config.block_tokens = 0;
     CHECK(cache == NULL);
 
+    config.dtype = CLEAVE_DTYPE_I8;
+    config.flags |= CLEAVE_CACHE_NO_CONVERT;
+    CHECK_ERR(cleave_cache_create(model, &cpu, 1, &config, &cache, &err), CLEAVE_OK);
+    cleave_cache_destroy(cache);
+    config.dtype = 0;
+
     CHECK_ERR(cleave_cache_create(model, &cpu, 1, &config, &cache, &err), CLEAVE_OK);
     CHECK_OK(cleave_cache_audit(cache, &audit));
     CHECK(audit.total > 0 && audit.free == audit.total && audit.leaked == 0);

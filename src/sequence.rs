@@ -86,6 +86,9 @@ pub struct Snapshot {
     pub params: SamplingParams,
     /// Separates prefix-cache entries of tenants that must not see each other's timing.
     pub cache_salt: u64,
+    /// The KV of some token was converted from another dtype, so it is not what a cache of this dtype would have
+    /// computed: no block of the sequence is shared through a prefix index.
+    pub converted: bool,
     /// Set when the generation was over (stop or length) as the snapshot was taken.
     pub finished: Option<FinishReason>,
 }

@@ -188,17 +188,98 @@ fn refusals_name_field_expected_and_found() {
     check(with(other, GEOMETRY, config()), Status::Incompatible, &["model fingerprint", "0808", "0707", "Llama"]);
     let other = CacheIdentity { tokenizer_digest: [8; 32], ..identity() };
     check(with(other, GEOMETRY, config()), Status::Incompatible, &["tokenizer digest", "0808", "0909"]);
+    let strict = CacheConfig { no_convert: true, ..config() };
     for (geometry, words) in [
         (KvGeometry { dtype: Dtype::Bf16, ..GEOMETRY }, ["KV dtype", "expected bfloat16", "found float32"]),
+        (KvGeometry { block_tokens: 8, ..GEOMETRY }, ["block tokens", "expected 8", "found 4"]),
+    ] {
+        check(with(identity(), geometry, strict.clone()), Status::Incompatible, &words);
+    }
+    for (geometry, words) in [
         (KvGeometry { layers: 3, ..GEOMETRY }, ["layers", "expected 3", "found 2"]),
         (KvGeometry { kv_heads: 2, ..GEOMETRY }, ["KV heads", "expected 2", "found 1"]),
         (KvGeometry { head_dim: 4, ..GEOMETRY }, ["head dimension", "expected 4", "found 2"]),
-        (KvGeometry { block_tokens: 8, ..GEOMETRY }, ["block tokens", "expected 8", "found 4"]),
     ] {
         check(with(identity(), geometry, config()), Status::Incompatible, &words);
+        check(with(identity(), geometry, strict.clone()), Status::Incompatible, &words);
     }
     check(cache(1), Status::OutOfMemory, &["needs 2 blocks, 1 available"]);
     assert!(a.info(id).is_ok(), "no refusal ends the exporter's handle");
+}
+
+/// A cache of another layout that exchanges KV with [`cache`].
+fn laid_out(geometry: KvGeometry) -> Arc<Cache> {
+    Cache::new(identity(), Arc::new(store::MemoryStore::new(geometry, 32)), config()).unwrap()
+}
+
+#[test]
+fn other_block_sizes_are_converted_there_and_back() {
+    let (a, c) = (cache(64), cache(64));
+    for block_tokens in [1, 2, 3, 8, 64] {
+        let b = laid_out(KvGeometry { block_tokens, ..GEOMETRY });
+        let id = exported(&a, 15);
+        let here = b.import_image(&read(&a, id)).unwrap();
+        let ticket = transport::ticket(&a, id).unwrap();
+        let again = transport::import(&b, &ticket).unwrap();
+        assert!(a.info(id).is_err(), "a ticket's import consumes");
+        // 14 tokens are computed; the full blocks of the first import serve the second one as well.
+        let full = 14 / block_tokens as usize;
+        let audit = b.audit();
+        assert_eq!((audit.by_prefix_index, audit.leaked), (full, 0), "{block_tokens} tokens");
+        assert_eq!(b.total_blocks() - b.free_blocks(), full + 2 * usize::from(14 % block_tokens > 0));
+        for id in [here, again] {
+            let ticket = transport::ticket(&b, id).unwrap();
+            let home = if id == here {
+                c.import_image(&read(&b, id)).unwrap()
+            } else {
+                transport::import(&c, &ticket).unwrap()
+            };
+            let seq = consume(&c, home).unwrap();
+            assert!(!seq.snapshot.converted);
+            seq.verify(c.store());
+        }
+        b.release(here).unwrap();
+        assert_idle(&b);
+    }
+}
+
+#[test]
+fn what_was_rounded_is_not_shared() {
+    let (a, c) = (cache(32), cache(32));
+    for dtype in [Dtype::F16, Dtype::Bf16, Dtype::I8] {
+        let b = laid_out(KvGeometry { dtype, block_tokens: 2, ..GEOMETRY });
+        let image = read(&a, exported(&a, 15));
+        let ids = [b.import_image(&image).unwrap(), b.import_image(&image).unwrap()];
+        assert_eq!((b.audit().by_prefix_index, b.audit().by_exports), (0, 14), "{dtype}");
+        // That it was stays known, also where the layout is the same again.
+        let other = laid_out(KvGeometry { dtype, ..GEOMETRY });
+        for to in [&other, &c] {
+            let id = to.import_image(&read(&b, ids[0])).unwrap();
+            assert_eq!(to.audit().by_prefix_index, 0);
+            assert!(consume(to, id).unwrap().snapshot.converted);
+        }
+        ids.into_iter().for_each(|id| b.release(id).unwrap());
+        assert_idle(&b);
+    }
+}
+
+#[test]
+fn a_layout_of_its_own_is_no_reason_to_write_what_is_here() {
+    // Three tokens per block there, four here: the first two blocks here are found in the index, and the import
+    // begins in the middle of a block of the source.
+    let (a, b) = (laid_out(KvGeometry { block_tokens: 3, ..GEOMETRY }), cache(32));
+    let c = cache(32);
+    let id = exported(&c, 15);
+    let here = a.import_image(&read(&c, id)).unwrap();
+    let mut prefix = Seq::computed(&b, 9, 0, 3);
+    let before = b.stats().bytes_in;
+    let landed = b.import_image(&read(&a, here)).unwrap();
+    assert_eq!(b.stats().bytes_in - before, 3 * 3 * GEOMETRY.token_bytes() as u64, "blocks 2 to 4 of the source");
+    let seq = consume(&b, landed).unwrap();
+    assert_eq!(seq.table.blocks()[..2], prefix.table.blocks()[..2]);
+    seq.verify(b.store());
+    assert!(prefix.step(b.store(), 0));
+    prefix.verify(b.store());
 }
 
 #[test]

@@ -376,8 +376,14 @@ void cleave_detokenizer_destroy(cleave_detokenizer_t *d);
 
 #define CLEAVE_DTYPE_BF16 3
 
+/** int8 keys and values, a scale per token and head. */
+#define CLEAVE_DTYPE_I8 4
+
 /** Keeps no blocks for later requests with the same beginning. */
 #define CLEAVE_CACHE_NO_PREFIX (1u << 0)
+
+/** Imports only KV of its own layout: that of another block size or dtype is INCOMPATIBLE instead of converted. */
+#define CLEAVE_CACHE_NO_CONVERT (1u << 1)
 
 /** How a cache is made. Zero means default in every field. */
 typedef struct cleave_cache_config_t {

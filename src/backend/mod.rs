@@ -7,36 +7,17 @@
 
 #[allow(unsafe_code)]
 pub mod cpu;
+mod geometry;
+pub(crate) mod int8;
+
+pub use geometry::KvGeometry;
 
 use crate::error::Result;
 use crate::sys::bytes::{Source, Target};
 use crate::sys::shared_memory::SharedMemory;
-use crate::tensor::Dtype;
 
 /// Index of a block in a [`BlockStore`].
 pub type BlockId = u32;
-
-/// Shape of the KV cache of one model on one device. A block holds `block_tokens` tokens of all layers and is
-/// contiguous: `[layer][K, V][kv_head][token][head_dim]`, elements of `dtype`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KvGeometry {
-    pub layers: u32,
-    pub kv_heads: u32,
-    pub head_dim: u32,
-    pub block_tokens: u32,
-    pub dtype: Dtype,
-}
-
-impl KvGeometry {
-    /// Bytes of K and V of one token over all layers.
-    pub fn token_bytes(&self) -> usize {
-        2 * self.layers as usize * self.kv_heads as usize * self.head_dim as usize * self.dtype.size()
-    }
-
-    pub fn block_bytes(&self) -> usize {
-        self.token_bytes() * self.block_tokens as usize
-    }
-}
 
 /// The memory of a KV pool. Who may touch which block is decided by `kv`: a block is written by its one owner
 /// and read by those it was shared with afterwards, so the store itself needs no lock.

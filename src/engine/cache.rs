@@ -4,8 +4,8 @@ use super::active::Active;
 use super::event::{Event, EventKind};
 use super::prepare::Bounds;
 use super::queue::Queue;
-use crate::backend::BlockStore;
 use crate::backend::cpu::{CpuBackend, CpuConfig, KvSlab};
+use crate::backend::{BlockStore, KvGeometry};
 use crate::error::Result;
 use crate::kv::{self, BlockTable, CacheConfig, CacheIdentity, HashChain, KvId};
 use crate::model::Model;
@@ -37,6 +37,10 @@ pub struct CacheOptions {
     pub no_prefix_cache: bool,
     /// A peer that is silent for so long in the middle of a transfer is gone.
     pub peer_timeout: Option<Duration>,
+    /// Refuses to import KV of another block size, dtype or shards instead of converting it.
+    pub no_convert: bool,
+    /// Layout of a tensor-parallel group of as many shards, 0 means 1; the CPU computes on it as one device.
+    pub shards: u32,
 }
 
 /// A KV cache for one model on one device, with what its engines share: weights, block pool, handles.
@@ -68,6 +72,8 @@ impl ModelCache {
             crate::bail!(InvalidArgument, "block_tokens {block_tokens} is over {MAX_BLOCK_TOKENS}");
         }
         let geometry = model.kv_geometry(block_tokens, options.dtype.unwrap_or(info.weight_dtype));
+        let geometry = KvGeometry { shards: options.shards.max(1), ..geometry };
+        geometry.validate()?;
         let bytes = if options.bytes == 0 { DEFAULT_CACHE_BYTES } else { options.bytes };
         let n_blocks = (bytes / geometry.block_bytes() as u64).min(1 << 22) as usize;
         if n_blocks == 0 {
@@ -90,7 +96,7 @@ impl ModelCache {
             lease: options.lease.unwrap_or(DEFAULT_LEASE),
             secret: options.secret,
             share_up_to_tokens: if options.no_prefix_cache { 0 } else { shareable_up_to },
-            no_convert: false,
+            no_convert: options.no_convert,
         };
         let store: Arc<dyn BlockStore> = slab.clone();
         let kv = kv::Cache::new(identity, store, config)?;
@@ -151,7 +157,8 @@ impl ModelCache {
     }
 
     fn shareable(&self, snapshot: &Snapshot) -> bool {
-        self.prefix_cache && snapshot.prompts.last().is_none_or(|p| p.1 <= self.shareable_up_to)
+        let own = self.prefix_cache && !snapshot.converted;
+        own && snapshot.prompts.last().is_none_or(|p| p.1 <= self.shareable_up_to)
     }
 
     /// Gives an empty table the longest cached run of blocks that leaves at least one token to compute.

@@ -61,6 +61,7 @@ fn empty(cache_salt: u64) -> Snapshot {
         last_logprob: 0.0,
         params: SamplingParams::default(),
         cache_salt,
+        converted: false,
         finished: None,
     }
 }

@@ -23,9 +23,13 @@ pub const CLEAVE_DTYPE_DEFAULT: u32 = 0;
 pub const CLEAVE_DTYPE_F32: u32 = 1;
 pub const CLEAVE_DTYPE_F16: u32 = 2;
 pub const CLEAVE_DTYPE_BF16: u32 = 3;
+/// int8 keys and values, a scale per token and head.
+pub const CLEAVE_DTYPE_I8: u32 = 4;
 
 /// Keeps no blocks for later requests with the same beginning.
 pub const CLEAVE_CACHE_NO_PREFIX: u32 = 1 << 0;
+/// Imports only KV of its own layout: that of another block size or dtype is INCOMPATIBLE instead of converted.
+pub const CLEAVE_CACHE_NO_CONVERT: u32 = 1 << 1;
 
 /// How a cache is made. Zero means default in every field.
 #[repr(C)]
@@ -86,7 +90,7 @@ pub unsafe extern "C" fn cleave_cache_create(
 }
 
 fn options(config: &cleave_cache_config_t) -> crate::error::Result<CacheOptions> {
-    known_flags(config.flags, CLEAVE_CACHE_NO_PREFIX, "config.flags")?;
+    known_flags(config.flags, CLEAVE_CACHE_NO_PREFIX | CLEAVE_CACHE_NO_CONVERT, "config.flags")?;
     let dtype = match config.dtype {
         CLEAVE_DTYPE_DEFAULT => None,
         code => Some(
@@ -102,6 +106,8 @@ fn options(config: &cleave_cache_config_t) -> crate::error::Result<CacheOptions>
         secret: (config.secret != [0; 32]).then_some(config.secret),
         peer_timeout: (config.peer_timeout_ms > 0).then(|| Duration::from_millis(u64::from(config.peer_timeout_ms))),
         no_prefix_cache: config.flags & CLEAVE_CACHE_NO_PREFIX != 0,
+        no_convert: config.flags & CLEAVE_CACHE_NO_CONVERT != 0,
+        ..CacheOptions::default()
     })
 }
 

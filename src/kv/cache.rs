@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::audit::Audit;
+use super::convert::Conversion;
 use super::endpoint::Endpoint;
 use super::handle::{Body, End};
 use super::image::{Keys, TransportKeys};
@@ -37,7 +38,7 @@ pub struct CacheConfig {
     /// Imported sequences of at most this many tokens use and feed the prefix index. 0 where KV depends on more
     /// than the tokens before it: a rope that goes by the sequence's length shares only below its threshold.
     pub share_up_to_tokens: u32,
-    /// Refuse KV of another block size, dtype or sharding instead of converting it.
+    /// Refuses KV of another layout (block size, dtype, shards) instead of converting it.
     pub no_convert: bool,
 }
 
@@ -146,15 +147,10 @@ impl Cache {
     /// A cache over the memory of `store`, with a lease timer of its own.
     pub fn new(identity: CacheIdentity, store: Arc<dyn BlockStore>, config: CacheConfig) -> Result<Arc<Cache>> {
         let geometry = *store.geometry();
+        geometry.validate().map_err(|error| error.context("KV pool"))?;
         let blocks = match u32::try_from(store.n_blocks()) {
-            Ok(n) if n > 0 && n < u32::MAX && geometry.block_tokens > 0 => n,
-            _ => bail!(
-                InvalidArgument,
-                "KV pool: {} blocks of {} tokens; expected 1 to {} blocks of at least 1",
-                store.n_blocks(),
-                geometry.block_tokens,
-                u32::MAX - 1
-            ),
+            Ok(n) if n > 0 && n < u32::MAX => n,
+            _ => bail!(InvalidArgument, "KV pool: expected 1 to {} blocks, found {}", u32::MAX - 1, store.n_blocks()),
         };
         let secret = config.secret.map_or_else(random_bytes, Ok)?;
         let state = State::new(blocks, NEXT_NONCE.fetch_add(1, Relaxed), random_bytes()?);
@@ -325,7 +321,8 @@ impl Cache {
 
     /// Can KV of that layout be taken in?
     pub(crate) fn converts(&self, from: &KvGeometry) -> bool {
-        *from == self.shared.geometry
+        let shared = &self.shared;
+        *from == shared.geometry || !shared.config.no_convert && Conversion::new(from, &shared.geometry).is_ok()
     }
 
     pub(crate) fn count_failed_import(&self) {

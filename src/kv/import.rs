@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::cache::{Cache, Shared};
+use super::convert::Conversion;
 use super::handle::{Body, End, KvId};
 use super::hash::HashChain;
 use super::state::Owner;
@@ -20,17 +21,22 @@ pub(crate) struct Incoming {
     snapshot: Snapshot,
     chain: HashChain,
     table: BlockTable,
-    /// Blocks at the front that were here already, and need no bytes.
+    conversion: Conversion,
+    /// Blocks of this cache at the front that were here already, and need no bytes.
     present: usize,
     share: bool,
 }
 
 impl Incoming {
     /// Blocks for the computed tokens of `snapshot`: those of its prefix that this cache has, new ones for the
-    /// rest.
-    pub fn new(cache: &Cache, snapshot: Snapshot, chain: HashChain, _from: &KvGeometry) -> Result<Incoming> {
+    /// rest. `chain` is [`Cache::chain`]; KV comes in blocks of the layout `from`.
+    ///
+    /// What was rounded on the way shares no blocks: a sequence's result would depend on which of them were here.
+    pub fn new(cache: &Cache, mut snapshot: Snapshot, chain: HashChain, from: &KvGeometry) -> Result<Incoming> {
         let shared = cache.shared.clone();
-        let share = snapshot.tokens.len() <= shared.config.share_up_to_tokens as usize;
+        let conversion = Conversion::new(from, &shared.geometry)?;
+        snapshot.converted |= !conversion.is_exact();
+        let share = snapshot.tokens.len() <= shared.config.share_up_to_tokens as usize && !snapshot.converted;
         let mut table = shared.table(Owner::Transfer);
         let present = if share { table.adopt_prefix(chain.hashes()) } else { 0 };
         let first_new = present as u32 * shared.geometry.block_tokens;
@@ -39,29 +45,37 @@ impl Incoming {
             let available = cache.available_blocks();
             bail!(OutOfMemory, "KV import: needs {} blocks, {available} available", need - present);
         }
-        Ok(Incoming { shared, snapshot, chain, table, present, share })
+        Ok(Incoming { shared, snapshot, chain, table, conversion, present, share })
     }
 
-    /// Blocks of the source for the computed tokens.
+    /// Blocks of the source that hold computed tokens.
     pub fn n_source_blocks(&self) -> usize {
-        self.table.blocks().len()
+        self.snapshot.computed.div_ceil(self.conversion.source().block_tokens) as usize
     }
 
-    /// The first block of the source of which something is needed.
+    /// The first block of the source of which something is needed; [`Self::n_source_blocks`] if nothing is.
     pub fn first_needed(&self) -> usize {
-        self.present
+        match self.first_token() {
+            first if first >= self.snapshot.computed => self.n_source_blocks(),
+            first => (first / self.conversion.source().block_tokens) as usize,
+        }
     }
 
-    /// Takes in a whole block of the source, which must not be one of those that are here already.
-    pub fn write_block(&self, index: usize, data: &[u8]) {
-        debug_assert!(index >= self.present);
-        self.shared.store.write(self.table.blocks()[index], 0, data);
-        self.count(data.len());
+    /// The first token whose KV is not here yet.
+    fn first_token(&self) -> u32 {
+        self.present as u32 * self.shared.geometry.block_tokens
+    }
+
+    /// Takes in block `index` of the source, whole. What of it is here already is not written.
+    pub fn write_block(&self, index: usize, source_block: &[u8]) {
+        let (store, table) = (&*self.shared.store, self.table.blocks());
+        self.conversion.write(index, source_block, self.snapshot.computed, self.first_token(), store, table);
+        self.shared.bytes_in.fetch_add(source_block.len() as u64, Relaxed);
     }
 
     /// Where a block of the source belongs byte for byte, if it does and that is host memory.
     pub fn direct(&self, index: usize) -> Option<Target<'_>> {
-        self.shared.store.target(self.table.blocks()[index])
+        self.conversion.is_identity().then(|| self.shared.store.target(self.table.blocks()[index])).flatten()
     }
 
     /// Counts bytes that came in past [`Incoming::write_block`].
@@ -71,7 +85,8 @@ impl Incoming {
 
     /// All blocks of `whole` are here: full ones enter the prefix index. `whole` is the sequence that was expected, or
     /// what became of it meanwhile, with no more tokens computed.
-    pub fn finish(mut self, whole: Snapshot) -> (Snapshot, BlockTable) {
+    pub fn finish(mut self, mut whole: Snapshot) -> (Snapshot, BlockTable) {
+        whole.converted |= self.snapshot.converted;
         let full = (whole.computed / self.shared.geometry.block_tokens) as usize;
         if self.share {
             for (index, &hash) in self.chain.hashes().iter().enumerate().take(full).skip(self.present) {

@@ -5,6 +5,7 @@
 //! | `cache` | [`Cache`]: creation, closing, audit, waiting for blocks |
 //! | `export` | handles: export, consume, duplicate, renew, release |
 //! | `import` | handles whose KV is still coming, and tables being filled for them |
+//! | `convert` | blocks of one layout as blocks of another |
 //! | `claim` | handles that are taken while their KV is still coming |
 //! | `table` | [`BlockTable`]: the blocks of one sequence, returned on drop |
 //! | `state` | what the one mutex guards |
@@ -24,6 +25,7 @@ mod audit;
 mod blocks;
 mod cache;
 mod claim;
+mod convert;
 pub(crate) mod endpoint;
 mod export;
 mod filling;

@@ -96,8 +96,7 @@ impl Cache {
     /// the rest, and can be done while the exporter is asked.
     pub(crate) fn open_ticket(&self, data: &[u8]) -> Result<Ticket> {
         let sections = open(data, Kind::Ticket, self)?;
-        sections.check_identity(&self.shared.identity)?;
-        let geometry = sections.check_geometry(&self.shared.geometry, self.shared.config.no_convert)?;
+        let geometry = sections.check_compatible(&self.shared)?;
         let origin = sections.origin()?;
         let sequence = sections.get(SEQUENCE)?;
         let (snapshot, digest) = (decode_sequence(sequence)?, *blake3::hash(sequence).as_bytes());

@@ -49,7 +49,8 @@ impl<B: Backend> Decoder<B> {
     /// INCOMPATIBLE when the KV pool is not of this model's shape.
     pub fn new(model: Arc<Model>, weights: Arc<Weights<B>>, backend: B, kv: Arc<B::Kv>) -> Result<Self> {
         let found = *kv.geometry();
-        let expected = KvGeometry { block_tokens: found.block_tokens, ..model.kv_geometry(1, found.dtype) };
+        let (block_tokens, shards) = (found.block_tokens, found.shards);
+        let expected = KvGeometry { shards, ..model.kv_geometry(block_tokens, found.dtype) };
         if found != expected {
             bail!(Incompatible, "KV pool of {found:?}: the model needs {expected:?}");
         }

@@ -120,11 +120,11 @@ impl Model {
         }
     }
 
-    /// The shape of a KV pool for this model.
+    /// The shape of a KV pool for this model, unsharded.
     pub fn kv_geometry(&self, block_tokens: u32, dtype: Dtype) -> KvGeometry {
         let config = &self.config;
         let layers = config.layers.len() as u32;
-        KvGeometry { layers, kv_heads: config.kv_heads, head_dim: config.head_dim, block_tokens, dtype }
+        KvGeometry { layers, kv_heads: config.kv_heads, head_dim: config.head_dim, block_tokens, dtype, shards: 1 }
     }
 
     /// All ids that end a generation.

@@ -4,13 +4,14 @@ pub mod mmap;
 
 use std::fmt;
 
-/// Element type of stored data: weights and KV.
+/// Element type of stored data: weights and KV. int8 is for KV only, where each row has a scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Dtype {
     F32 = 1,
     F16 = 2,
     Bf16 = 3,
+    I8 = 4,
 }
 
 impl Dtype {
@@ -19,6 +20,7 @@ impl Dtype {
         match self {
             Dtype::F32 => 4,
             Dtype::F16 | Dtype::Bf16 => 2,
+            Dtype::I8 => 1,
         }
     }
 
@@ -27,6 +29,7 @@ impl Dtype {
             Dtype::F32 => "float32",
             Dtype::F16 => "float16",
             Dtype::Bf16 => "bfloat16",
+            Dtype::I8 => "int8",
         }
     }
 
@@ -36,6 +39,7 @@ impl Dtype {
             1 => Some(Dtype::F32),
             2 => Some(Dtype::F16),
             3 => Some(Dtype::Bf16),
+            4 => Some(Dtype::I8),
             _ => None,
         }
     }

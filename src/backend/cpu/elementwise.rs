@@ -58,6 +58,7 @@ pub(super) fn embed(
                     Dtype::F32 => dispatch(level, Widen { from: from.cast::<f32>(), to, len: cols }),
                     Dtype::F16 => dispatch(level, Widen { from: from.cast::<F16>(), to, len: cols }),
                     Dtype::Bf16 => dispatch(level, Widen { from: from.cast::<Bf16>(), to, len: cols }),
+                    Dtype::I8 => unreachable!("no matrix is int8"),
                 }
             }
         }

@@ -24,9 +24,18 @@ pub struct CpuMatrix {
     dtype: Dtype,
 }
 
+/// int8 is a form of KV: weights in it would need scales.
+fn refuse_int8(dtype: Dtype) -> Result<()> {
+    if dtype == Dtype::I8 {
+        bail!(Unsupported, "weights of {dtype}: expected float32, float16 or bfloat16");
+    }
+    Ok(())
+}
+
 impl CpuMatrix {
     /// The matrix at byte `offset` of `owner`.
     pub fn new(owner: Bytes, offset: usize, rows: usize, cols: usize, dtype: Dtype) -> Result<CpuMatrix> {
+        refuse_int8(dtype)?;
         let all = (*owner).as_ref();
         let Some(bytes) = rows.checked_mul(cols).and_then(|n| n.checked_mul(dtype.size())) else {
             bail!(Corrupt, "matrix of {rows} x {cols} overflows");
@@ -47,12 +56,14 @@ impl CpuMatrix {
     /// From floats, rounded to `dtype`: for tests and benches.
     pub fn from_f32(values: &[f32], rows: usize, cols: usize, dtype: Dtype) -> Result<CpuMatrix> {
         assert_eq!(values.len(), rows * cols);
+        refuse_int8(dtype)?;
         let mut copy = Aligned::new(values.len() * dtype.size())?;
         for (bytes, &value) in copy.as_mut_slice().chunks_exact_mut(dtype.size()).zip(values) {
             match dtype {
                 Dtype::F32 => bytes.copy_from_slice(&value.to_ne_bytes()),
                 Dtype::F16 => bytes.copy_from_slice(&half::f16::from_f32(value).to_ne_bytes()),
                 Dtype::Bf16 => bytes.copy_from_slice(&half::bf16::from_f32(value).to_ne_bytes()),
+                Dtype::I8 => unreachable!("refused above"),
             }
         }
         Ok(CpuMatrix { data: Data::Copied(copy), rows, cols, dtype })
@@ -98,6 +109,7 @@ impl CpuVector {
 
     /// From a tensor's bytes, any alignment.
     pub fn new(bytes: &[u8], dtype: Dtype) -> Result<CpuVector> {
+        refuse_int8(dtype)?;
         if !bytes.len().is_multiple_of(dtype.size()) {
             bail!(Corrupt, "vector of {} bytes is no whole number of {dtype} elements", bytes.len());
         }
@@ -106,6 +118,7 @@ impl CpuVector {
             Dtype::F32 => f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
             Dtype::F16 => half::f16::from_le_bytes(pair(b)).to_f32(),
             Dtype::Bf16 => half::bf16::from_le_bytes(pair(b)).to_f32(),
+            Dtype::I8 => unreachable!("refused above"),
         });
         Ok(CpuVector { values: values.collect() })
     }

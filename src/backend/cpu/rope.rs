@@ -6,7 +6,7 @@ use super::norm::Norm;
 use super::pool::Pool;
 use super::simd::{Bf16, Element, F16, Kernel, Simd, dispatch};
 use super::slab::KvSlab;
-use crate::backend::{AttentionArgs, BlockStore, KvGeometry, RopeRows, SeqSpan};
+use crate::backend::{AttentionArgs, BlockStore, KvGeometry, RopeRows, SeqSpan, int8};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::Dtype;
@@ -71,15 +71,44 @@ impl<E: Element> Kernel for Narrow<E> {
     }
 }
 
+/// Rounds `len` elements to int8 and writes their scale.
+struct Quantise {
+    from: *const f32,
+    to: *mut u8,
+    scale: *mut f32,
+    len: usize,
+}
+
+impl Kernel for Quantise {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: both are valid for len elements, and `scale` for one.
+        unsafe {
+            let from = std::slice::from_raw_parts(self.from, self.len);
+            let to = std::slice::from_raw_parts_mut(self.to, self.len);
+            self.scale.write(int8::quantise(from, to));
+        }
+    }
+}
+
+/// Stores a row as token `token` of a stripe.
+///
 /// # Safety
-/// The level is available; `from` and `to` are valid for len elements, `to` of the dtype and nobody else's.
-unsafe fn narrow(level: Level, dtype: Dtype, from: *const f32, to: *mut u8, len: usize) {
+/// The level is available; `from` is valid for head_dim elements, `stripe` is one of this geometry, and nobody
+/// else's is the token's place in it.
+unsafe fn store(level: Level, geometry: &KvGeometry, from: *const f32, stripe: *mut u8, token: usize) {
+    let len = geometry.head_dim as usize;
     // SAFETY: passed on.
     unsafe {
-        match dtype {
+        let to = stripe.add(token * geometry.row_bytes());
+        match geometry.dtype {
             Dtype::F32 => dispatch(level, Narrow { from, to: to.cast::<f32>(), len }),
             Dtype::F16 => dispatch(level, Narrow { from, to: to.cast::<F16>(), len }),
             Dtype::Bf16 => dispatch(level, Narrow { from, to: to.cast::<Bf16>(), len }),
+            Dtype::I8 => {
+                let scale = stripe.add(geometry.scales_offset()).cast::<f32>().add(token);
+                dispatch(level, Quantise { from, to, scale, len });
+            }
         }
     }
 }
@@ -144,7 +173,7 @@ pub(super) fn rope_store(
         let (cos, sin) = (rope.cos[row * half..].as_ptr(), rope.sin[row * half..].as_ptr());
         let position = span.position as usize + row - span.row as usize;
         let block = args.batch.tables[span.table as usize + position / block_tokens];
-        let offset = position % block_tokens * dim;
+        let token = position % block_tokens;
         // SAFETY: the level is available; row `row` of q and k and its slot in the slab are this call's
         // alone; all shapes were checked above, and the slab checks block, layer and head.
         unsafe {
@@ -161,9 +190,9 @@ pub(super) fn rope_store(
             turn(k, kv_heads, norms.map(|norms| norms.1), norms.map_or(0.0, |norms| norms.2));
             for head in 0..kv_heads {
                 let from = (row * kv_heads + head) * dim;
-                let slot = |value| kv.head(block, args.layer, value, head).add(offset * geometry.dtype.size());
-                narrow(level, geometry.dtype, (k as *const f32).add(from), slot(false), dim);
-                narrow(level, geometry.dtype, v.as_slice().as_ptr().add(from), slot(true), dim);
+                let stripe = |value| kv.head(block, args.layer, value, head);
+                store(level, &geometry, (k as *const f32).add(from), stripe(false), token);
+                store(level, &geometry, v.as_slice().as_ptr().add(from), stripe(true), token);
             }
         }
     };

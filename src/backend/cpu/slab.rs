@@ -39,6 +39,7 @@ impl KvSlab {
     }
 
     fn of(geometry: KvGeometry, n_blocks: usize, map: impl FnOnce(usize) -> Result<Memory>) -> Result<KvSlab> {
+        geometry.validate()?;
         let block_bytes = geometry.block_bytes();
         let total = block_bytes.checked_mul(n_blocks).filter(|&total| total <= isize::MAX as usize);
         let total = total.ok_or_else(|| out_of_memory(usize::MAX))?;
@@ -46,20 +47,16 @@ impl KvSlab {
         Ok(KvSlab { geometry, n_blocks, block_bytes, memory })
     }
 
-    /// Bytes of one K or V of one KV head in a block.
-    fn head_bytes(&self) -> usize {
-        self.geometry.block_tokens as usize * self.geometry.head_dim as usize * self.geometry.dtype.size()
-    }
-
-    /// Where the tokens of `(layer, K or V, head)` begin in block `id`: `[block_tokens][head_dim]` elements.
+    /// Where the stripe of `(layer, K or V, head)` begins in block `id`: `[block_tokens][head_dim]` elements, and
+    /// scales if it is int8.
     /// Panics out of range, so that a wrong block table can never reach other memory.
     pub(super) fn head(&self, id: BlockId, layer: usize, value: bool, head: usize) -> *mut u8 {
         let (layers, heads) = (self.geometry.layers as usize, self.geometry.kv_heads as usize);
         assert!((id as usize) < self.n_blocks, "block {id} of {}", self.n_blocks);
         assert!(layer < layers && head < heads, "layer {layer} of {layers}, KV head {head} of {heads}");
-        let index = (layer * 2 + value as usize) * heads + head;
+        let offset = self.geometry.stripe_offset(layer, value, head);
         // SAFETY: the offset lies inside the mapping, by the checks above.
-        unsafe { self.memory.as_ptr().add(id as usize * self.block_bytes + index * self.head_bytes()) }
+        unsafe { self.memory.as_ptr().add(id as usize * self.block_bytes + offset) }
     }
 
     fn range(&self, id: BlockId, offset: usize, len: usize) -> *mut u8 {

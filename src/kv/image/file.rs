@@ -9,7 +9,6 @@ use super::super::cache::Cache;
 use super::super::handle::KvId;
 use super::envelope::{ENVELOPE, Envelope};
 use super::landing::Landing;
-use super::record_len;
 use crate::bail;
 use crate::error::{Error, Result};
 use crate::sys::random_bytes;
@@ -73,8 +72,9 @@ impl Cache {
         envelope.check_len(metadata.len())?;
         file.by_ref().take((envelope.head_len - ENVELOPE) as u64).read_to_end(&mut head).map_err(|e| io(&e))?;
         let mut landing = Landing::begin(self, &envelope, &head)?;
-        let mut record = vec![0; record_len(&self.shared.geometry)];
+        let mut record = Vec::new();
         while landing.missing() > 0 {
+            record.resize(landing.record_len(), 0);
             file.read_exact(&mut record).map_err(|e| io(&e))?;
             landing.record(&record)?;
         }

@@ -2,6 +2,7 @@
 
 use super::super::cache::Cache;
 use super::super::handle::KvId;
+use super::super::hash::HashChain;
 use super::super::import::Incoming;
 use super::super::table::BlockTable;
 use super::envelope::{Envelope, Kind, block_tag};
@@ -15,6 +16,7 @@ use crate::sequence::Snapshot;
 pub(in crate::kv) struct Landing {
     incoming: Incoming,
     key: [u8; 32],
+    record_len: usize,
     next: usize,
 }
 
@@ -26,11 +28,12 @@ impl Landing {
             bail!(InvalidArgument, "KV image: expected an image, found a ticket");
         }
         let sections = Sections::parse(envelope.open(head, &shared.keys)?)?;
-        sections.check_compatible(&shared.identity, &shared.geometry)?;
+        let from = sections.check_compatible(shared)?;
         let snapshot = sequence::decode(sections.get(SEQUENCE)?)?;
         sections.origin()?;
         let (full, head_hash) = sections.chain()?;
-        let chain = cache.chain(&snapshot);
+        let chain =
+            HashChain::of(snapshot.cache_salt, from.block_tokens, &snapshot.tokens[..snapshot.computed as usize]);
         if full as usize != chain.hashes().len() || head_hash != chain.head() {
             bail!(
                 Corrupt,
@@ -40,9 +43,10 @@ impl Landing {
             );
         }
         let blocks = sections.blocks()?;
-        let count = snapshot.computed.div_ceil(shared.geometry.block_tokens);
-        let record = record_len(&shared.geometry) as u64;
-        let body = u64::from(count) * record;
+        let count = snapshot.computed.div_ceil(from.block_tokens);
+        let record_len = record_len(&from);
+        let record = record_len as u64;
+        let body = u64::from(count).saturating_mul(record);
         for (field, expected, found) in [
             ("block count", u64::from(count), u64::from(blocks.count)),
             ("record length", record, blocks.record_len),
@@ -53,12 +57,18 @@ impl Landing {
             }
         }
         let key = shared.keys.block_key(&blocks.nonce);
-        Ok(Landing { incoming: Incoming::new(cache, snapshot, chain, &shared.geometry)?, key, next: 0 })
+        let chain = if from.block_tokens == shared.geometry.block_tokens { chain } else { cache.chain(&snapshot) };
+        Ok(Landing { incoming: Incoming::new(cache, snapshot, chain, &from)?, key, record_len, next: 0 })
     }
 
     /// Records that are still to come.
     pub fn missing(&self) -> usize {
         self.incoming.n_source_blocks() - self.next
+    }
+
+    /// Bytes of each. They are no more than the image has, if records are missing.
+    pub fn record_len(&self) -> usize {
+        self.record_len
     }
 
     /// Verifies the next record and copies its data, unless this cache has the block already.
@@ -93,7 +103,7 @@ impl Cache {
         envelope.check_len(data.len() as u64)?;
         let (head, records) = data.split_at(envelope.head_len);
         let mut landing = Landing::begin(self, &envelope, head)?;
-        for record in records.chunks(record_len(&self.shared.geometry)) {
+        for record in records.chunks(landing.record_len()) {
             landing.record(record)?;
         }
         landing.finish()

@@ -1,6 +1,6 @@
 //! The sections of a head: what is written, and what an importer insists on.
 
-use super::super::cache::CacheIdentity;
+use super::super::cache::{CacheIdentity, Shared};
 use super::super::hash::BlockHash;
 use super::wire::{Reader, Writer};
 use crate::backend::KvGeometry;
@@ -31,6 +31,9 @@ const STATE_LEN: usize = 4;
 /// Bit 0 of the state: the prompt is still being computed.
 const FILLING: u32 = 1;
 
+/// Longest block that is taken in: bounds what a reader allocates for one.
+const MAX_BLOCK_TOKENS: u32 = 4096;
+
 /// The one cache group of this version: all layers, attending to everything.
 const GROUP_FULL: u32 = 0;
 
@@ -59,8 +62,8 @@ pub(in crate::kv) fn write_common(
     let g = geometry;
     let mut section = Writer::default();
     section.u32(g.layers).u32(g.kv_heads).u32(g.head_dim).u32(g.block_tokens).u32(g.dtype as u32);
-    // Shard 0 of 1; one group: kind, window, first layer, layers.
-    section.u32(0).u32(1).u32(1).u32(GROUP_FULL).u32(0).u32(0).u32(g.layers);
+    // Shard 0 says that all of them are here; one group: kind, window, first layer, layers.
+    section.u32(0).u32(g.shards).u32(1).u32(GROUP_FULL).u32(0).u32(0).u32(g.layers);
     w.section(GEOMETRY, CRITICAL, &section.0);
     let mut section = Writer::default();
     section.bytes(&origin.epoch).u64(origin.handle).u32(origin.lease_ms);
@@ -206,13 +209,13 @@ impl<'a> Sections<'a> {
         Ok(CacheIdentity { fingerprint, tokenizer_digest, name })
     }
 
-    /// Layout of the writer's blocks.
+    /// Layout of the writer's blocks; one that this version can read, if not one that a given cache takes.
     pub fn geometry(&self) -> Result<KvGeometry> {
         let raw = self.get(GEOMETRY)?;
         let mut r = Reader::new("geometry", raw);
         let mut field = |name: &'static str| r.u32(name);
         let (layers, kv_heads, head_dim) = (field("layers")?, field("KV heads")?, field("head dimension")?);
-        let (block_tokens, dtype) = (field("block tokens")?, field("dtype")?);
+        let (block_tokens, code) = (field("block tokens")?, field("dtype")?);
         let (shard, shards, groups) = (field("shard")?, field("shards")?, field("cache groups")?);
         let mut group = [0; 4];
         for word in group.iter_mut().filter(|_| groups == 1) {
@@ -221,12 +224,11 @@ impl<'a> Sections<'a> {
         if groups == 1 {
             r.end()?;
         }
-        let Some(dtype) = Dtype::from_code(dtype) else {
-            bail!(Incompatible, "KV dtype: expected one that this library knows, found code {dtype}");
+        let Some(dtype) = Dtype::from_code(code) else {
+            return self.differ("KV dtype", "one that this library knows".into(), format!("code {code}"));
         };
         for (field, expected, found) in [
             ("tensor-parallel shard", 0, shard),
-            ("tensor-parallel shards", 1, shards),
             ("cache groups", 1, groups),
             ("cache group kind", GROUP_FULL, group[0]),
             ("cache group window", 0, group[1]),
@@ -234,52 +236,52 @@ impl<'a> Sections<'a> {
             ("cache group's layers", layers, group[3]),
         ] {
             if expected != found {
-                bail!(Incompatible, "{field}: expected {expected}, found {found}");
+                return self.differ(field, expected.to_string(), found.to_string());
             }
         }
-        Ok(KvGeometry { layers, kv_heads, head_dim, block_tokens, dtype })
+        if block_tokens > MAX_BLOCK_TOKENS {
+            return self.differ("block tokens", format!("at most {MAX_BLOCK_TOKENS}"), block_tokens.to_string());
+        }
+        let found = KvGeometry { layers, kv_heads, head_dim, block_tokens, dtype, shards };
+        match found.validate() {
+            Ok(()) => Ok(found),
+            Err(error) => bail!(Incompatible, "{error} (written by {})", self.library()),
+        }
     }
 
-    /// Refuses KV of another model or tokenizer.
-    pub fn check_identity(&self, own: &CacheIdentity) -> Result<()> {
-        let found = self.identity()?;
-        let wrote = self.library();
-        let differ = |field: &str, expected: String, digest: &[u8]| {
-            let text =
-                format!("expected {expected}, found {} (KV of {:?}, written by {wrote})", hex(digest), found.name);
-            Err(crate::error!(Incompatible, "{field}: {text}"))
-        };
-        if found.fingerprint != own.fingerprint {
+    fn differ<T>(&self, field: &str, expected: String, found: String) -> Result<T> {
+        let (name, wrote) = (self.identity().map_or_else(|_| "unknown".into(), |id| id.name), self.library());
+        bail!(Incompatible, "{field}: expected {expected}, found {found} (KV of {name:?}, written by {wrote})")
+    }
+
+    /// The layout of the KV. Refuses that of another model or tokenizer, and what cannot be converted; any other
+    /// layout than the cache's own if that is what its config says.
+    pub fn check_compatible(&self, shared: &Shared) -> Result<KvGeometry> {
+        let (own, peer) = (&shared.identity, self.identity()?);
+        if peer.fingerprint != own.fingerprint {
             let expected = format!("{} ({})", hex(&own.fingerprint), own.name);
-            return differ("model fingerprint", expected, &found.fingerprint);
+            return self.differ("model fingerprint", expected, hex(&peer.fingerprint));
         }
-        if found.tokenizer_digest != own.tokenizer_digest {
-            return differ("tokenizer digest", hex(&own.tokenizer_digest), &found.tokenizer_digest);
+        if peer.tokenizer_digest != own.tokenizer_digest {
+            return self.differ("tokenizer digest", hex(&own.tokenizer_digest), hex(&peer.tokenizer_digest));
         }
-        Ok(())
-    }
-
-    /// The writer's layout; refuses one that cannot be made this cache's.
-    pub fn check_geometry(&self, own: &KvGeometry, _no_convert: bool) -> Result<KvGeometry> {
-        let found = self.geometry()?;
-        for (field, expected, found) in [
-            ("KV dtype", own.dtype.name().to_string(), found.dtype.name().to_string()),
-            ("layers", own.layers.to_string(), found.layers.to_string()),
-            ("KV heads", own.kv_heads.to_string(), found.kv_heads.to_string()),
-            ("head dimension", own.head_dim.to_string(), found.head_dim.to_string()),
-            ("block tokens", own.block_tokens.to_string(), found.block_tokens.to_string()),
+        let (own, found) = (&shared.geometry, self.geometry()?);
+        let strict = shared.config.no_convert;
+        if strict && own.dtype != found.dtype {
+            return self.differ("KV dtype", own.dtype.to_string(), found.dtype.to_string());
+        }
+        for (field, checked, expected, found) in [
+            ("layers", true, own.layers, found.layers),
+            ("KV heads", true, own.kv_heads, found.kv_heads),
+            ("head dimension", true, own.head_dim, found.head_dim),
+            ("block tokens", strict, own.block_tokens, found.block_tokens),
+            ("tensor-parallel shards", strict, own.shards, found.shards),
         ] {
-            if expected != found {
-                bail!(Incompatible, "{field}: expected {expected}, found {found} (written by {})", self.library());
+            if checked && expected != found {
+                return self.differ(field, expected.to_string(), found.to_string());
             }
         }
         Ok(found)
-    }
-
-    /// Refuses KV of another model, tokenizer or layout.
-    pub fn check_compatible(&self, identity: &CacheIdentity, geometry: &KvGeometry) -> Result<()> {
-        self.check_identity(identity)?;
-        self.check_geometry(geometry, true).map(|_| ())
     }
 }
 

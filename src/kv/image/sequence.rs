@@ -7,6 +7,7 @@ use crate::sequence::{FinishReason, SamplingParams, Snapshot};
 
 const IGNORE_EOS: u32 = 1;
 const LOGPROBS: u32 = 2;
+const CONVERTED: u32 = 4;
 /// Bytes of the fields that every sequence has.
 const FIXED: usize = 96;
 
@@ -45,7 +46,8 @@ pub(in crate::kv) fn encoded_len(s: &Snapshot) -> usize {
 pub(crate) fn encode(s: &Snapshot) -> Vec<u8> {
     let p = &s.params;
     let mut w = Writer(Vec::with_capacity(encoded_len(s)));
-    let flags = if p.ignore_eos { IGNORE_EOS } else { 0 } | if p.logprobs.is_some() { LOGPROBS } else { 0 };
+    let flags = [(p.ignore_eos, IGNORE_EOS), (p.logprobs.is_some(), LOGPROBS), (s.converted, CONVERTED)];
+    let flags = flags.into_iter().filter(|flag| flag.0).fold(0, |flags, flag| flags | flag.1);
     w.u32(s.tokens.len() as u32).u32(s.computed).u32(s.prompts.len() as u32);
     w.u32(s.finished.map_or(0, |reason| reason as u32)).u32(flags).f32(s.last_logprob);
     w.u64(s.cache_salt).u64(p.seed);
@@ -77,8 +79,8 @@ pub(crate) fn decode(data: &[u8]) -> Result<Snapshot> {
         found => bail!(Corrupt, "sequence: finish reason: expected 0 to 5, found {found}"),
     };
     let flags = r.u32("flags")?;
-    if flags & !(IGNORE_EOS | LOGPROBS) != 0 {
-        bail!(Corrupt, "sequence: flags: expected 0 to 3, found {flags:#x}");
+    if flags & !(IGNORE_EOS | LOGPROBS | CONVERTED) != 0 {
+        bail!(Corrupt, "sequence: flags: expected 0 to 7, found {flags:#x}");
     }
     let last_logprob = r.f32("last logprob")?;
     let cache_salt = r.u64("cache salt")?;
@@ -115,7 +117,8 @@ pub(crate) fn decode(data: &[u8]) -> Result<Snapshot> {
         params.logit_bias.push((r.u32("logit bias token")?, r.f32("logit bias")?));
     }
     r.end()?;
-    let snapshot = Snapshot { tokens, computed, prompts, last_logprob, params, cache_salt, finished };
+    let converted = flags & CONVERTED != 0;
+    let snapshot = Snapshot { tokens, computed, prompts, last_logprob, params, cache_salt, converted, finished };
     match validate(&snapshot) {
         Ok(()) => Ok(snapshot),
         Err(text) => bail!(Corrupt, "sequence: {text}"),

@@ -73,21 +73,23 @@ impl Records<'_> {
     }
 }
 
-/// Zeroes, in a piece at offset `at` of block `index`, the slots of tokens that are not computed.
+/// Zeroes, in a piece at offset `at` of block `index`, the slots of tokens that are not computed, and what pads
+/// stripes.
 pub(crate) fn mask(geometry: &KvGeometry, index: usize, computed: u32, at: usize, piece: &mut [u8]) {
     let begin = index as u64 * u64::from(geometry.block_tokens);
     let valid = u64::from(computed).saturating_sub(begin).min(u64::from(geometry.block_tokens)) as usize;
-    if valid == geometry.block_tokens as usize {
+    let unused = geometry.unused(valid);
+    if unused.iter().all(|range| range.is_empty()) {
         return;
     }
-    // One stripe per layer, K or V, and head: the tokens of a block one after the other.
-    let token = geometry.head_dim as usize * geometry.dtype.size();
-    let stripe = token * geometry.block_tokens as usize;
+    let stripe = geometry.stripe_bytes();
     let end = at + piece.len();
     for start in (at / stripe * stripe..end).step_by(stripe) {
-        let (from, to) = ((start + valid * token).max(at), (start + stripe).min(end));
-        if from < to {
-            piece[from - at..to - at].fill(0);
+        for range in &unused {
+            let (from, to) = ((start + range.start).max(at), (start + range.end).min(end));
+            if from < to {
+                piece[from - at..to - at].fill(0);
+            }
         }
     }
 }

@@ -2,12 +2,12 @@ use std::time::Duration;
 
 use super::*;
 use crate::error::Status;
-use crate::kv::image::{self, Keys, Origin, Records, encode_head};
 use crate::kv::endpoint::{Endpoint, ProcessId};
+use crate::kv::image::{self, Keys, Origin, Records, encode_head};
 
 /// The worked example of docs/kv-image-format.md.
 fn example() -> Vec<u8> {
-    let geometry = KvGeometry { layers: 1, kv_heads: 1, head_dim: 2, block_tokens: 2, dtype: Dtype::F32 };
+    let geometry = KvGeometry { layers: 1, kv_heads: 1, head_dim: 2, block_tokens: 2, dtype: Dtype::F32, shards: 1 };
     let identity = CacheIdentity { fingerprint: [0x11; 32], tokenizer_digest: [0x22; 32], name: "tiny".into() };
     let params = SamplingParams { seed: 5, max_new_tokens: 7, stop_ids: vec![2], ..SamplingParams::default() };
     let snapshot = Snapshot {
@@ -17,6 +17,7 @@ fn example() -> Vec<u8> {
         last_logprob: -1.5,
         params,
         cache_salt: 0,
+        converted: false,
         finished: None,
     };
     let origin = Origin { epoch: [0x33; 16], handle: 0x1_0000_0100_0000, lease_ms: 30_000 };
@@ -118,6 +119,37 @@ fn a_chain_that_is_not_that_of_the_tokens_is_refused() {
     let refused = cache.import_image(&forged).unwrap_err();
     assert_eq!(refused.status, Status::Corrupt);
     assert!(refused.message.contains("hash chain"), "{refused}");
+}
+
+#[test]
+fn an_absurd_layout_is_refused_before_anything_is_made_for_it() {
+    let cache = cache(8);
+    let image = image(&cache);
+    let geometry: Vec<u8> = [2u32, 1, 2, 4, Dtype::F32 as u32, 0, 1].iter().flat_map(|w| w.to_le_bytes()).collect();
+    let with = |field: usize, value: u32| {
+        let forged = resealed(&image, |sections| {
+            let at = sections.windows(geometry.len()).position(|window| window == geometry).unwrap();
+            sections[at + 4 * field..][..4].copy_from_slice(&value.to_le_bytes());
+        });
+        cache.import_image(&forged).unwrap_err()
+    };
+    for (field, value, status, text) in [
+        (3, 0, Status::Incompatible, "block tokens: expected at least 1, found 0"),
+        (3, 4097, Status::Incompatible, "block tokens: expected at most 4096, found 4097"),
+        (3, u32::MAX, Status::Incompatible, "block tokens"),
+        // These would be fine, but they are not what the rest of the image says.
+        (3, 4096, Status::Corrupt, "hash chain"),
+        (4, Dtype::I8 as u32, Status::Corrupt, "record length: expected 128, found 160"),
+        (4, 9, Status::Incompatible, "KV dtype: expected one that this library knows, found code 9"),
+        (5, 1, Status::Incompatible, "tensor-parallel shard: expected 0, found 1"),
+        (6, 2, Status::Incompatible, "tensor-parallel shards: expected a divisor of 1 KV heads, found 2"),
+        (6, 0, Status::Incompatible, "tensor-parallel shards: expected at least 1, found 0"),
+    ] {
+        let error = with(field, value);
+        assert_eq!(error.status, status, "{error}");
+        assert!(error.message.contains(text), "{text:?} in {error}");
+    }
+    sound(&cache);
 }
 
 #[test]

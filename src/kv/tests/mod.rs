@@ -1,6 +1,7 @@
 //! Tests of what a cache does; those of images that need no internals are in `tests/kv_image.rs`.
 
 mod claims;
+mod convert;
 mod format;
 mod handles;
 pub(crate) mod model;

@@ -8,7 +8,8 @@ use super::{
     BlockStore, BlockTable, Cache, CacheConfig, CacheIdentity, Dtype, HashChain, KvGeometry, SamplingParams, Snapshot,
 };
 
-pub const GEOMETRY: KvGeometry = KvGeometry { layers: 2, kv_heads: 1, head_dim: 2, block_tokens: 4, dtype: Dtype::F32 };
+pub const GEOMETRY: KvGeometry =
+    KvGeometry { layers: 2, kv_heads: 1, head_dim: 2, block_tokens: 4, dtype: Dtype::F32, shards: 1 };
 
 pub fn identity() -> CacheIdentity {
     CacheIdentity { fingerprint: [7; 32], tokenizer_digest: [9; 32], name: "LlamaForCausalLM tiny".into() }
@@ -31,7 +32,16 @@ pub struct Seq {
 pub fn snapshot(tokens: Vec<u32>, salt: u64) -> Snapshot {
     let prompts = vec![(0, tokens.len() as u32)];
     let params = SamplingParams { seed: 42, logprobs: Some(2), ..SamplingParams::default() };
-    Snapshot { tokens, computed: 0, prompts, last_logprob: -0.5, params, cache_salt: salt, finished: None }
+    Snapshot {
+        tokens,
+        computed: 0,
+        prompts,
+        last_logprob: -0.5,
+        params,
+        cache_salt: salt,
+        converted: false,
+        finished: None,
+    }
 }
 
 /// Bytes of position `t` in layer and half (K or V) `part`.

@@ -1,4 +1,5 @@
-//! Attention over bf16 KV on AMX tiles: queries and softmax weights are rounded to bf16, sums are f32.
+//! Attention over bf16 KV on AMX tiles: queries and softmax weights are rounded to bf16, sums are f32. int8 KV is
+//! rounded to bf16 as a tile is loaded.
 //!
 //! Both products have queries in columns: `Sᵀ[positions][queries] = K · Qᵀ` and `Oᵀ[dims][queries] = Vᵀ · P`.
 //! So maxima, sums and rescaling are plain vector operations over 16 queries, and a query never sees its
@@ -15,8 +16,8 @@ const FOUR: usize = 4 * TILE_BYTES / 4;
 /// Floats of scratch for `queries` columns.
 pub(super) fn scratch_len(dim: usize, queries: usize) -> usize {
     let (pairs, dims) = (queries.div_ceil(32), dim.div_ceil(32));
-    // K, V, Q, scores, weights, sums, maxima and totals, positions.
-    2 * TILE * dims * 16 + pairs * dims * FOUR / 2 + 3 * FOUR + pairs * dims * FOUR + 3 * pairs * 32
+    // K, V, rows, Q, scores, weights, sums, maxima and totals, positions.
+    4 * TILE * dims * 16 + pairs * dims * FOUR / 2 + 3 * FOUR + pairs * dims * FOUR + 3 * pairs * 32
 }
 
 /// A thread's scratch, cut up.
@@ -48,7 +49,12 @@ impl Parts {
             part
         };
         Parts {
-            kv: Kv { keys: take(TILE * dims * 16).cast(), values: take(TILE * dims * 16).cast(), dims },
+            kv: Kv {
+                keys: take(TILE * dims * 16).cast(),
+                values: take(TILE * dims * 16).cast(),
+                rows: take(2 * TILE * dims * 16).cast(),
+                dims,
+            },
             queries: take(pairs * dims * FOUR / 2).cast(),
             scores: take(2 * FOUR),
             weights: take(FOUR).cast(),
@@ -63,7 +69,7 @@ impl Parts {
 }
 
 /// # Safety
-/// The level is Amx, the KV is bf16, and as for [`super::run`].
+/// The level is Amx, the KV is bf16 or int8, and as for [`super::run`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 pub(super) unsafe fn run(call: &Call<'_>, item: &Item<'_>, scratch: &mut Scratch) {
     let columns = item.rows.len() * call.group;

@@ -6,6 +6,9 @@
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+mod stored;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 mod vector;
@@ -84,7 +87,16 @@ impl Call<'_> {
         let offset = position % block_tokens;
         let head = self.kv.head(block, self.args.layer, value, item.kv_head);
         // SAFETY: the offset is inside the head's part of the block.
-        (unsafe { head.add(offset * self.dim * self.geometry.dtype.size()) }, block_tokens - offset)
+        (unsafe { head.add(offset * self.geometry.row_bytes()) }, block_tokens - offset)
+    }
+
+    /// Of int8 KV, the scales of the tokens that [`Self::tokens`] gives.
+    fn scales(&self, item: &Item<'_>, value: bool, position: usize) -> *const f32 {
+        let block_tokens = self.geometry.block_tokens as usize;
+        let block = self.args.batch.tables[item.span.table as usize + position / block_tokens];
+        let head = self.kv.head(block, self.args.layer, value, item.kv_head);
+        // SAFETY: as above; blocks, stripes and scales are aligned to 4 bytes.
+        unsafe { head.add(self.geometry.scales_offset()).cast::<f32>().add(position % block_tokens) }
     }
 
     /// Positions of the tile at `tile` that the row at `position` sees, relative to the tile.
@@ -149,13 +161,14 @@ unsafe fn run(level: Level, call: &Call<'_>, item: &Item<'_>, scratch: &mut Scra
     // SAFETY: passed on.
     unsafe {
         #[cfg(target_arch = "x86_64")]
-        if level == Level::Amx && call.geometry.dtype == Dtype::Bf16 {
+        if level == Level::Amx && matches!(call.geometry.dtype, Dtype::Bf16 | Dtype::I8) {
             return amx::run(call, item, scratch);
         }
         match call.geometry.dtype {
             Dtype::F32 => vector::run::<f32>(level, call, item, scratch),
             Dtype::F16 => vector::run::<F16>(level, call, item, scratch),
             Dtype::Bf16 => vector::run::<Bf16>(level, call, item, scratch),
+            Dtype::I8 => vector::run::<stored::Int8>(level, call, item, scratch),
         }
     }
 }

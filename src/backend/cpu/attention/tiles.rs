@@ -1,9 +1,11 @@
 //! What AMX attention reads and writes: queries, keys and values as bf16 tiles, and the outputs.
 
 use super::amx::Parts;
+use super::stored::Run;
 use super::{Call, Item, TILE};
-use crate::backend::cpu::simd::transpose16;
+use crate::backend::cpu::simd::{bf16_bits, transpose16};
 use crate::backend::cpu::tile::TILE_BYTES;
+use crate::tensor::Dtype;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -13,6 +15,8 @@ pub(super) struct Kv {
     pub keys: *mut u8,
     /// `[dims][2][2]` tiles: of each 32 dimensions and 32 positions, two of `[16 dims][32 positions]`.
     pub values: *mut u8,
+    /// `[2][TILE][dims * 32]`: rows of int8 K and V as bf16, before they are laid out.
+    pub rows: *mut u16,
     /// Head dimension in steps of 32.
     pub dims: usize,
 }
@@ -67,6 +71,22 @@ pub(super) unsafe fn pack_queries(call: &Call<'_>, item: &Item<'_>, parts: &Part
     }
 }
 
+/// An int8 row as bf16, in `to`.
+///
+/// # Safety
+/// AVX-512 BW and VL are available; the KV is int8, `token` in the run, and `to` has room for a row.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn widen(run: &Run<'_, '_>, token: usize, to: *mut u16) -> *const i16 {
+    // SAFETY: by the contract.
+    unsafe {
+        let (q, scale) = run.int8(token);
+        for (at, &q) in q.iter().enumerate() {
+            *to.add(at) = bf16_bits(f32::from(q as i8) * scale);
+        }
+    }
+    to.cast()
+}
+
 /// Lays out positions `seen` of the tile at `tile`; the others become zero, whatever their slots hold.
 ///
 /// # Safety
@@ -75,13 +95,23 @@ pub(super) unsafe fn pack_queries(call: &Call<'_>, item: &Item<'_>, parts: &Part
 pub(super) unsafe fn load_kv(call: &Call<'_>, item: &Item<'_>, kv: &Kv, tile: usize, seen: Range<usize>) {
     let mut keys = [std::ptr::null::<i16>(); TILE];
     let mut values = [std::ptr::null::<i16>(); TILE];
+    let int8 = call.geometry.dtype == Dtype::I8;
     let mut at = seen.start;
     while at < seen.end {
-        let (key, run) = call.tokens(item, false, tile + at);
-        let (value, _) = call.tokens(item, true, tile + at);
+        let (key, run) = Run::new(call, item, false, tile + at);
+        let (value, _) = Run::new(call, item, true, tile + at);
         for token in 0..run.min(seen.end - at) {
-            keys[at + token] = key.cast::<i16>().wrapping_add(token * call.dim);
-            values[at + token] = value.cast::<i16>().wrapping_add(token * call.dim);
+            if int8 {
+                let rows = kv.rows.wrapping_add((at + token) * kv.dims * 32);
+                // SAFETY: the token is in the run, and the rows have room for it.
+                unsafe {
+                    keys[at + token] = widen(&key, token, rows);
+                    values[at + token] = widen(&value, token, rows.add(TILE * kv.dims * 32));
+                }
+            } else {
+                keys[at + token] = key.tokens.cast::<i16>().wrapping_add(token * call.dim);
+                values[at + token] = value.tokens.cast::<i16>().wrapping_add(token * call.dim);
+            }
         }
         at += run;
     }
@@ -126,7 +156,7 @@ pub(super) unsafe fn prefetch_kv(call: &Call<'_>, item: &Item<'_>, positions: Ra
         let (key, run) = call.tokens(item, false, at);
         let (value, _) = call.tokens(item, true, at);
         let run = run.min(positions.end - at);
-        for offset in (0..run * call.dim * 2).step_by(64) {
+        for offset in (0..run * call.geometry.row_bytes()).step_by(64) {
             // SAFETY: a prefetch never faults.
             unsafe {
                 _mm_prefetch::<_MM_HINT_T1>(key.wrapping_add(offset).cast());

@@ -3,6 +3,7 @@
 // Register tiles are indexed in both directions; iterators would hide their shape.
 #![allow(clippy::needless_range_loop)]
 
+use super::stored::{Run, Stored};
 use super::{Call, FLOOR, Item, Scratch, TILE};
 use crate::backend::cpu::level::Level;
 use crate::backend::cpu::simd::{Element, Kernel, Simd, dispatch};
@@ -11,21 +12,21 @@ use std::marker::PhantomData;
 /// Floats of scratch for `rows` query rows.
 pub(super) fn scratch_len(dim: usize, rows: usize) -> usize {
     let padded = dim.next_multiple_of(16);
-    2 * TILE * padded + rows * (TILE + padded + 2) + 64
+    2 * TILE * padded + rows * (TILE + padded + 2) + padded + 64
 }
 
-struct Attend<'a, E> {
+struct Attend<'a, T> {
     call: &'a Call<'a>,
     item: &'a Item<'a>,
     scratch: &'a mut Scratch,
-    element: PhantomData<E>,
+    stored: PhantomData<T>,
 }
 
 /// # Safety
-/// As for [`super::run`], and E is the element of the KV geometry.
-pub(super) unsafe fn run<E: Element>(level: Level, call: &Call<'_>, item: &Item<'_>, scratch: &mut Scratch) {
+/// As for [`super::run`], and T is the form of the KV geometry.
+pub(super) unsafe fn run<T: Stored>(level: Level, call: &Call<'_>, item: &Item<'_>, scratch: &mut Scratch) {
     // SAFETY: passed on.
-    unsafe { dispatch(level, Attend::<E> { call, item, scratch, element: PhantomData }) }
+    unsafe { dispatch(level, Attend::<T> { call, item, scratch, stored: PhantomData }) }
 }
 
 /// Pointers into a thread's scratch.
@@ -40,11 +41,13 @@ struct Parts {
     sums: *mut f32,
     maxima: *mut f32,
     totals: *mut f32,
+    /// Space for one row.
+    row: *mut f32,
     padded: usize,
     rows: usize,
 }
 
-impl<E: Element> Kernel for Attend<'_, E> {
+impl<T: Stored> Kernel for Attend<'_, T> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let Attend { call, item, scratch, .. } = self;
@@ -59,7 +62,7 @@ impl<E: Element> Kernel for Attend<'_, E> {
             let sums = scores.add(rows * TILE);
             let maxima = sums.add(rows * padded);
             let totals = maxima.add(rows);
-            let parts = Parts { keys, values, scores, sums, maxima, totals, padded, rows };
+            let parts = Parts { keys, values, scores, sums, maxima, totals, row: totals.add(rows), padded, rows };
             for at in 0..rows * padded {
                 *sums.add(at) = 0.0;
             }
@@ -71,7 +74,7 @@ impl<E: Element> Kernel for Attend<'_, E> {
             while tile < visible.end {
                 let low = visible.start.saturating_sub(tile);
                 let high = (visible.end - tile).min(TILE);
-                load::<E, S>(call, item, &parts, tile, low, high);
+                load::<T, S>(call, item, &parts, tile, low, high);
                 score_rows::<S>(call, item, &parts);
                 for row in 0..rows {
                     soften::<S>(call, item, &parts, row, tile);
@@ -95,7 +98,7 @@ impl<E: Element> Kernel for Attend<'_, E> {
 
 /// Widens positions `low..high` of a tile, K transposed; the others become zero.
 #[inline(always)]
-unsafe fn load<E: Element, S: Simd>(
+unsafe fn load<T: Stored, S: Simd>(
     call: &Call<'_>,
     item: &Item<'_>,
     parts: &Parts,
@@ -114,19 +117,19 @@ unsafe fn load<E: Element, S: Simd>(
         }
         let mut at = low;
         while at < high {
-            let (keys, run) = call.tokens(item, false, tile + at);
-            let (values, _) = call.tokens(item, true, tile + at);
+            let (keys, run) = Run::new(call, item, false, tile + at);
+            let (values, _) = Run::new(call, item, true, tile + at);
             let run = run.min(high - at);
             for token in 0..run {
-                let key = keys.cast::<E>().add(token * dim);
+                let key = T::row(&keys, token, parts.row);
                 for d in 0..dim {
                     *parts.keys.add(d * TILE + at + token) = (*key.add(d)).to_f32();
                 }
-                let (from, to) = (values.cast::<E>().add(token * dim), parts.values.add((at + token) * parts.padded));
+                let (from, to) = (T::row(&values, token, parts.row), parts.values.add((at + token) * parts.padded));
                 let whole = dim - dim % S::LANES;
                 let mut d = 0;
                 while d < whole {
-                    E::load::<S>(from.add(d)).store(to.add(d));
+                    T::Element::load::<S>(from.add(d)).store(to.add(d));
                     d += S::LANES;
                 }
                 while d < parts.padded {

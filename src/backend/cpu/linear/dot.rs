@@ -48,6 +48,7 @@ pub(super) unsafe fn product(
             Dtype::F32 => dispatch(level, Product { x, m, k, w: w.cast::<f32>(), columns, out }),
             Dtype::F16 => dispatch(level, Product { x, m, k, w: w.cast::<F16>(), columns, out }),
             Dtype::Bf16 => dispatch(level, Product { x, m, k, w: w.cast::<Bf16>(), columns, out }),
+            Dtype::I8 => unreachable!("no matrix is int8"),
         }
     }
 }

@@ -46,6 +46,7 @@ pub fn rounded(value: f32, dtype: Dtype) -> f32 {
         Dtype::F32 => value,
         Dtype::F16 => half::f16::from_f32(value).to_f32(),
         Dtype::Bf16 => half::bf16::from_f32(value).to_f32(),
+        Dtype::I8 => panic!("int8 is rounded by the row"),
     }
 }
 
@@ -54,3 +55,4 @@ pub fn bits(values: &[f32]) -> Vec<u32> {
 }
 
 pub const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::Bf16];
+pub const KV_DTYPES: [Dtype; 4] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8];

@@ -1,0 +1,172 @@
+//! KV between layouts: other block sizes, element types and shards, stripe by stripe in runs of tokens.
+
+use super::image::mask;
+use crate::backend::{BlockId, BlockStore, KvGeometry, int8};
+use crate::bail;
+use crate::error::Result;
+use crate::tensor::Dtype;
+
+/// How blocks of one layout become blocks of another. Values pass through f32, which holds every dtype exactly, and
+/// are rounded once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Conversion {
+    from: KvGeometry,
+    to: KvGeometry,
+}
+
+/// Tokens that follow one another in a source block and in a destination block.
+struct Run {
+    /// The first one's place in its source block.
+    from: usize,
+    /// The first one's place in its destination block.
+    to: usize,
+    count: usize,
+}
+
+/// Rows on their way, kept from run to run.
+#[derive(Default)]
+struct Scratch {
+    values: Vec<f32>,
+    rows: Vec<u8>,
+    scales: Vec<u8>,
+}
+
+impl Conversion {
+    /// INCOMPATIBLE where the two are not of one model's shape. Both must have passed `validate`.
+    pub fn new(from: &KvGeometry, to: &KvGeometry) -> Result<Conversion> {
+        for (field, expected, found) in [
+            ("layers", to.layers, from.layers),
+            ("KV heads", to.kv_heads, from.kv_heads),
+            ("head dimension", to.head_dim, from.head_dim),
+        ] {
+            if expected != found {
+                bail!(Incompatible, "{field}: expected {expected}, found {found}");
+            }
+        }
+        Ok(Conversion { from: *from, to: *to })
+    }
+
+    /// The layout that blocks come in.
+    pub fn source(&self) -> &KvGeometry {
+        &self.from
+    }
+
+    /// Blocks stay what they are.
+    pub fn is_identity(&self) -> bool {
+        self.from == self.to
+    }
+
+    /// Values keep their bits, wherever they lie.
+    pub fn is_exact(&self) -> bool {
+        self.from.dtype == self.to.dtype
+    }
+
+    /// Writes what block `index` of a sequence, whole in `source`, has of tokens `first_token..computed` into the
+    /// blocks of `table`. No other token of `source` goes anywhere.
+    pub fn write(
+        &self,
+        index: usize,
+        source: &[u8],
+        computed: u32,
+        first_token: u32,
+        store: &dyn BlockStore,
+        table: &[BlockId],
+    ) {
+        let begin = index * self.from.block_tokens as usize;
+        let end = (begin + self.from.block_tokens as usize).min(computed as usize);
+        let first = begin.max(first_token as usize);
+        if first >= end {
+            return;
+        }
+        if self.is_identity() && first == begin {
+            if end - begin == self.from.block_tokens as usize {
+                store.write(table[index], 0, source);
+            } else {
+                let mut masked = source.to_vec();
+                mask(&self.from, index, computed, 0, &mut masked);
+                store.write(table[index], 0, &masked);
+            }
+            return;
+        }
+        let block_tokens = self.to.block_tokens as usize;
+        let mut scratch = Scratch::default();
+        let mut token = first;
+        while token < end {
+            let to = token % block_tokens;
+            let run = Run { from: token - begin, to, count: (block_tokens - to).min(end - token) };
+            for stripe in 0..2 * self.from.layers as usize * self.from.kv_heads as usize {
+                let (head, part) = (stripe % self.from.kv_heads as usize, stripe / self.from.kv_heads as usize);
+                let from = self.from.stripe_offset(part / 2, part % 2 == 1, head);
+                let stripe = &source[from..from + self.from.stripe_bytes()];
+                let at = self.to.stripe_offset(part / 2, part % 2 == 1, head);
+                self.write_run(&run, stripe, at, store, table[token / block_tokens], &mut scratch);
+            }
+            token += run.count;
+        }
+    }
+
+    /// One stripe's part of a run; the destination's stripe begins at `at`.
+    fn write_run(
+        &self,
+        run: &Run,
+        stripe: &[u8],
+        at: usize,
+        store: &dyn BlockStore,
+        block: BlockId,
+        scratch: &mut Scratch,
+    ) {
+        let (from, to) = (&self.from, &self.to);
+        let mut rows = &stripe[run.from * from.row_bytes()..][..run.count * from.row_bytes()];
+        let mut scales = &stripe[from.scales_offset() + run.from * from.scale_bytes()..];
+        scales = &scales[..run.count * from.scale_bytes()];
+        if !self.is_exact() {
+            widen(from, rows, scales, &mut scratch.values);
+            scratch.narrow(to);
+            (rows, scales) = (&scratch.rows, &scratch.scales);
+        }
+        store.write(block, at + run.to * to.row_bytes(), rows);
+        if !scales.is_empty() {
+            store.write(block, at + to.scales_offset() + run.to * to.scale_bytes(), scales);
+        }
+    }
+}
+
+/// The numbers of stored rows.
+fn widen(geometry: &KvGeometry, rows: &[u8], scales: &[u8], values: &mut Vec<f32>) {
+    values.clear();
+    let pairs = rows.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
+    match geometry.dtype {
+        Dtype::F32 => values.extend(rows.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
+        Dtype::F16 => values.extend(pairs.map(|bits| half::f16::from_bits(bits).to_f32())),
+        Dtype::Bf16 => values.extend(pairs.map(|bits| f32::from_bits(u32::from(bits) << 16))),
+        Dtype::I8 => {
+            values.resize(rows.len(), 0.0);
+            let dim = geometry.head_dim as usize;
+            let scales = scales.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+            for ((row, scale), out) in rows.chunks_exact(dim).zip(scales).zip(values.chunks_exact_mut(dim)) {
+                int8::dequantise(row, scale, out);
+            }
+        }
+    }
+}
+
+impl Scratch {
+    /// Its numbers as rows of the geometry's dtype.
+    fn narrow(&mut self, geometry: &KvGeometry) {
+        let Scratch { values, rows, scales } = self;
+        rows.clear();
+        scales.clear();
+        match geometry.dtype {
+            Dtype::F32 => values.iter().for_each(|x| rows.extend_from_slice(&x.to_le_bytes())),
+            Dtype::F16 => values.iter().for_each(|&x| rows.extend_from_slice(&half::f16::from_f32(x).to_le_bytes())),
+            Dtype::Bf16 => values.iter().for_each(|&x| rows.extend_from_slice(&half::bf16::from_f32(x).to_le_bytes())),
+            Dtype::I8 => {
+                rows.resize(values.len(), 0);
+                let dim = geometry.head_dim as usize;
+                for (row, q) in values.chunks_exact(dim).zip(rows.chunks_exact_mut(dim)) {
+                    scales.extend_from_slice(&int8::quantise(row, q).to_le_bytes());
+                }
+            }
+        }
+    }
+}
