@@ -1,13 +1,12 @@
 //! Handles that a request takes while their import is still in flight.
 
-use std::sync::Arc;
-
 use super::Waker;
 use super::cache::{Cache, Shared};
 use super::export::Consumed;
 use super::handle::{Body, End, KvId};
 use super::state::State;
 use crate::error::Result;
+use crate::sync::Arc;
 
 /// A handle taken before it has landed. For everybody else it is consumed; dropping the claim ends it, and then the
 /// exporter keeps its own.

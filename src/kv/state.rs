@@ -1,8 +1,7 @@
 //! Everything of a cache that its one mutex guards: blocks, tables, handles, deadlines, and who waits for what.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Waker;
 use super::blocks::Blocks;
@@ -11,6 +10,7 @@ use crate::backend::BlockId;
 use crate::bail;
 use crate::error::Result;
 use crate::sequence::Snapshot;
+use crate::sync::{Arc, Instant};
 
 /// What kind of owner a block table has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

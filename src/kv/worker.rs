@@ -1,13 +1,13 @@
 //! The transfer thread of a cache: started by the first job, ended by close.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Sender, unbounded};
 
 use crate::bail;
 use crate::error::Result;
+use crate::sync::{Mutex, PoisonError};
 
 pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
