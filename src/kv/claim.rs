@@ -24,7 +24,7 @@ impl Cache {
             if let Body::Importing { wakers, .. } = state.slots.body_mut(slot) {
                 wakers.push(waker);
             }
-            state.slots.claim(slot);
+            state.claim(slot);
             Ok(Claim { shared: self.shared.clone(), id })
         })
     }

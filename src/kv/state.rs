@@ -204,6 +204,20 @@ impl State {
         }
     }
 
+    /// A request takes the handle. If it has landed since it was asked for, no lease ends it from now on either.
+    pub fn claim(&mut self, slot: u32) {
+        self.slots.claim(slot);
+        let old = match self.slots.body(slot) {
+            Body::Ready(Export { deadline, .. }) | Body::Failed { deadline, .. } => *deadline,
+            _ => return,
+        };
+        self.deadlines.remove(&(old, slot));
+        let new = self.deadline(slot, LONGEST_LEASE);
+        if let Body::Ready(Export { deadline, .. }) | Body::Failed { deadline, .. } = self.slots.body_mut(slot) {
+            *deadline = new;
+        }
+    }
+
     /// Ends every handle whose lease is over.
     pub fn expire(&mut self, now: Instant) {
         while let Some(&(deadline, slot)) = self.deadlines.first() {

@@ -6,6 +6,8 @@ mod handles;
 pub(crate) mod model;
 mod ownership;
 mod random;
+#[cfg(feature = "shuttle")]
+mod shuttle;
 pub(crate) mod store;
 
 use crate::backend::{BlockId, BlockStore, KvGeometry};
