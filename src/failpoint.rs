@@ -11,6 +11,10 @@ use crate::error::Status;
 pub enum Action {
     Panic,
     Fail(Status),
+    /// Sleeps for so long.
+    Pause(std::time::Duration),
+    /// Raises a signal in this process: SIGKILL, SIGSTOP.
+    Signal(i32),
 }
 
 #[cfg(not(feature = "failpoints"))]
@@ -58,6 +62,14 @@ mod armed {
         match action {
             None => Ok(()),
             Some(Action::Panic) => panic!("failpoint {name}"),
+            Some(Action::Pause(time)) => {
+                std::thread::sleep(time);
+                Ok(())
+            }
+            Some(Action::Signal(signal)) => {
+                crate::sys::raise(signal);
+                Ok(())
+            }
             Some(Action::Fail(status)) => Err(Error::new(status, format!("failpoint {name}"))),
         }
     }

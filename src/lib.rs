@@ -19,6 +19,7 @@ pub mod panics;
 pub mod sampling;
 pub mod scheduler;
 pub mod sequence;
+mod sync;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod tensor;

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Module → the modules it may use. `error`, `log`, `panics`, `failpoint` and `sys` are the floor under all.
+/// Module → the modules it may use. `error`, `log`, `panics`, `failpoint`, `sys` and `sync` are the floor under all.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("tensor", &[]),
     ("sequence", &[]),
     ("sys", &[]),
+    ("sync", &[]),
     ("log", &[]),
     ("panics", &[]),
     ("failpoint", &[]),
@@ -21,7 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("engine", &["model", "transport", "kv", "scheduler", "sampling", "backend", "tensor", "sequence"]),
     ("ffi", &["engine", "model", "transport", "kv", "sampling", "backend", "tensor", "sequence"]),
 ];
-const FLOOR: &[&str] = &["error", "sys", "log", "panics", "failpoint"];
+const FLOOR: &[&str] = &["error", "sys", "sync", "log", "panics", "failpoint"];
 
 fn sources(dir: &Path, out: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap() {

@@ -5,21 +5,21 @@ mod common;
 
 use cleave::engine::{Engine, EngineOptions, EventKind, ModelCache, Request, Role};
 use cleave::error::Status;
-use cleave::kv::KvId;
-use cleave::sequence::FinishReason;
+use cleave::kv::{Consumed, KvId};
+use cleave::sequence::{FinishReason, Snapshot};
 use common::*;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-/// Two caches with the same secret, a handle in the first, and the second's transfer thread held up.
+/// Two caches with the same secret, and a handle in the first whose prompt seems to be still on its way: an import of it
+/// is in flight until `go`.
 struct Pair {
     from: Arc<ModelCache>,
     to: Arc<ModelCache>,
     host: Host,
     kv: u64,
     ticket: Vec<u8>,
-    go: Sender<()>,
+    land: Option<Box<dyn FnOnce()>>,
 }
 
 fn pair() -> Pair {
@@ -30,33 +30,28 @@ fn pair() -> Pair {
     let (from, to) = (make(), make());
     let mut host = Host::new();
     let prefill = host.engine(&from, role(Role::Prefill));
-    let mut export = |salt| {
-        let end = host.run(&prefill, request(&prompt(40, salt), 12)).end.unwrap();
-        (end.kv, cleave::transport::ticket(from.kv(), KvId(end.kv)).unwrap())
-    };
-    let (other, (kv, ticket)) = (export(1), export(2));
-    let (go, wait) = channel();
-    // The transfer thread calls this when the first import has landed, and stands still in it.
-    let hold = move |id: KvId, _: cleave::error::Result<()>| {
-        let _ = wait.recv_timeout(Duration::from_secs(30));
-        _ = id;
-    };
-    let held = to.node().import(&other.1, hold).unwrap();
-    while to.kv().info(held).unwrap().importing {
-        std::thread::yield_now();
-    }
-    to.kv().release(held).unwrap();
-    Pair { from, to, host, kv, ticket, go }
+    let done = host.run(&prefill, request(&prompt(40, 2), 12)).end.unwrap().kv;
+    let Consumed::Ready(snapshot, table) = from.kv().consume(KvId(done)).unwrap() else { panic!("pending") };
+    let begin = Snapshot { tokens: snapshot.tokens[..40].to_vec(), last_logprob: 0.0, ..snapshot.clone() };
+    let filling = from.kv().begin_filling(begin, &table).unwrap();
+    let kv = filling.id().0;
+    let ticket = cleave::transport::ticket(from.kv(), KvId(kv)).unwrap();
+    let land = move || _ = filling.finish(snapshot, table).unwrap();
+    Pair { from, to, host, kv, ticket, land: Some(Box::new(land)) }
 }
 
 impl Pair {
+    fn go(&mut self) {
+        self.land.take().expect("once")();
+    }
+
     fn import(&self) -> u64 {
         self.to.import(Some(&self.host.queue), &self.ticket, 5).unwrap().0
     }
 
     /// The import's KV_READY has come, nothing is left in the second cache, and the first still has its handle.
     fn settled(mut self, what: &str) {
-        self.go.send(()).unwrap();
+        self.go();
         while !self.host.others.iter().any(|e| e.kind == EventKind::KvReady) {
             assert!(self.host.poll(Duration::from_secs(10)) > 0, "{what}: no KV_READY");
         }
@@ -126,7 +121,7 @@ fn an_exported_one_is_handed_over_when_it_lands() {
     let engine = engine(&pair);
     let id = pair.host.submit(&engine, continuation(pair.import()));
     engine.export(id).unwrap();
-    pair.go.send(()).unwrap();
+    pair.go();
     let outcome = pair.host.finish(id);
     assert_eq!((outcome.reason(), outcome.tokens.len()), (FinishReason::Exported, 0));
     let rest = pair.host.run(&engine, continuation(outcome.end.unwrap().kv));
@@ -139,20 +134,20 @@ fn what_a_landed_sequence_cannot_run_ends_it_and_frees_it() {
     let engine = engine(&pair);
     let bad = Request { prompt: prompt(1 << 12, 1), ..continuation(pair.import()) };
     let id = pair.host.submit(&engine, bad);
-    pair.go.send(()).unwrap();
+    pair.go();
     ends(&mut pair.host, id, Status::InvalidArgument, "too long");
     assert_quiescent(&pair.to);
 }
 
 #[test]
 fn a_flood_of_imports_all_report() {
-    let pair = pair();
+    let mut pair = pair();
     let mut host = Host::new();
     let engine = host.engine(&pair.to, EngineOptions { max_sequences: 2, ..role(Role::Mixed) });
     // One ticket many times: the first import gets the sequence, the others learn that it is gone.
     let imports: Vec<u64> = (0..20).map(|i| pair.to.import(Some(&host.queue), &pair.ticket, i).unwrap().0).collect();
     let ids: Vec<u64> = imports.iter().map(|&kv| host.submit(&engine, continuation(kv))).collect();
-    pair.go.send(()).unwrap();
+    pair.go();
     let outcomes: Vec<_> = ids.iter().map(|&id| host.finish(id)).collect();
     assert_eq!(outcomes.iter().filter(|o| o.reason() == FinishReason::Length).count(), 1);
     assert_eq!(outcomes.iter().filter(|o| o.end.unwrap().status == Some(Status::Expired)).count(), 19);
@@ -171,7 +166,7 @@ fn a_handle_on_its_way_is_used_once() {
     let id = pair.host.submit(&engine, continuation(kv));
     let refused = engine.submit(vec![continuation(kv)]).refused.expect("taken by the first request");
     assert_eq!(refused.status, Status::Expired, "{refused}");
-    pair.go.send(()).unwrap();
+    pair.go();
     assert_eq!(pair.host.finish(id).reason(), FinishReason::Length);
 }
 

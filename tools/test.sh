@@ -22,7 +22,7 @@ part() { # part NAME COMMAND...
 
 totals() {
     case $1 in
-    rust) awk '/^test result:/ {p += $4; f += $6; i += $8} END {printf "%d passed, %d failed, %d ignored", p, f, i}' "$log/rust" ;;
+    rust | shuttle) awk '/^test result:/ {p += $4; f += $6; i += $8} END {printf "%d passed, %d failed, %d ignored", p, f, i}' "$log/$1" ;;
     ctest) awk '/tests passed/ {print} /Not Run|Skipped/ {s++} END {if (s) printf "(%d lines about skipped tests)", s}' "$log/ctest" | tr '\n' ' ' ;;
     esac
 }
@@ -31,6 +31,8 @@ part format make --no-print-directory fmt
 part clippy make --no-print-directory lint
 # --no-fail-fast: one broken test does not hide another.
 part rust cargo test --locked --features failpoints --no-fail-fast
+# Schedules of the lease and ownership code: a build of its own, because its locks are a model checker's.
+part shuttle cargo test --locked --features failpoints,shuttle --lib kv::tests::shuttle
 part build make --no-print-directory build
 part ctest make --no-print-directory ctest
 

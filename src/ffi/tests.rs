@@ -84,7 +84,7 @@ fn every_status_has_a_name() {
         unsafe { CStr::from_ptr(cleave_status_string(status)) }.to_str().unwrap()
     };
     assert_eq!((name(0), name(-2), name(-16)), ("OK", "NOT_FOUND", "INTERNAL"));
-    for unknown in [1, -17, i32::MIN, i32::MAX] {
+    for unknown in [1, -18, i32::MIN, i32::MAX] {
         assert_eq!(name(unknown), "UNKNOWN");
     }
     assert_eq!(version::cleave_api_version(), version::CLEAVE_API_MAJOR << 16 | version::CLEAVE_API_MINOR);

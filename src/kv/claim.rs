@@ -1,7 +1,5 @@
 //! Handles that a request takes while their KV is still on its way: in an import, or being computed.
 
-use std::sync::Arc;
-
 use super::Waker;
 use super::cache::{Cache, Shared};
 use super::export::Consumed;
@@ -10,6 +8,7 @@ use super::handle::{Body, End, KvId};
 use super::state::State;
 use crate::error::Result;
 use crate::sequence::Snapshot;
+use crate::sync::Arc;
 
 /// A handle taken before it has landed. For everybody else it is consumed; dropping the claim ends it, and then the
 /// exporter keeps its own.
@@ -28,7 +27,7 @@ impl Cache {
             {
                 wakers.push(waker);
             }
-            state.slots.claim(slot);
+            state.claim(slot);
             Ok(Claim { shared: self.shared.clone(), id })
         })
     }

@@ -1,8 +1,6 @@
 //! Handles: a snapshot and its blocks under a lease.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::cache::{Cache, Shared};
 use super::filling::Progress;
@@ -14,6 +12,8 @@ use super::{Waker, ticket};
 use crate::bail;
 use crate::error::Result;
 use crate::sequence::Snapshot;
+use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::{Arc, Instant};
 
 /// What [`Cache::consume`] found.
 #[expect(clippy::large_enum_variant, reason = "the large one is the rule, and a box would cost the handoff")]

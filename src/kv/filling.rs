@@ -1,6 +1,6 @@
 //! Handles whose prompt is still being computed: a peer may begin to pull what is there.
 
-use std::sync::Arc;
+use crate::sync::Arc;
 
 use super::cache::{Cache, Shared};
 use super::handle::{Body, KvId};

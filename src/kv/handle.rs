@@ -1,8 +1,7 @@
 //! KV handles: ids that cannot be mistaken for another cache's or an earlier handle's.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Waker;
 use super::filling::Progress;
@@ -11,6 +10,7 @@ use crate::backend::BlockId;
 use crate::bail;
 use crate::error::{Error, Result};
 use crate::sequence::Snapshot;
+use crate::sync::{Arc, Instant};
 
 const SLOT_BITS: u32 = 20;
 const GENERATION_BITS: u32 = 24;

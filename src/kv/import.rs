@@ -1,8 +1,5 @@
 //! Handles whose KV is still on its way, and tables being filled for them.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-
 use super::cache::{Cache, Shared};
 use super::convert::Conversion;
 use super::handle::{Body, End, KvId};
@@ -13,6 +10,8 @@ use crate::backend::KvGeometry;
 use crate::bail;
 use crate::error::{Error, Result};
 use crate::sequence::Snapshot;
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering::Relaxed;
 use crate::sys::bytes::Target;
 
 /// Blocks being filled from outside, held by a transfer until they are whole. Dropping it returns them.

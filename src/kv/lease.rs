@@ -1,9 +1,7 @@
 //! The lease timer: the only thing that ends a lease, whatever engines and peers are doing.
 
-use std::sync::{Arc, PoisonError};
-use std::time::Instant;
-
 use super::cache::{Shared, wake};
+use crate::sync::{Arc, Instant, PoisonError};
 
 /// Sleeps until the next deadline, ends what is due, and returns once the cache is closed.
 pub(super) fn run(shared: &Arc<Shared>) {

@@ -1,7 +1,8 @@
 //! The exporter's side of a transfer: blocks of a handle that a peer reads, and the end of the handle once it has them.
 
-use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::sync::{Arc, Instant, PoisonError};
 
 use super::cache::{Cache, Shared};
 use super::handle::{Body, End, KvId};
@@ -131,7 +132,7 @@ impl Loan {
 
     /// Counts KV bytes that left.
     pub fn count_out(&self, bytes: usize) {
-        self.shared.bytes_out.fetch_add(bytes as u64, std::sync::atomic::Ordering::Relaxed);
+        self.shared.bytes_out.fetch_add(bytes as u64, crate::sync::atomic::Ordering::Relaxed);
     }
 
     pub fn store(&self) -> &dyn crate::backend::BlockStore {

@@ -53,4 +53,4 @@ pub use hash::{BlockHash, HashChain};
 pub use table::BlockTable;
 
 /// Called once, from whatever thread made true what was waited for, with no lock held. Must not block.
-pub type Waker = std::sync::Arc<dyn Fn() + Send + Sync>;
+pub type Waker = crate::sync::Arc<dyn Fn() + Send + Sync>;

@@ -1,8 +1,7 @@
 //! Everything of a cache that its one mutex guards: blocks, tables, handles, deadlines, and who waits for what.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Waker;
 use super::blocks::Blocks;
@@ -12,6 +11,7 @@ use crate::backend::BlockId;
 use crate::bail;
 use crate::error::Result;
 use crate::sequence::Snapshot;
+use crate::sync::{Arc, Instant};
 
 /// What kind of owner a block table has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -221,6 +221,20 @@ impl State {
         let new = self.deadline(slot, lease);
         if let Body::Ready(export) = self.slots.body_mut(slot) {
             (export.deadline, export.lease) = (new, lease);
+        }
+    }
+
+    /// A request takes the handle. If it has landed since it was asked for, no lease ends it from now on either.
+    pub fn claim(&mut self, slot: u32) {
+        self.slots.claim(slot);
+        let old = match self.slots.body(slot) {
+            Body::Ready(Export { deadline, .. }) | Body::Failed { deadline, .. } => *deadline,
+            _ => return,
+        };
+        self.deadlines.remove(&(old, slot));
+        let new = self.deadline(slot, LONGEST_LEASE);
+        if let Body::Ready(Export { deadline, .. }) | Body::Failed { deadline, .. } = self.slots.body_mut(slot) {
+            *deadline = new;
         }
     }
 

@@ -1,11 +1,10 @@
 //! Block tables: the blocks of one sequence, in order.
 
-use std::sync::Arc;
-
 use super::cache::Shared;
 use super::hash::BlockHash;
 use super::state::{Owner, TableKey};
 use crate::backend::BlockId;
+use crate::sync::Arc;
 
 /// Blocks of one sequence: token `t` lies in block `t / block_tokens`. Dropping it returns them.
 pub struct BlockTable {

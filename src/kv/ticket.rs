@@ -137,7 +137,7 @@ impl Cache {
 
     /// The same, unless there are any.
     pub(crate) fn set_default_endpoints(&self, endpoints: &[Endpoint]) {
-        let mut known = self.shared.endpoints.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut known = self.shared.endpoints.lock().unwrap_or_else(crate::sync::PoisonError::into_inner);
         if known.is_empty() {
             *known = endpoints.into();
         }
@@ -145,7 +145,7 @@ impl Cache {
 
     /// What tickets and addresses name from now on.
     pub(crate) fn set_endpoints(&self, endpoints: Vec<Endpoint>) {
-        *self.shared.endpoints.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = endpoints.into();
+        *self.shared.endpoints.lock().unwrap_or_else(crate::sync::PoisonError::into_inner) = endpoints.into();
     }
 }
 

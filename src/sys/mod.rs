@@ -19,6 +19,13 @@ pub fn monotonic_ns() -> u64 {
     t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
 }
 
+/// Sends this process a signal, for tests.
+#[cfg(feature = "failpoints")]
+pub fn raise(signal: i32) {
+    // SAFETY: no pointers; what the signal does is what the test wants.
+    unsafe { libc::kill(std::process::id() as i32, signal) };
+}
+
 /// Bytes from the kernel's random generator: secrets, epochs, seeds.
 pub fn random_bytes<const N: usize>() -> crate::error::Result<[u8; N]> {
     let mut bytes = [0u8; N];

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use crate::backend::{BlockId, BlockStore, KvGeometry};
 use crate::error::{Result, Status};
+use crate::kv::tests::held::HeldStore;
 use crate::kv::tests::model::{GEOMETRY, Seq, cache, config, identity};
-use crate::kv::tests::store::{HeldStore, MemoryStore};
+use crate::kv::tests::store::MemoryStore;
 use crate::kv::tests::{consume, sound};
 use crate::kv::{Cache, Consumed, KvId};
 use crate::transport::{self, Node, NodeConfig};

@@ -1,7 +1,5 @@
 //! Producing an image: any piece of it at any time, without making the whole.
 
-use std::sync::Arc;
-
 use super::super::cache::{Cache, CacheIdentity};
 use super::super::handle::{Body, ImageHead, KvId};
 use super::envelope::{self, Keys, Kind, block_tag};
@@ -12,6 +10,7 @@ use crate::backend::{BlockId, BlockStore, KvGeometry};
 use crate::error::Result;
 use crate::kv::hash::HashChain;
 use crate::sequence::Snapshot;
+use crate::sync::Arc;
 
 /// Everything of an image before the block records.
 pub(in crate::kv) fn encode_head(

@@ -3,9 +3,10 @@
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use super::held::HeldStore;
 use super::model::{GEOMETRY, Seq, config, identity};
 use super::sound;
-use super::store::{HeldStore, MemoryStore};
+use super::store::MemoryStore;
 use crate::error::{Result, Status};
 use crate::kv::{Cache, CacheConfig, Claim, Consumed, KvId};
 use crate::transport::{self, Node, NodeConfig};

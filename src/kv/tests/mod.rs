@@ -4,9 +4,12 @@ mod claims;
 mod convert;
 mod format;
 mod handles;
+pub(crate) mod held;
 pub(crate) mod model;
 mod ownership;
 mod random;
+#[cfg(feature = "shuttle")]
+mod shuttle;
 pub(crate) mod store;
 
 use crate::backend::{BlockId, BlockStore, KvGeometry};

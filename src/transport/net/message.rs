@@ -199,8 +199,8 @@ fn status(code: i32) -> Status {
     ALL.into_iter().find(|status| *status as i32 == code).unwrap_or(Peer)
 }
 
-/// Anything that could have come over a connection. For fuzzing.
-#[cfg(any(test, feature = "fuzzing"))]
+/// Anything that could have come over a connection.
+#[cfg(test)]
 pub(crate) fn parse(data: &[u8]) -> Option<Message> {
     let (header, payload) = data.split_first_chunk()?;
     Message::decode(header, payload).ok()

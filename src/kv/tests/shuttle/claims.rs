@@ -1,0 +1,142 @@
+//! Handles that are taken while their import is in flight. The claimant owns what lands.
+
+use super::*;
+use crate::kv::Claim;
+
+/// What arrives, by way of an image: as a transfer does it, asked before it lands whether anybody wants it.
+pub(super) fn land(cache: &Cache, id: KvId, image: &[u8]) -> Result<()> {
+    let outcome = cache.take_image(image);
+    let outcome = outcome.and_then(|taken| cache.check_import(id).map(|()| taken));
+    cache.finish_import(id, outcome)
+}
+
+/// The image of some sequence, from a cache that is gone by then.
+pub(super) fn some_image() -> Vec<u8> {
+    let model = Model::new(2);
+    let id = model.exported();
+    let image = image(&model.cache, id).unwrap();
+    model.closed();
+    image
+}
+
+/// Waits if it must, once.
+fn fetch(cache: &Cache, mut claim: Claim, sleeper: &Sleeper) -> Result<Seq> {
+    if let Some(seq) = landed(cache, claim.take()?) {
+        return Ok(seq);
+    }
+    sleeper.sleep();
+    Ok(landed(cache, claim.take()?).expect("called, so it is here"))
+}
+
+/// Two claim and one consumes, and somebody may release it: exactly one gets the sequence.
+#[test]
+fn an_import_goes_to_one() {
+    for release in [false, true] {
+        explore(move || {
+            let model = Model::new(4);
+            let image = some_image();
+            let id = model.cache.begin_import().unwrap();
+            let lander = model.go(move |cache| land(cache, id, &image));
+            let claimants = [(); 2].map(|()| {
+                model.go(move |cache| {
+                    let sleeper = Sleeper::new();
+                    let claimed = cache.claim(id, sleeper.waker.clone());
+                    let got = claimed.map(|claim| fetch(cache, claim, &sleeper).expect("what was claimed comes"));
+                    assert!(sleeper.calls() <= usize::from(got.is_ok()));
+                    got.map(drop)
+                })
+            });
+            let consumer = model.go(move |cache| take(cache, id));
+            let releaser = release.then(|| model.go(move |cache| cache.release(id).unwrap()));
+            let claims = claimants.map(|claimant| claimant.join().unwrap());
+            let consumed = consumer.join().unwrap();
+            releaser.into_iter().for_each(|releaser| releaser.join().unwrap());
+            let winners = claims.iter().filter(|claim| claim.is_ok()).count();
+            let winners = winners + usize::from(matches!(consumed, Ok(Some(_))));
+            let landed = lander.join().unwrap();
+            assert!(winners == 1 || release && winners == 0, "{winners} have it");
+            if winners == 1 {
+                assert!(landed.is_ok(), "{landed:?}");
+            } else {
+                assert!(matches!(status(&landed), None | Some(Status::NotFound)));
+                assert!(claims.iter().all(|claim| status(claim) == Some(Status::NotFound)));
+            }
+            drop(consumed);
+            model.finish();
+        });
+    }
+}
+
+/// Cancelling races with the landing. The exporter keeps its handle if the landing was told in time.
+#[test]
+fn a_claim_dropped_ends_the_import() {
+    explore(|| {
+        let (exporter, model) = (Model::new(2), Model::new(2));
+        let source = exporter.exported();
+        let image = image(&exporter.cache, source).unwrap();
+        let id = model.cache.begin_import().unwrap();
+        let from = exporter.cache.clone();
+        let lander = model.go(move |cache| {
+            let outcome = cache.take_image(&image);
+            let wanted = cache.check_import(id).and_then(|()| from.end_consumed(source));
+            let outcome = outcome.and_then(|taken| wanted.clone().map(|()| taken));
+            let landed = cache.finish_import(id, outcome);
+            assert!(wanted.is_ok() || landed.is_err());
+            wanted.is_ok()
+        });
+        let claimant = model.go(move |cache| {
+            let sleeper = Sleeper::new();
+            let claim = cache.claim(id, sleeper.waker.clone()).unwrap();
+            assert_eq!(status(&cache.consume(id)), Some(Status::Expired));
+            cache.release(id).unwrap();
+            assert_ne!(status(&cache.check_import(id)), Some(Status::NotFound), "a release ended what was claimed");
+            drop(claim);
+            sleeper
+        });
+        let expected = if lander.join().unwrap() { Some(Status::Expired) } else { None };
+        assert_eq!(status(&exporter.cache.info(source)), expected);
+        assert!(claimant.join().unwrap().calls() <= 1);
+        exporter.cache.release(source).unwrap();
+        model.finish();
+        exporter.finish();
+    });
+}
+
+/// The lease of what nobody claimed ends; what somebody claimed waits for him, landed before or after.
+#[test]
+fn no_lease_ends_what_is_claimed() {
+    explore(|| {
+        let model = Model::new(2);
+        let image = some_image();
+        let id = model.cache.begin_import().unwrap();
+        let lander = model.go(move |cache| land(cache, id, &image));
+        let time = model.go(|cache| (0..3).for_each(|_| pass(cache, LEASE)));
+        let sleeper = Sleeper::new();
+        match model.cache.claim(id, sleeper.waker.clone()) {
+            Ok(claim) => drop(fetch(&model.cache, claim, &sleeper).expect("claimed")),
+            Err(error) => assert_eq!(error.status, Status::Expired, "{error}"),
+        }
+        lander.join().unwrap().unwrap();
+        time.join().unwrap();
+        model.finish();
+    });
+}
+
+/// The same for a failure: it reaches the claimant and not the timer.
+#[test]
+fn a_failure_reaches_the_claimant() {
+    explore(|| {
+        let model = Model::new(2);
+        let id = model.cache.begin_import().unwrap();
+        let lander = model.go(move |cache| cache.finish_import(id, Err(crate::error!(Peer, "gone"))));
+        let time = model.go(|cache| (0..2).for_each(|_| pass(cache, LEASE)));
+        let sleeper = Sleeper::new();
+        match model.cache.claim(id, sleeper.waker.clone()) {
+            Ok(claim) => assert_eq!(status(&fetch(&model.cache, claim, &sleeper)), Some(Status::Peer)),
+            Err(error) => assert_eq!(error.status, Status::Expired, "{error}"),
+        }
+        assert_eq!(status(&lander.join().unwrap()), Some(Status::Peer));
+        time.join().unwrap();
+        model.finish();
+    });
+}

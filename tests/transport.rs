@@ -1,0 +1,141 @@
+//! KV between processes: shared memory, TCP plain and encrypted, streaming, and the sequence that comes out of it.
+
+mod worker;
+
+use serde_json::{Value, json};
+use std::time::Duration;
+use worker::Worker;
+
+#[test]
+fn worker_process() {
+    worker::serve_if_told();
+}
+
+fn prompt(n: usize, salt: usize) -> Vec<usize> {
+    (0..n).map(|i| 5 + (i * 7 + salt * 13) % 200).collect()
+}
+
+/// What a mixed engine of one process says.
+fn reference(worker: &mut Worker, tokens: &[usize], max: usize) -> Vec<Value> {
+    let request = worker
+        .ask(json!({"do": "submit", "engine": "mixed", "tokens": tokens, "max": max, "ignore_eos": true,
+        "salt": 99}));
+    worker.ask(json!({"do": "wait", "request": request["request"]}))["tokens"].as_array().unwrap().clone()
+}
+
+/// Prefills in `from`, pulls into `to`, decodes there: all tokens.
+fn hand_over(from: &mut Worker, to: &mut Worker, tokens: &[usize], max: usize, stream: bool) -> Vec<Value> {
+    let submitted = from.ask(json!({"do": "submit", "engine": "prefill", "tokens": tokens, "max": max,
+        "ignore_eos": true, "stream": stream, "chunk": 64}));
+    let what = if stream { "started" } else { "wait" };
+    let kv = from.ask(json!({"do": what, "request": submitted["request"]}))["kv"].clone();
+    let ticket = from.ask(json!({"do": "ticket", "kv": kv}))["ticket"].clone();
+    let kv = to.ask(json!({"do": "import", "ticket": ticket}))["kv"].clone();
+    let request = to.ask(json!({"do": "submit", "engine": "decode", "kv": kv, "emit": true}))["request"].clone();
+    let done = to.ask(json!({"do": "wait", "request": request}));
+    assert_eq!((&done["status"], &done["ends"]), (&json!(0), &json!(1)), "{done}");
+    assert_eq!(to.ask(json!({"do": "ready", "kv": kv}))["status"], 0);
+    done["tokens"].as_array().unwrap().clone()
+}
+
+fn settled(worker: &mut Worker, what: &str) {
+    let audit = worker.ask(json!({"do": "audit"}));
+    for field in ["leaked", "requests", "exports", "transfers"] {
+        assert_eq!(audit[field], 0, "{what}: {field} in {audit}");
+    }
+}
+
+fn through(config: Value, transport: u64) {
+    let mut from = Worker::start(config);
+    let mut to = Worker::start(json!({}));
+    let address = from.ask(json!({"do": "address"}))["address"].clone();
+    let report = to.ask(json!({"do": "pair", "address": address, "transport": transport}));
+    assert_eq!((&report["status"], &report["transport"]), (&json!(0), &json!(transport)), "{report}");
+    assert!(report["rate"].as_u64().unwrap() > 0, "{report}");
+    for (i, (n, stream)) in [(40, false), (333, false), (400, true), (16, true), (333, false)].into_iter().enumerate() {
+        let tokens = prompt(n, i % 4);
+        let got = hand_over(&mut from, &mut to, &tokens, 12, stream);
+        assert_eq!(got, reference(&mut to, &tokens, 12), "{n} tokens, stream {stream}");
+    }
+    for worker in [&mut from, &mut to] {
+        settled(worker, "after the handoffs");
+    }
+    let metrics = to.ask(json!({"do": "metrics"}));
+    assert_eq!((&metrics["imports"], &metrics["failed"]), (&json!(5), &json!(0)), "{metrics}");
+}
+
+#[test]
+fn by_shared_memory() {
+    through(json!({}), 2);
+}
+
+#[test]
+fn by_tcp() {
+    through(json!({"listen": "127.0.0.1:0"}), 3);
+}
+
+#[test]
+fn by_encrypted_tcp() {
+    through(json!({"listen": "127.0.0.1:0", "encryption": "always"}), 3);
+}
+
+#[test]
+fn a_running_generation_moves_mid_sentence() {
+    let (mut from, mut to) = (Worker::start(json!({})), Worker::start(json!({})));
+    let tokens = prompt(50, 3);
+    let want = reference(&mut to, &tokens, 200);
+    let submitted = from.ask(json!({"do": "submit", "engine": "mixed", "tokens": tokens, "max": 200,
+        "ignore_eos": true}));
+    let request = submitted["request"].clone();
+    from.ask(json!({"do": "first", "request": request}));
+    from.ask(json!({"do": "export", "engine": "mixed", "request": request}));
+    let first = from.ask(json!({"do": "wait", "request": request}));
+    let ticket = from.ask(json!({"do": "ticket", "kv": first["kv"]}))["ticket"].clone();
+    let kv = to.ask(json!({"do": "import", "ticket": ticket}))["kv"].clone();
+    let request = to.ask(json!({"do": "submit", "engine": "decode", "kv": kv}))["request"].clone();
+    let rest = to.ask(json!({"do": "wait", "request": request}));
+    let all: Vec<Value> =
+        [&first["tokens"], &rest["tokens"]].iter().flat_map(|t| t.as_array().unwrap().clone()).collect();
+    assert_eq!(all, want);
+    settled(&mut from, "exporter");
+    settled(&mut to, "importer");
+}
+
+#[test]
+fn what_the_importer_has_is_not_moved() {
+    let (mut from, mut to) = (Worker::start(json!({})), Worker::start(json!({})));
+    let tokens = prompt(320, 1);
+    hand_over(&mut from, &mut to, &tokens, 4, false);
+    let before = to.ask(json!({"do": "metrics"}))["in"].as_u64().unwrap();
+    hand_over(&mut from, &mut to, &tokens, 4, false);
+    let after = to.ask(json!({"do": "metrics"}))["in"].as_u64().unwrap();
+    assert!(before > 0 && after - before <= before / 10, "{before} bytes, then {} more", after - before);
+}
+
+#[test]
+fn a_dead_exporter_is_recomputed_or_an_error() {
+    let (mut from, mut to) = (Worker::start(json!({})), Worker::start(json!({})));
+    let tokens = prompt(100, 2);
+    let want = reference(&mut to, &tokens, 12);
+    let ticket = |from: &mut Worker| {
+        let submitted = from.ask(json!({"do": "submit", "engine": "prefill", "tokens": tokens, "max": 12,
+            "ignore_eos": true}));
+        let kv = from.ask(json!({"do": "wait", "request": submitted["request"]}))["kv"].clone();
+        from.ask(json!({"do": "ticket", "kv": kv}))["ticket"].clone()
+    };
+    let tickets = [ticket(&mut from), ticket(&mut from)];
+    from.kill();
+    for (ticket, recompute) in tickets.iter().zip([false, true]) {
+        let kv = to.ask(json!({"do": "import", "ticket": ticket}))["kv"].clone();
+        let submitted = to.ask(json!({"do": "submit", "engine": "decode", "kv": kv, "emit": true,
+            "recompute": recompute}));
+        let done = to.ask(json!({"do": "wait", "request": submitted["request"]}));
+        if recompute {
+            assert_eq!((done["status"].clone(), done["tokens"].as_array().unwrap()), (json!(0), &want));
+        } else {
+            assert_eq!((&done["status"], &done["tokens"]), (&json!(-14), &json!([])), "{done}");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    settled(&mut to, "importer");
+}
