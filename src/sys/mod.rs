@@ -2,6 +2,7 @@
 
 mod eventfd;
 mod host;
+pub mod nixl;
 mod thread;
 
 pub use eventfd::EventFd;
