@@ -160,8 +160,16 @@ pub fn measurer() {
         })
         .collect();
     latencies.sort_by(f64::total_cmp);
+    let (from, mut to) = (vec![1u8; BLOCK * BLOCKS], vec![2u8; BLOCK * BLOCKS]);
+    let start = Instant::now();
+    for _ in 0..5 {
+        to.copy_from_slice(std::hint::black_box(&from));
+        std::hint::black_box(&to);
+    }
+    let copy = rate(start.elapsed().as_secs_f64() / 5.0);
     let text = format!(
-        "{:.2} GB/s (median of {}; best {:.2}, worst {:.2}; the first read {:.2}); 64 bytes in {:.0} us (median)",
+        "{:.2} GB/s (median of {}; best {:.2}, worst {:.2}; the first read {:.2}; memcpy {copy:.2}); \
+         64 bytes in {:.0} us (median)",
         one(&times, 0.5),
         times.len(),
         one(&times, 0.0),

@@ -12,8 +12,9 @@ use std::ffi::CStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// How long the progress thread sleeps at most, in microseconds. It wakes by itself for what arrives; NIXL looks
-/// again for the wake-ups that UCX misses. With 0 it would never sleep, and take a core.
-const PROGRESS_DELAY_US: u64 = 1000;
+/// again for the wake-ups that UCX misses. With 0, which is NIXL's default, it would never sleep, and take a core.
+/// Idle, 1 ms cost 2 to 3 % of a core and 20 ms under 1 %; bandwidth over TCP and shared memory did not differ.
+const PROGRESS_DELAY_US: u64 = 20_000;
 
 /// A NIXL agent with its UCX backend and its progress thread. Calls may come from any thread at once.
 ///

@@ -12,6 +12,10 @@
 //! - Two threads for each agent (progress, and UCX's `async`), with every signal blocked.
 //! - Nothing is ever unloaded: NIXL's and abseil's destructors are not made for it.
 //!
+//! UCX chooses the way and does not say which. On one host it reads the peer's memory with `process_vm_readv`; where
+//! the kernel forbids that to the two processes, it quietly takes one that is as slow as TCP. So measure at pairing.
+//! A host that sets `UCX_TLS` has to leave TCP in it (`shm,tcp,self`): shared memory alone makes no backend.
+//!
 //! A read is **work on the calling thread**: over shared memory `read` and `poll` do the copying themselves, for as
 //! long as the whole transfer takes. Keep them off a thread that may not wait.
 
