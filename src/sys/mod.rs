@@ -3,6 +3,7 @@
 pub mod bytes;
 mod eventfd;
 mod host;
+pub mod nixl;
 pub mod shared_memory;
 pub mod socket;
 mod thread;

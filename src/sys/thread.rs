@@ -27,15 +27,28 @@ fn quiet(body: impl FnOnce()) -> impl FnOnce() {
 
 /// Starts a thread while all signals are blocked: it inherits the mask.
 fn masked<T>(name: &str, start: impl FnOnce() -> std::io::Result<T>) -> Result<T> {
+    with_signals_blocked(start)
+        .map_err(|e| crate::error::Error::new(Status::OutOfMemory, format!("cannot start thread {name}: {e}")))
+}
+
+/// Runs `body` with every signal blocked in this thread: threads that it starts inherit the mask.
+pub(super) fn with_signals_blocked<T>(body: impl FnOnce() -> T) -> T {
+    /// Puts the mask back, after a panic as well.
+    struct Restore(libc::sigset_t);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            // SAFETY: the mask that `pthread_sigmask` filled in below.
+            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut()) };
+        }
+    }
     // SAFETY: both sets are owned locals; sigfillset initialises `all`, pthread_sigmask initialises `old`
     // before it is read back.
-    unsafe {
+    let _restore = unsafe {
         let mut all: libc::sigset_t = std::mem::zeroed();
         let mut old: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&mut all);
         libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut old);
-        let started = start();
-        libc::pthread_sigmask(libc::SIG_SETMASK, &old, std::ptr::null_mut());
-        started.map_err(|e| crate::error::Error::new(Status::OutOfMemory, format!("cannot start thread {name}: {e}")))
-    }
+        Restore(old)
+    };
+    body()
 }

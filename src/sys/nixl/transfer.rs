@@ -1,0 +1,265 @@
+//! Reads: lists of descriptors, requests, and when one has ended.
+
+use super::agent::Core;
+use super::capi::{self, Functions, Handle};
+use super::memory::Registered;
+use crate::bail;
+use crate::error::{Error, Result};
+use std::ffi::CStr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Bytes to read: from an address in the peer's registered memory to an offset in the local registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    pub offset: usize,
+    pub remote_address: u64,
+    pub len: usize,
+}
+
+/// A read that was started. **The bytes that it lands in must not be used for anything else before `poll` has said
+/// that it ended**, with success or an error: NIXL can be asked to cancel, but UCX may still write afterwards. So
+/// there is no cancel. Dropping a transfer leaves it to its agent, which keeps the memory until it ends.
+///
+/// The definite end of all reads, for a peer that hangs rather than dies, is dropping the agent: one agent for each
+/// peer keeps that apart from other peers.
+pub struct Transfer {
+    core: Arc<Core>,
+    request: Arc<Request>,
+}
+
+impl Transfer {
+    pub(super) fn new(core: Arc<Core>, request: Arc<Request>) -> Transfer {
+        Transfer { core, request }
+    }
+
+    /// Whether all bytes have arrived. An error means that it ended without (PEER: the other side is gone; SHUTDOWN:
+    /// the agent is), and stays the answer. Does work, up to copying everything (see the module).
+    pub fn poll(&self) -> Result<bool> {
+        self.core.poll(&self.request)
+    }
+
+    /// How many bytes it reads.
+    pub fn bytes(&self) -> usize {
+        self.request.bytes
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        // One that ended unseen gives its memory back now; another is seen to by the agent's later calls.
+        let _ = self.poll();
+    }
+}
+
+/// A posted request. The agent holds it until it has ended, whoever else does.
+pub(super) struct Request {
+    state: Mutex<State>,
+    pub peer: String,
+    bytes: usize,
+    /// Kept until the request is dropped, which is after its end.
+    _memory: Arc<Registered>,
+}
+
+enum State {
+    Active(Handle),
+    Ended(Result<()>),
+}
+
+// SAFETY: the handle is only used under the mutex, and NIXL takes it from any thread.
+unsafe impl Send for Request {}
+// SAFETY: as above.
+unsafe impl Sync for Request {}
+
+impl Request {
+    /// Creates and posts the read of `pieces`, which lie in `memory` and are not empty.
+    pub fn post(
+        functions: &Functions,
+        agent: Handle,
+        peer: &CStr,
+        memory: Arc<Registered>,
+        pieces: &[Piece],
+    ) -> Result<Request> {
+        let name = peer.to_string_lossy().into_owned();
+        let bytes = pieces.iter().map(|piece| piece.len).sum();
+        let local = List::new(functions, pieces.iter().map(|piece| (memory.address + piece.offset, piece.len)))?;
+        let remote = List::new(functions, pieces.iter().map(|piece| (piece.remote_address as usize, piece.len)))?;
+        let mut handle = std::ptr::null_mut();
+        let none = std::ptr::null_mut();
+        // SAFETY: a live agent, two live lists of the same shape, a C string, and a place for the handle.
+        let status = unsafe {
+            (functions.create_xfer_req)(agent, capi::READ, local.raw, remote.raw, peer.as_ptr(), &mut handle, none)
+        };
+        if status != capi::SUCCESS {
+            // SAFETY: a live agent and a C string; no list asks about the peer as such.
+            if unsafe { (functions.check_remote_md)(agent, peer.as_ptr(), none) } != capi::SUCCESS {
+                bail!(Peer, "NIXL agent {name} is gone");
+            }
+            let (first, why) = (pieces[0].remote_address, capi::describe(status));
+            bail!(
+                InvalidArgument,
+                "NIXL agent {name} has not registered all of the {} pieces ({bytes} bytes) to read, of which the first \
+                 is at {first:#x}: {why}",
+                pieces.len()
+            );
+        }
+        // SAFETY: the request just made.
+        let status = unsafe { (functions.post_xfer_req)(agent, handle, none) };
+        let request = Request { state: Mutex::new(State::Active(handle)), peer: name, bytes, _memory: memory };
+        request.end_by(functions, agent, status);
+        match &*request.state() {
+            State::Ended(Err(error)) => Err(error.clone()),
+            _ => Ok(()),
+        }?;
+        Ok(request)
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What became of it, if it has ended.
+    pub fn ended(&self) -> Option<Result<()>> {
+        match &*self.state() {
+            State::Active(_) => None,
+            State::Ended(result) => Some(result.clone()),
+        }
+    }
+
+    /// Asks NIXL for its state.
+    pub fn poll(&self, functions: &Functions, agent: Handle) {
+        let mut state = self.state();
+        if let State::Active(handle) = *state {
+            // SAFETY: a live agent and a request that is released below only, under the same lock.
+            let status = unsafe { (functions.get_xfer_status)(agent, handle) };
+            self.end(&mut state, functions, agent, status);
+        }
+    }
+
+    /// Ends it because its agent is about to be destroyed.
+    pub fn abandon(&self, functions: &Functions, agent: Handle, error: Error) {
+        let mut state = self.state();
+        if let State::Active(handle) = *state {
+            release(functions, agent, handle);
+            *state = State::Ended(Err(error));
+        }
+    }
+
+    fn end_by(&self, functions: &Functions, agent: Handle, status: i32) {
+        self.end(&mut self.state(), functions, agent, status);
+    }
+
+    fn end(&self, state: &mut State, functions: &Functions, agent: Handle, status: i32) {
+        let State::Active(handle) = *state else { return };
+        if status == capi::IN_PROGRESS {
+            return;
+        }
+        release(functions, agent, handle);
+        *state = State::Ended(match status {
+            capi::SUCCESS => Ok(()),
+            // NIXL forgets a peer whose connection broke: its other requests find nothing.
+            _ => Err(crate::error!(
+                Peer,
+                "NIXL read of {} bytes from agent {} failed: {}",
+                self.bytes,
+                self.peer,
+                capi::describe(status)
+            )),
+        });
+    }
+}
+
+fn release(functions: &Functions, agent: Handle, handle: Handle) {
+    // SAFETY: a live agent and request, and nobody uses the request afterwards.
+    let status = unsafe { (functions.release_xfer_req)(agent, handle) };
+    if status != capi::SUCCESS {
+        crate::log!(Warn, "nixl", "a request cannot be released: {}", capi::describe(status));
+        return;
+    }
+    // SAFETY: released, so that only the shell of the C API is left.
+    unsafe { (functions.destroy_xfer_req)(handle) };
+}
+
+/// A descriptor list.
+struct List<'a> {
+    functions: &'a Functions,
+    raw: Handle,
+}
+
+impl List<'_> {
+    fn new(functions: &Functions, parts: impl Iterator<Item = (usize, usize)>) -> Result<List<'_>> {
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: a place for the handle.
+        let status = unsafe { (functions.create_xfer_dlist)(capi::DRAM, &mut raw) };
+        if status != capi::SUCCESS {
+            bail!(OutOfMemory, "NIXL cannot make a descriptor list: {}", capi::describe(status));
+        }
+        let list = List { functions, raw };
+        for (address, len) in parts {
+            // SAFETY: the list just made; addresses are numbers to it.
+            let status = unsafe { (functions.xfer_dlist_add_desc)(raw, address, len, 0) };
+            if status != capi::SUCCESS {
+                bail!(OutOfMemory, "NIXL cannot fill a descriptor list: {}", capi::describe(status));
+            }
+        }
+        Ok(list)
+    }
+}
+
+impl Drop for List<'_> {
+    fn drop(&mut self) {
+        // SAFETY: made in `new`, destroyed once; NIXL copies what it needs of lists.
+        unsafe { (self.functions.destroy_xfer_dlist)(self.raw) };
+    }
+}
+
+/// `pieces` checked against a registration of `len` bytes, with neighbours on both sides made one: each descriptor
+/// costs, and blocks in a row often are.
+pub(super) fn coalesce(pieces: &[Piece], len: usize) -> Result<Vec<Piece>> {
+    let mut out: Vec<Piece> = Vec::with_capacity(pieces.len());
+    for (i, &piece) in pieces.iter().enumerate() {
+        let Piece { offset, remote_address, len: size } = piece;
+        if size == 0 || offset.checked_add(size).is_none_or(|end| end > len) {
+            bail!(InvalidArgument, "NIXL read: piece {i} ({size} bytes at {offset}) is not in the {len} registered");
+        }
+        if remote_address.checked_add(size as u64).is_none() {
+            bail!(InvalidArgument, "NIXL read: piece {i} ({size} bytes at {remote_address:#x}) is beyond any memory");
+        }
+        match out.last_mut() {
+            Some(last)
+                if last.offset + last.len == offset && last.remote_address + last.len as u64 == remote_address =>
+            {
+                last.len += size;
+            }
+            _ => out.push(piece),
+        }
+    }
+    if out.is_empty() {
+        bail!(InvalidArgument, "NIXL read: no pieces");
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn piece(offset: usize, remote_address: u64, len: usize) -> Piece {
+        Piece { offset, remote_address, len }
+    }
+
+    #[test]
+    fn neighbours_on_both_sides_become_one() {
+        let pieces = [piece(0, 100, 10), piece(10, 110, 5), piece(15, 200, 5), piece(30, 205, 5)];
+        assert_eq!(coalesce(&pieces, 35).unwrap(), [piece(0, 100, 15), piece(15, 200, 5), piece(30, 205, 5)]);
+    }
+
+    #[test]
+    fn pieces_out_of_bounds_are_named() {
+        let text = |piece| coalesce(&[piece], 100).unwrap_err().message;
+        assert!(text(piece(91, 0, 10)).contains("piece 0 (10 bytes at 91) is not in the 100"));
+        assert!(text(piece(usize::MAX, 0, 2)).contains("is not in"));
+        assert!(text(piece(0, 0, 0)).contains("is not in"));
+        assert!(text(piece(0, u64::MAX, 2)).contains("beyond any memory"));
+        assert!(coalesce(&[], 100).unwrap_err().message.contains("no pieces"));
+    }
+}
