@@ -139,6 +139,12 @@ typedef struct cleave_error_t {
 #define CLEAVE_ERR_INTERNAL (-16)
 
 /**
+ * More prompt tokens are to be computed than the engine's local_prefill_tokens allows: prefill them on another engine
+ * and submit the KV handle.
+ */
+#define CLEAVE_ERR_PREFILL_ELSEWHERE (-17)
+
+/**
  * The name of a status without its prefix, as "NOT_FOUND"; "UNKNOWN" for a number that this version does not know.
  * Static: never freed.
  */
@@ -400,9 +406,15 @@ typedef struct cleave_cache_config_t {
     uint32_t lease_ms;
     /**
      * Signs tickets and images: caches with the same secret can import from each other. All zero: random, so that
-     * only this process can import what this cache exports.
+     * only this process can import what this cache exports. With one, the cache also lets processes of the same user
+     * on this machine that know it import over shared memory (see cleave_cache_listen for other machines).
      */
     uint8_t secret[32];
+    /**
+     * A peer that says nothing for so long in the middle of a transfer is gone, in milliseconds; on the same machine
+     * one that ends or is stopped is noticed within a second in any case. Default: 4000.
+     */
+    uint32_t peer_timeout_ms;
 } cleave_cache_config_t;
 
 /**
@@ -422,7 +434,8 @@ cleave_status_t cleave_cache_create(cleave_model_t *model,
 
 /**
  * Ends a cache and every KV handle in it. Engines that still run over it go on until they are destroyed, and the
- * memory is held until then. NULL and a cache that was destroyed before are ignored.
+ * memory is held until then. Transfers in and out are ended first. NULL and a cache that was destroyed before are
+ * ignored. [BLOCKING] Until the threads of those transfers have noticed: some tens of milliseconds.
  */
 void cleave_cache_destroy(cleave_cache_t *cache);
 
@@ -481,7 +494,11 @@ typedef struct cleave_engine_config_t {
     uint32_t flags;
     /** Accepted requests that wait beyond those that run, before WOULD_BLOCK. Default: 1024. */
     uint32_t max_waiting;
-    uint32_t reserved;
+    /**
+     * While the role is decode: a prompt without a KV handle that has more tokens to compute than this, cached ones not
+     * counted, is refused with PREFILL_ELSEWHERE. Default: no limit.
+     */
+    uint32_t local_prefill_tokens;
     /**
      * CPUs that the engine's threads may run on: CPU i is bit i % 64 of cpu_mask[i / 64]. All zero: wherever the
      * system puts them.
@@ -542,6 +559,20 @@ void cleave_engine_destroy(cleave_engine_t *engine);
 
 /** With a handle: take every sampling and stop field from this request, and none from the handle. */
 #define CLEAVE_REQUEST_OVERRIDE_SAMPLING (1u << 4)
+
+/**
+ * On an engine whose role is prefill: KV_STARTED carries the handle as soon as the prompt's turn has come, so that its
+ * ticket can go out and the importer pulls what is computed while the rest is. FINISHED carries the same handle.
+ * Without effect on engines of another role.
+ */
+#define CLEAVE_REQUEST_STREAM_KV (1u << 5)
+
+/**
+ * If the KV of the handle does not come (its import fails in whatever way), compute it here from the ticket's tokens
+ * instead of ending with an error. The tokens are the same, later. Of a handle whose prompt was still being computed
+ * the first token (index 0) is then sampled and reported here, with or without EMIT_PENDING.
+ */
+#define CLEAVE_REQUEST_RECOMPUTE (1u << 6)
 
 /**
  * One request. Zero means default in every field: of a fresh request the value named here, of one that continues a
@@ -610,7 +641,7 @@ typedef struct cleave_request_desc_t {
  * Callable from any thread; does not wait for the engine. Errors: WOULD_BLOCK (too many wait, or the queue has no
  * place: retry after a FINISHED event), INVALID_ARGUMENT (the text names request and field), NOT_FOUND and EXPIRED
  * (engine, KV handle), INCOMPATIBLE, UNSUPPORTED (flags), OUT_OF_MEMORY (more than the whole cache holds),
- * SHUTDOWN (draining or destroyed).
+ * SHUTDOWN (draining or destroyed), PREFILL_ELSEWHERE (see local_prefill_tokens).
  */
 cleave_status_t cleave_submit(cleave_engine_t *engine,
                               const struct cleave_request_desc_t *requests,
@@ -652,6 +683,12 @@ cleave_status_t cleave_export(cleave_engine_t *engine, cleave_request_t id);
 
 /** One of the likeliest tokens at the place of the TOKEN event before it, best first; see CLEAVE_REQUEST_LOGPROBS. */
 #define CLEAVE_EVENT_TOP_LOGPROB 5
+
+/**
+ * A prompt's turn has come: `kv` is its handle, still being filled; see CLEAVE_REQUEST_STREAM_KV. It belongs to the
+ * request: it fails if that ends without its KV, and FINISHED carries it otherwise.
+ */
+#define CLEAVE_EVENT_KV_STARTED 6
 
 /** A stop id or stop sequence, or one of the model's EOS ids. */
 #define CLEAVE_FINISH_STOP 1
@@ -715,6 +752,9 @@ cleave_status_t cleave_poll(cleave_queue_t *queue,
 /** The handle is of an import that has not landed yet. */
 #define CLEAVE_KV_IMPORTING (1u << 0)
 
+/** The handle is of a prompt that is still being computed; n_computed says how far. */
+#define CLEAVE_KV_FILLING (1u << 1)
+
 /** What is known of a handle. Set struct_size before the call. */
 typedef struct cleave_kv_info_t {
     uint32_t struct_size;
@@ -740,8 +780,11 @@ typedef struct cleave_kv_info_t {
 cleave_status_t cleave_kv_info(cleave_cache_t *cache, cleave_kv_t kv, struct cleave_kv_info_t *out);
 
 /**
- * Writes the handle's ticket: a few hundred signed bytes, with which a cache that has the same secret pulls the
- * blocks itself. The handle lives on until that has happened, it is released or its lease ends. (`buf`, `cap`, `len`)
+ * Writes the handle's ticket: some hundred signed bytes and four for each token, with which a cache that has the same
+ * secret pulls the blocks itself, in this process, on this machine (shared memory) or from elsewhere (TCP, after
+ * cleave_cache_listen). The handle lives on until that has happened, it is released or its lease ends; a transfer that
+ * begins renews the lease, and so does every sign of life from the importer. The tokens are readable in it: keep it
+ * private. A handle of a prompt that is still being computed (KV_STARTED) has a ticket too. (`buf`, `cap`, `len`)
  * follow the conventions for buffers above. Callable from any thread.
  * Errors: NOT_FOUND, EXPIRED, INVALID_ARGUMENT (buffer too small), UNSUPPORTED.
  */
@@ -772,6 +815,11 @@ cleave_status_t cleave_kv_read_image(cleave_cache_t *cache,
  * Takes in a ticket or an image (`len` bytes at `data`, copied during the call). `*kv` is the host's to submit, at once
  * if it likes: the request waits for the blocks. Once they have landed, or not, KV_READY with `user_tag` and the status
  * goes to `queue`, which may be NULL for no event.
+ *
+ * The tokens of the exporter's handle end with it: once everything is here that handle is consumed, and until then it
+ * is not. If the transfer fails, nothing of it is used, and the exporter's handle stays, if its side does; a request
+ * with CLEAVE_REQUEST_RECOMPUTE goes on all the same. Blocks that this cache has already are not moved; blocks of
+ * another size or dtype are converted.
  *
  * Callable from any thread. An image is checked and copied before this returns.
  * Errors: CORRUPT, INCOMPATIBLE, PERMISSION (other secret), EXPIRED, PEER, OUT_OF_MEMORY (no free blocks),
@@ -819,30 +867,125 @@ cleave_status_t cleave_kv_release(cleave_cache_t *cache, cleave_kv_t kv);
 
 
 /* ---- peers: check and warm a pair before traffic ---- */
+/**
+ * How KV gets from one cache to another. Any: the best that works, the first of these that does; NIXL only when it is
+ * required.
+ */
+#define CLEAVE_TRANSPORT_ANY 0
+
+/** Both caches are in this process: one copy. */
+#define CLEAVE_TRANSPORT_PROCESS 1
+
+/** Both are on this machine: the exporter's pool is mapped once, then one copy. */
+#define CLEAVE_TRANSPORT_SHARED_MEMORY 2
+
+/** Several sockets, from pool to pool. */
+#define CLEAVE_TRANSPORT_TCP 3
+
+/** NVIDIA's NIXL (RDMA, GPUDirect), loaded at run time. */
+#define CLEAVE_TRANSPORT_NIXL 4
+
+/** Encrypt every connection, over loopback too. */
+#define CLEAVE_LISTEN_ENCRYPT (1u << 0)
+
+/** Encrypt none: the network is trusted. Both sides still prove that they know the secret. */
+#define CLEAVE_LISTEN_PLAINTEXT (1u << 1)
+
+/** Why two caches cannot exchange KV. NONE: they can. */
+#define CLEAVE_PAIR_NONE 0
+
+/** Other weights or another config. */
+#define CLEAVE_PAIR_WEIGHTS 1
+
+#define CLEAVE_PAIR_TOKENIZER 2
+
+/** KV of another dtype, and this cache does not convert. */
+#define CLEAVE_PAIR_DTYPE 3
+
+/** Blocks of another size, and this cache does not convert. */
+#define CLEAVE_PAIR_BLOCK_SIZE 4
+
+/** Another layout that cannot be converted. */
+#define CLEAVE_PAIR_LAYOUT 5
+
+/** Formats or protocols of no common version. */
+#define CLEAVE_PAIR_VERSION 6
+
+/** The two do not have the same secret. */
+#define CLEAVE_PAIR_SECRET 7
+
+/** The required transport, or any, is missing on one of the sides. */
+#define CLEAVE_PAIR_TRANSPORT 8
+
+/** Nobody answers at the address, or the peer is gone. */
+#define CLEAVE_PAIR_UNREACHABLE 9
+
+/** Blocks did not come as they were sent. */
+#define CLEAVE_PAIR_SELF_TEST 10
+
+/** The address is damaged, or something else than an address. */
+#define CLEAVE_PAIR_ADDRESS 11
+
+/** A side has no free block for the self-test, or is being destroyed. */
+#define CLEAVE_PAIR_RESOURCES 12
+
 /** How two caches would exchange KV. Set struct_size before the call. */
 typedef struct cleave_pair_report_t {
     uint32_t struct_size;
-    /** CLEAVE_OK, or why the pair cannot exchange KV. */
+    /** CLEAVE_OK, or why the pair cannot exchange KV: what cleave_cache_pair returns. */
     cleave_status_t status;
+    /** CLEAVE_TRANSPORT_*. */
     uint32_t transport;
+    /** CLEAVE_PAIR_*. */
     uint32_t reason;
+    /** Of the self-test, from the peer to here. */
     uint64_t bytes_per_second;
+    /** Of a question without an answer worth the name. */
     uint64_t rtt_ns;
-    /** NUL-terminated. */
+    /** The transport and where, or what was expected and what was found. NUL-terminated. */
     char detail[160];
 } cleave_pair_report_t;
 
 /**
- * Where other caches find this one. (`buf`, `cap`, `len`) follow the conventions for buffers above.
+ * Lets caches on other machines import from this one: listens for TCP at `address` ("host:port", IPv6 in brackets;
+ * port 0 takes a free one). `advertise` ("host:port") is how peers reach it, written into tickets and addresses from
+ * now on; NULL for the address itself, or those of all interfaces if that is 0.0.0.0 or [::]. `flags`:
+ * CLEAVE_LISTEN_*; 0 encrypts (Noise, the secret as pre-shared key) unless the address is a loopback one. `*port`
+ * (may be NULL) is the port. Peers need the cache's secret in any case. Until cleave_cache_destroy; several addresses
+ * are several calls.
  *
- * This version moves KV within a process (a ticket or an image needs no address there) and as images over a wire or
- * a file of the host's own; it listens on nothing, so this is UNSUPPORTED. Callable from any thread.
+ * Callable from any thread. [BLOCKING] Looks up a host name, if that is what it is given.
+ * Errors: INVALID_ARGUMENT (address, or no secret was given to the cache), PERMISSION (a port below 1024), IO (the
+ * port is taken), NOT_FOUND.
+ */
+cleave_status_t cleave_cache_listen(cleave_cache_t *cache,
+                                    const char *address,
+                                    const char *advertise,
+                                    uint32_t flags,
+                                    uint16_t *port,
+                                    cleave_error_t *err);
+
+/**
+ * Where other caches find this one and what it holds, signed with its secret: some hundred bytes for
+ * cleave_cache_pair of a peer, by whatever way hosts find each other. It changes with cleave_cache_listen. (`buf`,
+ * `cap`, `len`) follow the conventions for buffers above. Callable from any thread. Errors: NOT_FOUND,
+ * INVALID_ARGUMENT (buffer too small).
  */
 cleave_status_t cleave_cache_address(cleave_cache_t *cache, void *buf, size_t cap, size_t *len, cleave_error_t *err);
 
 /**
- * Connects to the cache at `address`, moves one block there and back, compares, and reports what the pair can do.
- * UNSUPPORTED in this version, as cleave_cache_address. Callable from any thread. [BLOCKING]
+ * Checks whether this cache can import from the one at `address`, before there is any traffic: same secret, weights,
+ * tokenizer, a layout that is the same or can be converted; a transport that reaches it, `required_transport`
+ * (CLEAVE_TRANSPORT_*) if that is not ANY; then moves blocks with a known pattern, compares them, and measures.
+ * Imports from that cache use the transport found from now on, and no other. What costs once per pair is paid here:
+ * connections, the mapping of the peer's pool, and on the same machine the page faults of both pools, which are backed
+ * whole by memory from then on.
+ *
+ * Fills `*out` also when the pair is refused, and returns the status that stands there. Not needed before an import,
+ * which finds its own way. Callable from any thread. [BLOCKING] For as long as the peer's answers take, at most
+ * peer_timeout_ms each. Errors: INCOMPATIBLE (weights, dtype, block size, version), PERMISSION (other secret),
+ * UNSUPPORTED (transport missing), PEER (nobody there), CORRUPT (address, self-test), OUT_OF_MEMORY, SHUTDOWN,
+ * INVALID_ARGUMENT, NOT_FOUND.
  */
 cleave_status_t cleave_cache_pair(cleave_cache_t *cache,
                                   const void *address,
@@ -895,6 +1038,19 @@ typedef struct cleave_metrics_t {
     uint64_t export_ns_last;
     /** From the last cleave_engine_set_role to the first step that was planned under the new role. */
     uint64_t role_switch_ns_last;
+    /** Tickets whose KV came into the cache, and those whose did not. */
+    uint64_t imports;
+    uint64_t imports_failed;
+    /** Requests of this engine whose KV did not come and was computed anew (CLEAVE_REQUEST_RECOMPUTE). */
+    uint64_t recomputed;
+    /**
+     * KV bytes that the cache pulled while their exporter was still computing (hidden behind that), and after it
+     * (exposed); and how long imports took from their exporter being done: of all together, and of the last.
+     */
+    uint64_t kv_bytes_hidden;
+    uint64_t kv_bytes_exposed;
+    uint64_t kv_exposed_ns_total;
+    uint64_t kv_exposed_ns_last;
 } cleave_metrics_t;
 
 /** Who holds the blocks of a cache. Set struct_size before the call. */
