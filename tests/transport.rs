@@ -3,7 +3,6 @@
 mod worker;
 
 use serde_json::{Value, json};
-use std::time::Duration;
 use worker::Worker;
 
 #[test]
@@ -127,15 +126,18 @@ fn a_dead_exporter_is_recomputed_or_an_error() {
     from.kill();
     for (ticket, recompute) in tickets.iter().zip([false, true]) {
         let kv = to.ask(json!({"do": "import", "ticket": ticket}))["kv"].clone();
-        let submitted = to.ask(json!({"do": "submit", "engine": "decode", "kv": kv, "emit": true,
+        let submitted = to.try_ask(json!({"do": "submit", "engine": "decode", "kv": kv, "emit": true,
             "recompute": recompute}));
+        if !recompute && submitted["status"] == -14 {
+            // The import had failed already.
+            continue;
+        }
         let done = to.ask(json!({"do": "wait", "request": submitted["request"]}));
         if recompute {
             assert_eq!((done["status"].clone(), done["tokens"].as_array().unwrap()), (json!(0), &want));
         } else {
             assert_eq!((&done["status"], &done["tokens"]), (&json!(-14), &json!([])), "{done}");
         }
-        std::thread::sleep(Duration::from_millis(10));
     }
     settled(&mut to, "importer");
 }

@@ -192,6 +192,10 @@ impl Cache {
         &*self.shared.store
     }
 
+    pub(crate) fn store_handle(&self) -> &Arc<dyn BlockStore> {
+        &self.shared.store
+    }
+
     /// An empty block table, owned by a request.
     pub fn table(&self) -> BlockTable {
         self.shared.table(Owner::Request)

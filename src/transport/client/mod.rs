@@ -5,6 +5,7 @@ mod remote;
 mod streams;
 
 use super::source::{Source, Transport, Wanted};
+use crate::backend::BlockStore;
 use crate::bail;
 use crate::error::{Error, Result, Status};
 use crate::kv::endpoint::{Endpoint, UnixName};
@@ -26,6 +27,8 @@ pub(super) struct Peers {
     pub keys: TransportKeys,
     /// How long a peer may be silent when it is asked something.
     pub timeout: Duration,
+    /// The pool that reads land in.
+    pub store: Arc<dyn BlockStore>,
     known: Mutex<HashMap<Endpoint, Arc<Peer>>>,
     /// What pairing chose, by the exporting cache's epoch and by its TCP endpoints: the latter stay when it restarts.
     choices: Mutex<Vec<(Who, Transport)>>,
@@ -38,8 +41,8 @@ enum Who {
 }
 
 impl Peers {
-    pub fn new(keys: TransportKeys, timeout: Duration) -> Peers {
-        Peers { keys, timeout, known: Mutex::default(), choices: Mutex::default() }
+    pub fn new(keys: TransportKeys, timeout: Duration, store: Arc<dyn BlockStore>) -> Peers {
+        Peers { keys, timeout, store, known: Mutex::default(), choices: Mutex::default() }
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<Endpoint, Arc<Peer>>> {
@@ -112,8 +115,8 @@ impl Peers {
         Err(last.unwrap_or_else(|| unreachable_from_here(chosen)))
     }
 
-    pub fn question<'a>(&self, wanted: Wanted<'a>) -> Question<'a> {
-        Question { keys: self.keys, timeout: self.timeout, wanted }
+    pub fn question<'a>(&'a self, wanted: Wanted<'a>) -> Question<'a> {
+        Question { keys: self.keys, timeout: self.timeout, store: &self.store, wanted }
     }
 }
 

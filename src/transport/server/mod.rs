@@ -4,6 +4,7 @@ mod listen;
 mod session;
 
 use super::net::Stream;
+use super::nixl::OwnAgent;
 use crate::bail;
 use crate::error::Result;
 use crate::kv::Cache;
@@ -36,6 +37,7 @@ struct Shared {
     none_left: Condvar,
     loans: Mutex<HashMap<u64, Arc<Lent>>>,
     next: AtomicU64,
+    nixl: OwnAgent,
 }
 
 /// A transfer, held by the connection that began it and read by others of the same peer.
@@ -127,6 +129,7 @@ impl Server {
             none_left: Condvar::new(),
             loans: Mutex::default(),
             next: AtomicU64::new(first),
+            nixl: OwnAgent::default(),
         };
         Ok(Server { shared: Arc::new(shared), listeners: Mutex::default() })
     }
@@ -156,5 +159,7 @@ impl Server {
         while !connections.is_empty() {
             connections = self.shared.none_left.wait(connections).unwrap_or_else(PoisonError::into_inner);
         }
+        drop(connections);
+        self.shared.nixl.end();
     }
 }
