@@ -3,6 +3,8 @@
 mod envelope;
 mod file;
 mod landing;
+#[cfg(feature = "fuzzing")]
+mod reseal;
 mod sections;
 mod sequence;
 mod source;
@@ -14,6 +16,8 @@ use crate::sequence::Snapshot;
 
 pub(super) use envelope::{ENVELOPE, Keys, MAC, seal};
 pub(crate) use envelope::{Envelope, Kind};
+#[cfg(feature = "fuzzing")]
+pub(crate) use reseal::reseal;
 pub(super) use sections::{ENDPOINTS, Origin, Sections, common_len, ticket_len, write_common, write_ticket};
 pub(super) use sequence::{encode as encode_sequence, validate};
 pub(crate) use source::mask;
