@@ -17,6 +17,8 @@
 //! handle ends with the importer's COMMIT and not before, and the importer uses nothing before that was answered.
 
 mod client;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod local;
 mod net;
 mod nixl;
