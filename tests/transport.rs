@@ -45,8 +45,12 @@ fn settled(worker: &mut Worker, what: &str) {
 }
 
 fn through(config: Value, transport: u64) {
-    let mut from = Worker::start(config);
-    let mut to = Worker::start(json!({}));
+    through_with(&[], config, transport);
+}
+
+fn through_with(env: &[(String, String)], config: Value, transport: u64) {
+    let mut from = Worker::start_with(env, config);
+    let mut to = Worker::start_with(env, json!({}));
     let address = from.ask(json!({"do": "address"}))["address"].clone();
     let report = to.ask(json!({"do": "pair", "address": address, "transport": transport}));
     assert_eq!((&report["status"], &report["transport"]), (&json!(0), &json!(transport)), "{report}");
@@ -76,6 +80,26 @@ fn by_tcp() {
 #[test]
 fn by_encrypted_tcp() {
     through(json!({"listen": "127.0.0.1:0", "encryption": "always"}), 3);
+}
+
+/// Through NIXL, as its UCX backend finds its way; the wheel is where tools/nixl.sh puts it.
+#[test]
+fn by_nixl() {
+    let Some(env) = worker::nixl_env() else { return };
+    through_with(&env, json!({}), 4);
+    // And where the questions go over TCP.
+    through_with(&env, json!({"listen": "127.0.0.1:0"}), 4);
+}
+
+#[test]
+fn without_nixl_requiring_it_is_unsupported() {
+    let none = [("CLEAVE_NIXL_LIBRARY".to_string(), "/nonexistent/libnixl_capi.so".to_string())];
+    let mut from = Worker::start_with(&none, json!({}));
+    let mut to = Worker::start_with(&none, json!({}));
+    let address = from.ask(json!({"do": "address"}))["address"].clone();
+    let report = to.ask(json!({"do": "pair", "address": address, "transport": 4}));
+    assert_eq!((&report["status"], &report["reason"]), (&json!(-3), &json!(8)), "{report}");
+    assert!(report["detail"].as_str().unwrap().contains("NIXL"), "{report}");
 }
 
 #[test]

@@ -28,6 +28,18 @@ pub fn unhex(text: &str) -> Vec<u8> {
 
 // ---- the test's side ----
 
+/// What tells a worker where NIXL is; None, and a word about it, if it is nowhere.
+pub fn nixl_env() -> Option<Vec<(String, String)>> {
+    let built = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/nixl");
+    let dir = std::env::var_os("CLEAVE_NIXL_DIR").map(Into::into).or_else(|| built.is_dir().then_some(built));
+    let Some(dir) = dir else {
+        // Past the harness, which keeps to itself what a passing test prints.
+        let _ = writeln!(std::io::stderr(), "skipped: run tools/nixl.sh");
+        return None;
+    };
+    Some(vec![("CLEAVE_NIXL_DIR".into(), dir.to_str().unwrap().into())])
+}
+
 pub struct Worker {
     pub child: Child,
     stdin: ChildStdin,
@@ -38,6 +50,10 @@ impl Worker {
     /// Starts a process and makes a cache in it: see `serve` for what `config` may say. `before` runs it under another
     /// program, such as `ip netns exec name`.
     pub fn start_under(before: &[&str], config: Value) -> Worker {
+        Self::spawn(before, &[], config)
+    }
+
+    fn spawn(before: &[&str], env: &[(String, String)], config: Value) -> Worker {
         let own = std::env::current_exe().unwrap();
         let mut command = match before {
             [] => Command::new(&own),
@@ -48,6 +64,7 @@ impl Worker {
             }
         };
         command.args(["--exact", "worker_process", "--nocapture", "--test-threads=1"]).env("CLEAVE_WORKER", "1");
+        command.envs(env.iter().map(|(name, value)| (name, value)));
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the worker starts");
         let (send, lines) = channel();
         let out = BufReader::new(child.stdout.take().unwrap());
@@ -69,6 +86,11 @@ impl Worker {
 
     pub fn start(config: Value) -> Worker {
         Self::start_under(&[], config)
+    }
+
+    /// With these environment variables.
+    pub fn start_with(env: &[(String, String)], config: Value) -> Worker {
+        Self::spawn(&[], env, config)
     }
 
     pub fn tell(&mut self, command: Value) {
