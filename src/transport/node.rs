@@ -97,6 +97,13 @@ impl Node {
         self.cache.encode_address()
     }
 
+    /// An address with the TCP endpoints of this port alone, so that a peer has no choice: for measuring.
+    pub fn address_of(&self, port: u16) -> Vec<u8> {
+        let endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_port = |e: &&Endpoint| matches!(e, Endpoint::Tcp { address, .. } if address.port() == port);
+        self.cache.encode_address_of(&endpoints.iter().filter(of_port).cloned().collect::<Vec<_>>())
+    }
+
     /// Could KV be imported from the cache at `address`, how, and how fast? What is found to work is used by imports
     /// from then on.
     pub fn pair(&self, address: &[u8], required: Option<Transport>) -> Report {

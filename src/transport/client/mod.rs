@@ -31,7 +31,14 @@ pub(super) struct Peers {
     pub store: Arc<dyn BlockStore>,
     known: Mutex<HashMap<Endpoint, Arc<Peer>>>,
     /// What pairing chose, by the exporting cache's epoch and by its TCP endpoints: the latter stay when it restarts.
-    choices: Mutex<Vec<(Who, Transport)>>,
+    choices: Mutex<Vec<(Who, Choice)>>,
+}
+
+/// What pairing found to work: the transport, and where.
+#[derive(Clone)]
+struct Choice {
+    transport: Transport,
+    endpoint: Option<Endpoint>,
 }
 
 #[derive(Clone, PartialEq)]
@@ -72,35 +79,39 @@ impl Peers {
 
     // ---- what pairing chose ----
 
-    pub fn choose(&self, epoch: &[u8; 16], endpoints: &[Endpoint], transport: Transport) {
+    pub fn choose(&self, epoch: &[u8; 16], endpoints: &[Endpoint], transport: Transport, endpoint: Option<&Endpoint>) {
         let mut choices = self.choices.lock().unwrap_or_else(PoisonError::into_inner);
         let tcp = endpoints.iter().filter(|e| matches!(e, Endpoint::Tcp { .. })).cloned().map(Who::At);
         for who in std::iter::once(Who::Epoch(*epoch)).chain(tcp) {
             choices.retain(|(known, _)| *known != who);
-            choices.push((who, transport));
+            choices.push((who, Choice { transport, endpoint: endpoint.cloned() }));
         }
         let excess = choices.len().saturating_sub(MOST_CHOICES);
         choices.drain(..excess);
     }
 
-    fn choice(&self, epoch: &[u8; 16], endpoints: &[Endpoint]) -> Option<Transport> {
+    fn choice(&self, epoch: &[u8; 16], endpoints: &[Endpoint]) -> Option<Choice> {
         let choices = self.choices.lock().unwrap_or_else(PoisonError::into_inner);
-        let find = |who: Who| choices.iter().find(|(known, _)| *known == who).map(|choice| choice.1);
+        let find = |who: Who| choices.iter().find(|(known, _)| *known == who).map(|choice| choice.1.clone());
         find(Who::Epoch(*epoch)).or_else(|| endpoints.iter().find_map(|e| find(Who::At(e.clone()))))
     }
 
     /// Pairing chose to go through sockets even within the process.
     pub fn prefers_other_than_process(&self, epoch: &[u8; 16]) -> bool {
-        self.choice(epoch, &[]).is_some_and(|transport| transport != Transport::Process)
+        self.choice(epoch, &[]).is_some_and(|choice| choice.transport != Transport::Process)
     }
 
     // ---- transfers ----
 
     /// Begins the transfer of a ticket, by the transport that pairing chose, or by the best that reaches the exporter.
     pub fn open(&self, ticket: &Ticket, wanted: Wanted<'_>) -> Result<Box<dyn Source>> {
-        let chosen = self.choice(&ticket.epoch, &ticket.endpoints);
+        let choice = self.choice(&ticket.epoch, &ticket.endpoints);
+        let chosen = choice.as_ref().map(|choice| choice.transport);
+        let mut routes = routes(&ticket.endpoints, chosen);
+        // Where pairing found it is tried first.
+        routes.sort_by_key(|(endpoint, _)| choice.as_ref().is_none_or(|c| c.endpoint.as_ref() != Some(endpoint)));
         let mut last = None;
-        for (endpoint, plane) in routes(&ticket.endpoints, chosen) {
+        for (endpoint, plane) in routes {
             let peer = self.at(&endpoint);
             match Remote::open(&peer, ticket, plane, self.question(wanted)) {
                 Ok(remote) => return Ok(Box::new(remote)),
