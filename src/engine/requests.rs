@@ -222,12 +222,15 @@ impl Stepper {
         };
         let mut status = failure.as_ref().map(|error| error.status);
         let hands_over = active.hands_over(reason);
-        let Active { snapshot, filling, table, place, .. } = active;
+        let Active { snapshot, filling, table, chain, place, .. } = active;
         let index = snapshot.generated();
         let mut kv = 0;
         if hands_over {
             match self.hand_over(snapshot, filling, table, reason) {
-                Ok(handle) => kv = handle.0,
+                Ok(handle) => {
+                    self.shared.cache.kv().set_chain(handle, &chain);
+                    kv = handle.0;
+                }
                 Err(error) => (reason, status) = (FinishReason::Error, Some(error.status)),
             }
         } else {

@@ -70,7 +70,7 @@ pub struct CacheStats {
     /// Tickets whose KV came, and those whose did not.
     pub imports: u64,
     pub imports_failed: u64,
-    /// From a ticket being given to its exporter's first answer, of the last pull.
+    /// From a ticket being given until its exporter, in another process, was asked, of the last pull.
     pub ask_ns_last: u64,
 }
 
@@ -336,7 +336,7 @@ impl Cache {
         *from == shared.geometry || !shared.config.no_convert && Conversion::new(from, &shared.geometry).is_ok()
     }
 
-    /// The exporter has answered for the first time, this long after its ticket was given.
+    /// The exporter was asked this long after its ticket was given.
     pub(crate) fn count_asked(&self, ns: u64) {
         self.shared.ask_ns_last.store(ns, Relaxed);
     }

@@ -134,7 +134,7 @@ impl State {
             }
             _ => None,
         };
-        *body = Body::Ready(Export { snapshot, table, blocks, lease, deadline, head: None, prompt });
+        *body = Body::Ready(Export { snapshot, table, blocks, lease, deadline, head: None, chain: None, prompt });
     }
 
     /// Turns a handle that was to be filled into a failed one, under a lease of its own.

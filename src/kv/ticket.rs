@@ -85,11 +85,13 @@ impl Cache {
     /// A ticket for a handle, good as long as the handle and this cache's epoch are.
     pub(crate) fn encode_ticket(&self, id: KvId) -> Result<Vec<u8>> {
         let shared = &self.shared;
-        let (snapshot, origin, filling) = self.ticket_origin(id)?;
-        let chain = HashChain::of(snapshot.cache_salt, shared.geometry.block_tokens, chained(&snapshot, filling));
+        let (snapshot, origin, filling, known) = self.ticket_origin(id)?;
+        let chain = known.unwrap_or_else(|| {
+            let chain = HashChain::of(snapshot.cache_salt, shared.geometry.block_tokens, chained(&snapshot, filling));
+            (chain.hashes().len() as u32, chain.head())
+        });
         let mut w = Writer::default();
         write_common(&mut w, LIBRARY_TEXT, &shared.identity, &shared.geometry, &origin);
-        let chain = (chain.hashes().len() as u32, chain.head());
         let endpoints = endpoint::encode(&shared.endpoints());
         write_ticket(&mut w, &encode_sequence(&snapshot), chain, filling, &endpoints);
         Ok(seal(Kind::Ticket, &w.0, 0, &shared.keys))

@@ -51,7 +51,7 @@ pub struct Node {
 impl Node {
     pub fn new(cache: &Arc<Cache>, config: NodeConfig) -> Result<Arc<Node>> {
         local::register(cache);
-        let peers = Arc::new(Peers::new(cache.transport_keys(), config.peer_timeout, cache.store_handle().clone()));
+        let peers = Arc::new(Peers::new(cache.clone(), config.peer_timeout));
         let server = Server::new(cache.clone(), config.peer_timeout)?;
         let mut endpoints = vec![Endpoint::Process(local::process()?)];
         if config.serve {

@@ -193,7 +193,7 @@ fn reach(
     let refused = |error: Error| Refused(reason_of(&error), error);
     let peer = peers.at(endpoint);
     // Whoever is there now may be another cache than when the address was written.
-    let (mut channel, answer) = peer.begin(&Message::Describe, question).map_err(refused)?;
+    let (mut channel, _, answer) = peer.begin(&Message::Describe, question).map_err(refused)?;
     let Message::Address(now) = answer else { return Err(refused(crate::error!(Corrupt, "the peer: no address"))) };
     let now = cache.open_address(&now).map_err(refused)?;
     compatible(cache, &now)?;

@@ -35,11 +35,7 @@ pub(super) fn pull(
         return transfer(cache, ticket, &mut Local { loan }, wanted);
     }
     match peers {
-        Some(peers) => {
-            let mut source = peers.open(ticket, wanted)?;
-            cache.count_asked(ticket.given.elapsed().as_nanos() as u64);
-            transfer(cache, ticket, &mut *source, wanted)
-        }
+        Some(peers) => transfer(cache, ticket, &mut *peers.open(ticket, wanted)?, wanted),
         None => bail!(Peer, "KV ticket: its cache is in another process"),
     }
 }

@@ -123,8 +123,8 @@ fn tickets(report: &mut Report, name: &str, host: &Host, peer: &mut Exporter) {
         asked.push(host.cache.kv().stats().ask_ns_last as f64 / 1e3);
     }
     let asked = median(asked.into_iter());
-    report.add(name, "ticket checked until exporter answered", asked, "us");
-    report.add_ratio(name, "ticket: made, checked, first answer", make + asked, "us", "target 100 us", 100.0);
+    report.add(name, "ticket checked until exporter is asked", asked, "us");
+    report.add_ratio(name, "ticket: made, checked, asked for", make + asked, "us", "target 100 us", 100.0);
 }
 
 /// What a handoff to another process adds to the time to first token, when the KV streams while the prompt is computed.

@@ -81,16 +81,17 @@ impl Streams {
     }
 }
 
-struct Bytes(Box<[AtomicU8]>);
+/// Memory of the kind that the pools are made of.
+struct Bytes(SharedMemory);
 
 impl AsRef<[AtomicU8]> for Bytes {
     fn as_ref(&self) -> &[AtomicU8] {
-        &self.0
+        self.0.atomic()
     }
 }
 
 fn memory(bytes: usize) -> Memory {
-    Arc::new(Bytes((0..bytes).map(|i| AtomicU8::new(i as u8)).collect()))
+    Arc::new(Bytes(buffer(bytes)))
 }
 
 /// In the exporter: memory that NIXL may read, and how.

@@ -5,9 +5,9 @@ mod remote;
 mod streams;
 
 use super::source::{Source, Transport, Wanted};
-use crate::backend::BlockStore;
 use crate::bail;
 use crate::error::{Error, Result, Status};
+use crate::kv::Cache;
 use crate::kv::endpoint::{Endpoint, UnixName};
 use crate::kv::image::TransportKeys;
 use crate::kv::ticket::Ticket;
@@ -27,8 +27,7 @@ pub(super) struct Peers {
     pub keys: TransportKeys,
     /// How long a peer may be silent when it is asked something.
     pub timeout: Duration,
-    /// The pool that reads land in.
-    pub store: Arc<dyn BlockStore>,
+    cache: Arc<Cache>,
     known: Mutex<HashMap<Endpoint, Arc<Peer>>>,
     /// What pairing chose, by the exporting cache's epoch and by its TCP endpoints: the latter stay when it restarts.
     choices: Mutex<Vec<(Who, Choice)>>,
@@ -48,8 +47,8 @@ enum Who {
 }
 
 impl Peers {
-    pub fn new(keys: TransportKeys, timeout: Duration, store: Arc<dyn BlockStore>) -> Peers {
-        Peers { keys, timeout, store, known: Mutex::default(), choices: Mutex::default() }
+    pub fn new(cache: Arc<Cache>, timeout: Duration) -> Peers {
+        Peers { keys: cache.transport_keys(), timeout, cache, known: Mutex::default(), choices: Mutex::default() }
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<Endpoint, Arc<Peer>>> {
@@ -114,7 +113,11 @@ impl Peers {
         for (endpoint, plane) in routes {
             let peer = self.at(&endpoint);
             match Remote::open(&peer, ticket, plane, self.question(wanted)) {
-                Ok(remote) => return Ok(Box::new(remote)),
+                Ok(remote) => {
+                    let asked = remote.asked.saturating_duration_since(ticket.given);
+                    self.cache.count_asked(asked.as_nanos() as u64);
+                    return Ok(Box::new(remote));
+                }
                 // Nobody there, or nothing of that kind: the next endpoint may do. Anything else is an answer.
                 Err(error) if matches!(error.status, Status::Peer | Status::Unsupported) => {
                     last = Some(error.context(describe(&endpoint)));
@@ -127,7 +130,7 @@ impl Peers {
     }
 
     pub fn question<'a>(&'a self, wanted: Wanted<'a>) -> Question<'a> {
-        Question { keys: self.keys, timeout: self.timeout, store: &self.store, wanted }
+        Question { keys: self.keys, timeout: self.timeout, store: self.cache.store_handle(), wanted }
     }
 }
 

@@ -124,18 +124,20 @@ impl Peer {
         }
     }
 
-    /// Asks the first question over a connection. One that was idle may have been closed by a peer that began anew: then
+    /// Asks the first question over a connection, and tells when. One that was idle may have been closed by a peer that began anew: then
     /// a new one is tried.
-    pub fn begin(&self, message: &Message, question: Question<'_>) -> Result<(Channel, Message)> {
+    pub fn begin(&self, message: &Message, question: Question<'_>) -> Result<(Channel, Instant, Message)> {
         let mut channel = self.connection(question)?;
+        let asked = Instant::now();
         match self.ask(&mut channel, message, question) {
             Err(error) if error.status == Status::Peer && channel.stream().is_closed() => {
                 self.lock().idle.clear();
                 let mut channel = self.connect(question)?;
+                let asked = Instant::now();
                 let answer = self.ask(&mut channel, message, question)?;
-                Ok((channel, answer))
+                Ok((channel, asked, answer))
             }
-            answer => answer.map(|answer| (channel, answer)),
+            answer => answer.map(|answer| (channel, asked, answer)),
         }
     }
 

@@ -41,6 +41,8 @@ pub(in crate::transport) struct Remote {
     mapped: Option<Arc<Mapped>>,
     reader: Option<Arc<Reader>>,
     told: Instant,
+    /// When the exporter was asked to begin.
+    pub asked: Instant,
     over: bool,
 }
 
@@ -59,7 +61,7 @@ impl Remote {
         question: Question<'_>,
     ) -> Result<Remote> {
         crate::failpoint::hit("transport.import.open")?;
-        let (mut control, answer) = peer.begin(open, question)?;
+        let (mut control, asked, answer) = peer.begin(open, question)?;
         let Message::Lent { loan } = answer else { return unexpected() };
         let mapped = match plane {
             Plane::SharedMemory => Some(peer.mapped(&mut control, question)?),
@@ -86,6 +88,7 @@ impl Remote {
             mapped,
             reader,
             told: Instant::now(),
+            asked,
             over: false,
         })
     }
