@@ -133,6 +133,10 @@ impl Session<'_> {
             }
             Message::Commit { loan } => {
                 crate::failpoint::hit("transport.export.commit")?;
+                // As when this process was stopped meanwhile: the importer uses nothing, so the handle stays.
+                if stream.is_closed() {
+                    bail!(Peer, "the importer is gone, and its transfer with it");
+                }
                 let lent = self.own(loan)?.clone();
                 let committed = lent.loan().commit();
                 self.end(loan);
