@@ -107,6 +107,7 @@ impl Session<'_> {
         let cache = &self.shared.cache;
         for lent in self.loans.values() {
             lent.touch();
+            lent.loan().renew();
         }
         Ok(match question {
             Message::Describe => Message::Address(cache.encode_address()),
@@ -183,6 +184,7 @@ impl Session<'_> {
         let range = first as usize..(first as usize).saturating_add(count as usize);
         let (pinned, computed) = {
             let loan = lent.loan();
+            loan.renew();
             (loan.pin(range.clone()), loan.whole().map(|snapshot| snapshot.computed))
         };
         let Some(pinned) = pinned else {
