@@ -129,7 +129,7 @@ fn clients_that_open_transfers_and_go_silent() {
         let mut to = importer();
         let mut from = exporter(way, &mut to);
         let offers: Vec<_> = (0..10).map(|salt| offer(&mut from, Job { max: 4, ..Job::long(false, salt) })).collect();
-        (0..10).for_each(|_| to.arm("transport.import.fetch", 1, "1600"));
+        (1..=10).for_each(|nth| to.arm("transport.import.fetch", nth, "1600"));
         let kvs: Vec<_> = offers.iter().map(|offer| to.ask(import(&offer.ticket))["kv"].clone()).collect();
         std::thread::sleep(Duration::from_millis(100));
         let begun = Instant::now();
@@ -137,7 +137,7 @@ fn clients_that_open_transfers_and_go_silent() {
         assert!(begun.elapsed() > TIMEOUT / 4, "given up early: {:?}", begun.elapsed());
         for (kv, offer) in kvs.iter().zip(&offers) {
             let status = to.ask(json!({"do": "ready", "kv": kv}))["status"].as_i64().unwrap();
-            assert!([PEER, EXPIRED].contains(&status), "{way:?}: {status}");
+            assert!([PEER, EXPIRED].contains(&status), "{way:?}, salt {}: {status}", offer.job.salt);
             assert_eq!(take(&mut to, &offer.ticket, false), End::Tokens(offer.job.want()));
         }
         settled(&mut from, "exporter");
