@@ -107,6 +107,19 @@ impl Loan {
         }
     }
 
+    /// The importer is still at it: the handle's lease begins anew.
+    pub fn renew(&self) {
+        self.shared.with(|state| {
+            if state.epoch == self.epoch
+                && let Ok(slot) = state.find(self.id)
+                && let Body::Ready(export) = state.slots.body(slot)
+            {
+                let lease = export.lease;
+                state.renew(slot, lease);
+            }
+        });
+    }
+
     /// The blocks held so far, in the sequence's order.
     pub fn blocks(&self) -> &[BlockId] {
         &self.blocks

@@ -20,11 +20,11 @@ pub fn monotonic_ns() -> u64 {
     t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
 }
 
-/// Sends this process a signal, for tests.
+/// Raises a signal in this process, for tests. Directed at this thread: it does not come back before a stop has stopped it.
 #[cfg(feature = "failpoints")]
 pub fn raise(signal: i32) {
     // SAFETY: no pointers; what the signal does is what the test wants.
-    unsafe { libc::kill(std::process::id() as i32, signal) };
+    unsafe { libc::raise(signal) };
 }
 
 /// Bytes from the kernel's random generator: secrets, epochs, seeds.

@@ -107,6 +107,8 @@ impl Node {
     /// Could KV be imported from the cache at `address`, how, and how fast? What is found to work is used by imports
     /// from then on.
     pub fn pair(&self, address: &[u8], required: Option<Transport>) -> Report {
+        // No thread looks after peers that are only paired with.
+        self.peers.sweep();
         let open = || if self.cache.is_closed() { bail!(Shutdown, "the cache is closed") } else { Ok(()) };
         pair::pair(&self.cache, &self.peers, address, required, &open)
     }

@@ -21,6 +21,8 @@ pub(super) fn pull(
     ticket: &Ticket,
     wanted: Wanted<'_>,
 ) -> Result<(Snapshot, BlockTable)> {
+    // Given up while it was queued: nobody is asked, who may not answer.
+    wanted()?;
     for endpoint in &ticket.endpoints {
         let Endpoint::Process(process) = endpoint else { continue };
         if *process != local::process()? || peers.is_some_and(|peers| peers.prefers_other_than_process(&ticket.epoch)) {

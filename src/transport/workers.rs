@@ -2,6 +2,7 @@
 
 use crate::bail;
 use crate::error::Result;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,6 +17,11 @@ const MOST: usize = 128;
 /// How long a thread waits for another job, and how often the chore is done meanwhile.
 const LINGER: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(250);
+
+thread_local! {
+    /// Whose thread this is: the address of its `Shared`.
+    static OWN: Cell<usize> = const { Cell::new(0) };
+}
 
 #[derive(Default)]
 struct State {
@@ -68,18 +74,21 @@ impl Workers {
         Ok(())
     }
 
-    /// Lets the queued jobs run out and waits for them.
+    /// Lets the queued jobs run out and waits for them; on one of these threads, which drops the last of what it woke,
+    /// for the others.
     pub fn close(&self) {
+        let own = usize::from(OWN.get() == Arc::as_ptr(&self.0) as usize);
         let mut state = self.0.lock();
         state.closed = true;
         self.0.wake.notify_all();
-        while state.threads > 0 {
+        while state.threads > own {
             state = self.0.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
 
 fn run(shared: &Shared) {
+    OWN.set(std::ptr::from_ref(shared) as usize);
     let mut state = shared.lock();
     let mut since = Instant::now();
     loop {

@@ -42,6 +42,8 @@ pub fn nixl_env() -> Option<Vec<(String, String)>> {
 
 pub struct Worker {
     pub child: Child,
+    /// Where it listens for TCP, if it does.
+    pub port: u16,
     stdin: ChildStdin,
     lines: Receiver<Value>,
 }
@@ -79,8 +81,9 @@ impl Worker {
             }
         });
         let stdin = child.stdin.take().unwrap();
-        let mut worker = Worker { child, stdin, lines };
-        worker.ask(json!({"do": "create", "config": config}));
+        let mut worker = Worker { child, port: 0, stdin, lines };
+        let created = worker.ask(json!({"do": "create", "config": config}));
+        worker.port = created["port"].as_u64().unwrap_or(0) as u16;
         worker
     }
 
@@ -126,6 +129,26 @@ impl Worker {
     pub fn kill(&mut self) {
         self.signal(libc::SIGKILL);
         let _ = self.child.wait();
+    }
+
+    /// Waits until it is dead, or stopped by a signal.
+    #[track_caller]
+    pub fn until_gone(&mut self) {
+        let begun = Instant::now();
+        let stat = format!("/proc/{}/stat", self.child.id());
+        while self.child.try_wait().unwrap().is_none() {
+            let stat = std::fs::read_to_string(&stat).unwrap_or_default();
+            if stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" T")) {
+                return;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20), "the worker is neither dead nor stopped");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Arms a failpoint in the process: "kill", "stop", "panic", or milliseconds of a pause.
+    pub fn arm(&mut self, name: &str, nth: u64, action: &str) {
+        self.ask(json!({"do": "arm", "name": name, "nth": nth, "action": action}));
     }
 }
 
@@ -175,13 +198,14 @@ fn tokens(value: &Value) -> Vec<u32> {
 }
 
 /// Commands:
-/// - create {config: {model, blocks, block_tokens, lease_ms, peer_timeout_ms, secret, listen, advertise, encryption}}
+/// - create {config: {model, blocks, block_tokens, lease_ms, peer_timeout_ms, secret, listen, advertise, encryption}}: port
 /// - submit {engine: role, tokens, kv, max, stream, recompute, deadline_ms, tag, emit, seed, temperature}
 /// - wait {request}: until its FINISHED; the events of a request
 /// - started {request}: until its KV_STARTED
 /// - ticket {kv}, import {ticket, tag}, ready {kv}: until KV_READY, release {kv}, info {kv}
 /// - address, pair {address, transport}, audit, metrics, arm {name, nth, action}, cancel {engine, request},
 ///   export {engine, request}, first {request}: until its first TOKEN
+/// - forget: the events so far; destroy {engine}: that engine; destroy: the cache; exit: the process
 fn run(served: &mut Option<Served>, command: &Value) -> cleave::error::Result<Value> {
     let what = command["do"].as_str().unwrap();
     if what == "arm" {
@@ -195,8 +219,12 @@ fn run(served: &mut Option<Served>, command: &Value) -> cleave::error::Result<Va
         return Ok(json!({}));
     }
     if what == "create" {
-        *served = Some(create(&command["config"])?);
-        return Ok(json!({}));
+        let (created, port) = create(&command["config"])?;
+        *served = Some(created);
+        return Ok(json!({"port": port}));
+    }
+    if what == "exit" {
+        std::process::exit(0);
     }
     let s = served.as_mut().expect("created");
     match what {
@@ -300,12 +328,19 @@ fn run(served: &mut Option<Served>, command: &Value) -> cleave::error::Result<Va
             let stats = s.cache.kv().stats();
             Ok(json!({"in": stats.bytes_in, "out": stats.bytes_out, "hidden": stats.bytes_hidden,
                 "exposed": stats.bytes_exposed, "imports": stats.imports, "failed": stats.imports_failed,
-                "rss": resident()}))
+                "rss": resident(), "threads": entries("/proc/self/task"), "files": entries("/proc/self/fd")}))
         }
         "destroy" => {
             let begun = Instant::now();
-            s.cache.close();
+            match command["engine"].as_str() {
+                Some(engine) => drop(s.engines.remove(engine)),
+                None => s.cache.close(),
+            }
             Ok(json!({"ms": begun.elapsed().as_millis() as u64}))
+        }
+        "forget" => {
+            s.events.clear();
+            Ok(json!({}))
         }
         other => panic!("unknown command {other}"),
     }
@@ -317,7 +352,11 @@ fn resident() -> u64 {
     line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
-fn create(config: &Value) -> cleave::error::Result<Served> {
+fn entries(directory: &str) -> usize {
+    std::fs::read_dir(directory).map_or(0, |entries| entries.count())
+}
+
+fn create(config: &Value) -> cleave::error::Result<(Served, u16)> {
     let tiny = format!("{}/models/tiny", env!("CARGO_MANIFEST_DIR"));
     let model = Model::load(config["model"].as_str().unwrap_or(&tiny))?;
     let blocks = config["blocks"].as_u64().unwrap_or(256);
@@ -334,15 +373,16 @@ fn create(config: &Value) -> cleave::error::Result<Served> {
         ..CacheOptions::default()
     };
     let cache = ModelCache::create(&model, &[], options)?;
+    let mut port = 0;
     if let Some(address) = config["listen"].as_str() {
         let encryption = match config["encryption"].as_str() {
             Some("always") => Encryption::Always,
             Some("never") => Encryption::Never,
             _ => Encryption::Auto,
         };
-        cache.listen(address, config["advertise"].as_str(), encryption)?;
+        port = cache.listen(address, config["advertise"].as_str(), encryption)?;
     }
-    Ok(Served { cache, queue: Queue::new(0)?, engines: HashMap::new(), events: Vec::new() })
+    Ok((Served { cache, queue: Queue::new(0)?, engines: HashMap::new(), events: Vec::new() }, port))
 }
 
 impl Served {

@@ -120,7 +120,11 @@ impl Peers {
                 }
                 // Nobody there, or nothing of that kind: the next endpoint may do. Anything else is an answer.
                 Err(error) if matches!(error.status, Status::Peer | Status::Unsupported) => {
-                    last = Some(error.context(describe(&endpoint)));
+                    let error = error.context(describe(&endpoint));
+                    if peer.is_stopped() {
+                        return Err(error);
+                    }
+                    last = Some(error);
                     wanted()?;
                 }
                 Err(error) => return Err(error),

@@ -7,7 +7,7 @@ use crate::error::{Error, Result, Status};
 use crate::kv::endpoint::Endpoint;
 use crate::kv::image::TransportKeys;
 use crate::sys::shared_memory::SharedMemory;
-use crate::sys::socket::{connect_unix, receive_fd};
+use crate::sys::socket::{connect_unix, is_stopped};
 use crate::transport::net::message::Message;
 use crate::transport::net::{Channel, Stream, connect};
 use crate::transport::nixl::Reader;
@@ -45,12 +45,14 @@ pub(in crate::transport) struct Peer {
 struct State {
     idle: Vec<Channel>,
     mapped: Option<Arc<Mapped>>,
+    /// Who answered last, if that is on this machine.
+    process: Option<i32>,
     used: Instant,
 }
 
 impl Peer {
     pub fn new(endpoint: Endpoint) -> Peer {
-        let state = State { idle: Vec::new(), mapped: None, used: Instant::now() };
+        let state = State { idle: Vec::new(), mapped: None, process: None, used: Instant::now() };
         Peer { endpoint, state: Mutex::new(state), reader: Mutex::default() }
     }
 
@@ -60,6 +62,11 @@ impl Peer {
 
     pub fn idle_for(&self) -> Duration {
         self.lock().used.elapsed()
+    }
+
+    /// A process of this machine that is stopped or dead: it will not answer over its other sockets either.
+    pub fn is_stopped(&self) -> bool {
+        self.lock().process.is_some_and(is_stopped)
     }
 
     /// Closed connections mean that the peer's process is gone, or began anew: nothing of it is kept.
@@ -104,7 +111,9 @@ impl Peer {
         match &self.endpoint {
             Endpoint::Unix(unix) => {
                 let socket = connect_unix(&unix.name, timeout).map_err(failed)?;
-                connect(Arc::new(Stream::unix(socket)?), &question.keys, false, &patience)
+                let stream = Stream::unix(socket)?;
+                self.lock().process = stream.process();
+                connect(Arc::new(stream), &question.keys, false, &patience)
             }
             Endpoint::Tcp { address, encrypted } => {
                 let socket = TcpStream::connect_timeout(address, timeout).map_err(failed)?;
@@ -143,18 +152,18 @@ impl Peer {
 
     /// NIXL's way to the peer's memory: made once, for all transfers.
     pub fn reader(&self, channel: &mut Channel, question: Question<'_>) -> Result<Arc<Reader>> {
-        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(reader) = &*reader {
+        let known = || self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reader) = &*known() {
             return Ok(reader.clone());
         }
+        // Not under the lock, as with the mapping. Of two that are made at once one is kept.
         // Asked of this side first: without NIXL here the peer need not load it.
         let new = Reader::prepare(question.store)?;
         let Message::NixlAgent { base, metadata } = self.ask(channel, &Message::Nixl, question)? else {
             return unexpected();
         };
         let new = Arc::new(new.meet(&metadata, base)?);
-        *reader = Some(new.clone());
-        Ok(new)
+        Ok(known().get_or_insert(new).clone())
     }
 
     /// What the reader was reading ends, one way or the other, before its agent is gone.
@@ -165,20 +174,19 @@ impl Peer {
 
     /// The peer's memory: mapped once, for all transfers.
     pub fn mapped(&self, channel: &mut Channel, question: Question<'_>) -> Result<Arc<Mapped>> {
-        // Held, so that a second transfer waits for the mapping instead of making its own.
-        let mut state = self.lock();
-        if let Some(mapped) = &state.mapped {
-            return Ok(mapped.clone());
+        if let Some(mapped) = self.lock().mapped.clone() {
+            return Ok(mapped);
         }
+        // Not under the lock: a peer that does not answer would hold up transfers that are to be given up.
         let Message::Shared { len, block_bytes } = self.ask(channel, &Message::Share, question)? else {
             return unexpected();
         };
-        let Some(socket) = channel.stream().unix_socket() else { bail!(Internal, "shared memory over TCP") };
-        let fd = receive_fd(socket).map_err(|e| Error::new(Status::Peer, format!("the peer's memory: {e}")))?;
+        let patience = patience(question.timeout, question.wanted);
+        let fd = channel.stream().receive_fd(&patience).map_err(|e| e.context("the peer's memory"))?;
         let memory = SharedMemory::open(fd, usize::try_from(len).unwrap_or(0))?;
         let mapped = Arc::new(Mapped { memory, block_bytes: usize::try_from(block_bytes).unwrap_or(usize::MAX) });
-        state.mapped = Some(mapped.clone());
-        Ok(mapped)
+        // Of several that were made at once the first stays.
+        Ok(self.lock().mapped.get_or_insert(mapped).clone())
     }
 }
 

@@ -131,6 +131,7 @@ impl Remote {
         let mut scratch = Vec::new();
         let pool = mapped.memory.source();
         for index in blocks {
+            wanted()?;
             self.ping(wanted)?;
             let begin = self.ids[index] as usize * self.block_bytes;
             if begin.checked_add(self.block_bytes).is_none_or(|end| end > pool.len()) {

@@ -96,6 +96,7 @@ fn run(
     let patience = patience(question.timeout, question.wanted);
     let mut scratch = Vec::new();
     while let Some(range) = pieces.next() {
+        (question.wanted)()?;
         let (first, count) = (range.start as u32, range.len() as u32);
         channel.send(&Message::Read { loan, first, count }, &patience)?;
         let bytes = match channel.receive(&patience)? {

@@ -3,10 +3,12 @@
 use crate::bail;
 use crate::error::{Error, Result, Status};
 use crate::sys::bytes::{Source, Target, receive, send};
-use crate::sys::socket::{PeerProcess, effective_uid, is_closed, is_stopped, peer_process, set_tcp_user_timeout};
+use crate::sys::socket::{
+    PeerProcess, effective_uid, is_closed, is_stopped, peer_process, receive_fd, set_tcp_user_timeout,
+};
 use std::io;
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -80,15 +82,18 @@ impl Stream {
         is_closed(self.fd())
     }
 
-    /// Is the process at the other end stopped or gone, as far as can be seen from here?
-    fn is_stopped(&self) -> bool {
-        matches!(self, Stream::Unix(_, process) if is_stopped(process.pid))
+    /// The process at the other end, if it is on this machine and can be seen from here.
+    pub fn process(&self) -> Option<i32> {
+        match self {
+            Stream::Unix(_, process) => Some(process.pid),
+            Stream::Tcp(_) => None,
+        }
     }
 
     fn wait(&self, since: Instant, patience: Patience<'_>) -> Result<()> {
         let silent = since.elapsed();
         patience(silent)?;
-        if silent >= STOPPED && self.is_stopped() {
+        if silent >= STOPPED && self.process().is_some_and(is_stopped) {
             bail!(Peer, "the peer's process is stopped");
         }
         Ok(())
@@ -115,6 +120,20 @@ impl Stream {
             at += self.receive(&[target.slice(at, target.len() - at)], patience)?;
         }
         Ok(())
+    }
+
+    /// Receives a descriptor, and the byte that carries it.
+    pub fn receive_fd(&self, patience: Patience<'_>) -> Result<OwnedFd> {
+        let Stream::Unix(socket, _) = self else { bail!(Internal, "a descriptor over TCP") };
+        let since = Instant::now();
+        loop {
+            match receive_fd(socket) {
+                Ok(fd) => return Ok(fd),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait(since, patience)?,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(lost(&e)),
+            }
+        }
     }
 
     /// Sends all of `pieces`, straight from where they lie.

@@ -11,6 +11,7 @@ use crate::kv::Cache;
 use crate::kv::loan::Loan;
 use crate::sys::monotonic_ns;
 use listen::Listener;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -25,6 +26,11 @@ const MOST_CONNECTIONS: usize = 4096;
 pub(super) struct Server {
     shared: Arc<Shared>,
     listeners: Mutex<Vec<Listener>>,
+}
+
+thread_local! {
+    /// Whose thread this is: the address of its `Shared`.
+    static OWN: Cell<usize> = const { Cell::new(0) };
 }
 
 /// What the threads of a server share.
@@ -103,6 +109,7 @@ impl Shared {
         }
         let shared = self.clone();
         let body = move || {
+            OWN.set(Arc::as_ptr(&shared) as usize);
             let served =
                 crate::panics::catch(|| session::run(&shared, &stream, must_encrypt)).and_then(|served| served);
             if let Err(error) = served {
@@ -149,14 +156,16 @@ impl Server {
         Ok(port)
     }
 
-    /// Ends every connection, and the transfers with them, and waits for their threads.
+    /// Ends every connection, and the transfers with them, and waits for their threads; on one of these, which drops the
+    /// last of what it woke, for the others.
     pub fn close(&self) {
+        let own = usize::from(OWN.get() == Arc::as_ptr(&self.shared) as usize);
         self.shared.closed.store(true, Relaxed);
         let listeners = std::mem::take(&mut *self.listeners.lock().unwrap_or_else(PoisonError::into_inner));
         listeners.into_iter().for_each(Listener::close);
         let mut connections = self.shared.connections();
         connections.values().for_each(|stream| stream.shutdown());
-        while !connections.is_empty() {
+        while connections.len() > own {
             connections = self.shared.none_left.wait(connections).unwrap_or_else(PoisonError::into_inner);
         }
         drop(connections);

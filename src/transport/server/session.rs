@@ -107,6 +107,7 @@ impl Session<'_> {
         let cache = &self.shared.cache;
         for lent in self.loans.values() {
             lent.touch();
+            lent.loan().renew();
         }
         Ok(match question {
             Message::Describe => Message::Address(cache.encode_address()),
@@ -133,6 +134,10 @@ impl Session<'_> {
             }
             Message::Commit { loan } => {
                 crate::failpoint::hit("transport.export.commit")?;
+                // As when this process was stopped meanwhile: the importer uses nothing, so the handle stays.
+                if stream.is_closed() {
+                    bail!(Peer, "the importer is gone, and its transfer with it");
+                }
                 let lent = self.own(loan)?.clone();
                 let committed = lent.loan().commit();
                 self.end(loan);
@@ -182,6 +187,7 @@ impl Session<'_> {
         let range = first as usize..(first as usize).saturating_add(count as usize);
         let (pinned, computed) = {
             let loan = lent.loan();
+            loan.renew();
             (loan.pin(range.clone()), loan.whole().map(|snapshot| snapshot.computed))
         };
         let Some(pinned) = pinned else {

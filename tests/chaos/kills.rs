@@ -1,0 +1,147 @@
+//! Either side is killed at every stage of a handoff.
+
+use super::support::*;
+
+const IMPORT: [&str; 6] = ["open", "opened", "blocks", "fetch", "copied", "committed"];
+const EXPORT: [&str; 6] = ["open", "opened", "more", "read", "commit", "committed"];
+
+fn importer_dies(way: Way, stream: bool) {
+    let mut other = importer();
+    let mut from = exporter(way, &mut other);
+    for (salt, stage) in IMPORT.into_iter().enumerate() {
+        let what = format!("importer killed at {stage}, {way:?}, stream {stream}");
+        let mut to = importer();
+        pair(&mut from, &mut to, way);
+        let bystander = Bystander::begin(&mut from);
+        let offer = offer(&mut from, Job::long(stream, salt as u64));
+        to.arm(&format!("transport.import.{stage}"), 1, "kill");
+        to.tell(import(&offer.ticket));
+        to.until_gone();
+        no_transfers(&mut from, NOTICED, &what);
+        from.ask(json!({"do": "wait", "request": offer.request}));
+        let kept = stage != "committed";
+        settled_after(&mut from, kept, bystander, &what);
+        let again = take(&mut other, &offer.ticket, false);
+        let want = if kept { End::Tokens(offer.job.want()) } else { End::Failed(EXPIRED) };
+        assert_eq!(again, want, "{what}: the ticket afterwards");
+        settled(&mut from, &what);
+    }
+    settled(&mut other, "another importer");
+}
+
+fn settled_after(survivor: &mut Worker, exports: bool, bystander: Bystander, what: &str) {
+    bystander.check(survivor, what);
+    settled_with(survivor, exports, NOTICED, what);
+}
+
+fn exporter_dies(way: Way, stream: bool) {
+    let mut to = importer();
+    for (salt, stage) in EXPORT.into_iter().enumerate() {
+        if way == Way::Shared && stage == "read" {
+            continue;
+        }
+        let what = format!("exporter killed at {stage}, {way:?}, stream {stream}");
+        let mut from = exporter(way, &mut to);
+        let bystander = Bystander::begin(&mut to);
+        let offer = offer(&mut from, Job::long(stream, salt as u64));
+        from.arm(&format!("transport.export.{stage}"), 1, "kill");
+        let kv = to.ask(import(&offer.ticket))["kv"].clone();
+        let submitted = to.try_ask(decode(&kv, salt % 2 == 1));
+        from.until_gone();
+        let begun = Instant::now();
+        let ready = to.ask(json!({"do": "ready", "kv": kv, "within_ms": 10_000}));
+        assert_eq!(ready["status"], PEER, "{what}: {ready}");
+        assert!(begun.elapsed() < NOTICED, "{what}: noticed after {:?}", begun.elapsed());
+        let want = if salt % 2 == 1 { End::Tokens(offer.job.want()) } else { End::Failed(PEER) };
+        assert_eq!(end(&mut to, submitted), want, "{what}");
+        assert_eq!(take(&mut to, &offer.ticket, true), End::Tokens(offer.job.want()), "{what}: recomputed");
+        settled_after(&mut to, false, bystander, &what);
+    }
+    let mut from = exporter(way, &mut to);
+    works(&mut from, &mut to, Job::long(stream, 99));
+}
+
+#[test]
+fn importers_over_shared_memory() {
+    importer_dies(Way::Shared, false);
+}
+
+#[test]
+fn importers_over_shared_memory_while_the_prompt_is_computed() {
+    importer_dies(Way::Shared, true);
+}
+
+#[test]
+fn importers_over_tcp() {
+    importer_dies(Way::Tcp, false);
+}
+
+#[test]
+fn importers_over_tcp_while_the_prompt_is_computed() {
+    importer_dies(Way::Encrypted, true);
+}
+
+#[test]
+fn exporters_over_shared_memory() {
+    exporter_dies(Way::Shared, false);
+}
+
+#[test]
+fn exporters_over_shared_memory_while_the_prompt_is_computed() {
+    exporter_dies(Way::Shared, true);
+}
+
+#[test]
+fn exporters_over_tcp() {
+    exporter_dies(Way::Encrypted, false);
+}
+
+#[test]
+fn exporters_over_tcp_while_the_prompt_is_computed() {
+    exporter_dies(Way::Tcp, true);
+}
+
+/// Around the transfer: with the ticket made, in the middle of the prompt, landed but not submitted, and decoding.
+#[test]
+fn before_and_after_the_transfer() {
+    for way in [Way::Shared, Way::Tcp] {
+        let mut to = importer();
+        // The ticket is there, its exporter is not.
+        let mut from = exporter(way, &mut to);
+        let gone = offer(&mut from, Job::long(false, 1));
+        from.kill();
+        assert_eq!(take(&mut to, &gone.ticket, false), End::Failed(PEER));
+        // A few steps into the prompt.
+        let mut from = exporter(way, &mut to);
+        from.arm("engine.step", 8, "kill");
+        let filling = offer(&mut from, Job::long(true, 2));
+        assert_eq!(take(&mut to, &filling.ticket, false), End::Failed(PEER));
+        from.until_gone();
+        // Landed: the exporter's end changes nothing any more, the importer's gives it nothing back.
+        let mut from = exporter(way, &mut to);
+        let landed = offer(&mut from, Job::long(false, 3));
+        let kv = to.ask(import(&landed.ticket))["kv"].clone();
+        assert_eq!(to.ask(json!({"do": "ready", "kv": kv}))["status"], 0);
+        settled(&mut from, "landed");
+        from.kill();
+        let submitted = to.ask(decode(&kv, false));
+        assert_eq!(end(&mut to, submitted), End::Tokens(landed.job.want()));
+        settled(&mut to, "after decoding");
+        // Decoding.
+        let mut from = exporter(way, &mut to);
+        let offers = [4, 5].map(|salt| offer(&mut from, Job { max: 100, ..Job::long(false, salt) }));
+        let kv = to.ask(import(&offers[0].ticket))["kv"].clone();
+        to.arm("engine.step", 5, "kill");
+        to.tell(decode(&kv, false));
+        to.until_gone();
+        let mut to = importer();
+        assert_eq!(take(&mut to, &offers[0].ticket, false), End::Failed(EXPIRED));
+        let kv = to.ask(import(&offers[1].ticket))["kv"].clone();
+        let submitted = to.ask(decode(&kv, false));
+        to.ask(json!({"do": "first", "request": submitted["request"]}));
+        assert_eq!(to.ask(json!({"do": "ready", "kv": kv}))["status"], 0);
+        from.kill();
+        assert_eq!(end(&mut to, submitted), End::Tokens(offers[1].job.want()));
+        settled(&mut to, "the end");
+    }
+}

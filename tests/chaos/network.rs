@@ -1,0 +1,133 @@
+//! A network that is cut and comes back: two network namespaces and a cable between them.
+
+use super::support::*;
+use std::process::{Command, Stdio};
+
+/// A namespace that is gone with this.
+struct Cable {
+    name: String,
+    /// The other side's address.
+    there: String,
+}
+
+fn ip(args: &str) -> bool {
+    let mut command = Command::new("ip");
+    command.args(args.split_whitespace()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+impl Cable {
+    /// None where that is not permitted.
+    fn lay() -> Option<Cable> {
+        let pid = std::process::id();
+        let net = format!("10.{}.{}", 100 + pid % 100, pid / 100 % 250);
+        let cable = Cable { name: format!("cleave{pid}"), there: format!("{net}.2") };
+        let Cable { name, there } = &cable;
+        let laid = ip(&format!("netns add {name}"))
+            && ip(&format!("link add cv{pid} type veth peer name peer netns {name}"))
+            && ip(&format!("address add {net}.1/24 dev cv{pid}"))
+            && ip(&format!("-n {name} address add {there}/24 dev peer"))
+            && ip(&format!("link set cv{pid} up"))
+            && ip(&format!("-n {name} link set lo up"))
+            && cable.set("up");
+        laid.then_some(cable)
+    }
+
+    /// Plugs it in again, and waits until the port beyond it can be reached: the first packets may go astray.
+    fn restore(&self, port: u16) {
+        assert!(self.set("up"));
+        let address = format!("{}:{port}", self.there).parse().unwrap();
+        let reached = || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(50)).is_ok();
+        assert!((0..100).any(|_| reached()), "the network did not come back");
+    }
+
+    fn set(&self, state: &str) -> bool {
+        ip(&format!("-n {} link set peer {state}", self.name))
+    }
+}
+
+impl Drop for Cable {
+    fn drop(&mut self) {
+        // The pair of devices goes with it.
+        ip(&format!("netns delete {}", self.name));
+    }
+}
+
+#[test]
+fn a_cable_that_is_pulled() {
+    let Some(cable) = Cable::lay() else {
+        eprintln!("SKIPPED: no network namespace can be made here (needs root and iproute2)");
+        return;
+    };
+    let config = with(Way::Tcp.config(), json!({"listen": format!("{}:0", cable.there)}));
+    let mut from = Worker::start_under(&["ip", "netns", "exec", &cable.name], config);
+    let mut to = importer();
+    pair(&mut from, &mut to, Way::Tcp);
+    for (salt, stage) in [
+        "import.open",
+        "import.opened",
+        "import.fetch",
+        "import.copied",
+        "export.open",
+        "export.more",
+        "export.read",
+        "export.commit",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let stream = salt % 3 == 2;
+        let what = format!("cut at {stage}, stream {stream}");
+        let bystanders = [Bystander::begin(&mut from), Bystander::begin(&mut to)];
+        let offer = offer(&mut from, Job::long(stream, salt as u64));
+        let place = format!("transport.{stage}");
+        if stage.starts_with("import") {
+            to.arm(&place, 1, "150")
+        } else {
+            from.arm(&place, 1, "150")
+        }
+        let kv = to.ask(import(&offer.ticket))["kv"].clone();
+        let submitted = to.try_ask(decode(&kv, false));
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(cable.set("down"));
+        let begun = Instant::now();
+        let status = to.ask(json!({"do": "ready", "kv": kv}))["status"].as_i64().unwrap();
+        assert!(begun.elapsed() < NOTICED + Duration::from_millis(150), "{what}: {:?}", begun.elapsed());
+        assert_eq!((status, end(&mut to, submitted)), (PEER, End::Failed(PEER)), "{what}");
+        no_transfers(&mut from, NOTICED, &what);
+        let [ours, theirs] = bystanders;
+        ours.check(&mut from, &what);
+        theirs.check(&mut to, &what);
+        // Still away.
+        assert_eq!(take(&mut to, &offer.ticket, false), End::Failed(PEER), "{what}");
+        cable.restore(from.port);
+        from.ask(json!({"do": "wait", "request": offer.request}));
+        // What the exporter was told to end it ended; its answer did not come.
+        let again = take(&mut to, &offer.ticket, false);
+        let lost = stage == "export.commit" && again == End::Failed(EXPIRED);
+        assert!(lost || again == End::Tokens(offer.job.want()), "{what}: {again:?}");
+        settled(&mut from, &what);
+        settled(&mut to, &what);
+    }
+    // Shorter than the timeout: a hiccup, or a failure with everything in place.
+    for salt in 20..24 {
+        let offer = offer(&mut from, Job::long(false, salt));
+        from.arm("transport.export.read", 1, "60");
+        let kv = to.ask(import(&offer.ticket))["kv"].clone();
+        let submitted = to.try_ask(decode(&kv, false));
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(cable.set("down"));
+        std::thread::sleep(Duration::from_millis(100));
+        cable.restore(from.port);
+        if end(&mut to, submitted) != End::Tokens(offer.job.want()) {
+            assert_eq!(take(&mut to, &offer.ticket, false), End::Tokens(offer.job.want()));
+        }
+        settled(&mut from, "a hiccup");
+    }
+    // Between transfers nothing is noticed at all.
+    assert!(cable.set("down"));
+    std::thread::sleep(2 * TIMEOUT);
+    cable.restore(from.port);
+    works(&mut from, &mut to, Job::long(true, 30));
+    settled(&mut to, "importer");
+}

@@ -1,0 +1,44 @@
+//! Imports into a cache that has no room for them.
+
+use super::support::*;
+
+fn full(way: Way) {
+    let mut to = Worker::start(with(way.config(), json!({"blocks": 40})));
+    let mut from = exporter(way, &mut to);
+    // 30 of its 40 blocks are a handle's.
+    let tokens = prompt(470, 5);
+    let submit = json!({"do": "submit", "engine": "prefill", "tokens": tokens, "max": 4, "ignore_eos": true});
+    let request = to.ask(submit)["request"].clone();
+    let holder = to.ask(json!({"do": "wait", "request": request}))["kv"].clone();
+
+    let offers = [1, 2].map(|salt| offer(&mut from, Job::long(salt == 2, salt)));
+    for offer in &offers {
+        assert_eq!(take(&mut to, &offer.ticket, false), End::Failed(OUT_OF_MEMORY), "{way:?}");
+    }
+    from.ask(json!({"do": "wait", "request": offers[1].request}));
+    settled_with(&mut from, true, NOTICED, "the exporter keeps its handles");
+    // Recomputed it waits for room like any request.
+    let kv = to.ask(import(&offers[0].ticket))["kv"].clone();
+    assert_eq!(to.ask(json!({"do": "ready", "kv": kv}))["status"], OUT_OF_MEMORY);
+    let submitted = to.ask(decode(&kv, true));
+    let waiting = json!({"do": "wait", "request": submitted["request"], "within_ms": 300});
+    assert_eq!(to.ask(waiting)["timeout"], true, "there is no room");
+    to.ask(json!({"do": "release", "kv": holder}));
+    assert_eq!(end(&mut to, submitted), End::Tokens(offers[0].job.want()));
+    settled(&mut to, "importer");
+    for offer in &offers {
+        assert_eq!(take(&mut to, &offer.ticket, false), End::Tokens(offer.job.want()), "with room");
+    }
+    settled(&mut from, "exporter");
+    settled(&mut to, "importer");
+}
+
+#[test]
+fn over_shared_memory() {
+    full(Way::Shared);
+}
+
+#[test]
+fn over_tcp() {
+    full(Way::Tcp);
+}

@@ -1,0 +1,146 @@
+//! Sockets with nobody cleave knows at the other end.
+
+use super::support::*;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+
+/// An offer whose ticket leads to `listener` and nowhere else: the exporter is gone.
+fn leading_to(listener: &TcpListener, encryption: &str, salt: u64) -> Offer {
+    let advertise = listener.local_addr().unwrap().to_string();
+    let config = json!({"listen": "127.0.0.1:0", "advertise": advertise, "encryption": encryption});
+    let mut from = Worker::start(config);
+    offer(&mut from, Job::long(false, salt))
+}
+
+#[test]
+fn one_that_accepts_and_says_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    for encryption in ["never", "always"] {
+        let offer = leading_to(&listener, encryption, 1);
+        let mut to = importer();
+        let bystander = Bystander::begin(&mut to);
+        let begun = Instant::now();
+        assert_eq!(take(&mut to, &offer.ticket, false), End::Failed(PEER));
+        assert!(begun.elapsed() < 2 * TIMEOUT + TIMEOUT, "{:?}", begun.elapsed());
+        // A deadline is kept whatever the peer does, and a cancel.
+        let kv = to.ask(import(&offer.ticket))["kv"].clone();
+        let mut submit = decode(&kv, false);
+        submit["deadline_ms"] = json!(100);
+        let begun = Instant::now();
+        let submitted = to.try_ask(submit);
+        assert_eq!(end(&mut to, submitted), End::Failed(-12));
+        assert!(begun.elapsed() < Duration::from_millis(400), "a deadline of 100 ms: {:?}", begun.elapsed());
+        assert_eq!(take(&mut to, &offer.ticket, true), End::Tokens(offer.job.want()));
+        bystander.check(&mut to, "a silent peer");
+        settled(&mut to, "importer");
+    }
+}
+
+#[test]
+fn one_that_speaks_garbage() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let offers = ["never", "always"].map(|encryption| leading_to(&listener, encryption, 2));
+    let mut random = Random(4);
+    let mut garbage = move |n: usize| (0..n).map(|_| random.below(256) as u8).collect::<Vec<u8>>();
+    let mut greeting = b"CLVKVNET\x01\x00\x01\x00\x01\x00\x00\x00".to_vec();
+    greeting.extend(garbage(32));
+    let says =
+        vec![garbage(20), garbage(5000), [greeting.clone(), garbage(4000)].concat(), b"HTTP/1.1 400 \r\n".into()];
+    let mut to = importer();
+    for offer in &offers {
+        for said in &says {
+            std::thread::scope(|scope| {
+                let serve = scope.spawn(|| {
+                    let (mut socket, _) = listener.accept().unwrap();
+                    let _ = socket.write_all(said);
+                    let _ = socket.shutdown(std::net::Shutdown::Write);
+                    let _ = socket.set_read_timeout(Some(TIMEOUT));
+                    let _ = std::io::copy(&mut socket, &mut std::io::sink());
+                });
+                let end = take(&mut to, &offer.ticket, false);
+                assert!(matches!(end, End::Failed(CORRUPT | PEER | PERMISSION)), "{end:?}");
+                serve.join().unwrap();
+            });
+        }
+    }
+    // A hundred bytes, one every 50 ms: the handshake is over at its own time.
+    std::thread::scope(|scope| {
+        let serve = scope.spawn(|| {
+            let (mut socket, _) = listener.accept().unwrap();
+            for byte in greeting.iter().cycle().take(100) {
+                std::thread::sleep(Duration::from_millis(120));
+                if socket.write_all(&[*byte]).is_err() {
+                    return;
+                }
+            }
+        });
+        let begun = Instant::now();
+        assert_eq!(take(&mut to, &offers[0].ticket, false), End::Failed(PEER));
+        assert!(begun.elapsed() < 3 * TIMEOUT, "{:?}", begun.elapsed());
+        serve.join().unwrap();
+    });
+    settled(&mut to, "importer");
+}
+
+#[test]
+fn clients_that_scan_dawdle_or_speak_garbage() {
+    let mut to = importer();
+    let mut from = exporter(Way::Tcp, &mut to);
+    let address = ("127.0.0.1", from.port);
+    works(&mut from, &mut to, Job::long(false, 0));
+    let before = from.ask(json!({"do": "metrics"}));
+    let bystander = Bystander::begin(&mut from);
+    let dawdlers: Vec<TcpStream> = (0..50).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let mut random = Random(5);
+    for i in 0..300 {
+        let mut socket = TcpStream::connect(address).unwrap();
+        if i % 2 == 0 {
+            let garbage: Vec<u8> = (0..random.below(300)).map(|_| random.below(256) as u8).collect();
+            let _ = socket.write_all(&garbage);
+        }
+        for dawdler in &dawdlers[..i % 3] {
+            let _ = (&mut &*dawdler).write_all(b"C");
+        }
+    }
+    works(&mut from, &mut to, Job::long(true, 1));
+    bystander.check(&mut from, "strangers");
+    // They have five seconds to prove themselves, however much they say meanwhile.
+    let begun = Instant::now();
+    for dawdler in &dawdlers {
+        dawdler.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
+        let _ = (&mut &*dawdler).write_all(b"C");
+        let _ = (&mut &*dawdler).read(&mut [0; 64]);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(7), "{:?}", begun.elapsed());
+    std::thread::sleep(Duration::from_millis(200));
+    let after = from.ask(json!({"do": "metrics"}));
+    for field in ["threads", "files"] {
+        let (before, after) = (before[field].as_u64().unwrap(), after[field].as_u64().unwrap());
+        assert!(after <= before + 8, "{field}: {before}, then {after}");
+    }
+    works(&mut from, &mut to, Job::long(false, 2));
+    settled(&mut from, "exporter");
+    settled(&mut to, "importer");
+}
+
+/// It has the secret, opens loans, and says nothing more.
+#[test]
+fn clients_that_open_transfers_and_go_silent() {
+    for way in [Way::Shared, Way::Tcp, Way::Encrypted] {
+        let mut to = importer();
+        let mut from = exporter(way, &mut to);
+        let offers: Vec<_> = (0..10).map(|salt| offer(&mut from, Job { max: 4, ..Job::long(false, salt) })).collect();
+        (1..=10).for_each(|nth| to.arm("transport.import.fetch", nth, "1600"));
+        let kvs: Vec<_> = offers.iter().map(|offer| to.ask(import(&offer.ticket))["kv"].clone()).collect();
+        std::thread::sleep(Duration::from_millis(100));
+        let begun = Instant::now();
+        no_transfers(&mut from, NOTICED, "silent importers");
+        assert!(begun.elapsed() > TIMEOUT / 4, "given up early: {:?}", begun.elapsed());
+        for (kv, offer) in kvs.iter().zip(&offers) {
+            let status = to.ask(json!({"do": "ready", "kv": kv}))["status"].as_i64().unwrap();
+            assert!([PEER, EXPIRED].contains(&status), "{way:?}, salt {}: {status}", offer.job.salt);
+            assert_eq!(take(&mut to, &offer.ticket, false), End::Tokens(offer.job.want()));
+        }
+        settled(&mut from, "exporter");
+    }
+}
