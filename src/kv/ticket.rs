@@ -57,7 +57,7 @@ pub(crate) fn digest(snapshot: &Snapshot) -> [u8; 32] {
 impl Ticket {
     /// The hash chain of the KV that will come: over the computed tokens, or over the prompt being computed. In blocks
     /// of the exporter's size it has to be the ticket's.
-    pub fn check_chain(&self) -> Result<()> {
+    pub fn check_chain(&self) -> Result<HashChain> {
         let chain = HashChain::of(self.snapshot.cache_salt, self.geometry.block_tokens, self.tokens());
         let (full, head) = self.chain;
         if full as usize != chain.hashes().len() || head != chain.head() {
@@ -68,7 +68,7 @@ impl Ticket {
                 chain.head()
             );
         }
-        Ok(())
+        Ok(chain)
     }
 
     /// The tokens whose KV will come.

@@ -216,6 +216,10 @@ impl Source for Remote {
         Ok(())
     }
 
+    fn keep_alive(&mut self, wanted: Wanted<'_>) -> Result<()> {
+        self.ping(wanted)
+    }
+
     fn commit(&mut self, wanted: Wanted<'_>) -> Result<()> {
         let answer = self.ask(&Message::Commit { loan: self.loan }, wanted)?;
         self.over = true;
