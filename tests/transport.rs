@@ -102,6 +102,50 @@ fn without_nixl_requiring_it_is_unsupported() {
     assert!(report["detail"].as_str().unwrap().contains("NIXL"), "{report}");
 }
 
+/// Other block sizes, element types and shards are converted on the way, whatever carries them.
+#[test]
+fn layouts_are_converted_over_every_transport() {
+    let exact = [json!({"block_tokens": 32}), json!({"block_tokens": 5}), json!({"shards": 2, "block_tokens": 24})];
+    let lossy = [json!({"dtype": 4}), json!({"dtype": 4, "shards": 2, "block_tokens": 7})];
+    let nixl = worker::nixl_env();
+    let mut to = Worker::start_with(nixl.as_deref().unwrap_or_default(), json!({}));
+    let tokens = prompt(150, 2);
+    let want = reference(&mut to, &tokens, 8);
+    for (layouts, exact) in [(&exact[..], true), (&lossy[..], false)] {
+        for layout in layouts {
+            let mut config = layout.clone();
+            config["listen"] = json!("127.0.0.1:0");
+            let mut from = Worker::start_with(nixl.as_deref().unwrap_or_default(), config);
+            let address = from.ask(json!({"do": "address"}))["address"].clone();
+            for transport in [2, 3, 4] {
+                if transport == 4 && nixl.is_none() {
+                    continue;
+                }
+                let report = to.ask(json!({"do": "pair", "address": address, "transport": transport}));
+                assert_eq!(report["transport"], transport, "{layout}: {report}");
+                assert!(report["detail"].as_str().unwrap().contains("converted on import"), "{report}");
+                for stream in [false, true] {
+                    let got = hand_over(&mut from, &mut to, &tokens, 8, stream);
+                    assert!(!exact || got == want, "{layout} over {transport}, stream {stream}: {got:?}");
+                    assert_eq!(got.len(), 8, "{layout} over {transport}");
+                }
+            }
+            settled(&mut from, "exporter");
+        }
+    }
+    settled(&mut to, "importer");
+}
+
+#[test]
+fn a_cache_that_does_not_convert_says_so_at_pairing() {
+    let mut from = Worker::start(json!({"block_tokens": 32}));
+    let mut to = Worker::start(json!({"no_convert": true}));
+    let address = from.ask(json!({"do": "address"}))["address"].clone();
+    let report = to.ask(json!({"do": "pair", "address": address}));
+    assert_eq!((&report["status"], &report["reason"]), (&json!(-7), &json!(4)), "{report}");
+    assert!(report["detail"].as_str().unwrap().contains("block tokens: expected 16, found 32"), "{report}");
+}
+
 #[test]
 fn a_running_generation_moves_mid_sentence() {
     let (mut from, mut to) = (Worker::start(json!({})), Worker::start(json!({})));

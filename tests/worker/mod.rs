@@ -6,6 +6,7 @@ use cleave::engine::{CacheOptions, Engine, EngineOptions, Event, EventKind, Mode
 use cleave::failpoint::{self, Action};
 use cleave::kv::KvId;
 use cleave::model::Model;
+use cleave::tensor::Dtype;
 use cleave::transport::{Encryption, Transport};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -370,6 +371,9 @@ fn create(config: &Value) -> cleave::error::Result<(Served, u16)> {
         lease: ms(config, "lease_ms"),
         peer_timeout: ms(config, "peer_timeout_ms"),
         secret: Some(secret),
+        dtype: config["dtype"].as_u64().and_then(|code| Dtype::from_code(code as u32)),
+        shards: number(config, "shards") as u32,
+        no_convert: config["no_convert"] == true,
         ..CacheOptions::default()
     };
     let cache = ModelCache::create(&model, &[], options)?;
