@@ -17,11 +17,12 @@ use ::shuttle::sync::mpsc;
 use ::shuttle::thread::{self, JoinHandle};
 use ::shuttle::{Config, Runner};
 
-use super::model::{GEOMETRY, Seq, config, identity};
+use super::model::{GEOMETRY, Seq, config, identity, snapshot};
 use super::store::MemoryStore;
-use super::{BlockId, BlockStore, Cache, CacheConfig, Consumed, KvGeometry, KvId, sound};
+use super::{BlockId, BlockStore, Cache, CacheConfig, Consumed, KvGeometry, KvId, Snapshot, sound};
 use crate::error::{Error, Result, Status};
-use crate::kv::{Waker, lease};
+use crate::kv::loan::Loan;
+use crate::kv::{Waker, lease, ticket};
 use crate::sync::{Instant, advance, reset_clock};
 
 const LEASE: Duration = Duration::from_secs(30);
@@ -137,6 +138,17 @@ fn landed(cache: &Cache, found: Consumed) -> Option<Seq> {
     let seq = Seq { snapshot, table };
     seq.verify(cache.store());
     Some(seq)
+}
+
+/// What [`Model::exported`] has, as a ticket says it.
+fn expected() -> Arc<Snapshot> {
+    Arc::new(snapshot((0..7).collect(), 0))
+}
+
+/// The exporter's side of a transfer, with a ticket written just now.
+fn lend(cache: &Cache, id: KvId) -> Result<Loan> {
+    let (snapshot, origin, _) = cache.ticket_origin(id)?;
+    cache.lend(id, &origin.epoch, &ticket::digest(&snapshot))
 }
 
 fn image(cache: &Cache, id: KvId) -> Result<Vec<u8>> {
