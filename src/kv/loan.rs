@@ -6,7 +6,7 @@ use crate::sync::{Arc, Instant, PoisonError};
 
 use super::cache::{Cache, Shared};
 use super::handle::{Body, End, KvId};
-use super::state::{Owner, TableKey};
+use super::state::{Owner, Table, TableKey};
 use super::ticket;
 use crate::backend::BlockId;
 use crate::bail;
@@ -82,9 +82,11 @@ impl Loan {
                 Body::Ready(export) => (export.blocks.clone(), Some((export.snapshot.clone(), export.lease))),
                 Body::Failed { error, .. } => return Err(error.clone()),
                 Body::Filling(progress) => {
-                    let full = (progress.computed / shared.geometry.block_tokens) as usize;
-                    let blocks = &state.tables[progress.table as usize].blocks;
-                    (blocks[..full.min(blocks.len())].to_vec(), None)
+                    let full = |table: &Table| {
+                        let full = (table.computed / shared.geometry.block_tokens) as usize;
+                        table.blocks[..full.min(table.blocks.len())].to_vec()
+                    };
+                    (state.table(progress.table).map(full).unwrap_or_default(), None)
                 }
                 Body::Importing { .. } | Body::Vacant => bail!(WouldBlock, "{}: its import is in flight", self.id),
             };
