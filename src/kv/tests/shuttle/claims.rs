@@ -20,7 +20,7 @@ pub(super) fn some_image() -> Vec<u8> {
 }
 
 /// Waits if it must, once.
-fn fetch(cache: &Cache, mut claim: Claim, sleeper: &Sleeper) -> Result<Seq> {
+pub(super) fn fetch(cache: &Cache, mut claim: Claim, sleeper: &Sleeper) -> Result<Seq> {
     if let Some(seq) = landed(cache, claim.take()?) {
         return Ok(seq);
     }

@@ -3,9 +3,12 @@
 
 mod claims;
 mod closing;
+mod failures;
+mod filling;
 mod handles;
 mod imports;
 mod leases;
+mod loans;
 mod waiting;
 
 use std::sync::Arc;
@@ -145,10 +148,16 @@ fn expected() -> Arc<Snapshot> {
     Arc::new(snapshot((0..7).collect(), 0))
 }
 
+/// What a ticket of `id` that is written now says about the exporter: its epoch and the sequence's digest.
+fn ticket(cache: &Cache, id: KvId) -> Result<([u8; 16], [u8; 32])> {
+    let (snapshot, origin, _) = cache.ticket_origin(id)?;
+    Ok((origin.epoch, ticket::digest(&snapshot)))
+}
+
 /// The exporter's side of a transfer, with a ticket written just now.
 fn lend(cache: &Cache, id: KvId) -> Result<Loan> {
-    let (snapshot, origin, _) = cache.ticket_origin(id)?;
-    cache.lend(id, &origin.epoch, &ticket::digest(&snapshot))
+    let (epoch, digest) = ticket(cache, id)?;
+    cache.lend(id, &epoch, &digest)
 }
 
 fn image(cache: &Cache, id: KvId) -> Result<Vec<u8>> {
