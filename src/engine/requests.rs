@@ -222,7 +222,8 @@ impl Stepper {
         };
         let mut status = failure.as_ref().map(|error| error.status);
         let hands_over = active.hands_over(reason);
-        let Active { snapshot, filling, table, chain, place, .. } = active;
+        // Bindings go last to first: the place last, also in a panic.
+        let Active { place, table, filling, snapshot, chain, .. } = active;
         let index = snapshot.generated();
         let mut kv = 0;
         if hands_over {

@@ -203,7 +203,10 @@ impl Cache {
             let slot = state.find(id)?;
             let landing = match state.slots.body(slot) {
                 Body::Importing { sequence, .. } => Some((sequence.clone(), Landing::Import)),
-                Body::Filling(progress) => Some((progress.prompt.clone(), Landing::Prompt(progress.computed))),
+                Body::Filling(progress) => {
+                    let computed = state.table(progress.table).map_or(0, |table| table.computed);
+                    Some((progress.prompt.clone(), Landing::Prompt(computed)))
+                }
                 _ => None,
             };
             match landing {

@@ -87,7 +87,8 @@ impl Source for Local {
     }
 
     fn keep_alive(&mut self, _: Wanted<'_>) -> Result<()> {
-        self.loan.more(usize::MAX, Duration::ZERO)
+        self.loan.renew();
+        Ok(())
     }
 
     fn commit(&mut self, _: Wanted<'_>) -> Result<()> {

@@ -108,10 +108,13 @@ fn run(shared: &Shared) {
         state = woken;
         state.idle -= 1;
         if waited.timed_out() && state.jobs.is_empty() && !state.closed {
-            let last = state.threads == 1;
-            drop(state);
-            let busy = last && (shared.chore)();
-            state = shared.lock();
+            // Of two that would end at once one must see that it is the last: the lock is dropped by the last only.
+            let mut busy = false;
+            if state.threads == 1 {
+                drop(state);
+                busy = (shared.chore)();
+                state = shared.lock();
+            }
             if since.elapsed() > LINGER && !busy && state.jobs.is_empty() {
                 break;
             }
@@ -119,4 +122,89 @@ fn run(shared: &Shared) {
     }
     state.threads -= 1;
     shared.ended.notify_all();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Status;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+    use std::sync::{RwLock, mpsc};
+    use std::thread;
+
+    fn idle_chore() -> Workers {
+        Workers::new(Box::new(|| false))
+    }
+
+    #[test]
+    fn closing_runs_what_is_queued_beyond_the_limit() {
+        let workers = idle_chore();
+        let (gate, done) = (Arc::new(RwLock::new(())), Arc::new(AtomicUsize::new(0)));
+        let shut = gate.write().unwrap();
+        for _ in 0..MOST + 8 {
+            let (gate, done) = (gate.clone(), done.clone());
+            let job = move || {
+                let _open = gate.read().unwrap();
+                done.fetch_add(1, SeqCst);
+            };
+            workers.submit(Box::new(job)).unwrap();
+        }
+        assert_eq!(workers.0.lock().threads, MOST);
+        thread::scope(|scope| {
+            let closer = scope.spawn(|| workers.close());
+            while !workers.0.lock().closed {
+                thread::yield_now();
+            }
+            let late = workers.submit(Box::new(|| ())).unwrap_err();
+            assert_eq!((late.status, done.load(SeqCst)), (Status::Shutdown, 0));
+            assert!(!closer.is_finished());
+            drop(shut);
+            closer.join().unwrap();
+        });
+        assert_eq!((done.load(SeqCst), workers.0.lock().threads), (MOST + 8, 0));
+        workers.close();
+    }
+
+    #[test]
+    fn a_panicking_job_takes_nothing_with_it() {
+        let workers = idle_chore();
+        let (send, received) = mpsc::channel();
+        for n in 0..4 {
+            let send = send.clone();
+            let job = move || {
+                send.send(n).unwrap();
+                assert!(n % 2 == 1, "on purpose");
+            };
+            workers.submit(Box::new(job)).unwrap();
+        }
+        let mut ran: Vec<i32> = (0..4).map(|_| received.recv_timeout(Duration::from_secs(10)).unwrap()).collect();
+        ran.sort_unstable();
+        assert_eq!(ran, [0, 1, 2, 3]);
+        workers.close();
+        assert_eq!(workers.0.lock().threads, 0);
+    }
+
+    #[test]
+    fn threads_end_when_there_is_nothing_to_look_after() {
+        let busy = Arc::new(AtomicBool::new(true));
+        let chore = busy.clone();
+        let workers = Workers::new(Box::new(move || chore.load(SeqCst)));
+        (0..3).for_each(|_| workers.submit(Box::new(|| ())).unwrap());
+        let within = |time: Duration, threads: usize| {
+            let until = Instant::now() + time;
+            while workers.0.lock().threads != threads {
+                assert!(Instant::now() < until, "{} threads", workers.0.lock().threads);
+                thread::sleep(LOOK / 10);
+            }
+        };
+        within(LINGER + Duration::from_secs(10), 1);
+        thread::sleep(LINGER + 2 * LOOK);
+        assert_eq!(workers.0.lock().threads, 1, "the last one does the chore");
+        busy.store(false, SeqCst);
+        within(Duration::from_secs(10), 0);
+        let (send, received) = mpsc::channel();
+        workers.submit(Box::new(move || send.send(()).unwrap())).unwrap();
+        received.recv_timeout(Duration::from_secs(10)).unwrap();
+        workers.close();
+    }
 }
