@@ -120,3 +120,59 @@ fn run(shared: &Shared) {
     state.threads -= 1;
     shared.ended.notify_all();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    fn workers() -> Workers {
+        Workers::new(Box::new(|| false))
+    }
+
+    #[test]
+    fn closing_runs_what_was_accepted_and_refuses_the_rest() {
+        let (workers, ran) = (workers(), Arc::new(AtomicUsize::new(0)));
+        for i in 0..3 * MOST {
+            let ran = ran.clone();
+            let job = move || {
+                ran.fetch_add(1, SeqCst);
+                std::thread::sleep(Duration::from_millis(1));
+                assert!(i % 7 != 0, "a job that panics takes no other with it");
+            };
+            workers.submit(Box::new(job)).unwrap();
+            assert!(workers.0.lock().threads <= MOST);
+        }
+        workers.close();
+        assert_eq!(ran.load(SeqCst), 3 * MOST);
+        let refused = workers.submit(Box::new(|| panic!("never run"))).unwrap_err();
+        assert_eq!(refused.status, crate::error::Status::Shutdown);
+        workers.close();
+    }
+
+    #[test]
+    fn a_job_may_close_its_own_pool() {
+        let workers = Arc::new(workers());
+        let (closed, wait) = std::sync::mpsc::channel();
+        let last = workers.clone();
+        workers
+            .submit(Box::new(move || {
+                last.close();
+                closed.send(()).unwrap();
+            }))
+            .unwrap();
+        wait.recv_timeout(Duration::from_secs(10)).expect("closing waited for itself");
+        workers.close();
+    }
+
+    #[test]
+    fn threads_go_when_there_is_nothing_to_do() {
+        let workers = workers();
+        (0..5).for_each(|_| workers.submit(Box::new(|| ())).unwrap());
+        let begun = Instant::now();
+        while workers.0.lock().threads > 0 {
+            assert!(begun.elapsed() < 3 * LINGER, "threads stay");
+            std::thread::sleep(LOOK);
+        }
+    }
+}
