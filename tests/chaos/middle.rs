@@ -124,7 +124,8 @@ fn tampered(way: Way) {
             if round % 2 == 0 {
                 proxy.reset();
             }
-            let job = Job { tokens: prompt(100, round % 3), max: 6, stream: round % 4 == 3, salt: random.below(1 << 40) };
+            let job =
+                Job { tokens: prompt(100, round % 3), max: 6, stream: round % 4 == 3, salt: random.below(1 << 40) };
             let offer = offer(&mut from, job);
             let down = round % 3 != 2;
             let most = if round % 4 < 2 || !down { 300 } else { 100_000 };

@@ -81,7 +81,11 @@ fn a_cable_that_is_pulled() {
         let bystanders = [Bystander::begin(&mut from), Bystander::begin(&mut to)];
         let offer = offer(&mut from, Job::long(stream, salt as u64));
         let place = format!("transport.{stage}");
-        if stage.starts_with("import") { to.arm(&place, 1, "150") } else { from.arm(&place, 1, "150") }
+        if stage.starts_with("import") {
+            to.arm(&place, 1, "150")
+        } else {
+            from.arm(&place, 1, "150")
+        }
         let kv = to.ask(import(&offer.ticket))["kv"].clone();
         let submitted = to.try_ask(decode(&kv, false));
         std::thread::sleep(Duration::from_millis(50));

@@ -44,7 +44,8 @@ fn one_that_speaks_garbage() {
     let mut garbage = move |n: usize| (0..n).map(|_| random.below(256) as u8).collect::<Vec<u8>>();
     let mut greeting = b"CLVKVNET\x01\x00\x01\x00\x01\x00\x00\x00".to_vec();
     greeting.extend(garbage(32));
-    let says = vec![garbage(20), garbage(5000), [greeting.clone(), garbage(4000)].concat(), b"HTTP/1.1 400 \r\n".into()];
+    let says =
+        vec![garbage(20), garbage(5000), [greeting.clone(), garbage(4000)].concat(), b"HTTP/1.1 400 \r\n".into()];
     let mut to = importer();
     for offer in &offers {
         for said in &says {
@@ -62,7 +63,7 @@ fn one_that_speaks_garbage() {
             });
         }
     }
-    // A hundred bytes, one every 50 ms: the handshake is over at its own time.
+    // A byte now and then: the handshake is over at its own time.
     std::thread::scope(|scope| {
         let serve = scope.spawn(|| {
             let (mut socket, _) = listener.accept().unwrap();
