@@ -40,7 +40,8 @@ mod armed {
 
     static POINTS: Mutex<Vec<Point>> = Mutex::new(Vec::new());
 
-    /// The `nth` passage of `name` from now on (1 is the next) does `action`.
+    /// The `nth` passage of `name` from now on (1 is the next) does `action`; if that one is somebody else's, the one
+    /// after it.
     pub fn arm(name: &str, nth: u64, action: Action) {
         let mut points = POINTS.lock().unwrap_or_else(PoisonError::into_inner);
         points.push(Point { name: name.to_string(), passages_left: nth.max(1), action });
@@ -54,9 +55,9 @@ mod armed {
         let action = {
             let mut points = POINTS.lock().unwrap_or_else(PoisonError::into_inner);
             for point in points.iter_mut().filter(|p| p.name == name) {
-                point.passages_left -= 1;
+                point.passages_left = point.passages_left.saturating_sub(1);
             }
-            let due = points.iter().position(|p| p.passages_left == 0);
+            let due = points.iter().position(|p| p.name == name && p.passages_left == 0);
             due.map(|i| points.swap_remove(i).action)
         };
         match action {

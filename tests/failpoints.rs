@@ -39,4 +39,7 @@ fn a_panic_inside_is_a_status_and_a_text() {
     assert!(hit("never").is_ok());
     disarm_all();
     assert!(hit("never").is_ok());
+    // Two for one passage: the second has the next, and no other failpoint's.
+    (0..2).for_each(|_| arm("twice", 1, Action::Fail(Status::Io)));
+    assert!(hit("twice").is_err() && hit("other").is_ok() && hit("twice").is_err() && hit("twice").is_ok());
 }

@@ -20,18 +20,14 @@ fn importer_dies(way: Way, stream: bool) {
         no_transfers(&mut from, NOTICED, &what);
         from.ask(json!({"do": "wait", "request": offer.request}));
         let kept = stage != "committed";
-        settled_after(&mut from, kept, bystander, &what);
+        bystander.check(&mut from, &what);
+        settled_with(&mut from, kept, NOTICED, &what);
         let again = take(&mut other, &offer.ticket, false);
         let want = if kept { End::Tokens(offer.job.want()) } else { End::Failed(EXPIRED) };
         assert_eq!(again, want, "{what}: the ticket afterwards");
         settled(&mut from, &what);
     }
     settled(&mut other, "another importer");
-}
-
-fn settled_after(survivor: &mut Worker, exports: bool, bystander: Bystander, what: &str) {
-    bystander.check(survivor, what);
-    settled_with(survivor, exports, NOTICED, what);
 }
 
 fn exporter_dies(way: Way, stream: bool) {
@@ -55,7 +51,8 @@ fn exporter_dies(way: Way, stream: bool) {
         let want = if salt % 2 == 1 { End::Tokens(offer.job.want()) } else { End::Failed(PEER) };
         assert_eq!(end(&mut to, submitted), want, "{what}");
         assert_eq!(take(&mut to, &offer.ticket, true), End::Tokens(offer.job.want()), "{what}: recomputed");
-        settled_after(&mut to, false, bystander, &what);
+        bystander.check(&mut to, &what);
+        settled(&mut to, &what);
     }
     let mut from = exporter(way, &mut to);
     works(&mut from, &mut to, Job::long(stream, 99));

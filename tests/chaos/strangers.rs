@@ -63,7 +63,7 @@ fn one_that_speaks_garbage() {
             });
         }
     }
-    // A hundred bytes, one every 50 ms: the handshake is over at its own time.
+    // A byte now and then: the handshake is over at its own time.
     std::thread::scope(|scope| {
         let serve = scope.spawn(|| {
             let (mut socket, _) = listener.accept().unwrap();

@@ -294,6 +294,7 @@ fn run(served: &mut Option<Served>, command: &Value) -> cleave::error::Result<Va
             let data = unhex(command["ticket"].as_str().unwrap());
             Ok(json!({"kv": s.cache.import(Some(&s.queue), &data, number(command, "tag"))?.0}))
         }
+        "renew" => s.cache.kv().renew(KvId(number(command, "kv")), Duration::from_secs(30)).map(|()| json!({})),
         "release" => s.cache.kv().release(KvId(number(command, "kv"))).map(|()| json!({})),
         "cancel" | "export" => {
             let engine = &s.engines[command["engine"].as_str().unwrap()];

@@ -22,7 +22,7 @@ pub(super) enum Protection {
 
 pub(in crate::transport) struct Channel {
     stream: Arc<Stream>,
-    protection: Protection,
+    pub(super) protection: Protection,
 }
 
 impl Channel {
@@ -155,7 +155,7 @@ impl Channel {
 }
 
 /// Cuts blocks into groups of about [`PIECE`] bytes, each of which one call sends.
-fn groups<'a>(blocks: &[Source<'a>]) -> Vec<Vec<Source<'a>>> {
+pub(super) fn groups<'a>(blocks: &[Source<'a>]) -> Vec<Vec<Source<'a>>> {
     let mut groups = Vec::new();
     let (mut group, mut size) = (Vec::new(), 0);
     for block in blocks {
@@ -177,7 +177,7 @@ fn groups<'a>(blocks: &[Source<'a>]) -> Vec<Vec<Source<'a>>> {
 }
 
 /// The first [`PIECE`] bytes of what is left to receive.
-fn window<'a>(left: &[Target<'a>]) -> Vec<Target<'a>> {
+pub(super) fn window<'a>(left: &[Target<'a>]) -> Vec<Target<'a>> {
     let (mut window, mut size) = (Vec::new(), 0);
     for block in left {
         let n = block.len().min(PIECE - size);

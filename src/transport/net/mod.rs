@@ -6,6 +6,8 @@ mod cipher;
 mod handshake;
 pub(super) mod message;
 pub(super) mod stream;
+#[cfg(test)]
+mod tests;
 
 pub(super) use channel::Channel;
 pub(super) use handshake::{accept, connect};

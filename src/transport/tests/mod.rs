@@ -1,5 +1,7 @@
 //! Tickets, imports in the background, and transfers that others get in the way of.
 
+mod sockets;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
