@@ -16,6 +16,12 @@ impl Host {
         Host { queue: Queue::new(1 << 16).unwrap(), cache: cache(model), threads }
     }
 
+    /// With a prefix cache, as servers have it.
+    pub fn with_prefix_cache(model: &Arc<Model>, threads: usize) -> Host {
+        let cache = ModelCache::create(model, &[], options(model, false)).unwrap();
+        Host { queue: Queue::new(1 << 16).unwrap(), cache, threads }
+    }
+
     pub fn engine(&self, role: Role) -> Engine {
         let options = EngineOptions { role: Some(role), threads: self.threads, ..EngineOptions::default() };
         Engine::create(&self.cache, &self.queue, options).unwrap()
@@ -51,9 +57,12 @@ impl Host {
 
 /// No prefix cache: repeated prompts must be computed again.
 pub fn cache(model: &Arc<Model>) -> Arc<ModelCache> {
+    ModelCache::create(model, &[], options(model, true)).unwrap()
+}
+
+fn options(model: &Model, no_prefix_cache: bool) -> CacheOptions {
     let bytes = 8192 * model.info().kv_bytes_per_token;
-    let options = CacheOptions { bytes, secret: Some([1; 32]), no_prefix_cache: true, ..CacheOptions::default() };
-    ModelCache::create(model, &[], options).unwrap()
+    CacheOptions { bytes, secret: Some([1; 32]), no_prefix_cache, ..CacheOptions::default() }
 }
 
 /// A request for exactly `n` tokens after some prompt of `len` tokens.

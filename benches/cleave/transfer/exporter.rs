@@ -65,7 +65,7 @@ impl Drop for Exporter {
 pub fn serve(args: &[String]) {
     let model = Model::load(&args[0]).unwrap();
     let (threads, bytes): (usize, usize) = (args[1].parse().unwrap(), args[2].parse().unwrap());
-    let host = Host::new(&model, threads);
+    let host = Host::with_prefix_cache(&model, threads);
     let prefill = host.engine(Role::Prefill);
     let plain = host.cache.listen("127.0.0.1:0", None, Encryption::Never).unwrap();
     let sealed = host.cache.listen("127.0.0.1:0", None, Encryption::Always).unwrap();
