@@ -24,9 +24,6 @@ int main(void)
     config.flags = 1;
     CHECK_ERR(cleave_engine_create(cache, queue, &config, &engine, &err), CLEAVE_ERR_UNSUPPORTED);
     config.flags = 0;
-    config.reserved = 1;
-    CHECK_ERR(cleave_engine_create(cache, queue, &config, &engine, &err), CLEAVE_ERR_UNSUPPORTED);
-    config.reserved = 0;
     CHECK_ERR(cleave_engine_create(cache, queue, &config, NULL, &err), CLEAVE_ERR_INVALID_ARGUMENT);
     CHECK(engine == NULL);
     CHECK_ERR(cleave_engine_create(cache, queue, NULL, &engine, &err), CLEAVE_OK);

@@ -49,6 +49,7 @@ CALL(kv_load, CACHE_OF(h), "/no/such/directory/x", &kv_, &err)
 CALL(kv_duplicate, CACHE_OF(h), 1, &kv_, &err)
 CALL(kv_renew, CACHE_OF(h), 1, 1000)
 CALL(kv_release, CACHE_OF(h), 1)
+CALL(cache_listen, CACHE_OF(h), "127.0.0.1:0", NULL, 0, NULL, &err)
 CALL(cache_address, CACHE_OF(h), buffer, sizeof buffer, &n, &err)
 CALL(cache_pair, CACHE_OF(h), "x", 1, 0, &report_, &err)
 CALL(cache_audit, CACHE_OF(h), &audit_)
@@ -89,8 +90,8 @@ static const struct {
     ROW(QUEUE, queue_fd), ROW(QUEUE, poll), ROW(CACHE, engine_create), ROW(QUEUE, engine_create_queue),
     ROW(CACHE, kv_info), ROW(CACHE, kv_ticket), ROW(CACHE, kv_read_image), ROW(CACHE, kv_import),
     ROW(QUEUE, kv_import_queue), ROW(CACHE, kv_save), ROW(CACHE, kv_load), ROW(CACHE, kv_duplicate),
-    ROW(CACHE, kv_renew), ROW(CACHE, kv_release), ROW(CACHE, cache_address), ROW(CACHE, cache_pair),
-    ROW(CACHE, cache_audit), ROW(ENGINE, engine_set_role), ROW(ENGINE, engine_drain), ROW(ENGINE, submit),
+    ROW(CACHE, kv_renew), ROW(CACHE, kv_release), ROW(CACHE, cache_listen), ROW(CACHE, cache_address),
+    ROW(CACHE, cache_pair), ROW(CACHE, cache_audit), ROW(ENGINE, engine_set_role), ROW(ENGINE, engine_drain), ROW(ENGINE, submit),
     ROW(ENGINE, cancel), ROW(ENGINE, export), ROW(ENGINE, engine_metrics),
 };
 

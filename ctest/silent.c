@@ -5,6 +5,51 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* Between caches, as if of two processes: through sockets, wrongly, and with one that is gone. */
+static void with_peers(cleave_model_t *model)
+{
+    cleave_error_t err;
+    cleave_cache_t *from = make_cache(model), *to = make_cache(model);
+    cleave_queue_t *queue = make_queue(16);
+    cleave_engine_t *prefiller = make_engine(from, queue, CLEAVE_ROLE_PREFILL);
+    cleave_engine_t *decoder = make_engine(to, queue, CLEAVE_ROLE_DECODE);
+    cleave_pair_report_t report = ZERO;
+    cleave_request_desc_t desc = greedy(8, 4);
+    int32_t tokens[8], got[8];
+    char address[1024], ticket[1024];
+    size_t len, n;
+    int i;
+    report.struct_size = sizeof report;
+    fill_prompt(tokens, 8, vocab_size(model), 2);
+    CHECK(cleave_cache_listen(from, "nowhere", NULL, 0, NULL, &err) < 0);
+    CHECK(cleave_cache_pair(to, "garbage", 7, 0, &report, &err) < 0);
+    CHECK_ERR(cleave_cache_listen(from, "127.0.0.1:0", NULL, CLEAVE_LISTEN_ENCRYPT, NULL, &err), CLEAVE_OK);
+    CHECK_ERR(cleave_cache_address(from, address, sizeof address, &len, &err), CLEAVE_OK);
+    CHECK_ERR(cleave_cache_pair(to, address, len, CLEAVE_TRANSPORT_TCP, &report, &err), CLEAVE_OK);
+    CHECK(cleave_cache_pair(to, address, len, CLEAVE_TRANSPORT_NIXL, &report, &err) < 0 || report.transport == CLEAVE_TRANSPORT_NIXL);
+    for (i = 0; i < 2; i++) {
+        cleave_event_t event;
+        desc = greedy(8, 4);
+        desc.flags |= CLEAVE_REQUEST_STREAM_KV;
+        submit_one(prefiller, &desc, tokens, 8);
+        do {
+            event = next_event(queue);
+        } while (event.type != CLEAVE_EVENT_FINISHED);
+        CHECK_ERR(cleave_kv_ticket(from, event.kv, ticket, sizeof ticket, &n, &err), CLEAVE_OK);
+        if (i == 1) /* with connections that are open */
+            cleave_cache_destroy(from);
+        desc = greedy(0, 0);
+        desc.flags = CLEAVE_REQUEST_RECOMPUTE;
+        CHECK_ERR(cleave_kv_import(to, NULL, ticket, n, 0, &desc.kv, &err), CLEAVE_OK);
+        run_to_end(queue, submit_one(decoder, &desc, NULL, 0), got, 8, &n);
+    }
+    CHECK(cleave_cache_pair(to, address, len, 0, &report, &err) < 0);
+    cleave_engine_destroy(prefiller);
+    cleave_cache_destroy(to);
+    cleave_engine_destroy(decoder);
+    cleave_queue_destroy(queue);
+}
+
 static void scenario(cleave_model_t *model)
 {
     cleave_error_t err;
@@ -48,6 +93,7 @@ int main(void)
     dup2(file, 1);
     dup2(file, 2);
     scenario(model);
+    with_peers(model);
     cleave_model_release(model);
     dup2(saved_out, 1);
     dup2(saved_err, 2);

@@ -14,6 +14,13 @@ static cleave_status_t kv_info(void *out) { return cleave_kv_info(cache, kv, (cl
 static cleave_status_t metrics(void *out) { return cleave_engine_metrics(engine, (cleave_metrics_t *)out); }
 static cleave_status_t audit(void *out) { return cleave_cache_audit(cache, (cleave_audit_t *)out); }
 
+/* Refused for what is no address, which is found out after the struct was checked; the report is written all the same. */
+static cleave_status_t pair_report(void *out)
+{
+    cleave_status_t status = cleave_cache_pair(cache, "no address", 10, 0, (cleave_pair_report_t *)out, NULL);
+    return status == CLEAVE_ERR_CORRUPT ? CLEAVE_OK : status;
+}
+
 /* A struct that the library writes, as programs of every other version pass it. */
 static void grows_out(const char *name, cleave_status_t (*call)(void *), size_t size)
 {
@@ -146,6 +153,10 @@ int main(void)
     CHECK(offsetof(cleave_request_desc_t, cache_salt) == 96 && offsetof(cleave_request_desc_t, min_new_tokens) == 104);
     CHECK(offsetof(cleave_engine_config_t, flags) == 20 && offsetof(cleave_engine_config_t, max_waiting) == 24);
     CHECK(offsetof(cleave_metrics_t, steps) == 32 && offsetof(cleave_kv_info_t, fingerprint) == 40);
+    CHECK(offsetof(cleave_engine_config_t, local_prefill_tokens) == 28 && offsetof(cleave_engine_config_t, cpu_mask) == 32);
+    CHECK(offsetof(cleave_cache_config_t, secret) == 28 && offsetof(cleave_cache_config_t, peer_timeout_ms) == 60);
+    CHECK(offsetof(cleave_metrics_t, imports) == offsetof(cleave_metrics_t, role_switch_ns_last) + 8);
+    CHECK(offsetof(cleave_pair_report_t, detail) == 32 && sizeof(cleave_pair_report_t) == 192);
     CHECK(sizeof(cleave_event_t) == 64 && sizeof(cleave_error_t) == 256 && sizeof(cleave_cache_config_t) == 64);
 
     grows_out("cleave_device_info_t", device_info, sizeof(cleave_device_info_t));
@@ -166,6 +177,7 @@ int main(void)
     grows_out("cleave_kv_info_t", kv_info, sizeof(cleave_kv_info_t));
     grows_out("cleave_metrics_t", metrics, sizeof(cleave_metrics_t));
     grows_out("cleave_audit_t", audit, sizeof(cleave_audit_t));
+    grows_out("cleave_pair_report_t", pair_report, sizeof(cleave_pair_report_t));
     grows_in("cleave_cache_config_t", make_cache_with, sizeof(cleave_cache_config_t));
     grows_in("cleave_engine_config_t", make_engine_with, sizeof(cleave_engine_config_t));
     grows_in("cleave_request_desc_t", submit_with, sizeof(cleave_request_desc_t));

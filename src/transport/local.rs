@@ -45,7 +45,8 @@ pub(super) fn find(epoch: &[u8; 16]) -> Result<Arc<Cache>> {
     let caches = CACHES.lock().unwrap_or_else(PoisonError::into_inner);
     let alive: Vec<Arc<Cache>> = caches.iter().filter_map(Weak::upgrade).collect();
     drop(caches);
-    match alive.into_iter().find(|cache| cache.epoch() == *epoch) {
+    // One that is closed is as good as gone, whoever still holds it.
+    match alive.into_iter().find(|cache| cache.epoch() == *epoch && !cache.is_closed()) {
         Some(cache) => Ok(cache),
         None => bail!(Expired, "KV ticket: the exporting cache is gone or began a new epoch"),
     }

@@ -138,9 +138,13 @@ impl Node {
             let waits = |waited: Duration| waited < peers.timeout || cache.is_claimed(id);
             let want = Want { wanted: &wanted, waits: &waits };
             let pulled = crate::panics::catch(|| pull::pull(&cache, Some(&peers), &ticket, &want));
-            let outcome = cache.finish_import(id, pulled.and_then(|pulled| pulled));
-            if let Err(error) = &outcome {
+            let pulled = pulled.and_then(|pulled| pulled);
+            // Counted before anybody is woken: who has seen the import end finds it counted.
+            if pulled.is_err() {
                 cache.count_failed_import();
+            }
+            let outcome = cache.finish_import(id, pulled);
+            if let Err(error) = &outcome {
                 crate::log!(Debug, "transport", "import of {}: {error}", ticket.handle);
             }
             done(id, outcome);

@@ -103,7 +103,9 @@ fn try_pair(
         .iter()
         .any(|e| matches!(e, Endpoint::Process(p) if local::process().is_ok_and(|own| own == *p)));
     if within && required.is_none_or(|required| required == Transport::Process) {
-        let exporter = local::find(&address.epoch).map_err(|e| Refused(Reason::Unreachable, e))?;
+        let gone =
+            |_| Refused(Reason::Unreachable, crate::error!(Peer, "the peer: a cache of this process that is gone"));
+        let exporter = local::find(&address.epoch).map_err(gone)?;
         measure_local(&exporter, report).map_err(|e| Refused(reason_of(&e), e))?;
         peers.choose(&address.epoch, &[], Transport::Process, None);
         report.transport = Some(Transport::Process);

@@ -144,7 +144,7 @@ fn checksum(head: &[u8]) -> blake3::Hash {
 impl Envelope {
     /// Reads the first [`ENVELOPE`] bytes. Nothing in them is verified yet but that the lengths can be true.
     pub fn peek(data: &[u8]) -> Result<Envelope> {
-        let mut reader = Reader::new("KV image or ticket", data);
+        let mut reader = Reader::new("KV image, ticket or address", data);
         let magic = reader.bytes(8, "magic")?;
         let Some(kind) = KINDS.into_iter().find(|kind| kind.magic() == magic) else {
             bail!(
