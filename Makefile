@@ -3,6 +3,7 @@
 # make test   everything that CI runs
 # make check  formatting, lints, fast tests
 # make header writes include/cleave/cleave.h anew
+# make fuzz   every fuzz target for FUZZ_SECONDS (60); needs nightly and cargo-fuzz
 # make bench  measures (see docs); make install PREFIX=<prefix>; make clean
 
 MAKEFLAGS += --no-print-directory
@@ -18,9 +19,10 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
 BUILD := build
-CARGO_TEST := cargo test --locked --features failpoints
+FEATURES := failpoints,fuzzing
+CARGO_TEST := cargo test --locked --features $(FEATURES)
 
-.PHONY: all demo test check header bench install clean setup configure build fmt lint rust ctest
+.PHONY: all demo test check fuzz header bench install clean setup configure build fmt lint rust ctest
 
 all: build
 
@@ -45,7 +47,7 @@ fmt:
 	cargo fmt --check
 
 lint:
-	cargo clippy --locked --all-targets --features failpoints -- -D warnings
+	cargo clippy --locked --all-targets --features $(FEATURES) -- -D warnings
 
 rust:
 	$(CARGO_TEST)
@@ -58,6 +60,9 @@ test:
 
 check: fmt lint
 	$(CARGO_TEST) --lib --test header --test failpoints --test dependency_order
+
+fuzz:
+	@tools/fuzz.sh
 
 header:
 	CLEAVE_BLESS=1 $(CARGO_TEST) --test header the_committed_header_is_current

@@ -12,6 +12,8 @@ pub mod error;
 pub mod failpoint;
 #[allow(unsafe_code)]
 pub mod ffi;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod kv;
 pub mod log;
 pub mod model;

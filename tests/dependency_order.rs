@@ -19,6 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("kv", &["backend", "tensor", "sequence"]),
     ("transport", &["kv", "backend", "tensor", "sequence"]),
     ("model", &["backend", "tensor"]),
+    ("fuzzing", &["transport", "kv", "model", "backend", "tensor", "sequence"]),
     ("engine", &["model", "transport", "kv", "scheduler", "sampling", "backend", "tensor", "sequence"]),
     ("ffi", &["engine", "model", "transport", "kv", "sampling", "backend", "tensor", "sequence"]),
 ];

@@ -3,7 +3,6 @@
 mod worker;
 
 use serde_json::{Value, json};
-use std::time::Duration;
 use worker::Worker;
 
 #[test]
@@ -46,8 +45,12 @@ fn settled(worker: &mut Worker, what: &str) {
 }
 
 fn through(config: Value, transport: u64) {
-    let mut from = Worker::start(config);
-    let mut to = Worker::start(json!({}));
+    through_with(&[], config, transport);
+}
+
+fn through_with(env: &[(String, String)], config: Value, transport: u64) {
+    let mut from = Worker::start_with(env, config);
+    let mut to = Worker::start_with(env, json!({}));
     let address = from.ask(json!({"do": "address"}))["address"].clone();
     let report = to.ask(json!({"do": "pair", "address": address, "transport": transport}));
     assert_eq!((&report["status"], &report["transport"]), (&json!(0), &json!(transport)), "{report}");
@@ -77,6 +80,70 @@ fn by_tcp() {
 #[test]
 fn by_encrypted_tcp() {
     through(json!({"listen": "127.0.0.1:0", "encryption": "always"}), 3);
+}
+
+/// Through NIXL, as its UCX backend finds its way; the wheel is where tools/nixl.sh puts it.
+#[test]
+fn by_nixl() {
+    let Some(env) = worker::nixl_env() else { return };
+    through_with(&env, json!({}), 4);
+    // And where the questions go over TCP.
+    through_with(&env, json!({"listen": "127.0.0.1:0"}), 4);
+}
+
+#[test]
+fn without_nixl_requiring_it_is_unsupported() {
+    let none = [("CLEAVE_NIXL_LIBRARY".to_string(), "/nonexistent/libnixl_capi.so".to_string())];
+    let mut from = Worker::start_with(&none, json!({}));
+    let mut to = Worker::start_with(&none, json!({}));
+    let address = from.ask(json!({"do": "address"}))["address"].clone();
+    let report = to.ask(json!({"do": "pair", "address": address, "transport": 4}));
+    assert_eq!((&report["status"], &report["reason"]), (&json!(-3), &json!(8)), "{report}");
+    assert!(report["detail"].as_str().unwrap().contains("NIXL"), "{report}");
+}
+
+/// Other block sizes, element types and shards are converted on the way, whatever carries them.
+#[test]
+fn layouts_are_converted_over_every_transport() {
+    let exact = [json!({"block_tokens": 32}), json!({"block_tokens": 5}), json!({"shards": 2, "block_tokens": 24})];
+    let lossy = [json!({"dtype": 4}), json!({"dtype": 4, "shards": 2, "block_tokens": 7})];
+    let nixl = worker::nixl_env();
+    let mut to = Worker::start_with(nixl.as_deref().unwrap_or_default(), json!({}));
+    let tokens = prompt(150, 2);
+    let want = reference(&mut to, &tokens, 8);
+    for (layouts, exact) in [(&exact[..], true), (&lossy[..], false)] {
+        for layout in layouts {
+            let mut config = layout.clone();
+            config["listen"] = json!("127.0.0.1:0");
+            let mut from = Worker::start_with(nixl.as_deref().unwrap_or_default(), config);
+            let address = from.ask(json!({"do": "address"}))["address"].clone();
+            for transport in [2, 3, 4] {
+                if transport == 4 && nixl.is_none() {
+                    continue;
+                }
+                let report = to.ask(json!({"do": "pair", "address": address, "transport": transport}));
+                assert_eq!(report["transport"], transport, "{layout}: {report}");
+                assert!(report["detail"].as_str().unwrap().contains("converted on import"), "{report}");
+                for stream in [false, true] {
+                    let got = hand_over(&mut from, &mut to, &tokens, 8, stream);
+                    assert!(!exact || got == want, "{layout} over {transport}, stream {stream}: {got:?}");
+                    assert_eq!(got.len(), 8, "{layout} over {transport}");
+                }
+            }
+            settled(&mut from, "exporter");
+        }
+    }
+    settled(&mut to, "importer");
+}
+
+#[test]
+fn a_cache_that_does_not_convert_says_so_at_pairing() {
+    let mut from = Worker::start(json!({"block_tokens": 32}));
+    let mut to = Worker::start(json!({"no_convert": true}));
+    let address = from.ask(json!({"do": "address"}))["address"].clone();
+    let report = to.ask(json!({"do": "pair", "address": address}));
+    assert_eq!((&report["status"], &report["reason"]), (&json!(-7), &json!(4)), "{report}");
+    assert!(report["detail"].as_str().unwrap().contains("block tokens: expected 16, found 32"), "{report}");
 }
 
 #[test]
@@ -140,7 +207,6 @@ fn a_dead_exporter_is_recomputed_or_an_error() {
             assert_eq!(done["status"], json!(-14), "{done}");
             assert!(done["tokens"].as_array().is_none_or(|tokens| tokens.is_empty()), "{done}");
         }
-        std::thread::sleep(Duration::from_millis(10));
     }
     settled(&mut to, "importer");
 }

@@ -45,9 +45,9 @@ part format make --no-print-directory fmt
 part clippy make --no-print-directory lint
 optional nixl tests/nixl.rs tools/nixl.sh
 # --no-fail-fast: one broken test does not hide another.
-part rust cargo test --locked --features failpoints --no-fail-fast
+part rust cargo test --locked --features failpoints,fuzzing --no-fail-fast
 # Schedules of the lease and ownership code: a build of its own, because its locks are a model checker's.
-part shuttle cargo test --locked --features failpoints,shuttle --lib kv::tests::shuttle
+part shuttle cargo test --locked --features failpoints,fuzzing,shuttle --lib kv::tests::shuttle
 part build make --no-print-directory build
 part ctest make --no-print-directory ctest
 

@@ -1,6 +1,6 @@
 //! `make bench`: the figures of docs/performance.md, each held against a ceiling or a peer of the same run.
 //!
-//! Options: `--model A|B` (default: both), `--only start|prefill|decode|handoff|role|peer` (default: all of them),
+//! Options: `--model A|B` (default: both), `--only start|prefill|decode|handoff|transfer|role|peer` (default: all of them),
 //! `--batches N,N,...` (of decode), `--threads N` (default: all CPUs), `--json FILE`. With
 //! `LLAMA_BENCH=<path to llama-bench>` llama.cpp runs the same weights (or `GGUF_A`, `GGUF_B`).
 
@@ -9,6 +9,7 @@ mod host;
 mod peer;
 mod report;
 mod synthetic;
+mod transfer;
 
 use cleave::engine::{Event, EventKind, Role};
 use cleave::kv::KvId;
@@ -64,6 +65,10 @@ fn options() -> Options {
 }
 
 fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    if let Some(at) = args.iter().position(|arg| arg == "--exporter") {
+        return transfer::serve(&args[at + 1..]);
+    }
     let options = options();
     let threads = options.threads;
     let mut report = Report::default();
@@ -89,6 +94,9 @@ fn main() {
         }
         if options.wants("handoff") {
             handoff(&mut report, shape, &model, threads, copy);
+        }
+        if options.wants("transfer") {
+            transfer::run(&mut report, shape, &dir, &model, threads);
         }
         if options.wants("role") {
             role_switch(&mut report, shape, &model, threads);

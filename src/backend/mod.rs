@@ -15,6 +15,7 @@ pub use geometry::KvGeometry;
 use crate::error::Result;
 use crate::sys::bytes::{Source, Target};
 use crate::sys::shared_memory::SharedMemory;
+use std::sync::atomic::AtomicU8;
 
 /// Index of a block in a [`BlockStore`].
 pub type BlockId = u32;
@@ -38,6 +39,11 @@ pub trait BlockStore: Send + Sync {
 
     /// The same, to be written by the block's one owner.
     fn target(&self, _id: BlockId) -> Option<Target<'_>> {
+        None
+    }
+
+    /// The whole pool, block after block, if that is host memory: for what reads and writes it beside the CPU.
+    fn pool(&self) -> Option<&[AtomicU8]> {
         None
     }
 

@@ -48,7 +48,7 @@ pub(super) enum End {
 
 pub(super) struct Active {
     pub snapshot: Snapshot,
-    /// The handle by which a peer pulls the prompt's KV while it is computed. Before the table, so that it goes first.
+    /// The handle by which a peer pulls the prompt's KV while it is computed.
     pub filling: Option<Filling>,
     pub table: BlockTable,
     /// Block hashes of the tokens known so far; grows with them.

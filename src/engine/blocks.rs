@@ -33,7 +33,6 @@ impl Blocks for ActiveBlocks<'_> {
     fn release(&mut self, seq: SeqId) {
         if let Some(active) = self.active.get_mut(&seq) {
             active.snapshot.computed = 0;
-            active.advance();
             active.table.clear();
             active.published = 0;
         }

@@ -222,12 +222,16 @@ impl Stepper {
         };
         let mut status = failure.as_ref().map(|error| error.status);
         let hands_over = active.hands_over(reason);
-        let Active { snapshot, filling, table, place, .. } = active;
+        // Bindings go last to first: the place last, also in a panic.
+        let Active { place, table, filling, snapshot, chain, .. } = active;
         let index = snapshot.generated();
         let mut kv = 0;
         if hands_over {
             match self.hand_over(snapshot, filling, table, reason) {
-                Ok(handle) => kv = handle.0,
+                Ok(handle) => {
+                    self.shared.cache.kv().set_chain(handle, &chain);
+                    kv = handle.0;
+                }
                 Err(error) => (reason, status) = (FinishReason::Error, Some(error.status)),
             }
         } else {

@@ -70,6 +70,8 @@ pub struct CacheStats {
     /// Tickets whose KV came, and those whose did not.
     pub imports: u64,
     pub imports_failed: u64,
+    /// From a ticket being given until its exporter, in another process, was asked, of the last pull.
+    pub ask_ns_last: u64,
 }
 
 /// What tables, handles, the timer and the cache share. Lives until the last table is dropped.
@@ -93,6 +95,7 @@ pub(super) struct Shared {
     pub exposed_ns_last: AtomicU64,
     pub imports: AtomicU64,
     pub imports_failed: AtomicU64,
+    pub ask_ns_last: AtomicU64,
 }
 
 /// Calls wakers, without the lock. They are the engine's: a panic in one is no reason to skip the others.
@@ -173,6 +176,7 @@ impl Cache {
             exposed_ns_last: AtomicU64::new(0),
             imports: AtomicU64::new(0),
             imports_failed: AtomicU64::new(0),
+            ask_ns_last: AtomicU64::new(0),
         });
         let timed = shared.clone();
         let run = move || lease::run(&timed);
@@ -190,6 +194,10 @@ impl Cache {
 
     pub fn store(&self) -> &dyn BlockStore {
         &*self.shared.store
+    }
+
+    pub(crate) fn store_handle(&self) -> &Arc<dyn BlockStore> {
+        &self.shared.store
     }
 
     /// An empty block table, owned by a request.
@@ -229,6 +237,7 @@ impl Cache {
             exposed_ns_last: self.shared.exposed_ns_last.load(Relaxed),
             imports: self.shared.imports.load(Relaxed),
             imports_failed: self.shared.imports_failed.load(Relaxed),
+            ask_ns_last: self.shared.ask_ns_last.load(Relaxed),
         }
     }
 
@@ -325,6 +334,11 @@ impl Cache {
     pub(crate) fn converts(&self, from: &KvGeometry) -> bool {
         let shared = &self.shared;
         *from == shared.geometry || !shared.config.no_convert && Conversion::new(from, &shared.geometry).is_ok()
+    }
+
+    /// The exporter was asked this long after its ticket was given.
+    pub(crate) fn count_asked(&self, ns: u64) {
+        self.shared.ask_ns_last.store(ns, Relaxed);
     }
 
     pub(crate) fn count_failed_import(&self) {

@@ -33,6 +33,13 @@ impl Cache {
     }
 }
 
+impl Cache {
+    /// Has a request taken the handle?
+    pub(crate) fn is_claimed(&self, id: KvId) -> bool {
+        self.shared.with(|state| state.find_claimed(id).is_ok_and(|slot| state.slots.is_claimed(slot)))
+    }
+}
+
 impl Claim {
     /// The sequence, once it has landed; the failure of an import that failed.
     pub fn take(&mut self) -> Result<Consumed> {

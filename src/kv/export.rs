@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::cache::{Cache, Shared};
 use super::filling::Progress;
 use super::handle::{Body, End, Export, ImageHead, KvId};
+use super::hash::{BlockHash, HashChain};
 use super::image::{self, Origin};
 use super::state::{Owner, State};
 use super::table::BlockTable;
@@ -170,16 +171,27 @@ impl Cache {
         })
     }
 
+    /// Tells a handle the hash chain over its computed tokens, if `chain` goes that far.
+    pub fn set_chain(&self, id: KvId, chain: &HashChain) {
+        self.shared.with(|state| {
+            if let Ok((_, export)) = state.ready(id) {
+                export.chain = chain.prefix(export.snapshot.computed as usize);
+            }
+        });
+    }
+
     /// Another handle of the same sequence. The blocks are shared; whoever writes one first gets a copy of it.
     /// The lease begins anew.
     pub fn duplicate(&self, id: KvId) -> Result<KvId> {
         self.shared.with(|state| {
             let (_, export) = state.ready(id)?;
             let (snapshot, blocks, lease) = (export.snapshot.clone(), export.blocks.clone(), export.lease);
+            let chain = export.chain;
             let table = state.share(Owner::Export, &blocks);
             let issued = state.export(snapshot, table, blocks, lease);
-            if issued.is_err() {
-                state.drop_table(table);
+            match issued {
+                Err(_) => state.drop_table(table),
+                Ok(id) => state.ready(id)?.1.chain = chain,
             }
             issued
         })
@@ -191,7 +203,10 @@ impl Cache {
             let slot = state.find(id)?;
             let landing = match state.slots.body(slot) {
                 Body::Importing { sequence, .. } => Some((sequence.clone(), Landing::Import)),
-                Body::Filling(progress) => Some((progress.prompt.clone(), Landing::Prompt(progress.computed))),
+                Body::Filling(progress) => {
+                    let computed = state.table(progress.table).map_or(0, |table| table.computed);
+                    Some((progress.prompt.clone(), Landing::Prompt(computed)))
+                }
                 _ => None,
             };
             match landing {
@@ -292,7 +307,8 @@ impl Cache {
     }
 
     /// What a ticket of a handle says: its sequence, where it comes from, and whether its prompt is being computed.
-    pub(super) fn ticket_origin(&self, id: KvId) -> Result<(Arc<Snapshot>, Origin, bool)> {
+    #[expect(clippy::type_complexity, reason = "told apart by their types")]
+    pub(super) fn ticket_origin(&self, id: KvId) -> Result<(Arc<Snapshot>, Origin, bool, Option<(u32, BlockHash)>)> {
         let filling = self.shared.with(|state| {
             let slot = state.find(id)?;
             let Body::Filling(progress) = state.slots.body(slot) else { return Ok(None) };
@@ -300,8 +316,12 @@ impl Cache {
             Ok(Some((progress.prompt.clone(), Origin { epoch: state.epoch, handle: id.0, lease_ms })))
         })?;
         match filling {
-            Some((prompt, origin)) => Ok((prompt, origin, true)),
-            None => self.origin(id).map(|(snapshot, origin, _)| (snapshot, origin, false)),
+            Some((prompt, origin)) => Ok((prompt, origin, true, None)),
+            None => {
+                let (snapshot, origin, _) = self.origin(id)?;
+                let chain = self.shared.with(|state| state.ready(id).map(|(_, export)| export.chain))?;
+                Ok((snapshot, origin, false, chain))
+            }
         }
     }
 

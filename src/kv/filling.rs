@@ -4,14 +4,14 @@ use crate::sync::Arc;
 
 use super::cache::{Cache, Shared};
 use super::handle::{Body, KvId};
-use super::state::TableKey;
+use super::state::TableId;
 use super::table::BlockTable;
 use crate::bail;
 use crate::error::{Error, Result, Status};
 use crate::sequence::Snapshot;
 
-/// The engine's side of such a handle, held beside the sequence's table and dropped before it. Dropping it fails the
-/// handle.
+/// The engine's side of such a handle, held beside the sequence's table. Dropping it fails the handle; if the table goes
+/// first, nobody gets a block of it any more.
 pub struct Filling {
     shared: Arc<Shared>,
     id: Option<KvId>,
@@ -28,20 +28,20 @@ impl Cache {
             if state.closed {
                 bail!(Shutdown, "KV export: the cache is closed");
             }
-            Ok(state.slots.issue(Body::Filling(Progress { prompt, table, computed: 0, wakers: Vec::new() }))?.0)
+            state.tables[table as usize].computed = 0;
+            let table = state.table_id(table);
+            Ok(state.slots.issue(Body::Filling(Progress { prompt, table, wakers: Vec::new() }))?.0)
         })?;
         Ok(Filling { shared: self.shared.clone(), id: Some(id) })
     }
 }
 
-/// How far the KV of a prompt is computed.
+/// A prompt whose KV is being computed; how far is in the table.
 pub(super) struct Progress {
     /// As submitted, nothing of it computed.
     pub prompt: Arc<Snapshot>,
     /// The request's: its blocks may change, as by a preemption, but what a computed one holds does not.
-    pub table: TableKey,
-    /// Tokens; goes back to 0 when the request is preempted.
-    pub computed: u32,
+    pub table: TableId,
     pub wakers: Vec<super::Waker>,
 }
 
@@ -50,16 +50,13 @@ impl Filling {
         self.id.unwrap_or(KvId(0))
     }
 
-    /// Tokens `0..computed` of the table are final.
+    /// Tokens `0..computed` of the table are final, until it is cleared or reserves them anew.
     pub fn advance(&self, computed: u32) {
         let id = self.id();
-        let grew = self.shared.with(|state| match state.find_claimed(id).map(|slot| state.slots.body_mut(slot)) {
-            Ok(Body::Filling(progress)) => {
-                let grew = computed > progress.computed;
-                progress.computed = computed;
-                grew
-            }
-            _ => false,
+        let grew = self.shared.with(|state| {
+            let Ok(slot) = state.find_claimed(id) else { return false };
+            let Body::Filling(Progress { table, .. }) = *state.slots.body(slot) else { return false };
+            state.table_mut(table).is_some_and(|table| std::mem::replace(&mut table.computed, computed) < computed)
         });
         if grew {
             self.shared.progress.notify_all();
@@ -69,17 +66,16 @@ impl Filling {
     /// The prompt is computed: the handle becomes that of the sequence, under a lease. If the host gave it back
     /// meanwhile, the sequence gets another one.
     pub fn finish(mut self, snapshot: Snapshot, table: BlockTable) -> Result<KvId> {
-        let Some(id) = self.id.take() else { bail!(Internal, "KV export: finished twice") };
-        let finished = self.shared.clone().export_as(Some(id), snapshot, table, None);
-        self.shared.progress.notify_all();
-        match finished {
-            Err(error) => {
-                self.id = Some(id);
-                self.fail(error.clone());
-                Err(error)
+        // The handle stays this one's to end until that is done, whatever goes wrong.
+        let finished = self.shared.export_as(self.id, snapshot, table, None);
+        match &finished {
+            Ok(_) => {
+                self.id = None;
+                self.shared.progress.notify_all();
             }
-            done => done,
+            Err(error) => self.end(error.clone()),
         }
+        finished
     }
 
     /// The request ended without its prompt's KV: so does the handle, with this as the reason.

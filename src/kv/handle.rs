@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Waker;
 use super::filling::Progress;
+use super::hash::BlockHash;
 use super::state::TableKey;
 use crate::backend::BlockId;
 use crate::bail;
@@ -86,6 +87,9 @@ pub(super) struct Export {
     pub deadline: Instant,
     /// The image's head, once somebody has asked for it: it must not change between reads.
     pub head: Option<ImageHead>,
+    /// Full blocks and the name of the last, if whoever computed them knows: hashing them again takes longer than all the
+    /// rest of a ticket.
+    pub chain: Option<(u32, BlockHash)>,
     /// The prompt as tickets said it that were written while it was being computed.
     pub prompt: Option<Arc<Snapshot>>,
 }

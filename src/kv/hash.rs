@@ -62,6 +62,15 @@ impl HashChain {
         &self.hashes
     }
 
+    /// Full blocks of the first `tokens` tokens and the name of the last of them; None if they were not all taken in.
+    pub fn prefix(&self, tokens: usize) -> Option<(u32, BlockHash)> {
+        let full = tokens / self.block_tokens;
+        match full {
+            0 => Some((0, self.root)),
+            _ => Some((full as u32, *self.hashes.get(full - 1)?)),
+        }
+    }
+
     /// Tokens taken in so far.
     pub fn len_tokens(&self) -> usize {
         self.hashes.len() * self.block_tokens + self.partial.len() / 4

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use crate::sync::{Arc, Instant, PoisonError};
 
-use super::cache::{Cache, Shared};
+use super::cache::{Cache, Shared, wake};
 use super::handle::{Body, End, KvId};
-use super::state::{Owner, TableKey};
+use super::state::{Owner, Table, TableKey};
 use super::ticket;
 use crate::backend::BlockId;
 use crate::bail;
@@ -20,6 +20,8 @@ pub(crate) struct Loan {
     epoch: [u8; 16],
     pins: TableKey,
     blocks: Vec<BlockId>,
+    /// Blocks at the front that are no longer held.
+    let_go: usize,
     whole: Option<Arc<Snapshot>>,
 }
 
@@ -47,7 +49,7 @@ impl Cache {
             bail!(Corrupt, "KV ticket: sequence: {id} holds {tokens} tokens, {computed} computed, or other ones");
         }
         let pins = self.shared.with(|state| state.add_table(Owner::Transfer, Vec::new()));
-        Ok(Loan { shared: self.shared.clone(), id, epoch: *epoch, pins, blocks: Vec::new(), whole: None })
+        Ok(Loan { shared: self.shared.clone(), id, epoch: *epoch, pins, blocks: Vec::new(), let_go: 0, whole: None })
     }
 
     /// A loan of free blocks for a self-test: `most` of them, or what there is, at least one.
@@ -63,12 +65,13 @@ impl Cache {
             }
             Ok((state.add_table(Owner::Transfer, blocks.clone()), blocks, state.epoch))
         })?;
-        Ok(Loan { shared: self.shared.clone(), id: KvId(0), epoch, pins, blocks, whole: None })
+        Ok(Loan { shared: self.shared.clone(), id: KvId(0), epoch, pins, blocks, let_go: 0, whole: None })
     }
 }
 
 impl Loan {
-    /// Waits until there are more than `have` blocks, or all, at most for `timeout`; then holds all that are there.
+    /// Waits until there are more than `have` blocks, or all, at most for `timeout`; then holds all that are there. The peer
+    /// has the first `have` already: while the prompt is being computed, they are let go.
     pub fn more(&mut self, have: usize, timeout: Duration) -> Result<()> {
         let until = Instant::now() + timeout;
         let shared = self.shared.clone();
@@ -82,9 +85,11 @@ impl Loan {
                 Body::Ready(export) => (export.blocks.clone(), Some((export.snapshot.clone(), export.lease))),
                 Body::Failed { error, .. } => return Err(error.clone()),
                 Body::Filling(progress) => {
-                    let full = (progress.computed / shared.geometry.block_tokens) as usize;
-                    let blocks = &state.tables[progress.table as usize].blocks;
-                    (blocks[..full.min(blocks.len())].to_vec(), None)
+                    let full = |table: &Table| {
+                        let full = (table.computed / shared.geometry.block_tokens) as usize;
+                        table.blocks[..full.min(table.blocks.len())].to_vec()
+                    };
+                    (state.table(progress.table).map(full).unwrap_or_default(), None)
                 }
                 Body::Importing { .. } | Body::Vacant => bail!(WouldBlock, "{}: its import is in flight", self.id),
             };
@@ -92,12 +97,27 @@ impl Loan {
                 state.renew(slot, lease);
                 self.whole = Some(snapshot);
             }
+            // What the peer has need not be held for it: a prompt that was preempted may need those very blocks, to be
+            // computed again.
+            let fetched = have.min(self.blocks.len());
+            if self.whole.is_none() && fetched > self.let_go {
+                let pins = &mut state.tables[self.pins as usize].blocks;
+                let let_go: Vec<BlockId> = pins.drain(..fetched - self.let_go).collect();
+                state.blocks.release_all(&let_go);
+                self.let_go = fetched;
+            }
             // A preempted prompt is computed again, to the same bits: blocks held already stay as they are.
             let known = self.blocks.len();
             if let Some(new) = found.get(known..).filter(|new| !new.is_empty()) {
                 new.iter().for_each(|&block| state.blocks.retain(block));
                 state.tables[self.pins as usize].blocks.extend_from_slice(new);
                 self.blocks.extend_from_slice(new);
+            }
+            let due = state.due();
+            if !due.is_empty() {
+                drop(state);
+                wake(due);
+                state = shared.lock();
             }
             let left = until.saturating_duration_since(Instant::now());
             if self.whole.is_some() || self.blocks.len() > have || left.is_zero() {
@@ -154,7 +174,7 @@ impl Loan {
 
     /// A hold of its own on blocks of this loan, for somebody who reads them while the loan may end.
     pub fn pin(&self, range: std::ops::Range<usize>) -> Option<super::BlockTable> {
-        let blocks = self.blocks.get(range)?.to_vec();
+        let blocks = self.blocks.get(range.clone()).filter(|_| range.start >= self.let_go)?.to_vec();
         let key = self.shared.with(|state| state.share(Owner::Transfer, &blocks));
         Some(super::BlockTable::new(self.shared.clone(), key, blocks))
     }

@@ -28,6 +28,18 @@ pub(super) type TableKey = u32;
 pub(super) struct Table {
     pub owner: Owner,
     pub blocks: Vec<BlockId>,
+    /// Tokens whose KV is final, where peers pull a prompt while it is computed. What takes blocks away or makes them
+    /// writable lowers it under the same lock.
+    pub computed: u32,
+    /// How many tables had this key before.
+    life: u64,
+}
+
+/// A table, for somebody who may outlive it: by then its key may be another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TableId {
+    key: TableKey,
+    life: u64,
 }
 
 /// Leases longer than this are cut: the C API counts them in 32 bits of milliseconds.
@@ -72,14 +84,14 @@ impl State {
 
     /// Registers a table whose blocks are counted for it already.
     pub fn add_table(&mut self, owner: Owner, blocks: Vec<BlockId>) -> TableKey {
-        let table = Table { owner, blocks };
         match self.vacant.pop() {
             Some(key) => {
-                self.tables[key as usize] = table;
+                let table = &mut self.tables[key as usize];
+                (table.owner, table.blocks) = (owner, blocks);
                 key
             }
             None => {
-                self.tables.push(table);
+                self.tables.push(Table { owner, blocks, computed: 0, life: 0 });
                 self.tables.len() as TableKey - 1
             }
         }
@@ -95,9 +107,24 @@ impl State {
     pub fn drop_table(&mut self, key: TableKey) {
         let table = &mut self.tables[key as usize];
         table.owner = Owner::Vacant;
+        table.computed = 0;
+        table.life += 1;
         let blocks = std::mem::take(&mut table.blocks);
         self.vacant.push(key);
         self.blocks.release_all(&blocks);
+    }
+
+    pub fn table_id(&self, key: TableKey) -> TableId {
+        TableId { key, life: self.tables[key as usize].life }
+    }
+
+    /// None once the table was dropped.
+    pub fn table(&self, id: TableId) -> Option<&Table> {
+        self.tables.get(id.key as usize).filter(|table| table.life == id.life)
+    }
+
+    pub fn table_mut(&mut self, id: TableId) -> Option<&mut Table> {
+        self.tables.get_mut(id.key as usize).filter(|table| table.life == id.life)
     }
 
     /// What was claimed has an owner, and is not ended by a lease while that one is busy.
@@ -134,7 +161,7 @@ impl State {
             }
             _ => None,
         };
-        *body = Body::Ready(Export { snapshot, table, blocks, lease, deadline, head: None, prompt });
+        *body = Body::Ready(Export { snapshot, table, blocks, lease, deadline, head: None, chain: None, prompt });
     }
 
     /// Turns a handle that was to be filled into a failed one, under a lease of its own.

@@ -69,14 +69,13 @@ impl BlockTable {
             let written = first..need.min(blocks.len());
             let shared: Vec<usize> = written.filter(|&i| state.blocks.is_shared(blocks[i])).collect();
             let missing = need.saturating_sub(blocks.len());
-            if shared.is_empty() && missing == 0 {
-                return Some(None);
-            }
             let mut fresh = Vec::with_capacity(shared.len() + missing);
             if !state.blocks.allocate(shared.len() + missing, &mut fresh) {
                 return None;
             }
-            let own = &mut state.tables[key as usize].blocks;
+            let table = &mut state.tables[key as usize];
+            table.computed = table.computed.min(computed);
+            let own = &mut table.blocks;
             let mut sources = Vec::with_capacity(shared.len());
             for (&i, &to) in shared.iter().zip(&fresh) {
                 let from = std::mem::replace(&mut blocks[i], to);
@@ -114,7 +113,9 @@ impl BlockTable {
         let Some(key) = self.key else { return };
         self.blocks.clear();
         self.shared.with(|state| {
-            let blocks = std::mem::take(&mut state.tables[key as usize].blocks);
+            let table = &mut state.tables[key as usize];
+            table.computed = 0;
+            let blocks = std::mem::take(&mut table.blocks);
             state.blocks.release_all(&blocks);
         });
     }

@@ -14,6 +14,7 @@ use crate::backend::KvGeometry;
 use crate::bail;
 use crate::error::Result;
 use crate::sequence::Snapshot;
+use std::time::Instant;
 
 /// A verified ticket of a cache with the same model.
 pub(crate) struct Ticket {
@@ -28,6 +29,8 @@ pub(crate) struct Ticket {
     /// Of the sequence: what the exporter compares with the handle's.
     pub digest: [u8; 32],
     pub endpoints: Vec<Endpoint>,
+    /// When it was given.
+    pub given: Instant,
     chain: (u32, BlockHash),
 }
 
@@ -54,7 +57,7 @@ pub(crate) fn digest(snapshot: &Snapshot) -> [u8; 32] {
 impl Ticket {
     /// The hash chain of the KV that will come: over the computed tokens, or over the prompt being computed. In blocks
     /// of the exporter's size it has to be the ticket's.
-    pub fn check_chain(&self) -> Result<()> {
+    pub fn check_chain(&self) -> Result<HashChain> {
         let chain = HashChain::of(self.snapshot.cache_salt, self.geometry.block_tokens, self.tokens());
         let (full, head) = self.chain;
         if full as usize != chain.hashes().len() || head != chain.head() {
@@ -65,7 +68,7 @@ impl Ticket {
                 chain.head()
             );
         }
-        Ok(())
+        Ok(chain)
     }
 
     /// The tokens whose KV will come.
@@ -82,11 +85,13 @@ impl Cache {
     /// A ticket for a handle, good as long as the handle and this cache's epoch are.
     pub(crate) fn encode_ticket(&self, id: KvId) -> Result<Vec<u8>> {
         let shared = &self.shared;
-        let (snapshot, origin, filling) = self.ticket_origin(id)?;
-        let chain = HashChain::of(snapshot.cache_salt, shared.geometry.block_tokens, chained(&snapshot, filling));
+        let (snapshot, origin, filling, known) = self.ticket_origin(id)?;
+        let chain = known.unwrap_or_else(|| {
+            let chain = HashChain::of(snapshot.cache_salt, shared.geometry.block_tokens, chained(&snapshot, filling));
+            (chain.hashes().len() as u32, chain.head())
+        });
         let mut w = Writer::default();
         write_common(&mut w, LIBRARY_TEXT, &shared.identity, &shared.geometry, &origin);
-        let chain = (chain.hashes().len() as u32, chain.head());
         let endpoints = endpoint::encode(&shared.endpoints());
         write_ticket(&mut w, &encode_sequence(&snapshot), chain, filling, &endpoints);
         Ok(seal(Kind::Ticket, &w.0, 0, &shared.keys))
@@ -95,6 +100,7 @@ impl Cache {
     /// Verifies a ticket, in the order of docs/kv-image-format.md, but for its hash chain: that takes as long as all
     /// the rest, and can be done while the exporter is asked.
     pub(crate) fn open_ticket(&self, data: &[u8]) -> Result<Ticket> {
+        let given = Instant::now();
         let sections = open(data, Kind::Ticket, self)?;
         let geometry = sections.check_compatible(&self.shared)?;
         let origin = sections.origin()?;
@@ -108,18 +114,24 @@ impl Cache {
             filling: sections.filling()?,
             digest,
             endpoints: endpoint::decode(sections.get(ENDPOINTS)?)?,
+            given,
             chain: sections.chain()?,
         })
     }
 
     /// Where this cache can be reached, and what it holds: for a peer that wants to pair.
     pub(crate) fn encode_address(&self) -> Vec<u8> {
+        self.encode_address_of(&self.shared.endpoints())
+    }
+
+    /// The same with these endpoints.
+    pub(crate) fn encode_address_of(&self, endpoints: &[Endpoint]) -> Vec<u8> {
         let shared = &self.shared;
         let lease_ms = u32::try_from(shared.config.lease.as_millis()).unwrap_or(u32::MAX);
         let origin = Origin { epoch: self.epoch(), handle: 0, lease_ms };
         let mut w = Writer::default();
         write_common(&mut w, LIBRARY_TEXT, &shared.identity, &shared.geometry, &origin);
-        write_address(&mut w, &endpoint::encode(&shared.endpoints()));
+        write_address(&mut w, &endpoint::encode(endpoints));
         seal(Kind::Address, &w.0, 0, &shared.keys)
     }
 

@@ -92,16 +92,34 @@ pub struct Shard {
     pub mapping: Arc<Mapping>,
 }
 
+/// A tensor as a header describes it.
+pub struct Described {
+    name: String,
+    stored: Stored,
+    shape: Vec<usize>,
+    offset: usize,
+    len: usize,
+}
+
 /// Maps a file and reads its header: the tensors in the order of their data.
 pub fn open(path: &Path) -> Result<Vec<StoredTensor>> {
     let file = path.display().to_string();
     let mapping = Mapping::open(path).map_err(|e| Error::io(&file, &e))?;
     let shard = Arc::new(Shard { file, mapping: Arc::new(mapping) });
-    let (header, data_start) = header(&shard)?;
+    let stored = |Described { name, stored, shape, offset, len }| {
+        let shard = shard.clone();
+        StoredTensor { name, stored, shape, shard, offset, len }
+    };
+    Ok(describe(&shard.file, shard.mapping.bytes())?.into_iter().map(stored).collect())
+}
+
+/// What the bytes of a whole file say is in them; `file` names it in errors.
+pub fn describe(file: &str, bytes: &[u8]) -> Result<Vec<Described>> {
+    let (header, data_start) = header(file, bytes)?;
     let mut tensors = Vec::with_capacity(header.map().len());
     for (name, value) in header.map() {
         if name != "__metadata__" {
-            tensors.push(tensor(&shard, data_start, name, value)?);
+            tensors.push(tensor(file, bytes.len(), data_start, name, value)?);
         }
     }
     tensors.sort_by_key(|t| (t.offset, t.len));
@@ -112,7 +130,7 @@ pub fn open(path: &Path) -> Result<Vec<StoredTensor>> {
             bail!(
                 Corrupt,
                 "{}: tensor {}: data at offset {}: expected {}: it {fault}",
-                shard.file,
+                file,
                 tensor.name,
                 tensor.offset - data_start,
                 end - data_start
@@ -120,15 +138,14 @@ pub fn open(path: &Path) -> Result<Vec<StoredTensor>> {
         }
         end += tensor.len;
     }
-    let size = shard.mapping.bytes().len();
+    let size = bytes.len();
     if end != size {
-        bail!(Corrupt, "{}: {size} bytes: expected {end} from the header", shard.file);
+        bail!(Corrupt, "{file}: {size} bytes: expected {end} from the header");
     }
     Ok(tensors)
 }
 
-fn header(shard: &Shard) -> Result<(Object, usize)> {
-    let (file, bytes) = (&shard.file, shard.mapping.bytes());
+fn header(file: &str, bytes: &[u8]) -> Result<(Object, usize)> {
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
         bail!(Corrupt, "{file}: {} bytes: too short for a safetensors header", bytes.len());
     };
@@ -145,8 +162,7 @@ fn header(shard: &Shard) -> Result<(Object, usize)> {
     Ok((Object::parse(&place, &rest[..length])?, 8 + length))
 }
 
-fn tensor(shard: &Arc<Shard>, data_start: usize, name: &str, value: &Value) -> Result<StoredTensor> {
-    let file = &shard.file;
+fn tensor(file: &str, size: usize, data_start: usize, name: &str, value: &Value) -> Result<Described> {
     let wrong = |key: &str, expected: &str| {
         let found = value.get(key).map_or("nothing".to_owned(), shown);
         error!(Corrupt, "{file}: tensor {name}: {key} = {found}: expected {expected}")
@@ -163,7 +179,7 @@ fn tensor(shard: &Arc<Shard>, data_start: usize, name: &str, value: &Value) -> R
     let shape = sizes("shape", "a list of at most 8 sizes")?;
     let offsets = sizes("data_offsets", "[begin, end]")?;
     let &[begin, end] = offsets.as_slice() else { return Err(wrong("data_offsets", "[begin, end]")) };
-    let data_len = (shard.mapping.bytes().len() - data_start) as u64;
+    let data_len = (size - data_start) as u64;
     if begin > end || end > data_len {
         bail!(
             Corrupt,
@@ -182,11 +198,10 @@ fn tensor(shard: &Arc<Shard>, data_start: usize, name: &str, value: &Value) -> R
             bits / 8
         );
     }
-    Ok(StoredTensor {
+    Ok(Described {
         name: name.to_owned(),
         stored,
         shape: shape.into_iter().map(|n| n as usize).collect(),
-        shard: shard.clone(),
         offset: data_start + begin as usize,
         len: (end - begin) as usize,
     })

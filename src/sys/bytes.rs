@@ -4,6 +4,7 @@
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::AtomicU8;
 
 /// Bytes that may be read.
 #[derive(Clone, Copy)]
@@ -38,6 +39,10 @@ impl<'a> Source<'a> {
 
     pub fn of(bytes: &'a [u8]) -> Source<'a> {
         Source { ptr: bytes.as_ptr(), len: bytes.len(), life: PhantomData }
+    }
+
+    pub fn of_atomic(bytes: &'a [AtomicU8]) -> Source<'a> {
+        Source { ptr: bytes.as_ptr().cast(), len: bytes.len(), life: PhantomData }
     }
 
     pub fn len(&self) -> usize {

@@ -4,6 +4,7 @@ use super::bytes::{Source, Target};
 use crate::error::{Error, Result, Status};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::AtomicU8;
 
 const HUGE: usize = 2 << 20;
 
@@ -135,6 +136,13 @@ impl SharedMemory {
         assert!(self.writable, "another process's memory is not written");
         // SAFETY: mapped writable for this length as long as self lives.
         unsafe { Target::new(self.ptr, self.len) }.slice(offset, len)
+    }
+
+    /// All of it, where others may write it meanwhile. Panics on another process's.
+    pub fn atomic(&self) -> &[AtomicU8] {
+        assert!(self.writable, "another process's memory is not written");
+        // SAFETY: mapped writable for this length as long as self lives.
+        unsafe { std::slice::from_raw_parts(self.ptr.cast(), self.len) }
     }
 
     pub fn as_ptr(&self) -> *mut u8 {

@@ -86,6 +86,11 @@ impl Source for Local {
         Ok(())
     }
 
+    fn keep_alive(&mut self, _: Wanted<'_>) -> Result<()> {
+        self.loan.renew();
+        Ok(())
+    }
+
     fn commit(&mut self, _: Wanted<'_>) -> Result<()> {
         self.loan.commit()
     }

@@ -9,6 +9,7 @@
 //! | `client/` | peers that this cache imports from; `remote` is the transport of other processes: the exporter's pool mapped, or blocks over several sockets |
 //! | `server/` | the exporter: sockets that listen, and a session for each connection |
 //! | `net/` | connections: sockets, handshake, protection, messages |
+//! | `nixl` | NIXL as the mover of blocks, with everything else as over any socket |
 //! | `pair` | whether two caches can exchange KV, how, and how fast |
 //! | `workers` | the threads that pull |
 //!
@@ -16,8 +17,11 @@
 //! handle ends with the importer's COMMIT and not before, and the importer uses nothing before that was answered.
 
 mod client;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod local;
 mod net;
+mod nixl;
 mod node;
 mod pair;
 mod pull;

@@ -1,11 +1,12 @@
 //! A cache's side of all transfers.
 
 use super::client::Peers;
+use super::local;
 use super::pair::{self, Report};
+use super::pull::{self, Want};
 use super::server::{Server, advertised, parse};
 use super::source::Transport;
 use super::workers::Workers;
-use super::{local, pull};
 use crate::bail;
 use crate::error::Result;
 use crate::kv::endpoint::{Endpoint, MAX_ENDPOINTS, UnixName};
@@ -51,7 +52,7 @@ pub struct Node {
 impl Node {
     pub fn new(cache: &Arc<Cache>, config: NodeConfig) -> Result<Arc<Node>> {
         local::register(cache);
-        let peers = Arc::new(Peers::new(cache.transport_keys(), config.peer_timeout));
+        let peers = Arc::new(Peers::new(cache.clone(), config.peer_timeout));
         let server = Server::new(cache.clone(), config.peer_timeout)?;
         let mut endpoints = vec![Endpoint::Process(local::process()?)];
         if config.serve {
@@ -97,6 +98,13 @@ impl Node {
         self.cache.encode_address()
     }
 
+    /// An address with the TCP endpoints of this port alone, so that a peer has no choice: for measuring.
+    pub fn address_of(&self, port: u16) -> Vec<u8> {
+        let endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_port = |e: &&Endpoint| matches!(e, Endpoint::Tcp { address, .. } if address.port() == port);
+        self.cache.encode_address_of(&endpoints.iter().filter(of_port).cloned().collect::<Vec<_>>())
+    }
+
     /// Could KV be imported from the cache at `address`, how, and how fast? What is found to work is used by imports
     /// from then on.
     pub fn pair(&self, address: &[u8], required: Option<Transport>) -> Report {
@@ -126,7 +134,10 @@ impl Node {
         let (cache, peers) = (self.cache.clone(), self.peers.clone());
         let job = move || {
             let wanted = || cache.check_import(id);
-            let pulled = crate::panics::catch(|| pull::pull(&cache, Some(&peers), &ticket, &wanted));
+            // A request that has taken the handle waits for blocks as any other does; nobody else does for long.
+            let waits = |waited: Duration| waited < peers.timeout || cache.is_claimed(id);
+            let want = Want { wanted: &wanted, waits: &waits };
+            let pulled = crate::panics::catch(|| pull::pull(&cache, Some(&peers), &ticket, &want));
             let outcome = cache.finish_import(id, pulled.and_then(|pulled| pulled));
             if let Err(error) = &outcome {
                 cache.count_failed_import();
@@ -160,7 +171,8 @@ pub fn import(cache: &Arc<Cache>, data: &[u8]) -> Result<KvId> {
     if Envelope::peek(data)?.kind == Kind::Image {
         return cache.import_image(data);
     }
-    let (snapshot, table) = pull::pull(cache, None, &cache.open_ticket(data)?, &|| Ok(()))?;
+    let (snapshot, table) =
+        pull::pull(cache, None, &cache.open_ticket(data)?, &Want { wanted: &|| Ok(()), waits: &|_| false })?;
     cache.export(snapshot, table, None)
 }
 

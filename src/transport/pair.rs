@@ -105,7 +105,7 @@ fn try_pair(
     if within && required.is_none_or(|required| required == Transport::Process) {
         let exporter = local::find(&address.epoch).map_err(|e| Refused(Reason::Unreachable, e))?;
         measure_local(&exporter, report).map_err(|e| Refused(reason_of(&e), e))?;
-        peers.choose(&address.epoch, &[], Transport::Process);
+        peers.choose(&address.epoch, &[], Transport::Process, None);
         report.transport = Some(Transport::Process);
         report.detail = format!("in this process; {}", conversion(cache.geometry(), &address.geometry));
         return Ok(());
@@ -193,7 +193,7 @@ fn reach(
     let refused = |error: Error| Refused(reason_of(&error), error);
     let peer = peers.at(endpoint);
     // Whoever is there now may be another cache than when the address was written.
-    let (mut channel, answer) = peer.begin(&Message::Describe, question).map_err(refused)?;
+    let (mut channel, _, answer) = peer.begin(&Message::Describe, question).map_err(refused)?;
     let Message::Address(now) = answer else { return Err(refused(crate::error!(Corrupt, "the peer: no address"))) };
     let now = cache.open_address(&now).map_err(refused)?;
     compatible(cache, &now)?;
@@ -225,8 +225,8 @@ fn reach(
         Plane::Streams => Transport::Tcp,
         Plane::Nixl => Transport::Nixl,
     };
-    peers.choose(&address.epoch, &address.endpoints, transport);
-    peers.choose(&now.epoch, &now.endpoints, transport);
+    peers.choose(&address.epoch, &address.endpoints, transport, Some(endpoint));
+    peers.choose(&now.epoch, &now.endpoints, transport, Some(endpoint));
     report.transport = Some(transport);
     report.bytes_per_second = rate as u64;
     report.round_trip = best;

@@ -4,14 +4,24 @@ use super::client::Peers;
 use super::local::{self, Local};
 use super::source::{Source, Wanted};
 use crate::bail;
-use crate::error::Result;
+use crate::error::{Result, Status};
 use crate::kv::endpoint::Endpoint;
 use crate::kv::import::Incoming;
 use crate::kv::ticket::Ticket;
-use crate::kv::{BlockTable, Cache, Consumed};
+use crate::kv::{BlockTable, Cache, Consumed, HashChain, Waker};
 use crate::sequence::Snapshot;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long a wait for blocks looks away.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What the importer's handle is to somebody.
+pub(super) struct Want<'a> {
+    pub wanted: Wanted<'a>,
+    /// Is it worth waiting for room in this cache, after so long?
+    pub waits: &'a dyn Fn(Duration) -> bool,
+}
 
 /// Takes a ticket's sequence into `cache`. The exporter's handle ends exactly when all of it is here and `last` agrees;
 /// if this fails, it stays.
@@ -19,8 +29,9 @@ pub(super) fn pull(
     cache: &Arc<Cache>,
     peers: Option<&Arc<Peers>>,
     ticket: &Ticket,
-    wanted: Wanted<'_>,
+    want: &Want<'_>,
 ) -> Result<(Snapshot, BlockTable)> {
+    let wanted = want.wanted;
     // Given up while it was queued: nobody is asked, who may not answer.
     wanted()?;
     for endpoint in &ticket.endpoints {
@@ -34,10 +45,10 @@ pub(super) fn pull(
         if Arc::ptr_eq(&exporter, cache) {
             return within(cache, ticket, loan, wanted);
         }
-        return transfer(cache, ticket, &mut Local { loan }, wanted);
+        return transfer(cache, ticket, &mut Local { loan }, want);
     }
     match peers {
-        Some(peers) => transfer(cache, ticket, &mut *peers.open(ticket, wanted)?, wanted),
+        Some(peers) => transfer(cache, ticket, &mut *peers.open(ticket, wanted)?, want),
         None => bail!(Peer, "KV ticket: its cache is in another process"),
     }
 }
@@ -62,8 +73,9 @@ fn transfer(
     cache: &Arc<Cache>,
     ticket: &Ticket,
     source: &mut dyn Source,
-    wanted: Wanted<'_>,
+    want: &Want<'_>,
 ) -> Result<(Snapshot, BlockTable)> {
+    let wanted = want.wanted;
     let tokens = ticket.tokens().len() as u32;
     let expected = Snapshot { computed: tokens, ..ticket.snapshot.clone() };
     let mut incoming = None;
@@ -78,8 +90,10 @@ fn transfer(
         let incoming = match &mut incoming {
             Some(incoming) => incoming,
             none => {
-                ticket.check_chain()?;
-                let new = Incoming::new(cache, expected.clone(), cache.chain(&expected), &ticket.geometry)?;
+                let chain = ticket.check_chain()?;
+                let same = ticket.geometry.block_tokens == cache.geometry().block_tokens;
+                let chain = if same { chain } else { cache.chain(&expected) };
+                let new = room(cache, ticket, &expected, chain, source, want)?;
                 have = new.first_needed();
                 none.insert(new)
             }
@@ -97,6 +111,10 @@ fn transfer(
         }
     };
     check_sequence(ticket, &whole)?;
+    let needed = whole.computed.div_ceil(ticket.geometry.block_tokens) as usize;
+    if have < needed {
+        bail!(Corrupt, "KV ticket: blocks: expected {needed}, the exporter has {have}");
+    }
     crate::failpoint::hit("transport.import.copied")?;
     wanted()?;
     source.commit(wanted)?;
@@ -106,6 +124,36 @@ fn transfer(
     let exposed_ns = done_at.map_or(0, |at| at.elapsed().as_nanos() as u64);
     cache.count_streamed(hidden, exposed, exposed_ns);
     Ok(landed)
+}
+
+/// Blocks to land in. Where there are none, it is worth waiting for some: sequences end all the time, and the exporter
+/// keeps its handle as long as it hears of this.
+fn room(
+    cache: &Arc<Cache>,
+    ticket: &Ticket,
+    expected: &Snapshot,
+    chain: HashChain,
+    source: &mut dyn Source,
+    want: &Want<'_>,
+) -> Result<Incoming> {
+    let since = Instant::now();
+    let needed = expected.computed.div_ceil(cache.geometry().block_tokens) as usize;
+    loop {
+        let full = match Incoming::new(cache, expected.clone(), chain.clone(), &ticket.geometry) {
+            Err(error) if error.status == Status::OutOfMemory => error,
+            made => return made,
+        };
+        if needed > cache.total_blocks() || !(want.waits)(since.elapsed()) {
+            return Err(full);
+        }
+        let (free, wait) = crossbeam_channel::bounded(1);
+        let waker: Waker = Arc::new(move || _ = free.try_send(()));
+        if cache.wake_when_free(needed, &waker) {
+            let _ = wait.recv_timeout(LOOK);
+        }
+        (want.wanted)()?;
+        source.keep_alive(want.wanted)?;
+    }
 }
 
 /// Is what came the ticket's sequence? One whose prompt was being computed has got its first token meanwhile.

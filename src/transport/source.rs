@@ -79,6 +79,9 @@ pub(super) trait Source {
     /// Copies source blocks of this range, which are available, into `into`.
     fn fetch(&mut self, blocks: Range<usize>, into: &dyn Destination, wanted: Wanted<'_>) -> Result<()>;
 
+    /// Tells the exporter that this transfer goes on, if it has not heard of it for a while.
+    fn keep_alive(&mut self, wanted: Wanted<'_>) -> Result<()>;
+
     /// Ends the exporter's handle as consumed. Only after this has succeeded may the sequence be used.
     fn commit(&mut self, wanted: Wanted<'_>) -> Result<()>;
 }

@@ -108,10 +108,13 @@ fn run(shared: &Shared) {
         state = woken;
         state.idle -= 1;
         if waited.timed_out() && state.jobs.is_empty() && !state.closed {
-            let last = state.threads == 1;
-            drop(state);
-            let busy = last && (shared.chore)();
-            state = shared.lock();
+            // Of two that would end at once one must see that it is the last: the lock is dropped by the last only.
+            let mut busy = false;
+            if state.threads == 1 {
+                drop(state);
+                busy = (shared.chore)();
+                state = shared.lock();
+            }
             if since.elapsed() > LINGER && !busy && state.jobs.is_empty() {
                 break;
             }
@@ -124,55 +127,84 @@ fn run(shared: &Shared) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use crate::error::Status;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+    use std::sync::{RwLock, mpsc};
+    use std::thread;
 
-    fn workers() -> Workers {
+    fn idle_chore() -> Workers {
         Workers::new(Box::new(|| false))
     }
 
     #[test]
-    fn closing_runs_what_was_accepted_and_refuses_the_rest() {
-        let (workers, ran) = (workers(), Arc::new(AtomicUsize::new(0)));
-        for i in 0..3 * MOST {
-            let ran = ran.clone();
+    fn closing_runs_what_is_queued_beyond_the_limit() {
+        let workers = idle_chore();
+        let (gate, done) = (Arc::new(RwLock::new(())), Arc::new(AtomicUsize::new(0)));
+        let shut = gate.write().unwrap();
+        for _ in 0..MOST + 8 {
+            let (gate, done) = (gate.clone(), done.clone());
             let job = move || {
-                ran.fetch_add(1, SeqCst);
-                std::thread::sleep(Duration::from_millis(1));
-                assert!(i % 7 != 0, "a job that panics takes no other with it");
+                let _open = gate.read().unwrap();
+                done.fetch_add(1, SeqCst);
             };
             workers.submit(Box::new(job)).unwrap();
-            assert!(workers.0.lock().threads <= MOST);
         }
-        workers.close();
-        assert_eq!(ran.load(SeqCst), 3 * MOST);
-        let refused = workers.submit(Box::new(|| panic!("never run"))).unwrap_err();
-        assert_eq!(refused.status, crate::error::Status::Shutdown);
+        assert_eq!(workers.0.lock().threads, MOST);
+        thread::scope(|scope| {
+            let closer = scope.spawn(|| workers.close());
+            while !workers.0.lock().closed {
+                thread::yield_now();
+            }
+            let late = workers.submit(Box::new(|| ())).unwrap_err();
+            assert_eq!((late.status, done.load(SeqCst)), (Status::Shutdown, 0));
+            assert!(!closer.is_finished());
+            drop(shut);
+            closer.join().unwrap();
+        });
+        assert_eq!((done.load(SeqCst), workers.0.lock().threads), (MOST + 8, 0));
         workers.close();
     }
 
     #[test]
-    fn a_job_may_close_its_own_pool() {
-        let workers = Arc::new(workers());
-        let (closed, wait) = std::sync::mpsc::channel();
-        let last = workers.clone();
-        workers
-            .submit(Box::new(move || {
-                last.close();
-                closed.send(()).unwrap();
-            }))
-            .unwrap();
-        wait.recv_timeout(Duration::from_secs(10)).expect("closing waited for itself");
+    fn a_panicking_job_takes_nothing_with_it() {
+        let workers = idle_chore();
+        let (send, received) = mpsc::channel();
+        for n in 0..4 {
+            let send = send.clone();
+            let job = move || {
+                send.send(n).unwrap();
+                assert!(n % 2 == 1, "on purpose");
+            };
+            workers.submit(Box::new(job)).unwrap();
+        }
+        let mut ran: Vec<i32> = (0..4).map(|_| received.recv_timeout(Duration::from_secs(10)).unwrap()).collect();
+        ran.sort_unstable();
+        assert_eq!(ran, [0, 1, 2, 3]);
         workers.close();
+        assert_eq!(workers.0.lock().threads, 0);
     }
 
     #[test]
-    fn threads_go_when_there_is_nothing_to_do() {
-        let workers = workers();
-        (0..5).for_each(|_| workers.submit(Box::new(|| ())).unwrap());
-        let begun = Instant::now();
-        while workers.0.lock().threads > 0 {
-            assert!(begun.elapsed() < 3 * LINGER, "threads stay");
-            std::thread::sleep(LOOK);
-        }
+    fn threads_end_when_there_is_nothing_to_look_after() {
+        let busy = Arc::new(AtomicBool::new(true));
+        let chore = busy.clone();
+        let workers = Workers::new(Box::new(move || chore.load(SeqCst)));
+        (0..3).for_each(|_| workers.submit(Box::new(|| ())).unwrap());
+        let within = |time: Duration, threads: usize| {
+            let until = Instant::now() + time;
+            while workers.0.lock().threads != threads {
+                assert!(Instant::now() < until, "{} threads", workers.0.lock().threads);
+                thread::sleep(LOOK / 10);
+            }
+        };
+        within(LINGER + Duration::from_secs(10), 1);
+        thread::sleep(LINGER + 2 * LOOK);
+        assert_eq!(workers.0.lock().threads, 1, "the last one does the chore");
+        busy.store(false, SeqCst);
+        within(Duration::from_secs(10), 0);
+        let (send, received) = mpsc::channel();
+        workers.submit(Box::new(move || send.send(()).unwrap())).unwrap();
+        received.recv_timeout(Duration::from_secs(10)).unwrap();
+        workers.close();
     }
 }

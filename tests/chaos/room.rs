@@ -12,23 +12,30 @@ fn full(way: Way) {
     let holder = to.ask(json!({"do": "wait", "request": request}))["kv"].clone();
 
     let offers = [1, 2].map(|salt| offer(&mut from, Job::long(salt == 2, salt)));
+    // An import that no request has taken does not wait for long.
     for offer in &offers {
-        assert_eq!(take(&mut to, &offer.ticket, false), End::Failed(OUT_OF_MEMORY), "{way:?}");
+        let kv = to.ask(import(&offer.ticket))["kv"].clone();
+        assert_eq!(to.ask(json!({"do": "ready", "kv": kv}))["status"], OUT_OF_MEMORY, "{way:?}");
     }
     from.ask(json!({"do": "wait", "request": offers[1].request}));
     settled_with(&mut from, true, NOTICED, "the exporter keeps its handles");
-    // Recomputed it waits for room like any request.
+    // One that a request has taken waits for room as requests do, and one that is recomputed as well.
     let kv = to.ask(import(&offers[0].ticket))["kv"].clone();
     assert_eq!(to.ask(json!({"do": "ready", "kv": kv}))["status"], OUT_OF_MEMORY);
-    let submitted = to.ask(decode(&kv, true));
-    let waiting = json!({"do": "wait", "request": submitted["request"], "within_ms": 300});
-    assert_eq!(to.ask(waiting)["timeout"], true, "there is no room");
-    to.ask(json!({"do": "release", "kv": holder}));
-    assert_eq!(end(&mut to, submitted), End::Tokens(offers[0].job.want()));
-    settled(&mut to, "importer");
-    for offer in &offers {
-        assert_eq!(take(&mut to, &offer.ticket, false), End::Tokens(offer.job.want()), "with room");
+    let recomputed = to.ask(decode(&kv, true));
+    let kv = to.ask(import(&offers[1].ticket))["kv"].clone();
+    let taken = to.ask(decode(&kv, false));
+    for request in [&recomputed["request"], &taken["request"]] {
+        let waiting = json!({"do": "wait", "request": request, "within_ms": 700});
+        assert_eq!(to.ask(waiting)["timeout"], true, "there is no room");
+        to.ask(json!({"do": "renew", "kv": holder}));
     }
+    to.ask(json!({"do": "release", "kv": holder}));
+    assert_eq!(end(&mut to, recomputed), End::Tokens(offers[0].job.want()));
+    assert_eq!(end(&mut to, taken), End::Tokens(offers[1].job.want()));
+    settled(&mut to, "importer");
+    let offer = &offers[0];
+    assert_eq!(take(&mut to, &offer.ticket, false), End::Tokens(offer.job.want()), "with room");
     settled(&mut from, "exporter");
     settled(&mut to, "importer");
 }

@@ -6,6 +6,7 @@ use cleave::engine::{CacheOptions, Engine, EngineOptions, Event, EventKind, Mode
 use cleave::failpoint::{self, Action};
 use cleave::kv::KvId;
 use cleave::model::Model;
+use cleave::tensor::Dtype;
 use cleave::transport::{Encryption, Transport};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -28,6 +29,18 @@ pub fn unhex(text: &str) -> Vec<u8> {
 
 // ---- the test's side ----
 
+/// What tells a worker where NIXL is; None, and a word about it, if it is nowhere.
+pub fn nixl_env() -> Option<Vec<(String, String)>> {
+    let built = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/nixl");
+    let dir = std::env::var_os("CLEAVE_NIXL_DIR").map(Into::into).or_else(|| built.is_dir().then_some(built));
+    let Some(dir) = dir else {
+        // Past the harness, which keeps to itself what a passing test prints.
+        let _ = writeln!(std::io::stderr(), "skipped: run tools/nixl.sh");
+        return None;
+    };
+    Some(vec![("CLEAVE_NIXL_DIR".into(), dir.to_str().unwrap().into())])
+}
+
 pub struct Worker {
     pub child: Child,
     /// Where it listens for TCP, if it does.
@@ -40,6 +53,10 @@ impl Worker {
     /// Starts a process and makes a cache in it: see `serve` for what `config` may say. `before` runs it under another
     /// program, such as `ip netns exec name`.
     pub fn start_under(before: &[&str], config: Value) -> Worker {
+        Self::spawn(before, &[], config)
+    }
+
+    fn spawn(before: &[&str], env: &[(String, String)], config: Value) -> Worker {
         let own = std::env::current_exe().unwrap();
         let mut command = match before {
             [] => Command::new(&own),
@@ -50,6 +67,7 @@ impl Worker {
             }
         };
         command.args(["--exact", "worker_process", "--nocapture", "--test-threads=1"]).env("CLEAVE_WORKER", "1");
+        command.envs(env.iter().map(|(name, value)| (name, value)));
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the worker starts");
         let (send, lines) = channel();
         let out = BufReader::new(child.stdout.take().unwrap());
@@ -72,6 +90,11 @@ impl Worker {
 
     pub fn start(config: Value) -> Worker {
         Self::start_under(&[], config)
+    }
+
+    /// With these environment variables.
+    pub fn start_with(env: &[(String, String)], config: Value) -> Worker {
+        Self::spawn(&[], env, config)
     }
 
     pub fn tell(&mut self, command: Value) {
@@ -271,6 +294,7 @@ fn run(served: &mut Option<Served>, command: &Value) -> cleave::error::Result<Va
             let data = unhex(command["ticket"].as_str().unwrap());
             Ok(json!({"kv": s.cache.import(Some(&s.queue), &data, number(command, "tag"))?.0}))
         }
+        "renew" => s.cache.kv().renew(KvId(number(command, "kv")), Duration::from_secs(30)).map(|()| json!({})),
         "release" => s.cache.kv().release(KvId(number(command, "kv"))).map(|()| json!({})),
         "cancel" | "export" => {
             let engine = &s.engines[command["engine"].as_str().unwrap()];
@@ -348,6 +372,9 @@ fn create(config: &Value) -> cleave::error::Result<(Served, u16)> {
         lease: ms(config, "lease_ms"),
         peer_timeout: ms(config, "peer_timeout_ms"),
         secret: Some(secret),
+        dtype: config["dtype"].as_u64().and_then(|code| Dtype::from_code(code as u32)),
+        shards: number(config, "shards") as u32,
+        no_convert: config["no_convert"] == true,
         ..CacheOptions::default()
     };
     let cache = ModelCache::create(&model, &[], options)?;

@@ -5,6 +5,7 @@ use crate::backend::{BlockId, BlockStore, KvGeometry};
 use crate::error::Result;
 use crate::sys::bytes::{Source, Target};
 use crate::sys::shared_memory::SharedMemory;
+use std::sync::atomic::AtomicU8;
 
 /// All KV blocks of one cache in host memory, zero and lazily backed.
 pub struct KvSlab {
@@ -103,6 +104,12 @@ impl BlockStore for KvSlab {
     fn target(&self, id: BlockId) -> Option<Target<'_>> {
         // SAFETY: in range, and mapped as long as self lives; `kv` gives a block that is written one owner.
         Some(unsafe { Target::new(self.range(id, 0, self.block_bytes), self.block_bytes) })
+    }
+
+    fn pool(&self) -> Option<&[AtomicU8]> {
+        let len = self.n_blocks * self.block_bytes;
+        // SAFETY: mapped for this length as long as self lives; atomic, so that others may write it meanwhile.
+        Some(unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast::<AtomicU8>(), len) })
     }
 
     fn shared_memory(&self) -> Option<&SharedMemory> {

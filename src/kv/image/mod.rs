@@ -3,6 +3,8 @@
 mod envelope;
 mod file;
 mod landing;
+#[cfg(feature = "fuzzing")]
+mod reseal;
 mod sections;
 mod sequence;
 mod source;
@@ -14,6 +16,8 @@ use crate::sequence::Snapshot;
 
 pub(super) use envelope::{ENVELOPE, Keys, MAC, seal};
 pub(crate) use envelope::{Envelope, Kind, TransportKeys};
+#[cfg(feature = "fuzzing")]
+pub(crate) use reseal::reseal;
 pub(super) use sections::{
     ENDPOINTS, Origin, SEQUENCE, Sections, common_len, ticket_len, write_address, write_common, write_ticket,
 };

@@ -7,6 +7,7 @@ mod streams;
 use super::source::{Source, Transport, Wanted};
 use crate::bail;
 use crate::error::{Error, Result, Status};
+use crate::kv::Cache;
 use crate::kv::endpoint::{Endpoint, UnixName};
 use crate::kv::image::TransportKeys;
 use crate::kv::ticket::Ticket;
@@ -26,9 +27,17 @@ pub(super) struct Peers {
     pub keys: TransportKeys,
     /// How long a peer may be silent when it is asked something.
     pub timeout: Duration,
+    cache: Arc<Cache>,
     known: Mutex<HashMap<Endpoint, Arc<Peer>>>,
     /// What pairing chose, by the exporting cache's epoch and by its TCP endpoints: the latter stay when it restarts.
-    choices: Mutex<Vec<(Who, Transport)>>,
+    choices: Mutex<Vec<(Who, Choice)>>,
+}
+
+/// What pairing found to work: the transport, and where.
+#[derive(Clone)]
+struct Choice {
+    transport: Transport,
+    endpoint: Option<Endpoint>,
 }
 
 #[derive(Clone, PartialEq)]
@@ -38,8 +47,8 @@ enum Who {
 }
 
 impl Peers {
-    pub fn new(keys: TransportKeys, timeout: Duration) -> Peers {
-        Peers { keys, timeout, known: Mutex::default(), choices: Mutex::default() }
+    pub fn new(cache: Arc<Cache>, timeout: Duration) -> Peers {
+        Peers { keys: cache.transport_keys(), timeout, cache, known: Mutex::default(), choices: Mutex::default() }
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<Endpoint, Arc<Peer>>> {
@@ -69,38 +78,46 @@ impl Peers {
 
     // ---- what pairing chose ----
 
-    pub fn choose(&self, epoch: &[u8; 16], endpoints: &[Endpoint], transport: Transport) {
+    pub fn choose(&self, epoch: &[u8; 16], endpoints: &[Endpoint], transport: Transport, endpoint: Option<&Endpoint>) {
         let mut choices = self.choices.lock().unwrap_or_else(PoisonError::into_inner);
         let tcp = endpoints.iter().filter(|e| matches!(e, Endpoint::Tcp { .. })).cloned().map(Who::At);
         for who in std::iter::once(Who::Epoch(*epoch)).chain(tcp) {
             choices.retain(|(known, _)| *known != who);
-            choices.push((who, transport));
+            choices.push((who, Choice { transport, endpoint: endpoint.cloned() }));
         }
         let excess = choices.len().saturating_sub(MOST_CHOICES);
         choices.drain(..excess);
     }
 
-    fn choice(&self, epoch: &[u8; 16], endpoints: &[Endpoint]) -> Option<Transport> {
+    fn choice(&self, epoch: &[u8; 16], endpoints: &[Endpoint]) -> Option<Choice> {
         let choices = self.choices.lock().unwrap_or_else(PoisonError::into_inner);
-        let find = |who: Who| choices.iter().find(|(known, _)| *known == who).map(|choice| choice.1);
+        let find = |who: Who| choices.iter().find(|(known, _)| *known == who).map(|choice| choice.1.clone());
         find(Who::Epoch(*epoch)).or_else(|| endpoints.iter().find_map(|e| find(Who::At(e.clone()))))
     }
 
     /// Pairing chose to go through sockets even within the process.
     pub fn prefers_other_than_process(&self, epoch: &[u8; 16]) -> bool {
-        self.choice(epoch, &[]).is_some_and(|transport| transport != Transport::Process)
+        self.choice(epoch, &[]).is_some_and(|choice| choice.transport != Transport::Process)
     }
 
     // ---- transfers ----
 
     /// Begins the transfer of a ticket, by the transport that pairing chose, or by the best that reaches the exporter.
     pub fn open(&self, ticket: &Ticket, wanted: Wanted<'_>) -> Result<Box<dyn Source>> {
-        let chosen = self.choice(&ticket.epoch, &ticket.endpoints);
+        let choice = self.choice(&ticket.epoch, &ticket.endpoints);
+        let chosen = choice.as_ref().map(|choice| choice.transport);
+        let mut routes = routes(&ticket.endpoints, chosen);
+        // Where pairing found it is tried first.
+        routes.sort_by_key(|(endpoint, _)| choice.as_ref().is_none_or(|c| c.endpoint.as_ref() != Some(endpoint)));
         let mut last = None;
-        for (endpoint, plane) in routes(&ticket.endpoints, chosen) {
+        for (endpoint, plane) in routes {
             let peer = self.at(&endpoint);
             match Remote::open(&peer, ticket, plane, self.question(wanted)) {
-                Ok(remote) => return Ok(Box::new(remote)),
+                Ok(remote) => {
+                    let asked = remote.asked.saturating_duration_since(ticket.given);
+                    self.cache.count_asked(asked.as_nanos() as u64);
+                    return Ok(Box::new(remote));
+                }
                 // Nobody there, or nothing of that kind: the next endpoint may do. Anything else is an answer.
                 Err(error) if matches!(error.status, Status::Peer | Status::Unsupported) => {
                     let error = error.context(describe(&endpoint));
@@ -116,8 +133,8 @@ impl Peers {
         Err(last.unwrap_or_else(|| unreachable_from_here(chosen)))
     }
 
-    pub fn question<'a>(&self, wanted: Wanted<'a>) -> Question<'a> {
-        Question { keys: self.keys, timeout: self.timeout, wanted }
+    pub fn question<'a>(&'a self, wanted: Wanted<'a>) -> Question<'a> {
+        Question { keys: self.keys, timeout: self.timeout, store: self.cache.store_handle(), wanted }
     }
 }
 

@@ -1,6 +1,7 @@
 //! One peer: idle connections to it, and its memory if that is mapped.
 
 use super::{describe, patience};
+use crate::backend::BlockStore;
 use crate::bail;
 use crate::error::{Error, Result, Status};
 use crate::kv::endpoint::Endpoint;
@@ -9,6 +10,7 @@ use crate::sys::shared_memory::SharedMemory;
 use crate::sys::socket::{connect_unix, is_stopped};
 use crate::transport::net::message::Message;
 use crate::transport::net::{Channel, Stream, connect};
+use crate::transport::nixl::Reader;
 use crate::transport::source::Wanted;
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +24,8 @@ const KEEP: usize = 16;
 pub(in crate::transport) struct Question<'a> {
     pub keys: TransportKeys,
     pub timeout: Duration,
+    /// The pool that reads by NIXL land in.
+    pub store: &'a Arc<dyn BlockStore>,
     pub wanted: Wanted<'a>,
 }
 
@@ -34,6 +38,8 @@ pub(in crate::transport) struct Mapped {
 pub(in crate::transport) struct Peer {
     pub endpoint: Endpoint,
     state: Mutex<State>,
+    /// NIXL's agent for reads from this peer: one for each, so that one that hangs can be cut off by itself.
+    reader: Mutex<Option<Arc<Reader>>>,
 }
 
 struct State {
@@ -47,7 +53,7 @@ struct State {
 impl Peer {
     pub fn new(endpoint: Endpoint) -> Peer {
         let state = State { idle: Vec::new(), mapped: None, process: None, used: Instant::now() };
-        Peer { endpoint, state: Mutex::new(state) }
+        Peer { endpoint, state: Mutex::new(state), reader: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -69,6 +75,7 @@ impl Peer {
         if state.idle.iter().any(|channel| channel.stream().is_closed()) {
             state.idle.clear();
             state.mapped = None;
+            self.forget_reader();
         }
         let excess = state.idle.len().saturating_sub(KEEP);
         state.idle.drain(..excess);
@@ -126,19 +133,43 @@ impl Peer {
         }
     }
 
-    /// Asks the first question over a connection. One that was idle may have been closed by a peer that began anew: then
+    /// Asks the first question over a connection, and tells when. One that was idle may have been closed by a peer that began anew: then
     /// a new one is tried.
-    pub fn begin(&self, message: &Message, question: Question<'_>) -> Result<(Channel, Message)> {
+    pub fn begin(&self, message: &Message, question: Question<'_>) -> Result<(Channel, Instant, Message)> {
         let mut channel = self.connection(question)?;
+        let asked = Instant::now();
         match self.ask(&mut channel, message, question) {
             Err(error) if error.status == Status::Peer && channel.stream().is_closed() => {
                 self.lock().idle.clear();
                 let mut channel = self.connect(question)?;
+                let asked = Instant::now();
                 let answer = self.ask(&mut channel, message, question)?;
-                Ok((channel, answer))
+                Ok((channel, asked, answer))
             }
-            answer => answer.map(|answer| (channel, answer)),
+            answer => answer.map(|answer| (channel, asked, answer)),
         }
+    }
+
+    /// NIXL's way to the peer's memory: made once, for all transfers.
+    pub fn reader(&self, channel: &mut Channel, question: Question<'_>) -> Result<Arc<Reader>> {
+        let known = || self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reader) = &*known() {
+            return Ok(reader.clone());
+        }
+        // Not under the lock, as with the mapping. Of two that are made at once one is kept.
+        // Asked of this side first: without NIXL here the peer need not load it.
+        let new = Reader::prepare(question.store)?;
+        let Message::NixlAgent { base, metadata } = self.ask(channel, &Message::Nixl, question)? else {
+            return unexpected();
+        };
+        let new = Arc::new(new.meet(&metadata, base)?);
+        Ok(known().get_or_insert(new).clone())
+    }
+
+    /// What the reader was reading ends, one way or the other, before its agent is gone.
+    pub fn forget_reader(&self) {
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(reader);
     }
 
     /// The peer's memory: mapped once, for all transfers.

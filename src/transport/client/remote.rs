@@ -2,7 +2,7 @@
 
 use super::peer::{Mapped, Peer, Question, unexpected};
 use super::streams;
-use crate::backend::BlockId;
+use crate::backend::{BlockId, BlockStore};
 use crate::bail;
 use crate::error::Result;
 use crate::kv::image::decode_sequence;
@@ -10,6 +10,7 @@ use crate::kv::ticket::Ticket;
 use crate::sys::bytes::copy;
 use crate::transport::net::Channel;
 use crate::transport::net::message::Message;
+use crate::transport::nixl::Reader;
 use crate::transport::source::{Destination, More, Source, Wanted};
 use std::ops::Range;
 use std::sync::Arc;
@@ -32,12 +33,16 @@ pub(in crate::transport) struct Remote {
     control: Option<Channel>,
     keys: crate::kv::image::TransportKeys,
     timeout: Duration,
+    store: Arc<dyn BlockStore>,
     loan: u64,
     /// The exporter's blocks of this sequence, as far as they are known.
     ids: Vec<BlockId>,
     block_bytes: usize,
     mapped: Option<Arc<Mapped>>,
+    reader: Option<Arc<Reader>>,
     told: Instant,
+    /// When the exporter was asked to begin.
+    pub asked: Instant,
     over: bool,
 }
 
@@ -56,30 +61,34 @@ impl Remote {
         question: Question<'_>,
     ) -> Result<Remote> {
         crate::failpoint::hit("transport.import.open")?;
-        if plane == Plane::Nixl {
-            bail!(Unsupported, "NIXL is not available in this build");
-        }
-        let (mut control, answer) = peer.begin(open, question)?;
+        let (mut control, asked, answer) = peer.begin(open, question)?;
         let Message::Lent { loan } = answer else { return unexpected() };
         let mapped = match plane {
             Plane::SharedMemory => Some(peer.mapped(&mut control, question)?),
+            _ => None,
+        };
+        let reader = match plane {
+            Plane::Nixl => Some(peer.reader(&mut control, question)?),
             _ => None,
         };
         if let Some(mapped) = mapped.as_ref().filter(|mapped| mapped.block_bytes != block_bytes) {
             bail!(Incompatible, "the peer's blocks: expected {block_bytes} bytes, found {}", mapped.block_bytes);
         }
         crate::failpoint::hit("transport.import.opened")?;
-        let Question { keys, timeout, .. } = question;
+        let Question { keys, timeout, store, .. } = question;
         Ok(Remote {
             peer: peer.clone(),
             control: Some(control),
             keys,
             timeout,
+            store: store.clone(),
             loan,
             ids: Vec::new(),
             block_bytes,
             mapped,
+            reader,
             told: Instant::now(),
+            asked,
             over: false,
         })
     }
@@ -87,7 +96,8 @@ impl Remote {
     /// Asks over the control connection. After a failure it is of no use: what its other end thinks is unknown.
     fn ask(&mut self, message: &Message, wanted: Wanted<'_>) -> Result<Message> {
         let Some(mut control) = self.control.take() else { bail!(Peer, "the connection to the peer broke before") };
-        let question = Question { keys: self.keys, timeout: self.timeout, wanted };
+        let store = self.store.clone();
+        let question = Question { keys: self.keys, timeout: self.timeout, store: &store, wanted };
         let answer = self.peer.ask(&mut control, message, question);
         self.told = Instant::now();
         // A refusal is an answer: the two sides agree on where they are.
@@ -144,6 +154,35 @@ impl Remote {
     }
 }
 
+impl Remote {
+    /// Reads come to an end before this returns, whatever happens: until then the blocks are not this cache's to free.
+    fn read_nixl(
+        &mut self,
+        reader: &Reader,
+        blocks: Range<usize>,
+        into: &dyn Destination,
+        wanted: Wanted<'_>,
+    ) -> Result<()> {
+        let mut next = blocks.start;
+        while next < blocks.end {
+            wanted()?;
+            let batch = reader.start(&self.ids, next..blocks.end, self.block_bytes, into)?;
+            while !batch.poll()? {
+                std::thread::yield_now();
+                // Somebody who cancels waits for the piece that is under way; a peer that is gone is not waited for.
+                if let Err(error) = self.ping(&|| Ok(())) {
+                    self.peer.forget_reader();
+                    reader.end();
+                    return Err(error);
+                }
+            }
+            next = batch.blocks.end;
+            batch.finish(into);
+        }
+        Ok(())
+    }
+}
+
 impl Source for Remote {
     fn more(&mut self, have: usize, wanted: Wanted<'_>) -> Result<More> {
         wanted()?;
@@ -166,11 +205,19 @@ impl Source for Remote {
         if let Some(mapped) = self.mapped.clone() {
             return self.copy_mapped(&mapped, blocks, into, wanted);
         }
-        let question = Question { keys: self.keys, timeout: self.timeout, wanted };
+        if let Some(reader) = self.reader.clone() {
+            return self.read_nixl(&reader, blocks, into, wanted);
+        }
+        let store = self.store.clone();
+        let question = Question { keys: self.keys, timeout: self.timeout, store: &store, wanted };
         let Some(mut control) = self.control.take() else { bail!(Peer, "the connection to the peer broke before") };
         streams::fetch(&self.peer, &mut control, self.loan, blocks, self.block_bytes, into, question)?;
         self.control = Some(control);
         Ok(())
+    }
+
+    fn keep_alive(&mut self, wanted: Wanted<'_>) -> Result<()> {
+        self.ping(wanted)
     }
 
     fn commit(&mut self, wanted: Wanted<'_>) -> Result<()> {

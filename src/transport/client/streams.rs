@@ -56,7 +56,7 @@ pub(super) fn fetch(
     std::thread::scope(|scope| {
         for _ in 1..STREAMS.min(pieces.count()) {
             let (pieces, fail, given_up) = (&pieces, &fail, &given_up);
-            let Question { keys, timeout, .. } = question;
+            let Question { keys, timeout, store, .. } = question;
             let body = move || {
                 let wanted = || {
                     if given_up.load(Relaxed) {
@@ -64,7 +64,7 @@ pub(super) fn fetch(
                     }
                     Ok(())
                 };
-                let question = Question { keys, timeout, wanted: &wanted };
+                let question = Question { keys, timeout, store, wanted: &wanted };
                 // Without a further connection the others carry it.
                 let Ok(mut channel) = peer.connection(question) else { return };
                 match run(&mut channel, loan, pieces, block_bytes, into, question) {

@@ -4,6 +4,7 @@ mod listen;
 mod session;
 
 use super::net::Stream;
+use super::nixl::OwnAgent;
 use crate::bail;
 use crate::error::Result;
 use crate::kv::Cache;
@@ -42,6 +43,7 @@ struct Shared {
     none_left: Condvar,
     loans: Mutex<HashMap<u64, Arc<Lent>>>,
     next: AtomicU64,
+    nixl: OwnAgent,
 }
 
 /// A transfer, held by the connection that began it and read by others of the same peer.
@@ -134,6 +136,7 @@ impl Server {
             none_left: Condvar::new(),
             loans: Mutex::default(),
             next: AtomicU64::new(first),
+            nixl: OwnAgent::default(),
         };
         Ok(Server { shared: Arc::new(shared), listeners: Mutex::default() })
     }
@@ -165,5 +168,7 @@ impl Server {
         while connections.len() > own {
             connections = self.shared.none_left.wait(connections).unwrap_or_else(PoisonError::into_inner);
         }
+        drop(connections);
+        self.shared.nixl.end();
     }
 }

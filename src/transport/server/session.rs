@@ -158,7 +158,10 @@ impl Session<'_> {
                 let block_bytes = cache.geometry().block_bytes() as u64;
                 Message::Shared { len: memory.len() as u64, block_bytes }
             }
-            Message::Nixl => bail!(Unsupported, "NIXL is not available in this build"),
+            Message::Nixl => {
+                let agent = self.shared.nixl.agent(cache)?;
+                Message::NixlAgent { base: agent.pool.address(), metadata: agent.agent.metadata()? }
+            }
             other => bail!(Corrupt, "not a question: {other:?}"),
         })
     }

@@ -20,7 +20,7 @@ pub(super) fn some_image() -> Vec<u8> {
 }
 
 /// Waits if it must, once.
-fn fetch(cache: &Cache, mut claim: Claim, sleeper: &Sleeper) -> Result<Seq> {
+pub(super) fn fetch(cache: &Cache, mut claim: Claim, sleeper: &Sleeper) -> Result<Seq> {
     if let Some(seq) = landed(cache, claim.take()?) {
         return Ok(seq);
     }
@@ -35,7 +35,7 @@ fn an_import_goes_to_one() {
         explore(move || {
             let model = Model::new(4);
             let image = some_image();
-            let id = model.cache.begin_import().unwrap();
+            let id = model.cache.begin_import(expected()).unwrap();
             let lander = model.go(move |cache| land(cache, id, &image));
             let claimants = [(); 2].map(|()| {
                 model.go(move |cache| {
@@ -74,11 +74,13 @@ fn a_claim_dropped_ends_the_import() {
         let (exporter, model) = (Model::new(2), Model::new(2));
         let source = exporter.exported();
         let image = image(&exporter.cache, source).unwrap();
-        let id = model.cache.begin_import().unwrap();
+        let id = model.cache.begin_import(expected()).unwrap();
         let from = exporter.cache.clone();
         let lander = model.go(move |cache| {
             let outcome = cache.take_image(&image);
-            let wanted = cache.check_import(id).and_then(|()| from.end_consumed(source));
+            let mut loan = lend(&from, source).unwrap();
+            loan.more(0, Duration::ZERO).unwrap();
+            let wanted = cache.check_import(id).and_then(|()| loan.commit());
             let outcome = outcome.and_then(|taken| wanted.clone().map(|()| taken));
             let landed = cache.finish_import(id, outcome);
             assert!(wanted.is_ok() || landed.is_err());
@@ -108,7 +110,7 @@ fn no_lease_ends_what_is_claimed() {
     explore(|| {
         let model = Model::new(2);
         let image = some_image();
-        let id = model.cache.begin_import().unwrap();
+        let id = model.cache.begin_import(expected()).unwrap();
         let lander = model.go(move |cache| land(cache, id, &image));
         let time = model.go(|cache| (0..3).for_each(|_| pass(cache, LEASE)));
         let sleeper = Sleeper::new();
@@ -127,7 +129,7 @@ fn no_lease_ends_what_is_claimed() {
 fn a_failure_reaches_the_claimant() {
     explore(|| {
         let model = Model::new(2);
-        let id = model.cache.begin_import().unwrap();
+        let id = model.cache.begin_import(expected()).unwrap();
         let lander = model.go(move |cache| cache.finish_import(id, Err(crate::error!(Peer, "gone"))));
         let time = model.go(|cache| (0..2).for_each(|_| pass(cache, LEASE)));
         let sleeper = Sleeper::new();

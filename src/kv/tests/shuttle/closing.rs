@@ -13,7 +13,7 @@ fn closing_ends_imports_and_claims() {
     explore(|| {
         let model = Model::new(4);
         let image = some_image();
-        let id = model.cache.begin_import().unwrap();
+        let id = model.cache.begin_import(expected()).unwrap();
         let lander = model.go(move |cache| land(cache, id, &image));
         let claimant = model.go(move |cache| {
             let sleeper = Sleeper::new();
@@ -32,7 +32,7 @@ fn closing_ends_imports_and_claims() {
         closer.join().unwrap();
         assert!(claimant.join().unwrap() <= 1);
         assert!(ended(&lander.join().unwrap()));
-        assert_eq!(status(&model.cache.begin_import()), Some(Status::Shutdown));
+        assert_eq!(status(&model.cache.begin_import(expected())), Some(Status::Shutdown));
         model.closed();
     });
 }

@@ -36,7 +36,7 @@ fn a_handle_goes_to_one() {
     }
 }
 
-fn go_on(cache: &Cache, mut seq: Seq, token: u32) {
+pub(super) fn go_on(cache: &Cache, mut seq: Seq, token: u32) {
     seq.snapshot.tokens.push(token);
     assert!(seq.step(cache.store(), 2));
     seq.verify(cache.store());

@@ -12,7 +12,7 @@ fn a_new_epoch_fails_what_lands_after_it() {
     explore(|| {
         let model = Model::new(2);
         let image = some_image();
-        let id = model.cache.begin_import().unwrap();
+        let id = model.cache.begin_import(expected()).unwrap();
         // Bumping has begun; has ended.
         let bump = Arc::new([AtomicBool::new(false), AtomicBool::new(false)]);
         let seen = bump.clone();

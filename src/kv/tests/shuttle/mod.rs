@@ -3,9 +3,12 @@
 
 mod claims;
 mod closing;
+mod failures;
+mod filling;
 mod handles;
 mod imports;
 mod leases;
+mod loans;
 mod waiting;
 
 use std::sync::Arc;
@@ -17,11 +20,12 @@ use ::shuttle::sync::mpsc;
 use ::shuttle::thread::{self, JoinHandle};
 use ::shuttle::{Config, Runner};
 
-use super::model::{GEOMETRY, Seq, config, identity};
+use super::model::{GEOMETRY, Seq, config, identity, snapshot};
 use super::store::MemoryStore;
-use super::{BlockId, BlockStore, Cache, CacheConfig, Consumed, KvGeometry, KvId, sound};
+use super::{BlockId, BlockStore, Cache, CacheConfig, Consumed, KvGeometry, KvId, Snapshot, sound};
 use crate::error::{Error, Result, Status};
-use crate::kv::{Waker, lease};
+use crate::kv::loan::Loan;
+use crate::kv::{Waker, lease, ticket};
 use crate::sync::{Instant, advance, reset_clock};
 
 const LEASE: Duration = Duration::from_secs(30);
@@ -137,6 +141,23 @@ fn landed(cache: &Cache, found: Consumed) -> Option<Seq> {
     let seq = Seq { snapshot, table };
     seq.verify(cache.store());
     Some(seq)
+}
+
+/// What [`Model::exported`] has, as a ticket says it.
+fn expected() -> Arc<Snapshot> {
+    Arc::new(snapshot((0..7).collect(), 0))
+}
+
+/// What a ticket of `id` that is written now says about the exporter: its epoch and the sequence's digest.
+fn ticket(cache: &Cache, id: KvId) -> Result<([u8; 16], [u8; 32])> {
+    let (snapshot, origin, _) = cache.ticket_origin(id)?;
+    Ok((origin.epoch, ticket::digest(&snapshot)))
+}
+
+/// The exporter's side of a transfer, with a ticket written just now.
+fn lend(cache: &Cache, id: KvId) -> Result<Loan> {
+    let (epoch, digest) = ticket(cache, id)?;
+    cache.lend(id, &epoch, &digest)
 }
 
 fn image(cache: &Cache, id: KvId) -> Result<Vec<u8>> {

@@ -1,0 +1,131 @@
+//! KV images and tickets, in a small cache whose secret the fuzzer has.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use super::Target;
+use crate::backend::KvGeometry;
+use crate::backend::cpu::KvSlab;
+use crate::error::Result;
+use crate::kv::endpoint::{Endpoint, ProcessId, UnixName};
+use crate::kv::image::reseal;
+use crate::kv::{Cache, CacheConfig, CacheIdentity};
+use crate::sequence::{FinishReason, SamplingParams, Snapshot};
+use crate::tensor::Dtype;
+
+pub const IMAGE: Target = Target {
+    name: "kv_image",
+    read: |data| {
+        let _alone = BUSY.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = cache().import_image(data).and_then(|id| cache().release(id));
+        assert_eq!(cache().check(), Ok(()), "after {taken:?}");
+        assert_eq!(cache().available_blocks(), cache().total_blocks(), "blocks are held after {taken:?}");
+        taken
+    },
+    seeds: || sequences().map(image).collect(),
+    reseal: |data| reseal(cache(), data),
+    words: &[b"CLVKVIMG", b"CLVKVTKT", &[0xff; 4], &[0; 8], &[0, 0, 0xc0, 0x7f]],
+};
+
+pub const TICKET: Target = Target {
+    name: "kv_ticket",
+    read: |data| cache().open_ticket(data)?.check_chain().map(|_| ()),
+    seeds: || vec![ticket()],
+    reseal: |data| reseal(cache(), data),
+    words: &[b"CLVKVIMG", b"CLVKVTKT", &[0xff; 2], &[0xff; 4], &[1, 0, 20, 0]],
+};
+
+pub const ADDRESS: Target = Target {
+    name: "cache_address",
+    read: |data| cache().open_address(data).map(|_| ()),
+    seeds: || vec![ticket_cache().encode_address()],
+    reseal: |data| reseal(cache(), data),
+    words: &[b"CLVKVADR", b"CLVKVTKT", &[0xff; 2], &[0xff; 4], &[3, 0, 8, 0]],
+};
+
+const BLOCKS: usize = 16;
+
+/// Whoever holds blocks of the one cache: others would count them as lost.
+static BUSY: Mutex<()> = Mutex::new(());
+
+/// One for the whole process.
+fn cache() -> &'static Arc<Cache> {
+    static CACHE: OnceLock<Arc<Cache>> = OnceLock::new();
+    CACHE.get_or_init(|| {
+        let geometry =
+            KvGeometry { layers: 2, kv_heads: 1, head_dim: 2, block_tokens: 4, dtype: Dtype::F16, shards: 1 };
+        let identity = CacheIdentity { fingerprint: [1; 32], tokenizer_digest: [2; 32], name: "fuzz".into() };
+        let config = CacheConfig { secret: Some([3; 32]), ..CacheConfig::default() };
+        made(KvSlab::new(geometry, BLOCKS).and_then(|slab| Cache::new(identity, Arc::new(slab), config)))
+    })
+}
+
+#[expect(clippy::panic, reason = "a fuzzer without its seeds finds nothing, and must say so")]
+fn made<T>(result: Result<T>) -> T {
+    result.unwrap_or_else(|error| panic!("preparing to fuzz: {error}"))
+}
+
+fn snapshot(tokens: u32, computed: u32) -> Snapshot {
+    Snapshot {
+        tokens: (0..tokens).collect(),
+        computed,
+        prompts: vec![(0, tokens)],
+        last_logprob: -0.5,
+        params: SamplingParams::default(),
+        cache_salt: 0,
+        finished: None,
+        converted: false,
+    }
+}
+
+/// The least, one with everything that varies in length, one of several blocks.
+fn sequences() -> impl Iterator<Item = Snapshot> {
+    let mut full = snapshot(9, 8);
+    full.prompts = vec![(0, 3), (5, 9)];
+    full.finished = Some(FinishReason::Prefilled);
+    full.params = SamplingParams {
+        logprobs: Some(2),
+        stop_ids: vec![5, 6],
+        stop_sequences: vec![vec![1, 2], vec![3, 4, 5]],
+        logit_bias: vec![(7, 1.5)],
+        ..SamplingParams::default()
+    };
+    [snapshot(1, 0), full, snapshot(40, 39)].into_iter()
+}
+
+fn exported<T>(snapshot: Snapshot, write: impl FnOnce(crate::kv::KvId) -> Result<T>) -> T {
+    let _alone = BUSY.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut table = cache().table();
+    assert!(table.reserve(0, snapshot.computed), "preparing to fuzz: no blocks");
+    let id = made(cache().export(snapshot, table, None));
+    let written = made(write(id));
+    made(cache().release(id));
+    written
+}
+
+fn image(snapshot: Snapshot) -> Vec<u8> {
+    exported(snapshot, |id| {
+        let mut image = vec![0; cache().image_len(id)? as usize];
+        cache().read_image(id, 0, &mut image)?;
+        Ok(image)
+    })
+}
+
+fn ticket() -> Vec<u8> {
+    exported(snapshot(9, 8), |id| crate::transport::ticket(ticket_cache(), id))
+}
+
+/// The cache, with endpoints of every kind.
+fn ticket_cache() -> &'static Arc<Cache> {
+    let tcp = |address: &str, encrypted| Endpoint::Tcp { address: made(parse(address)), encrypted };
+    cache().set_endpoints(vec![
+        Endpoint::Process(ProcessId { pid: 1, nonce: [4; 16] }),
+        Endpoint::Unix(UnixName { boot: [5; 16], name: b"cleave-fuzz".to_vec() }),
+        tcp("127.0.0.1:7000", false),
+        tcp("[2001:db8::1]:7000", true),
+    ]);
+    cache()
+}
+
+fn parse(address: &str) -> Result<std::net::SocketAddr> {
+    address.parse().map_err(|e| crate::error!(InvalidArgument, "{e}"))
+}

@@ -1,0 +1,34 @@
+//! What two caches say to each other over a connection.
+
+use super::{Target, unsealed};
+use crate::transport::fuzzing::{greet, message, messages};
+
+/// Every message there is, as one that has authenticated itself may send it.
+pub const MESSAGE: Target = Target {
+    name: "net_message",
+    read: message,
+    seeds: messages,
+    reseal: |data| {
+        // The length in the header is that of what follows.
+        if let Some((header, payload)) = data.split_first_chunk_mut::<8>() {
+            header[..4].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+        }
+    },
+    words: &[&[0xff; 4], &[1, 0, 0, 0], &[103, 0], &[108, 0]],
+};
+
+/// What a stranger says before it has proved anything, to a server.
+pub const GREETING: Target = Target {
+    name: "net_greeting",
+    read: greet,
+    seeds: || vec![hello(0), hello(1)],
+    reseal: unsealed,
+    words: &[b"CLVKVNET", &[0xff; 2], &[2, 0]],
+};
+
+fn hello(mode: u8) -> Vec<u8> {
+    let mut hello = b"CLVKVNET".to_vec();
+    hello.extend_from_slice(&[1, 0, 1, 0, mode, 0, 0, 0]);
+    hello.extend_from_slice(&[7; 32]);
+    hello
+}

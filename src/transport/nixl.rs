@@ -1,0 +1,191 @@
+//! NIXL as the mover of blocks: the exporter's agent tells where its pool is, the importer's reads from it. Who may read
+//! what, and when a handle ends, is settled over the connection as with every other transport.
+
+use super::source::Destination;
+use crate::backend::{BlockId, BlockStore};
+use crate::bail;
+use crate::error::Result;
+use crate::kv::Cache;
+use crate::sys::bytes::Source;
+use crate::sys::nixl::{Agent, Memory, Piece, Registration, Transfer};
+use crate::sys::random_bytes;
+use std::ops::Range;
+use std::sync::atomic::AtomicU8;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Bytes that one read asks for at most.
+const MOST: usize = 64 << 20;
+/// Room for blocks that cannot land where they belong: they are converted from here.
+const BOUNCE: usize = 8 << 20;
+
+/// The whole pool of a cache.
+struct Pool(Arc<dyn BlockStore>);
+
+impl AsRef<[AtomicU8]> for Pool {
+    fn as_ref(&self) -> &[AtomicU8] {
+        self.0.pool().unwrap_or_default()
+    }
+}
+
+struct Room(Box<[AtomicU8]>);
+
+impl AsRef<[AtomicU8]> for Room {
+    fn as_ref(&self) -> &[AtomicU8] {
+        &self.0
+    }
+}
+
+fn agent() -> Result<Agent> {
+    let random: [u8; 8] = random_bytes()?;
+    Agent::new(&format!("cleave-{}-{:016x}", std::process::id(), u64::from_le_bytes(random)))
+}
+
+fn pool(store: &Arc<dyn BlockStore>) -> Result<Memory> {
+    if store.pool().is_none() {
+        bail!(Unsupported, "NIXL: the pool is not in host memory");
+    }
+    Ok(Arc::new(Pool(store.clone())))
+}
+
+/// The exporter's agent, made when the first peer asks for it.
+#[derive(Default)]
+pub(super) struct OwnAgent(Mutex<Option<Arc<Exposed>>>);
+
+pub(super) struct Exposed {
+    // Before the agent: deregistered while that is there.
+    pub pool: Registration,
+    pub agent: Agent,
+}
+
+impl OwnAgent {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Exposed>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn agent(&self, cache: &Cache) -> Result<Arc<Exposed>> {
+        let mut own = self.lock();
+        if let Some(exposed) = &*own {
+            return Ok(exposed.clone());
+        }
+        let memory = pool(cache.store_handle())?;
+        let agent = agent()?;
+        let exposed = Arc::new(Exposed { pool: agent.register(memory)?, agent });
+        *own = Some(exposed.clone());
+        Ok(exposed)
+    }
+
+    pub fn end(&self) {
+        let own = self.lock().take();
+        drop(own);
+    }
+}
+
+/// The importer's side before it knows the peer's.
+pub(super) struct Prepared {
+    agent: Agent,
+    pool: Registration,
+    bounce: Registration,
+}
+
+/// The importer's agent for one peer.
+pub(super) struct Reader {
+    /// None once the peer was given up.
+    agent: Mutex<Option<Agent>>,
+    pool: Registration,
+    /// Locked by the batch that uses the room.
+    bounce: Mutex<Registration>,
+    peer: String,
+    base: u64,
+}
+
+/// Blocks on their way.
+pub(super) struct Batch<'a> {
+    transfer: Transfer,
+    pub blocks: Range<usize>,
+    block_bytes: usize,
+    bounced: Option<MutexGuard<'a, Registration>>,
+}
+
+impl Reader {
+    pub fn prepare(store: &Arc<dyn BlockStore>) -> Result<Prepared> {
+        let memory = pool(store)?;
+        let agent = agent()?;
+        let room = Room((0..BOUNCE).map(|_| AtomicU8::new(0)).collect());
+        Ok(Prepared { pool: agent.register(memory)?, bounce: agent.register(Arc::new(room))?, agent })
+    }
+
+    fn agent(&self) -> MutexGuard<'_, Option<Agent>> {
+        self.agent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts to read the first of `blocks`, as many as go at a time.
+    pub fn start(
+        &self,
+        ids: &[BlockId],
+        blocks: Range<usize>,
+        block_bytes: usize,
+        into: &dyn Destination,
+    ) -> Result<Batch<'_>> {
+        let inside = |index: usize| {
+            let at = into.direct(index)?.address().checked_sub(self.pool.address() as usize)?;
+            (at + block_bytes <= self.pool.len()).then_some(at)
+        };
+        let (most, bounced) = match inside(blocks.start) {
+            Some(_) => (MOST, None),
+            None => (BOUNCE, Some(self.bounce.lock().unwrap_or_else(PoisonError::into_inner))),
+        };
+        let n = (most / block_bytes).min(blocks.len());
+        if n == 0 {
+            bail!(Unsupported, "NIXL: blocks of {block_bytes} bytes that have to be converted: {BOUNCE} at most");
+        }
+        let blocks = blocks.start..blocks.start + n;
+        let mut pieces = Vec::with_capacity(n);
+        for (i, index) in blocks.clone().enumerate() {
+            let offset = match &bounced {
+                Some(_) => i * block_bytes,
+                None => match inside(index) {
+                    Some(offset) => offset,
+                    None => bail!(Internal, "block {index} lies elsewhere than its neighbours"),
+                },
+            };
+            let remote_address = self.base + u64::from(ids[index]) * block_bytes as u64;
+            pieces.push(Piece { offset, remote_address, len: block_bytes });
+        }
+        let agent = self.agent();
+        let Some(agent) = &*agent else { bail!(Peer, "the peer was given up") };
+        let transfer = agent.read(&self.peer, bounced.as_deref().unwrap_or(&self.pool), &pieces)?;
+        Ok(Batch { transfer, blocks, block_bytes, bounced })
+    }
+
+    /// Gives the peer up: reads from it end now.
+    pub fn end(&self) {
+        let agent = self.agent().take();
+        drop(agent);
+    }
+}
+
+impl Prepared {
+    pub fn meet(self, metadata: &[u8], base: u64) -> Result<Reader> {
+        let peer = self.agent.add_peer(metadata)?;
+        let (agent, bounce) = (Mutex::new(Some(self.agent)), Mutex::new(self.bounce));
+        Ok(Reader { agent, pool: self.pool, bounce, peer, base })
+    }
+}
+
+impl Batch<'_> {
+    /// Has everything come? Works on it meanwhile.
+    pub fn poll(&self) -> Result<bool> {
+        self.transfer.poll()
+    }
+
+    /// Everything has come: puts it where it belongs, if it is not there.
+    pub fn finish(self, into: &dyn Destination) {
+        let Some(bounce) = &self.bounced else { return into.count(self.blocks.len() * self.block_bytes) };
+        let room = Source::of_atomic((**bounce.memory()).as_ref());
+        let mut block = vec![0; self.block_bytes];
+        for (i, index) in self.blocks.enumerate() {
+            room.slice(i * self.block_bytes, self.block_bytes).read(&mut block);
+            into.write_block(index, &block);
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The fuzz targets for a second: seeds mutated, with and without the checks over them put right. No panic, and no
+//! allocation that the input does not account for. The mutations are the same every time; KV seeds differ by their epoch
+//! and the milliseconds of a lease, so a failure prints the whole input.
+//!
+//! `CLEAVE_FUZZ_SEEDS=<directory>` writes the seeds there for cargo-fuzz (`tools/fuzz.sh`).
+
+#[path = "fuzz_bounded/counting.rs"]
+mod counting;
+#[path = "fuzz_bounded/mutate.rs"]
+mod mutate;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use cleave::fuzzing::{TARGETS, Target};
+use mutate::Mutator;
+
+const CASES: u64 = 20_000;
+/// What reading may allocate at one time: so many bytes for one of input, and what is there for any input.
+const PER_BYTE: usize = 64;
+const FIXED: usize = 256 << 10;
+
+/// Reads one input; was it taken?
+fn read(target: &Target, data: &[u8], case: &str) -> bool {
+    let before = counting::begin();
+    let taken = catch_unwind(AssertUnwindSafe(|| (target.read)(data)));
+    let (peak, limit) = (counting::peak() - before, PER_BYTE * data.len() + FIXED);
+    let told = || format!("{}, {case}, {} bytes: {}", target.name, data.len(), data.escape_ascii());
+    assert!(peak <= limit, "allocates {peak} bytes, more than {limit}: {}", told());
+    match taken {
+        Ok(taken) => taken.is_ok(),
+        Err(_) => panic!("panicked: {}", told()),
+    }
+}
+
+#[test]
+fn no_input_panics_or_allocates_beyond_its_size() {
+    for target in TARGETS {
+        let seeds = (target.seeds)();
+        for (i, seed) in seeds.iter().enumerate() {
+            assert!(read(target, seed, "seed"), "{}: seed {i} is refused: {:?}", target.name, (target.read)(seed));
+            let mut sealed = seed.clone();
+            (target.reseal)(&mut sealed);
+            assert_eq!(&sealed, seed, "{}: resealing changes seed {i}", target.name);
+        }
+        let mut taken = 0;
+        for case in 0..CASES {
+            let mut data = Mutator::new(case, &seeds, target.words).mutant();
+            if case % 2 == 0 {
+                (target.reseal)(&mut data);
+            }
+            taken += u64::from(read(target, &data, &format!("case {case}")));
+        }
+        println!("{}: {taken} of {CASES} mutants are taken", target.name);
+        assert!(taken > 0 && taken < CASES, "{}: {taken} of {CASES}: the mutants show nothing", target.name);
+    }
+}
+
+/// Whoever adds a target to the library adds it for cargo-fuzz too.
+#[test]
+fn every_target_is_one_of_cargo_fuzz() {
+    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+    let manifest = std::fs::read_to_string(fuzz.join("Cargo.toml")).unwrap();
+    for Target { name, .. } in TARGETS {
+        let path = format!("fuzz_targets/{name}.rs");
+        assert!(manifest.contains(&format!("path = \"{path}\"")), "fuzz/Cargo.toml: no [[bin]] of {path}");
+        let source = std::fs::read_to_string(fuzz.join(&path)).unwrap_or_default();
+        assert!(source.contains(&format!("fuzz(\"{name}\", data)")), "fuzz/{path}: does not fuzz {name}");
+    }
+}
+
+#[test]
+fn seeds_for_cargo_fuzz() {
+    let Some(corpus) = std::env::var_os("CLEAVE_FUZZ_SEEDS") else { return };
+    for target in TARGETS {
+        let directory = Path::new(&corpus).join(target.name);
+        std::fs::create_dir_all(&directory).unwrap();
+        for (i, seed) in (target.seeds)().iter().enumerate() {
+            std::fs::write(directory.join(format!("seed-{i}")), seed).unwrap();
+        }
+    }
+}
