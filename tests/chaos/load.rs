@@ -4,8 +4,8 @@ use super::support::*;
 
 const BATCH: u64 = 20;
 
-/// Handoffs of the usual run. `CLEAVE_CHAOS_HANDOFFS=10000` is the long one.
-const HANDOFFS: u64 = 2000;
+/// Handoffs of a run, unless `CLEAVE_CHAOS_HANDOFFS` says otherwise: about half a minute.
+const HANDOFFS: u64 = 10_000;
 
 struct Size {
     rss: u64,
