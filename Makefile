@@ -1,5 +1,6 @@
 # make demo   sets up, builds, shows a prompt prefilled in one engine and decoded in another
 #             MODEL=<Hugging Face directory>  PROMPT="..."  MAX=<tokens>
+# make demo-processes   the same with two processes, KV by shared memory
 # make test   everything that CI runs
 # make check  formatting, lints, fast tests
 # make header writes include/cleave/cleave.h anew
@@ -22,7 +23,7 @@ BUILD := build
 FEATURES := failpoints,fuzzing
 CARGO_TEST := cargo test --locked --features $(FEATURES)
 
-.PHONY: all demo test check fuzz header bench install clean setup configure build fmt lint rust ctest
+.PHONY: all demo demo-processes test check fuzz header bench install clean setup configure build fmt lint rust ctest
 
 all: build
 
@@ -42,6 +43,12 @@ demo: setup
 	@cmake --build $(BUILD) --parallel $(JOBS) --target example_disagg
 	@echo
 	@$(BUILD)/examples/disagg "$(MODEL)" --max $(MAX) $(if $(value PROMPT),--prompt '$(subst ','\'',$(value PROMPT))')
+
+demo-processes: setup
+	@$(MAKE) --no-print-directory configure
+	@cmake --build $(BUILD) --parallel $(JOBS) --target example_prefill_worker example_decode_worker example_disagg
+	@echo
+	@examples/handoff.sh --bin $(BUILD)/examples --model "$(MODEL)" $(if $(value PROMPT),'$(subst ','\'',$(value PROMPT))')
 
 fmt:
 	cargo fmt --check

@@ -33,6 +33,8 @@ packages=${packages% }
 need_rust=
 rust_is_good || need_rust=1
 [ -n "$packages$need_rust" ] || exit 0
+# Only examples/handoff.sh --netns needs it, a test that is skipped without: it comes along, and is no reason to install.
+command -v ip >/dev/null || [ -x /usr/sbin/ip ] || packages="${packages:+$packages }iproute2"
 
 as_root=
 if [ "$(id -u)" -ne 0 ]; then
