@@ -31,6 +31,7 @@ mod source;
 mod tests;
 mod workers;
 
-pub use node::{Encryption, Node, NodeConfig, import, ticket};
+pub use node::{Node, NodeConfig, import, ticket};
 pub use pair::{Reason, Report};
+pub use server::Encryption;
 pub use source::Transport;

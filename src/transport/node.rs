@@ -4,7 +4,7 @@ use super::client::Peers;
 use super::local;
 use super::pair::{self, Report};
 use super::pull::{self, Want};
-use super::server::{Server, advertised, parse};
+use super::server::{Encryption, Server, advertised, parse};
 use super::source::Transport;
 use super::workers::Workers;
 use crate::bail;
@@ -28,17 +28,6 @@ impl Default for NodeConfig {
     fn default() -> Self {
         NodeConfig { serve: false, peer_timeout: Duration::from_secs(4) }
     }
-}
-
-/// Are connections to a listening socket encrypted?
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Encryption {
-    /// Unless the address is a loopback one.
-    #[default]
-    Auto,
-    Always,
-    /// The network is trusted.
-    Never,
 }
 
 pub struct Node {
@@ -75,20 +64,14 @@ impl Node {
         if advertise.is_some_and(|address| address.ip().is_unspecified()) {
             bail!(InvalidArgument, "advertise: expected an address that peers can connect to");
         }
-        let encrypt = match encryption {
-            Encryption::Auto => None,
-            Encryption::Always => Some(true),
-            Encryption::Never => Some(false),
-        };
         let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
         // Found out before anything listens: what would be told of it must fit.
-        let tcp = advertised(address, 1, advertise, encrypt);
+        let tcp = advertised(address, 1, advertise, encryption);
         if endpoints.len() + tcp.len() > MAX_ENDPOINTS {
             bail!(InvalidArgument, "{} endpoints: a cache has {MAX_ENDPOINTS} at most", endpoints.len() + tcp.len());
         }
-        let must_encrypt = tcp.iter().all(|e| matches!(e, Endpoint::Tcp { encrypted: true, .. }));
-        let port = self.server.listen_tcp(address, must_encrypt)?;
-        endpoints.extend(advertised(address, port, advertise, encrypt));
+        let port = self.server.listen_tcp(address, encryption)?;
+        endpoints.extend(advertised(address, port, advertise, encryption));
         self.cache.set_endpoints(endpoints.clone());
         Ok(port)
     }

@@ -7,7 +7,7 @@ use crate::kv::endpoint::{Endpoint, MAX_ENDPOINTS};
 use crate::sys::socket::{own_addresses, shutdown};
 use crate::transport::net::Stream;
 use std::io;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixListener;
@@ -18,6 +18,28 @@ use std::time::Duration;
 
 /// How long accepting rests when the system is short of something.
 const REST: Duration = Duration::from_millis(100);
+
+/// Are connections to a listening socket encrypted?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encryption {
+    /// Unless they are over loopback.
+    #[default]
+    Auto,
+    Always,
+    /// The network is trusted.
+    Never,
+}
+
+impl Encryption {
+    /// Of a connection with this address at the other end.
+    fn with(self, peer: IpAddr) -> bool {
+        match self {
+            Encryption::Auto => !peer.to_canonical().is_loopback(),
+            Encryption::Always => true,
+            Encryption::Never => false,
+        }
+    }
+}
 
 pub(super) struct Listener {
     socket: OwnedFd,
@@ -41,31 +63,33 @@ impl Listener {
         let bind = || UnixListener::bind_addr(&std::os::unix::net::SocketAddr::from_abstract_name(&name)?);
         let listener = bind().map_err(|e| failed("a Unix socket", &e))?;
         let socket = listener.as_fd().try_clone_to_owned().map_err(|e| failed("a Unix socket", &e))?;
-        let accept = move || listener.accept().map(|(socket, _)| Stream::unix(socket));
-        Ok((Listener::start(shared, socket, accept, false)?, name))
+        let accept = move || listener.accept().map(|(socket, _)| (Stream::unix(socket), false));
+        Ok((Listener::start(shared, socket, accept)?, name))
     }
 
-    pub fn tcp(shared: &Arc<Shared>, address: SocketAddr, must_encrypt: bool) -> Result<(Listener, u16)> {
+    pub fn tcp(shared: &Arc<Shared>, address: SocketAddr, encryption: Encryption) -> Result<(Listener, u16)> {
         // The standard library sets SO_REUSEADDR: a process that comes back has its port again at once.
         let listener = TcpListener::bind(address).map_err(|e| failed(address, &e))?;
         let port = listener.local_addr().map_err(|e| failed(address, &e))?.port();
         let socket = listener.as_fd().try_clone_to_owned().map_err(|e| failed(address, &e))?;
         let timeout = shared.timeout;
-        let accept = move || listener.accept().map(|(socket, _)| Stream::tcp(socket, timeout));
-        Ok((Listener::start(shared, socket, accept, must_encrypt)?, port))
+        let accept = move || {
+            let (socket, peer) = listener.accept()?;
+            Ok((Stream::tcp(socket, timeout), encryption.with(peer.ip())))
+        };
+        Ok((Listener::start(shared, socket, accept)?, port))
     }
 
     fn start(
         shared: &Arc<Shared>,
         socket: OwnedFd,
-        accept: impl Fn() -> io::Result<Result<Stream>> + Send + 'static,
-        must_encrypt: bool,
+        accept: impl Fn() -> io::Result<(Result<Stream>, bool)> + Send + 'static,
     ) -> Result<Listener> {
         let shared = shared.clone();
         let thread = crate::sys::spawn("cleave-listen", move || {
             while !shared.closed.load(Relaxed) {
                 let served = match accept() {
-                    Ok(stream) => stream.and_then(|stream| shared.serve(stream, must_encrypt)),
+                    Ok((stream, must_encrypt)) => stream.and_then(|stream| shared.serve(stream, must_encrypt)),
                     Err(_) if shared.closed.load(Relaxed) => break,
                     Err(error) => {
                         std::thread::sleep(REST);
@@ -96,24 +120,24 @@ pub(in crate::transport) fn parse(text: &str) -> Result<SocketAddr> {
 }
 
 /// The endpoints of a listening socket: what the host says, else the address it listens on, else those of all
-/// interfaces. `encrypt`: None encrypts unless the address is a loopback one.
+/// interfaces.
 pub(in crate::transport) fn advertised(
     listening: SocketAddr,
     port: u16,
     advertise: Option<SocketAddr>,
-    encrypt: Option<bool>,
+    encryption: Encryption,
 ) -> Vec<Endpoint> {
     let addresses = match advertise {
         Some(address) => vec![address],
         None if listening.ip().is_unspecified() => {
-            let same_family = |ip: &std::net::IpAddr| listening.is_ipv6() || ip.is_ipv4();
+            let same_family = |ip: &IpAddr| listening.is_ipv6() || ip.is_ipv4();
             own_addresses().into_iter().filter(same_family).map(|ip| SocketAddr::new(ip, port)).collect()
         }
         None => vec![SocketAddr::new(listening.ip(), port)],
     };
     let endpoint = |address: SocketAddr| {
         let address = if address.port() == 0 { SocketAddr::new(address.ip(), port) } else { address };
-        Endpoint::Tcp { address, encrypted: encrypt.unwrap_or(!address.ip().is_loopback()) }
+        Endpoint::Tcp { address, encrypted: encryption.with(address.ip()) }
     };
     addresses.into_iter().map(endpoint).take(MAX_ENDPOINTS / 2).collect()
 }
@@ -126,13 +150,16 @@ mod tests {
     fn what_a_listening_socket_tells_of_itself() {
         let tcp = |text: &str, encrypted| Endpoint::Tcp { address: text.parse().unwrap(), encrypted };
         let loopback = parse("127.0.0.1:0").unwrap();
-        assert_eq!(advertised(loopback, 7, None, None), [tcp("127.0.0.1:7", false)]);
-        assert_eq!(advertised(loopback, 7, None, Some(true)), [tcp("127.0.0.1:7", true)]);
+        assert_eq!(advertised(loopback, 7, None, Encryption::Auto), [tcp("127.0.0.1:7", false)]);
+        assert_eq!(advertised(loopback, 7, None, Encryption::Always), [tcp("127.0.0.1:7", true)]);
         let public = parse("192.0.2.1:0").unwrap();
-        assert_eq!(advertised(loopback, 7, Some(public), None), [tcp("192.0.2.1:7", true)]);
-        assert_eq!(advertised(loopback, 7, Some(public), Some(false)), [tcp("192.0.2.1:7", false)]);
-        let all = advertised(parse("0.0.0.0:0").unwrap(), 7, None, None);
+        assert_eq!(advertised(loopback, 7, Some(public), Encryption::Auto), [tcp("192.0.2.1:7", true)]);
+        assert_eq!(advertised(loopback, 7, Some(public), Encryption::Never), [tcp("192.0.2.1:7", false)]);
+        let all = advertised(parse("0.0.0.0:0").unwrap(), 7, None, Encryption::Auto);
         assert!(all.contains(&tcp("127.0.0.1:7", false)), "{all:?}");
         assert!(parse("nowhere").is_err());
+        let with = |encryption: Encryption, peer: &str| encryption.with(peer.parse().unwrap());
+        assert!(with(Encryption::Auto, "192.0.2.1") && with(Encryption::Always, "127.0.0.1"));
+        assert!(!with(Encryption::Auto, "::ffff:127.0.0.1") && !with(Encryption::Never, "192.0.2.1"));
     }
 }

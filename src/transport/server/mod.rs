@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+pub use listen::Encryption;
 pub(super) use listen::{advertised, parse};
 pub(super) use session::pattern;
 
@@ -149,9 +150,9 @@ impl Server {
         Ok(name)
     }
 
-    /// Listens for TCP; gives the port. `must_encrypt`: plain connections are refused.
-    pub fn listen_tcp(&self, address: std::net::SocketAddr, must_encrypt: bool) -> Result<u16> {
-        let (listener, port) = Listener::tcp(&self.shared, address, must_encrypt)?;
+    /// Listens for TCP; gives the port. Plain connections that `encryption` does not allow are refused.
+    pub fn listen_tcp(&self, address: std::net::SocketAddr, encryption: Encryption) -> Result<u16> {
+        let (listener, port) = Listener::tcp(&self.shared, address, encryption)?;
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(listener);
         Ok(port)
     }
