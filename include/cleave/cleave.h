@@ -817,7 +817,8 @@ cleave_status_t cleave_kv_read_image(cleave_cache_t *cache,
  * goes to `queue`, which may be NULL for no event.
  *
  * The tokens of the exporter's handle end with it: once everything is here that handle is consumed, and until then it
- * is not. If the transfer fails, nothing of it is used, and the exporter's handle stays, if its side does; a request
+ * is not. Where there are no free blocks the import waits for some: as long as a request waits for it, else for
+ * peer_timeout_ms (OUT_OF_MEMORY). If the transfer fails, nothing of it is used, and the exporter's handle stays, if its side does; a request
  * with CLEAVE_REQUEST_RECOMPUTE goes on all the same. Blocks that this cache has already are not moved; blocks of
  * another size or dtype are converted.
  *
@@ -882,7 +883,10 @@ cleave_status_t cleave_kv_release(cleave_cache_t *cache, cleave_kv_t kv);
 /** Several sockets, from pool to pool. */
 #define CLEAVE_TRANSPORT_TCP 3
 
-/** NVIDIA's NIXL (RDMA, GPUDirect), loaded at run time. */
+/**
+ * NVIDIA's NIXL, loaded at run time from CLEAVE_NIXL_LIBRARY (path of libnixl_capi.so), the loader's path or
+ * CLEAVE_NIXL_DIR (an unpacked wheel). Both sides need it; without it pairing is refused.
+ */
 #define CLEAVE_TRANSPORT_NIXL 4
 
 /** Encrypt every connection, over loopback too. */

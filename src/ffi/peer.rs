@@ -19,7 +19,8 @@ pub const CLEAVE_TRANSPORT_PROCESS: u32 = 1;
 pub const CLEAVE_TRANSPORT_SHARED_MEMORY: u32 = 2;
 /// Several sockets, from pool to pool.
 pub const CLEAVE_TRANSPORT_TCP: u32 = 3;
-/// NVIDIA's NIXL (RDMA, GPUDirect), loaded at run time.
+/// NVIDIA's NIXL, loaded at run time from CLEAVE_NIXL_LIBRARY (path of libnixl_capi.so), the loader's path or
+/// CLEAVE_NIXL_DIR (an unpacked wheel). Both sides need it; without it pairing is refused.
 pub const CLEAVE_TRANSPORT_NIXL: u32 = 4;
 
 /// Encrypt every connection, over loopback too.
