@@ -145,6 +145,12 @@ impl Loan {
         &self.blocks
     }
 
+    /// Which of them are still held.
+    #[cfg(test)]
+    pub fn held(&self) -> std::ops::Range<usize> {
+        self.let_go..self.blocks.len()
+    }
+
     /// The sequence, once all of its blocks are held.
     pub fn whole(&self) -> Option<&Arc<Snapshot>> {
         self.whole.as_ref()

@@ -12,8 +12,9 @@ pub(super) fn verify(cache: &Cache, loan: &Loan) {
         None => (1, (0..n_blocks as u32 * GEOMETRY.block_tokens).collect()),
     };
     let computed = loan.whole().map_or(tokens.len() as u32, |whole| whole.computed);
-    let table = loan.pin(0..n_blocks).expect("held");
-    Seq { snapshot: Snapshot { computed, ..snapshot(tokens, salt) }, table }.verify(cache.store());
+    let held = loan.held();
+    let table = loan.pin(held.clone()).expect("held");
+    Seq { snapshot: Snapshot { computed, ..snapshot(tokens, salt) }, table }.verify_from(held.start, cache.store());
 }
 
 /// Peers with a ticket written now: each takes what there is until it is all, looks at all of it each time, and commits.

@@ -150,7 +150,7 @@ fn expected() -> Arc<Snapshot> {
 
 /// What a ticket of `id` that is written now says about the exporter: its epoch and the sequence's digest.
 fn ticket(cache: &Cache, id: KvId) -> Result<([u8; 16], [u8; 32])> {
-    let (snapshot, origin, _) = cache.ticket_origin(id)?;
+    let (snapshot, origin, ..) = cache.ticket_origin(id)?;
     Ok((origin.epoch, ticket::digest(&snapshot)))
 }
 
