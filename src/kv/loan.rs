@@ -146,7 +146,7 @@ impl Loan {
     }
 
     /// Which of them are still held.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "shuttle"))]
     pub fn held(&self) -> std::ops::Range<usize> {
         self.let_go..self.blocks.len()
     }

@@ -123,14 +123,17 @@ impl Peer {
         }
     }
 
-    /// Asks over `channel` and waits for the answer; a refusal is an error with the peer's status and text.
-    pub fn ask(&self, channel: &mut Channel, message: &Message, question: Question<'_>) -> Result<Message> {
+    /// Asks over `channel` and waits for the answer, which may be a refusal. After an error the connection is of no use:
+    /// what its other end thinks is unknown.
+    pub fn exchange(&self, channel: &mut Channel, message: &Message, question: Question<'_>) -> Result<Message> {
         let patience = patience(question.timeout, question.wanted);
         channel.send(message, &patience)?;
-        match channel.receive(&patience)? {
-            Message::Failed(error) => Err(error.context("the peer")),
-            answer => Ok(answer),
-        }
+        channel.receive(&patience)
+    }
+
+    /// The same where a refusal is an error, with the peer's status and text.
+    pub fn ask(&self, channel: &mut Channel, message: &Message, question: Question<'_>) -> Result<Message> {
+        accepted(self.exchange(channel, message, question)?)
     }
 
     /// Asks the first question over a connection, and tells when. One that was idle may have been closed by a peer that began anew: then
@@ -187,6 +190,14 @@ impl Peer {
         let mapped = Arc::new(Mapped { memory, block_bytes: usize::try_from(block_bytes).unwrap_or(usize::MAX) });
         // Of several that were made at once the first stays.
         Ok(self.lock().mapped.get_or_insert(mapped).clone())
+    }
+}
+
+/// An answer that is no refusal.
+pub(super) fn accepted(answer: Message) -> Result<Message> {
+    match answer {
+        Message::Failed(error) => Err(error.context("the peer")),
+        answer => Ok(answer),
     }
 }
 

@@ -1,6 +1,6 @@
 //! A transfer out of a cache in another process.
 
-use super::peer::{Mapped, Peer, Question, unexpected};
+use super::peer::{Mapped, Peer, Question, accepted, unexpected};
 use super::streams;
 use crate::backend::{BlockId, BlockStore};
 use crate::bail;
@@ -98,15 +98,11 @@ impl Remote {
         let Some(mut control) = self.control.take() else { bail!(Peer, "the connection to the peer broke before") };
         let store = self.store.clone();
         let question = Question { keys: self.keys, timeout: self.timeout, store: &store, wanted };
-        let answer = self.peer.ask(&mut control, message, question);
+        let answer = self.peer.exchange(&mut control, message, question)?;
         self.told = Instant::now();
-        // A refusal is an answer: the two sides agree on where they are.
-        if answer.is_ok()
-            || !control.stream().is_closed() && matches!(&answer, Err(e) if e.message.starts_with("the peer: "))
-        {
-            self.control = Some(control);
-        }
-        answer
+        // A refusal is an answer too: the two sides agree on where they are.
+        self.control = Some(control);
+        accepted(answer)
     }
 
     fn ping(&mut self, wanted: Wanted<'_>) -> Result<()> {
