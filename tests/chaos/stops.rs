@@ -137,6 +137,7 @@ fn a_stopped_process_is_noticed_in_a_second_however_long_the_timeout() {
     // With its memory mapped and a connection there.
     let offer = offer(&mut from, Job::long(false, 3));
     from.signal(libc::SIGSTOP);
+    from.until_gone();
     let begun = Instant::now();
     assert_eq!(take(&mut to, &offer.ticket, false), End::Failed(PEER));
     assert!(begun.elapsed() < NOTICED, "{:?}", begun.elapsed());
