@@ -165,11 +165,8 @@ fn conversion(own: &KvGeometry, peer: &KvGeometry) -> String {
     if own == peer {
         return "blocks are taken as they are".into();
     }
-    let (a, b) = (own, peer);
-    format!(
-        "converted on import: {} tokens of {} per block to {} of {}",
-        b.block_tokens, b.dtype, a.block_tokens, a.dtype
-    )
+    let layout = |g: &KvGeometry| format!("{} tokens of {} per block, {} shards", g.block_tokens, g.dtype, g.shards);
+    format!("converted on import: {} to {}", layout(peer), layout(own))
 }
 
 fn reason_of(error: &Error) -> Reason {

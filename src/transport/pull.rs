@@ -23,8 +23,8 @@ pub(super) struct Want<'a> {
     pub waits: &'a dyn Fn(Duration) -> bool,
 }
 
-/// Takes a ticket's sequence into `cache`. The exporter's handle ends exactly when all of it is here and `last` agrees;
-/// if this fails, it stays.
+/// Takes a ticket's sequence into `cache`. The exporter's handle ends exactly when all of it is here and still wanted; if
+/// this fails, it stays.
 pub(super) fn pull(
     cache: &Arc<Cache>,
     peers: Option<&Arc<Peers>>,
