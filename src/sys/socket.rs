@@ -6,6 +6,7 @@ use std::mem::size_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::sync::OnceLock;
 
 /// Who is at the other end of a Unix socket, as the kernel saw it when they connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,6 +203,12 @@ pub fn own_addresses() -> Vec<IpAddr> {
 
 /// What tells this machine's current boot from all other machines and boots; zero where that cannot be read.
 pub fn boot_id() -> [u8; 16] {
+    // Asked for with every transfer, and the same for as long as this process lives.
+    static BOOT: OnceLock<[u8; 16]> = OnceLock::new();
+    *BOOT.get_or_init(read_boot_id)
+}
+
+fn read_boot_id() -> [u8; 16] {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let digits: Vec<u8> = text.bytes().filter_map(|b| (b as char).to_digit(16)).map(|d| d as u8).collect();
     let mut id = [0; 16];

@@ -9,6 +9,7 @@ use crate::backend::KvGeometry;
 use crate::error::{Error, Result, Status};
 use crate::kv::Cache;
 use crate::kv::endpoint::Endpoint;
+use crate::kv::image::hex;
 use crate::kv::ticket::Address;
 use crate::sys::bytes::{Target, copy};
 use crate::sys::shared_memory::SharedMemory;
@@ -141,7 +142,6 @@ fn compatible(cache: &Cache, address: &Address) -> std::result::Result<(), Refus
         let text = format!("{field}: expected {expected}, found {found} (the peer runs {:?}, {wrote})", peer.name);
         Err(Refused(reason, Error::new(Status::Incompatible, text)))
     };
-    let hex = |digest: &[u8]| digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>() + "…";
     if own.fingerprint != peer.fingerprint {
         return refuse(Reason::Weights, "model fingerprint", hex(&own.fingerprint), hex(&peer.fingerprint));
     }

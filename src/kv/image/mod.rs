@@ -18,6 +18,7 @@ pub(super) use envelope::{ENVELOPE, Keys, MAC, seal};
 pub(crate) use envelope::{Envelope, Kind, TransportKeys};
 #[cfg(feature = "fuzzing")]
 pub(crate) use reseal::reseal;
+pub(crate) use sections::hex;
 pub(super) use sections::{
     ENDPOINTS, Origin, SEQUENCE, Sections, common_len, ticket_len, write_address, write_common, write_ticket,
 };

@@ -286,6 +286,6 @@ impl<'a> Sections<'a> {
 }
 
 /// The first eight bytes of a digest, for messages.
-fn hex(digest: &[u8]) -> String {
+pub(crate) fn hex(digest: &[u8]) -> String {
     digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>() + "…"
 }
