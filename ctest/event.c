@@ -37,7 +37,8 @@ int main(void)
             for (k = sizeof event; k < 96; k++)
                 CHECK_INT(wide[i][k], 0);
             CHECK_INT(event.user_tag, 77);
-            CHECK_INT(event.reserved, 0);
+            CHECK_INT(event.cached_tokens, 0);
+            CHECK_INT(event.flags, 0);
             CHECK(event.timestamp_ns >= last_ns);
             last_ns = event.timestamp_ns;
             if (event.type == CLEAVE_EVENT_TOKEN)

@@ -53,8 +53,9 @@ static cleave_kv_t import(cleave_cache_t *cache, const struct ticket *ticket, ui
     return kv;
 }
 
-/* Runs a request on to its end among the events of others: its tokens have to be those that a mixed engine gave. */
-static void goes_on(cleave_engine_t *engine, cleave_kv_t kv, uint32_t flags)
+/* Runs a request on to its end among the events of others: its tokens have to be those that a mixed engine gave.
+ * The flags of its end. */
+static uint32_t goes_on(cleave_engine_t *engine, cleave_kv_t kv, uint32_t flags)
 {
     cleave_request_desc_t desc = greedy(0, 0);
     cleave_event_t event;
@@ -76,6 +77,7 @@ static void goes_on(cleave_engine_t *engine, cleave_kv_t kv, uint32_t flags)
     CHECK_INT(event.status, CLEAVE_OK);
     CHECK_INT(event.finish_reason, CLEAVE_FINISH_LENGTH);
     CHECK_INT(n, NEW);
+    return event.flags;
 }
 
 /* KV_STARTED comes first, FINISHED with the same handle; what was computed between the two is pulled meanwhile. */
@@ -236,7 +238,7 @@ static void recomputes(void)
             CHECK_ERR(cleave_submit(decoder, &desc, 1, NULL, 0, &id, &n, &err), why);
             CHECK_INT(n, 0);
         }
-        goes_on(decoder, kv, CLEAVE_REQUEST_RECOMPUTE | CLEAVE_REQUEST_EMIT_PENDING);
+        CHECK_INT(goes_on(decoder, kv, CLEAVE_REQUEST_RECOMPUTE | CLEAVE_REQUEST_EMIT_PENDING), CLEAVE_EVENT_RECOMPUTED);
         CHECK_INT(metrics_of(decoder).recomputed, i + 1);
         CHECK_INT(metrics_of(decoder).imports_failed, i + 1);
         CHECK(cleave_kv_info(to, kv, &info) < 0);
@@ -283,7 +285,7 @@ static void refuses_long_prompts(void)
     {
         cleave_engine_t *prefiller = make_engine(cache, queue, CLEAVE_ROLE_PREFILL);
         cleave_event_t end = run_to_end(queue, submit_one(prefiller, &desc, prompt, PROMPT), got, NEW, &n);
-        goes_on(decoder, end.kv, CLEAVE_REQUEST_EMIT_PENDING);
+        CHECK_INT(goes_on(decoder, end.kv, CLEAVE_REQUEST_EMIT_PENDING), 0);
         cleave_engine_destroy(prefiller);
     }
     desc.cache_salt = 2;

@@ -57,6 +57,20 @@ int main(void)
         fprintf(stderr, "\"%s\"\n", whole);
         CHECK(!"the text survives");
     }
+    /* The same from the tokens' bytes, one by one. */
+    for (used = 0, i = 0; i < n_plain; i++) {
+        CHECK_ERR(cleave_token_bytes(model, plain[i], NULL, 0, &got, &err), CLEAVE_OK);
+        if (got > 1)
+            CHECK_ERR(cleave_token_bytes(model, plain[i], whole + used, 1, &n, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+        CHECK_ERR(cleave_token_bytes(model, plain[i], whole + used, sizeof whole - used, &n, &err), CLEAVE_OK);
+        CHECK_INT(n, got);
+        used += n;
+    }
+    whole[used] = 0;
+    CHECK(strcmp(whole[0] == ' ' ? whole + 1 : whole, sentence) == 0);
+    CHECK_ERR(cleave_token_bytes(model, -1, text, sizeof text, &n, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_ERR(cleave_token_bytes(model, INT32_MAX, text, sizeof text, &n, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_ERR(cleave_token_bytes(model, plain[0], text, sizeof text, NULL, &err), CLEAVE_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(cleave_detokenizer_push(d, -1, text, sizeof text, &n), CLEAVE_ERR_INVALID_ARGUMENT);
     CHECK(cleave_detokenizer_push(d, INT32_MAX, text, sizeof text, &n) != CLEAVE_ERR_INTERNAL);
     cleave_detokenizer_destroy(d);

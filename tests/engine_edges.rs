@@ -207,6 +207,7 @@ fn what_was_generated_is_a_prefix_like_any_other() {
     let hits = engine.metrics().prefix_hit_tokens;
     let got = host.run(&engine, sampled(&whole, 20, 4));
     assert_eq!(engine.metrics().prefix_hit_tokens - hits, 96, "blocks of prompt and generated tokens");
+    assert_eq!((first.end.unwrap().cached_tokens, got.end.unwrap().cached_tokens), (0, 96));
     let fresh = cache_of(200);
     let other = host.engine(&fresh, role(Role::Mixed));
     let want = host.run(&other, sampled(&whole, 20, 4));
@@ -216,7 +217,7 @@ fn what_was_generated_is_a_prefix_like_any_other() {
     let salted = Request { cache_salt: 7, ..request(&prompt(64, 9), 40) };
     let handle = kv(&host.run(&prefill, salted));
     let rest = host.run(&engine, continuation(handle));
-    assert_eq!(rest.tokens.len(), 39);
+    assert_eq!((rest.tokens.len(), rest.end.unwrap().cached_tokens), (39, 0));
     let before = engine.metrics().prefix_hit_tokens;
     host.run(&engine, request(&prompt(64, 9), 2));
     assert_eq!(engine.metrics().prefix_hit_tokens, before);

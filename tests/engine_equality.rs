@@ -74,6 +74,7 @@ fn preemption_changes_nothing() {
     for (id, want) in ids.iter().zip(&want) {
         let got = host.finish(*id);
         assert_eq!(got.reason(), FinishReason::Length);
+        assert_eq!(got.end.unwrap().cached_tokens, 0, "its own blocks, found again, were no hit");
         assert_same(&got, want, "preempted");
     }
     assert!(engine.metrics().preemptions > 0, "the cache was meant to be too small");

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use cleave::error::Status::{Corrupt, InvalidArgument, Unsupported};
 use cleave::model::Model;
 use cleave::model::chat::ChatTemplate;
-use cleave::model::detokenizer::{Detokenizer, Scheme};
+use cleave::model::detokenizer::{Detokenizer, Scheme, token_bytes};
 use cleave::model::tokenizer::Tokenizer;
 use model_support::{Random, copy, fixture};
 use serde_json::{Value, json};
@@ -53,6 +53,29 @@ fn tokens_and_streams_match_the_library() {
             assert_eq!(pieces.last().unwrap(), "", "{text:?}: complete text leaves nothing to flush");
         }
     }
+}
+
+/// The bytes of tokens that spell a text are that text; special tokens are as they are written.
+#[test]
+fn bytes_of_tokens() {
+    for case in cases("tokenizer_cases.json") {
+        let tokenizer = tokenizer(case["tokenizer"].as_str().unwrap());
+        if *tokenizer.scheme() == Scheme::Window {
+            continue;
+        }
+        let bytes = |id: &u32| token_bytes(&tokenizer, 1000, *id).unwrap();
+        let spelt: Vec<u8> = ids(&case["plain"]).iter().flat_map(bytes).collect();
+        let spelt = String::from_utf8(spelt).unwrap();
+        let decoded = case["decoded_all"].as_str().unwrap();
+        let stripped = spelt.strip_prefix(' ').unwrap_or(&spelt);
+        assert!(spelt == decoded || stripped == decoded, "{}: {spelt:?}", case["tokenizer"]);
+    }
+    let fallback = tokenizer("byte_fallback");
+    assert_eq!(token_bytes(&fallback, 500, 3 + 0xe4).unwrap(), [0xe4], "a byte of a character by itself");
+    let special = fallback.special_ids()[0];
+    assert_eq!(token_bytes(&fallback, 500, special).unwrap(), fallback.token(special).unwrap().into_bytes());
+    assert!(token_bytes(&fallback, 1 << 20, 1 << 19).unwrap().is_empty(), "padding of the embedding table");
+    assert_eq!(token_bytes(&fallback, 500, 1 << 20).unwrap_err().status, InvalidArgument);
 }
 
 #[test]

@@ -346,6 +346,20 @@ cleave_status_t cleave_chat_prompt(const cleave_model_t *model,
                                    cleave_error_t *err);
 
 /**
+ * The bytes that `token` stands for by itself, as logprobs report them: not always whole characters; of a special token
+ * its written form, of an id that the tokenizer does not know nothing. For the text of a sequence use a detokenizer.
+ * (`buf`, `cap`, `n`) follow the conventions for buffers above.
+ *
+ * Callable from any thread. Errors: INVALID_ARGUMENT (no token of the model, buffer too small), NOT_FOUND, UNSUPPORTED.
+ */
+cleave_status_t cleave_token_bytes(const cleave_model_t *model,
+                                   int32_t token,
+                                   void *buf,
+                                   size_t cap,
+                                   size_t *n,
+                                   cleave_error_t *err);
+
+/**
  * Makes a detokenizer for one sequence. `*out` is the caller's, to be ended with cleave_detokenizer_destroy; it
  * outlives a release of the model. Callable from any thread. Errors: INVALID_ARGUMENT, NOT_FOUND, UNSUPPORTED.
  */
@@ -690,6 +704,9 @@ cleave_status_t cleave_export(cleave_engine_t *engine, cleave_request_t id);
  */
 #define CLEAVE_EVENT_KV_STARTED 6
 
+/** Flag of FINISHED: the KV of the handle did not come, and was computed anew; see CLEAVE_REQUEST_RECOMPUTE. */
+#define CLEAVE_EVENT_RECOMPUTED (1u << 0)
+
 /** A stop id or stop sequence, or one of the model's EOS ids. */
 #define CLEAVE_FINISH_STOP 1
 
@@ -726,7 +743,10 @@ typedef struct cleave_event_t {
     uint32_t index;
     /** TOKEN with CLEAVE_REQUEST_LOGPROBS, TOP_LOGPROB: natural logarithm. */
     float logprob;
-    uint64_t reserved;
+    /** FINISHED: how many prompt tokens the prefix cache had; none of a request that continues a KV handle. */
+    uint32_t cached_tokens;
+    /** CLEAVE_EVENT_RECOMPUTED. */
+    uint32_t flags;
 } cleave_event_t;
 
 /**

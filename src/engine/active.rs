@@ -55,6 +55,8 @@ pub(super) struct Active {
     pub chain: HashChain,
     /// Leading blocks that are in the prefix index already.
     pub published: usize,
+    /// Tokens that the prefix cache had when it was last admitted.
+    pub prefix_hit: u32,
     pub prefill_only: bool,
     pub keep_kv: bool,
     pub deadline: Option<Instant>,

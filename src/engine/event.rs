@@ -34,6 +34,10 @@ pub struct Event {
     /// Number of the token since the end of the prompt, from 0; of a FINISHED event, how many there were.
     pub index: u32,
     pub logprob: f32,
+    /// FINISHED: prompt tokens that the prefix cache had.
+    pub cached_tokens: u32,
+    /// FINISHED: the handle's KV did not come and was computed anew.
+    pub recomputed: bool,
 }
 
 impl Event {
@@ -49,6 +53,8 @@ impl Event {
             timestamp_ns: 0,
             index: 0,
             logprob: 0.0,
+            cached_tokens: 0,
+            recomputed: false,
         }
     }
 }

@@ -31,6 +31,7 @@ use crate::kv::{Consumed, KvId};
 use crate::sequence::Snapshot;
 use crate::sys::monotonic_ns;
 use active::{Arrival, Source};
+use place::Place;
 use prepare::{Bounds, prepare};
 use shared::{EngineLimits, Shared};
 use std::sync::atomic::Ordering::Relaxed;
@@ -152,16 +153,16 @@ impl Engine {
 
     fn submit_one(&self, request: Request) -> Result<u64> {
         let deadline = request.deadline.and_then(|d| Instant::now().checked_add(d));
-        let place = self.shared.admit(request.user_tag)?;
+        let mut place = self.shared.admit(request.user_tag)?;
         let id = place.id;
-        let source = self.source(&request, id)?;
+        let source = self.source(&request, &mut place)?;
         let prefill_only = self.shared.role.load(Relaxed) == Role::Prefill as u32;
         self.shared.arrive(Arrival { place, request, prefill_only, deadline, export: false, source });
         Ok(id)
     }
 
     /// The sequence to run. The handle is taken last, when nothing else can refuse the request.
-    fn source(&self, request: &Request, id: u64) -> Result<Source> {
+    fn source(&self, request: &Request, place: &mut Place) -> Result<Source> {
         let cache = &self.shared.cache;
         if request.kv == 0 {
             let snapshot = prepare(request, None, &self.bounds)?;
@@ -171,13 +172,17 @@ impl Engine {
         let kv = KvId(request.kv);
         let base = match cache.kv().peek(kv) {
             Ok(Some(base)) => base,
-            Ok(None) => return self.claim(request, kv, id),
-            Err(error) => return self.recompute(request, kv, error),
+            Ok(None) => return self.claim(request, kv, place.id),
+            Err(error) => {
+                let source = self.recompute(request, kv, error)?;
+                place.recomputed = true;
+                return Ok(source);
+            }
         };
         prepare(request, Some(Arc::unwrap_or_clone(base)), &self.bounds)?;
         let started = monotonic_ns();
         match cache.kv().consume(kv)? {
-            Consumed::Pending => self.claim(request, kv, id),
+            Consumed::Pending => self.claim(request, kv, place.id),
             Consumed::Ready(snapshot, table) => {
                 self.shared.counters.handed_off(monotonic_ns() - started);
                 Ok(Source::Ready(Box::new(prepare(request, Some(snapshot), &self.bounds)?), table))

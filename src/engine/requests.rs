@@ -35,7 +35,7 @@ impl Stepper {
     }
 
     /// The KV of a request did not come: it is computed anew, if the request says so.
-    fn failed_to_land(&mut self, arrival: Arrival, error: Error) {
+    fn failed_to_land(&mut self, mut arrival: Arrival, error: Error) {
         let sequence = match &arrival.source {
             Source::Importing(claim) if arrival.request.recompute => claim.sequence(),
             _ => None,
@@ -48,6 +48,7 @@ impl Stepper {
                     "request {:#x}: computed here, its KV did not come: {error}",
                     arrival.place.id
                 );
+                arrival.place.recomputed = true;
                 self.shared.counters.recomputed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 let table = self.shared.cache.table();
                 self.landed(arrival, Snapshot { computed: 0, ..Snapshot::clone(&sequence) }, table);
@@ -90,6 +91,7 @@ impl Stepper {
         });
         let active = Active {
             published: 0,
+            prefix_hit: 0,
             snapshot: *snapshot,
             filling,
             table,

@@ -233,6 +233,7 @@ impl Stepper {
             let Some(active) = self.active.get_mut(&item.seq) else { continue };
             let computed = item.start + item.len;
             active.snapshot.computed = computed as u32;
+            active.place.cached_tokens.get_or_insert(active.prefix_hit);
             let generated = active.snapshot.generated() as usize;
             let prompt_end = active.snapshot.tokens.len() - generated;
             let of_prompt = computed.min(prompt_end).saturating_sub(item.start);

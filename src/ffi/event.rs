@@ -22,6 +22,9 @@ pub const CLEAVE_EVENT_TOP_LOGPROB: u32 = 5;
 /// request: it fails if that ends without its KV, and FINISHED carries it otherwise.
 pub const CLEAVE_EVENT_KV_STARTED: u32 = 6;
 
+/// Flag of FINISHED: the KV of the handle did not come, and was computed anew; see CLEAVE_REQUEST_RECOMPUTE.
+pub const CLEAVE_EVENT_RECOMPUTED: u32 = 1 << 0;
+
 /// A stop id or stop sequence, or one of the model's EOS ids.
 pub const CLEAVE_FINISH_STOP: u32 = 1;
 /// max_new_tokens, or the model's context is full.
@@ -56,7 +59,10 @@ pub struct cleave_event_t {
     pub index: u32,
     /// TOKEN with CLEAVE_REQUEST_LOGPROBS, TOP_LOGPROB: natural logarithm.
     pub logprob: f32,
-    pub reserved: u64,
+    /// FINISHED: how many prompt tokens the prefix cache had; none of a request that continues a KV handle.
+    pub cached_tokens: u32,
+    /// CLEAVE_EVENT_RECOMPUTED.
+    pub flags: u32,
 }
 
 const _: () = assert!(size_of::<cleave_event_t>() == 64 && align_of::<cleave_event_t>() == 8);
@@ -76,7 +82,8 @@ fn convert(event: &Event) -> cleave_event_t {
         timestamp_ns: event.timestamp_ns,
         index: event.index,
         logprob: event.logprob,
-        reserved: 0,
+        cached_tokens: event.cached_tokens,
+        flags: if event.recomputed { CLEAVE_EVENT_RECOMPUTED } else { 0 },
     }
 }
 

@@ -10,7 +10,7 @@ use crate::bail;
 use crate::error::Result;
 use crate::model::Model;
 use crate::model::detokenizer::Detokenizer;
-use libc::{c_char, size_t};
+use libc::{c_char, c_void, size_t};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Adds no tokens around the text (BOS, EOS): for text that holds them already, as cleave_chat_prompt's does.
@@ -64,6 +64,28 @@ pub unsafe extern "C" fn cleave_chat_prompt(
         required(n, "n")?;
         let prompt = model.chat_prompt(string(messages_json, len, "messages_json")?)?;
         fill_text(&prompt, text, cap, n)
+    })
+}
+
+/// The bytes that `token` stands for by itself, as logprobs report them: not always whole characters; of a special token
+/// its written form, of an id that the tokenizer does not know nothing. For the text of a sequence use a detokenizer.
+/// (`buf`, `cap`, `n`) follow the conventions for buffers above.
+///
+/// Callable from any thread. Errors: INVALID_ARGUMENT (no token of the model, buffer too small), NOT_FOUND, UNSUPPORTED.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleave_token_bytes(
+    model: *const cleave_model_t,
+    token: i32,
+    buf: *mut c_void,
+    cap: size_t,
+    n: *mut size_t,
+    err: *mut cleave_error_t,
+) -> cleave_status_t {
+    call(err, || unsafe {
+        let model = registry::get::<Model>(model, "model")?;
+        required(n, "n")?;
+        let Ok(token) = u32::try_from(token) else { bail!(InvalidArgument, "token {token} is negative") };
+        fill(&model.token_bytes(token)?, buf.cast::<u8>(), cap, n, "buf")
     })
 }
 

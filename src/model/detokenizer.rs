@@ -86,12 +86,7 @@ impl Detokenizer {
 
     /// The text that has become complete with `token`; often one token's, sometimes none.
     pub fn push(&mut self, token: u32) -> Result<String> {
-        let Some(text) = self.tokenizer.token(token) else {
-            if token < self.vocab_size {
-                return Ok(String::new());
-            }
-            bail!(InvalidArgument, "token {token}: expected less than the vocabulary's {}", self.vocab_size);
-        };
+        let Some(text) = spelling(&self.tokenizer, self.vocab_size, token)? else { return Ok(String::new()) };
         if self.skip_special && self.tokenizer.is_special(token) {
             return Ok(String::new());
         }
@@ -165,6 +160,31 @@ impl Detokenizer {
         }
         rest.to_owned()
     }
+}
+
+/// A token as tokenizer.json spells it; None for padding of the embedding table.
+fn spelling(tokenizer: &Tokenizer, vocab_size: u32, token: u32) -> Result<Option<String>> {
+    let text = tokenizer.token(token);
+    if text.is_none() && token >= vocab_size {
+        bail!(InvalidArgument, "token {token}: expected less than the vocabulary's {vocab_size}");
+    }
+    Ok(text)
+}
+
+/// The bytes that a token stands for by itself, which need not be whole characters; of a special token its written
+/// form. Nothing is stripped, so a SentencePiece token keeps its leading space.
+pub fn token_bytes(tokenizer: &Tokenizer, vocab_size: u32, token: u32) -> Result<Vec<u8>> {
+    let Some(text) = spelling(tokenizer, vocab_size, token)? else { return Ok(Vec::new()) };
+    let mut bytes = Vec::new();
+    match tokenizer.scheme() {
+        _ if tokenizer.is_special(token) => bytes = text.into_bytes(),
+        Scheme::ByteLevel => byte_level(&text, &mut bytes),
+        Scheme::ByteFallback { replacements, bytes: fallback, .. } => {
+            byte_fallback(text, replacements, *fallback, &mut bytes)
+        }
+        Scheme::Window => bytes = tokenizer.decode(&[token])?.into_bytes(),
+    }
+    Ok(bytes)
 }
 
 /// Appends the bytes a byte-level token stands for. A token with a character outside the alphabet (an added

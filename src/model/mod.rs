@@ -176,6 +176,11 @@ impl Model {
         self.tokenizer()?.tokenize(text, add_special, parse_special)
     }
 
+    /// The bytes that a token stands for; of a special one its written form, of padding nothing.
+    pub fn token_bytes(&self, token: u32) -> Result<Vec<u8>> {
+        detokenizer::token_bytes(self.tokenizer()?, self.config.vocab_size, token)
+    }
+
     /// A stream of text for one sequence's tokens.
     pub fn detokenizer(&self, skip_special: bool) -> Result<Detokenizer> {
         Ok(Detokenizer::new(self.tokenizer()?.clone(), self.config.vocab_size, skip_special))
