@@ -1,6 +1,8 @@
 # make demo   sets up, builds, shows a prompt prefilled in one engine and decoded in another
 #             MODEL=<Hugging Face directory>  PROMPT="..."  MAX=<tokens>
 # make demo-processes   the same with two processes, KV by shared memory
+# make serve  an OpenAI-compatible server: a front, a prefill worker, two decode workers, and a page to look at
+#             SERVER=go|cpp  MODEL=<directory>  PORT=<port>
 # make test   everything that CI runs
 # make check  formatting, lints, fast tests
 # make header writes include/cleave/cleave.h anew
@@ -11,6 +13,7 @@ MAKEFLAGS += --no-print-directory
 MODEL ?= models/tiny
 PROMPT ?=
 MAX ?= 64
+PORT ?= 8000
 PREFIX ?= /usr/local
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
@@ -21,9 +24,13 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
 BUILD := build
 FEATURES := failpoints,fuzzing
+# Of the servers in examples/.
+SERVER ?= $(if $(shell command -v go),go,cpp)
+# What was built, as it would be installed.
+STAGE := $(CURDIR)/$(BUILD)/stage
 CARGO_TEST := cargo test --locked --features $(FEATURES)
 
-.PHONY: all demo demo-processes test check fuzz header bench install clean setup configure build fmt lint rust ctest
+.PHONY: all demo demo-processes serve go-server go servers stage test check fuzz header bench install clean setup configure build fmt lint rust ctest
 
 all: build
 
@@ -49,6 +56,28 @@ demo-processes: setup
 	@cmake --build $(BUILD) --parallel $(JOBS) --target example_prefill_worker example_decode_worker example_disagg
 	@echo
 	@examples/handoff.sh --bin $(BUILD)/examples --model "$(MODEL)" $(if $(value PROMPT),'$(subst ','\'',$(value PROMPT))')
+
+serve:
+	@tools/setup.sh $(if $(filter cpp,$(SERVER)),--all)
+	@$(MAKE) $(SERVER)-server
+	@examples/serve.sh $(BUILD)/examples/$(SERVER)-server/$(SERVER)-server "$(MODEL)" $(PORT)
+
+stage: build
+	@cmake --install $(BUILD) --prefix $(STAGE) >/dev/null
+
+cpp-server: configure
+	cmake --build $(BUILD) --parallel $(JOBS) --target cpp-server
+
+go-server: stage
+	@mkdir -p $(BUILD)/examples/go-server
+	cd examples/go-server && PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig CGO_LDFLAGS="-O2 -g -Wl,-rpath,$(STAGE)/lib" \
+		go build -o $(CURDIR)/$(BUILD)/examples/go-server/go-server .
+
+go: stage
+	bindings/go/test.sh $(STAGE) $(CURDIR)/models/tiny
+
+servers:
+	@tools/servers.sh
 
 fmt:
 	cargo fmt --check

@@ -22,6 +22,7 @@ extern cleave_request_t id;
 extern cleave_request_desc_t ask;
 extern int32_t *tokens;
 extern size_t n, n_tokens;
+extern const char *messages;
 extern uint64_t tag;
 extern unsigned char *ticket, *address;
 extern size_t ticket_len, address_len;

@@ -1,11 +1,21 @@
 #!/usr/bin/env bash
 # Installs what building cleave needs and this machine lacks: a C and a C++ compiler, make, CMake, pkg-config, Rust.
 # For Debian and Ubuntu. Does nothing, and touches no network, where all is there. Without the right to install it
-# says what to run, and fails. --check only looks.
+# says what to run, and fails. --check only looks. --all adds what the C++ tests, the servers in examples/ and their
+# clients need: GoogleTest, cpp-httplib, nlohmann/json, Go, Python with venv, a browser.
 set -euo pipefail
 
 rust_min=1.89
 cmake_min=3.16
+go_min=1.24
+check= all=
+for option in "$@"; do
+    case $option in
+    --check) check=1 ;;
+    --all) all=1 ;;
+    *) echo "$0: $option: expected --check or --all" >&2 && exit 2 ;;
+    esac
+done
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 
 at_least() { # at_least FOUND WANTED
@@ -26,7 +36,20 @@ missing_packages() {
     at_least "$(version_of cmake --version)" "$cmake_min" || echo cmake
     command -v pkg-config >/dev/null || echo pkg-config
     command -v readelf >/dev/null || echo binutils
+    [ -z "$all" ] || missing_packages_for_all
 }
+go_is_good() { at_least "$(version_of go version || echo 0)" "$go_min"; }
+missing_packages_for_all() {
+    has_header gtest/gtest.h || echo libgtest-dev
+    has_header httplib.h || echo libcpp-httplib-dev
+    has_header nlohmann/json.hpp || echo nlohmann-json3-dev
+    python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3-venv
+    command -v curl >/dev/null || echo curl
+    command -v chromium >/dev/null || command -v google-chrome >/dev/null || echo chromium
+    # Older distributions have an older Go only, which is no use.
+    go_is_good || ! at_least "$(apt-cache policy golang-go 2>/dev/null | sed -n 's/.*Candidate: [0-9]*:*\([0-9.]*\).*/\1/p')" "$go_min" || echo golang-go
+}
+has_header() { echo "#include <$1>" | c++ -x c++ -E - >/dev/null 2>&1; }
 
 packages=$(missing_packages | sort -u | tr '\n' ' ')
 packages=${packages% }
@@ -82,7 +105,7 @@ show_plan() {
 may_install() { [ "$(id -u)" -eq 0 ] || { command -v sudo >/dev/null && sudo -n true 2>/dev/null; }; }
 
 plan
-if [ "${1:-}" = --check ]; then
+if [ -n "$check" ]; then
     echo "missing: ${packages}${need_rust:+ rustc >= $rust_min}" >&2
     show_plan
     exit 1

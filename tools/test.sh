@@ -23,6 +23,7 @@ part() { # part NAME COMMAND...
 totals() {
     case $1 in
     rust | shuttle) awk '/^test result:/ {p += $4; f += $6; i += $8} END {printf "%d passed, %d failed, %d ignored", p, f, i}' "$log/$1" ;;
+    servers) tail -n 1 "$log/servers" ;;
     ctest) awk '/tests passed/ {print} /Not Run|Skipped/ {s++} END {if (s) printf "(%d lines about skipped tests)", s}' "$log/ctest" | tr '\n' ' ' ;;
     esac
 }
@@ -50,6 +51,13 @@ part rust cargo test --locked --features failpoints,fuzzing --no-fail-fast
 part shuttle cargo test --locked --features failpoints,fuzzing,shuttle --lib kv::tests::shuttle
 part build make --no-print-directory build
 part ctest make --no-print-directory ctest
+if [ "$(go version 2>/dev/null | sed -n 's/.*go1\.\([0-9]*\).*/\1/p')" -ge 24 ] 2>/dev/null; then
+    part go make --no-print-directory go
+    part go-server make --no-print-directory go-server
+else
+    summary+=("$(printf '%-12s %-7s %4d s  %s' go ABSENT 0 'SKIPPED: bindings/go and examples/go-server (go 1.24 or later is not there)')")
+fi
+part servers tools/servers.sh
 
 echo
 echo "=== totals ($SECONDS s)"

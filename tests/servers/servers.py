@@ -1,0 +1,141 @@
+"""Starts the example servers and asks them what only their operators ask."""
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = ROOT / "models" / "tiny"
+PAGE = ROOT / "examples" / "web" / "index.html"
+BINARIES = {"go": os.environ.get("CLEAVE_GO_SERVER"), "cpp": os.environ.get("CLEAVE_CPP_SERVER")}
+LANGUAGES = [name for name, path in BINARIES.items() if path]
+
+# Small enough that a worker runs into its limits, one thread each: several run at once on the machine of a test.
+SMALL = ["--kv-mib", "64", "--threads", "1"]
+
+
+def get(url, timeout=10):
+    """Status and body, whatever the status is."""
+    try:
+        with urllib.request.urlopen(url, timeout=timeout) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def wait_until(what, holds, seconds=10.0):
+    end = time.monotonic() + seconds
+    while True:
+        last = holds()
+        if last:
+            return last
+        assert time.monotonic() < end, f"{what}: not within {seconds} s"
+        time.sleep(0.02)
+
+
+class Server:
+    """A process of one of the servers, which has said where it listens."""
+
+    def __init__(self, language, *options):
+        self.language = language
+        self.errors = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen([BINARIES[language], *map(str, options)], stdout=subprocess.PIPE, stderr=self.errors, text=True)
+        watchdog = threading.Timer(60, self.process.kill)
+        watchdog.start()
+        line = self.process.stdout.readline()
+        watchdog.cancel()
+        assert line.startswith("listening on http://"), f"{language} {options}: {line!r}\n{self.log()}"
+        self.url = line.removeprefix("listening on ").strip()
+
+    def log(self):
+        self.errors.seek(0)
+        return self.errors.read()
+
+    def health(self):
+        status, body = get(self.url + "/health")
+        return status, json.loads(body)
+
+    def holds_nothing(self):
+        """Nothing but the prefix cache has a block."""
+        audit = self.health()[1]["audit"]
+        assert audit["leaked"] == 0, audit
+        return audit["by_requests"] == audit["by_transfers"] == audit["by_exports"] == 0
+
+    def metric(self, name):
+        """The sum of a metric over its labels."""
+        lines = [line for line in get(self.url + "/metrics")[1].splitlines() if line.split("{")[0].split(" ")[0] == name]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+    def signal(self, number):
+        self.process.send_signal(number)
+
+    def stop(self):
+        """Ends it as an operator does; its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.terminate()
+        try:
+            return self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError(f"{self.language} at {self.url} did not end on SIGTERM\n{self.log()}") from None
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+
+class Cluster:
+    """A front with workers, each in a language of its own."""
+
+    def __init__(self, front, prefill, decode):
+        secret = tempfile.NamedTemporaryFile()
+        secret.write(os.urandom(32))
+        secret.flush()
+        self.secret = secret
+        self.workers = []
+        self.front = Server(front, "--role", "front", "--listen", "127.0.0.1:0", "--page", PAGE)
+        self.url = self.front.url
+        for language in prefill:
+            self.add("prefill", language)
+        for language in decode:
+            self.add("decode", language)
+        self.wait_for(len(prefill), len(decode))
+
+    def add(self, role, language, *options):
+        worker = Server(language, "--role", role, "--listen", "127.0.0.1:0", "--model", MODEL, "--front", self.url,
+                        "--secret-file", self.secret.name, *SMALL, *options)
+        worker.role = role
+        self.workers.append(worker)
+        return worker
+
+    def of(self, role):
+        return [worker for worker in self.workers if worker.role == role]
+
+    def listed(self, role=None, state="up"):
+        workers = json.loads(get(self.url + "/workers")[1])["workers"]
+        return [w for w in workers if (role is None or w["role"] == role) and w["state"] == state]
+
+    def wait_for(self, prefill, decode):
+        def complete():
+            up = self.listed("decode")
+            return len(self.listed("prefill")) == prefill and len(up) == decode and all(len(w["paired"]) >= prefill for w in up)
+
+        wait_until(f"{prefill} prefill and {decode} paired decode workers", complete, 20)
+
+    def check_quiescent(self, seconds=40):
+        """Nobody holds anything: at once where all went well, else when the leases of what was lost are over."""
+        for worker in self.workers:
+            if worker.process.poll() is None:
+                wait_until(f"{worker.role} at {worker.url} holds nothing", worker.holds_nothing, seconds)
+
+    def stop(self):
+        statuses = [server.stop() for server in [*self.workers, self.front] if server.process.poll() is None]
+        assert all(status == 0 for status in statuses), statuses

@@ -1,0 +1,177 @@
+"""Workers that die, stop, leave and join, while 32 clients stream."""
+
+import signal
+import threading
+import time
+
+import openai
+import pytest
+from conftest import ANSWERS, ask, client_of
+from servers import Server, get, wait_until
+
+STREAMS = 32
+
+
+class Streams:
+    """Seeded generations that run at once, each in a thread of its own."""
+
+    def __init__(self, server, tokens=200):
+        self.client = client_of(server)
+        self.tokens = tokens
+        self.texts = [""] * STREAMS
+        self.failures = [None] * STREAMS
+        self.threads = [threading.Thread(target=self.run, args=(i,), daemon=True) for i in range(STREAMS)]
+        for thread in self.threads:
+            thread.start()
+
+    def run(self, i):
+        try:
+            stream = self.client.completions.create(model="tiny", prompt=f"tom {i} likes the colour green. the old farmer", temperature=0.9, seed=i,
+                                                    max_tokens=self.tokens, stream=True, extra_body={"ignore_eos": True})
+            for chunk in stream:
+                self.texts[i] += chunk.choices[0].text
+        except openai.APIError as error:
+            self.failures[i] = error
+
+    def wait_until_all_run(self):
+        wait_until("every stream has begun", lambda: all(self.texts) or any(self.failures), 60)
+        assert not any(self.failures), self.failures
+
+    def finish(self, seconds=120):
+        end = time.monotonic() + seconds
+        for thread in self.threads:
+            thread.join(max(0, end - time.monotonic()))
+        assert not any(thread.is_alive() for thread in self.threads), "a stream hangs"
+        return self.texts, self.failures
+
+
+@pytest.fixture(scope="module")
+def wanted():
+    """What the streams give where nothing happens, by number of tokens."""
+    known = {}
+
+    def of(cluster, tokens=200):
+        if tokens not in known:
+            texts, failures = Streams(cluster, tokens).finish()
+            assert not any(failures), failures
+            known[tokens] = texts
+        return known[tokens]
+
+    return of
+
+
+def works(cluster):
+    client = client_of(cluster)
+    for thing, text in ANSWERS.items():
+        assert client.chat.completions.create(model="tiny", messages=ask(thing), temperature=0).choices[0].message.content == text
+
+
+def busy_decode_worker(cluster):
+    return max(cluster.of("decode"), key=lambda worker: worker.metric("cleave_requests_running"))
+
+
+def test_a_killed_decode_worker(cluster, wanted):
+    want = wanted(cluster)
+    streams = Streams(cluster)
+    streams.wait_until_all_run()
+    busy_decode_worker(cluster).kill()
+    texts, failures = streams.finish()
+    assert not any(failures), failures
+    assert texts == want, "moved streams go on as if nothing had happened"
+    assert cluster.front.metric("cleave_front_moved_total") > 0
+    works(cluster)
+    assert len(cluster.listed("decode", "up")) == 1
+    # The last one: what runs ends with an error, new requests are refused, and nothing hangs.
+    streams = Streams(cluster)
+    streams.wait_until_all_run()
+    [last] = [worker for worker in cluster.of("decode") if worker.process.poll() is None]
+    last.kill()
+    _, failures = streams.finish(30)
+    assert all(failures), "no stream can have ended well"
+    with pytest.raises(openai.InternalServerError) as caught:
+        client_of(cluster).completions.create(model="tiny", prompt="the", max_tokens=1)
+    assert caught.value.status_code == 503
+    assert get(cluster.url + "/health")[0] == 503
+    cluster.add("decode", cluster.front.language)
+    cluster.wait_for(1, 1)
+    works(cluster)
+    cluster.check_quiescent()
+
+
+def test_a_stopped_decode_worker(cluster, wanted):
+    want = wanted(cluster)
+    streams = Streams(cluster)
+    streams.wait_until_all_run()
+    stopped = busy_decode_worker(cluster)
+    stopped.signal(signal.SIGSTOP)
+    texts, failures = streams.finish()
+    assert not any(failures), failures
+    assert texts == want
+    works(cluster)
+    assert [w["url"] for w in cluster.listed("decode", "dead")] == [stopped.url]
+    stopped.signal(signal.SIGCONT)
+    cluster.wait_for(1, 2)
+    works(cluster)
+    cluster.check_quiescent()
+
+
+def test_a_killed_prefill_worker(cluster, wanted):
+    want = wanted(cluster)
+    streams = Streams(cluster)
+    cluster.of("prefill")[0].kill()
+    texts, failures = streams.finish()
+    assert not any(failures), failures
+    assert texts == want
+    works(cluster)
+    assert cluster.listed("prefill") == []
+    fresh = cluster.add("prefill", cluster.front.language)
+    cluster.wait_for(1, 2)
+    works(cluster)
+    assert fresh.metric("cleave_prompt_tokens_total") > 0, "the new one prefills"
+    cluster.check_quiescent()
+
+
+def test_a_worker_that_leaves_finishes_first(cluster, wanted):
+    want = wanted(cluster)
+    streams = Streams(cluster)
+    streams.wait_until_all_run()
+    leaving = busy_decode_worker(cluster)
+    leaving.signal(signal.SIGTERM)
+    wait_until("it left", lambda: len(cluster.listed("decode")) == 1, 2)
+    works(cluster)
+    texts, failures = streams.finish()
+    assert not any(failures) and texts == want
+    assert leaving.process.wait(20) == 0
+    assert cluster.front.metric("cleave_front_moved_total") == 0
+    assert leaving.url not in [w["url"] for w in cluster.listed() + cluster.listed(state="dead")]
+
+
+def test_a_worker_that_joins_gets_its_share(cluster):
+    fresh = cluster.add("decode", cluster.front.language)
+    cluster.wait_for(1, 3)
+    streams = Streams(cluster, 60)
+    streams.finish()
+    assert fresh.metric("cleave_generated_tokens_total") > 60 * STREAMS / 10
+
+
+def test_a_front_that_is_restarted(cluster):
+    port = cluster.url.rsplit(":", 1)[1]
+    cluster.front.kill()
+    cluster.front = Server(cluster.front.language, "--role", "front", "--listen", f"127.0.0.1:{port}")
+    assert cluster.front.url == cluster.url
+    cluster.wait_for(1, 2)
+    works(cluster)
+
+
+def test_clients_that_go_away(cluster):
+    client = client_of(cluster)
+    for i in range(40):
+        stream = client.completions.create(model="tiny", prompt=f"tom {i} likes the colour green. " * 12, max_tokens=300, stream=True,
+                                           extra_body={"ignore_eos": True})
+        for _, _ in zip(range(i % 4), stream):
+            pass
+        stream.close()
+    for worker in cluster.workers:
+        wait_until("nothing runs", lambda worker=worker: worker.metric("cleave_requests_running") == 0, 5)
+    cluster.check_quiescent()
+    works(cluster)
