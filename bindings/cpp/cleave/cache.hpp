@@ -168,6 +168,7 @@ private:
         cleave_error_t error;
         cleave_cache_t *cache = get();
         KvId id = 0;
+        detail::before(detail::place_of(user_tag));
         if (cleave_kv_import(cache, queue, data.data(), data.size(), user_tag, &id, &error) != CLEAVE_OK)
             return Error(error);
         return Kv::adopt(cache, id);

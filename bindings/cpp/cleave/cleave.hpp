@@ -36,6 +36,7 @@
 #include "result.hpp"
 #include "span.hpp"
 #include "status.hpp"
+#include "sync.hpp"
 #include "version.hpp"
 
 #endif

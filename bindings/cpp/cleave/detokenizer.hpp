@@ -26,7 +26,8 @@ public:
 
     /// Takes the next token and writes the text that is complete with it, often nothing, to `text`. 256 bytes are
     /// enough for most tokens, not for all. The result is how long it is; if that is more than text.size(), nothing
-    /// was taken or written: repeat the call with the same token and more room. Errors: InvalidArgument (no token of
+    /// was taken or written: repeat the call with the same token and more room. An empty `text` asks for the length and
+    /// takes nothing. Errors: InvalidArgument (no token of
     /// the model), NotFound.
     Result<std::size_t> push(std::int32_t token, Span<char> text) noexcept
     {

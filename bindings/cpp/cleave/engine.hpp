@@ -96,8 +96,10 @@ public:
     Submitted submit(Span<Request> requests, Packer &packer)
     {
         packer.clear();
-        for (const Request &request : requests)
+        for (const Request &request : requests) {
             packer.add(request);
+            detail::before(detail::place_of(request.user_tag));
+        }
         const auto packed = packer.requests();
         const auto tokens = packer.tokens();
         const auto ids = packer.ids();

@@ -35,6 +35,10 @@ public:
 
     /// Finished: why.
     FinishReason finish_reason() const noexcept { return static_cast<FinishReason>(event_.finish_reason); }
+    /// Finished: how many prompt tokens the prefix cache had; none of a request that continues a handle.
+    std::uint32_t cached_tokens() const noexcept { return event_.cached_tokens; }
+    /// Finished: the KV of the handle did not come, and was computed anew.
+    bool recomputed() const noexcept { return (event_.flags & CLEAVE_EVENT_RECOMPUTED) != 0; }
     /// Ok, or why the request or the import failed.
     Status status() const noexcept { return static_cast<Status>(event_.status); }
 

@@ -77,6 +77,25 @@ public:
         return text;
     }
 
+    /// Replaces what is in `bytes` by those that `token` stands for by itself, as logprobs report them: not always whole
+    /// characters; of a special token its written form. Errors: InvalidArgument (no token of the model), Unsupported.
+    Result<void> token_bytes(std::int32_t token, std::string &bytes) const
+    {
+        cleave_error_t error;
+        const auto call = [&](char *out, std::size_t cap, std::size_t *n) {
+            return cleave_token_bytes(get(), token, out, cap, n, &error);
+        };
+        return detail::result_of(detail::fill(bytes, 32, call), error);
+    }
+    Result<std::string> token_bytes(std::int32_t token) const
+    {
+        std::string bytes;
+        const auto done = token_bytes(token, bytes);
+        if (!done)
+            return done.error();
+        return bytes;
+    }
+
 private:
     explicit Model(cleave_model_t *model) noexcept : Owner(model) {}
 };

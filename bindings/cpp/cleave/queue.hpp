@@ -6,6 +6,7 @@
 #include "event.hpp"
 #include "owner.hpp"
 #include "span.hpp"
+#include "sync.hpp"
 
 namespace cleave {
 
@@ -38,7 +39,10 @@ public:
                         detail::to_ms(timeout), &n);
         if (status != CLEAVE_OK)
             return Error(static_cast<Status>(status));
-        return events.first(n);
+        const Span<Event> got = events.first(n);
+        for (const Event &event : got)
+            detail::after(detail::place_of(event.user_tag()));
+        return got;
     }
 
     /// An eventfd that is readable while events wait. It is the library's: watch it, but do not read, write or close

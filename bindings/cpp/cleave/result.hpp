@@ -16,7 +16,8 @@ template <class T> class [[nodiscard]] Result {
 public:
     using value_type = T;
 
-    Result(T value) noexcept : is_(std::in_place_index<0>, std::move(value)) {}
+    Result(T &&value) noexcept : is_(std::in_place_index<0>, std::move(value)) {}
+    Result(const T &value) : is_(std::in_place_index<0>, value) {}
     Result(const Error &error) noexcept : is_(std::in_place_index<1>, error) {}
 
     bool has_value() const noexcept { return is_.index() == 0; }

@@ -18,6 +18,10 @@ namespace cleave {
 
 namespace detail {
 
+/// An array of char: a literal as a rule, whose NUL is no part of it. Say std::string_view.
+template <class C>
+inline constexpr bool is_text = std::is_array_v<C> && std::is_same_v<std::remove_cv_t<std::remove_extent_t<C>>, char>;
+
 /// What std::data points to in a `C`.
 template <class C> using ElementOf = std::remove_pointer_t<decltype(std::data(std::declval<C &>()))>;
 
@@ -62,7 +66,7 @@ public:
     ByteView(const void *data, std::size_t size) noexcept : data_(data), size_(size) {}
 
     template <class C, class = std::enable_if_t<!std::is_same_v<std::decay_t<C>, ByteView> &&
-                                                !std::is_array_v<std::remove_reference_t<C>> &&
+                                                !detail::is_text<C> &&
                                                 sizeof(detail::ElementOf<C>) == 1>>
     ByteView(const C &container) noexcept : data_(std::data(container)), size_(std::size(container))
     {
