@@ -26,13 +26,13 @@ public:
 
     /// Takes the next token and writes the text that is complete with it, often nothing, to `text`. 256 bytes are
     /// enough for most tokens, not for all. The result is how long it is; if that is more than text.size(), nothing
-    /// was taken or written: repeat the call with the same token and more room. An empty `text` asks for the length and
-    /// takes nothing. Errors: InvalidArgument (no token of
-    /// the model), NotFound.
+    /// was written: repeat the call with the same token and more room, as after a call with an empty `text`, which asks
+    /// for the length. Errors: InvalidArgument (no token of the model), NotFound.
     Result<std::size_t> push(std::int32_t token, Span<char> text) noexcept
     {
         std::size_t n = 0;
-        return length(cleave_detokenizer_push(get(), token, text.data(), text.size(), &n), n, text);
+        const cleave_status_t status = cleave_detokenizer_push(get(), token, text.data(), text.size(), &n);
+        return length(status, n, text);
     }
 
     /// The same, appended to `text`. Allocates only where its capacity is too small.
@@ -48,7 +48,8 @@ public:
     Result<std::size_t> flush(Span<char> text) noexcept
     {
         std::size_t n = 0;
-        return length(cleave_detokenizer_flush(get(), text.data(), text.size(), &n), n, text);
+        const cleave_status_t status = cleave_detokenizer_flush(get(), text.data(), text.size(), &n);
+        return length(status, n, text);
     }
 
     Result<void> flush(std::string &text)

@@ -23,13 +23,14 @@ public:
     bool has_value() const noexcept { return is_.index() == 0; }
     explicit operator bool() const noexcept { return has_value(); }
 
-    /// The value. It is a mistake to ask for it where there is none: ends the program.
+    /// The value; of a temporary the value itself, so that `for (x : *f())` is sound. It is a mistake to ask for it
+    /// where there is none: ends the program.
     T &value() & noexcept { return *checked(std::get_if<0>(&is_)); }
     const T &value() const & noexcept { return *checked(std::get_if<0>(&is_)); }
-    T &&value() && noexcept { return std::move(*checked(std::get_if<0>(&is_))); }
+    T value() && noexcept { return std::move(*checked(std::get_if<0>(&is_))); }
     T &operator*() & noexcept { return value(); }
     const T &operator*() const & noexcept { return value(); }
-    T &&operator*() && noexcept { return std::move(*this).value(); }
+    T operator*() && noexcept { return std::move(*this).value(); }
     T *operator->() noexcept { return &value(); }
     const T *operator->() const noexcept { return &value(); }
 
