@@ -1,4 +1,4 @@
-# Header, libraries with their links, CMake package, pkg-config file. Nothing that is installed knows where it was
+# Headers, libraries with their links, CMake package, pkg-config file. Nothing that is installed knows where it was
 # built or where it was installed to.
 include(CMakePackageConfigHelpers)
 
@@ -6,6 +6,8 @@ set(cleave_cmake_dir "${CMAKE_INSTALL_LIBDIR}/cmake/cleave")
 set(cleave_pc_dir "${CMAKE_INSTALL_LIBDIR}/pkgconfig")
 
 install(FILES "${PROJECT_SOURCE_DIR}/include/cleave/cleave.h" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}/cleave")
+install(DIRECTORY "${PROJECT_SOURCE_DIR}/bindings/cpp/cleave" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}"
+        FILES_MATCHING PATTERN "*.hpp")
 install(PROGRAMS "${cleave_shared}" DESTINATION "${CMAKE_INSTALL_LIBDIR}")
 install(FILES "${cleave_lib_dir}/${cleave_soname}" "${cleave_lib_dir}/libcleave.so" "${cleave_static}"
         DESTINATION "${CMAKE_INSTALL_LIBDIR}")

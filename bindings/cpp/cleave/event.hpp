@@ -1,0 +1,71 @@
+// What engines tell the host.
+// SPDX-License-Identifier: Apache-2.0
+#ifndef CLEAVE_EVENT_HPP
+#define CLEAVE_EVENT_HPP
+
+#include "enums.hpp"
+#include "status.hpp"
+
+#include <chrono>
+#include <cstddef>
+#include <type_traits>
+
+namespace cleave {
+
+/// An accepted request, of the engine that accepted it. 0 is none.
+using RequestId = cleave_request_t;
+
+/// The id of a KV handle, of the cache that holds its blocks. 0 is none.
+using KvId = cleave_kv_t;
+
+/// A cleave_event_t with types. An array of these is an array of those.
+class Event {
+public:
+    Event() noexcept = default;
+    explicit Event(const cleave_event_t &event) noexcept : event_(event) {}
+
+    EventType type() const noexcept { return static_cast<EventType>(event_.type); }
+
+    /// Token, TopLogprob: the id. Others: -1.
+    std::int32_t token() const noexcept { return event_.token; }
+    /// Token, TopLogprob: number of the token since the end of the prompt, from 0. Finished: how many there were.
+    std::uint32_t index() const noexcept { return event_.index; }
+    /// Token of a request with logprobs, TopLogprob: natural logarithm.
+    float logprob() const noexcept { return event_.logprob; }
+
+    /// Finished: why.
+    FinishReason finish_reason() const noexcept { return static_cast<FinishReason>(event_.finish_reason); }
+    /// Finished: how many prompt tokens the prefix cache had; none of a request that continues a handle.
+    std::uint32_t cached_tokens() const noexcept { return event_.cached_tokens; }
+    /// Finished: the KV of the handle did not come, and was computed anew.
+    bool recomputed() const noexcept { return (event_.flags & CLEAVE_EVENT_RECOMPUTED) != 0; }
+    /// Ok, or why the request or the import failed.
+    Status status() const noexcept { return static_cast<Status>(event_.status); }
+
+    /// As given with the request or the import.
+    std::uint64_t user_tag() const noexcept { return event_.user_tag; }
+    RequestId request() const noexcept { return event_.request; }
+    /// The handle, if there is one. Finished: the host's to submit or to release, see Cache::take_kv. KvReady: the
+    /// import. KvStarted: the request's still, see Cache::view.
+    KvId kv() const noexcept { return event_.kv; }
+
+    /// When the event was queued.
+    std::chrono::steady_clock::time_point timestamp() const noexcept
+    {
+        return std::chrono::steady_clock::time_point(std::chrono::nanoseconds(event_.timestamp_ns));
+    }
+
+    const cleave_event_t &get() const noexcept { return event_; }
+    cleave_event_t &get() noexcept { return event_; }
+
+private:
+    cleave_event_t event_{};
+};
+
+static_assert(sizeof(Event) == sizeof(cleave_event_t) && alignof(Event) == alignof(cleave_event_t) &&
+                  std::is_standard_layout_v<Event> && std::is_trivially_copyable_v<Event>,
+              "the library writes cleave_event_t into arrays of Event");
+
+} // namespace cleave
+
+#endif

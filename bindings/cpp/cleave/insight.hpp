@@ -1,0 +1,51 @@
+// Counters.
+// SPDX-License-Identifier: Apache-2.0
+#ifndef CLEAVE_INSIGHT_HPP
+#define CLEAVE_INSIGHT_HPP
+
+#include "enums.hpp"
+#include "owner.hpp"
+
+#include <string>
+
+namespace cleave {
+
+/// Counters of one engine since it was created.
+struct Metrics : cleave_metrics_t {
+    using Time = std::chrono::nanoseconds;
+
+    /// Of the last step.
+    Role role() const noexcept { return static_cast<Role>(cleave_metrics_t::role); }
+    Time busy() const noexcept { return Time(busy_ns); }
+    Time last_step_age() const noexcept { return Time(last_step_age_ns); }
+    Time handoff_total() const noexcept { return Time(handoff_ns_total); }
+    Time handoff_last() const noexcept { return Time(handoff_ns_last); }
+    Time step_last() const noexcept { return Time(step_ns_last); }
+    Time step_max() const noexcept { return Time(step_ns_max); }
+    Time export_last() const noexcept { return Time(export_ns_last); }
+    Time role_switch_last() const noexcept { return Time(role_switch_ns_last); }
+    Time kv_exposed_total() const noexcept { return Time(kv_exposed_ns_total); }
+    Time kv_exposed_last() const noexcept { return Time(kv_exposed_ns_last); }
+};
+
+/// Who holds the blocks of a cache.
+struct Audit : cleave_audit_t {};
+
+/// Replaces what is in `out` by the counters of every engine of the process as OpenMetrics text.
+inline Result<void> metrics_text(std::string &out)
+{
+    const auto call = [](char *data, std::size_t cap, std::size_t *n) { return cleave_metrics_text(data, cap, n); };
+    return detail::result_of(detail::fill(out, out.capacity() + 4096, call));
+}
+inline Result<std::string> metrics_text()
+{
+    std::string out;
+    const auto done = metrics_text(out);
+    if (!done)
+        return done.error();
+    return out;
+}
+
+} // namespace cleave
+
+#endif

@@ -1,0 +1,103 @@
+// What the owners of the library's objects have in common, and the ways in which C functions take arguments.
+// SPDX-License-Identifier: Apache-2.0
+#ifndef CLEAVE_OWNER_HPP
+#define CLEAVE_OWNER_HPP
+
+#include "result.hpp"
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+
+namespace cleave {
+
+/// A timeout without an end.
+inline constexpr std::chrono::milliseconds forever = std::chrono::milliseconds::max();
+
+namespace detail {
+
+/// Owns one C object. The pointer is atomic so that reset() may meet calls of other threads.
+template <class T, void (*End)(T *)> class Owner {
+public:
+    Owner() noexcept = default;
+    Owner(Owner &&other) noexcept : object_(other.take()) {}
+    Owner &operator=(Owner &&other) noexcept
+    {
+        if (this != &other)
+            reset(other.take());
+        return *this;
+    }
+    ~Owner() { reset(); }
+
+    /// The C object, still owned by this; NULL if there is none.
+    T *get() const noexcept { return object_.load(std::memory_order_acquire); }
+    explicit operator bool() const noexcept { return get() != nullptr; }
+
+    /// Gives ownership up: the caller ends the object.
+    [[nodiscard]] T *take() noexcept { return object_.exchange(nullptr, std::memory_order_acq_rel); }
+
+    /// Ends the object, if there is one, and owns `object` from now on.
+    void reset(T *object = nullptr) noexcept
+    {
+        T *old = object_.exchange(object, std::memory_order_acq_rel);
+        if (old != nullptr)
+            End(old);
+    }
+
+protected:
+    explicit Owner(T *object) noexcept : object_(object) {}
+
+private:
+    std::atomic<T *> object_{nullptr};
+};
+
+/// Milliseconds as C takes them: below 0 is 0, what does not fit is UINT32_MAX.
+inline std::uint32_t to_ms(std::chrono::milliseconds time) noexcept
+{
+    if (time.count() <= 0)
+        return 0;
+    return time.count() < INT64_C(0xffffffff) ? static_cast<std::uint32_t>(time.count()) : UINT32_MAX;
+}
+
+/// A C struct with its size in it.
+template <class T> T sized() noexcept
+{
+    T value{};
+    value.struct_size = sizeof value;
+    return value;
+}
+
+/// Reads an info struct `Info`, derived from the C struct `C`, by `call(C *)`.
+template <class Info, class C, class Call> Result<Info> read_info(Call call) noexcept
+{
+    static_assert(sizeof(Info) == sizeof(C), "an info struct adds methods only");
+    Info info{};
+    info.struct_size = sizeof(C);
+    const cleave_status_t status = call(static_cast<C *>(&info));
+    if (status != CLEAVE_OK)
+        return Error(static_cast<Status>(status));
+    return info;
+}
+
+/// Fills `out` by `call(data, cap, &n)`, which follows the conventions for buffers: once if `guess` elements are
+/// enough. What was there is replaced, its memory used again; after a failure it is empty.
+template <class Container, class Call> cleave_status_t fill(Container &out, std::size_t guess, Call call)
+{
+    for (out.resize(guess);;) {
+        std::size_t n = 0;
+        const cleave_status_t status = call(out.data(), out.size(), &n);
+        if (status == CLEAVE_ERR_INVALID_ARGUMENT && n > out.size()) {
+            out.resize(n);
+            continue;
+        }
+        out.resize(status == CLEAVE_OK ? n : 0);
+        return status;
+    }
+}
+
+} // namespace detail
+
+} // namespace cleave
+
+#endif

@@ -1,0 +1,117 @@
+// A value, or why there is none.
+// SPDX-License-Identifier: Apache-2.0
+#ifndef CLEAVE_RESULT_HPP
+#define CLEAVE_RESULT_HPP
+
+#include "status.hpp"
+
+#include <cstdlib>
+#include <utility>
+#include <variant>
+
+namespace cleave {
+
+/// What a function returns that can fail: a `T`, or an Error. As std::expected<T, Error>.
+template <class T> class [[nodiscard]] Result {
+public:
+    using value_type = T;
+
+    Result(T &&value) noexcept : is_(std::in_place_index<0>, std::move(value)) {}
+    Result(const T &value) : is_(std::in_place_index<0>, value) {}
+    Result(const Error &error) noexcept : is_(std::in_place_index<1>, error) {}
+
+    bool has_value() const noexcept { return is_.index() == 0; }
+    explicit operator bool() const noexcept { return has_value(); }
+
+    /// The value; of a temporary the value itself, so that `for (x : *f())` is sound. It is a mistake to ask for it
+    /// where there is none: ends the program.
+    T &value() & noexcept { return *checked(std::get_if<0>(&is_)); }
+    const T &value() const & noexcept { return *checked(std::get_if<0>(&is_)); }
+    T value() && noexcept { return std::move(*checked(std::get_if<0>(&is_))); }
+    T &operator*() & noexcept { return value(); }
+    const T &operator*() const & noexcept { return value(); }
+    T operator*() && noexcept { return std::move(*this).value(); }
+    T *operator->() noexcept { return &value(); }
+    const T *operator->() const noexcept { return &value(); }
+
+    template <class U> T value_or(U &&other) const &
+    {
+        return has_value() ? value() : static_cast<T>(std::forward<U>(other));
+    }
+    template <class U> T value_or(U &&other) &&
+    {
+        return has_value() ? std::move(*this).value() : static_cast<T>(std::forward<U>(other));
+    }
+
+    /// Why there is no value; its code is Ok where there is one.
+    Error error() const noexcept { return has_value() ? Error() : *std::get_if<1>(&is_); }
+    Status status() const noexcept { return has_value() ? Status::Ok : std::get_if<1>(&is_)->code(); }
+
+#ifdef CLEAVE_EXCEPTIONS
+    /// The value, or an Exception.
+    T &or_throw() &
+    {
+        if (!has_value())
+            throw Exception(error());
+        return value();
+    }
+    T or_throw() && { return std::move(or_throw()); }
+#endif
+
+private:
+    template <class P> static P checked(P value) noexcept
+    {
+        if (value == nullptr)
+            std::abort();
+        return value;
+    }
+
+    std::variant<T, Error> is_;
+};
+
+/// Of a function that gives nothing but can fail.
+template <> class [[nodiscard]] Result<void> {
+public:
+    using value_type = void;
+
+    Result() noexcept = default;
+    Result(const Error &error) noexcept : error_(error) {}
+
+    bool has_value() const noexcept { return error_.code() == Status::Ok; }
+    explicit operator bool() const noexcept { return has_value(); }
+    void value() const noexcept
+    {
+        if (!has_value())
+            std::abort();
+    }
+    const Error &error() const noexcept { return error_; }
+    Status status() const noexcept { return error_.code(); }
+
+#ifdef CLEAVE_EXCEPTIONS
+    void or_throw() const
+    {
+        if (!has_value())
+            throw Exception(error_);
+    }
+#endif
+
+private:
+    Error error_;
+};
+
+namespace detail {
+
+/// The result of a C function that gives no text.
+inline Result<void> result_of(cleave_status_t status) noexcept { return Error(static_cast<Status>(status)); }
+
+/// The result of one that does.
+inline Result<void> result_of(cleave_status_t status, const cleave_error_t &error) noexcept
+{
+    return status == CLEAVE_OK ? Result<void>() : Result<void>(Error(error));
+}
+
+} // namespace detail
+
+} // namespace cleave
+
+#endif
