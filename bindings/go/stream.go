@@ -60,6 +60,14 @@ func (s *Stream) Close() error {
 	return nil
 }
 
+// Cancel ends the request at the engine's next step, and does not wait for that. Unlike after [Stream.Close] the stream
+// can be read to its end: the tokens until then, and EventFinished with [ErrCancelled], which tells Index and
+// CachedTokens as any other.
+func (s *Stream) Cancel() {
+	defer runtime.KeepAlive(s)
+	s.inbox.cancel(s.inbox.id())
+}
+
 // Export stops the generation at the engine's next step and hands it over: EventFinished ([FinishExported]) carries the
 // KV handle, from which any engine goes on with the token that would have been next. It does not wait for that. A
 // generation that ends before ends as it would have.
