@@ -1,9 +1,9 @@
 package cleave
 
 import (
-	"errors"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"cleave/go/internal/capi"
@@ -17,6 +17,7 @@ type dispatcher struct {
 	done chan struct{}
 
 	closing sync.Once
+	ending  atomic.Bool // close has begun
 
 	mu      sync.Mutex
 	slots   slots
@@ -60,7 +61,7 @@ func (d *dispatcher) run() {
 		// first event of an empty queue: reading until the queue is empty before waiting loses nothing.
 		err = conn.Read(func(uintptr) bool { return !d.drain() })
 	}
-	if err != nil && !errors.Is(err, os.ErrClosed) {
+	if err != nil && !d.ending.Load() {
 		d.abandonAll(newError(ErrIO, "watch the queue", err))
 	}
 }
@@ -145,6 +146,7 @@ func (d *dispatcher) abandonAll(err error) {
 // close ends the goroutine, hands on what is in the queue still, and abandons who waits for more.
 func (d *dispatcher) close() {
 	d.closing.Do(func() {
+		d.ending.Store(true)
 		d.file.Close()
 		<-d.done
 		d.drain()

@@ -56,7 +56,7 @@ const (
 )
 
 // ErrClosed is what a method of an object returns, beside the library's code, after Close was called on it.
-var ErrClosed = errors.New("cleave: closed")
+var ErrClosed = errors.New("closed")
 
 // Error returns "cleave: " and the code's name.
 func (c Code) Error() string { return "cleave: " + c.String() }

@@ -62,8 +62,8 @@ func newKV(cache *Cache, id uint64, landing *landing) *KV {
 // Close releases the handle; its blocks are free once no transfer touches them. A handle that was submitted, fetched,
 // closed before or has expired is left alone, so that a deferred Close is right in any case. It always returns nil.
 //
-// The handle of [EventKVStarted] belongs to its request until that ends: closing it before ends it for the importer,
-// and the request goes on.
+// The handle of [EventKVStarted] belongs to its request until that ends: closing it before that takes it from whoever
+// imports it, while the request goes on and may end with another handle.
 func (kv *KV) Close() error {
 	kv.mu.Lock()
 	defer kv.mu.Unlock()
@@ -83,7 +83,7 @@ func (kv *KV) take(cache *Cache) error {
 	defer kv.mu.Unlock()
 	switch {
 	case kv.closed:
-		return newError(ErrExpired, "the KV handle", ErrClosed)
+		return newError(ErrNotFound, "the KV handle", ErrClosed)
 	case kv.taken:
 		return newError(ErrExpired, "the KV handle was submitted before")
 	case kv.cache != cache:

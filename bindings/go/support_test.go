@@ -2,7 +2,11 @@ package cleave
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
+	"runtime"
+	"runtime/pprof"
 	"sync"
 	"testing"
 	"time"
@@ -38,7 +42,15 @@ func newCache(t testing.TB, config CacheConfig) *Cache {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { cache.Close() })
+	t.Cleanup(func() {
+		// Runs after the engines were closed: nothing may be left in the cache.
+		eventually(t, "clean cache", func() (bool, any) {
+			audit, err := cache.Audit()
+			clean := audit.ByRequests == 0 && audit.ByTransfers == 0 && audit.ByExports == 0 && audit.Leaked == 0
+			return errors.Is(err, ErrClosed) || err == nil && clean, audit
+		})
+		cache.Close()
+	})
 	return cache
 }
 
@@ -55,6 +67,14 @@ func newEngine(t testing.TB, cache *Cache, config EngineConfig) *Engine {
 	return engine
 }
 
+// facts tokenised, with a question behind them.
+func ask(t testing.TB, question string) []int32 { return tokenize(t, facts+question) }
+
+// long is a request that runs until it is stopped, or its context is full.
+func long(t testing.TB) Request {
+	return Request{Prompt: ask(t, "the old farmer"), IgnoreEOS: true, MaxNewTokens: 400}
+}
+
 func tokenize(t testing.TB, text string) []int32 {
 	t.Helper()
 	tokens, err := testModel(t).Tokenize(text)
@@ -62,6 +82,56 @@ func tokenize(t testing.TB, text string) []int32 {
 		t.Fatal(err)
 	}
 	return tokens
+}
+
+// eventually waits for something that other goroutines and threads bring about.
+func eventually(t testing.TB, what string, done func() (bool, any)) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		ok, seen := done()
+		if ok {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no %s: %+v", what, seen)
+		}
+	}
+}
+
+// expect checks that an error is of all of these.
+func expect(t testing.TB, err error, targets ...error) {
+	t.Helper()
+	for _, target := range targets {
+		if !errors.Is(err, target) {
+			t.Errorf("%v is not %v", err, target)
+		}
+	}
+}
+
+// must is for calls that give a value and an error.
+func must[T any](t testing.TB) func(T, error) T {
+	return func(value T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return value
+	}
+}
+
+// TestMain looks for goroutines that nobody ended.
+func TestMain(m *testing.M) {
+	before := runtime.NumGoroutine()
+	code := m.Run()
+	for range 2000 {
+		if code != 0 || runtime.NumGoroutine() <= before {
+			os.Exit(code)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	pprof.Lookup("goroutine").WriteTo(os.Stderr, 1)
+	fmt.Fprintln(os.Stderr, "goroutines are left")
+	os.Exit(1)
 }
 
 // testContext ends with the test, and long before the test binary loses patience.
