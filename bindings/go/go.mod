@@ -1,0 +1,3 @@
+module cleave/go
+
+go 1.24

@@ -1,0 +1,241 @@
+/*
+ * Objects are names, not addresses: in Go they are uintptr, so that the garbage collector never sees one as a pointer.
+ * Bytes have a type, so that cgo knows that there are no pointers among them, whatever they are a part of. These are the
+ * functions of cleave.h with those two changes.
+ */
+#ifndef CLEAVE_GO_BRIDGE_H
+#define CLEAVE_GO_BRIDGE_H
+
+#include <cleave/cleave.h>
+#include <stddef.h>
+
+/* capi.Event is this, field by field. */
+_Static_assert(sizeof(cleave_event_t) >= 64 && offsetof(cleave_event_t, type) == 0 &&
+                   offsetof(cleave_event_t, finish_reason) == 4 && offsetof(cleave_event_t, status) == 8 &&
+                   offsetof(cleave_event_t, token) == 12 && offsetof(cleave_event_t, user_tag) == 16 &&
+                   offsetof(cleave_event_t, request) == 24 && offsetof(cleave_event_t, kv) == 32 &&
+                   offsetof(cleave_event_t, timestamp_ns) == 40 && offsetof(cleave_event_t, index) == 48 &&
+                   offsetof(cleave_event_t, logprob) == 52 && offsetof(cleave_event_t, cached_tokens) == 56 &&
+                   offsetof(cleave_event_t, flags) == 60,
+               "capi.Event is another struct than cleave_event_t");
+
+typedef uintptr_t name_t;
+
+static inline cleave_status_t bridge_model_load(const char *path, name_t *out, cleave_error_t *err)
+{
+    cleave_model_t *model;
+    cleave_status_t status = cleave_model_load(path, &model, err);
+    if (status == CLEAVE_OK)
+        *out = (name_t)model;
+    return status;
+}
+
+static inline void bridge_model_release(name_t model)
+{
+    cleave_model_release((cleave_model_t *)model);
+}
+
+static inline cleave_status_t bridge_model_info(name_t model, cleave_model_info_t *out)
+{
+    return cleave_model_info((const cleave_model_t *)model, out);
+}
+
+static inline cleave_status_t bridge_tokenize(name_t model, const char *text, size_t len, uint32_t flags, int32_t *tokens,
+                                              size_t cap, size_t *n, cleave_error_t *err)
+{
+    return cleave_tokenize((const cleave_model_t *)model, text, len, flags, tokens, cap, n, err);
+}
+
+static inline cleave_status_t bridge_token_bytes(name_t model, int32_t token, uint8_t *buf, size_t cap, size_t *n,
+                                                 cleave_error_t *err)
+{
+    return cleave_token_bytes((const cleave_model_t *)model, token, buf, cap, n, err);
+}
+
+static inline cleave_status_t bridge_chat_prompt(name_t model, const char *json, size_t len, char *text, size_t cap,
+                                                 size_t *n, cleave_error_t *err)
+{
+    return cleave_chat_prompt((const cleave_model_t *)model, json, len, text, cap, n, err);
+}
+
+static inline cleave_status_t bridge_detokenizer_create(name_t model, name_t *out, cleave_error_t *err)
+{
+    cleave_detokenizer_t *d;
+    cleave_status_t status = cleave_detokenizer_create((const cleave_model_t *)model, &d, err);
+    if (status == CLEAVE_OK)
+        *out = (name_t)d;
+    return status;
+}
+
+static inline cleave_status_t bridge_detokenizer_push(name_t d, int32_t token, char *text, size_t cap, size_t *n)
+{
+    return cleave_detokenizer_push((cleave_detokenizer_t *)d, token, text, cap, n);
+}
+
+static inline cleave_status_t bridge_detokenizer_flush(name_t d, char *text, size_t cap, size_t *n)
+{
+    return cleave_detokenizer_flush((cleave_detokenizer_t *)d, text, cap, n);
+}
+
+static inline void bridge_detokenizer_destroy(name_t d)
+{
+    cleave_detokenizer_destroy((cleave_detokenizer_t *)d);
+}
+
+static inline cleave_status_t bridge_cache_create(name_t model, const int32_t *devices, size_t n_devices,
+                                                  const cleave_cache_config_t *config, name_t *out, cleave_error_t *err)
+{
+    cleave_cache_t *cache;
+    cleave_status_t status = cleave_cache_create((cleave_model_t *)model, devices, n_devices, config, &cache, err);
+    if (status == CLEAVE_OK)
+        *out = (name_t)cache;
+    return status;
+}
+
+static inline void bridge_cache_destroy(name_t cache)
+{
+    cleave_cache_destroy((cleave_cache_t *)cache);
+}
+
+static inline cleave_status_t bridge_cache_listen(name_t cache, const char *address, const char *advertise, uint32_t flags,
+                                                  uint16_t *port, cleave_error_t *err)
+{
+    return cleave_cache_listen((cleave_cache_t *)cache, address, advertise, flags, port, err);
+}
+
+static inline cleave_status_t bridge_cache_address(name_t cache, uint8_t *buf, size_t cap, size_t *len, cleave_error_t *err)
+{
+    return cleave_cache_address((cleave_cache_t *)cache, buf, cap, len, err);
+}
+
+static inline cleave_status_t bridge_cache_pair(name_t cache, const uint8_t *address, size_t len, uint32_t transport,
+                                                cleave_pair_report_t *out, cleave_error_t *err)
+{
+    return cleave_cache_pair((cleave_cache_t *)cache, address, len, transport, out, err);
+}
+
+static inline cleave_status_t bridge_cache_audit(name_t cache, cleave_audit_t *out)
+{
+    return cleave_cache_audit((cleave_cache_t *)cache, out);
+}
+
+static inline cleave_status_t bridge_queue_create(uint32_t capacity, name_t *out, cleave_error_t *err)
+{
+    cleave_queue_t *queue;
+    cleave_status_t status = cleave_queue_create(capacity, &queue, err);
+    if (status == CLEAVE_OK)
+        *out = (name_t)queue;
+    return status;
+}
+
+static inline void bridge_queue_destroy(name_t queue)
+{
+    cleave_queue_destroy((cleave_queue_t *)queue);
+}
+
+static inline int bridge_queue_fd(name_t queue)
+{
+    return cleave_queue_fd((const cleave_queue_t *)queue);
+}
+
+static inline cleave_status_t bridge_poll(name_t queue, cleave_event_t *events, size_t event_size, size_t capacity, size_t *n)
+{
+    return cleave_poll((cleave_queue_t *)queue, events, event_size, capacity, 0, n);
+}
+
+static inline cleave_status_t bridge_engine_create(name_t cache, name_t queue, const cleave_engine_config_t *config,
+                                                   name_t *out, cleave_error_t *err)
+{
+    cleave_engine_t *engine;
+    cleave_status_t status = cleave_engine_create((cleave_cache_t *)cache, (cleave_queue_t *)queue, config, &engine, err);
+    if (status == CLEAVE_OK)
+        *out = (name_t)engine;
+    return status;
+}
+
+static inline cleave_status_t bridge_engine_set_role(name_t engine, uint32_t role, cleave_error_t *err)
+{
+    return cleave_engine_set_role((cleave_engine_t *)engine, role, err);
+}
+
+static inline cleave_status_t bridge_engine_drain(name_t engine, uint32_t timeout_ms)
+{
+    return cleave_engine_drain((cleave_engine_t *)engine, timeout_ms);
+}
+
+static inline void bridge_engine_destroy(name_t engine)
+{
+    cleave_engine_destroy((cleave_engine_t *)engine);
+}
+
+static inline cleave_status_t bridge_engine_metrics(name_t engine, cleave_metrics_t *out)
+{
+    return cleave_engine_metrics((cleave_engine_t *)engine, out);
+}
+
+static inline cleave_status_t bridge_submit(name_t engine, const cleave_request_desc_t *requests, size_t n_requests,
+                                            const int32_t *tokens, size_t n_tokens, uint64_t *ids, size_t *n_accepted,
+                                            cleave_error_t *err)
+{
+    return cleave_submit((cleave_engine_t *)engine, requests, n_requests, tokens, n_tokens, ids, n_accepted, err);
+}
+
+static inline cleave_status_t bridge_cancel(name_t engine, uint64_t id)
+{
+    return cleave_cancel((cleave_engine_t *)engine, id);
+}
+
+static inline cleave_status_t bridge_export(name_t engine, uint64_t id)
+{
+    return cleave_export((cleave_engine_t *)engine, id);
+}
+
+static inline cleave_status_t bridge_kv_info(name_t cache, uint64_t kv, cleave_kv_info_t *out)
+{
+    return cleave_kv_info((cleave_cache_t *)cache, kv, out);
+}
+
+static inline cleave_status_t bridge_kv_ticket(name_t cache, uint64_t kv, uint8_t *buf, size_t cap, size_t *len,
+                                               cleave_error_t *err)
+{
+    return cleave_kv_ticket((cleave_cache_t *)cache, kv, buf, cap, len, err);
+}
+
+static inline cleave_status_t bridge_kv_read_image(name_t cache, uint64_t kv, uint64_t offset, uint8_t *buf, size_t cap,
+                                                   size_t *len, cleave_error_t *err)
+{
+    return cleave_kv_read_image((cleave_cache_t *)cache, kv, offset, buf, cap, len, err);
+}
+
+static inline cleave_status_t bridge_kv_import(name_t cache, name_t queue, const uint8_t *data, size_t len, uint64_t user_tag,
+                                               uint64_t *kv, cleave_error_t *err)
+{
+    return cleave_kv_import((cleave_cache_t *)cache, (cleave_queue_t *)queue, data, len, user_tag, kv, err);
+}
+
+static inline cleave_status_t bridge_kv_save(name_t cache, uint64_t kv, const char *path, cleave_error_t *err)
+{
+    return cleave_kv_save((cleave_cache_t *)cache, kv, path, err);
+}
+
+static inline cleave_status_t bridge_kv_load(name_t cache, const char *path, uint64_t *kv, cleave_error_t *err)
+{
+    return cleave_kv_load((cleave_cache_t *)cache, path, kv, err);
+}
+
+static inline cleave_status_t bridge_kv_duplicate(name_t cache, uint64_t kv, uint64_t *out, cleave_error_t *err)
+{
+    return cleave_kv_duplicate((cleave_cache_t *)cache, kv, out, err);
+}
+
+static inline cleave_status_t bridge_kv_renew(name_t cache, uint64_t kv, uint32_t lease_ms)
+{
+    return cleave_kv_renew((cleave_cache_t *)cache, kv, lease_ms);
+}
+
+static inline cleave_status_t bridge_kv_release(name_t cache, uint64_t kv)
+{
+    return cleave_kv_release((cleave_cache_t *)cache, kv);
+}
+
+#endif

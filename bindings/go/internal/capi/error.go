@@ -1,0 +1,50 @@
+// Package capi is the C API of cleave in Go's types: every function of cleave.h once, and nothing on top of it.
+//
+// It holds all of the cgo. Objects are uintptr (see bridge.h), results are copied, and a failure is an *Error.
+package capi
+
+// #include "bridge.h"
+import "C"
+
+import "unsafe"
+
+// Error is a status other than CLEAVE_OK. Message is empty where the function gives none.
+type Error struct {
+	Status  int32
+	Message string
+}
+
+// failure makes an Error of a status and the text that came with it. err may be nil.
+func failure(status C.cleave_status_t, err *C.cleave_error_t) *Error {
+	if status == C.CLEAVE_OK {
+		return nil
+	}
+	e := &Error{Status: int32(status)}
+	if err != nil {
+		e.Message = text(err.message[:])
+	}
+	return e
+}
+
+// text is what stands in a fixed array before its NUL.
+func text(chars []C.char) string {
+	n := 0
+	for n < len(chars) && chars[n] != 0 {
+		n++
+	}
+	return string(unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(chars))), n))
+}
+
+// StatusString is the name of a status, as "NOT_FOUND".
+func StatusString(status int32) string {
+	return C.GoString(C.cleave_status_string(C.cleave_status_t(status)))
+}
+
+// APIVersion is (major << 16) | minor of the library that was loaded.
+func APIVersion() uint32 { return uint32(C.cleave_api_version()) }
+
+// HeaderVersion is the same of the header that this package was compiled with.
+func HeaderVersion() uint32 { return C.CLEAVE_API_MAJOR<<16 | C.CLEAVE_API_MINOR }
+
+// VersionString is the library's release.
+func VersionString() string { return C.GoString(C.cleave_version_string()) }

@@ -1,0 +1,7 @@
+/* What the library calls: the Go function, whose C declaration knows no const. */
+#include "_cgo_export.h"
+
+void cleave_go_log(uintptr_t user_data, int32_t level, const char *target, const char *message)
+{
+    cleaveGoLog(user_data, level, (char *)target, (char *)message);
+}

@@ -1,0 +1,74 @@
+package capi
+
+// #include "bridge.h"
+//
+// extern void cleave_go_log(uintptr_t user_data, int32_t level, const char *target, const char *message);
+import "C"
+
+import "sync"
+
+// LogSink takes one message of the library's log.
+type LogSink func(level int32, target, message string)
+
+// sinks holds the sinks that the library may call, by the number that it knows them by. set tells whether the call
+// that brought one in has returned.
+var sinks = struct {
+	sync.Mutex
+	last uintptr
+	all  map[uintptr]*sink
+}{all: map[uintptr]*sink{}}
+
+type sink struct {
+	call LogSink
+	set  bool
+}
+
+// LogSet is cleave_log_set: nil turns the log off. From within a sink it is refused by the library, as it is in C.
+func LogSet(level int32, call LogSink) *Error {
+	var fn C.cleave_log_fn
+	sinks.Lock()
+	sinks.last++
+	id := sinks.last
+	var replaced []uintptr
+	for old, s := range sinks.all {
+		if s.set {
+			replaced = append(replaced, old)
+		}
+	}
+	if call == nil {
+		level = C.CLEAVE_LOG_OFF
+	} else {
+		sinks.all[id] = &sink{call: call}
+		fn = C.cleave_log_fn(C.cleave_go_log)
+	}
+	sinks.Unlock()
+
+	// Not under the lock: this waits for the sink that it replaces.
+	err := failure(C.cleave_log_set(C.int32_t(level), fn, C.uintptr_t(id)), nil)
+
+	sinks.Lock()
+	defer sinks.Unlock()
+	if err != nil {
+		delete(sinks.all, id)
+		return err
+	}
+	// What was set before this call began is never called again. Of two calls at once neither knows which came first, and
+	// both sinks stay until the next.
+	for _, old := range replaced {
+		delete(sinks.all, old)
+	}
+	if s := sinks.all[id]; s != nil {
+		s.set = true
+	}
+	return nil
+}
+
+//export cleaveGoLog
+func cleaveGoLog(id C.uintptr_t, level C.int32_t, target, message *C.char) {
+	sinks.Lock()
+	s := sinks.all[uintptr(id)]
+	sinks.Unlock()
+	if s != nil {
+		s.call(int32(level), C.GoString(target), C.GoString(message))
+	}
+}

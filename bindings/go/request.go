@@ -1,0 +1,152 @@
+package cleave
+
+import (
+	"math"
+	"sync"
+	"time"
+
+	"cleave/go/internal/capi"
+)
+
+// Request is what an engine is asked for. The zero value of a field means default: of a fresh request the value named
+// here, of one that continues a KV handle the handle's own.
+type Request struct {
+	// Prompt are token ids; with KV those that follow it, which may be none.
+	Prompt []int32
+	// KV is the handle to continue from. An accepted request consumes it; a refused one leaves it as it was. It has to
+	// be of the engine's cache.
+	KV *KV
+
+	// MaxNewTokens is how many tokens to generate after the last prompt token, over all engines. Default: until the
+	// context is full.
+	MaxNewTokens int
+	// MinNewTokens: neither stop tokens nor stop sequences end the generation before this many.
+	MinNewTokens int
+	// Stop are ids that end the generation, beside the model's EOS ids.
+	Stop []int32
+	// StopSequences are sequences of ids that end it.
+	StopSequences [][]int32
+	// IgnoreEOS does not stop at the model's EOS ids.
+	IgnoreEOS bool
+
+	// Temperature. Default: 0, greedy.
+	Temperature float32
+	// TopK samples from the k likeliest. Default: all.
+	TopK int
+	// TopP samples from the likeliest that make up this much, in (0, 1]. Default: 1.
+	TopP float32
+	// MinP drops what is less likely than this share of the likeliest, in [0, 1]. Default: 0.
+	MinP float32
+	// RepetitionPenalty is over prompt and generated tokens. Default: 1, none.
+	RepetitionPenalty float32
+	// PresencePenalty and FrequencyPenalty are over generated tokens. Default: 0, none.
+	PresencePenalty  float32
+	FrequencyPenalty float32
+	// LogitBias is added to the logits of these tokens.
+	LogitBias map[int32]float32
+	// Seed: equal seeds give equal samples, whatever else runs. Default: a random one.
+	Seed uint64
+
+	// Logprobs: tokens carry their log-probability.
+	Logprobs bool
+	// TopLogprobs is how many alternatives to report for each token, 0 to 128; more than 0 implies Logprobs.
+	TopLogprobs int
+
+	// Priority: higher runs first. Default: 0.
+	Priority int
+	// Timeout is how long after its submission the request ends with [ErrTimeout]; the engine sees to it. Default:
+	// never. The context of a stream is independent of it.
+	Timeout time.Duration
+	// CacheSalt: requests share cached prefixes only with requests of the same salt.
+	CacheSalt uint64
+
+	// KeepKV: the end of the request hands over a KV handle. Implied on a prefill engine.
+	KeepKV bool
+	// StreamKV, on an engine whose role is prefill: [EventKVStarted] carries the handle as soon as the prompt's turn has
+	// come, so that its ticket can go out and the importer pulls what is computed while the rest is. The handle belongs
+	// to the request: it fails if that ends without its KV, and EventFinished carries it otherwise.
+	StreamKV bool
+	// EmitPending repeats the token that came with the handle.
+	EmitPending bool
+	// OverrideSampling, with a handle: take every sampling and stop field from this request and none from the handle.
+	OverrideSampling bool
+	// Recompute: if the KV of the handle does not come, compute it here from the ticket's tokens instead of ending with
+	// an error. The tokens are the same, later. Of a handle whose prompt was still being computed the first token
+	// (Index 0) is then sampled and reported here, with or without EmitPending.
+	Recompute bool
+}
+
+// arguments are requests as the C API takes them: with one array for all their tokens.
+type arguments struct {
+	requests []capi.Request
+	tokens   []int32
+}
+
+var argumentsPool = sync.Pool{New: func() any { return new(arguments) }}
+
+func (a *arguments) reset() {
+	a.requests, a.tokens = a.requests[:0], a.tokens[:0]
+}
+
+// place copies tokens into the array.
+func (a *arguments) place(tokens []int32) capi.Range {
+	begin := len(a.tokens)
+	a.tokens = append(a.tokens, tokens...)
+	return capi.Range{Begin: uint32(begin), Len: uint32(len(tokens))}
+}
+
+// add appends a request.
+func (a *arguments) add(r *Request, tag uint64) error {
+	var n numbers
+	c := capi.Request{
+		Tag:               tag,
+		Prompt:            a.place(r.Prompt),
+		Stop:              a.place(r.Stop),
+		MaxNewTokens:      n.uint32("MaxNewTokens", r.MaxNewTokens),
+		MinNewTokens:      n.uint32("MinNewTokens", r.MinNewTokens),
+		TopK:              n.uint32("TopK", r.TopK),
+		Priority:          n.uint32("Priority", r.Priority),
+		Temperature:       r.Temperature,
+		TopP:              r.TopP,
+		MinP:              r.MinP,
+		RepetitionPenalty: r.RepetitionPenalty,
+		PresencePenalty:   r.PresencePenalty,
+		FrequencyPenalty:  r.FrequencyPenalty,
+		Seed:              r.Seed,
+		DeadlineUS:        n.ticks("Timeout", r.Timeout, time.Microsecond, math.MaxUint64),
+		CacheSalt:         r.CacheSalt,
+	}
+	if c.Logprobs = int32(r.TopLogprobs); int(c.Logprobs) != r.TopLogprobs {
+		n.fail("TopLogprobs", r.TopLogprobs)
+	}
+	if r.KV != nil {
+		c.KV = r.KV.id
+	}
+	c.Flags = flag(r.KeepKV, capi.RequestKeepKV) | flag(r.Logprobs, capi.RequestLogprobs) |
+		flag(r.EmitPending, capi.RequestEmitPending) | flag(r.IgnoreEOS, capi.RequestIgnoreEOS) |
+		flag(r.OverrideSampling, capi.RequestOverrideSampling) | flag(r.StreamKV, capi.RequestStreamKV) |
+		flag(r.Recompute, capi.RequestRecompute)
+	begin := len(a.tokens)
+	for _, sequence := range r.StopSequences {
+		a.tokens = append(a.tokens, int32(len(sequence)))
+		a.tokens = append(a.tokens, sequence...)
+	}
+	c.StopSequences = capi.Range{Begin: uint32(begin), Len: uint32(len(a.tokens) - begin)}
+	begin = len(a.tokens)
+	for token, bias := range r.LogitBias {
+		a.tokens = append(a.tokens, token, int32(math.Float32bits(bias)))
+	}
+	c.LogitBias = capi.Range{Begin: uint32(begin), Len: uint32(len(a.tokens) - begin)}
+	if uint64(len(a.tokens)) > math.MaxUint32 {
+		n.fail("the number of tokens", len(a.tokens))
+	}
+	a.requests = append(a.requests, c)
+	return n.err
+}
+
+func flag(wanted bool, bit uint32) uint32 {
+	if wanted {
+		return bit
+	}
+	return 0
+}

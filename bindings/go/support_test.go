@@ -1,0 +1,180 @@
+package cleave
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/pprof"
+	"sync"
+	"testing"
+	"time"
+)
+
+// facts is a prompt that the model in models/tiny answers questions to.
+const facts = "the red box holds a key. anna lives in paris. the blue jar holds a coin. tom likes the colour green. "
+
+func modelPath() string {
+	if path := os.Getenv("CLEAVE_TEST_MODEL"); path != "" {
+		return path
+	}
+	return "../../models/tiny"
+}
+
+var tiny = sync.OnceValues(func() (*Model, error) { return Load(modelPath()) })
+
+func testModel(t testing.TB) *Model {
+	t.Helper()
+	m, err := tiny()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func newCache(t testing.TB, config CacheConfig) *Cache {
+	t.Helper()
+	if config.BytesPerDevice == 0 {
+		config.BytesPerDevice = 16 << 20
+	}
+	cache, err := testModel(t).NewCache(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		// Runs after the engines were closed: nothing may be left in the cache.
+		eventually(t, "clean cache", func() (bool, any) {
+			audit, err := cache.Audit()
+			clean := audit.ByRequests == 0 && audit.ByTransfers == 0 && audit.ByExports == 0 && audit.Leaked == 0
+			return errors.Is(err, ErrClosed) || err == nil && clean, audit
+		})
+		cache.Close()
+	})
+	return cache
+}
+
+func newEngine(t testing.TB, cache *Cache, config EngineConfig) *Engine {
+	t.Helper()
+	if config.Threads == 0 {
+		config.Threads = 1
+	}
+	engine, err := cache.NewEngine(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { engine.Close() })
+	return engine
+}
+
+// facts tokenised, with a question behind them.
+func ask(t testing.TB, question string) []int32 { return tokenize(t, facts+question) }
+
+// long is a request that runs until it is stopped, or its context is full.
+func long(t testing.TB) Request {
+	return Request{Prompt: ask(t, "the old farmer"), IgnoreEOS: true, MaxNewTokens: 400}
+}
+
+func tokenize(t testing.TB, text string) []int32 {
+	t.Helper()
+	tokens, err := testModel(t).Tokenize(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tokens
+}
+
+// eventually waits for something that other goroutines and threads bring about.
+func eventually(t testing.TB, what string, done func() (bool, any)) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		ok, seen := done()
+		if ok {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no %s: %+v", what, seen)
+		}
+	}
+}
+
+// expect checks that an error is of all of these.
+func expect(t testing.TB, err error, targets ...error) {
+	t.Helper()
+	for _, target := range targets {
+		if !errors.Is(err, target) {
+			t.Errorf("%v is not %v", err, target)
+		}
+	}
+}
+
+// must is for calls that give a value and an error.
+func must[T any](t testing.TB) func(T, error) T {
+	return func(value T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return value
+	}
+}
+
+// TestMain looks for goroutines that nobody ended.
+func TestMain(m *testing.M) {
+	before := runtime.NumGoroutine()
+	code := m.Run()
+	for range 2000 {
+		if code != 0 || runtime.NumGoroutine() <= before {
+			os.Exit(code)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	pprof.Lookup("goroutine").WriteTo(os.Stderr, 1)
+	fmt.Fprintln(os.Stderr, "goroutines are left")
+	os.Exit(1)
+}
+
+// testContext ends with the test, and long before the test binary loses patience.
+func testContext(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func submit(t testing.TB, engine *Engine, request Request) *Stream {
+	t.Helper()
+	stream, err := engine.Submit(testContext(t), request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stream
+}
+
+// read reads a stream to its end, which has to be a good one.
+func read(t testing.TB, stream *Stream) (tokens []int32, last Event) {
+	t.Helper()
+	for event, err := range stream.Events() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch event.Type {
+		case EventToken:
+			tokens = append(tokens, event.Token)
+		case EventFinished:
+			last = event
+		}
+	}
+	if last.Type != EventFinished {
+		t.Fatal("a stream without an end")
+	}
+	return tokens, last
+}
+
+func text(t testing.TB, tokens []int32) string {
+	t.Helper()
+	s, err := testModel(t).Detokenize(tokens)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}

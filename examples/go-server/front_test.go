@@ -1,0 +1,187 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// fakeWorker answers requests as `answer` does, which gets the kv_transfer_params.
+func fakeWorker(t *testing.T, f *front, role string, paired map[string]string, answer func(w http.ResponseWriter, r *http.Request, kv kvParams)) string {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var body struct {
+			Seed *int64
+			KV   kvParams `json:"kv_transfer_params"`
+		}
+		if json.NewDecoder(r.Body).Decode(&body) != nil || body.Seed == nil || r.Header.Get("X-Request-Id") == "" {
+			t.Error("a worker was sent something else than a request with a seed and a name")
+		}
+		io.Copy(io.Discard, r.Body)
+		answer(w, r, body.KV)
+	}))
+	t.Cleanup(server.Close)
+	f.registry.join(report{peer: peer{URL: server.URL, Role: role, Model: "m"}, Paired: paired})
+	return server.URL
+}
+
+// sendChunks writes chunks from..to of a choice, and flushes.
+func sendChunks(w http.ResponseWriter, choice, from, to int) {
+	for i := from; i < to; i++ {
+		fmt.Fprintf(w, "data: {\"choices\": [{\"index\": %d, \"delta\": {\"content\": \"%d\"}}]}\n\n", choice, i)
+	}
+	http.NewResponseController(w).Flush()
+}
+
+func breakOff(http.ResponseWriter) { panic(http.ErrAbortHandler) }
+
+// TestFrontMoves has decode workers fail in the middle of a stream. The client sees every chunk once, in order.
+func TestFrontMoves(t *testing.T) {
+	partial := func(w http.ResponseWriter) { io.WriteString(w, "data: {\"choices\": [{\"index\": 0, \"de") }
+	for _, c := range []struct {
+		name  string
+		fails []func(w http.ResponseWriter) // how the first workers end, each after 3 chunks more of choice 0 and 1 of choice 1
+		sent  string                        // the client's chunks: choices and contents
+		ends  string
+	}{
+		{"no failure", nil, "0.0 0.1 0.2 1.0 0.3 1.1", "[DONE]"},
+		{"broken off", []func(http.ResponseWriter){breakOff}, "0.0 0.1 0.2 1.0 0.3 0.4 0.5 1.1 0.6 1.2", "[DONE]"},
+		{"broken off within an event", []func(http.ResponseWriter){func(w http.ResponseWriter) { partial(w); breakOff(w) }},
+			"0.0 0.1 0.2 1.0 0.3 0.4 0.5 1.1 0.6 1.2", "[DONE]"},
+		{"an end without [DONE], and one that is told", []func(http.ResponseWriter){func(http.ResponseWriter) {},
+			func(w http.ResponseWriter) {
+				io.WriteString(w, "data: {\"error\": {\"type\": \"service_unavailable\"}}\n\n")
+			}},
+			"0.0 0.1 0.2 1.0 0.3 0.4 0.5 1.1 0.6 0.7 0.8 1.2 0.9 1.3", "[DONE]"},
+		{"an error of the request's", []func(http.ResponseWriter){
+			func(w http.ResponseWriter) { io.WriteString(w, "data: {\"error\": {\"type\": \"server_error\"}}\n\n") }},
+			"0.0 0.1 0.2 1.0", "server_error"},
+		{"too many moves", []func(http.ResponseWriter){breakOff, breakOff, breakOff}, "0.0 0.1 0.2 1.0 0.3 0.4 0.5 1.1 0.6 0.7 0.8 1.2", "service_unavailable"},
+	} {
+		f := newFront()
+		for i := range 4 {
+			fakeWorker(t, f, "decode", nil, func(w http.ResponseWriter, _ *http.Request, kv kvParams) {
+				at := append(kv.Resume, 0, 0)
+				sendChunks(w, 0, at[0], at[0]+3)
+				sendChunks(w, 1, at[1], at[1]+1)
+				if i < len(c.fails) {
+					c.fails[i](w)
+					return
+				}
+				sendChunks(w, 0, at[0]+3, at[0]+4)
+				sendChunks(w, 1, at[1]+1, at[1]+2)
+				io.WriteString(w, "data: [DONE]\n\n")
+			})
+		}
+		server := httptest.NewServer(newServer(f, nil))
+		response, err := http.Post(server.URL+"/v1/completions", "", strings.NewReader(`{"prompt": "hi", "n": 2, "stream": true}`))
+		if err != nil || response.StatusCode != 200 {
+			t.Fatal(err, response)
+		}
+		var sent []string
+		var last string
+		readEvents(response.Body, func(_ string, data, _ []byte) error {
+			var chunk struct {
+				Choices []struct {
+					Index int
+					Delta struct{ Content string }
+				}
+				Error struct{ Type string }
+			}
+			last = string(data)
+			if json.Unmarshal(data, &chunk) == nil {
+				last = chunk.Error.Type
+			}
+			for _, choice := range chunk.Choices {
+				sent = append(sent, fmt.Sprintf("%d.%s", choice.Index, choice.Delta.Content))
+			}
+			return nil
+		})
+		if got := strings.Join(sent, " "); got != c.sent || last != c.ends {
+			t.Errorf("%s: %s, then %q", c.name, got, last)
+		}
+		server.Close()
+	}
+}
+
+// TestFrontPrefills looks at what a prefill and a decode worker are sent, and what the client hears of it.
+func TestFrontPrefills(t *testing.T) {
+	f := newFront()
+	prefill := fakeWorker(t, f, "prefill", nil, func(w http.ResponseWriter, _ *http.Request, kv kvParams) {
+		if !kv.DoRemoteDecode || kv.Ticket != nil {
+			t.Errorf("the prefill worker is sent %+v", kv)
+		}
+		sendJSON(w, 200, map[string]any{"kv_transfer_params": kvParams{DoRemotePrefill: true, Ticket: []byte("ticket")}})
+		http.NewResponseController(w).Flush()
+		time.Sleep(20 * time.Millisecond)
+		io.WriteString(w, "\n{\"prefilled\": {\"prompt_tokens\": 7, \"ms\": 1.5}}\n")
+	})
+	fakeWorker(t, f, "decode", map[string]string{prefill: "shared memory"}, func(w http.ResponseWriter, r *http.Request, kv kvParams) {
+		if !kv.DoRemotePrefill || string(kv.Ticket) != "ticket" || kv.Resume != nil || r.Header.Get("X-Cleave-Trace") != "1" {
+			t.Errorf("the decode worker is sent %+v", kv)
+		}
+		io.WriteString(w, "event: trace\ndata: {\"phase\": \"kv_ready\", \"ms\": 1000}\n\n")
+		sendChunks(w, 0, 0, 1)
+		io.WriteString(w, "event: trace\ndata: {\"phase\": \"done\", \"ms\": 2000}\n\ndata: [DONE]\n\n")
+	})
+	server := httptest.NewServer(newServer(f, nil))
+	defer server.Close()
+	request, _ := http.NewRequest("POST", server.URL+"/v1/completions", strings.NewReader(`{"prompt": "hi", "stream": true}`))
+	request.Header.Set("X-Cleave-Trace", "1")
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var phases []string
+	readEvents(bufio.NewReader(response.Body), func(name string, data, _ []byte) error {
+		var trace struct {
+			Phase string
+			MS    float64
+		}
+		if json.Unmarshal(data, &trace); name == "trace" {
+			phases = append(phases, trace.Phase)
+			if late := trace.Phase == "kv_ready" || trace.Phase == "done"; late != (trace.MS > 1000) {
+				t.Errorf("%s at %g ms", trace.Phase, trace.MS)
+			}
+		}
+		return nil
+	})
+	if !slices.Equal(phases, []string{"prefill", "handoff", "kv_ready", "prefilled", "done"}) {
+		t.Error(phases)
+	}
+}
+
+func TestRegistry(t *testing.T) {
+	var g registry
+	for _, url := range []string{"http://a", "http://b"} {
+		g.join(report{peer: peer{URL: url, Role: "decode", Model: "m"}})
+	}
+	any := func(*worker) bool { return true }
+	a := g.take("decode", "m", any)
+	b := g.take("decode", "m", any)
+	if a.url == b.url || g.take("decode", "other", any) != nil || g.take("prefill", "m", any) != nil {
+		t.Fatal(a.url, b.url)
+	}
+	g.broken(a)
+	if next := g.take("decode", "m", any); next.url != b.url || a.life.Err() != nil {
+		t.Error("a worker whose connection broke is dead, but what else it has in hand is not given up")
+	}
+	g.sweep(time.Now().Add(silence + time.Second))
+	if a.life.Err() == nil || b.life.Err() == nil || g.up("decode") != 0 || len(g.list()) != 2 {
+		t.Error("silent workers are dead, and listed")
+	}
+	g.join(report{peer: peer{URL: b.url, Role: "decode", Model: "m"}})
+	if b.life.Err() == nil || g.take("decode", "m", any).life.Err() != nil || g.up("decode") != 1 {
+		t.Error("a worker that reports again has a new life")
+	}
+	g.leave(b.url)
+	if g.up("decode") != 0 || len(g.list()) != 1 {
+		t.Error("a worker that left is not listed")
+	}
+}

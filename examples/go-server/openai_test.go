@@ -1,0 +1,78 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestParseRequestRefuses(t *testing.T) {
+	chat := func(more string) string { return `{"messages": [{"role": "user", "content": "hi"}]` + more + `}` }
+	text := func(more string) string { return `{"prompt": "hi"` + more + `}` }
+	for _, c := range []struct{ body, param string }{
+		{`{`, ""}, {`[]`, ""}, {`null`, ""}, {`{} {}`, ""}, {"{\"user\": \"\xff\"}", ""},
+		{`{}`, "messages"},
+		{`{"messages": []}`, "messages"}, {`{"messages": "hi"}`, "messages"}, {`{"messages": [null]}`, "messages"},
+		{`{"messages": [{"content": "hi"}]}`, "messages"}, {`{"messages": [{"role": 1, "content": "hi"}]}`, "messages"},
+		{`{"messages": [{"content": [{"type": "text", "text": "hi"}]}]}`, "messages"},
+		{`{"messages": [{"role": "user"}]}`, "messages"}, {`{"messages": [{"role": "user", "content": null}]}`, "messages"},
+		{`{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}`, "messages"},
+		{`{"messages": [{"role": "user", "content": [{"type": "text"}]}]}`, "messages"},
+		{chat(`, "model": 1`), "model"},
+		{chat(`, "n": 0`), "n"}, {chat(`, "n": 129`), "n"}, {chat(`, "n": 1.5`), "n"}, {chat(`, "n": "1"`), "n"},
+		{chat(`, "stream": 1`), "stream"}, {chat(`, "stream_options": true`), "stream_options"},
+		{chat(`, "stream_options": {"include_usage": "yes"}`), "stream_options"},
+		{chat(`, "max_tokens": 0`), "max_tokens"}, {chat(`, "max_completion_tokens": -1`), "max_completion_tokens"},
+		{chat(`, "max_tokens": true`), "max_tokens"},
+		{chat(`, "temperature": 2.1`), "temperature"}, {chat(`, "temperature": "1"`), "temperature"}, {chat(`, "temperature": 1e999`), "temperature"},
+		{chat(`, "top_p": 0`), "top_p"}, {chat(`, "top_p": 1.1`), "top_p"}, {chat(`, "top_k": -2`), "top_k"}, {chat(`, "min_p": 2`), "min_p"},
+		{chat(`, "repetition_penalty": 0`), "repetition_penalty"}, {chat(`, "presence_penalty": 3`), "presence_penalty"},
+		{chat(`, "frequency_penalty": -3`), "frequency_penalty"},
+		{chat(`, "seed": 1.5`), "seed"}, {chat(`, "seed": 9223372036854775808`), "seed"},
+		{chat(`, "stop": 1`), "stop"}, {chat(`, "stop": ""`), "stop"}, {chat(`, "stop": ["a", null]`), "stop"},
+		{chat(`, "stop": ["a", "b", "c", "d", "e"]`), "stop"},
+		{chat(`, "logprobs": 1`), "logprobs"}, {chat(`, "logprobs": true, "top_logprobs": 21`), "top_logprobs"},
+		{chat(`, "top_logprobs": 1`), "top_logprobs"},
+		{chat(`, "logit_bias": {"x": 1}`), "logit_bias"}, {chat(`, "logit_bias": {"1": 101}`), "logit_bias"}, {chat(`, "logit_bias": [1]`), "logit_bias"},
+		{chat(`, "ignore_eos": 1`), "ignore_eos"}, {chat(`, "min_tokens": -1`), "min_tokens"},
+		{chat(`, "min_tokens": 3, "max_tokens": 2`), "min_tokens"}, {chat(`, "priority": -1`), "priority"},
+		{chat(`, "tools": []`), "tools"}, {chat(`, "functions": [{}]`), "functions"},
+		{chat(`, "response_format": {"type": "json_object"}`), "response_format"}, {chat(`, "response_format": "text"`), "response_format"},
+		{chat(`, "kv_transfer_params": {"resume": [-1]}`), "kv_transfer_params"},
+		{chat(`, "kv_transfer_params": {"ticket": "%"}`), "kv_transfer_params"},
+		{`{"prompt": []}`, "prompt"}, {`{"prompt": {}}`, "prompt"}, {`{"prompt": [1, "a"]}`, "prompt"}, {`{"prompt": [[]]}`, "prompt"},
+		{`{"prompt": [[1], "a"]}`, "prompt"}, {`{"prompt": [1.5]}`, "prompt"}, {`{"prompt": [null]}`, "prompt"},
+		{text(`, "echo": true`), "echo"}, {text(`, "suffix": "x"`), "suffix"}, {text(`, "best_of": 2`), "best_of"},
+		{text(`, "logprobs": 6`), "logprobs"}, {text(`, "logprobs": true`), "logprobs"},
+	} {
+		q, err := parseRequest([]byte(c.body), !strings.Contains(c.body, "prompt"))
+		if err == nil {
+			t.Errorf("%s: taken as %+v", c.body, q)
+		} else if err.status != 400 || err.param != c.param || err.message == "" {
+			t.Errorf("%s: status %d, param %q, %s", c.body, err.status, err.param, err.message)
+		}
+	}
+}
+
+func TestParseRequestTakes(t *testing.T) {
+	q, err := parseRequest([]byte(`{"messages": [{"role": "system", "content": "a", "name": "x"}, {"role": "user", "content":
+		[{"type": "text", "text": "b"}, {"type": "text", "text": "\"c\""}]}], "max_tokens": 5, "max_completion_tokens": 7, "stop": "x",
+		"logprobs": true, "top_logprobs": 2, "seed": -1, "temperature": 0, "tools": null, "response_format": {"type": "text"},
+		"user": "u", "metadata": {}, "stream_options": {"include_usage": true}, "logit_bias": {"5": -100}, "nonsense": [1]}`), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const messages = `[{"role":"system","content":"a"},{"role":"user","content":"b\"c\""}]`
+	if string(q.messages) != messages || q.maxTokens != 7 || len(q.stop) != 1 || q.logprobs != 2 || *q.seed != -1 || q.temperature != 0 ||
+		!q.usage || q.logitBias[5] != -100 || q.n != 1 || q.topP != 1 {
+		t.Errorf("%+v\n%s", q, q.messages)
+	}
+	for body, prompts := range map[string]int{
+		`{"prompt": ""}`: 1, `{"prompt": ["a", "b"]}`: 2, `{"prompt": [1, 2, 3]}`: 1, `{"prompt": [[1], [2]]}`: 2,
+		`{"prompt": "a", "echo": false, "best_of": 2, "n": 2, "logprobs": 0}`: 1,
+	} {
+		q, err := parseRequest([]byte(body), false)
+		if err != nil || len(q.prompts) != prompts || q.maxTokens != 16 {
+			t.Errorf("%s: %+v, %v", body, q, err)
+		}
+	}
+}
