@@ -66,7 +66,7 @@ stage: build
 	@cmake --install $(BUILD) --prefix $(STAGE) >/dev/null
 
 cpp-server: configure
-	cmake --build $(BUILD) --parallel $(JOBS) --target cpp-server
+	cmake --build $(BUILD) --parallel $(JOBS) --target example_cpp_server
 
 go-server: stage
 	@mkdir -p $(BUILD)/examples/go-server

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs tests/servers: real clients (the official openai package, a browser, raw sockets) against the example servers, in
-# every language whose server could be built. Takes pytest's options. The clients come by name and version from the
+# every language whose server could be built. Takes what pytest takes, paths last. The clients come by name and version from the
 # package index into target/clients, once.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -22,4 +22,5 @@ for server in go cpp; do
         echo "SKIPPED: the $server server, which was not built" >&2
     fi
 done
-PYTHONDONTWRITEBYTECODE=1 "$venv/bin/python" -m pytest tests/servers "$@"
+[ $# -gt 0 ] && [ -e "${!#}" ] || set -- "$@" tests/servers
+PYTHONDONTWRITEBYTECODE=1 "$venv/bin/python" -m pytest --tb=short "$@"
