@@ -70,6 +70,9 @@ pub enum FinishReason {
     Error = 5,
 }
 
+/// As many alternatives as a request may ask for with each token.
+pub const MAX_LOGPROBS: u32 = 128;
+
 /// A sequence at a step boundary: what a KV handle is, apart from the blocks themselves.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
@@ -83,6 +86,10 @@ pub struct Snapshot {
     pub prompts: Vec<(u32, u32)>,
     /// Log-probability of the last generated token (0 unless `params.logprobs`).
     pub last_logprob: f32,
+    /// Its likeliest alternatives, best first: as many as `params.logprobs` asked for.
+    pub last_top: Vec<(u32, f32)>,
+    /// Tokens of the last prompt that the prefix cache had where it was computed.
+    pub cached_tokens: u32,
     pub params: SamplingParams,
     /// Separates prefix-cache entries of tenants that must not see each other's timing.
     pub cache_salt: u64,

@@ -120,15 +120,27 @@ fn handoff_in_the_same_cache_changes_nothing_and_moves_no_bytes() {
 
 #[test]
 fn the_pending_token_is_repeated_on_request() {
-    let cache = cache_of(100);
+    let secret = Some([7; 32]);
+    let make = || cache(CacheOptions { secret, bytes: 4 << 20, ..CacheOptions::default() });
+    let (from, to) = (make(), make());
     let mut host = Host::new();
-    let prefill = host.engine(&cache, role(Role::Prefill));
-    let decode = host.engine(&cache, role(Role::Decode));
-    let first = host.run(&prefill, request(&prompt(40, 2), 8));
-    let repeat = cleave::engine::Request { emit_pending: true, ..continuation(first.end.unwrap().kv) };
-    let rest = host.run(&decode, repeat);
-    assert_eq!(rest.indices, (0..8).collect::<Vec<_>>());
-    assert_eq!((rest.tokens[0], rest.logprobs[0]), (first.tokens[0], first.logprobs[0]));
+    let prefill = host.engine(&from, role(Role::Prefill));
+    let (near, far) = (host.engine(&from, role(Role::Decode)), host.engine(&to, role(Role::Decode)));
+    // The second time the prompt is in the prefix cache: what that saved is known at the end, wherever that is.
+    for cached in [0, 32] {
+        let first = host.run(&prefill, request(&prompt(40, 2), 8));
+        assert_eq!(first.end.unwrap().cached_tokens, cached);
+        let kv = first.end.unwrap().kv;
+        let imported = to.import(None, &image(&from, kv), 1).unwrap().0;
+        for (engine, kv) in [(&near, kv), (&far, imported)] {
+            let repeat = cleave::engine::Request { emit_pending: true, ..continuation(kv) };
+            let rest = host.run(engine, repeat);
+            assert_eq!(rest.indices, (0..8).collect::<Vec<_>>());
+            assert_eq!((rest.tokens[0], rest.logprobs[0]), (first.tokens[0], first.logprobs[0]));
+            assert!(!first.top[0].is_empty() && rest.top[0] == first.top[0], "its alternatives come with it");
+            assert_eq!(rest.end.unwrap().cached_tokens, cached);
+        }
+    }
 }
 
 #[test]

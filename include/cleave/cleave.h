@@ -743,7 +743,7 @@ typedef struct cleave_event_t {
     uint32_t index;
     /** TOKEN with CLEAVE_REQUEST_LOGPROBS, TOP_LOGPROB: natural logarithm. */
     float logprob;
-    /** FINISHED: how many prompt tokens the prefix cache had; none of a request that continues a KV handle. */
+    /** FINISHED: how many prompt tokens the prefix cache had, where the prompt was computed. */
     uint32_t cached_tokens;
     /** CLEAVE_EVENT_RECOMPUTED. */
     uint32_t flags;

@@ -55,8 +55,10 @@ pub(super) struct Active {
     pub chain: HashChain,
     /// Leading blocks that are in the prefix index already.
     pub published: usize,
-    /// Tokens that the prefix cache had when it was last admitted.
-    pub prefix_hit: u32,
+    /// Tokens that the prefix cache had when it was last admitted; None if it was not asked.
+    pub prefix_hit: Option<u32>,
+    /// Something of it was computed here.
+    pub begun: bool,
     pub prefill_only: bool,
     pub keep_kv: bool,
     pub deadline: Option<Instant>,
@@ -69,13 +71,14 @@ pub(super) struct Active {
 
 impl Active {
     /// The TOKEN event of the last token, with its alternatives behind it.
-    pub fn token_events(&self, top: &[(u32, f32)]) -> Vec<Event> {
+    pub fn token_events(&self) -> Vec<Event> {
         let index = self.snapshot.generated().saturating_sub(1);
         let mut token = Event::new(EventKind::Token, self.place.user_tag, self.place.id);
         token.token = self.snapshot.tokens.last().map_or(-1, |&t| t as i32);
         token.logprob = self.snapshot.last_logprob;
         token.index = index;
-        let alternatives = top.iter().map(|&(id, logprob)| {
+        let wanted = self.snapshot.params.logprobs.unwrap_or(0) as usize;
+        let alternatives = self.snapshot.last_top.iter().take(wanted).map(|&(id, logprob)| {
             let mut event = Event::new(EventKind::TopLogprob, self.place.user_tag, self.place.id);
             event.token = id as i32;
             event.logprob = logprob;

@@ -26,7 +26,7 @@ impl Blocks for ActiveBlocks<'_> {
     fn attach_prefix(&mut self, seq: SeqId) -> usize {
         let Some(active) = self.active.get_mut(&seq) else { return 0 };
         let hit = self.shared.cache.adopt_prefix(active);
-        active.prefix_hit = hit as u32;
+        active.prefix_hit = Some(hit as u32);
         self.prefix_hits += hit as u64;
         hit
     }

@@ -34,7 +34,7 @@ pub struct Event {
     /// Number of the token since the end of the prompt, from 0; of a FINISHED event, how many there were.
     pub index: u32,
     pub logprob: f32,
-    /// FINISHED: prompt tokens that the prefix cache had.
+    /// FINISHED: prompt tokens that the prefix cache had, wherever they were computed.
     pub cached_tokens: u32,
     /// FINISHED: the handle's KV did not come and was computed anew.
     pub recomputed: bool,

@@ -15,8 +15,6 @@ pub(super) struct Place {
     shared: Arc<Shared>,
     pub id: u64,
     pub user_tag: u64,
-    /// Prompt tokens that the prefix cache had when the first token was computed; None before.
-    pub cached_tokens: Option<u32>,
     /// The handle's KV did not come and is computed anew.
     pub recomputed: bool,
     accepted: bool,
@@ -25,15 +23,7 @@ pub(super) struct Place {
 
 impl Place {
     pub fn new(shared: Arc<Shared>, id: u64, user_tag: u64, reservation: Reservation) -> Place {
-        Place {
-            shared,
-            id,
-            user_tag,
-            cached_tokens: None,
-            recomputed: false,
-            accepted: false,
-            reservation: Some(reservation),
-        }
+        Place { shared, id, user_tag, recomputed: false, accepted: false, reservation: Some(reservation) }
     }
 
     /// The host will be told its id: it is owed a FINISHED event from now on.
@@ -43,7 +33,6 @@ impl Place {
 
     /// The request's last event.
     pub fn finish(mut self, mut event: Event) {
-        event.cached_tokens = self.cached_tokens.unwrap_or(0);
         event.recomputed = self.recomputed;
         if let Some(reservation) = self.reservation.take() {
             self.shared.finish(reservation, event);

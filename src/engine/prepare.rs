@@ -45,6 +45,8 @@ pub(super) fn prepare(request: &Request, base: Option<Snapshot>, bounds: &Bounds
         let begin = snapshot.tokens.len() as u32;
         snapshot.tokens.extend_from_slice(&request.prompt);
         snapshot.prompts.push((begin, snapshot.tokens.len() as u32));
+        snapshot.last_top.clear();
+        snapshot.cached_tokens = 0;
     }
     snapshot.finished = None;
     check_length(&snapshot, bounds)?;
@@ -59,6 +61,8 @@ fn empty(cache_salt: u64) -> Snapshot {
         computed: 0,
         prompts: Vec::new(),
         last_logprob: 0.0,
+        last_top: Vec::new(),
+        cached_tokens: 0,
         params: SamplingParams::default(),
         cache_salt,
         converted: false,

@@ -91,7 +91,8 @@ impl Stepper {
         });
         let active = Active {
             published: 0,
-            prefix_hit: 0,
+            prefix_hit: None,
+            begun: false,
             snapshot: *snapshot,
             filling,
             table,
@@ -118,7 +119,7 @@ impl Stepper {
             now_ns: monotonic_ns(),
         });
         let repeat = request.emit_pending && active.snapshot.pending().is_some();
-        let events = repeat.then(|| active.token_events(&[]));
+        let events = repeat.then(|| active.token_events());
         self.deadlines.extend(deadline.map(|d| (d, id)));
         self.active.insert(id, active);
         for events in started.map(|event| vec![event]).into_iter().chain(events) {
@@ -226,7 +227,7 @@ impl Stepper {
         let hands_over = active.hands_over(reason);
         // Bindings go last to first: the place last, also in a panic.
         let Active { place, table, filling, snapshot, chain, .. } = active;
-        let index = snapshot.generated();
+        let (index, cached_tokens) = (snapshot.generated(), snapshot.cached_tokens);
         let mut kv = 0;
         if hands_over {
             match self.hand_over(snapshot, filling, table, reason) {
@@ -245,6 +246,7 @@ impl Stepper {
         let mut event = finished(place.user_tag, id, reason, status);
         event.kv = kv;
         event.index = index;
+        event.cached_tokens = cached_tokens;
         place.finish(event);
     }
 

@@ -233,7 +233,10 @@ impl Stepper {
             let Some(active) = self.active.get_mut(&item.seq) else { continue };
             let computed = item.start + item.len;
             active.snapshot.computed = computed as u32;
-            active.place.cached_tokens.get_or_insert(active.prefix_hit);
+            if !std::mem::replace(&mut active.begun, true) {
+                // Not again after a preemption, when it would find its own blocks.
+                active.snapshot.cached_tokens = active.prefix_hit.unwrap_or(active.snapshot.cached_tokens);
+            }
             let generated = active.snapshot.generated() as usize;
             let prompt_end = active.snapshot.tokens.len() - generated;
             let of_prompt = computed.min(prompt_end).saturating_sub(item.start);
@@ -260,9 +263,10 @@ impl Stepper {
         let Some(active) = self.active.get_mut(&id) else { return };
         active.snapshot.tokens.push(sampled.token);
         active.snapshot.last_logprob = sampled.logprob;
+        active.snapshot.last_top = sampled.top;
         self.scheduler.append(id);
         self.shared.counters.generated_tokens.fetch_add(1, Relaxed);
-        let events = active.token_events(&sampled.top);
+        let events = active.token_events();
         let prefill_only = active.prefill_only;
         let over = match self.stop_reason(&self.active[&id].snapshot) {
             // On a prefill engine the length is the decode engine's business.

@@ -59,7 +59,7 @@ pub struct cleave_event_t {
     pub index: u32,
     /// TOKEN with CLEAVE_REQUEST_LOGPROBS, TOP_LOGPROB: natural logarithm.
     pub logprob: f32,
-    /// FINISHED: how many prompt tokens the prefix cache had; none of a request that continues a KV handle.
+    /// FINISHED: how many prompt tokens the prefix cache had, where the prompt was computed.
     pub cached_tokens: u32,
     /// CLEAVE_EVENT_RECOMPUTED.
     pub flags: u32,

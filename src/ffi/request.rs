@@ -9,6 +9,7 @@ use super::sized::{Input, sized_struct};
 use crate::bail;
 use crate::engine::{Request, SamplingFields};
 use crate::error::Result;
+use crate::sequence::MAX_LOGPROBS;
 use libc::size_t;
 use std::time::Duration;
 
@@ -39,9 +40,6 @@ const KNOWN_FLAGS: u32 = CLEAVE_REQUEST_KEEP_KV
     | CLEAVE_REQUEST_OVERRIDE_SAMPLING
     | CLEAVE_REQUEST_STREAM_KV
     | CLEAVE_REQUEST_RECOMPUTE;
-
-/// The most alternatives that a request may ask for.
-const MAX_LOGPROBS: i32 = 128;
 
 /// One request. Zero means default in every field: of a fresh request the value named here, of one that continues a
 /// KV handle the handle's own.
@@ -179,7 +177,7 @@ fn decode(desc: &cleave_request_desc_t, tokens: &[i32]) -> Result<Request> {
     known_flags(desc.flags, KNOWN_FLAGS, "flags")?;
     known_flags(desc.reserved, 0, "reserved")?;
     let flag = |bit| desc.flags & bit != 0;
-    if !(0..=MAX_LOGPROBS).contains(&desc.logprobs) {
+    if !u32::try_from(desc.logprobs).is_ok_and(|n| n <= MAX_LOGPROBS) {
         bail!(InvalidArgument, "logprobs {} is outside of 0..={MAX_LOGPROBS}", desc.logprobs);
     }
     number("temperature", desc.temperature, 0.0, f32::MAX)?;

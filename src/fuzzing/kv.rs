@@ -70,6 +70,8 @@ fn snapshot(tokens: u32, computed: u32) -> Snapshot {
         computed,
         prompts: vec![(0, tokens)],
         last_logprob: -0.5,
+        last_top: Vec::new(),
+        cached_tokens: 0,
         params: SamplingParams::default(),
         cache_salt: 0,
         finished: None,
@@ -81,6 +83,7 @@ fn snapshot(tokens: u32, computed: u32) -> Snapshot {
 fn sequences() -> impl Iterator<Item = Snapshot> {
     let mut full = snapshot(9, 8);
     full.prompts = vec![(0, 3), (5, 9)];
+    full.last_top = vec![(8, -0.5), (7, -1.0)];
     full.finished = Some(FinishReason::Prefilled);
     full.params = SamplingParams {
         logprobs: Some(2),

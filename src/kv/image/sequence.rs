@@ -3,13 +3,13 @@
 use super::wire::{Reader, Writer};
 use crate::bail;
 use crate::error::Result;
-use crate::sequence::{FinishReason, SamplingParams, Snapshot};
+use crate::sequence::{FinishReason, MAX_LOGPROBS, SamplingParams, Snapshot};
 
 const IGNORE_EOS: u32 = 1;
 const LOGPROBS: u32 = 2;
 const CONVERTED: u32 = 4;
 /// Bytes of the fields that every sequence has.
-const FIXED: usize = 96;
+const FIXED: usize = 100;
 
 /// Why a snapshot cannot be what an engine left behind.
 pub(in crate::kv) fn validate(s: &Snapshot) -> std::result::Result<(), String> {
@@ -30,6 +30,7 @@ pub(in crate::kv) fn validate(s: &Snapshot) -> std::result::Result<(), String> {
     let p = &s.params;
     let plain = [p.temperature, p.top_p, p.min_p, p.repetition_penalty, p.presence_penalty, p.frequency_penalty];
     let numbers = plain.into_iter().chain(p.logit_bias.iter().map(|b| b.1)).chain([s.last_logprob]);
+    let numbers = numbers.chain(s.last_top.iter().map(|t| t.1));
     if numbers.into_iter().any(f32::is_nan) {
         return Err("sampling parameters: expected numbers, found NaN".into());
     }
@@ -39,7 +40,8 @@ pub(in crate::kv) fn validate(s: &Snapshot) -> std::result::Result<(), String> {
 /// Bytes that [`encode`] writes.
 pub(in crate::kv) fn encoded_len(s: &Snapshot) -> usize {
     let stops: usize = s.params.stop_sequences.iter().map(|stop| 4 + 4 * stop.len()).sum();
-    let words = s.tokens.len() + 2 * s.prompts.len() + s.params.stop_ids.len() + 2 * s.params.logit_bias.len();
+    let pairs = s.prompts.len() + s.params.logit_bias.len() + s.last_top.len();
+    let words = s.tokens.len() + s.params.stop_ids.len() + 2 * pairs;
     FIXED + 4 * words + stops
 }
 
@@ -55,12 +57,12 @@ pub(crate) fn encode(s: &Snapshot) -> Vec<u8> {
     w.f32(p.repetition_penalty).f32(p.presence_penalty).f32(p.frequency_penalty);
     w.u32(p.max_new_tokens).u32(p.min_new_tokens).u32(p.logprobs.unwrap_or(0));
     w.u32(p.stop_ids.len() as u32).u32(p.stop_sequences.len() as u32).u32(p.logit_bias.len() as u32);
-    w.u32(0);
+    w.u32(s.last_top.len() as u32).u32(s.cached_tokens);
     w.u32s(&s.tokens);
     s.prompts.iter().for_each(|&(a, b)| _ = w.u32(a).u32(b));
     w.u32s(&p.stop_ids);
     p.stop_sequences.iter().for_each(|stop| _ = w.u32(stop.len() as u32).u32s(stop));
-    p.logit_bias.iter().for_each(|&(token, bias)| _ = w.u32(token).f32(bias));
+    p.logit_bias.iter().chain(&s.last_top).for_each(|&(token, number)| _ = w.u32(token).f32(number));
     w.0
 }
 
@@ -101,7 +103,10 @@ pub(crate) fn decode(data: &[u8]) -> Result<Snapshot> {
     let logprobs = r.u32("logprobs")?;
     params.logprobs = (flags & LOGPROBS != 0).then_some(logprobs);
     let (n_ids, n_stops, n_bias) = (r.u32("stop ids")?, r.u32("stop sequences")?, r.u32("logit bias")?);
-    r.u32("reserved")?;
+    let (n_top, cached_tokens) = (r.u32("alternatives")?, r.u32("cached tokens")?);
+    if n_top > MAX_LOGPROBS {
+        bail!(Corrupt, "sequence: alternatives: expected at most {MAX_LOGPROBS}, found {n_top}");
+    }
     let tokens = r.u32s(n_tokens, "tokens")?;
     // One at a time: an untrusted count allocates nothing that its bytes do not fill.
     let mut prompts = Vec::new();
@@ -116,9 +121,24 @@ pub(crate) fn decode(data: &[u8]) -> Result<Snapshot> {
     for _ in 0..n_bias {
         params.logit_bias.push((r.u32("logit bias token")?, r.f32("logit bias")?));
     }
+    let mut last_top = Vec::new();
+    for _ in 0..n_top {
+        last_top.push((r.u32("alternative")?, r.f32("alternative's logprob")?));
+    }
     r.end()?;
     let converted = flags & CONVERTED != 0;
-    let snapshot = Snapshot { tokens, computed, prompts, last_logprob, params, cache_salt, converted, finished };
+    let snapshot = Snapshot {
+        tokens,
+        computed,
+        prompts,
+        last_logprob,
+        last_top,
+        cached_tokens,
+        params,
+        cache_salt,
+        converted,
+        finished,
+    };
     match validate(&snapshot) {
         Ok(()) => Ok(snapshot),
         Err(text) => bail!(Corrupt, "sequence: {text}"),

@@ -15,6 +15,8 @@ fn example() -> Vec<u8> {
         computed: 3,
         prompts: vec![(0, 3)],
         last_logprob: -1.5,
+        last_top: vec![(103, -1.5)],
+        cached_tokens: 2,
         params,
         cache_salt: 0,
         converted: false,

@@ -37,6 +37,8 @@ pub fn snapshot(tokens: Vec<u32>, salt: u64) -> Snapshot {
         computed: 0,
         prompts,
         last_logprob: -0.5,
+        last_top: vec![(3, -0.5), (4, -1.5)],
+        cached_tokens: 0,
         params,
         cache_salt: salt,
         converted: false,
