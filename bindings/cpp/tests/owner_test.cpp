@@ -158,7 +158,7 @@ TEST_F(Owners, EndWhileOthersCall)
                 }
             }
         });
-    std::thread submitter([this, &e] {
+    std::thread submitter([&e] {
         Packer packer;
         for (std::uint64_t tag = 1;; tag++) {
             Request request = ask(tag, 2);
