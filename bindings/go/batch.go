@@ -16,9 +16,10 @@ type batch struct {
 	slab []TokenLogprob
 }
 
-func (b *batch) deliver(n int) {
-	for i := range n {
-		event, r := &b.events[i], b.receivers[i]
+// deliver hands events on to b.receivers, one for each.
+func (b *batch) deliver(events []capi.Event) {
+	for i := range events {
+		event, r := &events[i], b.receivers[i]
 		b.receivers[i] = nil
 		if event.Type == capi.EventTopLogprob {
 			b.alternative(event)

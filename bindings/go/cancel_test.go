@@ -45,7 +45,7 @@ func TestDeadlineAndCauseOfAContext(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Millisecond)
 	defer cancel()
 	var err error
-	for _, err = range engine.Generate(ctx, Request{Prompt: slowPrompt(t), MaxNewTokens: 300, IgnoreEOS: true}) {
+	for _, err = range engine.Generate(ctx, Request{Prompt: slowPrompt(t), IgnoreEOS: true}) {
 	}
 	expect(t, err, context.DeadlineExceeded, ErrTimeout)
 

@@ -99,7 +99,7 @@ func (d *dispatcher) dispatch(events []capi.Event) {
 		}
 	}
 	d.mu.Unlock()
-	d.batch.deliver(len(events))
+	d.batch.deliver(events)
 }
 
 func (d *dispatcher) fail(code Code) {

@@ -4,17 +4,16 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
 
 // slowPrompt takes an engine with MaxBatchTokens 1 some hundred steps.
 func slowPrompt(t testing.TB) []int32 {
-	tokens := tokenize(t, facts+facts+facts+facts+"what does the red box hold?")
-	if len(tokens) < 80 {
-		t.Fatal(len(tokens))
-	}
-	return tokens
+	question := "what does the red box hold?"
+	tokens := ask(t, question)
+	return tokenize(t, strings.Repeat(facts, 440/len(tokens))+question)
 }
 
 // filling is a handle whose prompt is being computed, slowly, and the stream that it came from.
@@ -83,8 +82,7 @@ func TestKVThatDoesNotCome(t *testing.T) {
 		if !recompute {
 			expect(t, err, ErrCancelled)
 		}
-		_, err = kv.Info()
-		if err == nil {
+		if _, err = kv.Info(); err == nil {
 			t.Error("the exporter's handle is there still")
 		}
 	}
@@ -129,6 +127,7 @@ func TestImportThatIsClosedOnItsWay(t *testing.T) {
 		t.Errorf("waited for a handle that was closed: %v", err)
 	}
 	stream.Close()
+	kv.Close()
 }
 
 func TestCacheThatIsClosedWithImportsOnTheirWay(t *testing.T) {
@@ -150,6 +149,7 @@ func TestCacheThatIsClosedWithImportsOnTheirWay(t *testing.T) {
 		t.Errorf("decoded from a cache that was closed: %v", last)
 	}
 	stream.Close()
+	kv.Close()
 }
 
 func TestLease(t *testing.T) {

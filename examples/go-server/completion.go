@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log"
+	"maps"
 	"sync"
 	"unicode/utf8"
 
@@ -21,7 +22,6 @@ type completion struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc // with the first error: ends all choices
 	group  sync.WaitGroup
-	first  sync.Once // the first token of all
 
 	mu     sync.Mutex
 	usage  usage
@@ -52,7 +52,7 @@ func (h *engineHost) complete(a *reply, ctx context.Context, q *request, prompts
 		return asAPIError(context.Cause(c.ctx), "")
 	}
 	c.usage.TotalTokens = c.usage.PromptTokens + c.usage.CompletionTokens
-	a.trace("done", c.worker(nil))
+	c.tell("done", nil)
 	if !q.stream {
 		a.whole(encode(c.format.whole(c.pieces, &c.usage)))
 		return nil
@@ -70,10 +70,12 @@ func (c *completion) submit() (streams []*cleave.Stream, err error) {
 		stream, err := c.submitTicket()
 		if err == nil {
 			return []*cleave.Stream{stream}, nil
+		} else if c.ctx.Err() != nil {
+			return nil, err
 		}
 		log.Printf("a ticket is no good, the prompt is computed here: %v", err)
 	}
-	c.trace("prefill", c.worker(nil))
+	c.tell("prefill", nil)
 	requests := make([]cleave.Request, len(c.prompts))
 	for i, prompt := range c.prompts {
 		requests[i] = engineRequest(c.request, prompt, 0)
@@ -97,7 +99,7 @@ func (c *completion) submitTicket() (*cleave.Stream, error) {
 	go func() {
 		defer c.group.Done()
 		if err := kv.Wait(c.ctx); c.ctx.Err() == nil {
-			c.trace("kv_ready", c.worker(map[string]any{"ok": err == nil}))
+			c.tell("kv_ready", map[string]any{"ok": err == nil})
 		}
 	}()
 	return stream, nil
@@ -159,7 +161,9 @@ func (c *completion) follow(i int, stream *cleave.Stream) error {
 		}
 		switch event.Type {
 		case cleave.EventToken:
-			c.told()
+			if c.firstToken() {
+				c.tell("decode", nil)
+			}
 			text, err := detokenizer.Push(event.Token)
 			if err != nil {
 				return err
@@ -203,14 +207,6 @@ func (c *completion) finish(out *output, detokenizer *cleave.Detokenizer, stop *
 	return nil
 }
 
-// told notes the first token.
-func (c *completion) told() {
-	c.first.Do(func() {
-		c.firstToken()
-		c.trace("decode", c.worker(nil))
-	})
-}
-
 func (c *completion) count(tokens, cached int, first bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -241,13 +237,11 @@ func (c *completion) candidate(token int32, logprob float32) candidate {
 	return candidate{string(raw), max(float64(logprob), -9999), bytes} // JSON has no infinity
 }
 
-// worker adds this server to what a trace tells.
-func (c *completion) worker(more map[string]any) map[string]any {
-	if more == nil {
-		more = make(map[string]any)
-	}
-	more["worker"] = c.url
-	return more
+// tell traces a phase, and that it is here.
+func (c *completion) tell(phase string, more map[string]any) {
+	fields := map[string]any{"worker": c.url}
+	maps.Copy(fields, more)
+	c.trace(phase, fields)
 }
 
 // output is where the pieces of a choice go: to the client, but for those that it has of a worker that is gone.

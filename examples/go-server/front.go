@@ -118,6 +118,7 @@ func (c *call) prefill(ctx context.Context, decoder *lease) (ticket []byte, pref
 		end()
 		return nil, prefilled
 	}
+	c.trace("handoff", map[string]any{"worker": decoder.url, "ticket_bytes": len(started.KV.Ticket)})
 	prefilled = make(chan struct{})
 	go func() {
 		defer close(prefilled)
@@ -135,7 +136,6 @@ func (c *call) prefill(ctx context.Context, decoder *lease) (ticket []byte, pref
 				"cached_tokens": line.Prefilled.CachedTokens, "prefill_ms": line.Prefilled.MS})
 		}
 	}()
-	c.trace("handoff", map[string]any{"worker": decoder.url, "ticket_bytes": len(started.KV.Ticket)})
 	return started.KV.Ticket, prefilled
 }
 

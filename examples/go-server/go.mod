@@ -1,4 +1,4 @@
-module cleave-server
+module cleave/examples/go-server
 
 go 1.24
 

@@ -145,7 +145,7 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, *api
 		return nil, invalid("", "the body did not come: %v", err)
 	}
 	if int64(len(body)) > limit {
-		io.CopyN(io.Discard, r.Body, limit) // most clients look for an answer when they have sent all
+		io.CopyN(io.Discard, r.Body, 4*limit) // most clients look for an answer when they have sent all
 		return nil, &apiError{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is larger than %d bytes", limit), "invalid_request_error", "", ""}
 	}
 	return body, nil

@@ -1,5 +1,10 @@
 // Command go-server is an OpenAI-compatible server on cleave: alone, or as prefill worker, decode worker or front of a
-// set of processes. ../README.md has its options, what it answers, and what its processes tell each other.
+// set of processes. ../README.md has its options, what it answers, and what its processes tell each other. With cleave
+// installed where pkg-config finds it, `go build` builds it, and `go test -race` tests what needs no model.
+//
+// What is cleave's is in engine.go (model, cache, engine), completion.go (requests), prefill.go (the other half of one)
+// and worker.go (pairing). The rest is a server as any other: http.go, reply.go and stats.go answer, openai.go,
+// answer.go and stop.go know OpenAI's API, front.go, relay.go and registry.go pass requests on to workers.
 package main
 
 import (

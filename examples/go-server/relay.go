@@ -45,8 +45,12 @@ func readEvents(r io.Reader, each func(name string, data, event []byte) error) e
 func relay(a *reply, stream io.Reader, sent []int, ahead time.Duration, last func()) error {
 	err := readEvents(stream, func(name string, data, event []byte) error {
 		var chunk struct {
-			Choices []struct{ Index int }
-			Error   *struct{ Type string }
+			Choices []struct {
+				Index int
+				Text  string
+				Delta struct{ Content string }
+			}
+			Error *struct{ Type string }
 		}
 		switch {
 		case name == "trace":
@@ -69,7 +73,9 @@ func relay(a *reply, stream io.Reader, sent []int, ahead time.Duration, last fun
 			if c.Index >= 0 && c.Index < len(sent) {
 				sent[c.Index]++
 			}
-			a.firstToken()
+			if c.Text+c.Delta.Content != "" {
+				a.firstToken()
+			}
 		}
 		return nil
 	})

@@ -36,9 +36,13 @@ func newReply(w http.ResponseWriter, r *http.Request, s *stats) *reply {
 	return &reply{start: time.Now(), traced: r.Header.Get("X-Cleave-Trace") == "1", stats: s, w: w}
 }
 
-// firstToken is called with every token, and counts the first.
-func (a *reply) firstToken() {
-	a.first.Do(func() { a.stats.firstToken(time.Since(a.start)) })
+// firstToken is called with every token, counts the first, and tells which it is.
+func (a *reply) firstToken() (first bool) {
+	a.first.Do(func() {
+		a.stats.firstToken(time.Since(a.start))
+		first = true
+	})
+	return first
 }
 
 // begin sends the header of a stream: from here on errors are part of it.

@@ -1,0 +1,57 @@
+package capi
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// Every function of the C API is called from here, and from nowhere else.
+func TestEveryFunctionIsReachable(t *testing.T) {
+	symbols, err := os.ReadFile("../../../../ctest/abi-symbols.txt")
+	if os.IsNotExist(err) {
+		t.Skip("not in cleave's own tree")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	sources, err := filepath.Glob("*.[gh]*")
+	if err != nil || len(sources) < 5 {
+		t.Fatal(sources, err)
+	}
+	var text strings.Builder
+	for _, source := range sources {
+		content, err := os.ReadFile(source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text.Write(content)
+	}
+	for _, symbol := range strings.Fields(string(symbols)) {
+		// Either Go calls it, or it calls a function of bridge.h that does.
+		direct := strings.Contains(text.String(), "C."+symbol+"(")
+		bridged := strings.Contains(text.String(), "C.bridge_"+strings.TrimPrefix(symbol, "cleave_")+"(") &&
+			regexp.MustCompile(`[^.]\b`+symbol+`\(`).MatchString(text.String())
+		if !direct && !bridged {
+			t.Errorf("%s is not reachable", symbol)
+		}
+	}
+}
+
+func TestCgoIsHereAlone(t *testing.T) {
+	sources, err := filepath.Glob("../../*.go")
+	if err != nil || len(sources) < 10 {
+		t.Fatal(sources, err)
+	}
+	for _, source := range sources {
+		content, err := os.ReadFile(source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if regexp.MustCompile(`(?m)^import "C"`).Match(content) {
+			t.Errorf("%s uses cgo", source)
+		}
+	}
+}
