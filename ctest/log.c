@@ -30,6 +30,45 @@ static void fail_once(const char *path)
     CHECK_STATUS(cleave_model_load(path, &model, NULL), CLEAVE_ERR_NOT_FOUND);
 }
 
+/* What an operator sees of a host at work: each object once, each step. */
+static int loaded, caches, engines, steps, ended;
+
+static void count(uintptr_t user_data, int32_t level, const char *target, const char *message)
+{
+    (void)user_data;
+    loaded += level == CLEAVE_LOG_INFO && strcmp(target, "model") == 0 && strncmp(message, "loaded ", 7) == 0;
+    caches += level == CLEAVE_LOG_INFO && strcmp(target, "cache") == 0 && strncmp(message, "created", 7) == 0;
+    engines += level == CLEAVE_LOG_INFO && strcmp(target, "engine") == 0 && strncmp(message, "created: Mixed", 14) == 0;
+    ended += level == CLEAVE_LOG_INFO && strcmp(target, "engine") == 0 && strcmp(message, "destroyed") == 0;
+    steps += level == CLEAVE_LOG_TRACE && strstr(message, "step of 1 ") != NULL;
+}
+
+static void tells_of_work(void)
+{
+    static const int32_t prompt[] = {1, 2, 3};
+    int32_t got[4];
+    size_t n;
+    cleave_queue_t *queue;
+    cleave_engine_t *engine;
+    cleave_cache_t *cache;
+    cleave_request_desc_t desc = ZERO;
+    CHECK_OK(cleave_log_set(CLEAVE_LOG_TRACE, count, 0));
+    CHECK_OK(cleave_queue_create(0, &queue, NULL));
+    cache = make_cache(load_model());
+    engine = make_engine(cache, queue, CLEAVE_ROLE_MIXED);
+    desc.struct_size = sizeof desc;
+    desc.prompt_len = 3;
+    desc.max_new_tokens = 4;
+    desc.flags = CLEAVE_REQUEST_IGNORE_EOS;
+    CHECK_INT(run_to_end(queue, submit_one(engine, &desc, prompt, 3), got, 4, &n).status, CLEAVE_OK);
+    cleave_engine_destroy(engine);
+    cleave_engine_destroy(engine);
+    cleave_cache_destroy(cache);
+    cleave_queue_destroy(queue);
+    CHECK_OK(cleave_log_set(CLEAVE_LOG_OFF, NULL, 0));
+    CHECK(loaded == 1 && caches == 1 && engines == 1 && ended == 1 && steps == 4);
+}
+
 int main(void)
 {
     int before;
@@ -57,5 +96,6 @@ int main(void)
     fail_once("/no/such/model-3");
     CHECK_OK(cleave_log_set(CLEAVE_LOG_OFF, sink, 0x1234));
     CHECK_INT(calls, before);
+    tells_of_work();
     return 0;
 }

@@ -179,6 +179,29 @@ fn what_the_importer_has_is_not_moved() {
     assert!(before > 0 && after - before <= before / 10, "{before} bytes, then {} more", after - before);
 }
 
+/// More of the prompt is here than its exporter, which begins with nothing, has computed when it is first asked.
+#[test]
+fn the_importer_may_be_ahead_of_the_exporter() {
+    for transport in [2, 3] {
+        let config = if transport == 3 { json!({"listen": "127.0.0.1:0"}) } else { json!({}) };
+        let (mut from, mut to) = (Worker::start(config), Worker::start(json!({})));
+        let address = from.ask(json!({"do": "address"}))["address"].clone();
+        let report = to.ask(json!({"do": "pair", "address": address, "transport": transport}));
+        assert_eq!(report["status"], 0, "{report}");
+        let tokens = prompt(400, 3);
+        let submitted =
+            to.ask(json!({"do": "submit", "engine": "mixed", "tokens": tokens, "max": 12, "ignore_eos": true}));
+        let want = to.ask(json!({"do": "wait", "request": submitted["request"]}))["tokens"].clone();
+        from.arm("engine.step", 3, "500");
+        let got = hand_over(&mut from, &mut to, &tokens, 12, true);
+        assert_eq!(&Value::from(got), &want);
+        let metrics = to.ask(json!({"do": "metrics"}));
+        assert_eq!((&metrics["imports"], &metrics["failed"]), (&json!(1), &json!(0)), "{metrics}");
+        settled(&mut from, "exporter");
+        settled(&mut to, "importer");
+    }
+}
+
 #[test]
 fn a_dead_exporter_is_recomputed_or_an_error() {
     let (mut from, mut to) = (Worker::start(json!({})), Worker::start(json!({})));

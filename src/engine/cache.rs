@@ -61,7 +61,10 @@ impl ModelCache {
     /// `devices`: empty or the CPU.
     pub fn create(model: &Arc<Model>, devices: &[i32], options: CacheOptions) -> Result<Arc<ModelCache>> {
         if let Some(device) = devices.iter().find(|&&d| d != DEVICE_CPU) {
-            crate::bail!(Unsupported, "device {device}: this build has the CPU backend only (CLEAVE_DEVICE_CPU)");
+            crate::bail!(
+                NotFound,
+                "device {device}: there is none, this build has the CPU backend only (CLEAVE_DEVICE_CPU)"
+            );
         }
         if devices.len() > 1 {
             crate::bail!(Unsupported, "{} devices: the CPU backend runs on one", devices.len());
@@ -100,6 +103,8 @@ impl ModelCache {
         };
         let store: Arc<dyn BlockStore> = slab.clone();
         let kv = kv::Cache::new(identity, store, config)?;
+        let mib = (n_blocks * geometry.block_bytes()) >> 20;
+        crate::log!(Info, "cache", "created: {n_blocks} blocks of {block_tokens} tokens, {mib} MiB");
         let defaults = NodeConfig::default();
         let peer_timeout = options.peer_timeout.unwrap_or(defaults.peer_timeout);
         Ok(Arc::new(ModelCache {

@@ -136,6 +136,13 @@ impl Engine {
             }
         })?;
         bound.recv().map_err(|_| crate::error!(Internal, "the step thread ended before it began"))??;
+        crate::log!(
+            Info,
+            "engine",
+            "created: {role:?}, {} sequences, {} tokens a step",
+            limits.max_sequences,
+            limits.max_batch_tokens
+        );
         Ok(Engine { shared, bounds, thread: Mutex::new(Some(thread)) })
     }
 
@@ -261,6 +268,7 @@ impl Engine {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             let _ = thread.join();
+            crate::log!(Info, "engine", "destroyed");
         }
     }
 }

@@ -217,6 +217,7 @@ impl Stepper {
         counters.step_ns_last.store(took, Relaxed);
         counters.step_ns_max.fetch_max(took, Relaxed);
         counters.last_step_end_ns.store(ended, Relaxed);
+        crate::log!(Trace, "engine", "step of {} sequences: {} us", self.plan.items.len(), took / 1000);
         Ok(true)
     }
 

@@ -84,6 +84,7 @@ impl Model {
         }
         let config = ModelConfig::read(&dir)?;
         let checkpoint = Checkpoint::open(&dir, &config)?;
+        crate::log!(Info, "model", "loaded {path}");
         Ok(Arc::new(Model {
             dir,
             config,

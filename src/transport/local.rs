@@ -58,9 +58,9 @@ pub(super) struct Local {
 }
 
 impl Source for Local {
-    fn more(&mut self, have: usize, wanted: Wanted<'_>) -> Result<More> {
+    fn more(&mut self, wanted: Wanted<'_>) -> Result<More> {
         wanted()?;
-        self.loan.more(have, LOOK)?;
+        self.loan.more(self.loan.blocks().len(), LOOK)?;
         let whole = self.loan.whole().map(|snapshot| (**snapshot).clone());
         Ok(More { available: self.loan.blocks().len(), whole })
     }

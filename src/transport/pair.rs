@@ -215,7 +215,7 @@ fn reach(
         let open = Message::Test { blocks: blocks as u32, seed };
         let mut remote = Remote::begin(&peer, &open, size, plane, question)?;
         remote.populate()?;
-        let n = remote.more(0, question.wanted)?.available;
+        let n = remote.more(question.wanted)?.available;
         measure(&mut remote, n, size, &seed, question.wanted)
     };
     let rate = test((TEST_BYTES / size).max(1)).map_err(refused)?;

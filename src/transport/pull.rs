@@ -61,7 +61,7 @@ fn within(
     wanted: Wanted<'_>,
 ) -> Result<(Snapshot, BlockTable)> {
     let mut source = Local { loan };
-    while source.more(usize::MAX, wanted)?.whole.is_none() {}
+    while source.more(wanted)?.whole.is_none() {}
     drop(source);
     match cache.consume(ticket.handle)? {
         Consumed::Ready(snapshot, table) => Ok((snapshot, table)),
@@ -82,7 +82,7 @@ fn transfer(
     let (mut have, mut hidden, mut exposed) = (0, 0, 0);
     let mut done_at = None;
     let whole = loop {
-        let more = source.more(have, wanted)?;
+        let more = source.more(wanted)?;
         if more.whole.is_some() && done_at.is_none() {
             done_at = Some(Instant::now());
         }

@@ -73,8 +73,9 @@ impl Destination for Incoming {
 
 /// An open transfer. Dropping it ends it, and the exporter's handle stays unless it was committed.
 pub(super) trait Source {
-    /// Waits until there are more than `have` blocks, or all of them. May come back early with no more than that.
-    fn more(&mut self, have: usize, wanted: Wanted<'_>) -> Result<More>;
+    /// Waits until there are more blocks than it told of before, or all of them. May come back early with no more.
+    /// The importer may have more of them itself than the exporter has computed yet.
+    fn more(&mut self, wanted: Wanted<'_>) -> Result<More>;
 
     /// Copies source blocks of this range, which are available, into `into`.
     fn fetch(&mut self, blocks: Range<usize>, into: &dyn Destination, wanted: Wanted<'_>) -> Result<()>;

@@ -123,7 +123,7 @@ def test_the_trace(server):
         assert set(names) == {"prefill", "handoff", "prefilled", "kv_ready", "decode", "done"}
         assert at["prefill"]["worker"] in [w.url for w in server.of("prefill")]
         assert at["handoff"]["worker"] in [w.url for w in server.of("decode")] and at["handoff"]["ticket_bytes"] > 100
-        assert at["kv_ready"]["ok"] is True and at["prefilled"]["prompt_tokens"] > 40
+        assert at["kv_ready"]["ok"] is True and at["prefilled"]["prompt_tokens"] > 20
 
 
 def test_a_prefill_worker_only_prefills(server):

@@ -180,11 +180,12 @@ impl Remote {
 }
 
 impl Source for Remote {
-    fn more(&mut self, have: usize, wanted: Wanted<'_>) -> Result<More> {
+    fn more(&mut self, wanted: Wanted<'_>) -> Result<More> {
         wanted()?;
+        // What this cache has already may be more than the exporter has computed: its blocks are asked for from where
+        // they are known to.
         let known = self.ids.len();
-        let have = have.max(known) as u32;
-        let answer = self.ask(&Message::More { loan: self.loan, have }, wanted)?;
+        let answer = self.ask(&Message::More { loan: self.loan, have: known as u32 }, wanted)?;
         let Message::Blocks { first, ids, sequence } = answer else { return unexpected() };
         let first = first as usize;
         if first > known || ids.len() > u32::MAX as usize - first {
