@@ -1,79 +1,10 @@
 #include "completion.hpp"
+#include "answer.hpp"
+#include "engine_request.hpp"
+#include "text.hpp"
+#include "trace.hpp"
 
 namespace {
-
-constexpr std::chrono::milliseconds look_around(50); // how soon a client that has gone is noticed
-
-/// The tokens of each prompt. Throws ApiError.
-std::vector<Tokens> tokenize(const EngineHost &host, const GenerationRequest &q)
-{
-    const char *const param = q.chat ? "messages" : "prompt";
-    std::vector<Tokens> out;
-    const auto add = [&](auto tokens) {
-        if (!tokens)
-            throw invalid(param, tokens.error().message());
-        out.push_back(std::move(*tokens));
-    };
-    if (q.chat) {
-        const auto text = host.model.chat_prompt(q.messages);
-        if (!text)
-            throw invalid(param, text.error().message());
-        add(host.model.tokenize(*text, cleave::Special::None));
-    }
-    for (const auto &prompt : q.prompts) {
-        if (const auto *text = std::get_if<std::string>(&prompt))
-            add(host.model.tokenize(*text));
-        else
-            out.push_back(std::get<Tokens>(prompt));
-    }
-    for (const Tokens &tokens : out) {
-        for (const std::int32_t token : tokens)
-            if (static_cast<std::uint32_t>(token) >= host.about.vocab_size)
-                throw invalid(param, "the model has no token " + std::to_string(token));
-        if (tokens.size() > host.about.max_context_tokens)
-            throw ApiError(400, "invalid_request_error",
-                           "This model's maximum context length is " + std::to_string(host.about.max_context_tokens) +
-                               " tokens. However, the prompt has " + std::to_string(tokens.size()) + " tokens.",
-                           param, "context_length_exceeded");
-    }
-    return out;
-}
-
-/// Choice `choice` of a request, as an engine takes it.
-cleave::Request engine_request(const EngineHost &host, const GenerationRequest &q, const Tokens &prompt, std::size_t choice)
-{
-    cleave::Request r;
-    r.prompt = prompt;
-    r.max_new_tokens = q.max_tokens;
-    r.min_new_tokens = q.min_tokens;
-    r.temperature = q.temperature;
-    r.top_k = q.top_k;
-    r.top_p = q.top_p;
-    r.min_p = q.min_p;
-    r.repetition_penalty = q.repetition_penalty;
-    r.presence_penalty = q.presence_penalty;
-    r.frequency_penalty = q.frequency_penalty;
-    for (const auto &[token, bias] : q.logit_bias) {
-        if (static_cast<std::uint32_t>(token) >= host.about.vocab_size)
-            throw invalid("logit_bias", "the model has no token " + std::to_string(token));
-        r.logit_bias.push_back({token, bias});
-    }
-    if (q.seed) { // the library's 0 is a random seed: a client's is another number
-        const std::uint64_t seed = static_cast<std::uint64_t>(*q.seed) + choice;
-        r.seed = seed != 0 ? seed : UINT64_C(1) << 63;
-    }
-    r.ignore_eos = q.ignore_eos;
-    r.priority = q.priority;
-    r.token_logprobs = q.logprobs;
-    r.top_logprobs = q.top_logprobs;
-    return r;
-}
-
-void check_model(const EngineHost &host, const GenerationRequest &q)
-{
-    if (!q.model.empty() && q.model != host.options.model_name)
-        throw ApiError(404, "invalid_request_error", "the model '" + q.model + "' does not exist", "model", "model_not_found");
-}
 
 class Completion {
 public:
@@ -364,50 +295,4 @@ void answer_completion(HttpServer &server, EngineHost &host, const std::string &
                [completion](const Write &write) { completion->stream(write); });
     else
         exchange.response.set_content(completion->whole(), "application/json");
-}
-
-void answer_prefill(HttpServer &server, EngineHost &host, Exchange &exchange, bool chat)
-{
-    const GenerationRequest q = parse_generation(exchange.body, chat);
-    check_model(host, q);
-    if (!q.do_remote_decode)
-        throw invalid("kv_transfer_params", "a prefill worker answers fronts only");
-    const auto prompts = tokenize(host, q);
-    if (prompts.size() != 1)
-        throw invalid("prompt", "a prefill worker takes one prompt at a time");
-
-    std::vector<cleave::Request> request;
-    request.push_back(engine_request(host, q, prompts[0], 0));
-    request[0].stream_kv = true; // the ticket goes out before the prompt is computed
-    const auto sequences = std::make_shared<Sequences>(host, 1);
-    sequences->submit(0, std::move(request));
-
-    std::optional<cleave::Event> event; // the first that brings a handle
-    while (!event || (event->type() != cleave::EventType::KvStarted && event->type() != cleave::EventType::Finished)) {
-        server.check(exchange.client);
-        event = sequences->next(look_around);
-    }
-    if (event->kv() == 0)
-        throw failed(std::string("the prompt was not computed: ") + to_string(event->status()));
-    auto ticket = host.cache.view(event->kv()).ticket();
-    if (!ticket)
-        throw to_api_error(ticket.error());
-
-    const auto run = [&server, &host, sequences, event, ticket = std::move(*ticket), client = exchange.client,
-                      start = exchange.start, n_tokens = prompts[0].size()](const Write &write) {
-        write(dump(json{{"kv_transfer_params", {{"do_remote_prefill", true}, {"ticket", to_base64(ticket)}}}}) + "\n");
-        std::optional<cleave::Event> last = event;
-        while (!last || last->type() != cleave::EventType::Finished) {
-            server.check(client);
-            last = sequences->next(look_around);
-        }
-        cleave::Kv kv = host.cache.take_kv(*last); // given back if it cannot be told of
-        server.check(client);
-        if (!kv)
-            throw failed(std::string("the prompt was not computed: ") + to_string(last->status()));
-        write(dump(json{{"prefilled", {{"prompt_tokens", n_tokens}, {"cached_tokens", last->cached_tokens()}, {"ms", ms_since(start)}}}}) +
-              "\n");
-        static_cast<void>(kv.take()); // lives on until it was fetched, or its lease is over
-    };
-    stream(exchange, "application/x-ndjson", "", "\n", run);
 }

@@ -163,12 +163,12 @@ Part Passage::wait()
     for (;;) {
         server_.check(client_);
         auto part = inbox_.take(look_around);
-        if (part && part->from == from_decode_.get())
+        if (part && part->from == from_decode_->id())
             return std::move(*part);
-        if (part && part->from == from_prefill_.get())
+        if (part && from_prefill_ && part->from == from_prefill_->id())
             take_prefill_part(*part);
         if (!part && !decode_->up())
-            return {Part::Broken, from_decode_.get()};
+            return {Part::Broken, from_decode_->id()};
     }
 }
 

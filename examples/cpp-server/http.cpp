@@ -256,9 +256,10 @@ bool HttpServer::serve() { return server_.listen_after_bind() && closing; }
 void HttpServer::stop()
 {
     server_.stop();
-    each_descriptor([&](int fd) { // else their threads wait for the next request as long as keep-alive lasts
+    // Else their threads wait for the next request as long as keep-alive lasts, or for a client that reads nothing.
+    each_descriptor([&](int fd) {
         if (address_of(fd, getsockname).second == port_ && address_of(fd, getpeername).second != 0)
-            ::shutdown(fd, SHUT_RD);
+            ::shutdown(fd, SHUT_RDWR);
     });
 }
 

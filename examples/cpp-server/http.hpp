@@ -92,7 +92,7 @@ public:
     int bind(const std::string &host, int port);
     /// Serves until stop(). Whether that was how it ended.
     bool serve();
-    /// Ends serve(). Connections on which no request is in hand are closed.
+    /// Ends serve(), and every connection.
     void stop();
 
     /// From the first signal on: no new generations.

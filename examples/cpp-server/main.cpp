@@ -3,6 +3,7 @@
 #include "completion.hpp"
 #include "front.hpp"
 #include "membership.hpp"
+#include "prefill.hpp"
 
 #include <csignal>
 #include <cstdio>
@@ -65,7 +66,8 @@ void route_models(HttpServer &server, std::function<std::vector<std::string>()> 
         nlohmann::ordered_json data = nlohmann::ordered_json::array();
         for (const std::string &name : models())
             data.push_back({{"id", name}, {"object", "model"}, {"created", started}, {"owned_by", "cleave"}});
-        exchange.response.set_content(dump(nlohmann::ordered_json{{"object", "list"}, {"data", data}}), "application/json");
+        const nlohmann::ordered_json list = {{"object", "list"}, {"data", data}};
+        exchange.response.set_content(dump(list), "application/json");
     });
 }
 
@@ -127,7 +129,9 @@ bool run_front(const Options &options, const sigset_t &signals)
         workers.leave(exchange.request.get_param_value("url"));
         exchange.response.set_content("{}", "application/json");
     });
-    server.route("GET", "/workers", [&](Exchange &exchange) { exchange.response.set_content(workers.list(), "application/json"); });
+    server.route("GET", "/workers", [&](Exchange &exchange) {
+        exchange.response.set_content(workers.list(), "application/json");
+    });
     server.route("GET", "/health", [&](Exchange &exchange) {
         const auto models = workers.models();
         answer_health(server, exchange, models.empty() ? "no_decode_worker" : "",
@@ -153,6 +157,9 @@ nlohmann::ordered_json audit(const EngineHost &host)
 
 bool run_engine(const Options &options, const sigset_t &signals)
 {
+    const auto log = cleave::LogSink::install(cleave::LogLevel::Warn, [](cleave::LogLevel, const char *part, const char *message) {
+        std::fprintf(stderr, "%s: %s\n", part, message);
+    });
     HttpServer server; // before the engine: a port that is taken is found out at once
     const std::string url = url_of(options.host, server.bind(options.host, options.port));
     EngineHost host(options);

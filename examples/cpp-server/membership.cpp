@@ -46,7 +46,7 @@ void Membership::report_until_leaving()
         if (taken)
             take_list(answer->body);
         if (taken != joined || !told) // said when it changes
-            std::fprintf(stderr, taken ? "joined the front at %s\n" : "the front at %s does not answer\n", host_.options.front.c_str());
+            std::fprintf(stderr, "%s: %s\n", host_.options.front.c_str(), taken ? "joined this front" : "the front does not answer");
         joined = taken;
         told = true;
         lock.lock();

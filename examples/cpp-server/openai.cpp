@@ -26,8 +26,9 @@ public:
         const json *value = find(name);
         if (value == nullptr)
             return missing;
-        const bool fits = value->is_number_integer() &&
-                          (!value->is_number_unsigned() || value->get<std::uint64_t>() <= std::numeric_limits<std::int64_t>::max());
+        const bool fits = value->is_number_unsigned()
+                              ? value->get<std::uint64_t>() <= std::numeric_limits<std::int64_t>::max()
+                              : value->is_number_integer();
         if (!fits || value->get<std::int64_t>() < least || value->get<std::int64_t>() > most)
             throw invalid(name, std::string(name) + " must be an integer from " + std::to_string(least) + " to " +
                                     std::to_string(most));
@@ -103,7 +104,8 @@ std::string parse_messages(const Fields &fields)
         } else if (content->is_array() && !content->empty()) {
             for (const json &part : *content) {
                 const auto part_text = part.find("text");
-                if (!part.is_object() || part.value("type", json()) != "text" || part_text == part.end() || !part_text->is_string())
+                const bool is_text = part.is_object() && part.value("type", json()) == "text";
+                if (!is_text || part_text == part.end() || !part_text->is_string())
                     throw invalid("messages", "messages may have parts of type text only");
                 text += part_text->get<std::string>();
             }

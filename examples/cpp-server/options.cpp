@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <limits>
 #include <stdexcept>
+#include <tuple>
+#include <utility>
 
 const char *to_string(ServerRole role)
 {
@@ -42,15 +44,15 @@ ServerRole role(const std::string &option, const std::string &text)
     refuse(option, "'" + text + "' is none of mixed, prefill, decode and front");
 }
 
-void split_address(const std::string &option, const std::string &text, Options &out)
+std::pair<std::string, int> address(const std::string &option, const std::string &text)
 {
     const std::size_t colon = text.rfind(':');
     if (colon == std::string::npos || colon == 0)
         refuse(option, "'" + text + "' is not HOST:PORT");
-    out.host = text.substr(0, colon);
-    out.port = number<std::uint16_t>(option, text.substr(colon + 1), 0);
-    if (out.host.front() == '[' && out.host.back() == ']')
-        out.host = out.host.substr(1, out.host.size() - 2);
+    std::string host = text.substr(0, colon);
+    if (host.front() == '[' && host.back() == ']')
+        host = host.substr(1, host.size() - 2);
+    return {host, number<std::uint16_t>(option, text.substr(colon + 1), 0)};
 }
 
 std::string url(const std::string &option, std::string text)
@@ -67,15 +69,21 @@ std::string url(const std::string &option, std::string text)
 Options parse_options(int argc, char **argv)
 {
     Options out;
-    for (int i = 1; i < argc; i += 2) {
-        const std::string option = argv[i];
-        if (i + 1 == argc)
-            refuse(option, "is no option, or has no value");
-        const std::string value = argv[i + 1];
+    for (int i = 1; i < argc; i++) {
+        std::string option = argv[i], value; // "--option value" or "--option=value"
+        const std::size_t equals = option.find('=');
+        if (equals != std::string::npos) {
+            value = option.substr(equals + 1);
+            option.erase(equals);
+        } else if (i + 1 < argc) {
+            value = argv[++i];
+        } else {
+            refuse(option, "has no value, or is no option: see examples/README.md");
+        }
         if (option == "--role")
             out.role = role(option, value);
         else if (option == "--listen")
-            split_address(option, value, out);
+            std::tie(out.host, out.port) = address(option, value);
         else if (option == "--model")
             out.model = value;
         else if (option == "--model-name")
@@ -86,20 +94,21 @@ Options parse_options(int argc, char **argv)
             out.advertise = url(option, value);
         else if (option == "--secret-file")
             out.secret_file = value;
-        else if (option == "--kv-listen")
+        else if (option == "--kv-listen") {
+            address(option, value); // the library takes it as it is
             out.kv_listen = value;
-        else if (option == "--kv-mib")
+        } else if (option == "--kv-mib")
             out.kv_mib = std::min<std::uint64_t>(number<std::uint64_t>(option, value, 1), UINT64_MAX >> 20);
         else if (option == "--max-sequences")
-            out.max_sequences = number<std::uint32_t>(option, value, 1);
+            out.max_sequences = number<std::uint32_t>(option, value, 0);
         else if (option == "--max-batch-tokens")
-            out.max_batch_tokens = number<std::uint32_t>(option, value, 1);
+            out.max_batch_tokens = number<std::uint32_t>(option, value, 0);
         else if (option == "--threads")
-            out.threads = number<std::uint32_t>(option, value, 1);
+            out.threads = number<std::uint32_t>(option, value, 0);
         else if (option == "--page")
             out.page = value;
         else
-            refuse(option, "there is no such option");
+            refuse(option, "there is no such option: see examples/README.md");
     }
     if (out.role != ServerRole::Front && out.model.empty())
         refuse("--model", "is required");

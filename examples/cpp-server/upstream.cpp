@@ -18,7 +18,7 @@ std::optional<Part> Inbox::take(std::chrono::milliseconds patience)
 }
 
 Upstream::Upstream(Inbox &inbox, const std::string &url, const std::string &path, httplib::Headers headers, std::string body)
-    : inbox_(inbox), client_(url)
+    : inbox_(inbox), id_(inbox.new_id()), client_(url)
 {
     client_.set_tcp_nodelay(true);
     client_.set_connection_timeout(1);
@@ -35,15 +35,15 @@ void Upstream::run(const httplib::Request &request)
 {
     httplib::Request reading = request;
     reading.response_handler = [this](const httplib::Response &response) {
-        inbox_.put({Part::Head, this, response.status});
+        inbox_.put({Part::Head, id_, response.status});
         return !stopped_;
     };
     reading.content_receiver = [this](const char *data, std::size_t n, std::uint64_t, std::uint64_t) {
-        inbox_.put({Part::Data, this, 0, std::string(data, n)});
+        inbox_.put({Part::Data, id_, 0, std::string(data, n)});
         return !stopped_;
     };
     const bool whole = client_.send(reading) != nullptr;
-    inbox_.put({whole ? Part::End : Part::Broken, this});
+    inbox_.put({whole ? Part::End : Part::Broken, id_});
     ended_ = true;
 }
 

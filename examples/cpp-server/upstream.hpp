@@ -11,12 +11,10 @@
 #include <string>
 #include <thread>
 
-class Upstream;
-
 /// A piece of what a worker answers.
 struct Part {
     enum Kind { Head, Data, End, Broken } kind; // Broken: the answer is not whole, or there is none
-    const Upstream *from;
+    int from;           // Upstream::id()
     int status = 0;     // Head
     std::string data{}; // Data
 };
@@ -27,8 +25,11 @@ public:
     void put(Part part);
     /// The next one, if it comes within `patience`.
     std::optional<Part> take(std::chrono::milliseconds patience);
+    /// A number that parts from elsewhere do not have: what is left of an answer that was given up may still be here.
+    int new_id() { return ++last_id_; }
 
 private:
+    int last_id_ = 0;
     std::mutex mutex_;
     std::condition_variable changed_;
     std::deque<Part> parts_;
@@ -42,10 +43,13 @@ public:
     Upstream(const Upstream &) = delete;
     Upstream &operator=(const Upstream &) = delete;
 
+    int id() const { return id_; }
+
 private:
     void run(const httplib::Request &request);
 
     Inbox &inbox_;
+    const int id_;
     httplib::Client client_;
     std::atomic<bool> stopped_{false}, ended_{false};
     std::thread reader_;
