@@ -30,6 +30,15 @@ type dispatcher struct {
 }
 
 func newDispatcher(capacity uint32) (*dispatcher, error) {
+	d, err := openDispatcher(capacity)
+	if err == nil {
+		go d.run()
+	}
+	return d, err
+}
+
+// openDispatcher makes one that nobody runs yet.
+func openDispatcher(capacity uint32) (*dispatcher, error) {
 	name, e := capi.QueueCreate(capacity)
 	if e != nil {
 		return nil, wrap(e)
@@ -39,9 +48,7 @@ func newDispatcher(capacity uint32) (*dispatcher, error) {
 		capi.QueueDestroy(name)
 		return nil, newError(ErrIO, "watch the queue's descriptor", err)
 	}
-	d := &dispatcher{name: name, file: file, done: make(chan struct{}), failed: make(chan struct{})}
-	go d.run()
-	return d, nil
+	return &dispatcher{name: name, file: file, done: make(chan struct{}), failed: make(chan struct{})}, nil
 }
 
 // watch duplicates a descriptor that is the library's, so that it can be closed here at any time.

@@ -98,9 +98,13 @@ func (c *completion) submitTicket() (*cleave.Stream, error) {
 	c.group.Add(1)
 	go func() {
 		defer c.group.Done()
-		if err := kv.Wait(c.ctx); c.ctx.Err() == nil {
-			c.tell("kv_ready", map[string]any{"ok": err == nil})
+		err := kv.Wait(c.ctx)
+		if c.ctx.Err() != nil {
+			return
+		} else if err != nil {
+			log.Printf("the KV of a prompt is computed anew: %v", err)
 		}
+		c.tell("kv_ready", map[string]any{"ok": err == nil})
 	}()
 	return stream, nil
 }

@@ -1,0 +1,40 @@
+package cleave
+
+import (
+	"context"
+	"errors"
+	"io"
+	"testing"
+)
+
+// TestStreamCancel: unlike a closed stream a cancelled one can be read to its end, which tells what any other does.
+func TestStreamCancel(t *testing.T) {
+	engine := newEngine(t, newCache(t, CacheConfig{}), EngineConfig{})
+	prompt, err := testModel(t).Tokenize(facts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for round := range 2 { // the second finds the prompt of the first
+		stream, err := engine.Submit(context.Background(), Request{Prompt: prompt, IgnoreEOS: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if event, err := stream.Next(); err != nil || event.Type != EventToken {
+			t.Fatalf("%+v, %v", event, err)
+		}
+		stream.Cancel()
+		stream.Cancel()
+		tokens := 1
+		event, err := stream.Next()
+		for ; err == nil && event.Type == EventToken; event, err = stream.Next() {
+			tokens++
+		}
+		if event.Type != EventFinished || !errors.Is(err, ErrCancelled) || event.Index != tokens || (event.CachedTokens > 0) != (round > 0) {
+			t.Errorf("round %d: after %d tokens %+v, %v", round, tokens, event, err)
+		}
+		stream.Cancel() // of one that has ended
+		if _, err := stream.Next(); !errors.Is(err, ErrCancelled) || err == io.EOF {
+			t.Error(err)
+		}
+	}
+}
