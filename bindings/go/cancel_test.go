@@ -127,27 +127,6 @@ func TestCloseCancels(t *testing.T) {
 	idle(t, engine)
 }
 
-// Cancel ends the request, and what came of it can be read.
-func TestCancelledStreamIsReadToItsEnd(t *testing.T) {
-	engine := newEngine(t, newCache(t, CacheConfig{}), EngineConfig{})
-	stream := submit(t, engine, long(t))
-	must[Event](t)(stream.Next())
-	stream.Cancel()
-	stream.Cancel()
-	n := 1
-	for event, err := range stream.Events() {
-		if err == nil {
-			n++
-			continue
-		}
-		expect(t, err, ErrCancelled)
-		if errors.Is(err, ErrClosed) || event.Type != EventFinished || event.Reason != FinishError || event.Index != n || n == 400 {
-			t.Errorf("%d tokens, %+v, %v", n, event, err)
-		}
-	}
-	stream.Cancel()
-}
-
 func TestCloseOfAnEndedStream(t *testing.T) {
 	engine := newEngine(t, newCache(t, CacheConfig{}), EngineConfig{})
 	stream := submit(t, engine, Request{Prompt: []int32{1, 2, 3}, MaxNewTokens: 2})

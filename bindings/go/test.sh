@@ -1,0 +1,43 @@
+#!/bin/sh
+# Runs every test of the Go package against an installed libcleave. Needs Go 1.24 or later, a C compiler and pkg-config,
+# and no network.
+#
+#     bindings/go/test.sh PREFIX MODEL_DIRECTORY      PREFIX as of `make install`; its lib directory is looked for
+set -eu
+
+if [ $# -ne 2 ]; then
+    sed -n '2,5s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+fi
+prefix=$(cd "$1" && pwd)
+CLEAVE_TEST_MODEL=$(cd "$2" && pwd)
+pc=$(find "$prefix" -name cleave.pc -path '*/pkgconfig/*' | head -n 1)
+if [ -z "$pc" ]; then
+    echo "test.sh: no pkgconfig/cleave.pc below $prefix" >&2
+    exit 1
+fi
+PKG_CONFIG_PATH=$(dirname "$pc")
+LD_LIBRARY_PATH=$(dirname "$PKG_CONFIG_PATH")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+export CLEAVE_TEST_MODEL PKG_CONFIG_PATH LD_LIBRARY_PATH GOPROXY=off GOTOOLCHAIN=local GOWORK=off
+cd "$(dirname "$0")"
+
+step() {
+    echo "== $*"
+    "$@"
+}
+
+unformatted=$(gofmt -l .)
+if [ -n "$unformatted" ]; then
+    echo "not as gofmt has it: $unformatted" >&2
+    exit 1
+fi
+step go vet ./...
+if command -v staticcheck >/dev/null; then
+    step staticcheck ./...
+fi
+step go test -race -count=3 ./...
+step env GOEXPERIMENT=cgocheck2 go test -count=3 ./...
+step env GOGC=1 go test -count=3 ./...
+# The archive is linked: the program finds no shared library, and needs none.
+step env -u LD_LIBRARY_PATH go test -count=1 -tags cleave_static ./...
+step go test -run '^$' -bench . -benchtime 1x .
