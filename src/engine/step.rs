@@ -12,7 +12,7 @@ use crate::error::{Error, Result, Status};
 use crate::kv::Waker;
 use crate::model::decoder::Executor;
 use crate::sampling::{self, Scratch};
-use crate::scheduler::{Limits, Plan, Scheduler};
+use crate::scheduler::{Limits, Plan, Scheduler, SeqId};
 use crate::sequence::{FinishReason, Snapshot};
 use crate::sys::monotonic_ns;
 use std::collections::{BTreeSet, HashMap};
@@ -43,6 +43,8 @@ pub(super) struct Stepper {
     /// Requests with events that the queue had no room for.
     pub(super) stalled: Vec<u64>,
     plan: Plan,
+    /// Of the running step, empty between two.
+    sampled: Vec<(SeqId, sampling::Sampled)>,
     batch: Batch,
     logits: Vec<f32>,
     scratch: Scratch,
@@ -66,6 +68,7 @@ impl Stepper {
             deadlines: BTreeSet::new(),
             stalled: Vec::new(),
             plan: Plan::default(),
+            sampled: Vec::new(),
             batch: Batch::default(),
             logits: Vec::new(),
             scratch: Scratch::default(),
@@ -250,13 +253,17 @@ impl Stepper {
             let row = row.ok_or_else(|| crate::error!(Internal, "the model gave too few rows of logits"))?;
             match sampling::sample(row, &active.snapshot.params, context(&active.snapshot, eos_ids), &mut self.scratch)
             {
-                Ok(sampled) => self.accept(item.seq, sampled),
+                Ok(sampled) => self.sampled.push((item.seq, sampled)),
                 // One sequence's bad logits are that sequence's end, not its neighbours'.
                 Err(error) => self.end_now(item.seq, error),
             }
         }
         self.plan.items = items;
         self.logits = logits;
+        // Told of in one go: whoever polls wakes up once for a step, and not for each of its tokens.
+        let mut sampled = std::mem::take(&mut self.sampled);
+        sampled.drain(..).for_each(|(seq, token)| self.accept(seq, token));
+        self.sampled = sampled;
         Ok(())
     }
 

@@ -125,12 +125,13 @@ class Cluster:
 
     def wait_for(self, prefill, decode):
         def complete():
-            up = self.listed("decode")
-            return len(self.listed("prefill")) == prefill and len(up) == decode and all(len(w["paired"]) >= prefill for w in up)
+            exporters, importers = ({w["url"]: w for w in self.listed(role)} for role in ("prefill", "decode"))
+            paired = all(set(exporters) <= set(w["paired"]) for w in importers.values())
+            return len(exporters) == prefill and len(importers) == decode and paired
 
         wait_until(f"{prefill} prefill and {decode} paired decode workers", complete, 20)
 
-    def check_quiescent(self, seconds=40):
+    def check_quiescent(self, seconds=20):
         """Nobody holds anything: at once where all went well, else when the leases of what was lost are over."""
         for worker in self.workers:
             if worker.process.poll() is None:

@@ -15,7 +15,7 @@ STREAMS = 32
 class Streams:
     """Seeded generations that run at once, each in a thread of its own."""
 
-    def __init__(self, server, tokens=200):
+    def __init__(self, server, tokens=440):
         self.client = client_of(server)
         self.tokens = tokens
         self.texts = [""] * STREAMS
@@ -50,7 +50,7 @@ def wanted():
     """What the streams give where nothing happens, by number of tokens."""
     known = {}
 
-    def of(cluster, tokens=200):
+    def of(cluster, tokens=440):
         if tokens not in known:
             texts, failures = Streams(cluster, tokens).finish()
             assert not any(failures), failures

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from conftest import ask, mixed
-from servers import BINARIES, LANGUAGES, MODEL, Server, get
+from servers import BINARIES, LANGUAGES, MODEL, Server, get, wait_until
 
 
 def send(server, data, seconds=30):
@@ -184,13 +184,22 @@ def test_shutting_down_finishes_what_runs(language):
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_more_than_fits_is_told_to_come_back(language):
-    """One sequence at a time and a queue of requests that is soon full: 429, and the rest is answered."""
+    """One sequence at a time and a queue of 1024: the third of these requests finds no place."""
     server = Server(language, "--listen", "127.0.0.1:0", "--model", MODEL, "--kv-mib", "64", "--threads", "1", "--max-sequences", "1")
-    body = {"model": "tiny", "prompt": ["the old farmer"] * 64, "n": 64, "max_tokens": 1}
+    body = {"model": "tiny", "prompt": ["the old farmer"] * 600, "max_tokens": 200, "ignore_eos": True, "stream": True}
+    url = urlsplit(server.url)
+    first = []
+    for waiting in (599, 1199):
+        connection = socket.create_connection((url.hostname, url.port), timeout=30)
+        data = json.dumps(body).encode()
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
+        first.append(connection)
+        if waiting < 1024:
+            wait_until("the first waits", lambda: server.metric("cleave_requests_waiting") >= 500)
     status, head, answer = post(server, body, "/v1/completions")
-    assert status in (200, 429), answer
-    if status == 429:
-        assert "retry-after: 1" in head and json.loads(answer)["error"]["type"] == "rate_limit_error"
+    assert status == 429 and "retry-after: 1" in head and json.loads(answer)["error"]["type"] == "rate_limit_error"
+    for connection in first:
+        connection.close()
+    wait_until("what nobody waits for is cancelled", server.holds_nothing)
     assert post(server, {"model": "tiny", "prompt": "the", "max_tokens": 1}, "/v1/completions")[0] == 200
-    assert server.holds_nothing()
     assert server.stop() == 0
