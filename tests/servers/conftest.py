@@ -1,5 +1,6 @@
 import openai
 import pytest
+import slow_model as slow_model_module
 from servers import LANGUAGES, MODEL, PAGE, SMALL, Cluster, Server
 
 QUESTION = "the red box holds a key. the blue jar holds a coin. the green bag holds a shell. what does the {} hold?"
@@ -55,10 +56,15 @@ def client(server):
     return client_of(server)
 
 
+@pytest.fixture(scope="session")
+def slow_model(tmp_path_factory):
+    return slow_model_module.write(tmp_path_factory.mktemp("slow"))
+
+
 @pytest.fixture(params=LANGUAGES)
-def cluster(request):
+def cluster(request, slow_model):
     """One of its own for a test that breaks it."""
-    running = Cluster(request.param, [request.param], [request.param, request.param])
+    running = Cluster(request.param, [request.param], [request.param, request.param], slow_model)
     yield running
     for process in [*running.workers, running.front]:
         if process.process.poll() is None:

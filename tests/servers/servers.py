@@ -95,7 +95,8 @@ class Server:
 class Cluster:
     """A front with workers, each in a language of its own."""
 
-    def __init__(self, front, prefill, decode):
+    def __init__(self, front, prefill, decode, model=MODEL):
+        self.model = model
         secret = tempfile.NamedTemporaryFile()
         secret.write(os.urandom(32))
         secret.flush()
@@ -110,7 +111,7 @@ class Cluster:
         self.wait_for(len(prefill), len(decode))
 
     def add(self, role, language, *options):
-        worker = Server(language, "--role", role, "--listen", "127.0.0.1:0", "--model", MODEL, "--front", self.url,
+        worker = Server(language, "--role", role, "--listen", "127.0.0.1:0", "--model", self.model, "--front", self.url,
                         "--secret-file", self.secret.name, *SMALL, *options)
         worker.role = role
         self.workers.append(worker)

@@ -6,7 +6,7 @@ import time
 
 import openai
 import pytest
-from conftest import ANSWERS, ask, client_of
+from conftest import client_of
 from servers import Server, get, wait_until
 
 STREAMS = 32
@@ -17,6 +17,7 @@ class Streams:
 
     def __init__(self, server, tokens=440):
         self.client = client_of(server)
+        self.model = self.client.models.list().data[0].id
         self.tokens = tokens
         self.texts = [""] * STREAMS
         self.failures = [None] * STREAMS
@@ -26,16 +27,21 @@ class Streams:
 
     def run(self, i):
         try:
-            stream = self.client.completions.create(model="tiny", prompt=f"tom {i} likes the colour green. the old farmer", temperature=0.9, seed=i,
+            stream = self.client.completions.create(model=self.model, prompt=f"tom {i} likes the colour green. the old farmer", temperature=0.9, seed=i,
                                                     max_tokens=self.tokens, stream=True, extra_body={"ignore_eos": True})
             for chunk in stream:
                 self.texts[i] += chunk.choices[0].text
         except openai.APIError as error:
             self.failures[i] = error
 
-    def wait_until_all_run(self):
-        wait_until("every stream has begun", lambda: all(self.texts) or any(self.failures), 60)
-        assert not any(self.failures), self.failures
+    def wait_until_most_run(self, cluster):
+        """In the workers: what clients have seen says little of that."""
+
+        def most():
+            alive = [worker for worker in cluster.of("decode") if worker.process.poll() is None]
+            return sum(worker.metric("cleave_requests_running") for worker in alive) >= STREAMS * 2 / 3
+
+        wait_until("most streams run", most, 60)
 
     def finish(self, seconds=120):
         end = time.monotonic() + seconds
@@ -61,9 +67,11 @@ def wanted():
 
 
 def works(cluster):
-    client = client_of(cluster)
-    for thing, text in ANSWERS.items():
-        assert client.chat.completions.create(model="tiny", messages=ask(thing), temperature=0).choices[0].message.content == text
+    for seed in (1, 2):
+        options = {"prompt": f"{seed} anna lives in paris. " * 6, "temperature": 0.9, "seed": seed, "max_tokens": 8, "extra_body": {"ignore_eos": True}}
+        model = client_of(cluster).models.list().data[0].id
+        texts = {client_of(cluster).completions.create(model=model, **options).choices[0].text for _ in range(2)}
+        assert len(texts) == 1
 
 
 def busy_decode_worker(cluster):
@@ -73,7 +81,7 @@ def busy_decode_worker(cluster):
 def test_a_killed_decode_worker(cluster, wanted):
     want = wanted(cluster)
     streams = Streams(cluster)
-    streams.wait_until_all_run()
+    streams.wait_until_most_run(cluster)
     busy_decode_worker(cluster).kill()
     texts, failures = streams.finish()
     assert not any(failures), failures
@@ -83,13 +91,13 @@ def test_a_killed_decode_worker(cluster, wanted):
     assert len(cluster.listed("decode", "up")) == 1
     # The last one: what runs ends with an error, new requests are refused, and nothing hangs.
     streams = Streams(cluster)
-    streams.wait_until_all_run()
+    streams.wait_until_most_run(cluster)
     [last] = [worker for worker in cluster.of("decode") if worker.process.poll() is None]
     last.kill()
     _, failures = streams.finish(30)
     assert all(failures), "no stream can have ended well"
     with pytest.raises(openai.InternalServerError) as caught:
-        client_of(cluster).completions.create(model="tiny", prompt="the", max_tokens=1)
+        client_of(cluster).completions.create(model=streams.model, prompt="the", max_tokens=1)
     assert caught.value.status_code == 503
     assert get(cluster.url + "/health")[0] == 503
     cluster.add("decode", cluster.front.language)
@@ -101,7 +109,7 @@ def test_a_killed_decode_worker(cluster, wanted):
 def test_a_stopped_decode_worker(cluster, wanted):
     want = wanted(cluster)
     streams = Streams(cluster)
-    streams.wait_until_all_run()
+    streams.wait_until_most_run(cluster)
     stopped = busy_decode_worker(cluster)
     stopped.signal(signal.SIGSTOP)
     texts, failures = streams.finish()
@@ -134,7 +142,7 @@ def test_a_killed_prefill_worker(cluster, wanted):
 def test_a_worker_that_leaves_finishes_first(cluster, wanted):
     want = wanted(cluster)
     streams = Streams(cluster)
-    streams.wait_until_all_run()
+    streams.wait_until_most_run(cluster)
     leaving = busy_decode_worker(cluster)
     leaving.signal(signal.SIGTERM)
     wait_until("it left", lambda: len(cluster.listed("decode")) == 1, 2)
@@ -165,8 +173,9 @@ def test_a_front_that_is_restarted(cluster):
 
 def test_clients_that_go_away(cluster):
     client = client_of(cluster)
+    model = client.models.list().data[0].id
     for i in range(40):
-        stream = client.completions.create(model="tiny", prompt=f"tom {i} likes the colour green. " * 12, max_tokens=300, stream=True,
+        stream = client.completions.create(model=model, prompt=f"tom {i} likes the colour green. " * 12, max_tokens=300, stream=True,
                                            extra_body={"ignore_eos": True})
         for _, _ in zip(range(i % 4), stream):
             pass
