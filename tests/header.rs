@@ -151,3 +151,22 @@ fn the_header_compiles_as_c99_and_cpp17() {
         assert!(out.status.success(), "{compiler}: {}", String::from_utf8_lossy(&out.stderr));
     }
 }
+
+/// Who meets a status or a reason finds it in the document under its name and number.
+#[test]
+fn every_status_is_in_the_troubleshooting_document() {
+    let (header, document) = (read("include/cleave/cleave.h"), read("docs/troubleshooting.md"));
+    let defined = |prefix: &str| -> Vec<(String, String)> {
+        let defines =
+            header.lines().filter_map(|line| line.strip_prefix("#define ")?.strip_prefix(prefix)?.split_once(' '));
+        defines.map(|(name, value)| (name.to_string(), value.trim_matches(['(', ')']).to_string())).collect()
+    };
+    let (statuses, reasons) = (defined("CLEAVE_ERR_"), defined("CLEAVE_PAIR_"));
+    assert!(statuses.len() >= 17 && reasons.len() >= 13, "{statuses:?} {reasons:?}");
+    for (name, value) in statuses {
+        assert!(document.contains(&format!("### {name} ({value})\n")), "{name} ({value})");
+    }
+    for (name, _) in reasons {
+        assert!(document.contains(&format!("`{name}`")), "{name}");
+    }
+}

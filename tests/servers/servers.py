@@ -95,8 +95,8 @@ class Server:
 class Cluster:
     """A front with workers, each in a language of its own."""
 
-    def __init__(self, front, prefill, decode, model=MODEL):
-        self.model = model
+    def __init__(self, front, prefill, decode, model=MODEL, options=SMALL):
+        self.model, self.options = model, options
         secret = tempfile.NamedTemporaryFile()
         secret.write(os.urandom(32))
         secret.flush()
@@ -112,7 +112,7 @@ class Cluster:
 
     def add(self, role, language, *options):
         worker = Server(language, "--role", role, "--listen", "127.0.0.1:0", "--model", self.model, "--front", self.url,
-                        "--secret-file", self.secret.name, *SMALL, *options)
+                        "--secret-file", self.secret.name, *self.options, *options)
         worker.role = role
         self.workers.append(worker)
         return worker

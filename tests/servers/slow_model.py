@@ -3,6 +3,8 @@
 import json
 import random
 import shutil
+import sys
+from pathlib import Path
 
 from servers import MODEL
 
@@ -38,10 +40,11 @@ def bf16(generator, shape):
     return bytes(data)
 
 
-def write(directory):
+def write(directory, positions=512):
     config = json.loads((MODEL / "config.json").read_text())
     config.update(hidden_size=HIDDEN, num_hidden_layers=LAYERS, num_attention_heads=HEADS, num_key_value_heads=KV_HEADS,
-                  head_dim=HEAD_DIM, intermediate_size=MLP, vocab_size=VOCABULARY, tie_word_embeddings=True)
+                  head_dim=HEAD_DIM, intermediate_size=MLP, vocab_size=VOCABULARY, max_position_embeddings=positions,
+                  tie_word_embeddings=True)
     (directory / "config.json").write_text(json.dumps(config))
     for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"]:
         shutil.copy(MODEL / name, directory)
@@ -55,3 +58,7 @@ def write(directory):
     text += b" " * (-len(text) % 8)
     (directory / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + b"".join(pieces))
     return directory
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]), int(sys.argv[2]))
