@@ -62,7 +62,8 @@ serve:
 	@$(MAKE) $(SERVER)-server
 	@examples/serve.sh $(BUILD)/examples/$(SERVER)-server/$(SERVER)-server "$(MODEL)" $(PORT)
 
-stage: build
+stage: configure
+	cmake --build $(BUILD) --parallel $(JOBS) --target cleave_cargo
 	@cmake --install $(BUILD) --prefix $(STAGE) >/dev/null
 
 cpp-server: configure
