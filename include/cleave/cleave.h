@@ -692,10 +692,13 @@ cleave_status_t cleave_export(cleave_engine_t *engine, cleave_request_t id);
 /** An import has landed, or failed (`status`). */
 #define CLEAVE_EVENT_KV_READY 3
 
-/** An engine has failed and takes no more requests. The FINISHED events of its requests follow. */
+/** An engine has failed and takes no more requests. The FINISHED events of its requests follow, and tell which one it was. */
 #define CLEAVE_EVENT_ENGINE_FAILED 4
 
-/** One of the likeliest tokens at the place of the TOKEN event before it, best first; see CLEAVE_REQUEST_LOGPROBS. */
+/**
+ * One of the likeliest tokens at the place of the TOKEN event before it, best first; see CLEAVE_REQUEST_LOGPROBS. They
+ * follow that event directly, though a cleave_poll with little room may end between them.
+ */
 #define CLEAVE_EVENT_TOP_LOGPROB 5
 
 /**
@@ -751,7 +754,8 @@ typedef struct cleave_event_t {
 
 /**
  * Takes up to `capacity` events from the queue, in order, waiting for the first one at most `timeout_ms` (0: not at
- * all, UINT32_MAX: for ever). `*n` is how many there were; a timeout without any is CLEAVE_OK and 0.
+ * all, UINT32_MAX: for ever). `*n` is how many there were, fewer than `capacity` only if no more waited; a timeout
+ * without any is CLEAVE_OK and 0.
  *
  * `event_size` is sizeof(cleave_event_t) as the program was compiled, and the distance between the elements of
  * `events`: with a larger one the rest of each element is zeroed, with a smaller one (48 at least, a multiple of 8)

@@ -14,9 +14,10 @@ pub const CLEAVE_EVENT_TOKEN: u32 = 1;
 pub const CLEAVE_EVENT_FINISHED: u32 = 2;
 /// An import has landed, or failed (`status`).
 pub const CLEAVE_EVENT_KV_READY: u32 = 3;
-/// An engine has failed and takes no more requests. The FINISHED events of its requests follow.
+/// An engine has failed and takes no more requests. The FINISHED events of its requests follow, and tell which one it was.
 pub const CLEAVE_EVENT_ENGINE_FAILED: u32 = 4;
-/// One of the likeliest tokens at the place of the TOKEN event before it, best first; see CLEAVE_REQUEST_LOGPROBS.
+/// One of the likeliest tokens at the place of the TOKEN event before it, best first; see CLEAVE_REQUEST_LOGPROBS. They
+/// follow that event directly, though a cleave_poll with little room may end between them.
 pub const CLEAVE_EVENT_TOP_LOGPROB: u32 = 5;
 /// A prompt's turn has come: `kv` is its handle, still being filled; see CLEAVE_REQUEST_STREAM_KV. It belongs to the
 /// request: it fails if that ends without its KV, and FINISHED carries it otherwise.
@@ -88,7 +89,8 @@ fn convert(event: &Event) -> cleave_event_t {
 }
 
 /// Takes up to `capacity` events from the queue, in order, waiting for the first one at most `timeout_ms` (0: not at
-/// all, UINT32_MAX: for ever). `*n` is how many there were; a timeout without any is CLEAVE_OK and 0.
+/// all, UINT32_MAX: for ever). `*n` is how many there were, fewer than `capacity` only if no more waited; a timeout
+/// without any is CLEAVE_OK and 0.
 ///
 /// `event_size` is sizeof(cleave_event_t) as the program was compiled, and the distance between the elements of
 /// `events`: with a larger one the rest of each element is zeroed, with a smaller one (48 at least, a multiple of 8)

@@ -27,7 +27,7 @@ def measure(guidellm, url, streams, seconds, seed):
         out = Path(work) / "out.json"
         subprocess.run([guidellm, "run", "--backend", f"kind=openai_http,target={url},model=slow,request_format=/v1/completions",
                         "--profile", f"kind=concurrent,streams={streams}", "--constraint", f"kind=max_duration,seconds={seconds}",
-                        "--tokenizer", f"kind=hf_auto,model={MODEL}", "--disable-console", "--seed", f"kind=static,seed={seed}",
+                        "--tokenizer", f"kind=hf_auto,model={MODEL}", "--disable-console", "--seed", f"kind=static,value={seed}",
                         "--data", f"kind=synthetic_text,prompt_tokens={PROMPT},output_tokens={OUTPUT}",
                         "--output", f"kind=json,path={out}"], check=True, capture_output=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
         metrics = json.loads(out.read_text())["benchmarks"][0]["metrics"]
