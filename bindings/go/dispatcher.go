@@ -81,11 +81,11 @@ func (d *dispatcher) drain() bool {
 			d.abandonAll(newError(Code(status), "poll the queue"))
 			return false
 		}
-		if n == 0 {
+		d.dispatch(d.batch.events[:n])
+		if n < len(d.batch.events) { // no more waited
 			d.batch.flush()
 			return true
 		}
-		d.dispatch(d.batch.events[:n])
 	}
 }
 
