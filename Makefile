@@ -3,7 +3,7 @@
 # make demo-processes   the same with two processes, KV by shared memory
 # make serve  an OpenAI-compatible server: a front, a prefill worker, two decode workers, and a page to look at
 #             SERVER=go|cpp  MODEL=<directory>  PORT=<port>
-# make test   everything that CI runs
+# make test   everything that CI runs; of it `make go` and `make servers` are the Go module, and the servers under real clients
 # make check  formatting, lints, fast tests
 # make header writes include/cleave/cleave.h anew
 # make fuzz   every fuzz target for FUZZ_SECONDS (60); needs nightly and cargo-fuzz
@@ -28,6 +28,7 @@ FEATURES := failpoints,fuzzing
 SERVER ?= $(if $(shell command -v go),go,cpp)
 # What was built, as it would be installed.
 STAGE := $(CURDIR)/$(BUILD)/stage
+GO_ENV := PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig CGO_LDFLAGS="-O2 -g -Wl,-rpath,$(STAGE)/lib"
 CARGO_TEST := cargo test --locked --features $(FEATURES)
 
 .PHONY: all demo demo-processes serve go-server go servers stage test check fuzz header bench install clean setup configure build fmt lint rust ctest
@@ -71,11 +72,11 @@ cpp-server: configure
 
 go-server: stage
 	@mkdir -p $(BUILD)/examples/go-server
-	cd examples/go-server && PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig CGO_LDFLAGS="-O2 -g -Wl,-rpath,$(STAGE)/lib" \
-		go build -o $(CURDIR)/$(BUILD)/examples/go-server/go-server .
+	cd examples/go-server && $(GO_ENV) go build -o $(CURDIR)/$(BUILD)/examples/go-server/go-server .
 
 go: stage
 	bindings/go/test.sh $(STAGE) $(CURDIR)/models/tiny
+	cd examples/go-server && $(GO_ENV) go vet ./... && $(GO_ENV) go test -race ./...
 
 servers:
 	@tools/servers.sh
