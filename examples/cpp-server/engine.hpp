@@ -1,39 +1,46 @@
 // The model, its cache and its engine, and how their events find who waits for them: one thread polls the queue and
-// puts each event into the mailbox that its tag belongs to.
-#ifndef ENGINE_HPP
-#define ENGINE_HPP
+// puts each event to the sequences that its tag belongs to.
+#pragma once
 
 #include "http.hpp"
-#include "openai.hpp"
+#include "mailbox.hpp"
 #include "options.hpp"
 
 #include <cleave/cleave.hpp>
 
-#include <condition_variable>
-#include <deque>
-#include <optional>
+#include <fstream>
 #include <thread>
 #include <unordered_map>
 
-/// Events for one request of a client's. Filled by the polling thread, emptied by the request's.
-class Mailbox {
-public:
-    void put(const cleave::Event &event);
-    /// The next event, if one comes within `patience`.
-    std::optional<cleave::Event> take(std::chrono::milliseconds patience);
-
-private:
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    std::deque<cleave::Event> events_;
-};
-
-/// What a server has of cleave, whatever its role: one of each.
+/// What a server has of cleave, whatever its role: one of each. Lives as long as the process.
 class EngineHost {
 public:
     /// Loads the model. [BLOCKING] Throws std::runtime_error.
-    explicit EngineHost(const Options &options);
-    ~EngineHost();
+    explicit EngineHost(const Options &options) : options(options)
+    {
+        model = need(cleave::Model::load(options.model), "load the model");
+        about = need(model.info(), "describe the model");
+
+        cleave::CacheConfig pool;
+        pool.bytes_per_device = std::uint64_t{options.kv_mib} << 20;
+        pool.lease = std::chrono::seconds(10); // of a prompt that no decode worker fetches
+        if (options.is_worker())               // importers have to know it
+            pool.secret = read_secret(options.secret_file);
+        cache = need(cleave::Cache::create(model, pool), "create the cache");
+        if (!options.kv_listen.empty()) // importers on other machines: before anybody gets its address or a ticket
+            need(cache.listen(options.kv_listen), "listen for importers");
+
+        queue = need(cleave::Queue::create(), "create the queue");
+        cleave::EngineConfig config;
+        config.role = options.role == "prefill"  ? cleave::Role::Prefill
+                      : options.role == "decode" ? cleave::Role::Decode
+                                                 : cleave::Role::Mixed;
+        config.max_sequences = options.max_sequences;
+        config.max_batch_tokens = options.max_batch_tokens;
+        config.threads = options.threads;
+        engine = need(cleave::Engine::create(cache, queue, config), "create the engine");
+        std::thread([this] { poll(); }).detach();
+    }
 
     const Options options;
     cleave::Model model;
@@ -41,53 +48,131 @@ public:
     cleave::Queue queue;
     cleave::Engine engine;
     cleave::ModelInfo about{};
-
-    /// Whether the engine takes no more requests.
-    bool has_failed() const { return failed_; }
+    std::atomic<bool> has_failed{false}; // the engine takes no more requests
 
 private:
     friend class Sequences;
 
-    std::uint64_t open(std::shared_ptr<Mailbox> mailbox, std::size_t n); // the first of n tags
-    void close(std::uint64_t first_tag, std::size_t n);
-    void poll();
+    /// The value, or the end of the start.
+    template <class T> static T need(cleave::Result<T> result, const char *doing)
+    {
+        if (!result)
+            throw std::runtime_error(std::string(doing) + ": " + result.error().message());
+        return std::move(*result);
+    }
+
+    static std::array<std::uint8_t, 32> read_secret(const std::string &path)
+    {
+        std::array<std::uint8_t, 32> secret{};
+        std::ifstream file(path, std::ios::binary);
+        if (!file.read(reinterpret_cast<char *>(secret.data()), secret.size()))
+            throw std::runtime_error(path + ": cannot read 32 bytes of it");
+        return secret;
+    }
+
+    void poll()
+    {
+        std::array<cleave::Event, 64> room;
+        while (const auto events = queue.poll(room)) {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            for (cleave::Event &event : *events) {
+                const auto mailbox = waiting_.find(event.user_tag());
+                if (event.type() == cleave::EventType::EngineFailed) {
+                    has_failed = true;
+                    std::fprintf(stderr, "the engine has failed: %s\n", to_string(event.status()));
+                } else if (mailbox != waiting_.end()) {
+                    mailbox->second->put(event);
+                } else {
+                    cache.take_kv(event).reset(); // nobody waits for it any more
+                }
+            }
+        }
+    }
 
     std::mutex mutex_; // over what follows
-    std::unordered_map<std::uint64_t, std::shared_ptr<Mailbox>> mailboxes_; // by tag
+    std::unordered_map<std::uint64_t, Mailbox<cleave::Event> *> waiting_; // by tag
     std::uint64_t next_tag_ = 1;
-    std::atomic<bool> failed_{false};
-    std::thread poller_;
 };
+
+/// Why a request came to nothing, as the client gets to hear it.
+inline ApiError to_api_error(const cleave::Error &error)
+{
+    switch (error.code()) {
+    case cleave::Status::InvalidArgument:
+    case cleave::Status::OutOfMemory: // more than the whole cache holds
+        return invalid(nullptr, error.message());
+    case cleave::Status::WouldBlock: return ApiError(429, "rate_limit_error", error.message());
+    case cleave::Status::Shutdown: return unavailable("the server is shutting down");
+    default: return failed(error.message());
+    }
+}
 
 /// The sequences of one request of a client's: choices, or a prompt for another worker to decode. Its end cancels what
 /// still runs, and releases the handles of events that nobody took. For one thread at a time.
 class Sequences {
 public:
-    Sequences(EngineHost &host, std::size_t n);
-    ~Sequences();
+    Sequences(EngineHost &host, std::size_t n) : host_(host), running_(n)
+    {
+        const std::lock_guard<std::mutex> lock(host_.mutex_);
+        first_tag_ = host_.next_tag_;
+        host_.next_tag_ += n;
+        for (std::size_t i = 0; i < n; i++)
+            host_.waiting_[first_tag_ + i] = &events_;
+    }
+
+    ~Sequences()
+    {
+        for (std::size_t i = 0; i < running_.size(); i++)
+            cancel(i);
+        {
+            const std::lock_guard<std::mutex> lock(host_.mutex_);
+            for (std::size_t i = 0; i < running_.size(); i++)
+                host_.waiting_.erase(first_tag_ + i); // from here on the poller takes care of what comes
+        }
+        while (auto event = events_.take(std::chrono::milliseconds(0)))
+            host_.cache.take_kv(*event).reset();
+    }
+
     Sequences(const Sequences &) = delete;
     Sequences &operator=(const Sequences &) = delete;
 
     /// Submits requests for the sequences from `first` on, all or none. Throws ApiError.
-    void submit(std::size_t first, std::vector<cleave::Request> requests);
+    void submit(std::size_t first, std::vector<cleave::Request> requests)
+    {
+        for (std::size_t i = 0; i < requests.size(); i++)
+            requests[i].user_tag = first_tag_ + first + i;
+        static thread_local cleave::Packer packer;
+        const cleave::Submitted submitted = host_.engine.submit(requests, packer);
+        std::copy(submitted.ids.begin(), submitted.ids.end(), running_.begin() + static_cast<std::ptrdiff_t>(first));
+        if (!submitted)
+            throw to_api_error(submitted.error); // those that were accepted are cancelled as this ends
+    }
 
     /// Takes in a ticket for sequence `i`; KvReady tells how that went.
-    cleave::Result<cleave::Kv> import_ticket(std::size_t i, const std::vector<std::uint8_t> &ticket);
+    cleave::Result<cleave::Kv> import_ticket(std::size_t i, const std::vector<std::uint8_t> &ticket)
+    {
+        return host_.cache.import_kv(ticket, host_.queue, first_tag_ + i);
+    }
 
-    void cancel(std::size_t i);
+    void cancel(std::size_t i)
+    {
+        if (running_[i] != 0)
+            static_cast<void>(host_.engine.cancel(running_[i])); // one that has ended meanwhile is as good
+    }
 
-    /// The next event, if one comes within `patience`. A sequence whose Finished was taken is not cancelled.
-    std::optional<cleave::Event> next(std::chrono::milliseconds patience);
+    /// The next event, if one comes within `look_around`.
+    std::optional<cleave::Event> next()
+    {
+        const auto event = events_.take(look_around);
+        if (event && event->type() == cleave::EventType::Finished)
+            running_[of(*event)] = 0;
+        return event;
+    }
     std::size_t of(const cleave::Event &event) const { return static_cast<std::size_t>(event.user_tag() - first_tag_); }
 
 private:
     EngineHost &host_;
-    std::shared_ptr<Mailbox> mailbox_ = std::make_shared<Mailbox>();
     std::vector<cleave::RequestId> running_; // 0: not submitted yet, or ended
     std::uint64_t first_tag_;
+    Mailbox<cleave::Event> events_;
 };
-
-/// Why a request came to nothing, as the client gets to hear it.
-ApiError to_api_error(const cleave::Error &error);
-
-#endif

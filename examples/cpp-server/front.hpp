@@ -1,26 +1,213 @@
 // A front: it has no engine, and takes each request to a prefill worker and a decode worker. See "Workers" in
 // ../README.md.
-#ifndef FRONT_HPP
-#define FRONT_HPP
+#pragma once
 
-#include "http.hpp"
 #include "registry.hpp"
+#include "upstream.hpp"
 
-class Front {
+/// A request on its way.
+class Passage {
 public:
-    explicit Front(HttpServer &server) : server_(server) {}
+    /// Throws ApiError.
+    Passage(HttpServer &server, Registry &workers, const Call &call)
+        : server_(server), workers_(workers), call_(call), events_(call), q_(parse_generation(call))
+    {
+        id_ = new_id(q_.chat);
+        q_.body.erase("kv_transfer_params"); // a client's own would be none of a front's
+        if (!q_.body.contains("seed"))       // wherever it is generated, the answer is the same
+            q_.body["seed"] = random_number() >> 11;
+        sent_.resize(q_.n_prompts() * q_.n);
+    }
 
-    /// Answers /v1/chat/completions (`chat`) or /v1/completions. Throws ApiError.
-    void answer(Exchange &exchange, bool chat);
+    bool streams() const { return q_.stream; }
 
-    Registry &workers() { return workers_; }
-    /// OpenMetrics text.
-    std::string metrics() const;
+    /// Takes the request to its workers, and waits until a decode worker begins to answer. Throws ApiError.
+    void begin()
+    {
+        decode_ = workers_.take_decode(q_.model);
+        if (!decode_)
+            throw unavailable("there is no decode worker");
+        if (q_.n_prompts() == 1)
+            prefill_ = workers_.take_prefill(*decode_);
+        if (prefill_)
+            get_ticket();
+        ask_decode();
+        open();
+    }
+
+    std::string whole()
+    {
+        for (;;) {
+            const Part part = next();
+            if (part.kind == Part::Text)
+                return part.text;
+            move(part);
+            open();
+        }
+    }
+
+    void stream(const Write &write)
+    {
+        events_.begin(write);
+        for (;;) {
+            const Part part = next();
+            if (part.kind == Part::Text && part.text == "data: [DONE]")
+                return write(part.text + "\n\n");
+            if (part.kind == Part::Text && pass_on(part.text))
+                continue;
+            move(part);
+            open();
+        }
+    }
 
 private:
-    HttpServer &server_;
-    Registry workers_;
-    std::atomic<std::uint64_t> moved_{0};
-};
+    std::unique_ptr<Upstream> ask(const Lease &worker, const json &params, const char *delimiter) const
+    {
+        json body = q_.body;
+        if (!params.is_null())
+            body["kv_transfer_params"] = params;
+        httplib::Request request;
+        request.method = "POST";
+        request.path = call_.path;
+        request.headers = {{"Content-Type", "application/json"}, {"X-Request-Id", id_}};
+        if (call_.traced)
+            request.headers.emplace("X-Cleave-Trace", "1");
+        request.body = body.dump();
+        return std::make_unique<Upstream>(worker.url, std::move(request), delimiter);
+    }
 
-#endif
+    /// Gives the prompt to the prefill worker, and waits for the ticket. That comes before the prompt is computed: the
+    /// rest of the answer is read while the decode worker is at work.
+    void get_ticket()
+    {
+        events_.trace("prefill", {{"worker", prefill_->url}});
+        from_prefill_ = ask(*prefill_, {{"do_remote_decode", true}}, "\n");
+        while (prefill_ && kv_transfer_params_.is_null()) {
+            server_.check(call_);
+            read_prefill(look_around);
+            if (prefill_ && !prefill_->worker->up())
+                prefill_.reset();
+        }
+        if (!prefill_) // without a ticket the decode worker computes the prompt
+            from_prefill_.reset();
+    }
+
+    /// Takes what has come from the prefill worker. `prefill_` goes once nothing more is to come from there.
+    void read_prefill(std::chrono::milliseconds patience)
+    {
+        while (prefill_) {
+            const auto part = from_prefill_->parts.take(std::exchange(patience, patience.zero()));
+            if (!part)
+                return;
+            if (part->kind == Part::Head && part->status == 200)
+                continue;
+            const json line = part->kind == Part::Text ? json::parse(part->text) : json::object();
+            if (line.contains("kv_transfer_params")) {
+                kv_transfer_params_ = line["kv_transfer_params"];
+                return;
+            }
+            if (line.contains("prefilled")) {
+                json done = line["prefilled"];
+                done["worker"] = prefill_->url;
+                done["prefill_ms"] = done["ms"];
+                events_.trace_at("prefilled", ms_since(call_.start, part->at), done);
+            }
+            if (part->kind == Part::Broken)
+                prefill_->worker->broke();
+            prefill_.reset();
+        }
+    }
+
+    void ask_decode()
+    {
+        json params = kv_transfer_params_;
+        if (!params.is_null())
+            events_.trace("handoff",
+                          {{"worker", decode_->url}, {"ticket_bytes", params.value("ticket", "").size() / 4 * 3}});
+        if (moves_ > 0)
+            params["resume"] = sent_;
+        decode_asked_ms_ = ms_since(call_.start);
+        from_decode_ = ask(*decode_, params, "\n\n");
+    }
+
+    /// The next part from the decode worker. Broken, also where that is silent.
+    Part next()
+    {
+        for (;;) {
+            server_.check(call_);
+            auto part = from_decode_->parts.take(look_around);
+            read_prefill(std::chrono::milliseconds(0));
+            if (part)
+                return std::move(*part);
+            if (!decode_->worker->up())
+                return {Part::Broken};
+        }
+    }
+
+    /// Waits until a decode worker begins to answer. What it refuses is refused.
+    void open()
+    {
+        for (;;) {
+            const Part part = next();
+            if (part.kind == Part::Head && part.status == 200)
+                return;
+            if (part.kind == Part::Head && part.status != 503)
+                throw ApiError(part.status, json::parse(next().text).at("error"));
+            move(part); // also from one that is shutting down
+        }
+    }
+
+    /// Goes on with another decode worker, after `last` came from this one. Throws ApiError if there is none.
+    void move(const Part &last)
+    {
+        if (last.kind == Part::Broken)
+            decode_->worker->broke();
+        const std::string from = decode_->url;
+        auto next = moves_ < 2 ? workers_.take_decode(q_.model, from) : nullptr;
+        if (!next)
+            throw unavailable("the decode worker is gone, and there is no other");
+        from_decode_.reset();
+        decode_ = std::move(next);
+        moves_++;
+        server_.count("cleave_front_moved_total");
+        events_.trace("moved", {{"worker", decode_->url}, {"from", from}});
+        ask_decode();
+    }
+
+    /// Passes an event of the decode worker's stream on. False if that says that it cannot go on.
+    bool pass_on(const std::string &event)
+    {
+        const json data = json::parse(event.substr(event.find('{')));
+        if (event.rfind("event: trace\n", 0) == 0) { // a worker counts from when it got the request
+            events_.trace_at(data.at("phase"), data.at("ms").get<double>() + decode_asked_ms_, data);
+            return true;
+        }
+        if (data.contains("error")) {
+            if (data["error"].value("type", "") == "service_unavailable")
+                return false;
+            throw ApiError(500, data["error"]);
+        }
+        for (const json &choice : data.at("choices")) {
+            sent_.at(choice.at("index"))++;
+            const std::string text = q_.chat ? choice.at("delta").value("content", "") : choice.value("text", "");
+            if (text != "" && !std::exchange(has_token_, true))
+                server_.count_first_token(call_);
+        }
+        events_.write(event + "\n\n");
+        return true;
+    }
+
+    HttpServer &server_;
+    Registry &workers_;
+    Call call_;
+    Events events_;
+    Generation q_;
+    std::string id_;
+    std::unique_ptr<Lease> prefill_, decode_;
+    std::unique_ptr<Upstream> from_prefill_, from_decode_;
+    json kv_transfer_params_; // the ticket; null without one
+    double decode_asked_ms_ = 0;
+    int moves_ = 0;
+    std::vector<std::size_t> sent_; // chunks of each choice that the client has
+    bool has_token_ = false;
+};

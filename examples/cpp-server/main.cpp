@@ -6,13 +6,9 @@
 #include "prefill.hpp"
 
 #include <csignal>
-#include <cstdio>
-#include <fstream>
 #include <sstream>
 
 namespace {
-
-constexpr std::chrono::seconds drain_timeout(10);
 
 /// Blocks the signals that end the server, in every thread: one waits for them with sigwait, and no handler runs.
 sigset_t block_signals()
@@ -25,126 +21,116 @@ sigset_t block_signals()
     return signals;
 }
 
-void wait_until(Clock::time_point end, const std::function<bool()> &done)
+void wait(std::chrono::seconds patience, const std::function<bool()> &done)
 {
-    while (!done() && Clock::now() < end)
+    for (const auto end = Clock::now() + patience; !done() && Clock::now() < end;)
         std::this_thread::sleep_for(std::chrono::milliseconds(10));
-}
-
-/// Serves until a signal comes; then refuses, leaves the front, waits, and cancels what still runs.
-bool serve(HttpServer &server, const sigset_t &signals, EngineHost *host, Membership *membership)
-{
-    std::thread ending([&] {
-        int signal;
-        sigwait(&signals, &signal);
-        server.closing = true;
-        const auto end = Clock::now() + drain_timeout;
-        if (membership != nullptr)
-            membership->leave();
-        wait_until(end, [&] {
-            if (server.running > 0)
-                return false;
-            if (host == nullptr || host->options.role != ServerRole::Prefill)
-                return true;
-            const auto metrics = host->engine.metrics();
-            return !metrics || metrics->exports_open == 0; // what was computed has been fetched
-        });
-        server.aborting = true;
-        wait_until(Clock::now() + std::chrono::seconds(2), [&] { return server.running == 0; });
-        server.stop();
-    });
-    const bool right = server.serve();
-    if (!right) // the signal has not come
-        pthread_kill(ending.native_handle(), SIGTERM);
-    ending.join();
-    return right;
-}
-
-void route_models(HttpServer &server, std::function<std::vector<std::string>()> models)
-{
-    server.route("GET", "/v1/models", [models, started = std::time(nullptr)](Exchange &exchange) {
-        nlohmann::ordered_json data = nlohmann::ordered_json::array();
-        for (const std::string &name : models())
-            data.push_back({{"id", name}, {"object", "model"}, {"created", started}, {"owned_by", "cleave"}});
-        const nlohmann::ordered_json list = {{"object", "list"}, {"data", data}};
-        exchange.response.set_content(dump(list), "application/json");
-    });
-}
-
-/// `problem` says why the server is of no use now; empty: it is.
-void answer_health(const HttpServer &server, Exchange &exchange, std::string problem, nlohmann::ordered_json rest)
-{
-    if (server.closing)
-        problem = "shutting_down";
-    nlohmann::ordered_json body = {{"status", problem.empty() ? "ok" : problem}};
-    body.update(rest);
-    exchange.response.status = problem.empty() ? 200 : 503;
-    exchange.response.set_content(dump(body), "application/json");
-}
-
-void route_metrics(HttpServer &server, std::function<std::string()> of_role)
-{
-    server.route("GET", "/metrics", [&server, of_role](Exchange &exchange) {
-        exchange.response.set_content(of_role() + server.metrics() + "# EOF\n",
-                                      "application/openmetrics-text; version=1.0.0; charset=utf-8");
-    });
-}
-
-void route_page(HttpServer &server, const std::string &path)
-{
-    if (path.empty())
-        return;
-    std::ifstream file(path, std::ios::binary);
-    std::ostringstream page;
-    if (!(page << file.rdbuf()))
-        throw std::runtime_error(path + ": cannot read it");
-    server.route("GET", "/", [text = page.str()](Exchange &exchange) {
-        exchange.response.set_content(text, "text/html; charset=utf-8");
-    });
 }
 
 std::string url_of(const std::string &host, int port)
 {
-    const bool v6 = host.find(':') != std::string::npos;
-    return "http://" + (v6 ? "[" + host + "]" : host) + ":" + std::to_string(port);
+    return "http://" + (host.find(':') == std::string::npos ? host : "[" + host + "]") + ":" + std::to_string(port);
 }
 
-void say_listening(const std::string &url)
+/// Serves until a signal comes; then refuses, leaves the front, waits until nothing is `held`, and cancels what still
+/// runs. Connections that are idle end with the process, and so does all that the library has.
+[[noreturn]] void serve(HttpServer &server, const std::string &url, const sigset_t &signals,
+                        Membership *membership, const std::function<bool()> &held)
 {
     std::printf("listening on %s\n", url.c_str());
     std::fflush(stdout);
+    std::thread([&] { server.serve(); }).detach();
+    int signal;
+    sigwait(&signals, &signal);
+    server.closing = true;
+    if (membership != nullptr)
+        membership->leave();
+    wait(std::chrono::seconds(10), [&] { return server.running == 0 && !held(); });
+    server.aborting = true;
+    wait(std::chrono::seconds(2), [&] { return server.running == 0; });
+    std::quick_exit(0);
 }
 
-bool run_front(const Options &options, const sigset_t &signals)
+/// What every server has. `models` are the names of those that it serves; `health` has a status; `metrics` are those
+/// of the role.
+void route_common(HttpServer &server, const std::string &page, std::function<std::vector<std::string>()> models,
+                  std::function<json()> health, std::function<std::string()> metrics)
 {
-    HttpServer server;
-    Front front(server);
-    Registry &workers = front.workers();
-    server.route_generation("/v1/chat/completions", [&](Exchange &exchange) { front.answer(exchange, true); });
-    server.route_generation("/v1/completions", [&](Exchange &exchange) { front.answer(exchange, false); });
-    server.route("POST", "/workers", [&](Exchange &exchange) {
-        exchange.response.set_content(workers.report(exchange.body), "application/json");
+    const auto model = [started = std::time(nullptr)](const std::string &name) {
+        return json{{"id", name}, {"object", "model"}, {"created", started}, {"owned_by", "cleave"}};
+    };
+    server.get("/v1/models", "application/json", [=](const auto &) {
+        json data = json::array();
+        for (const std::string &name : models())
+            data.push_back(model(name));
+        return dump({{"object", "list"}, {"data", data}});
     });
-    server.route("DELETE", "/workers", [&](Exchange &exchange) {
-        workers.leave(exchange.request.get_param_value("url"));
-        exchange.response.set_content("{}", "application/json");
+    server.get("/v1/models/(.+)", "application/json", [=](const httplib::Request &request) {
+        for (const std::string &name : models())
+            if (name == request.matches[1])
+                return dump(model(name));
+        throw no_such_model(request.matches[1]);
     });
-    server.route("GET", "/workers", [&](Exchange &exchange) {
-        exchange.response.set_content(workers.list(), "application/json");
+    server.route("GET", "/health", [=, &server](const auto &, httplib::Response &response) {
+        json body = health();
+        if (server.closing)
+            body["status"] = "shutting_down";
+        response.status = body["status"] == "ok" ? 200 : 503;
+        response.set_content(dump(body), "application/json");
     });
-    server.route("GET", "/health", [&](Exchange &exchange) {
-        const auto models = workers.models();
-        answer_health(server, exchange, models.empty() ? "no_decode_worker" : "",
-                      {{"role", "front"}, {"model", models.empty() ? json() : json(models[0])}});
-    });
-    route_models(server, [&] { return workers.models(); });
-    route_metrics(server, [&] { return front.metrics(); });
-    route_page(server, options.page);
-    say_listening(url_of(options.host, server.bind(options.host, options.port)));
-    return serve(server, signals, nullptr, nullptr);
+    server.get("/metrics", "application/openmetrics-text; version=1.0.0; charset=utf-8",
+               [=, &server](const auto &) { return metrics() + server.metrics() + "# EOF\n"; });
+    if (page.empty())
+        return;
+    std::ifstream file(page, std::ios::binary);
+    std::ostringstream text;
+    if (!(text << file.rdbuf()))
+        throw std::runtime_error(page + ": cannot read it");
+    server.get("/", "text/html; charset=utf-8", [text = text.str()](const auto &) { return text; });
 }
 
-nlohmann::ordered_json audit(const EngineHost &host)
+/// A Completion, or a Passage to other servers' ones.
+template <class Work> void answer(const std::shared_ptr<Work> &work, const Call &call, httplib::Response &response)
+{
+    const auto run = [work](const Write &write) { work->stream(write); };
+    if (work->streams())
+        stream(call, response, "text/event-stream", "data: ", "\n\n", run);
+    else
+        send(call, response, work->whole());
+}
+
+[[noreturn]] void run_front(const Options &options, const sigset_t &signals)
+{
+    static HttpServer server; // until the process ends
+    static Registry workers;
+    server.count("cleave_front_moved_total", 0);
+    for (const char *path : {"/v1/chat/completions", "/v1/completions"})
+        server.route_generation(path, [](const Call &call, httplib::Response &response) {
+            const auto passage = std::make_shared<Passage>(server, workers, call);
+            passage->begin();
+            answer(passage, call, response);
+        });
+    server.get("/workers", "application/json", [](const auto &) { return dump(workers.list()); });
+    server.route("POST", "/workers", [](const httplib::Request &request, httplib::Response &response) {
+        response.set_content(dump(workers.report(request.body)), "application/json");
+    });
+    server.route("DELETE", "/workers", [](const httplib::Request &request, httplib::Response &response) {
+        workers.leave(request.get_param_value("url"));
+        response.set_content("{}", "application/json");
+    });
+    const auto models = [] { return workers.models(); };
+    const auto health = [=]() -> json {
+        const auto known = models();
+        if (known.empty())
+            return {{"status", "no_decode_worker"}, {"role", "front"}, {"model", nullptr}};
+        return {{"status", "ok"}, {"role", "front"}, {"model", known[0]}};
+    };
+    route_common(server, options.page, models, health, [] { return workers.metrics(); });
+    const int port = server.bind(options.host, options.port);
+    serve(server, url_of(options.host, port), signals, nullptr, [] { return false; });
+}
+
+json audit(const EngineHost &host)
 {
     const auto audit = host.cache.audit();
     if (!audit)
@@ -155,38 +141,39 @@ nlohmann::ordered_json audit(const EngineHost &host)
             {"free", audit->free}};
 }
 
-bool run_engine(const Options &options, const sigset_t &signals)
+[[noreturn]] void run_engine(const Options &options, const sigset_t &signals)
 {
-    const auto log = cleave::LogSink::install(cleave::LogLevel::Warn, [](cleave::LogLevel, const char *part, const char *message) {
-        std::fprintf(stderr, "%s: %s\n", part, message);
-    });
-    HttpServer server; // before the engine: a port that is taken is found out at once
+    const auto print = [](cleave::LogLevel, const char *part, const char *text) {
+        std::fprintf(stderr, "%s: %s\n", part, text);
+    };
+    static const auto log = cleave::LogSink::install(cleave::LogLevel::Warn, print);
+    static HttpServer server; // before the engine: a port that is taken is found out at once
     const std::string url = url_of(options.host, server.bind(options.host, options.port));
-    EngineHost host(options);
+    static EngineHost host(options);
     const std::string known_as = options.advertise.empty() ? url : options.advertise;
-    for (const bool chat : {true, false})
-        server.route_generation(chat ? "/v1/chat/completions" : "/v1/completions", [&, chat](Exchange &exchange) {
-            if (options.role == ServerRole::Prefill)
-                answer_prefill(server, host, exchange, chat);
-            else
-                answer_completion(server, host, known_as, exchange, chat);
+    for (const char *path : {"/v1/chat/completions", "/v1/completions"})
+        server.route_generation(path, [known_as](const Call &call, httplib::Response &response) {
+            if (host.options.role == "prefill")
+                return answer_prefill(server, host, call, response);
+            const auto completion = std::make_shared<Completion>(server, host, known_as, call);
+            completion->submit();
+            answer(completion, call, response);
         });
-    server.route("GET", "/health", [&](Exchange &exchange) {
-        answer_health(server, exchange, host.has_failed() ? "engine_failed" : "",
-                      {{"role", to_string(options.role)}, {"model", options.model_name}, {"audit", audit(host)}});
-    });
-    route_models(server, [&] { return std::vector<std::string>{options.model_name}; });
-    route_metrics(server, [] {
-        std::string text = cleave::metrics_text().value_or(std::string());
+    const auto models = [] { return std::vector<std::string>{host.options.model_name}; };
+    const auto health = []() -> json {
+        const char *status = host.has_failed ? "engine_failed" : "ok";
+        const Options &o = host.options;
+        return {{"status", status}, {"role", o.role}, {"model", o.model_name}, {"audit", audit(host)}};
+    };
+    route_common(server, options.is_worker() ? "" : options.page, models, health, [] {
+        const std::string text = cleave::metrics_text().value_or(std::string());
         return text.substr(0, text.rfind("# EOF")); // more follows
     });
-    if (!options.is_worker())
-        route_page(server, options.page);
-    std::unique_ptr<Membership> membership;
-    if (options.is_worker())
-        membership = std::make_unique<Membership>(host, known_as);
-    say_listening(url);
-    return serve(server, signals, &host, membership.get());
+    auto *membership = options.is_worker() ? new Membership(host, known_as, server.closing) : nullptr;
+    serve(server, url, signals, membership, [] { // what was computed is fetched first
+        const auto metrics = host.engine.metrics();
+        return host.options.role == "prefill" && metrics && metrics->exports_open > 0;
+    });
 }
 
 } // namespace
@@ -202,9 +189,9 @@ int main(int argc, char **argv)
     }
     const sigset_t signals = block_signals();
     try {
-        return (options.role == ServerRole::Front ? run_front : run_engine)(options, signals) ? 0 : 1;
+        (options.role == "front" ? run_front : run_engine)(options, signals);
     } catch (const std::exception &error) {
         std::fprintf(stderr, "%s: %s\n", argv[0], error.what());
-        return 1;
+        std::quick_exit(1);
     }
 }

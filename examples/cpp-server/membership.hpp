@@ -1,45 +1,108 @@
 // A worker's side of "Workers" in ../README.md: it reports to its front, and a decode worker pairs with the prefill
 // workers that it hears of.
-#ifndef MEMBERSHIP_HPP
-#define MEMBERSHIP_HPP
+#pragma once
 
 #include "engine.hpp"
+#include "openai.hpp"
 
-#include <map>
-#include <string>
-#include <thread>
+#include <future>
 
+/// Lives as long as the process.
 class Membership {
 public:
-    /// Reports as `url` from now on.
-    Membership(EngineHost &host, std::string url);
-    ~Membership() { leave(); }
-
-    /// Tells the front that this worker takes no more requests. [BLOCKING] For a second at most, if nobody is there.
-    void leave();
+    /// Reports as `url` from now on, until `leaving` is true.
+    Membership(EngineHost &host, std::string url, const std::atomic<bool> &leaving)
+        : host_(host), url_(std::move(url)), leaving_(leaving), reporter_([this] { report_until_leaving(); })
+    {
+    }
+    /// Waits until the front was told that this worker takes no more requests; a second at most, if nobody is there.
+    void leave() { reporter_.join(); }
 
 private:
     /// A prefill worker, as far as importing from it goes.
     struct Peer {
-        std::vector<std::uint8_t> address;
-        bool paired = false;
-        std::string detail;         // once it is paired
-        Clock::time_point next_try; // until then
+        std::string address;               // base64
+        std::future<std::string> pairing;  // under way
+        std::string detail;                // once it is paired
     };
 
-    void report_until_leaving();
-    void pair_until_leaving();
-    std::string report();
-    void take_list(const std::string &text);
-    void pair(const std::string &url, const std::vector<std::uint8_t> &address);
+    void report_until_leaving()
+    {
+        httplib::Client front(host_.options.front);
+        front.set_keep_alive(true);
+        front.set_tcp_nodelay(true);
+        front.set_connection_timeout(1);
+        front.set_read_timeout(1);
+        for (const char *known = ""; !leaving_;) {
+            const auto answer = front.Post("/workers", report(), "application/json");
+            const bool joined = answer && answer->status == 200;
+            if (joined && host_.options.role == "decode")
+                pair(answer->body);
+            const char *now = joined ? "joined this front" : "the front does not answer";
+            if (now != std::exchange(known, now)) // said when it changes
+                std::fprintf(stderr, "%s: %s\n", host_.options.front.c_str(), now);
+            for (int i = 0; i < 50 && !leaving_; i++)
+                std::this_thread::sleep_for(std::chrono::milliseconds(10));
+        }
+        front.Delete(httplib::append_query_params("/workers", {{"url", url_}}));
+    }
+
+    std::string report()
+    {
+        json paired = json::object();
+        for (auto &[url, peer] : peers_) {
+            if (peer.pairing.valid() && peer.pairing.wait_for(std::chrono::seconds(0)) == std::future_status::ready)
+                peer.detail = peer.pairing.get();
+            if (!peer.detail.empty())
+                paired[url] = peer.detail;
+        }
+        const auto metrics = host_.engine.metrics();
+        const auto address = host_.cache.address();
+        return dump({{"url", url_},
+                     {"role", host_.options.role},
+                     {"model", host_.options.model_name},
+                     {"running", metrics ? metrics->running : 0},
+                     {"waiting", metrics ? metrics->waiting : 0},
+                     {"address", address ? to_base64(*address) : std::string()},
+                     {"paired", paired}});
+    }
+
+    /// Pairs with the prefill workers of this model in the front's list. One with another address was restarted.
+    void pair(const std::string &text)
+    {
+        const json list = json::parse(text, nullptr, false);
+        for (const json &worker : list.is_object() ? list.value("workers", json()) : json()) {
+            if (worker.value("role", "") != "prefill" || worker.value("model", "") != host_.options.model_name)
+                continue;
+            const std::string url = worker.value("url", ""), address = worker.value("address", "");
+            Peer &peer = peers_[url];
+            if (peer.pairing.valid() || (!peer.detail.empty() && peer.address == address))
+                continue;
+            peer.address = address;
+            peer.detail.clear();
+            peer.pairing = std::async(std::launch::async, [=] { return try_to_pair(url, address); });
+        }
+    }
+
+    /// Finds out how KV gets here from a prefill worker, and pays for it before a request has to. The way, or "".
+    std::string try_to_pair(const std::string &url, const std::string &address)
+    {
+        const auto report = host_.cache.pair(from_base64(address).value_or(std::vector<std::uint8_t>()));
+        const std::string detail(report ? report->detail() : report.error().message());
+        if (report && report->status() == cleave::Status::Ok) {
+            const double speed = static_cast<double>(report->bytes_per_second) / 1e9;
+            std::fprintf(stderr, "paired with %s: %s, %.2f GB/s\n", url.c_str(), detail.c_str(), speed);
+            return detail;
+        }
+        std::fprintf(stderr, "cannot import from %s: %s\n", url.c_str(), detail.c_str());
+        for (int i = 0; i < 200 && !leaving_; i++) // until it may be tried again
+            std::this_thread::sleep_for(std::chrono::milliseconds(10));
+        return "";
+    }
 
     EngineHost &host_;
     const std::string url_;
-    std::mutex mutex_; // over what follows
-    std::condition_variable changed_;
-    bool leaving_ = false;
-    std::map<std::string, Peer> peers_; // by URL
-    std::thread reporter_, pairer_;     // pairing blocks, and reports must not wait for it
+    const std::atomic<bool> &leaving_;
+    std::map<std::string, Peer> peers_; // by URL; the reporter's
+    std::thread reporter_;
 };
-
-#endif

@@ -1,29 +1,77 @@
 // The command line. See "Options" in ../README.md.
-#ifndef OPTIONS_HPP
-#define OPTIONS_HPP
+#pragma once
 
 #include <cstdint>
+#include <map>
+#include <stdexcept>
 #include <string>
 
-enum class ServerRole { Mixed, Prefill, Decode, Front };
-
-const char *to_string(ServerRole role);
-
 struct Options {
-    ServerRole role = ServerRole::Mixed;
-    std::string host = "127.0.0.1";
-    int port = 8000; // 0: a free one
+    std::string role, host;
+    int port; // 0: a free one
     std::string model, model_name;
     std::string front, advertise; // URLs without a slash at the end
-    std::string secret_file, kv_listen;
-    std::uint64_t kv_mib = 1024;
-    std::uint32_t max_sequences = 0, max_batch_tokens = 0, threads = 0; // 0: the library's
-    std::string page;
+    std::string secret_file, kv_listen, page;
+    std::uint32_t kv_mib, max_sequences, max_batch_tokens, threads; // 0: the library's
 
-    bool is_worker() const { return role == ServerRole::Prefill || role == ServerRole::Decode; }
+    bool is_worker() const { return role == "prefill" || role == "decode"; }
 };
 
 /// Throws std::invalid_argument, which names the option.
-Options parse_options(int argc, char **argv);
-
-#endif
+inline Options parse_options(int argc, char **argv)
+{
+    std::map<std::string, std::string> values = {
+        {"--role", "mixed"}, {"--listen", "127.0.0.1:8000"}, {"--model", ""}, {"--model-name", ""}, {"--front", ""},
+        {"--advertise", ""}, {"--secret-file", ""}, {"--kv-listen", ""}, {"--kv-mib", "1024"}, {"--max-sequences", "0"},
+        {"--max-batch-tokens", "0"}, {"--threads", "0"}, {"--page", ""}};
+    const auto require = [](bool right, const std::string &option, const std::string &what) {
+        if (!right)
+            throw std::invalid_argument(option + ": " + what);
+    };
+    for (int i = 1; i < argc; i += 2) {
+        require(values.count(argv[i]) != 0, argv[i], "there is no such option: see examples/README.md");
+        require(i + 1 < argc, argv[i], "has no value");
+        values[argv[i]] = argv[i + 1];
+    }
+    const auto number = [&](const std::string &option, const std::string &text, std::uint64_t most) {
+        const bool digits = text.find_first_not_of("0123456789") == std::string::npos && text.size() <= 10;
+        const bool right = digits && !text.empty() && std::stoull(text) <= most;
+        require(right, option, "'" + text + "' is not a number that it can be");
+        return static_cast<std::uint32_t>(std::stoull(text));
+    };
+    const auto url = [&](const std::string &option) {
+        const std::string text = values[option].substr(0, values[option].find_last_not_of('/') + 1);
+        require(text.empty() || text.rfind("http://", 0) == 0, option, "'" + text + "' is not http://HOST:PORT");
+        return text;
+    };
+    Options out;
+    out.role = values["--role"];
+    const bool known = out.role == "mixed" || out.role == "front" || out.is_worker();
+    require(known, "--role", "'" + out.role + "' is none of mixed, prefill, decode and front");
+    const std::string listen = values["--listen"];
+    const std::size_t colon = listen.rfind(':');
+    require(colon != std::string::npos && colon > 0, "--listen", "'" + listen + "' is not HOST:PORT");
+    out.host = listen.substr(0, colon);
+    if (out.host.front() == '[' && out.host.back() == ']')
+        out.host = out.host.substr(1, out.host.size() - 2);
+    out.port = static_cast<int>(number("--listen", listen.substr(colon + 1), 65535));
+    out.model = values["--model"];
+    require(out.role == "front" || !out.model.empty(), "--model", "is required");
+    out.model_name = values["--model-name"];
+    if (out.model_name.empty()) {
+        out.model_name = out.model.substr(0, out.model.find_last_not_of('/') + 1);
+        out.model_name.erase(0, out.model_name.rfind('/') + 1);
+    }
+    out.front = url("--front");
+    out.advertise = url("--advertise");
+    out.secret_file = values["--secret-file"];
+    for (const char *option : {"--front", "--secret-file"})
+        require(!out.is_worker() || !values[option].empty(), option, "is required");
+    out.kv_listen = values["--kv-listen"];
+    out.page = values["--page"];
+    out.kv_mib = number("--kv-mib", values["--kv-mib"], UINT32_MAX);
+    out.max_sequences = number("--max-sequences", values["--max-sequences"], UINT32_MAX);
+    out.max_batch_tokens = number("--max-batch-tokens", values["--max-batch-tokens"], UINT32_MAX);
+    out.threads = number("--threads", values["--threads"], UINT32_MAX);
+    return out;
+}

@@ -1,10 +1,49 @@
 // A front's request on a prefill engine: its prompt is computed, for a decode worker to go on from.
-#ifndef PREFILL_HPP
-#define PREFILL_HPP
+#pragma once
 
-#include "engine.hpp"
+#include "engine_request.hpp"
 
-/// Answers /v1/chat/completions (`chat`) or /v1/completions with a ticket, and then with how it went. Throws ApiError.
-void answer_prefill(HttpServer &server, EngineHost &host, Exchange &exchange, bool chat);
+/// Answers with a ticket as soon as there is one, and then with how it went. Throws ApiError.
+inline void answer_prefill(HttpServer &server, EngineHost &host, const Call &call, httplib::Response &response)
+{
+    const Generation q = parse_generation(call);
+    if (!q.do_remote_decode)
+        throw invalid("kv_transfer_params", "a prefill worker answers fronts only");
+    const auto prompts = tokenize(host, q);
+    if (prompts.size() != 1)
+        throw invalid("prompt", "a prefill worker takes one prompt at a time");
 
-#endif
+    std::vector<cleave::Request> request;
+    request.push_back(engine_request(host, q, prompts[0], 0));
+    request[0].stream_kv = true; // the ticket goes out before the prompt is computed
+    const auto sequences = std::make_shared<Sequences>(host, 1);
+    sequences->submit(0, std::move(request));
+    const auto next = [&server, call, sequences] { // KvStarted, or Finished
+        for (;;) {
+            server.check(call);
+            const auto event = sequences->next();
+            if (event && event->type() == cleave::EventType::Finished && event->kv() == 0)
+                throw failed(std::string("the prompt was not computed: ") + to_string(event->status()));
+            if (event && event->kv() != 0)
+                return *event;
+        }
+    };
+    const cleave::Event started = next();
+    const auto ticket = host.cache.view(started.kv()).ticket();
+    if (!ticket)
+        throw to_api_error(ticket.error());
+    const json params = {{"do_remote_prefill", true}, {"ticket", to_base64(*ticket)}};
+
+    const auto run = [=, &server, &host, n_tokens = prompts[0].size()](const Write &write) {
+        write(dump({{"kv_transfer_params", params}}) + "\n");
+        cleave::Event last = started.type() == cleave::EventType::Finished ? started : next();
+        cleave::Kv kv = host.cache.take_kv(last); // given back if it cannot be told of
+        server.check(call);
+        write(dump({{"prefilled", {{"prompt_tokens", n_tokens},
+                                   {"cached_tokens", last.cached_tokens()},
+                                   {"ms", ms_since(call.start)}}}}) +
+              "\n");
+        static_cast<void>(kv.take()); // lives on until it was fetched, or its lease is over
+    };
+    stream(call, response, "application/x-ndjson", "", "\n", run);
+}

@@ -1,73 +1,144 @@
 // The workers that a front knows. See "Workers" in ../README.md.
-#ifndef REGISTRY_HPP
-#define REGISTRY_HPP
+#pragma once
 
-#include "http.hpp"
+#include "openai.hpp"
 
-#include <map>
-#include <memory>
-#include <mutex>
-#include <string>
-#include <vector>
+struct Worker {
+    json report; // its last; guarded by the registry
+    std::atomic<Clock::time_point> alive_until;
+    std::atomic<int> requests{0}; // in hand of this front
 
-class Registry {
-    struct Worker;
-
-public:
-    /// A worker for a request. While it lives the request counts as in the worker's hands.
-    class Lease {
-    public:
-        Lease(Registry &registry, std::shared_ptr<Worker> worker);
-        ~Lease();
-        Lease(const Lease &) = delete;
-        Lease &operator=(const Lease &) = delete;
-
-        const std::string &url() const { return url_; }
-        /// Whether it is alive, as far as is known.
-        bool up() const;
-        /// Its connection broke: it is dead until it reports again.
-        void broke();
-
-    private:
-        Registry &registry_;
-        std::shared_ptr<Worker> worker_;
-        std::string url_;
-    };
-
-    /// Takes a worker's report; gives what the worker gets to hear. Throws ApiError.
-    std::string report(const std::string &body);
-    /// What the worker has in hand goes on.
-    void leave(const std::string &url);
-    std::string list() const; // GET /workers
-
-    /// Throws ApiError if there are workers and none, up or dead, has the model. Empty: any will do.
-    void require_model(const std::string &model) const;
-
-    /// The decode worker with the fewest requests that has the model, but not the one at `except`; NULL if none is up.
-    std::unique_ptr<Lease> take_decode(const std::string &model, const std::string &except);
-    /// The prefill worker with the fewest requests that `decode` can import from; NULL if there is none.
-    std::unique_ptr<Lease> take_prefill(const Lease &decode);
-
-    /// The models of decode workers that are up.
-    std::vector<std::string> models() const;
-    std::size_t count(const std::string &role) const; // of those that are up
-
-private:
-    struct Worker {
-        std::string url, role, model, address;
-        std::uint64_t running = 0, waiting = 0;
-        json paired = json::object();
-        Clock::time_point seen;
-        bool broken = false;
-        int requests = 0; // in hand of this front
-
-        bool up() const;
-    };
-
-    template <class Suits> std::unique_ptr<Lease> take(Suits suits);
-
-    mutable std::mutex mutex_; // over what follows, and what is in it
-    std::map<std::string, std::shared_ptr<Worker>> workers_; // by URL
+    /// Whether it is alive, as far as is known. One whose connection breaks is not, until it reports again.
+    bool up() const { return Clock::now() < alive_until.load(); }
+    void broke() { alive_until = Clock::time_point(); }
 };
 
-#endif
+/// A worker for a request, which counts as in its hands for as long.
+struct Lease {
+    explicit Lease(std::shared_ptr<Worker> w) : worker(std::move(w)), url(worker->report["url"]) { worker->requests++; }
+    ~Lease() { worker->requests--; }
+    Lease(const Lease &) = delete;
+    Lease &operator=(const Lease &) = delete;
+
+    const std::shared_ptr<Worker> worker;
+    const std::string url;
+};
+
+class Registry {
+public:
+    /// Takes a worker's report; gives what the worker gets to hear. Throws ApiError.
+    json report(const std::string &body)
+    {
+        json report = {{"model", ""}, {"address", ""}, {"running", 0}, {"waiting", 0}, {"paired", json::object()}};
+        report.update(parse_object(body));
+        const json url = report["url"], role = report["role"];
+        if (!url.is_string() || (role != "prefill" && role != "decode") || !report["model"].is_string())
+            throw invalid(nullptr, "not a worker's report");
+        json workers = json::array();
+        const std::lock_guard<std::mutex> lock(mutex_);
+        auto &worker = workers_[url];
+        if (!worker)
+            worker = std::make_shared<Worker>();
+        worker->report = std::move(report);
+        worker->alive_until = Clock::now() + std::chrono::seconds(2);
+        for (const auto &known : workers_)
+            if (known.second->up()) {
+                json &known_worker = workers.emplace_back(json::object());
+                for (const char *field : {"url", "role", "model", "address"})
+                    known_worker[field] = known.second->report[field];
+            }
+        return {{"workers", workers}};
+    }
+
+    /// Forgets a worker. It has 10 s to finish what it has in hand.
+    void leave(const std::string &url)
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        const auto worker = workers_.find(url);
+        if (worker == workers_.end())
+            return;
+        worker->second->alive_until = Clock::now() + std::chrono::seconds(10);
+        workers_.erase(worker);
+    }
+
+    /// GET /workers
+    json list() const
+    {
+        json workers = json::array();
+        const std::lock_guard<std::mutex> lock(mutex_);
+        for (const auto &known : workers_) {
+            json worker = known.second->report;
+            worker.erase("address");
+            worker["state"] = known.second->up() ? "up" : "dead";
+            worker["requests"] = known.second->requests.load();
+            workers.push_back(std::move(worker));
+        }
+        return {{"workers", workers}};
+    }
+
+    /// The decode worker with the fewest requests that has the model (empty: any), but not the one at `except`; NULL if
+    /// none is up. Throws ApiError if no worker, up or dead, has the model.
+    std::unique_ptr<Lease> take_decode(const std::string &model, const std::string &except = {})
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        bool known = workers_.empty() || model.empty();
+        auto lease = take("decode", [&](const json &report) {
+            known = known || report["model"] == model;
+            return report["url"] != except && (model.empty() || report["model"] == model);
+        });
+        if (!known)
+            throw no_such_model(model);
+        return lease;
+    }
+
+    /// The prefill worker with the fewest requests that `decode` can import from; NULL if there is none.
+    std::unique_ptr<Lease> take_prefill(const Lease &decode)
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        const json &importer = decode.worker->report;
+        return take("prefill", [&](const json &report) {
+            const std::string url = report["url"];
+            return report["model"] == importer["model"] && importer["paired"].contains(url);
+        });
+    }
+
+    /// The models of decode workers that are up.
+    std::vector<std::string> models() const
+    {
+        std::set<std::string> out;
+        const std::lock_guard<std::mutex> lock(mutex_);
+        for (const auto &known : workers_)
+            if (known.second->up() && known.second->report["role"] == "decode")
+                out.insert(known.second->report["model"].get<std::string>());
+        return {out.begin(), out.end()};
+    }
+
+    /// OpenMetrics text.
+    std::string metrics() const
+    {
+        std::map<std::string, int> up{{"prefill", 0}, {"decode", 0}};
+        const std::lock_guard<std::mutex> lock(mutex_);
+        for (const auto &known : workers_)
+            up[known.second->report["role"]] += known.second->up() ? 1 : 0;
+        std::string out;
+        for (const auto &[role, n] : up)
+            out += "cleave_front_workers{role=\"" + role + "\"} " + std::to_string(n) + "\n";
+        return out;
+    }
+
+private:
+    template <class Suits> std::unique_ptr<Lease> take(const char *role, Suits suits)
+    {
+        std::shared_ptr<Worker> best;
+        for (const auto &known : workers_) {
+            const auto &worker = known.second;
+            if (worker->report["role"] == role && suits(worker->report) && worker->up() &&
+                (!best || worker->requests < best->requests))
+                best = worker;
+        }
+        return best ? std::make_unique<Lease>(best) : nullptr;
+    }
+
+    mutable std::mutex mutex_; // over what follows, and the reports in it
+    std::map<std::string, std::shared_ptr<Worker>> workers_; // by URL
+};

@@ -1,7 +1,7 @@
 // Small things done to text: stop strings, base64.
-#ifndef TEXT_HPP
-#define TEXT_HPP
+#pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -13,8 +13,22 @@ class StopMatcher {
 public:
     explicit StopMatcher(std::vector<std::string> stops) : stops_(std::move(stops)) {}
 
-    /// Takes the next piece of the text and gives what is decided with it. Once a stop string is found the text is over.
-    std::string push(const std::string &piece);
+    /// Takes the next piece of the text and gives what is decided with it. Once a stop string is found it is over.
+    std::string push(const std::string &piece)
+    {
+        const std::string text = flush() + piece;
+        std::size_t end = std::string::npos, keep = 0;
+        for (const std::string &stop : stops_) {
+            end = std::min(end, text.find(stop));
+            for (std::size_t n = std::min(stop.size() - 1, text.size()); n > keep; n--)
+                if (text.compare(text.size() - n, n, stop, 0, n) == 0)
+                    keep = n;
+        }
+        found_ = end != std::string::npos;
+        if (!found_)
+            held_ = text.substr(text.size() - keep);
+        return text.substr(0, found_ ? end : text.size() - keep);
+    }
     /// What was withheld, when the text ends without a stop string.
     std::string flush() { return std::exchange(held_, {}); }
     bool found() const { return found_; }
@@ -25,10 +39,43 @@ private:
     bool found_ = false;
 };
 
-std::string to_base64(const std::vector<std::uint8_t> &bytes);
-std::optional<std::vector<std::uint8_t>> from_base64(const std::string &text);
+inline const std::string base64_digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+inline std::string to_base64(const std::vector<std::uint8_t> &bytes)
+{
+    std::string out;
+    for (std::size_t i = 0; i < bytes.size(); i += 3) {
+        std::uint32_t group = 0;
+        for (std::size_t k = 0; k < 3; k++)
+            group = group << 8 | (i + k < bytes.size() ? bytes[i + k] : 0u);
+        for (std::size_t k = 0; k < 4; k++)
+            out += i + k > bytes.size() ? '=' : base64_digits[group >> (18 - 6 * k) & 63];
+    }
+    return out;
+}
+
+/// None if `text` is not base64.
+inline std::optional<std::vector<std::uint8_t>> from_base64(const std::string &text)
+{
+    std::vector<std::uint8_t> out;
+    const std::size_t length = std::min(text.find('='), text.size());
+    if (text.size() % 4 != 0 || text.size() - length > 2)
+        return std::nullopt;
+    std::uint32_t bits = 0;
+    for (std::size_t i = 0; i < length; i++) {
+        const std::size_t digit = base64_digits.find(text[i]);
+        if (digit == std::string::npos)
+            return std::nullopt;
+        bits = bits << 6 | static_cast<std::uint32_t>(digit);
+        if (i % 4 != 0)
+            out.push_back(static_cast<std::uint8_t>(bits >> (6 - 2 * (i % 4))));
+    }
+    return out;
+}
 
 /// Unicode characters in UTF-8.
-std::size_t characters(const std::string &text);
-
-#endif
+inline std::size_t characters(const std::string &text)
+{
+    return static_cast<std::size_t>(
+        std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
+}

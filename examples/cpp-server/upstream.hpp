@@ -1,58 +1,70 @@
 // A front's requests to workers. Each is read by a thread of its own, so that who waits for one can look around
 // meanwhile: whether its client is still there, and whether the worker is alive.
-#ifndef UPSTREAM_HPP
-#define UPSTREAM_HPP
+#pragma once
 
 #include "http.hpp"
+#include "mailbox.hpp"
 
-#include <condition_variable>
-#include <deque>
-#include <optional>
-#include <string>
 #include <thread>
 
 /// A piece of what a worker answers.
 struct Part {
-    enum Kind { Head, Data, End, Broken } kind; // Broken: the answer is not whole, or there is none
-    int from;           // Upstream::id()
+    enum Kind { Head, Text, Broken, End } kind; // Broken: the answer is not whole, or there is none
     int status = 0;     // Head
-    std::string data{}; // Data
-};
-
-/// The parts of all answers that a client's request waits for.
-class Inbox {
-public:
-    void put(Part part);
-    /// The next one, if it comes within `patience`.
-    std::optional<Part> take(std::chrono::milliseconds patience);
-    /// A number that parts from elsewhere do not have: what is left of an answer that was given up may still be here.
-    int new_id() { return ++last_id_; }
-
-private:
-    int last_id_ = 0;
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    std::deque<Part> parts_;
+    std::string text{}; // Text: up to the delimiter, or all that is left
+    Clock::time_point at = Clock::now();
 };
 
 /// A POST under way. Its end breaks the connection, if the answer has not ended, and waits for the thread.
 class Upstream {
 public:
-    Upstream(Inbox &inbox, const std::string &url, const std::string &path, httplib::Headers headers, std::string body);
-    ~Upstream();
+    Upstream(const std::string &url, httplib::Request request, std::string delimiter)
+        : client_(url), request_(std::move(request)), delimiter_(std::move(delimiter))
+    {
+        client_.set_tcp_nodelay(true);
+        client_.set_connection_timeout(1);
+        client_.set_read_timeout(24 * 3600); // who waits for the answer knows when it is too long
+        reader_ = std::thread([this] { read(); });
+    }
+
+    ~Upstream()
+    {
+        for (stopped_ = true; !ended_; std::this_thread::sleep_for(std::chrono::milliseconds(1)))
+            client_.stop(); // does nothing to a request that has not been sent yet: again, then
+        reader_.join();
+    }
+
     Upstream(const Upstream &) = delete;
     Upstream &operator=(const Upstream &) = delete;
 
-    int id() const { return id_; }
+    Mailbox<Part> parts;
 
 private:
-    void run(const httplib::Request &request);
+    void read()
+    {
+        std::string text;
+        request_.response_handler = [this](const httplib::Response &response) {
+            parts.put({Part::Head, response.status});
+            return !stopped_;
+        };
+        request_.content_receiver = [&](const char *data, std::size_t n, std::uint64_t, std::uint64_t) {
+            text.append(data, n);
+            for (std::size_t end; (end = text.find(delimiter_)) != std::string::npos;) {
+                parts.put({Part::Text, 0, text.substr(0, end)});
+                text.erase(0, end + delimiter_.size());
+            }
+            return !stopped_;
+        };
+        const bool whole = client_.send(request_) != nullptr;
+        if (whole && !text.empty())
+            parts.put({Part::Text, 0, text});
+        parts.put({whole ? Part::End : Part::Broken});
+        ended_ = true;
+    }
 
-    Inbox &inbox_;
-    const int id_;
     httplib::Client client_;
+    httplib::Request request_;
+    const std::string delimiter_;
     std::atomic<bool> stopped_{false}, ended_{false};
     std::thread reader_;
 };
-
-#endif

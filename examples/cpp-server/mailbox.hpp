@@ -1,0 +1,34 @@
+// From one thread to another.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <optional>
+
+template <class T> class Mailbox {
+public:
+    void put(T item)
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        items_.push_back(std::move(item));
+        changed_.notify_one();
+    }
+
+    /// The next item, if there is one within `patience`.
+    std::optional<T> take(std::chrono::milliseconds patience)
+    {
+        std::unique_lock<std::mutex> lock(mutex_);
+        if (!changed_.wait_for(lock, patience, [this] { return !items_.empty(); }))
+            return std::nullopt;
+        std::optional<T> item = std::move(items_.front());
+        items_.pop_front();
+        return item;
+    }
+
+private:
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    std::deque<T> items_;
+};
