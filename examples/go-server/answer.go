@@ -21,11 +21,6 @@ type choice struct {
 	FinishReason *string  `json:"finish_reason"`
 }
 
-type message struct {
-	Role    string  `json:"role,omitempty"`
-	Content *string `json:"content,omitempty"`
-}
-
 type usage struct {
 	PromptTokens        int `json:"prompt_tokens"`
 	CompletionTokens    int `json:"completion_tokens"`
@@ -45,33 +40,37 @@ type candidate struct {
 
 type tokenLogprob struct {
 	candidate
-	Top []candidate `json:"top_logprobs"`
+	Top    []candidate `json:"top_logprobs"`
+	offset int         // of the token's text in that of the choice, in characters
 }
 
-// piece is what a choice's next chunk holds: a role, text, or why it ended.
+// piece is what the next chunk of a choice holds. The pieces of a choice put together are the whole of it.
 type piece struct {
-	choice int
-	role   bool
-	text   string
-	at     int // where the token's text begins in that of the choice, in characters
-	token  *tokenLogprob
-	finish string
+	role, text, finish string
+	tokens             []tokenLogprob // with log-probabilities only
+}
+
+func (p *piece) add(next piece) {
+	p.role += next.role
+	p.text += next.text
+	p.finish += next.finish
+	p.tokens = append(p.tokens, next.tokens...)
 }
 
 // format writes pieces as the client wants to have them.
 type format struct {
-	id, model string
-	created   int64
-	chat      bool
+	id, model    string
+	created      int64
+	chat, stream bool
 }
 
-func newFormat(id, model string, chat bool) format {
-	return format{id: id, model: model, created: time.Now().Unix(), chat: chat}
+func newFormat(id, model string, q *request) format {
+	return format{id, model, time.Now().Unix(), q.chat, q.Stream}
 }
 
-func (f format) answer(stream bool, choices []choice, u *usage) answer {
+func (f *format) answer(choices []choice, u *usage) answer {
 	object := "text_completion"
-	if f.chat && stream {
+	if f.chat && f.stream {
 		object = "chat.completion.chunk"
 	} else if f.chat {
 		object = "chat.completion"
@@ -79,73 +78,51 @@ func (f format) answer(stream bool, choices []choice, u *usage) answer {
 	return answer{f.id, object, f.created, f.model, choices, u}
 }
 
-func (f format) chunk(p piece) answer {
-	c := choice{Index: p.choice, Logprobs: f.logprobs([]piece{p})}
-	switch {
-	case !f.chat:
-		c.Text = &p.text
-	case p.role:
-		c.Delta = &message{"assistant", &p.text}
-	case p.finish != "":
-		c.Delta = &message{}
-	default:
-		c.Delta = &message{Content: &p.text}
-	}
+func (f *format) choice(index int, p piece) choice {
+	c := choice{Index: index}
 	if p.finish != "" {
 		c.FinishReason = &p.finish
 	}
-	return f.answer(true, []choice{c}, nil)
-}
-
-// whole puts the pieces of all choices together.
-func (f format) whole(choices [][]piece, u *usage) answer {
-	all := make([]choice, len(choices))
-	for i, pieces := range choices {
-		text, finish := "", ""
-		for _, p := range pieces {
-			text += p.text
-			finish = p.finish
-		}
-		all[i] = choice{Index: i, Logprobs: f.logprobs(pieces), FinishReason: &finish}
-		if f.chat {
-			all[i].Message = &message{"assistant", &text}
-		} else {
-			all[i].Text = &text
-		}
+	if len(p.tokens) > 0 && f.chat {
+		c.Logprobs = map[string]any{"content": p.tokens}
+	} else if len(p.tokens) > 0 {
+		c.Logprobs = columns(p.tokens)
 	}
-	return f.answer(false, all, u)
+	if !f.chat {
+		c.Text = &p.text
+		return c
+	}
+	m := &message{Role: p.role}
+	if p.role != "" || p.text != "" {
+		m.Content = (*content)(&p.text)
+	}
+	if f.stream {
+		c.Delta = m
+	} else {
+		c.Message = m
+	}
+	return c
 }
 
-// logprobs is what the pieces' tokens have, in the form that chats or completions have it; nil without any.
-func (f format) logprobs(pieces []piece) any {
-	var content []*tokenLogprob
-	old := struct {
+// columns is how completions have log-probabilities.
+func columns(tokens []tokenLogprob) any {
+	var c struct {
 		Tokens        []string             `json:"tokens"`
 		TokenLogprobs []float64            `json:"token_logprobs"`
 		TopLogprobs   []map[string]float64 `json:"top_logprobs"`
 		TextOffset    []int                `json:"text_offset"`
-	}{}
-	for _, p := range pieces {
-		if p.token == nil {
-			continue
-		}
-		content = append(content, p.token)
-		top := map[string]float64{p.token.Token: p.token.Logprob}
-		for _, t := range p.token.Top {
-			if _, there := top[t.Token]; !there { // pieces of characters look alike
-				top[t.Token] = t.Logprob
+	}
+	for _, t := range tokens {
+		top := make(map[string]float64)
+		for _, other := range append([]candidate{t.candidate}, t.Top...) {
+			if _, there := top[other.Token]; !there { // pieces of characters look alike
+				top[other.Token] = other.Logprob
 			}
 		}
-		old.Tokens = append(old.Tokens, p.token.Token)
-		old.TokenLogprobs = append(old.TokenLogprobs, p.token.Logprob)
-		old.TopLogprobs = append(old.TopLogprobs, top)
-		old.TextOffset = append(old.TextOffset, p.at)
+		c.Tokens = append(c.Tokens, t.Token)
+		c.TokenLogprobs = append(c.TokenLogprobs, t.Logprob)
+		c.TopLogprobs = append(c.TopLogprobs, top)
+		c.TextOffset = append(c.TextOffset, t.offset)
 	}
-	if len(content) == 0 {
-		return nil
-	}
-	if f.chat {
-		return map[string]any{"content": content}
-	}
-	return old
+	return c
 }

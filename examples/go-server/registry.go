@@ -31,9 +31,9 @@ type report struct {
 // worker is one that reports, or did. Guarded by the registry's mutex.
 type worker struct {
 	report
+	State    string `json:"state"`
+	Requests int    `json:"requests"` // in hand of this front
 	seen     time.Time
-	dead     bool
-	requests int             // in hand of this front
 	life     context.Context // ends when the worker falls silent
 	end      context.CancelFunc
 }
@@ -41,8 +41,9 @@ type worker struct {
 // lease is a worker while a request is with it.
 type lease struct {
 	*worker
-	url  string
-	life context.Context
+	url    string
+	life   context.Context
+	paired map[string]string
 }
 
 // registry knows the workers of a front.
@@ -51,31 +52,23 @@ type registry struct {
 	workers []*worker // in the order in which they came
 }
 
-func (g *registry) find(url string) *worker {
-	for _, w := range g.workers {
-		if w.URL == url {
-			return w
-		}
-	}
-	return nil
-}
-
 // join takes a report, and returns those who are up for the worker to pair with.
 func (g *registry) join(r report) []peer {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	w := g.find(r.URL)
-	if w == nil {
-		w = &worker{}
-		g.workers = append(g.workers, w)
+	at := slices.IndexFunc(g.workers, func(w *worker) bool { return w.URL == r.URL })
+	if at < 0 {
+		at = len(g.workers)
+		g.workers = append(g.workers, &worker{})
 	}
+	w := g.workers[at]
 	if w.life == nil || w.life.Err() != nil {
 		w.life, w.end = context.WithCancel(context.Background())
 	}
-	w.report, w.seen, w.dead = r, time.Now(), false
+	w.report, w.seen, w.State = r, time.Now(), "up"
 	up := []peer{}
 	for _, w := range g.workers {
-		if !w.dead {
+		if w.State == "up" {
 			up = append(up, w.peer)
 		}
 	}
@@ -101,7 +94,7 @@ func (g *registry) sweep(now time.Time) {
 	g.workers = slices.DeleteFunc(g.workers, func(w *worker) bool {
 		silent := now.Sub(w.seen)
 		if silent > silence {
-			w.dead = true
+			w.State = "dead"
 			w.end()
 		}
 		return silent > forgotten
@@ -112,85 +105,50 @@ func (g *registry) sweep(now time.Time) {
 func (g *registry) broken(l *lease) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	l.dead = true
+	l.State = "dead"
 }
 
 // take leases the worker with the fewest requests of a role and model that `suits`; nil if there is none.
-func (g *registry) take(role, model string, suits func(*worker) bool) *lease {
+func (g *registry) take(role, model string, suits func(url string) bool) *lease {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var best *worker
 	for _, w := range g.workers {
-		if w.dead || w.Role != role || w.Model != model || !suits(w) {
-			continue
-		}
-		if best == nil || w.requests < best.requests ||
-			w.requests == best.requests && w.Running+w.Waiting < best.Running+best.Waiting {
+		right := w.State == "up" && w.Role == role && w.Model == model && suits(w.URL)
+		if right && (best == nil || w.Requests < best.Requests) {
 			best = w
 		}
 	}
 	if best == nil {
 		return nil
 	}
-	best.requests++
-	return &lease{best, best.URL, best.life}
+	best.Requests++
+	return &lease{best, best.URL, best.life, best.Paired}
 }
 
 func (g *registry) give(l *lease) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	l.requests--
+	l.Requests--
+}
+
+// list gives what is known of each worker.
+func (g *registry) list() []worker {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	all := []worker{}
+	for _, w := range g.workers {
+		all = append(all, *w)
+	}
+	return all
 }
 
 func (g *registry) up(role string) int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	n := 0
-	for _, w := range g.workers {
-		if w.Role == role && !w.dead {
+	for _, w := range g.list() {
+		if w.Role == role && w.State == "up" {
 			n++
 		}
 	}
 	return n
-}
-
-// models lists the models of the workers that are up, those of decode workers first; or of all of them.
-func (g *registry) models(dead bool) []string {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	var names []string
-	for _, role := range []string{"decode", "prefill"} {
-		for _, w := range g.workers {
-			if w.Role == role && (dead || !w.dead) && !slices.Contains(names, w.Model) {
-				names = append(names, w.Model)
-			}
-		}
-	}
-	return names
-}
-
-// known is a worker in the answer to GET /workers.
-type known struct {
-	State    string            `json:"state"`
-	Role     string            `json:"role"`
-	Model    string            `json:"model"`
-	URL      string            `json:"url"`
-	Running  int               `json:"running"`
-	Waiting  int               `json:"waiting"`
-	Requests int               `json:"requests"`
-	Paired   map[string]string `json:"paired"`
-}
-
-func (g *registry) list() []known {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	all := []known{}
-	for _, w := range g.workers {
-		state := "up"
-		if w.dead {
-			state = "dead"
-		}
-		all = append(all, known{state, w.Role, w.Model, w.URL, w.Running, w.Waiting, w.requests, w.Paired})
-	}
-	return all
 }
