@@ -1,33 +1,16 @@
 package main
 
-import "time"
-
-// answer is a chat.completion, a text_completion, or a chunk of one.
-type answer struct {
-	ID      string   `json:"id"`
-	Object  string   `json:"object"`
-	Created int64    `json:"created"`
-	Model   string   `json:"model"`
-	Choices []choice `json:"choices"`
-	Usage   *usage   `json:"usage,omitempty"`
+// piece is what the next chunk of a choice holds. The pieces of a choice put together are the whole of it.
+type piece struct {
+	role, text, finish string
+	tokens             []tokenLogprob // with log-probabilities only
 }
 
-type choice struct {
-	Index        int      `json:"index"`
-	Delta        *message `json:"delta,omitempty"`   // of a chat's chunk
-	Message      *message `json:"message,omitempty"` // of a whole chat
-	Text         *string  `json:"text,omitempty"`    // of a completion, whole or not
-	Logprobs     any      `json:"logprobs"`
-	FinishReason *string  `json:"finish_reason"`
-}
-
-type usage struct {
-	PromptTokens        int `json:"prompt_tokens"`
-	CompletionTokens    int `json:"completion_tokens"`
-	TotalTokens         int `json:"total_tokens"`
-	PromptTokensDetails struct {
-		CachedTokens int `json:"cached_tokens"`
-	} `json:"prompt_tokens_details"`
+func (p *piece) add(next piece) {
+	p.role += next.role
+	p.text += next.text
+	p.finish += next.finish
+	p.tokens = append(p.tokens, next.tokens...)
 }
 
 // candidate is a token that could be, with its log-probability; tokenLogprob is the one that is, and the likeliest
@@ -44,74 +27,54 @@ type tokenLogprob struct {
 	offset int         // of the token's text in that of the choice, in characters
 }
 
-// piece is what the next chunk of a choice holds. The pieces of a choice put together are the whole of it.
-type piece struct {
-	role, text, finish string
-	tokens             []tokenLogprob // with log-probabilities only
-}
-
-func (p *piece) add(next piece) {
-	p.role += next.role
-	p.text += next.text
-	p.finish += next.finish
-	p.tokens = append(p.tokens, next.tokens...)
-}
-
-// format writes pieces as the client wants to have them.
-type format struct {
-	id, model    string
-	created      int64
-	chat, stream bool
-}
-
-func newFormat(id, model string, q *request) format {
-	return format{id, model, time.Now().Unix(), q.chat, q.Stream}
-}
-
-func (f *format) answer(choices []choice, u *usage) answer {
+// answer is the whole answer, or a chunk, without usage.
+func (c *completion) answer(choices ...any) map[string]any {
 	object := "text_completion"
-	if f.chat && f.stream {
+	if c.request.chat && c.request.Stream {
 		object = "chat.completion.chunk"
-	} else if f.chat {
+	} else if c.request.chat {
 		object = "chat.completion"
 	}
-	return answer{f.id, object, f.created, f.model, choices, u}
+	return map[string]any{"id": c.id, "object": object, "created": c.start.Unix(), "model": c.options.modelName,
+		"choices": append([]any{}, choices...)}
 }
 
-func (f *format) choice(index int, p piece) choice {
-	c := choice{Index: index}
+// choice is a piece as the client wants to have it.
+func (c *completion) choice(index int, p piece) map[string]any {
+	out := map[string]any{"index": index, "logprobs": nil, "finish_reason": nil}
 	if p.finish != "" {
-		c.FinishReason = &p.finish
+		out["finish_reason"] = p.finish
 	}
-	if len(p.tokens) > 0 && f.chat {
-		c.Logprobs = map[string]any{"content": p.tokens}
+	if len(p.tokens) > 0 && c.request.chat {
+		out["logprobs"] = map[string]any{"content": p.tokens}
 	} else if len(p.tokens) > 0 {
-		c.Logprobs = columns(p.tokens)
+		out["logprobs"] = columns(p.tokens)
 	}
-	if !f.chat {
-		c.Text = &p.text
-		return c
+	if !c.request.chat {
+		out["text"] = p.text
+		return out
 	}
-	m := &message{Role: p.role}
+	message := map[string]any{}
+	if p.role != "" {
+		message["role"] = p.role
+	}
 	if p.role != "" || p.text != "" {
-		m.Content = (*content)(&p.text)
+		message["content"] = p.text
 	}
-	if f.stream {
-		c.Delta = m
+	if c.request.Stream {
+		out["delta"] = message
 	} else {
-		c.Message = m
+		out["message"] = message
 	}
-	return c
+	return out
 }
 
 // columns is how completions have log-probabilities.
-func columns(tokens []tokenLogprob) any {
-	var c struct {
-		Tokens        []string             `json:"tokens"`
-		TokenLogprobs []float64            `json:"token_logprobs"`
-		TopLogprobs   []map[string]float64 `json:"top_logprobs"`
-		TextOffset    []int                `json:"text_offset"`
-	}
+func columns(tokens []tokenLogprob) map[string]any {
+	var texts []string
+	var logprobs []float64
+	var tops []map[string]float64
+	var offsets []int
 	for _, t := range tokens {
 		top := make(map[string]float64)
 		for _, other := range append([]candidate{t.candidate}, t.Top...) {
@@ -119,10 +82,10 @@ func columns(tokens []tokenLogprob) any {
 				top[other.Token] = other.Logprob
 			}
 		}
-		c.Tokens = append(c.Tokens, t.Token)
-		c.TokenLogprobs = append(c.TokenLogprobs, t.Logprob)
-		c.TopLogprobs = append(c.TopLogprobs, top)
-		c.TextOffset = append(c.TextOffset, t.offset)
+		texts = append(texts, t.Token)
+		logprobs = append(logprobs, t.Logprob)
+		tops = append(tops, top)
+		offsets = append(offsets, t.offset)
 	}
-	return c
+	return map[string]any{"tokens": texts, "token_logprobs": logprobs, "top_logprobs": tops, "text_offset": offsets}
 }

@@ -15,56 +15,63 @@ import (
 type completion struct {
 	*engineHost
 	*reply
+	id      string
 	request *request
 	prompts [][]int32
-	format  format
 
 	ctx    context.Context
 	cancel context.CancelCauseFunc // with the first error: ends all choices
 	group  sync.WaitGroup
 
-	mu    sync.Mutex
-	usage usage
-	whole []piece // the choices, if the answer is not streamed
-	sent  []int   // chunks of each, if it is
+	mu        sync.Mutex
+	cached    int // prompt tokens that the prefix cache had
+	generated int
+	choices   []piece // as far as they are, if the answer is not streamed
+	sent      []int   // chunks of each, if it is
 }
 
 // complete answers a request.
 func (h *engineHost) complete(ctx context.Context, a *reply, q *request, prompts [][]int32, id string) error {
-	choices := len(prompts) * q.N
-	c := &completion{engineHost: h, reply: a, request: q, prompts: prompts, format: newFormat(id, h.options.modelName, q),
-		whole: make([]piece, choices), sent: make([]int, choices)}
+	n := len(prompts) * q.N
+	c := &completion{engineHost: h, reply: a, id: id, request: q, prompts: prompts,
+		choices: make([]piece, n), sent: make([]int, n)}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
 	defer c.cancel(nil)
-	if err := c.submit(); err != nil {
+	if err := c.begin(); err != nil {
 		return err
 	}
 	c.group.Wait()
 	if c.ctx.Err() != nil {
 		return context.Cause(c.ctx)
 	}
+	prompted := 0
 	for _, prompt := range prompts {
-		c.usage.PromptTokens += len(prompt)
+		prompted += len(prompt)
 	}
-	c.usage.TotalTokens = c.usage.PromptTokens + c.usage.CompletionTokens
+	usage := map[string]any{"prompt_tokens": prompted, "completion_tokens": c.generated,
+		"total_tokens": prompted + c.generated, "prompt_tokens_details": map[string]int{"cached_tokens": c.cached}}
 	if !q.Stream {
-		all := make([]choice, choices)
-		for i := range all {
-			all[i] = c.format.choice(i, c.whole[i])
+		var all []any
+		for i, p := range c.choices {
+			all = append(all, c.choice(i, p))
 		}
-		a.whole(http.StatusOK, encode(c.format.answer(all, &c.usage)))
+		whole := c.answer(all...)
+		whole["usage"] = usage
+		a.whole(http.StatusOK, encode(whole))
 		return nil
 	}
 	c.trace("done", "worker", c.url)
 	if q.StreamOptions.IncludeUsage {
-		a.data(c.format.answer([]choice{}, &c.usage))
+		last := c.answer()
+		last["usage"] = usage
+		a.data(last)
 	}
 	a.done()
 	return nil
 }
 
-// submit submits the first choice of each prompt. The others follow once the prompt's KV is there, see siblings.
-func (c *completion) submit() error {
+// begin submits the first choice of each prompt. The others follow once the prompt's KV is there.
+func (c *completion) begin() error {
 	if c.request.KV.DoRemotePrefill && len(c.prompts) == 1 {
 		err := c.submitTicket()
 		if err == nil || c.ctx.Err() != nil {
@@ -73,15 +80,22 @@ func (c *completion) submit() error {
 		log.Printf("the prompt of a ticket is computed here: %v", err)
 	}
 	c.trace("prefill", "worker", c.url)
-	requests := make([]cleave.Request, len(c.prompts))
-	for i, prompt := range c.prompts {
-		requests[i] = engineRequest(c.request, prompt, 0)
+	return c.submit(0, len(c.choices), c.request.N)
+}
+
+// submit submits the choices from `first` to before `end`, every `step`.
+func (c *completion) submit(first, end, step int) error {
+	var requests []cleave.Request
+	for i := first; i < end; i += step {
+		requests = append(requests, engineRequest(c.request, c.prompts[i/c.request.N], i%c.request.N))
 	}
 	streams, err := c.engine.SubmitBatch(c.ctx, requests)
 	if err != nil {
 		return err
 	}
-	c.start(streams, 0, c.request.N)
+	for i, stream := range streams {
+		c.follow(first+i*step, stream)
+	}
 	return nil
 }
 
@@ -97,47 +111,36 @@ func (c *completion) submitTicket() error {
 	if err != nil {
 		return err
 	}
-	c.start([]*cleave.Stream{stream}, 0, 1)
-	c.group.Go(func() { // the answer ends after this, so that "done" is the last that is told
+	c.follow(0, stream)
+	c.group.Add(1)
+	go func() { // the answer ends after this, so that "done" is the last that is told
+		defer c.group.Done()
 		err := kv.Wait(c.ctx)
 		if err != nil && c.ctx.Err() == nil {
 			log.Printf("the KV of a prompt is computed anew: %v", err)
 		}
 		c.trace("kv_ready", "worker", c.url, "ok", err == nil)
-	})
+	}()
 	return nil
 }
 
-// siblings submits the other choices of a prompt, whose KV they find in the prefix cache.
-func (c *completion) siblings(first int) error {
-	var requests []cleave.Request
-	for i := 1; i < c.request.N; i++ {
-		requests = append(requests, engineRequest(c.request, c.prompts[first/c.request.N], i))
-	}
-	streams, err := c.engine.SubmitBatch(c.ctx, requests)
-	if err == nil {
-		c.start(streams, first+1, 1)
-	}
-	return err
-}
-
-// start follows streams, whose choices are `first` and every `step` from there.
-func (c *completion) start(streams []*cleave.Stream, first, step int) {
+// follow has a goroutine read the events of a choice.
+func (c *completion) follow(i int, stream *cleave.Stream) {
 	if c.request.Stream {
-		c.begin()
+		c.send(nil) // the header: from now on errors are part of the stream
 	}
-	for i, stream := range streams {
-		c.group.Go(func() {
-			if err := c.follow(first+i*step, stream); err != nil {
-				c.cancel(err)
-			}
-		})
-	}
+	c.group.Add(1)
+	go func() {
+		defer c.group.Done()
+		defer stream.Close()
+		if err := c.read(i, stream); err != nil {
+			c.cancel(err)
+		}
+	}()
 }
 
-// follow turns the events of a choice into pieces.
-func (c *completion) follow(i int, stream *cleave.Stream) error {
-	defer stream.Close()
+// read turns the events of a choice into pieces.
+func (c *completion) read(i int, stream *cleave.Stream) error {
 	detokenizer, err := c.model.NewDetokenizer()
 	if err != nil {
 		return err
@@ -150,7 +153,7 @@ func (c *completion) follow(i int, stream *cleave.Stream) error {
 	tokens, offset := 0, 0
 	for event, err := range stream.Events() {
 		if err == nil && tokens == 0 && c.request.N > 1 && i%c.request.N == 0 {
-			if err := c.siblings(i); err != nil {
+			if err := c.submit(i+1, i+c.request.N, 1); err != nil { // they find the KV in the prefix cache
 				return err
 			}
 		}
@@ -181,48 +184,43 @@ func (c *completion) follow(i int, stream *cleave.Stream) error {
 			}
 		case event.Type == cleave.EventFinished:
 			c.count(i, tokens, event.CachedTokens)
-			if !stop.found {
-				return c.finish(i, detokenizer, &stop, event.Reason)
+			if stop.found {
+				return nil
 			}
+			rest, err := detokenizer.Flush()
+			if err != nil {
+				return err
+			}
+			if text := stop.push(rest) + stop.held; text != "" {
+				c.emit(i, piece{text: text})
+			}
+			if stop.found {
+				event.Reason = cleave.FinishStop
+			}
+			c.emit(i, piece{finish: event.Reason.String()})
 		}
 	}
-	return nil
-}
-
-// finish emits what was held back, and why the choice ended.
-func (c *completion) finish(i int, d *cleave.Detokenizer, stop *stopMatcher, reason cleave.FinishReason) error {
-	rest, err := d.Flush()
-	if err != nil {
-		return err
-	}
-	if text := stop.push(rest) + stop.held; text != "" {
-		c.emit(i, piece{text: text})
-	}
-	if stop.found {
-		reason = cleave.FinishStop
-	}
-	c.emit(i, piece{finish: reason.String()})
 	return nil
 }
 
 // emit gives a piece to the client, unless it has it of a worker that is gone. Each choice has one goroutine for that.
 func (c *completion) emit(i int, p piece) {
 	if !c.request.Stream {
-		c.whole[i].add(p)
+		c.choices[i].add(p)
 		return
 	}
 	c.sent[i]++
 	if has := c.request.KV.Resume; i >= len(has) || c.sent[i] > has[i] {
-		c.data(c.format.answer([]choice{c.format.choice(i, p)}, nil))
+		c.data(c.answer(c.choice(i, p)))
 	}
 }
 
 func (c *completion) count(i, tokens, cached int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.usage.CompletionTokens += tokens
+	c.generated += tokens
 	if i%c.request.N == 0 { // its siblings find what it has left
-		c.usage.PromptTokensDetails.CachedTokens += cached
+		c.cached += cached
 	}
 }
 

@@ -99,27 +99,27 @@ func newID(chat bool) string {
 
 // tokenize gives the tokens of each prompt, and checks what needs a model.
 func (h *engineHost) tokenize(q *request) ([][]int32, error) {
+	param, inputs := "prompt", q.Prompt
 	if q.chat {
+		param = "messages"
 		text, err := h.model.ChatPromptJSON(encode(q.Messages))
 		if err != nil {
-			return nil, invalid("messages", "%v", err)
+			return nil, invalid(param, "%v", err)
 		}
-		tokens, err := h.model.TokenizeNoSpecial(text)
-		if err != nil {
-			return nil, invalid("messages", "%v", err)
-		}
-		return [][]int32{tokens}, h.check(q, "messages", tokens)
+		inputs = prompts{{text: text}}
 	}
 	var all [][]int32
-	for _, prompt := range q.Prompt {
-		tokens := prompt.tokens
-		if tokens == nil {
-			var err error
-			if tokens, err = h.model.Tokenize(prompt.text); err != nil {
-				return nil, invalid("prompt", "%v", err)
-			}
+	for _, input := range inputs {
+		tokens, err := input.tokens, error(nil)
+		if q.chat { // the template has what is around a text
+			tokens, err = h.model.TokenizeNoSpecial(input.text)
+		} else if tokens == nil {
+			tokens, err = h.model.Tokenize(input.text)
 		}
-		if err := h.check(q, "prompt", tokens); err != nil {
+		if err != nil {
+			return nil, invalid(param, "%v", err)
+		}
+		if err := h.check(q, param, tokens); err != nil {
 			return nil, err
 		}
 		all = append(all, tokens)
@@ -128,6 +128,9 @@ func (h *engineHost) tokenize(q *request) ([][]int32, error) {
 }
 
 func (h *engineHost) check(q *request, param string, prompt []int32) error {
+	if len(prompt) == 0 {
+		return invalid(param, "a prompt is empty")
+	}
 	for _, token := range prompt {
 		if token < 0 || int(token) >= h.about.VocabSize {
 			return invalid(param, "the model has no token %d", token)
@@ -140,7 +143,7 @@ func (h *engineHost) check(q *request, param string, prompt []int32) error {
 	}
 	if most := h.about.MaxContextTokens; len(prompt) > most {
 		err := invalid(param, "the prompt has %d tokens, the model's context has room for %d", len(prompt), most)
-		err.code = "context_length_exceeded"
+		err.Code = "context_length_exceeded"
 		return err
 	}
 	return nil
@@ -178,13 +181,13 @@ func engineRequest(q *request, prompt []int32, choice int) cleave.Request {
 func engineError(err error) *apiError {
 	switch {
 	case errors.Is(err, cleave.ErrWouldBlock):
-		return &apiError{status: http.StatusTooManyRequests, message: err.Error(), kind: "rate_limit_error"}
+		return &apiError{status: http.StatusTooManyRequests, Message: err.Error(), Type: "rate_limit_error"}
 	case errors.Is(err, cleave.ErrInvalidArgument), errors.Is(err, cleave.ErrOutOfMemory):
 		return invalid("", "%v", err)
 	case errors.Is(err, cleave.ErrShutdown):
 		return unavailable(errShuttingDown.Error())
 	}
-	return &apiError{status: http.StatusInternalServerError, message: err.Error(), kind: "server_error"}
+	return &apiError{status: http.StatusInternalServerError, Message: err.Error(), Type: "server_error"}
 }
 
 func (h *engineHost) models() []string { return []string{h.options.modelName} }

@@ -15,11 +15,7 @@ import (
 	"time"
 )
 
-const (
-	mostMoves = 2
-	// laggard is how long the end of an answer waits for the prefill worker's last line, which is due by then.
-	laggard = 100 * time.Millisecond
-)
+const mostMoves = 2
 
 // front passes requests on to workers. It needs neither a model nor an engine.
 type front struct {
@@ -31,11 +27,6 @@ type front struct {
 func newFront() *front {
 	f := &front{}
 	f.client.Transport = &http.Transport{MaxIdleConnsPerHost: 1024, IdleConnTimeout: 30 * time.Second}
-	go func() {
-		for now := range time.Tick(silence / 20) {
-			f.registry.sweep(now)
-		}
-	}()
 	return f
 }
 
@@ -75,14 +66,14 @@ func (f *front) generate(a *reply, r *http.Request, q *request) error {
 	var kv kvParams
 	tried := map[string]bool{}
 	for moves := 0; moves <= mostMoves; moves++ {
-		decoder := f.registry.take("decode", model, func(url string) bool { return !tried[url] })
+		decoder, give := f.registry.take("decode", model, func(url string) bool { return !tried[url] })
 		if decoder == nil {
 			break
 		}
-		tried[decoder.url] = true
+		tried[decoder.URL] = true
 		if moves > 0 {
 			f.moved.Add(1)
-			a.trace("moved", "worker", decoder.url)
+			a.trace("moved", "worker", decoder.URL)
 			kv.Resume = c.sent
 		} else if len(q.Prompt) <= 1 {
 			if ticket, done := c.prefill(ctx, decoder); ticket != nil {
@@ -90,7 +81,7 @@ func (f *front) generate(a *reply, r *http.Request, q *request) error {
 			}
 		}
 		err := c.decode(ctx, decoder, kv, prefilled)
-		f.registry.give(decoder)
+		give()
 		if err != errGone || ctx.Err() != nil {
 			return err
 		}
@@ -100,56 +91,43 @@ func (f *front) generate(a *reply, r *http.Request, q *request) error {
 
 // prefill has a worker compute the prompt for `decoder`, which fetches the KV with the ticket. Without a ticket the
 // decoder computes the prompt itself. With one, the prefill worker has said all when `prefilled` is closed.
-func (c *call) prefill(ctx context.Context, decoder *lease) (ticket []byte, prefilled chan struct{}) {
-	worker := c.registry.take("prefill", c.model, func(url string) bool { return decoder.paired[url] != "" })
+func (c *call) prefill(ctx context.Context, decoder *worker) (ticket []byte, prefilled chan struct{}) {
+	worker, give := c.registry.take("prefill", c.model, func(url string) bool { return decoder.Paired[url] != "" })
 	if worker == nil {
 		return nil, nil
 	}
-	c.trace("prefill", "worker", worker.url)
+	c.trace("prefill", "worker", worker.URL)
 	response, release, err := c.post(ctx, worker, kvParams{DoRemoteDecode: true})
-	end := func() { release(); c.registry.give(worker) }
-	if err != nil {
-		end()
-		return nil, nil
-	}
+	end := func() { release(); give() }
+	var lines *json.Decoder
 	var first struct {
 		KV kvParams `json:"kv_transfer_params"`
 	}
-	lines := json.NewDecoder(response.Body)
-	if lines.Decode(&first) != nil || first.KV.Ticket == nil {
+	if err == nil {
+		lines = json.NewDecoder(response.Body)
+		err = lines.Decode(&first)
+	}
+	if err != nil || first.KV.Ticket == nil {
 		end()
 		return nil, nil
 	}
-	c.trace("handoff", "worker", decoder.url, "ticket_bytes", len(first.KV.Ticket))
+	c.trace("handoff", "worker", decoder.URL, "ticket_bytes", len(first.KV.Ticket))
 	prefilled = make(chan struct{})
 	go func() {
 		defer close(prefilled)
 		defer end()
-		var last struct {
-			Prefilled *struct {
-				PromptTokens int     `json:"prompt_tokens"`
-				CachedTokens int     `json:"cached_tokens"`
-				MS           float64 `json:"ms"`
-			}
-		}
+		var last struct{ Prefilled map[string]any }
 		if lines.Decode(&last) == nil && last.Prefilled != nil {
 			io.Copy(io.Discard, response.Body) // to its end, so that the connection can be used again
-			p := last.Prefilled
-			c.trace("prefilled", "worker", worker.url, "prompt_tokens", p.PromptTokens, "cached_tokens", p.CachedTokens,
-				"prefill_ms", p.MS)
+			c.trace("prefilled", "worker", worker.URL, "prompt_tokens", last.Prefilled["prompt_tokens"],
+				"cached_tokens", last.Prefilled["cached_tokens"], "prefill_ms", last.Prefilled["ms"])
 		}
 	}()
 	return first.KV.Ticket, prefilled
 }
 
 // decode has a worker answer, and passes the answer on. errGone if another worker should go on.
-func (c *call) decode(ctx context.Context, worker *lease, kv kvParams, prefilled <-chan struct{}) error {
-	last := func() {
-		select {
-		case <-prefilled:
-		case <-time.After(laggard):
-		}
-	}
+func (c *call) decode(ctx context.Context, worker *worker, kv kvParams, prefilled <-chan struct{}) error {
 	ahead := time.Since(c.start)
 	response, release, err := c.post(ctx, worker, kv)
 	defer release()
@@ -157,37 +135,31 @@ func (c *call) decode(ctx context.Context, worker *lease, kv kvParams, prefilled
 		return errGone // it is ending
 	}
 	if err == nil && response.StatusCode == http.StatusOK && c.request.Stream {
-		c.begin()
-		err = relay(c.reply, response.Body, c.sent, ahead, last)
+		c.send(nil)
+		err = relay(c.reply, response.Body, c.sent, ahead, prefilled)
 	} else if err == nil {
 		var body []byte
 		if body, err = io.ReadAll(response.Body); err == nil {
 			c.whole(response.StatusCode, body)
 		}
 	}
-	if err != nil && ctx.Err() == nil { // the worker, and not the client, broke the connection off
-		c.registry.broken(worker)
+	if err == nil {
+		return nil
 	}
-	if err != nil {
-		return errGone
+	if ctx.Err() == nil { // the worker, and not the client, broke the connection off
+		c.registry.broken(worker.URL)
 	}
-	return nil
+	return errGone
 }
 
 // post gives the request to a worker. The response ends with `release`, and with the worker's life.
-func (c *call) post(ctx context.Context, worker *lease, kv kvParams) (r *http.Response, release func(), err error) {
-	body := maps.Clone(c.body)
-	body["kv_transfer_params"] = encode(kv)
+func (c *call) post(ctx context.Context, worker *worker, kv kvParams) (r *http.Response, release func(), err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	unwatch := context.AfterFunc(worker.life, cancel)
-	release = func() {
-		if r != nil {
-			r.Body.Close()
-		}
-		unwatch()
-		cancel()
-	}
-	request, err := http.NewRequestWithContext(ctx, "POST", worker.url+c.path, bytes.NewReader(encode(body)))
+	release = func() { unwatch(); cancel() }
+	body := maps.Clone(c.body)
+	body["kv_transfer_params"] = encode(kv)
+	request, err := http.NewRequestWithContext(ctx, "POST", worker.URL+c.path, bytes.NewReader(encode(body)))
 	if err != nil {
 		return nil, release, err
 	}

@@ -79,7 +79,7 @@ func TestFrontMoves(t *testing.T) {
 				io.WriteString(w, "data: [DONE]\n\n")
 			})
 		}
-		server := httptest.NewServer(newServer(f, nil).mux)
+		server := httptest.NewServer(newServer(f, "").mux)
 		response, err := http.Post(server.URL+"/v1/completions", "", strings.NewReader(`{"prompt": "hi", "n": 2, "stream": true}`))
 		if err != nil || response.StatusCode != 200 {
 			t.Fatal(err, response)
@@ -133,7 +133,7 @@ func TestFrontPrefills(t *testing.T) {
 		sendChunks(w, 0, 0, 1)
 		io.WriteString(w, "event: trace\ndata: {\"phase\": \"done\", \"ms\": 2000}\n\ndata: [DONE]\n\n")
 	})
-	server := httptest.NewServer(newServer(f, nil).mux)
+	server := httptest.NewServer(newServer(f, "").mux)
 	defer server.Close()
 	request, _ := http.NewRequest("POST", server.URL+"/v1/completions", strings.NewReader(`{"prompt": "hi", "stream": true}`))
 	request.Header.Set("X-Cleave-Trace", "1")
@@ -168,25 +168,27 @@ func TestRegistry(t *testing.T) {
 	for _, url := range []string{"http://a", "http://b"} {
 		g.join(report{peer: peer{URL: url, Role: "decode", Model: "m"}})
 	}
-	any := func(string) bool { return true }
-	a := g.take("decode", "m", any)
-	b := g.take("decode", "m", any)
-	if a.url == b.url || g.take("decode", "other", any) != nil || g.take("prefill", "m", any) != nil {
-		t.Fatal(a.url, b.url)
+	take := func(role, model string) *worker {
+		taken, _ := g.take(role, model, func(string) bool { return true })
+		return taken
 	}
-	g.broken(a)
-	if next := g.take("decode", "m", any); next.url != b.url || a.life.Err() != nil {
+	a, b := take("decode", "m"), take("decode", "m")
+	if a.URL == b.URL || take("decode", "other") != nil || take("prefill", "m") != nil {
+		t.Fatal(a.URL, b.URL)
+	}
+	g.broken(a.URL)
+	if next := take("decode", "m"); next.URL != b.URL || a.life.Err() != nil {
 		t.Error("a worker whose connection broke is dead, but what else it has in hand is not given up")
 	}
-	g.sweep(time.Now().Add(silence + time.Second))
+	time.Sleep(silence + 100*time.Millisecond)
 	if a.life.Err() == nil || b.life.Err() == nil || g.up("decode") != 0 || len(g.list()) != 2 {
 		t.Error("silent workers are dead, and listed")
 	}
-	g.join(report{peer: peer{URL: b.url, Role: "decode", Model: "m"}})
-	if b.life.Err() == nil || g.take("decode", "m", any).life.Err() != nil || g.up("decode") != 1 {
+	g.join(report{peer: peer{URL: b.URL, Role: "decode", Model: "m"}})
+	if b.life.Err() == nil || take("decode", "m").life.Err() != nil || g.up("decode") != 1 {
 		t.Error("a worker that reports again has a new life")
 	}
-	g.leave(b.url)
+	g.leave(b.URL)
 	if g.up("decode") != 0 || len(g.list()) != 1 {
 		t.Error("a worker that left is not listed")
 	}

@@ -44,19 +44,18 @@ type server struct {
 // handler answers a request, or returns what went wrong.
 type handler func(w http.ResponseWriter, r *http.Request) error
 
-// newServer takes the page for GET /, if there is one.
-func newServer(b backend, page []byte) *server {
+// newServer takes the file of GET /, if there is one.
+func newServer(b backend, page string) *server {
 	s := &server{backend: b, mux: http.NewServeMux(), started: time.Now()}
 	s.handle("/v1/chat/completions", map[string]handler{"POST": s.postGeneration})
 	s.handle("/v1/completions", map[string]handler{"POST": s.postGeneration})
 	s.handle("/v1/models", map[string]handler{"GET": s.getModels})
-	s.handle("/v1/models/{name...}", map[string]handler{"GET": s.getModel})
+	s.handle("/v1/models/{name...}", map[string]handler{"GET": s.getModels})
 	s.handle("/health", map[string]handler{"GET": s.getHealth})
 	s.handle("/metrics", map[string]handler{"GET": s.getMetrics})
-	if page != nil {
+	if page != "" {
 		s.handle("/{$}", map[string]handler{"GET": func(w http.ResponseWriter, r *http.Request) error {
-			w.Header().Set("Content-Type", "text/html; charset=utf-8")
-			w.Write(page)
+			http.ServeFile(w, r, page)
 			return nil
 		}})
 	}
@@ -104,7 +103,9 @@ func sendJSON(w http.ResponseWriter, status int, body []byte) {
 	w.Write(body)
 }
 
-func sendError(w http.ResponseWriter, err *apiError) { sendJSON(w, err.status, encode(err)) }
+func sendError(w http.ResponseWriter, err *apiError) {
+	sendJSON(w, err.status, encode(map[string]any{"error": err}))
+}
 
 func (s *server) postGeneration(w http.ResponseWriter, r *http.Request) error {
 	s.stats.running.Add(1)
@@ -122,7 +123,7 @@ func (s *server) postGeneration(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if err = s.backend.generate(answer, r, q); err != nil && answer.open {
-		answer.data(reported(r.Context(), err))
+		answer.data(map[string]any{"error": reported(r.Context(), err)})
 		return nil
 	}
 	return err
@@ -142,25 +143,21 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	return body, nil
 }
 
-func (s *server) model(name string) map[string]any {
-	return map[string]any{"id": name, "object": "model", "created": s.started.Unix(), "owned_by": "cleave"}
-}
-
+// getModels lists the models, or gives the one that is named.
 func (s *server) getModels(w http.ResponseWriter, r *http.Request) error {
-	data := []any{}
-	for _, name := range s.backend.models() {
-		data = append(data, s.model(name))
+	name, data := r.PathValue("name"), []any{}
+	for _, id := range s.backend.models() {
+		model := map[string]any{"id": id, "object": "model", "created": s.started.Unix(), "owned_by": "cleave"}
+		if id == name {
+			sendJSON(w, http.StatusOK, encode(model))
+			return nil
+		}
+		data = append(data, model)
 	}
-	sendJSON(w, http.StatusOK, encode(map[string]any{"object": "list", "data": data}))
-	return nil
-}
-
-func (s *server) getModel(w http.ResponseWriter, r *http.Request) error {
-	name := r.PathValue("name")
-	if !slices.Contains(s.backend.models(), name) {
+	if name != "" {
 		return unknownModel(name)
 	}
-	sendJSON(w, http.StatusOK, encode(s.model(name)))
+	sendJSON(w, http.StatusOK, encode(map[string]any{"object": "list", "data": data}))
 	return nil
 }
 

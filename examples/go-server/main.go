@@ -41,13 +41,6 @@ func main() {
 
 // run serves until a signal tells the process to end.
 func run(o *options) error {
-	var page []byte
-	if o.page != "" {
-		var err error
-		if page, err = os.ReadFile(o.page); err != nil {
-			return err
-		}
-	}
 	listener, err := net.Listen("tcp", o.listen)
 	if err != nil {
 		return err
@@ -63,7 +56,7 @@ func run(o *options) error {
 	var broken <-chan struct{} // never, of a front
 	if o.role == "front" {
 		front := newFront()
-		server = newServer(front, page)
+		server = newServer(front, o.page)
 		server.handle("/workers", front.methods())
 	} else {
 		host, err := openEngine(o, url)
@@ -71,7 +64,7 @@ func run(o *options) error {
 			return err
 		}
 		defer host.close()
-		server = newServer(host, page)
+		server = newServer(host, o.page)
 		idle, broken = host.idle, host.engine.Failed()
 		if o.worker() {
 			if leave, err = join(host); err != nil {
@@ -81,6 +74,7 @@ func run(o *options) error {
 	}
 
 	requests, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
 	web := http.Server{
 		Handler:           server.mux,
 		BaseContext:       func(net.Listener) context.Context { return requests },

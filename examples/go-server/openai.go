@@ -16,40 +16,34 @@ import (
 
 // apiError is what goes to a client as {"error": ...}.
 type apiError struct {
-	status                     int
-	message, kind, param, code string
+	status  int
+	Message string `json:"message"`
+	Type    string `json:"type"`
+	Param   any    `json:"param"` // a string or nil, as the code
+	Code    any    `json:"code"`
 }
 
-func (e *apiError) Error() string { return e.message }
-
-func (e *apiError) MarshalJSON() ([]byte, error) {
-	fields := map[string]any{"message": e.message, "type": e.kind, "param": nil, "code": nil}
-	if e.param != "" {
-		fields["param"] = e.param
-	}
-	if e.code != "" {
-		fields["code"] = e.code
-	}
-	return json.Marshal(map[string]any{"error": fields})
-}
+func (e *apiError) Error() string { return e.Message }
 
 func refused(status int, message string) *apiError {
-	return &apiError{status: status, message: message, kind: "invalid_request_error"}
+	return &apiError{status: status, Message: message, Type: "invalid_request_error"}
 }
 
 func invalid(param, format string, args ...any) *apiError {
 	err := refused(http.StatusBadRequest, fmt.Sprintf(format, args...))
-	err.param = param
+	if param != "" {
+		err.Param = param
+	}
 	return err
 }
 
 func unavailable(why string) *apiError {
-	return &apiError{status: http.StatusServiceUnavailable, message: why, kind: "service_unavailable"}
+	return &apiError{status: http.StatusServiceUnavailable, Message: why, Type: "service_unavailable"}
 }
 
 func unknownModel(name string) *apiError {
 	err := refused(http.StatusNotFound, fmt.Sprintf("the model %q does not exist", name))
-	err.param, err.code = "model", "model_not_found"
+	err.Param, err.Code = "model", "model_not_found"
 	return err
 }
 
@@ -60,7 +54,7 @@ func reported(ctx context.Context, err error) *apiError {
 	case context.Cause(ctx) == errShuttingDown:
 		return unavailable(errShuttingDown.Error())
 	case ctx.Err() != nil: // nobody reads this; other servers count it so
-		return &apiError{status: 499, message: "the client is gone", kind: "server_error"}
+		return refused(499, "the client is gone")
 	case errors.As(err, &known):
 		return known
 	}
@@ -69,18 +63,20 @@ func reported(ctx context.Context, err error) *apiError {
 
 // request is the body of POST /v1/chat/completions or /v1/completions.
 type request struct {
-	Model             string            `json:"model"`
-	Messages          []message         `json:"messages"`
-	Prompt            prompts           `json:"prompt"`
-	MaxTokens         *int32            `json:"max_tokens"`
-	MaxNewTokens      *int32            `json:"max_completion_tokens"`
-	MinTokens         int32             `json:"min_tokens"`
-	IgnoreEOS         bool              `json:"ignore_eos"`
-	N                 int               `json:"n"`
-	Seed              *int64            `json:"seed"`
-	Stop              texts             `json:"stop"`
-	Stream            bool              `json:"stream"`
-	StreamOptions     streamOptions     `json:"stream_options"`
+	Model         string    `json:"model"`
+	Messages      []message `json:"messages"`
+	Prompt        prompts   `json:"prompt"`
+	MaxTokens     *int32    `json:"max_tokens"`
+	MaxNewTokens  *int32    `json:"max_completion_tokens"`
+	MinTokens     int32     `json:"min_tokens"`
+	IgnoreEOS     bool      `json:"ignore_eos"`
+	N             int       `json:"n"`
+	Seed          *int64    `json:"seed"`
+	Stop          texts     `json:"stop"`
+	Stream        bool      `json:"stream"`
+	StreamOptions struct {
+		IncludeUsage bool `json:"include_usage"`
+	} `json:"stream_options"`
 	Temperature       float32           `json:"temperature"`
 	TopK              int32             `json:"top_k"`
 	TopP              float32           `json:"top_p"`
@@ -95,23 +91,17 @@ type request struct {
 	KV                kvParams          `json:"kv_transfer_params"`
 	BestOf            *int              `json:"best_of"`
 	Echo              bool              `json:"echo"`
-	ResponseFormat    responseFormat    `json:"response_format"`
-	Tools             any               `json:"tools"`
-	Functions         any               `json:"functions"`
-	Suffix            any               `json:"suffix"`
+	ResponseFormat    struct {
+		Type string `json:"type"`
+	} `json:"response_format"`
+	Tools     any `json:"tools"`
+	Functions any `json:"functions"`
+	Suffix    any `json:"suffix"`
 
 	raw       []byte
 	chat      bool
 	maxTokens int32 // 0: until the context is full
 	top       int   // alternatives beside each token; -1: no log-probabilities at all
-}
-
-type streamOptions struct {
-	IncludeUsage bool `json:"include_usage"`
-}
-
-type responseFormat struct {
-	Type string `json:"type"`
 }
 
 // kvParams is what front and workers tell each other in a request, see "Workers" in ../README.md.
@@ -161,8 +151,6 @@ type prompt struct {
 	tokens []int32
 }
 
-func (p prompt) empty() bool { return p.tokens != nil && len(p.tokens) == 0 }
-
 func (p *prompts) UnmarshalJSON(raw []byte) error {
 	var some texts
 	var tokens []int32
@@ -203,7 +191,8 @@ func parseRequest(body []byte, chat bool) (*request, error) {
 		return nil, invalid("", "the body is not UTF-8")
 	}
 	q := &request{raw: body, chat: chat, N: 1, Temperature: 1, TopP: 1, RepetitionPenalty: 1,
-		Logprobs: json.RawMessage("null"), ResponseFormat: responseFormat{"text"}, top: -1}
+		Logprobs: json.RawMessage("null"), top: -1}
+	q.ResponseFormat.Type = "text"
 	var known *apiError
 	var wrong *json.UnmarshalTypeError
 	if err := json.Unmarshal(body, q); errors.As(err, &known) {
@@ -251,7 +240,6 @@ func (q *request) check(on bool) error {
 		{!q.chat || len(q.Messages) > 0, "messages", "must be an array of messages"},
 		{!q.chat || !slices.ContainsFunc(q.Messages, message.incomplete), "messages", "must have a role and content each"},
 		{q.chat || len(q.Prompt) > 0, "prompt", "must be a string, token ids, or an array of either"},
-		{!slices.ContainsFunc(q.Prompt, prompt.empty), "prompt", "must not have an empty list of token ids"},
 		{within(1, q.N, 128), "n", "must be from 1 to 128"},
 		{len(q.Prompt)*q.N <= 1024, "n", "makes more than 1024 choices of these prompts"},
 		{q.MaxTokens == nil || within(1, *q.MaxTokens, most), "max_tokens", "must be 1 or more"},

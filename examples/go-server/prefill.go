@@ -17,34 +17,25 @@ func (h *engineHost) prefill(ctx context.Context, a *reply, q *request, prompts 
 	began := time.Now()
 	request := engineRequest(q, prompts[0], 0)
 	request.StreamKV = true
-	var kv *cleave.KV
-	done := false
-	defer func() {
-		if kv != nil && !done {
-			kv.Close() // nobody will come for it
-		}
-	}()
 	for event, err := range h.engine.Generate(ctx, request) {
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
-		}
-		if event.KV != nil && kv == nil {
-			kv = event.KV
-			ticket, err := kv.Ticket()
+		case event.Type == cleave.EventKVStarted:
+			ticket, err := event.KV.Ticket()
 			if err != nil {
 				return err
 			}
 			a.data(map[string]any{"kv_transfer_params": kvParams{DoRemotePrefill: true, Ticket: ticket}})
-		}
-		if event.Type != cleave.EventFinished {
-			continue
-		}
-		if event.KV == nil {
+		case event.Type == cleave.EventFinished && event.KV == nil:
 			return invalid("", "the context has no room for another token")
+		case event.Type == cleave.EventFinished:
+			a.data(map[string]any{"prefilled": map[string]any{"prompt_tokens": len(prompts[0]),
+				"cached_tokens": event.CachedTokens, "ms": milliseconds(time.Since(began))}})
+			if ctx.Err() != nil {
+				event.KV.Close() // nobody will come for it
+			}
 		}
-		a.data(map[string]any{"prefilled": map[string]any{"prompt_tokens": len(prompts[0]),
-			"cached_tokens": event.CachedTokens, "ms": milliseconds(time.Since(began))}})
-		done = ctx.Err() == nil
 	}
 	return nil
 }

@@ -7,10 +7,7 @@ import (
 	"time"
 )
 
-const (
-	silence   = 2 * time.Second  // after which a worker is dead
-	forgotten = 10 * time.Minute // after which it is not listed any more
-)
+const silence = 2 * time.Second // after which a worker is dead
 
 // peer is what workers are told of each other, see "Workers" in ../README.md.
 type peer struct {
@@ -31,19 +28,11 @@ type report struct {
 // worker is one that reports, or did. Guarded by the registry's mutex.
 type worker struct {
 	report
-	State    string `json:"state"`
-	Requests int    `json:"requests"` // in hand of this front
-	seen     time.Time
+	State    string          `json:"state"`
+	Requests int             `json:"requests"` // in hand of this front
 	life     context.Context // ends when the worker falls silent
 	end      context.CancelFunc
-}
-
-// lease is a worker while a request is with it.
-type lease struct {
-	*worker
-	url    string
-	life   context.Context
-	paired map[string]string
+	watch    *time.Timer // until then
 }
 
 // registry knows the workers of a front.
@@ -52,11 +41,15 @@ type registry struct {
 	workers []*worker // in the order in which they came
 }
 
+func (g *registry) find(url string) int {
+	return slices.IndexFunc(g.workers, func(w *worker) bool { return w.URL == url })
+}
+
 // join takes a report, and returns those who are up for the worker to pair with.
 func (g *registry) join(r report) []peer {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	at := slices.IndexFunc(g.workers, func(w *worker) bool { return w.URL == r.URL })
+	at := g.find(r.URL)
 	if at < 0 {
 		at = len(g.workers)
 		g.workers = append(g.workers, &worker{})
@@ -64,8 +57,10 @@ func (g *registry) join(r report) []peer {
 	w := g.workers[at]
 	if w.life == nil || w.life.Err() != nil {
 		w.life, w.end = context.WithCancel(context.Background())
+		w.watch = time.AfterFunc(silence, func() { g.silent(w) })
 	}
-	w.report, w.seen, w.State = r, time.Now(), "up"
+	w.watch.Reset(silence)
+	w.report, w.State = r, "up"
 	up := []peer{}
 	for _, w := range g.workers {
 		if w.State == "up" {
@@ -75,41 +70,25 @@ func (g *registry) join(r report) []peer {
 	return up
 }
 
-// leave takes a worker off the list. What it has in hand goes on.
+// leave takes a worker off the list. What it has in hand goes on, for as long as the worker may take to end.
 func (g *registry) leave(url string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.workers = slices.DeleteFunc(g.workers, func(w *worker) bool {
-		if w.URL == url {
-			time.AfterFunc(drainTimeout+silence, w.end) // nobody will notice if it stops now
-		}
-		return w.URL == url
-	})
+	if at := g.find(url); at >= 0 {
+		g.workers[at].watch.Reset(drainTimeout + silence)
+		g.workers = slices.Delete(g.workers, at, at+1)
+	}
 }
 
-// sweep ends the lives of workers that have been silent. Called often.
-func (g *registry) sweep(now time.Time) {
+func (g *registry) silent(w *worker) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.workers = slices.DeleteFunc(g.workers, func(w *worker) bool {
-		silent := now.Sub(w.seen)
-		if silent > silence {
-			w.State = "dead"
-			w.end()
-		}
-		return silent > forgotten
-	})
+	w.State = "dead"
+	w.end()
 }
 
-// broken marks a worker dead whose connection broke.
-func (g *registry) broken(l *lease) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	l.State = "dead"
-}
-
-// take leases the worker with the fewest requests of a role and model that `suits`; nil if there is none.
-func (g *registry) take(role, model string, suits func(url string) bool) *lease {
+// take finds the worker with the fewest requests of a role and model that `suits`, as it is now; nil if there is none.
+func (g *registry) take(role, model string, suits func(url string) bool) (taken *worker, give func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var best *worker
@@ -120,16 +99,24 @@ func (g *registry) take(role, model string, suits func(url string) bool) *lease 
 		}
 	}
 	if best == nil {
-		return nil
+		return nil, nil
 	}
 	best.Requests++
-	return &lease{best, best.URL, best.life, best.Paired}
+	now := *best
+	return &now, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		best.Requests--
+	}
 }
 
-func (g *registry) give(l *lease) {
+// broken marks a worker dead whose connection broke, until it reports again.
+func (g *registry) broken(url string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	l.Requests--
+	if at := g.find(url); at >= 0 {
+		g.workers[at].State = "dead"
+	}
 }
 
 // list gives what is known of each worker.
@@ -143,8 +130,8 @@ func (g *registry) list() []worker {
 	return all
 }
 
-func (g *registry) up(role string) int {
-	n := 0
+// up is how many workers of a role are.
+func (g *registry) up(role string) (n int) {
 	for _, w := range g.list() {
 		if w.Role == role && w.State == "up" {
 			n++

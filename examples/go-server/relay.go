@@ -31,9 +31,9 @@ func readEvent(lines *bufio.Reader) (name, data string, err error) {
 }
 
 // relay passes a worker's stream on, and counts the chunks of each choice in `sent`, for another worker to go on from
-// there. The worker's trace events are taken into the front's time: `ahead` is when the worker got the request. Before
-// the last event it calls `last`. errGone if the stream broke off, or the worker gives up because it is ending.
-func relay(a *reply, stream io.Reader, sent []int, ahead time.Duration, last func()) error {
+// there. The worker's trace events are taken into the front's time: `ahead` is when the worker got the request. What
+// the prefill worker says comes before the end. errGone if the stream broke off, or the worker gives up.
+func relay(a *reply, stream io.Reader, sent []int, ahead time.Duration, prefilled <-chan struct{}) error {
 	lines := bufio.NewReader(stream)
 	for {
 		name, data, err := readEvent(lines)
@@ -41,7 +41,7 @@ func relay(a *reply, stream io.Reader, sent []int, ahead time.Duration, last fun
 			return errGone
 		}
 		if data == "[DONE]" {
-			last()
+			<-prefilled
 			a.done()
 			return nil
 		}
@@ -49,7 +49,7 @@ func relay(a *reply, stream io.Reader, sent []int, ahead time.Duration, last fun
 			fields := map[string]any{}
 			json.Unmarshal([]byte(data), &fields)
 			if fields["phase"] == "done" {
-				last()
+				<-prefilled
 			}
 			ms, _ := fields["ms"].(float64)
 			fields["ms"] = ms + milliseconds(ahead)

@@ -44,9 +44,6 @@ func (a *reply) firstToken() (first bool) {
 	return first
 }
 
-// begin sends the header of a stream.
-func (a *reply) begin() { a.send(nil) }
-
 // data sends an object as the next event of a stream, or as a line.
 func (a *reply) data(v any) {
 	if a.stream == jsonLines {
@@ -56,6 +53,7 @@ func (a *reply) data(v any) {
 	}
 }
 
+// send sends a part of a stream, after the header if that is not sent yet.
 func (a *reply) send(event []byte) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -4,8 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
-	"io"
+	"errors"
 	"log"
 	"net/http"
 	"net/url"
@@ -78,11 +77,16 @@ func (m *member) keepInTouch(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
-	if _, err := m.call("DELETE", "/workers?url="+url.QueryEscape(m.url), nil); err != nil {
+	request, err := http.NewRequest("DELETE", m.options.front+"/workers?url="+url.QueryEscape(m.url), nil)
+	if err == nil {
+		_, err = m.client.Do(request)
+	}
+	if err != nil {
 		log.Print(err)
 	}
 }
 
+// report tells how things are, and returns the workers that there are.
 func (m *member) report() ([]peer, error) {
 	metrics, err := m.engine.Metrics()
 	if err != nil {
@@ -96,29 +100,17 @@ func (m *member) report() ([]peer, error) {
 		}
 	}
 	m.mu.Unlock()
-	return m.call("POST", "/workers", encode(report{m.self, metrics.Running, metrics.Waiting, paired}))
-}
-
-// call makes a request of the front, which answers with the workers that there are.
-func (m *member) call(method, path string, body []byte) ([]peer, error) {
-	request, err := http.NewRequest(method, m.options.front+path, bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	response, err := m.client.Do(request)
+	body := encode(report{m.self, metrics.Running, metrics.Waiting, paired})
+	response, err := m.client.Post(m.options.front+"/workers", "application/json", bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
 	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		return nil, err
-	}
 	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s: %s", response.Status, text)
+		return nil, errors.New(response.Status)
 	}
 	var answer struct{ Workers []peer }
-	err = json.Unmarshal(text, &answer)
+	err = json.NewDecoder(response.Body).Decode(&answer)
 	return answer.Workers, err
 }
 
