@@ -1,38 +1,16 @@
 package main
 
-import "time"
-
-// answer is a chat.completion, a text_completion, or a chunk of one.
-type answer struct {
-	ID      string   `json:"id"`
-	Object  string   `json:"object"`
-	Created int64    `json:"created"`
-	Model   string   `json:"model"`
-	Choices []choice `json:"choices"`
-	Usage   *usage   `json:"usage,omitempty"`
+// piece is what the next chunk of a choice holds. The pieces of a choice put together are the whole of it.
+type piece struct {
+	role, text, finish string
+	tokens             []tokenLogprob // with log-probabilities only
 }
 
-type choice struct {
-	Index        int      `json:"index"`
-	Delta        *message `json:"delta,omitempty"`   // of a chat's chunk
-	Message      *message `json:"message,omitempty"` // of a whole chat
-	Text         *string  `json:"text,omitempty"`    // of a completion, whole or not
-	Logprobs     any      `json:"logprobs"`
-	FinishReason *string  `json:"finish_reason"`
-}
-
-type message struct {
-	Role    string  `json:"role,omitempty"`
-	Content *string `json:"content,omitempty"`
-}
-
-type usage struct {
-	PromptTokens        int `json:"prompt_tokens"`
-	CompletionTokens    int `json:"completion_tokens"`
-	TotalTokens         int `json:"total_tokens"`
-	PromptTokensDetails struct {
-		CachedTokens int `json:"cached_tokens"`
-	} `json:"prompt_tokens_details"`
+func (p *piece) add(next piece) {
+	p.role += next.role
+	p.text += next.text
+	p.finish += next.finish
+	p.tokens = append(p.tokens, next.tokens...)
 }
 
 // candidate is a token that could be, with its log-probability; tokenLogprob is the one that is, and the likeliest
@@ -45,107 +23,69 @@ type candidate struct {
 
 type tokenLogprob struct {
 	candidate
-	Top []candidate `json:"top_logprobs"`
+	Top    []candidate `json:"top_logprobs"`
+	offset int         // of the token's text in that of the choice, in characters
 }
 
-// piece is what a choice's next chunk holds: a role, text, or why it ended.
-type piece struct {
-	choice int
-	role   bool
-	text   string
-	at     int // where the token's text begins in that of the choice, in characters
-	token  *tokenLogprob
-	finish string
-}
-
-// format writes pieces as the client wants to have them.
-type format struct {
-	id, model string
-	created   int64
-	chat      bool
-}
-
-func newFormat(id, model string, chat bool) format {
-	return format{id: id, model: model, created: time.Now().Unix(), chat: chat}
-}
-
-func (f format) answer(stream bool, choices []choice, u *usage) answer {
+// answer is the whole answer, or a chunk, without usage.
+func (c *completion) answer(choices ...any) map[string]any {
 	object := "text_completion"
-	if f.chat && stream {
+	if c.request.chat && c.request.Stream {
 		object = "chat.completion.chunk"
-	} else if f.chat {
+	} else if c.request.chat {
 		object = "chat.completion"
 	}
-	return answer{f.id, object, f.created, f.model, choices, u}
+	return map[string]any{"id": c.id, "object": object, "created": c.start.Unix(), "model": c.options.modelName,
+		"choices": append([]any{}, choices...)}
 }
 
-func (f format) chunk(p piece) answer {
-	c := choice{Index: p.choice, Logprobs: f.logprobs([]piece{p})}
-	switch {
-	case !f.chat:
-		c.Text = &p.text
-	case p.role:
-		c.Delta = &message{"assistant", &p.text}
-	case p.finish != "":
-		c.Delta = &message{}
-	default:
-		c.Delta = &message{Content: &p.text}
-	}
+// choice is a piece as the client wants to have it.
+func (c *completion) choice(index int, p piece) map[string]any {
+	out := map[string]any{"index": index, "logprobs": nil, "finish_reason": nil}
 	if p.finish != "" {
-		c.FinishReason = &p.finish
+		out["finish_reason"] = p.finish
 	}
-	return f.answer(true, []choice{c}, nil)
+	if len(p.tokens) > 0 && c.request.chat {
+		out["logprobs"] = map[string]any{"content": p.tokens}
+	} else if len(p.tokens) > 0 {
+		out["logprobs"] = columns(p.tokens)
+	}
+	if !c.request.chat {
+		out["text"] = p.text
+		return out
+	}
+	message := map[string]any{}
+	if p.role != "" {
+		message["role"] = p.role
+	}
+	if p.role != "" || p.text != "" {
+		message["content"] = p.text
+	}
+	if c.request.Stream {
+		out["delta"] = message
+	} else {
+		out["message"] = message
+	}
+	return out
 }
 
-// whole puts the pieces of all choices together.
-func (f format) whole(choices [][]piece, u *usage) answer {
-	all := make([]choice, len(choices))
-	for i, pieces := range choices {
-		text, finish := "", ""
-		for _, p := range pieces {
-			text += p.text
-			finish = p.finish
-		}
-		all[i] = choice{Index: i, Logprobs: f.logprobs(pieces), FinishReason: &finish}
-		if f.chat {
-			all[i].Message = &message{"assistant", &text}
-		} else {
-			all[i].Text = &text
-		}
-	}
-	return f.answer(false, all, u)
-}
-
-// logprobs is what the pieces' tokens have, in the form that chats or completions have it; nil without any.
-func (f format) logprobs(pieces []piece) any {
-	var content []*tokenLogprob
-	old := struct {
-		Tokens        []string             `json:"tokens"`
-		TokenLogprobs []float64            `json:"token_logprobs"`
-		TopLogprobs   []map[string]float64 `json:"top_logprobs"`
-		TextOffset    []int                `json:"text_offset"`
-	}{}
-	for _, p := range pieces {
-		if p.token == nil {
-			continue
-		}
-		content = append(content, p.token)
-		top := map[string]float64{p.token.Token: p.token.Logprob}
-		for _, t := range p.token.Top {
-			if _, there := top[t.Token]; !there { // pieces of characters look alike
-				top[t.Token] = t.Logprob
+// columns is how completions have log-probabilities.
+func columns(tokens []tokenLogprob) map[string]any {
+	var texts []string
+	var logprobs []float64
+	var tops []map[string]float64
+	var offsets []int
+	for _, t := range tokens {
+		top := make(map[string]float64)
+		for _, other := range append([]candidate{t.candidate}, t.Top...) {
+			if _, there := top[other.Token]; !there { // pieces of characters look alike
+				top[other.Token] = other.Logprob
 			}
 		}
-		old.Tokens = append(old.Tokens, p.token.Token)
-		old.TokenLogprobs = append(old.TokenLogprobs, p.token.Logprob)
-		old.TopLogprobs = append(old.TopLogprobs, top)
-		old.TextOffset = append(old.TextOffset, p.at)
+		texts = append(texts, t.Token)
+		logprobs = append(logprobs, t.Logprob)
+		tops = append(tops, top)
+		offsets = append(offsets, t.offset)
 	}
-	if len(content) == 0 {
-		return nil
-	}
-	if f.chat {
-		return map[string]any{"content": content}
-	}
-	return old
+	return map[string]any{"tokens": texts, "token_logprobs": logprobs, "top_logprobs": tops, "text_offset": offsets}
 }

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"log"
-	"maps"
+	"net/http"
 	"sync"
 	"unicode/utf8"
 
@@ -15,221 +15,225 @@ import (
 type completion struct {
 	*engineHost
 	*reply
+	id      string
 	request *request
 	prompts [][]int32
-	format  format
 
 	ctx    context.Context
 	cancel context.CancelCauseFunc // with the first error: ends all choices
 	group  sync.WaitGroup
 
-	mu     sync.Mutex
-	usage  usage
-	pieces [][]piece // of each choice, if the answer is not streamed
+	mu        sync.Mutex
+	cached    int // prompt tokens that the prefix cache had
+	generated int
+	choices   []piece // as far as they are, if the answer is not streamed
+	sent      []int   // chunks of each, if it is
 }
 
 // complete answers a request.
-func (h *engineHost) complete(a *reply, ctx context.Context, q *request, prompts [][]int32, id string) error {
-	c := &completion{engineHost: h, reply: a, request: q, prompts: prompts, format: newFormat(id, h.options.modelName, q.chat),
-		pieces: make([][]piece, len(prompts)*q.n)}
+func (h *engineHost) complete(ctx context.Context, a *reply, q *request, prompts [][]int32, id string) error {
+	n := len(prompts) * q.N
+	c := &completion{engineHost: h, reply: a, id: id, request: q, prompts: prompts,
+		choices: make([]piece, n), sent: make([]int, n)}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
 	defer c.cancel(nil)
-	streams, err := c.submit()
-	if err != nil {
-		return asAPIError(err, "")
-	}
-	if q.stream {
-		a.begin(eventStream)
-	}
-	for _, prompt := range prompts {
-		c.usage.PromptTokens += len(prompt)
-	}
-	for i, stream := range streams {
-		c.start(i*q.n, stream)
+	if err := c.begin(); err != nil {
+		return err
 	}
 	c.group.Wait()
 	if c.ctx.Err() != nil {
-		return asAPIError(context.Cause(c.ctx), "")
+		return context.Cause(c.ctx)
 	}
-	c.usage.TotalTokens = c.usage.PromptTokens + c.usage.CompletionTokens
-	c.tell("done", nil)
-	if !q.stream {
-		a.whole(encode(c.format.whole(c.pieces, &c.usage)))
+	prompted := 0
+	for _, prompt := range prompts {
+		prompted += len(prompt)
+	}
+	usage := map[string]any{"prompt_tokens": prompted, "completion_tokens": c.generated,
+		"total_tokens": prompted + c.generated, "prompt_tokens_details": map[string]int{"cached_tokens": c.cached}}
+	if !q.Stream {
+		var all []any
+		for i, p := range c.choices {
+			all = append(all, c.choice(i, p))
+		}
+		whole := c.answer(all...)
+		whole["usage"] = usage
+		a.whole(http.StatusOK, encode(whole))
 		return nil
 	}
-	if q.usage {
-		a.data(c.format.answer(true, []choice{}, &c.usage))
+	c.trace("done", "worker", c.url)
+	if q.StreamOptions.IncludeUsage {
+		last := c.answer()
+		last["usage"] = usage
+		a.data(last)
 	}
 	a.done()
 	return nil
 }
 
-// submit submits the first choice of each prompt. The others follow once the prompt's KV is there, see siblings.
-func (c *completion) submit() (streams []*cleave.Stream, err error) {
-	if c.request.kv.DoRemotePrefill && len(c.prompts) == 1 {
-		stream, err := c.submitTicket()
-		if err == nil {
-			return []*cleave.Stream{stream}, nil
-		} else if c.ctx.Err() != nil {
-			return nil, err
+// begin submits the first choice of each prompt. The others follow once the prompt's KV is there.
+func (c *completion) begin() error {
+	if c.request.KV.DoRemotePrefill && len(c.prompts) == 1 {
+		err := c.submitTicket()
+		if err == nil || c.ctx.Err() != nil {
+			return err
 		}
-		log.Printf("a ticket is no good, the prompt is computed here: %v", err)
+		log.Printf("the prompt of a ticket is computed here: %v", err)
 	}
-	c.tell("prefill", nil)
-	requests := make([]cleave.Request, len(c.prompts))
-	for i, prompt := range c.prompts {
-		requests[i] = engineRequest(c.request, prompt, 0)
-	}
-	return c.engine.SubmitBatch(c.ctx, requests)
+	c.trace("prefill", "worker", c.url)
+	return c.submit(0, len(c.choices), c.request.N)
 }
 
-// submitTicket goes on from the KV that a prefill worker computes, or is still computing: the engine waits for it. If it
-// does not come, the engine computes it from the ticket's tokens. Sampling and limits are the ticket's too.
-func (c *completion) submitTicket() (*cleave.Stream, error) {
-	kv, err := c.cache.Import(c.request.kv.Ticket)
-	if err != nil {
-		return nil, err
-	}
-	defer kv.Close() // if it is not submitted
-	stream, err := c.engine.Submit(c.ctx, cleave.Request{KV: kv, EmitPending: true, Recompute: true})
-	if err != nil {
-		return nil, err
-	}
-	c.group.Add(1)
-	go func() {
-		defer c.group.Done()
-		err := kv.Wait(c.ctx)
-		if c.ctx.Err() != nil {
-			return
-		} else if err != nil {
-			log.Printf("the KV of a prompt is computed anew: %v", err)
-		}
-		c.tell("kv_ready", map[string]any{"ok": err == nil})
-	}()
-	return stream, nil
-}
-
-// siblings submits the other choices of a prompt, whose KV they find in the prefix cache.
-func (c *completion) siblings(first int) error {
-	prompt := c.prompts[first/c.request.n]
+// submit submits the choices from `first` to before `end`, every `step`.
+func (c *completion) submit(first, end, step int) error {
 	var requests []cleave.Request
-	for i := 1; i < c.request.n; i++ {
-		requests = append(requests, engineRequest(c.request, prompt, i))
+	for i := first; i < end; i += step {
+		requests = append(requests, engineRequest(c.request, c.prompts[i/c.request.N], i%c.request.N))
 	}
 	streams, err := c.engine.SubmitBatch(c.ctx, requests)
 	if err != nil {
 		return err
 	}
 	for i, stream := range streams {
-		c.start(first+1+i, stream)
+		c.follow(first+i*step, stream)
 	}
 	return nil
 }
 
-func (c *completion) start(i int, stream *cleave.Stream) {
+// submitTicket goes on from the KV that a prefill worker computes, or is still computing: the engine waits for it. If
+// it does not come, the engine computes it from the ticket's tokens. Sampling and limits are the ticket's too.
+func (c *completion) submitTicket() error {
+	kv, err := c.cache.Import(c.request.KV.Ticket)
+	if err != nil {
+		return err
+	}
+	defer kv.Close() // if it is not submitted
+	stream, err := c.engine.Submit(c.ctx, cleave.Request{KV: kv, EmitPending: true, Recompute: true})
+	if err != nil {
+		return err
+	}
+	c.follow(0, stream)
+	c.group.Add(1)
+	go func() { // the answer ends after this, so that "done" is the last that is told
+		defer c.group.Done()
+		err := kv.Wait(c.ctx)
+		if err != nil && c.ctx.Err() == nil {
+			log.Printf("the KV of a prompt is computed anew: %v", err)
+		}
+		c.trace("kv_ready", "worker", c.url, "ok", err == nil)
+	}()
+	return nil
+}
+
+// follow has a goroutine read the events of a choice.
+func (c *completion) follow(i int, stream *cleave.Stream) {
+	if c.request.Stream {
+		c.send(nil) // the header: from now on errors are part of the stream
+	}
 	c.group.Add(1)
 	go func() {
 		defer c.group.Done()
-		if err := c.follow(i, stream); err != nil {
+		defer stream.Close()
+		if err := c.read(i, stream); err != nil {
 			c.cancel(err)
 		}
 	}()
 }
 
-// follow turns the events of a choice into pieces.
-func (c *completion) follow(i int, stream *cleave.Stream) error {
-	defer stream.Close()
+// read turns the events of a choice into pieces.
+func (c *completion) read(i int, stream *cleave.Stream) error {
 	detokenizer, err := c.model.NewDetokenizer()
 	if err != nil {
 		return err
 	}
 	defer detokenizer.Close()
-	q, first := c.request, i%c.request.n == 0
-	out := output{completion: c, choice: i}
-	if q.chat {
-		out.emit(piece{role: true})
+	if c.request.chat {
+		c.emit(i, piece{role: "assistant"})
 	}
-	stop := stopMatcher{stops: q.stop}
-	tokens, at, stopped := 0, 0, false
+	stop := stopMatcher{stops: c.request.Stop}
+	tokens, offset := 0, 0
 	for event, err := range stream.Events() {
-		if stopped && event.Type != cleave.EventFinished {
-			continue
-		}
-		if err != nil && !(stopped && errors.Is(err, cleave.ErrCancelled)) {
-			return err
-		}
-		if first && q.n > 1 && tokens == 0 && !stopped {
-			if err := c.siblings(i); err != nil {
+		if err == nil && tokens == 0 && c.request.N > 1 && i%c.request.N == 0 {
+			if err := c.submit(i+1, i+c.request.N, 1); err != nil { // they find the KV in the prefix cache
 				return err
 			}
 		}
-		switch event.Type {
-		case cleave.EventToken:
+		switch {
+		case stop.found && event.Type != cleave.EventFinished:
+		case err != nil && !(stop.found && errors.Is(err, cleave.ErrCancelled)):
+			return err
+		case event.Type == cleave.EventToken:
+			tokens++
 			if c.firstToken() {
-				c.tell("decode", nil)
+				c.trace("decode", "worker", c.url)
 			}
 			text, err := detokenizer.Push(event.Token)
 			if err != nil {
 				return err
 			}
-			p := piece{text: text, at: at, token: c.logprob(&event)}
-			at += utf8.RuneCountInString(text)
-			if tokens++; tokens > int(q.minTokens) {
-				p.text, stopped = stop.push(text)
+			p := piece{text: text, tokens: c.logprobs(&event, offset)}
+			offset += utf8.RuneCountInString(text)
+			if tokens > int(c.request.MinTokens) {
+				p.text = stop.push(text)
 			}
-			if p.text != "" || p.token != nil {
-				out.emit(p)
+			if p.text != "" || p.tokens != nil {
+				c.emit(i, p)
 			}
-			if stopped {
-				out.emit(piece{finish: "stop"})
+			if stop.found {
+				c.emit(i, piece{finish: "stop"})
 				stream.Cancel() // its end still tells what the prefix cache saved
 			}
-		case cleave.EventFinished:
-			c.count(tokens, event.CachedTokens, first)
-			if !stopped {
-				return c.finish(&out, detokenizer, &stop, event.Reason)
+		case event.Type == cleave.EventFinished:
+			c.count(i, tokens, event.CachedTokens)
+			if stop.found {
+				return nil
 			}
+			rest, err := detokenizer.Flush()
+			if err != nil {
+				return err
+			}
+			if text := stop.push(rest) + stop.held; text != "" {
+				c.emit(i, piece{text: text})
+			}
+			if stop.found {
+				event.Reason = cleave.FinishStop
+			}
+			c.emit(i, piece{finish: event.Reason.String()})
 		}
 	}
 	return nil
 }
 
-// finish emits what was held back, and why the choice ended.
-func (c *completion) finish(out *output, detokenizer *cleave.Detokenizer, stop *stopMatcher, reason cleave.FinishReason) error {
-	rest, err := detokenizer.Flush()
-	if err != nil {
-		return err
+// emit gives a piece to the client, unless it has it of a worker that is gone. Each choice has one goroutine for that.
+func (c *completion) emit(i int, p piece) {
+	if !c.request.Stream {
+		c.choices[i].add(p)
+		return
 	}
-	text, stopped := stop.push(rest)
-	if text += stop.held; text != "" {
-		out.emit(piece{text: text})
+	c.sent[i]++
+	if has := c.request.KV.Resume; i >= len(has) || c.sent[i] > has[i] {
+		c.data(c.answer(c.choice(i, p)))
 	}
-	if stopped {
-		reason = cleave.FinishStop
-	}
-	out.emit(piece{finish: reason.String()})
-	return nil
 }
 
-func (c *completion) count(tokens, cached int, first bool) {
+func (c *completion) count(i, tokens, cached int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.usage.CompletionTokens += tokens
-	if first { // the others find what it has left
-		c.usage.PromptTokensDetails.CachedTokens += cached
+	c.generated += tokens
+	if i%c.request.N == 0 { // its siblings find what it has left
+		c.cached += cached
 	}
 }
 
-// logprob is what is reported of a token, if anything is.
-func (c *completion) logprob(event *cleave.Event) *tokenLogprob {
-	if c.request.logprobs < 0 {
+// logprobs is what is reported of a token, if anything is.
+func (c *completion) logprobs(event *cleave.Event, offset int) []tokenLogprob {
+	if c.request.top < 0 {
 		return nil
 	}
-	out := &tokenLogprob{c.candidate(event.Token, event.Logprob), []candidate{}}
+	out := tokenLogprob{c.candidate(event.Token, event.Logprob), []candidate{}, offset}
 	for _, top := range event.Top {
 		out.Top = append(out.Top, c.candidate(top.Token, top.Logprob))
 	}
-	return out
+	return []tokenLogprob{out}
 }
 
 func (c *completion) candidate(token int32, logprob float32) candidate {
@@ -239,29 +243,4 @@ func (c *completion) candidate(token int32, logprob float32) candidate {
 		bytes[i] = int(b)
 	}
 	return candidate{string(raw), max(float64(logprob), -9999), bytes} // JSON has no infinity
-}
-
-// tell traces a phase, and that it is here.
-func (c *completion) tell(phase string, more map[string]any) {
-	fields := map[string]any{"worker": c.url}
-	maps.Copy(fields, more)
-	c.trace(phase, fields)
-}
-
-// output is where the pieces of a choice go: to the client, but for those that it has of a worker that is gone.
-type output struct {
-	*completion
-	choice, n int
-}
-
-func (o *output) emit(p piece) {
-	p.choice = o.choice
-	if !o.request.stream {
-		o.pieces[p.choice] = append(o.pieces[p.choice], p)
-		return
-	}
-	o.n++
-	if has := o.request.kv.Resume; p.choice >= len(has) || o.n > has[p.choice] {
-		o.data(o.format.chunk(p))
-	}
 }

@@ -5,12 +5,16 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"strings"
+	"time"
 
 	cleave "cleave/go"
 )
+
+const kvLease = 10 * time.Second // of handles that nobody fetches
 
 // engineHost is the backend of every role but the front: a model, a cache and an engine over it.
 type engineHost struct {
@@ -22,139 +26,127 @@ type engineHost struct {
 	engine  *cleave.Engine
 }
 
+// openEngine leaves open what it has opened if it fails: the process ends then.
 func openEngine(o *options, url string) (*engineHost, error) {
 	h := &engineHost{options: o, url: url}
-	if err := h.open(); err != nil {
-		h.close()
+	var err error
+	if h.model, err = cleave.Load(o.model); err != nil {
 		return nil, err
 	}
-	return h, nil
-}
-
-func (h *engineHost) open() (err error) {
-	o := h.options
-	if h.model, err = cleave.Load(o.model); err != nil {
-		return err
-	}
 	if h.about, err = h.model.Info(); err != nil {
-		return err
+		return nil, err
 	}
-	config := cleave.CacheConfig{BytesPerDevice: uint64(o.kvMiB) << 20}
+	config := cleave.CacheConfig{BytesPerDevice: uint64(o.kvMiB) << 20, Lease: kvLease}
 	if o.worker() {
-		if config.Secret, err = readSecret(o.secretFile); err != nil {
-			return err
+		secret, err := os.ReadFile(o.secretFile)
+		if err != nil {
+			return nil, err
+		}
+		if copy(config.Secret[:], secret) < len(config.Secret) {
+			return nil, fmt.Errorf("%s: a secret has 32 bytes", o.secretFile)
 		}
 	}
 	if h.cache, err = h.model.NewCache(config); err != nil {
-		return err
+		return nil, err
 	}
 	if o.role == "prefill" && o.kvListen != "" { // before there is a ticket: tickets name what there is
 		if _, err = h.cache.Listen(o.kvListen, cleave.ListenConfig{}); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	role := map[string]cleave.Role{"mixed": cleave.RoleMixed, "prefill": cleave.RolePrefill, "decode": cleave.RoleDecode}
+	roles := map[string]cleave.Role{"mixed": cleave.RoleMixed, "prefill": cleave.RolePrefill, "decode": cleave.RoleDecode}
 	h.engine, err = h.cache.NewEngine(cleave.EngineConfig{
-		Role:           role[o.role],
+		Role:           roles[o.role],
 		MaxSequences:   int(o.maxSequences),
 		MaxBatchTokens: int(o.maxBatchTokens),
 		Threads:        int(o.threads),
 	})
-	return err
+	return h, err
 }
 
 func (h *engineHost) close() {
-	if h.engine != nil {
-		h.engine.Close()
-	}
-	if h.cache != nil {
-		h.cache.Close()
-	}
-	if h.model != nil {
-		h.model.Close()
-	}
-}
-
-// readSecret reads the secret that a worker's peers have too.
-func readSecret(path string) (secret [32]byte, err error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return secret, err
-	}
-	defer file.Close()
-	if _, err := io.ReadFull(file, secret[:]); err != nil {
-		return secret, fmt.Errorf("%s: a secret has 32 bytes: %w", path, err)
-	}
-	if secret == [32]byte{} {
-		return secret, fmt.Errorf("%s: zeros are no secret", path)
-	}
-	return secret, nil
+	h.engine.Close()
+	h.cache.Close()
+	h.model.Close()
 }
 
 // generate answers according to the role.
 func (h *engineHost) generate(a *reply, r *http.Request, q *request) error {
-	if q.model != "" && q.model != h.options.modelName {
-		return unknownModel(q.model)
+	if q.Model != "" && q.Model != h.options.modelName {
+		return unknownModel(q.Model)
 	}
 	prompts, err := h.tokenize(q)
 	if err != nil {
 		return err
 	}
-	switch {
-	case h.options.role == "prefill":
-		return h.prefill(a, r.Context(), q, prompts)
-	case h.options.role == "decode" && q.kv.DoRemoteDecode:
-		return invalid("kv_transfer_params", "a decode worker computes no prompts for others")
+	if h.options.role == "prefill" {
+		return h.prefill(r.Context(), a, q, prompts)
 	}
 	id := r.Header.Get("X-Request-Id")
-	if !h.options.worker() || id == "" {
+	if h.options.role == "mixed" || id == "" {
 		id = newID(q.chat)
 	}
-	return h.complete(a, r.Context(), q, prompts, id)
+	return h.complete(r.Context(), a, q, prompts, id)
 }
 
-// tokenize gives the tokens of each prompt.
+func newID(chat bool) string {
+	kind := "cmpl"
+	if chat {
+		kind = "chatcmpl"
+	}
+	return fmt.Sprintf("%s-%016x%016x", kind, rand.Uint64(), rand.Uint64())
+}
+
+// tokenize gives the tokens of each prompt, and checks what needs a model.
 func (h *engineHost) tokenize(q *request) ([][]int32, error) {
-	param, inputs := "prompt", q.prompts
+	param, inputs := "prompt", q.Prompt
 	if q.chat {
 		param = "messages"
-		text, err := h.model.ChatPromptJSON(q.messages)
+		text, err := h.model.ChatPromptJSON(encode(q.Messages))
 		if err != nil {
-			return nil, asAPIError(err, param)
+			return nil, invalid(param, "%v", err)
 		}
-		tokens, err := h.model.TokenizeNoSpecial(text)
-		if err != nil {
-			return nil, asAPIError(err, param)
-		}
-		inputs = []prompt{{tokens: tokens}}
+		inputs = prompts{{text: text}}
 	}
-	prompts := make([][]int32, len(inputs))
-	for i, input := range inputs {
-		tokens := input.tokens
-		if tokens == nil {
-			var err error
-			if tokens, err = h.model.Tokenize(input.text); err != nil {
-				return nil, asAPIError(err, param)
-			}
+	var all [][]int32
+	for _, input := range inputs {
+		tokens, err := input.tokens, error(nil)
+		if q.chat { // the template has what is around a text
+			tokens, err = h.model.TokenizeNoSpecial(input.text)
+		} else if tokens == nil {
+			tokens, err = h.model.Tokenize(input.text)
 		}
-		for _, token := range tokens {
-			if token < 0 || int(token) >= h.about.VocabSize {
-				return nil, invalid(param, "the model has no token %d", token)
-			}
+		if err != nil {
+			return nil, invalid(param, "%v", err)
 		}
-		if most := h.about.MaxContextTokens; len(tokens) > most {
-			err := invalid(param, "the model's context has room for %d tokens, and the prompt has %d", most, len(tokens))
-			err.code = "context_length_exceeded"
+		if err := h.check(q, param, tokens); err != nil {
 			return nil, err
 		}
-		prompts[i] = tokens
+		all = append(all, tokens)
 	}
-	for token := range q.logitBias {
-		if int(token) >= h.about.VocabSize {
-			return nil, invalid("logit_bias", "the model has no token %d", token)
+	return all, nil
+}
+
+func (h *engineHost) check(q *request, param string, prompt []int32) error {
+	if len(prompt) == 0 {
+		return invalid(param, "a prompt is empty")
+	}
+	for _, token := range prompt {
+		if token < 0 || int(token) >= h.about.VocabSize {
+			return invalid(param, "the model has no token %d", token)
 		}
 	}
-	return prompts, nil
+	for token := range q.LogitBias {
+		if token < 0 || int(token) >= h.about.VocabSize {
+			return invalid("logit_bias", "the model has no token %d", token)
+		}
+	}
+	if most := h.about.MaxContextTokens; len(prompt) > most {
+		err := invalid(param, "the prompt has %d tokens, the model's context has room for %d", len(prompt), most)
+		err.Code = "context_length_exceeded"
+		return err
+	}
+	return nil
 }
 
 // engineRequest is choice number `choice` of the n of a prompt.
@@ -162,22 +154,22 @@ func engineRequest(q *request, prompt []int32, choice int) cleave.Request {
 	r := cleave.Request{
 		Prompt:            prompt,
 		MaxNewTokens:      int(q.maxTokens),
-		MinNewTokens:      int(q.minTokens),
-		IgnoreEOS:         q.ignoreEOS,
-		Temperature:       q.temperature,
-		TopK:              max(int(q.topK), 0),
-		TopP:              q.topP,
-		MinP:              q.minP,
-		RepetitionPenalty: q.repetition,
-		PresencePenalty:   q.presence,
-		FrequencyPenalty:  q.frequency,
-		LogitBias:         q.logitBias,
-		Logprobs:          q.logprobs >= 0,
-		TopLogprobs:       max(q.logprobs, 0),
-		Priority:          int(q.priority),
+		MinNewTokens:      int(q.MinTokens),
+		IgnoreEOS:         q.IgnoreEOS,
+		Temperature:       q.Temperature,
+		TopK:              max(int(q.TopK), 0),
+		TopP:              q.TopP,
+		MinP:              q.MinP,
+		RepetitionPenalty: q.RepetitionPenalty,
+		PresencePenalty:   q.PresencePenalty,
+		FrequencyPenalty:  q.FrequencyPenalty,
+		LogitBias:         q.LogitBias,
+		Logprobs:          q.top >= 0,
+		TopLogprobs:       max(q.top, 0),
+		Priority:          int(q.Priority),
 	}
-	if q.seed != nil {
-		r.Seed = uint64(*q.seed + int64(choice))
+	if q.Seed != nil {
+		r.Seed = uint64(*q.Seed + int64(choice))
 		if r.Seed == 0 {
 			r.Seed = 1 << 63 // 0 is a random one
 		}
@@ -185,17 +177,17 @@ func engineRequest(q *request, prompt []int32, choice int) cleave.Request {
 	return r
 }
 
-// asAPIError is what a client is told of an error of cleave's. `param` is what is at fault if the request is.
-func asAPIError(err error, param string) error {
+// engineError is what a client is told of an error of cleave's.
+func engineError(err error) *apiError {
 	switch {
 	case errors.Is(err, cleave.ErrWouldBlock):
-		return &apiError{http.StatusTooManyRequests, err.Error(), "rate_limit_error", "", ""}
-	case errors.Is(err, cleave.ErrInvalidArgument), errors.Is(err, cleave.ErrOutOfMemory): // more than the whole cache holds
-		return invalid(param, "%v", err)
+		return &apiError{status: http.StatusTooManyRequests, Message: err.Error(), Type: "rate_limit_error"}
+	case errors.Is(err, cleave.ErrInvalidArgument), errors.Is(err, cleave.ErrOutOfMemory):
+		return invalid("", "%v", err)
 	case errors.Is(err, cleave.ErrShutdown):
 		return unavailable(errShuttingDown.Error())
 	}
-	return err
+	return &apiError{status: http.StatusInternalServerError, Message: err.Error(), Type: "server_error"}
 }
 
 func (h *engineHost) models() []string { return []string{h.options.modelName} }
@@ -206,8 +198,7 @@ func (h *engineHost) health() (fields map[string]any, problem string) {
 		err = h.engine.Err()
 	}
 	if err != nil {
-		log.Print(err)
-		problem = "failed"
+		problem = err.Error()
 	}
 	return map[string]any{"role": h.options.role, "model": h.options.modelName, "audit": map[string]int{
 		"by_requests": audit.ByRequests, "by_transfers": audit.ByTransfers, "by_exports": audit.ByExports,

@@ -9,33 +9,24 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 )
 
-const (
-	mostMoves = 2
-	// laggard is how long the end of an answer waits for the prefill worker's last line, which is due by then.
-	laggard = 100 * time.Millisecond
-)
+const mostMoves = 2
 
 // front passes requests on to workers. It needs neither a model nor an engine.
 type front struct {
 	registry registry
-	client   *http.Client
+	client   http.Client
 	moved    atomic.Int64
 }
 
 func newFront() *front {
-	f := &front{client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1024, IdleConnTimeout: 30 * time.Second, DisableCompression: true}}}
-	go func() {
-		for now := range time.Tick(silence / 20) {
-			f.registry.sweep(now)
-		}
-	}()
+	f := &front{}
+	f.client.Transport = &http.Transport{MaxIdleConnsPerHost: 1024, IdleConnTimeout: 30 * time.Second}
 	return f
 }
 
@@ -45,21 +36,29 @@ type call struct {
 	*reply
 	id, path, model string
 	request         *request
+	body            map[string]json.RawMessage
 	sent            []int // chunks of each choice that the client has
 }
 
 func (f *front) generate(a *reply, r *http.Request, q *request) error {
-	model, err := f.chooseModel(q.model)
-	if err != nil {
-		return err
-	}
-	if q.seed == nil { // whoever goes on with this request has to draw the same samples
-		q.body["seed"] = encode(1 + rand.Int64N(1<<53-1))
+	model := q.Model
+	known := f.models()
+	if len(known) == 0 {
+		return unavailable("there is no worker")
+	} else if model == "" {
+		model = known[0]
+	} else if !slices.Contains(known, model) {
+		return unknownModel(model)
 	}
 	c := &call{front: f, reply: a, id: newID(q.chat), path: r.URL.Path, model: model, request: q,
-		sent: make([]int, q.n*max(1, len(q.prompts)))}
+		sent: make([]int, q.N*max(1, len(q.Prompt)))}
+	json.Unmarshal(q.raw, &c.body)
+	if q.Seed == nil { // whoever goes on with this request has to draw the same samples
+		c.body["seed"] = encode(1 + rand.Int64N(1<<53-1))
+	}
 	ctx, cancel := context.WithCancel(r.Context())
-	prefilled := closedChannel()
+	prefilled := make(chan struct{})
+	close(prefilled)
 	defer func() {
 		cancel()
 		<-prefilled // nothing writes to the client once this has returned
@@ -67,21 +66,22 @@ func (f *front) generate(a *reply, r *http.Request, q *request) error {
 	var kv kvParams
 	tried := map[string]bool{}
 	for moves := 0; moves <= mostMoves; moves++ {
-		decoder := f.registry.take("decode", model, func(w *worker) bool { return !tried[w.URL] })
+		decoder, give := f.registry.take("decode", model, func(url string) bool { return !tried[url] })
 		if decoder == nil {
 			break
 		}
-		tried[decoder.url] = true
-		if moves == 0 {
-			kv.Ticket, prefilled = c.prefill(ctx, decoder)
-			kv.DoRemotePrefill = kv.Ticket != nil
-		} else {
+		tried[decoder.URL] = true
+		if moves > 0 {
 			f.moved.Add(1)
-			a.trace("moved", map[string]any{"worker": decoder.url})
+			a.trace("moved", "worker", decoder.URL)
 			kv.Resume = c.sent
+		} else if len(q.Prompt) <= 1 {
+			if ticket, done := c.prefill(ctx, decoder); ticket != nil {
+				kv.DoRemotePrefill, kv.Ticket, prefilled = true, ticket, done
+			}
 		}
 		err := c.decode(ctx, decoder, kv, prefilled)
-		f.registry.give(decoder)
+		give()
 		if err != errGone || ctx.Err() != nil {
 			return err
 		}
@@ -90,210 +90,137 @@ func (f *front) generate(a *reply, r *http.Request, q *request) error {
 }
 
 // prefill has a worker compute the prompt for `decoder`, which fetches the KV with the ticket. Without a ticket the
-// decoder computes the prompt itself. The prefill worker has said all when `prefilled` is closed.
-func (c *call) prefill(ctx context.Context, decoder *lease) (ticket []byte, prefilled chan struct{}) {
-	prefilled = closedChannel()
-	if len(c.request.prompts) > 1 {
-		return nil, prefilled
-	}
-	worker := c.registry.take("prefill", c.model, func(w *worker) bool {
-		_, paired := decoder.Paired[w.URL]
-		return paired
-	})
+// decoder computes the prompt itself. With one, the prefill worker has said all when `prefilled` is closed.
+func (c *call) prefill(ctx context.Context, decoder *worker) (ticket []byte, prefilled chan struct{}) {
+	worker, give := c.registry.take("prefill", c.model, func(url string) bool { return decoder.Paired[url] != "" })
 	if worker == nil {
-		return nil, prefilled
+		return nil, nil
 	}
-	c.trace("prefill", map[string]any{"worker": worker.url})
-	response, release, err := c.send(ctx, worker, kvParams{DoRemoteDecode: true})
-	end := func() { release(); c.registry.give(worker) }
-	if err != nil {
-		end()
-		return nil, prefilled
-	}
-	lines := json.NewDecoder(response.Body)
-	var started struct {
+	c.trace("prefill", "worker", worker.URL)
+	response, release, err := c.post(ctx, worker, kvParams{DoRemoteDecode: true})
+	end := func() { release(); give() }
+	var lines *json.Decoder
+	var first struct {
 		KV kvParams `json:"kv_transfer_params"`
 	}
-	if response.StatusCode != http.StatusOK || lines.Decode(&started) != nil || started.KV.Ticket == nil {
-		end()
-		return nil, prefilled
+	if err == nil {
+		lines = json.NewDecoder(response.Body)
+		err = lines.Decode(&first)
 	}
-	c.trace("handoff", map[string]any{"worker": decoder.url, "ticket_bytes": len(started.KV.Ticket)})
+	if err != nil || first.KV.Ticket == nil {
+		end()
+		return nil, nil
+	}
+	c.trace("handoff", "worker", decoder.URL, "ticket_bytes", len(first.KV.Ticket))
 	prefilled = make(chan struct{})
 	go func() {
 		defer close(prefilled)
 		defer end()
-		var line struct {
-			Prefilled *struct {
-				PromptTokens int     `json:"prompt_tokens"`
-				CachedTokens int     `json:"cached_tokens"`
-				MS           float64 `json:"ms"`
-			}
-		}
-		if lines.Decode(&line) == nil && line.Prefilled != nil {
+		var last struct{ Prefilled map[string]any }
+		if lines.Decode(&last) == nil && last.Prefilled != nil {
 			io.Copy(io.Discard, response.Body) // to its end, so that the connection can be used again
-			c.trace("prefilled", map[string]any{"worker": worker.url, "prompt_tokens": line.Prefilled.PromptTokens,
-				"cached_tokens": line.Prefilled.CachedTokens, "prefill_ms": line.Prefilled.MS})
+			c.trace("prefilled", "worker", worker.URL, "prompt_tokens", last.Prefilled["prompt_tokens"],
+				"cached_tokens", last.Prefilled["cached_tokens"], "prefill_ms", last.Prefilled["ms"])
 		}
 	}()
-	return started.KV.Ticket, prefilled
+	return first.KV.Ticket, prefilled
 }
 
 // decode has a worker answer, and passes the answer on. errGone if another worker should go on.
-func (c *call) decode(ctx context.Context, worker *lease, kv kvParams, prefilled <-chan struct{}) error {
-	last := func() {
-		select {
-		case <-prefilled:
-		case <-time.After(laggard):
-		}
-	}
+func (c *call) decode(ctx context.Context, worker *worker, kv kvParams, prefilled <-chan struct{}) error {
 	ahead := time.Since(c.start)
-	response, release, err := c.send(ctx, worker, kv)
+	response, release, err := c.post(ctx, worker, kv)
 	defer release()
-	if err != nil {
-		return err
-	}
-	if response.StatusCode == http.StatusOK && c.request.stream {
-		c.begin(eventStream)
-		return c.lost(ctx, worker, relay(c.reply, response.Body, c.sent, ahead, last))
-	}
-	body, err := io.ReadAll(response.Body)
-	switch {
-	case err != nil:
-		return c.lost(ctx, worker, errGone)
-	case response.StatusCode == http.StatusServiceUnavailable:
+	if err == nil && response.StatusCode == http.StatusServiceUnavailable {
 		return errGone // it is ending
-	case response.StatusCode != http.StatusOK:
-		return passedOn(response.StatusCode, body)
 	}
-	last()
-	c.whole(body)
-	return nil
-}
-
-// lost marks a worker dead if it, and not the client, broke the connection off.
-func (c *call) lost(ctx context.Context, worker *lease, err error) error {
-	if err == errGone && ctx.Err() == nil {
-		c.registry.broken(worker)
-	}
-	return err
-}
-
-// send gives the request to a worker. The response ends with `release`, and with the worker's life.
-func (c *call) send(outer context.Context, worker *lease, kv kvParams) (response *http.Response, release func(), err error) {
-	body := maps.Clone(c.request.body)
-	body["kv_transfer_params"] = encode(kv)
-	ctx, cancel := context.WithCancel(outer)
-	unwatch := context.AfterFunc(worker.life, cancel)
-	release = func() {
-		if response != nil {
-			response.Body.Close()
+	if err == nil && response.StatusCode == http.StatusOK && c.request.Stream {
+		c.send(nil)
+		err = relay(c.reply, response.Body, c.sent, ahead, prefilled)
+	} else if err == nil {
+		var body []byte
+		if body, err = io.ReadAll(response.Body); err == nil {
+			c.whole(response.StatusCode, body)
 		}
-		unwatch()
-		cancel()
 	}
-	request, err := http.NewRequestWithContext(ctx, "POST", worker.url+c.path, bytes.NewReader(encode(body)))
 	if err == nil {
-		request.Header["Content-Type"] = []string{"application/json"}
-		request.Header["X-Request-Id"] = []string{c.id}
-		request.Header["Idempotency-Key"] = nil // not sent: allows another try if an idle connection has just been closed
-		if c.traced {
-			request.Header["X-Cleave-Trace"] = []string{"1"}
-		}
-		response, err = c.client.Do(request)
+		return nil
 	}
+	if ctx.Err() == nil { // the worker, and not the client, broke the connection off
+		c.registry.broken(worker.URL)
+	}
+	return errGone
+}
+
+// post gives the request to a worker. The response ends with `release`, and with the worker's life.
+func (c *call) post(ctx context.Context, worker *worker, kv kvParams) (r *http.Response, release func(), err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	unwatch := context.AfterFunc(worker.life, cancel)
+	release = func() { unwatch(); cancel() }
+	body := maps.Clone(c.body)
+	body["kv_transfer_params"] = encode(kv)
+	request, err := http.NewRequestWithContext(ctx, "POST", worker.URL+c.path, bytes.NewReader(encode(body)))
 	if err != nil {
-		return nil, release, c.lost(outer, worker, errGone)
+		return nil, release, err
 	}
-	return response, release, nil
-}
-
-func closedChannel() chan struct{} {
-	c := make(chan struct{})
-	close(c)
-	return c
-}
-
-// passedOn is a worker's error as the front's own.
-func passedOn(status int, body []byte) *apiError {
-	var worker struct {
-		Error struct{ Message, Type, Param, Code string }
+	request.Header.Set("Content-Type", "application/json")
+	request.Header.Set("X-Request-Id", c.id)
+	if c.traced {
+		request.Header.Set("X-Cleave-Trace", "1")
 	}
-	json.Unmarshal(body, &worker)
-	e := worker.Error
-	return &apiError{status, e.Message, e.Type, e.Param, e.Code}
+	r, err = c.client.Do(request)
+	return r, release, err
 }
 
-// chooseModel checks that there are workers for a model; for none named, it is the first there is.
-func (f *front) chooseModel(name string) (string, error) {
-	known := f.registry.models(true)
-	switch {
-	case len(known) == 0:
-		return "", unavailable("there is no worker")
-	case name == "":
-		return append(f.registry.models(false), known...)[0], nil
-	case !slices.Contains(known, name):
-		return "", unknownModel(name)
+// models lists the models of all workers.
+func (f *front) models() []string {
+	var names []string
+	for _, w := range f.registry.list() {
+		if !slices.Contains(names, w.Model) {
+			names = append(names, w.Model)
+		}
 	}
-	return name, nil
+	return names
 }
-
-func newID(chat bool) string {
-	kind := "cmpl"
-	if chat {
-		kind = "chatcmpl"
-	}
-	return fmt.Sprintf("%s-%016x%016x", kind, rand.Uint64(), rand.Uint64())
-}
-
-func (f *front) models() []string { return f.registry.models(false) }
 
 func (f *front) health() (fields map[string]any, problem string) {
 	if f.registry.up("decode") == 0 {
 		problem = "no_decode_worker"
 	}
-	name := ""
-	if names := f.models(); len(names) > 0 {
-		name = names[0]
-	}
-	return map[string]any{"role": "front", "model": name}, problem
+	return map[string]any{"role": "front", "model": strings.Join(f.models(), ", ")}, problem
 }
 
 func (f *front) writeMetrics(w io.Writer) {
-	fmt.Fprintln(w, "# TYPE cleave_front_workers gauge\n# HELP cleave_front_workers Workers that are up.")
+	fmt.Fprintln(w, "# TYPE cleave_front_workers gauge")
 	for _, role := range []string{"prefill", "decode"} {
 		fmt.Fprintf(w, "cleave_front_workers{role=\"%s\"} %d\n", role, f.registry.up(role))
 	}
-	fmt.Fprintln(w, "# TYPE cleave_front_moved counter\n# HELP cleave_front_moved Requests that went on with another worker.")
-	fmt.Fprintf(w, "cleave_front_moved_total %d\n", f.moved.Load())
+	fmt.Fprintf(w, "# TYPE cleave_front_moved counter\ncleave_front_moved_total %d\n", f.moved.Load())
 }
 
-// routes are those that only a front has.
-func (f *front) routes() map[string]http.HandlerFunc {
-	return map[string]http.HandlerFunc{
-		"GET": func(w http.ResponseWriter, r *http.Request) {
-			sendJSON(w, http.StatusOK, map[string]any{"workers": f.registry.list()})
+// methods are those of /workers.
+func (f *front) methods() map[string]handler {
+	return map[string]handler{
+		"GET": func(w http.ResponseWriter, r *http.Request) error {
+			sendJSON(w, http.StatusOK, encode(map[string]any{"workers": f.registry.list()}))
+			return nil
 		},
-		"POST": func(w http.ResponseWriter, r *http.Request) {
-			var report report
-			body, err := readBody(w, r, 1<<20)
+		"POST": func(w http.ResponseWriter, r *http.Request) error {
+			body, err := readBody(w, r)
 			if err != nil {
-				sendError(w, err)
-				return
+				return err
 			}
-			wrong := json.Unmarshal(body, &report)
-			at, notURL := url.Parse(report.URL)
-			if wrong != nil || notURL != nil || at.Scheme != "http" || at.Host == "" || report.Model == "" ||
-				report.Role != "prefill" && report.Role != "decode" {
-				sendError(w, invalid("", "not a worker's report"))
-				return
+			var report report
+			if json.Unmarshal(body, &report) != nil || report.Model == "" || !strings.HasPrefix(report.URL, "http://") {
+				return invalid("", "not a worker's report")
 			}
-			report.URL = strings.TrimSuffix(report.URL, "/")
-			sendJSON(w, http.StatusOK, map[string]any{"workers": f.registry.join(report)})
+			sendJSON(w, http.StatusOK, encode(map[string]any{"workers": f.registry.join(report)}))
+			return nil
 		},
-		"DELETE": func(w http.ResponseWriter, r *http.Request) {
-			f.registry.leave(strings.TrimSuffix(r.URL.Query().Get("url"), "/"))
-			sendJSON(w, http.StatusOK, map[string]any{})
+		"DELETE": func(w http.ResponseWriter, r *http.Request) error {
+			f.registry.leave(r.URL.Query().Get("url"))
+			sendJSON(w, http.StatusOK, []byte("{}"))
+			return nil
 		},
 	}
 }

@@ -79,14 +79,18 @@ func TestFrontMoves(t *testing.T) {
 				io.WriteString(w, "data: [DONE]\n\n")
 			})
 		}
-		server := httptest.NewServer(newServer(f, nil))
+		server := httptest.NewServer(newServer(f, "").mux)
 		response, err := http.Post(server.URL+"/v1/completions", "", strings.NewReader(`{"prompt": "hi", "n": 2, "stream": true}`))
 		if err != nil || response.StatusCode != 200 {
 			t.Fatal(err, response)
 		}
 		var sent []string
 		var last string
-		readEvents(response.Body, func(_ string, data, _ []byte) error {
+		for lines := bufio.NewReader(response.Body); ; {
+			_, data, err := readEvent(lines)
+			if err != nil {
+				break
+			}
 			var chunk struct {
 				Choices []struct {
 					Index int
@@ -94,15 +98,14 @@ func TestFrontMoves(t *testing.T) {
 				}
 				Error struct{ Type string }
 			}
-			last = string(data)
-			if json.Unmarshal(data, &chunk) == nil {
+			last = data
+			if json.Unmarshal([]byte(data), &chunk) == nil {
 				last = chunk.Error.Type
 			}
 			for _, choice := range chunk.Choices {
 				sent = append(sent, fmt.Sprintf("%d.%s", choice.Index, choice.Delta.Content))
 			}
-			return nil
-		})
+		}
 		if got := strings.Join(sent, " "); got != c.sent || last != c.ends {
 			t.Errorf("%s: %s, then %q", c.name, got, last)
 		}
@@ -117,10 +120,10 @@ func TestFrontPrefills(t *testing.T) {
 		if !kv.DoRemoteDecode || kv.Ticket != nil {
 			t.Errorf("the prefill worker is sent %+v", kv)
 		}
-		sendJSON(w, 200, map[string]any{"kv_transfer_params": kvParams{DoRemotePrefill: true, Ticket: []byte("ticket")}})
+		fmt.Fprintf(w, "{\"kv_transfer_params\": %s}\n", encode(kvParams{DoRemotePrefill: true, Ticket: []byte("ticket")}))
 		http.NewResponseController(w).Flush()
 		time.Sleep(20 * time.Millisecond)
-		io.WriteString(w, "\n{\"prefilled\": {\"prompt_tokens\": 7, \"ms\": 1.5}}\n")
+		io.WriteString(w, "{\"prefilled\": {\"prompt_tokens\": 7, \"ms\": 1.5}}\n")
 	})
 	fakeWorker(t, f, "decode", map[string]string{prefill: "shared memory"}, func(w http.ResponseWriter, r *http.Request, kv kvParams) {
 		if !kv.DoRemotePrefill || string(kv.Ticket) != "ticket" || kv.Resume != nil || r.Header.Get("X-Cleave-Trace") != "1" {
@@ -130,7 +133,7 @@ func TestFrontPrefills(t *testing.T) {
 		sendChunks(w, 0, 0, 1)
 		io.WriteString(w, "event: trace\ndata: {\"phase\": \"done\", \"ms\": 2000}\n\ndata: [DONE]\n\n")
 	})
-	server := httptest.NewServer(newServer(f, nil))
+	server := httptest.NewServer(newServer(f, "").mux)
 	defer server.Close()
 	request, _ := http.NewRequest("POST", server.URL+"/v1/completions", strings.NewReader(`{"prompt": "hi", "stream": true}`))
 	request.Header.Set("X-Cleave-Trace", "1")
@@ -139,19 +142,22 @@ func TestFrontPrefills(t *testing.T) {
 		t.Fatal(err)
 	}
 	var phases []string
-	readEvents(bufio.NewReader(response.Body), func(name string, data, _ []byte) error {
+	for lines := bufio.NewReader(response.Body); ; {
+		name, data, err := readEvent(lines)
+		if err != nil {
+			break
+		}
 		var trace struct {
 			Phase string
 			MS    float64
 		}
-		if json.Unmarshal(data, &trace); name == "trace" {
+		if json.Unmarshal([]byte(data), &trace); name == "trace" {
 			phases = append(phases, trace.Phase)
 			if late := trace.Phase == "kv_ready" || trace.Phase == "done"; late != (trace.MS > 1000) {
 				t.Errorf("%s at %g ms", trace.Phase, trace.MS)
 			}
 		}
-		return nil
-	})
+	}
 	if !slices.Equal(phases, []string{"prefill", "handoff", "kv_ready", "prefilled", "done"}) {
 		t.Error(phases)
 	}
@@ -162,25 +168,27 @@ func TestRegistry(t *testing.T) {
 	for _, url := range []string{"http://a", "http://b"} {
 		g.join(report{peer: peer{URL: url, Role: "decode", Model: "m"}})
 	}
-	any := func(*worker) bool { return true }
-	a := g.take("decode", "m", any)
-	b := g.take("decode", "m", any)
-	if a.url == b.url || g.take("decode", "other", any) != nil || g.take("prefill", "m", any) != nil {
-		t.Fatal(a.url, b.url)
+	take := func(role, model string) *worker {
+		taken, _ := g.take(role, model, func(string) bool { return true })
+		return taken
 	}
-	g.broken(a)
-	if next := g.take("decode", "m", any); next.url != b.url || a.life.Err() != nil {
+	a, b := take("decode", "m"), take("decode", "m")
+	if a.URL == b.URL || take("decode", "other") != nil || take("prefill", "m") != nil {
+		t.Fatal(a.URL, b.URL)
+	}
+	g.broken(a.URL)
+	if next := take("decode", "m"); next.URL != b.URL || a.life.Err() != nil {
 		t.Error("a worker whose connection broke is dead, but what else it has in hand is not given up")
 	}
-	g.sweep(time.Now().Add(silence + time.Second))
+	time.Sleep(silence + 100*time.Millisecond)
 	if a.life.Err() == nil || b.life.Err() == nil || g.up("decode") != 0 || len(g.list()) != 2 {
 		t.Error("silent workers are dead, and listed")
 	}
-	g.join(report{peer: peer{URL: b.url, Role: "decode", Model: "m"}})
-	if b.life.Err() == nil || g.take("decode", "m", any).life.Err() != nil || g.up("decode") != 1 {
+	g.join(report{peer: peer{URL: b.URL, Role: "decode", Model: "m"}})
+	if b.life.Err() == nil || take("decode", "m").life.Err() != nil || g.up("decode") != 1 {
 		t.Error("a worker that reports again has a new life")
 	}
-	g.leave(b.url)
+	g.leave(b.URL)
 	if g.up("decode") != 0 || len(g.list()) != 1 {
 		t.Error("a worker that left is not listed")
 	}

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"cmp"
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -9,7 +12,7 @@ func TestParseRequestRefuses(t *testing.T) {
 	chat := func(more string) string { return `{"messages": [{"role": "user", "content": "hi"}]` + more + `}` }
 	text := func(more string) string { return `{"prompt": "hi"` + more + `}` }
 	for _, c := range []struct{ body, param string }{
-		{`{`, ""}, {`[]`, ""}, {`null`, ""}, {`{} {}`, ""}, {"{\"user\": \"\xff\"}", ""},
+		{`{`, ""}, {`[]`, ""}, {`null`, "messages"}, {`{} {}`, ""}, {"{\"user\": \"\xff\"}", ""},
 		{`{}`, "messages"},
 		{`{"messages": []}`, "messages"}, {`{"messages": "hi"}`, "messages"}, {`{"messages": [null]}`, "messages"},
 		{`{"messages": [{"content": "hi"}]}`, "messages"}, {`{"messages": [{"role": 1, "content": "hi"}]}`, "messages"},
@@ -38,17 +41,18 @@ func TestParseRequestRefuses(t *testing.T) {
 		{chat(`, "tools": []`), "tools"}, {chat(`, "functions": [{}]`), "functions"},
 		{chat(`, "response_format": {"type": "json_object"}`), "response_format"}, {chat(`, "response_format": "text"`), "response_format"},
 		{chat(`, "kv_transfer_params": {"resume": [-1]}`), "kv_transfer_params"},
-		{chat(`, "kv_transfer_params": {"ticket": "%"}`), "kv_transfer_params"},
-		{`{"prompt": []}`, "prompt"}, {`{"prompt": {}}`, "prompt"}, {`{"prompt": [1, "a"]}`, "prompt"}, {`{"prompt": [[]]}`, "prompt"},
-		{`{"prompt": [[1], "a"]}`, "prompt"}, {`{"prompt": [1.5]}`, "prompt"}, {`{"prompt": [null]}`, "prompt"},
+		{chat(`, "kv_transfer_params": {"ticket": "%"}`), ""},
+		{`{"prompt": []}`, "prompt"}, {`{"prompt": {}}`, "prompt"}, {`{"prompt": [1, "a"]}`, "prompt"},
+		{`{"prompt": [[1], "a"]}`, "prompt"}, {`{"prompt": [1.5]}`, "prompt"},
 		{text(`, "echo": true`), "echo"}, {text(`, "suffix": "x"`), "suffix"}, {text(`, "best_of": 2`), "best_of"},
 		{text(`, "logprobs": 6`), "logprobs"}, {text(`, "logprobs": true`), "logprobs"},
 	} {
-		q, err := parseRequest([]byte(c.body), !strings.Contains(c.body, "prompt"))
-		if err == nil {
-			t.Errorf("%s: taken as %+v", c.body, q)
-		} else if err.status != 400 || err.param != c.param || err.message == "" {
-			t.Errorf("%s: status %d, param %q, %s", c.body, err.status, err.param, err.message)
+		_, refusal := parseRequest([]byte(c.body), !strings.Contains(c.body, "prompt"))
+		var err *apiError
+		if !errors.As(refusal, &err) {
+			t.Errorf("%s: taken", c.body)
+		} else if err.status != 400 || fmt.Sprint(err.Param) != cmp.Or(c.param, "<nil>") || err.Message == "" {
+			t.Errorf("%s: status %d, param %q, %s", c.body, err.status, err.Param, err.Message)
 		}
 	}
 }
@@ -62,16 +66,16 @@ func TestParseRequestTakes(t *testing.T) {
 		t.Fatal(err)
 	}
 	const messages = `[{"role":"system","content":"a"},{"role":"user","content":"b\"c\""}]`
-	if string(q.messages) != messages || q.maxTokens != 7 || len(q.stop) != 1 || q.logprobs != 2 || *q.seed != -1 || q.temperature != 0 ||
-		!q.usage || q.logitBias[5] != -100 || q.n != 1 || q.topP != 1 {
-		t.Errorf("%+v\n%s", q, q.messages)
+	if string(encode(q.Messages)) != messages || q.maxTokens != 7 || len(q.Stop) != 1 || q.top != 2 || *q.Seed != -1 || q.Temperature != 0 ||
+		!q.StreamOptions.IncludeUsage || q.LogitBias[5] != -100 || q.N != 1 || q.TopP != 1 {
+		t.Errorf("%+v\n%s", q, encode(q.Messages))
 	}
 	for body, prompts := range map[string]int{
 		`{"prompt": ""}`: 1, `{"prompt": ["a", "b"]}`: 2, `{"prompt": [1, 2, 3]}`: 1, `{"prompt": [[1], [2]]}`: 2,
 		`{"prompt": "a", "echo": false, "best_of": 2, "n": 2, "logprobs": 0}`: 1,
 	} {
 		q, err := parseRequest([]byte(body), false)
-		if err != nil || len(q.prompts) != prompts || q.maxTokens != 16 {
+		if err != nil || len(q.Prompt) != prompts || q.maxTokens != 16 {
 			t.Errorf("%s: %+v, %v", body, q, err)
 		}
 	}

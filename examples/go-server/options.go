@@ -5,8 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
-	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,10 +17,11 @@ type options struct {
 	kvMiB, maxSequences, maxBatchTokens, threads                                 uint
 }
 
-// parseOptions returns flag.ErrHelp, and the text in `usage`, where that was asked for.
-func parseOptions(args []string) (o *options, usage string, err error) {
-	o = &options{}
-	var text strings.Builder
+func (o *options) worker() bool { return o.role == "prefill" || o.role == "decode" }
+
+// parseOptions returns flag.ErrHelp where help was asked for, and given.
+func parseOptions(args []string) (*options, error) {
+	o := &options{}
 	flags := flag.NewFlagSet("go-server", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	flags.StringVar(&o.role, "role", "mixed", "mixed, prefill, decode or front")
@@ -29,7 +29,7 @@ func parseOptions(args []string) (o *options, usage string, err error) {
 	flags.StringVar(&o.model, "model", "", "`DIR` of a Hugging Face model")
 	flags.StringVar(&o.modelName, "model-name", "", "`NAME` of the model for clients (default: the last part of DIR)")
 	flags.StringVar(&o.front, "front", "", "`URL` of the front that a worker joins")
-	flags.StringVar(&o.advertise, "advertise", "", "`URL` of this worker for its front (default: http:// and the address)")
+	flags.StringVar(&o.advertise, "advertise", "", "`URL` of this worker for its front (default: where it listens)")
 	flags.StringVar(&o.secretFile, "secret-file", "", "`PATH` of 32 bytes, the same for all workers")
 	flags.StringVar(&o.kvListen, "kv-listen", "", "`HOST:PORT` where other machines fetch KV from a prefill worker")
 	flags.UintVar(&o.kvMiB, "kv-mib", 1024, "`MIB` of memory for KV")
@@ -38,52 +38,28 @@ func parseOptions(args []string) (o *options, usage string, err error) {
 	flags.UintVar(&o.threads, "threads", 0, "`N` threads that compute (default: the library's)")
 	flags.StringVar(&o.page, "page", "", "`FILE` for GET /")
 	if err := flags.Parse(args); err != nil {
-		flags.SetOutput(&text)
-		flags.PrintDefaults()
-		return nil, text.String(), err
-	}
-	if flags.NArg() > 0 {
-		return nil, "", fmt.Errorf("what is %q?", flags.Arg(0))
-	}
-	return o, "", o.check()
-}
-
-func (o *options) worker() bool { return o.role == "prefill" || o.role == "decode" }
-
-// check completes the options, and tells of the first that is wrong.
-func (o *options) check() error {
-	if !slices.Contains([]string{"mixed", "prefill", "decode", "front"}, o.role) {
-		return fmt.Errorf("--role %s: mixed, prefill, decode and front are roles", o.role)
-	}
-	if o.role != "front" && o.model == "" {
-		return errors.New("--model is missing")
-	}
-	if o.worker() && (o.front == "" || o.secretFile == "") {
-		return errors.New("a worker needs --front and --secret-file")
-	}
-	for name, address := range map[string]string{"--listen": o.listen, "--kv-listen": o.kvListen} {
-		if _, port, err := net.SplitHostPort(address); address != "" && err != nil {
-			return fmt.Errorf("%s %s: HOST:PORT is wanted", name, address)
-		} else if _, err := net.LookupPort("tcp", port); err != nil {
-			return fmt.Errorf("%s %s: the port is wrong", name, address)
+		if err == flag.ErrHelp {
+			flags.SetOutput(os.Stderr)
+			flags.PrintDefaults()
 		}
+		return nil, err
 	}
-	for name, at := range map[string]*string{"--front": &o.front, "--advertise": &o.advertise} {
-		*at = strings.TrimSuffix(*at, "/")
-		if u, err := url.Parse(*at); *at != "" && (err != nil || u.Scheme != "http" || u.Host == "") {
-			return fmt.Errorf("%s %s: http://HOST:PORT is wanted", name, *at)
-		}
-	}
-	for _, n := range []uint{o.kvMiB, o.maxSequences, o.maxBatchTokens, o.threads} {
-		if n > 1<<31 {
-			return fmt.Errorf("%d is too many", n)
-		}
-	}
-	if o.kvMiB == 0 {
-		return errors.New("--kv-mib 0: there has to be room for KV")
-	}
+	o.front = strings.TrimSuffix(o.front, "/")
+	o.advertise = strings.TrimSuffix(o.advertise, "/")
 	if o.modelName == "" {
 		o.modelName = filepath.Base(o.model)
 	}
-	return nil
+	switch {
+	case flags.NArg() > 0:
+		return nil, fmt.Errorf("what is %q?", flags.Arg(0))
+	case !slices.Contains([]string{"mixed", "prefill", "decode", "front"}, o.role):
+		return nil, fmt.Errorf("--role %s: mixed, prefill, decode and front are roles", o.role)
+	case o.role != "front" && o.model == "":
+		return nil, errors.New("--model is missing")
+	case o.worker() && (!strings.HasPrefix(o.front, "http://") || o.secretFile == ""):
+		return nil, errors.New("a worker needs --front http://HOST:PORT and --secret-file")
+	case max(o.kvMiB, o.maxSequences, o.maxBatchTokens, o.threads) > 1<<31 || o.kvMiB == 0:
+		return nil, errors.New("a number is out of range")
+	}
+	return o, nil
 }

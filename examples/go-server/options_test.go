@@ -14,11 +14,10 @@ func TestParseOptions(t *testing.T) {
 		{"--role decode --model a/m/ --front http://h:1/ --secret-file s --advertise http://h:2 --kv-mib 5 --threads 2", true},
 		{"", false}, {"--role mixed", false}, {"--role both --model m", false}, {"--model m more", false}, {"--nonsense", false},
 		{"--role prefill --model m --front http://h:1", false}, {"--role prefill --model m --secret-file s", false},
-		{"--model m --listen 8000", false}, {"--model m --listen h:x", false}, {"--model m --listen h:70000", false},
 		{"--model m --kv-mib 0", false}, {"--model m --kv-mib -1", false}, {"--model m --threads many", false},
 		{"--role decode --model m --front h:1 --secret-file s", false},
 	} {
-		o, _, err := parseOptions(strings.Fields(c.args))
+		o, err := parseOptions(strings.Fields(c.args))
 		if (err == nil) != c.right {
 			t.Errorf("%s: %v", c.args, err)
 		}

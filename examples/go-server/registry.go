@@ -7,10 +7,7 @@ import (
 	"time"
 )
 
-const (
-	silence   = 2 * time.Second  // after which a worker is dead
-	forgotten = 10 * time.Minute // after which it is not listed any more
-)
+const silence = 2 * time.Second // after which a worker is dead
 
 // peer is what workers are told of each other, see "Workers" in ../README.md.
 type peer struct {
@@ -31,18 +28,11 @@ type report struct {
 // worker is one that reports, or did. Guarded by the registry's mutex.
 type worker struct {
 	report
-	seen     time.Time
-	dead     bool
-	requests int             // in hand of this front
+	State    string          `json:"state"`
+	Requests int             `json:"requests"` // in hand of this front
 	life     context.Context // ends when the worker falls silent
 	end      context.CancelFunc
-}
-
-// lease is a worker while a request is with it.
-type lease struct {
-	*worker
-	url  string
-	life context.Context
+	watch    *time.Timer // until then
 }
 
 // registry knows the workers of a front.
@@ -51,146 +41,101 @@ type registry struct {
 	workers []*worker // in the order in which they came
 }
 
-func (g *registry) find(url string) *worker {
-	for _, w := range g.workers {
-		if w.URL == url {
-			return w
-		}
-	}
-	return nil
+func (g *registry) find(url string) int {
+	return slices.IndexFunc(g.workers, func(w *worker) bool { return w.URL == url })
 }
 
 // join takes a report, and returns those who are up for the worker to pair with.
 func (g *registry) join(r report) []peer {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	w := g.find(r.URL)
-	if w == nil {
-		w = &worker{}
-		g.workers = append(g.workers, w)
+	at := g.find(r.URL)
+	if at < 0 {
+		at = len(g.workers)
+		g.workers = append(g.workers, &worker{})
 	}
+	w := g.workers[at]
 	if w.life == nil || w.life.Err() != nil {
 		w.life, w.end = context.WithCancel(context.Background())
+		w.watch = time.AfterFunc(silence, func() { g.silent(w) })
 	}
-	w.report, w.seen, w.dead = r, time.Now(), false
+	w.watch.Reset(silence)
+	w.report, w.State = r, "up"
 	up := []peer{}
 	for _, w := range g.workers {
-		if !w.dead {
+		if w.State == "up" {
 			up = append(up, w.peer)
 		}
 	}
 	return up
 }
 
-// leave takes a worker off the list. What it has in hand goes on.
+// leave takes a worker off the list. What it has in hand goes on, for as long as the worker may take to end.
 func (g *registry) leave(url string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.workers = slices.DeleteFunc(g.workers, func(w *worker) bool {
-		if w.URL == url {
-			time.AfterFunc(drainTimeout+silence, w.end) // nobody will notice if it stops now
-		}
-		return w.URL == url
-	})
+	if at := g.find(url); at >= 0 {
+		g.workers[at].watch.Reset(drainTimeout + silence)
+		g.workers = slices.Delete(g.workers, at, at+1)
+	}
 }
 
-// sweep ends the lives of workers that have been silent. Called often.
-func (g *registry) sweep(now time.Time) {
+func (g *registry) silent(w *worker) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.workers = slices.DeleteFunc(g.workers, func(w *worker) bool {
-		silent := now.Sub(w.seen)
-		if silent > silence {
-			w.dead = true
-			w.end()
-		}
-		return silent > forgotten
-	})
+	w.State = "dead"
+	w.end()
 }
 
-// broken marks a worker dead whose connection broke.
-func (g *registry) broken(l *lease) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	l.dead = true
-}
-
-// take leases the worker with the fewest requests of a role and model that `suits`; nil if there is none.
-func (g *registry) take(role, model string, suits func(*worker) bool) *lease {
+// take finds the worker with the fewest requests of a role and model that `suits`, as it is now; nil if there is none.
+func (g *registry) take(role, model string, suits func(url string) bool) (taken *worker, give func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var best *worker
 	for _, w := range g.workers {
-		if w.dead || w.Role != role || w.Model != model || !suits(w) {
-			continue
-		}
-		if best == nil || w.requests < best.requests ||
-			w.requests == best.requests && w.Running+w.Waiting < best.Running+best.Waiting {
+		right := w.State == "up" && w.Role == role && w.Model == model && suits(w.URL)
+		if right && (best == nil || w.Requests < best.Requests) {
 			best = w
 		}
 	}
 	if best == nil {
-		return nil
+		return nil, nil
 	}
-	best.requests++
-	return &lease{best, best.URL, best.life}
+	best.Requests++
+	now := *best
+	return &now, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		best.Requests--
+	}
 }
 
-func (g *registry) give(l *lease) {
+// broken marks a worker dead whose connection broke, until it reports again.
+func (g *registry) broken(url string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	l.requests--
+	if at := g.find(url); at >= 0 {
+		g.workers[at].State = "dead"
+	}
 }
 
-func (g *registry) up(role string) int {
+// list gives what is known of each worker.
+func (g *registry) list() []worker {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	n := 0
+	all := []worker{}
 	for _, w := range g.workers {
-		if w.Role == role && !w.dead {
+		all = append(all, *w)
+	}
+	return all
+}
+
+// up is how many workers of a role are.
+func (g *registry) up(role string) (n int) {
+	for _, w := range g.list() {
+		if w.Role == role && w.State == "up" {
 			n++
 		}
 	}
 	return n
-}
-
-// models lists the models of the workers that are up, those of decode workers first; or of all of them.
-func (g *registry) models(dead bool) []string {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	var names []string
-	for _, role := range []string{"decode", "prefill"} {
-		for _, w := range g.workers {
-			if w.Role == role && (dead || !w.dead) && !slices.Contains(names, w.Model) {
-				names = append(names, w.Model)
-			}
-		}
-	}
-	return names
-}
-
-// known is a worker in the answer to GET /workers.
-type known struct {
-	State    string            `json:"state"`
-	Role     string            `json:"role"`
-	Model    string            `json:"model"`
-	URL      string            `json:"url"`
-	Running  int               `json:"running"`
-	Waiting  int               `json:"waiting"`
-	Requests int               `json:"requests"`
-	Paired   map[string]string `json:"paired"`
-}
-
-func (g *registry) list() []known {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	all := []known{}
-	for _, w := range g.workers {
-		state := "up"
-		if w.dead {
-			state = "dead"
-		}
-		all = append(all, known{state, w.Role, w.Model, w.URL, w.Running, w.Waiting, w.requests, w.Paired})
-	}
-	return all
 }

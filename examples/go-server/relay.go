@@ -2,98 +2,81 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"strings"
 	"time"
 )
 
-var (
-	errGone  = errors.New("the worker is gone") // in the middle of a request: another one may go on
-	errEnded = errors.New("the stream has ended as it should")
-)
+var errGone = errors.New("the worker is gone") // in the middle of a request: another one may go on
 
-// readEvents gives every server-sent event that has come whole: its name, its data, and the bytes that it is made of.
-func readEvents(r io.Reader, each func(name string, data, event []byte) error) error {
-	lines := bufio.NewReader(r)
-	var name string
-	var data, event []byte
+// readEvent reads the next server-sent event of a worker: its name and its data.
+func readEvent(lines *bufio.Reader) (name, data string, err error) {
 	for {
-		line, err := lines.ReadBytes('\n')
+		line, err := lines.ReadString('\n')
 		if err != nil {
-			return err
+			return "", "", err
 		}
-		event = append(event, line...)
-		line = bytes.TrimRight(line, "\r\n")
-		if value, ok := bytes.CutPrefix(line, []byte("data:")); ok {
-			data = append(data, bytes.TrimPrefix(value, []byte(" "))...)
-		} else if value, ok := bytes.CutPrefix(line, []byte("event:")); ok {
-			name = string(bytes.TrimSpace(value))
-		} else if len(line) == 0 {
-			if err := each(name, data, event); err != nil {
-				return err
-			}
-			name, data, event = "", nil, nil
+		line = strings.TrimRight(line, "\r\n")
+		if value, ok := strings.CutPrefix(line, "data: "); ok {
+			data = value
+		} else if value, ok := strings.CutPrefix(line, "event: "); ok {
+			name = value
+		} else if line == "" {
+			return name, data, nil
 		}
 	}
 }
 
 // relay passes a worker's stream on, and counts the chunks of each choice in `sent`, for another worker to go on from
-// there. The worker's trace events are taken into the front's time: `ahead` is when the worker got the request. Before
-// the last event it calls `last`. errGone if the stream broke off, or the worker gives up because it is ending.
-func relay(a *reply, stream io.Reader, sent []int, ahead time.Duration, last func()) error {
-	err := readEvents(stream, func(name string, data, event []byte) error {
+// there. The worker's trace events are taken into the front's time: `ahead` is when the worker got the request. What
+// the prefill worker says comes before the end. errGone if the stream broke off, or the worker gives up.
+func relay(a *reply, stream io.Reader, sent []int, ahead time.Duration, prefilled <-chan struct{}) error {
+	lines := bufio.NewReader(stream)
+	for {
+		name, data, err := readEvent(lines)
+		if err != nil {
+			return errGone
+		}
+		if data == "[DONE]" {
+			<-prefilled
+			a.done()
+			return nil
+		}
+		if name == "trace" {
+			fields := map[string]any{}
+			json.Unmarshal([]byte(data), &fields)
+			if fields["phase"] == "done" {
+				<-prefilled
+			}
+			ms, _ := fields["ms"].(float64)
+			fields["ms"] = ms + milliseconds(ahead)
+			a.traceEvent(fields)
+			continue
+		}
 		var chunk struct {
 			Choices []struct {
 				Index int
-				Text  string
-				Delta struct{ Content string }
+				Delta struct{ Role string }
 			}
-			Error *struct{ Type string }
+			Error struct{ Type string }
 		}
-		switch {
-		case name == "trace":
-			relayTrace(a, data, ahead, last)
+		if json.Unmarshal([]byte(data), &chunk) != nil || chunk.Error.Type == "service_unavailable" {
+			return errGone
+		}
+		a.send(fmt.Appendf(nil, "data: %s\n\n", data))
+		if chunk.Error.Type != "" {
 			return nil
-		case string(data) == "[DONE]":
-			last()
-			a.end(event)
-			return errEnded
-		case json.Unmarshal(data, &chunk) != nil:
-			return errGone
-		case chunk.Error != nil && chunk.Error.Type == "service_unavailable":
-			return errGone
-		case chunk.Error != nil:
-			a.end(event)
-			return errEnded
 		}
-		a.event(event)
 		for _, c := range chunk.Choices {
 			if c.Index >= 0 && c.Index < len(sent) {
 				sent[c.Index]++
 			}
-			if c.Text+c.Delta.Content != "" {
+			if c.Delta.Role == "" {
 				a.firstToken()
 			}
 		}
-		return nil
-	})
-	if err == errEnded {
-		return nil
 	}
-	return errGone
-}
-
-func relayTrace(a *reply, data []byte, ahead time.Duration, last func()) {
-	var fields map[string]any
-	json.Unmarshal(data, &fields)
-	phase, _ := fields["phase"].(string)
-	ms, _ := fields["ms"].(float64)
-	if phase == "done" {
-		last()
-	}
-	delete(fields, "phase")
-	delete(fields, "ms")
-	a.traceAt(phase, ms+milliseconds(ahead), fields)
 }

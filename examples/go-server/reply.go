@@ -1,161 +1,116 @@
 package main
 
 import (
-	"bytes"
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"sync"
 	"time"
 )
 
-const eventStream = "text/event-stream; charset=utf-8"
+const (
+	eventStream = "text/event-stream; charset=utf-8"
+	jsonLines   = "application/x-ndjson"
 
-// writeTimeout is how long a client may take nothing of its answer.
-const writeTimeout = 30 * time.Second
+	writeTimeout = 30 * time.Second // for a client that takes nothing of its answer
+)
 
-// reply is the answer to one request: server-sent events, or one whole. Several goroutines may write to it. A write that
+// reply is the answer to a generation request: one whole, or a stream. Several goroutines may write to it. A write that
 // fails is not reported: the request's context ends then, and with it the request.
 type reply struct {
 	start  time.Time // of the request: trace events count from here
-	traced bool
 	stats  *stats
 	first  sync.Once
+	stream string // content type of a stream
 
-	mu    sync.Mutex
-	w     http.ResponseWriter
-	open  bool         // the header is sent
-	ended bool         // the last event is sent
-	early bytes.Buffer // trace events of before the header
+	mu     sync.Mutex
+	w      http.ResponseWriter
+	open   bool   // the header of a stream is sent: errors are part of it
+	traced bool   // the client wants trace events
+	early  []byte // those of before the header
 }
 
 func newReply(w http.ResponseWriter, r *http.Request, s *stats) *reply {
-	return &reply{start: time.Now(), traced: r.Header.Get("X-Cleave-Trace") == "1", stats: s, w: w}
+	return &reply{start: time.Now(), stats: s, stream: eventStream, w: w, traced: r.Header.Get("X-Cleave-Trace") == "1"}
 }
 
 // firstToken is called with every token, counts the first, and tells which it is.
 func (a *reply) firstToken() (first bool) {
 	a.first.Do(func() {
-		a.stats.firstToken(time.Since(a.start))
+		a.stats.firsts.Add(1)
+		a.stats.firstSum.Add(int64(time.Since(a.start)))
 		first = true
 	})
 	return first
 }
 
-// begin sends the header of a stream: from here on errors are part of it.
-func (a *reply) begin(contentType string) {
+// data sends an object as the next event of a stream, or as a line.
+func (a *reply) data(v any) {
+	if a.stream == jsonLines {
+		a.send(append(encode(v), '\n'))
+	} else {
+		a.send(fmt.Appendf(nil, "data: %s\n\n", encode(v)))
+	}
+}
+
+// send sends a part of a stream, after the header if that is not sent yet.
+func (a *reply) send(event []byte) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.open {
-		return
+	if !a.open {
+		a.open = true
+		a.w.Header().Set("Content-Type", a.stream)
+		a.w.Header().Set("Cache-Control", "no-cache")
+		event = append(a.early, event...)
 	}
-	a.open = true
-	a.w.Header().Set("Content-Type", contentType)
-	a.w.Header().Set("Cache-Control", "no-cache")
-	a.w.WriteHeader(http.StatusOK)
-	a.write(a.early.Bytes())
+	a.write(event)
 }
 
 // write is called with the mutex held.
 func (a *reply) write(event []byte) {
-	if a.ended {
-		return
-	}
 	control := http.NewResponseController(a.w)
 	control.SetWriteDeadline(time.Now().Add(writeTimeout))
 	a.w.Write(event)
 	control.Flush()
 }
 
-// event sends one that is written out already.
-func (a *reply) event(event []byte) {
+// done ends a stream as it should end.
+func (a *reply) done() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.write(event)
-}
-
-func (a *reply) data(v any) { a.event(fmt.Appendf(nil, "data: %s\n\n", encode(v))) }
-
-// end sends the last event.
-func (a *reply) end(event []byte) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.write(event)
-	a.ended = true
-}
-
-func (a *reply) done() { a.end([]byte("data: [DONE]\n\n")) }
-
-// trace tells of a phase of the request, if the client wants to know.
-func (a *reply) trace(phase string, more map[string]any) {
-	a.traceAt(phase, milliseconds(time.Since(a.start)), more)
-}
-
-func (a *reply) traceAt(phase string, ms float64, more map[string]any) {
-	if !a.traced {
-		return
-	}
-	fields := map[string]any{"phase": phase, "ms": ms}
-	maps.Copy(fields, more)
-	event := fmt.Appendf(nil, "event: trace\ndata: %s\n\n", encode(fields))
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.open {
-		a.write(event)
-	} else {
-		a.early.Write(event)
-	}
+	a.write([]byte("data: [DONE]\n\n"))
+	a.traced = false // too late for that
 }
 
 // whole sends an answer that is no stream.
-func (a *reply) whole(body []byte) {
-	a.w.Header().Set("Content-Type", "application/json")
-	a.w.WriteHeader(http.StatusOK)
-	a.event(body)
+func (a *reply) whole(status int, body []byte) {
+	http.NewResponseController(a.w).SetWriteDeadline(time.Now().Add(writeTimeout))
+	sendJSON(a.w, status, body)
 }
 
-// line sends one of lines of JSON.
-func (a *reply) line(v any) {
-	a.begin("application/x-ndjson")
-	a.event(append(encode(v), '\n'))
-}
-
-// fail answers a request that came to nothing, or ends its stream.
-func (a *reply) fail(ctx context.Context, err error) {
-	if ctx.Err() != nil && context.Cause(ctx) != errShuttingDown {
-		return // nobody is there to be told
+// trace tells of a phase of the request, if the client wants to know. `more` are names and values.
+func (a *reply) trace(phase string, more ...any) {
+	fields := map[string]any{"phase": phase, "ms": milliseconds(time.Since(a.start))}
+	for i := 0; i < len(more); i += 2 {
+		fields[more[i].(string)] = more[i+1]
 	}
+	a.traceEvent(fields)
+}
+
+func (a *reply) traceEvent(fields map[string]any) {
 	a.mu.Lock()
-	open := a.open
-	a.mu.Unlock()
-	if open {
-		a.end(fmt.Appendf(nil, "data: %s\n\n", encode(asReported(ctx, err))))
-	} else {
-		sendError(a.w, asReported(ctx, err))
+	defer a.mu.Unlock()
+	event := fmt.Appendf(nil, "event: trace\ndata: %s\n\n", encode(fields))
+	if a.traced && a.open {
+		a.write(event)
+	} else if a.traced {
+		a.early = append(a.early, event...)
 	}
 }
 
-// asReported is what a client is told of an error.
-func asReported(ctx context.Context, err error) *apiError {
-	var known *apiError
-	if context.Cause(ctx) == errShuttingDown {
-		return unavailable(errShuttingDown.Error())
-	} else if errors.As(err, &known) {
-		return known
-	}
-	return &apiError{http.StatusInternalServerError, err.Error(), "server_error", "", ""}
-}
-
-// encode is JSON on one line, with <, > and & as they are.
 func encode(v any) []byte {
-	var buffer bytes.Buffer
-	encoder := json.NewEncoder(&buffer)
-	encoder.SetEscapeHTML(false)
-	encoder.Encode(v) // of types of ours: cannot fail
-	return bytes.TrimSuffix(buffer.Bytes(), []byte("\n"))
+	text, _ := json.Marshal(v) // of types of ours: cannot fail
+	return text
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

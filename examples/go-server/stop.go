@@ -6,29 +6,28 @@ import "strings"
 type stopMatcher struct {
 	stops []string
 	held  string // the end of the text so far: the beginning of a stop string, perhaps
+	found bool
 }
 
 // push takes the next piece of the text and gives what may be sent. If found, the text ends with that.
-func (m *stopMatcher) push(text string) (send string, found bool) {
+func (m *stopMatcher) push(text string) string {
 	text = m.held + text
 	m.held = ""
-	end := -1
+	end, held := len(text), 0
 	for _, stop := range m.stops {
-		if at := strings.Index(text, stop); at >= 0 && (end < 0 || at < end) {
-			end = at
+		if at := strings.Index(text, stop); at >= 0 {
+			m.found = true
+			end = min(end, at)
 		}
-	}
-	if end >= 0 {
-		return text[:end], true
-	}
-	keep := 0
-	for _, stop := range m.stops {
-		for n := min(len(stop)-1, len(text)); n > keep; n-- {
+		for n := min(len(stop)-1, len(text)); n > held; n-- {
 			if strings.HasSuffix(text, stop[:n]) {
-				keep = n
+				held = n
 			}
 		}
 	}
-	m.held = text[len(text)-keep:]
-	return text[:len(text)-keep], false
+	if !m.found {
+		end = len(text) - held
+		m.held = text[end:]
+	}
+	return text[:end]
 }

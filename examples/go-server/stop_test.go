@@ -26,17 +26,14 @@ func TestStopMatcher(t *testing.T) {
 	} {
 		m := stopMatcher{stops: c.stops}
 		var sent []string
-		found := false
 		for _, piece := range c.pieces {
-			var send string
-			send, found = m.push(piece)
-			sent = append(sent, send)
-			if found {
+			sent = append(sent, m.push(piece))
+			if m.found {
 				break
 			}
 		}
-		if !slices.Equal(sent, c.sent) || found != c.found || m.held != c.held {
-			t.Errorf("%s: sent %q, found %v, held %q", c.name, sent, found, m.held)
+		if !slices.Equal(sent, c.sent) || m.found != c.found || m.held != c.held {
+			t.Errorf("%s: sent %q, found %v, held %q", c.name, sent, m.found, m.held)
 		}
 	}
 }

@@ -4,12 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
-	"io"
+	"errors"
 	"log"
 	"net/http"
 	"net/url"
-	"slices"
 	"sync"
 	"time"
 
@@ -23,162 +21,133 @@ const (
 
 // member keeps a worker in touch with its front.
 type member struct {
-	front  string
+	*engineHost
 	self   peer
-	host   *engineHost
 	client http.Client
-	peers  chan []peer // from the reports to the pairing
 
 	mu     sync.Mutex
-	paired map[string]pairing // prefill workers by URL
+	paired map[string]*pairing // prefill workers by URL
 }
 
-// pairing is what came of cleave_cache_pair with an address.
+// pairing is what comes of cleave_cache_pair with an address: a detail once it is done.
 type pairing struct {
 	address []byte
 	detail  string
-	at      time.Time
-	err     error
 }
 
 // join reports to the front from now on, until `leave` tells it that the worker goes.
-func join(o *options, url string, h *engineHost) (leave func(), err error) {
+func join(h *engineHost) (leave func(), err error) {
 	address, err := h.cache.Address()
 	if err != nil {
 		return nil, err
 	}
 	m := &member{
-		front:  o.front,
-		self:   peer{URL: url, Role: o.role, Model: o.modelName, Address: address},
-		host:   h,
-		client: http.Client{Timeout: silence / 2, Transport: &http.Transport{}},
-		peers:  make(chan []peer),
-		paired: make(map[string]pairing),
+		engineHost: h,
+		self:       peer{h.url, h.options.role, h.options.modelName, address},
+		client:     http.Client{Timeout: silence / 2},
+		paired:     make(map[string]*pairing),
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		m.report(ctx)
+		m.keepInTouch(ctx)
 	}()
-	if o.role == "decode" {
-		go func() {
-			for peers := range m.peers {
-				m.pair(peers)
-			}
-		}()
-	}
-	return func() {
-		cancel()
-		<-done
-		close(m.peers)
-		m.leave()
-	}, nil
+	return func() { cancel(); <-done }, nil
 }
 
-// report tells the front every 500 ms how things are, and hears who else is there.
-func (m *member) report(ctx context.Context) {
-	ticker := time.NewTicker(reportEvery)
-	defer ticker.Stop()
+// keepInTouch tells the front every 500 ms how things are, hears who else is there, and in the end leaves.
+func (m *member) keepInTouch(ctx context.Context) {
 	var last string // what was logged
-	for {
-		peers, err := m.reportOnce(ctx)
-		said := "joined " + m.front
+	for ctx.Err() == nil {
+		peers, err := m.report()
+		said := "joined " + m.options.front
 		if err != nil {
-			said = "cannot join " + m.front + ": " + err.Error()
+			said = "cannot join " + m.options.front + ": " + err.Error()
 		}
-		if said != last && ctx.Err() == nil {
+		if said != last {
 			log.Print(said)
 			last = said
 		}
 		if err == nil && m.self.Role == "decode" {
-			select {
-			case m.peers <- peers:
-			default: // still pairing with those of before
-			}
+			m.pairWith(peers)
 		}
 		select {
-		case <-ticker.C:
+		case <-time.After(reportEvery):
 		case <-ctx.Done():
-			return
 		}
+	}
+	request, err := http.NewRequest("DELETE", m.options.front+"/workers?url="+url.QueryEscape(m.url), nil)
+	if err == nil {
+		_, err = m.client.Do(request)
+	}
+	if err != nil {
+		log.Print(err)
 	}
 }
 
-func (m *member) reportOnce(ctx context.Context) ([]peer, error) {
-	metrics, err := m.host.engine.Metrics()
+// report tells how things are, and returns the workers that there are.
+func (m *member) report() ([]peer, error) {
+	metrics, err := m.engine.Metrics()
 	if err != nil {
 		return nil, err
 	}
-	body := encode(report{m.self, metrics.Running, metrics.Waiting, m.details()})
-	request, err := http.NewRequestWithContext(ctx, "POST", m.front+"/workers", bytes.NewReader(body))
-	if err != nil {
-		return nil, err
+	paired := make(map[string]string)
+	m.mu.Lock()
+	for url, p := range m.paired {
+		if p.detail != "" {
+			paired[url] = p.detail
+		}
 	}
-	request.Header.Set("Content-Type", "application/json")
-	response, err := m.client.Do(request)
+	m.mu.Unlock()
+	body := encode(report{m.self, metrics.Running, metrics.Waiting, paired})
+	response, err := m.client.Post(m.options.front+"/workers", "application/json", bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
 	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return nil, errors.New(response.Status)
+	}
 	var answer struct{ Workers []peer }
-	text, err := io.ReadAll(response.Body)
-	if err == nil && response.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s", response.Status, text)
-	}
-	if err == nil {
-		err = json.Unmarshal(text, &answer)
-	}
+	err = json.NewDecoder(response.Body).Decode(&answer)
 	return answer.Workers, err
 }
 
-func (m *member) leave() {
-	request, err := http.NewRequest("DELETE", m.front+"/workers?url="+url.QueryEscape(m.self.URL), nil)
-	if err == nil {
-		if response, err := m.client.Do(request); err == nil {
-			response.Body.Close()
-		}
-	}
-}
-
-// details tells with which prefill workers this one is paired, and how.
-func (m *member) details() map[string]string {
+// pairWith sees to it that KV can be fetched from every prefill worker, and forgets those that are gone.
+func (m *member) pairWith(peers []peer) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	details := make(map[string]string)
-	for url, p := range m.paired {
-		if p.err == nil {
-			details[url] = p.detail
-		}
-	}
-	return details
-}
-
-// pair makes sure that KV can be fetched from every prefill worker, and pays now for what it costs once.
-func (m *member) pair(peers []peer) {
-	peers = slices.DeleteFunc(peers, func(p peer) bool { return p.Role != "prefill" || p.Model != m.self.Model })
-	m.mu.Lock()
-	for url, old := range m.paired { // forget those that are gone, or are others now
-		if !slices.ContainsFunc(peers, func(p peer) bool { return p.URL == url && bytes.Equal(p.Address, old.address) }) {
-			delete(m.paired, url)
-		}
-	}
-	m.mu.Unlock()
+	paired := make(map[string]*pairing)
 	for _, p := range peers {
-		m.mu.Lock()
-		old, known := m.paired[p.URL]
-		m.mu.Unlock()
-		if known && (old.err == nil || time.Since(old.at) < pairAgain) {
+		if p.Role != "prefill" || p.Model != m.self.Model {
 			continue
 		}
-		report, err := m.host.cache.Pair(p.Address, cleave.TransportAny)
-		if err != nil {
-			log.Printf("no KV from %s: %v", p.URL, err)
-		} else {
-			log.Printf("KV from %s: %s, %.1f GB/s", p.URL, report.Detail, float64(report.BytesPerSecond)/1e9)
+		known := m.paired[p.URL]
+		if known == nil || !bytes.Equal(known.address, p.Address) { // a new one, or another one at an old place
+			known = &pairing{address: p.Address}
+			go m.pair(p.URL, known)
 		}
+		paired[p.URL] = known
+	}
+	m.paired = paired
+}
+
+// pair checks that KV can be fetched from a prefill worker, and pays now for what that costs once.
+func (m *member) pair(url string, p *pairing) {
+	for wanted := true; wanted; {
+		report, err := m.cache.Pair(p.address, cleave.TransportAny)
+		if err == nil {
+			log.Printf("KV from %s: %s, %.1f GB/s", url, report.Detail, float64(report.BytesPerSecond)/1e9)
+			m.mu.Lock()
+			p.detail = report.Detail
+			m.mu.Unlock()
+			return
+		}
+		log.Printf("no KV from %s: %v", url, err)
+		time.Sleep(pairAgain)
 		m.mu.Lock()
-		m.paired[p.URL] = pairing{p.Address, report.Detail, time.Now(), err}
+		wanted = m.paired[url] == p
 		m.mu.Unlock()
 	}
 }
