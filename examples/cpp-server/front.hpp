@@ -101,7 +101,7 @@ private:
                 return;
             if (part->kind == Part::Head && part->status == 200)
                 continue;
-            const json line = part->kind == Part::Text ? json::parse(part->text) : json::object();
+            const json line = json::parse(part->text, nullptr, false); // of what is none nothing is taken
             if (line.contains("kv_transfer_params")) {
                 kv_transfer_params_ = line["kv_transfer_params"];
                 return;

@@ -135,9 +135,9 @@ json audit(const EngineHost &host)
     const auto audit = host.cache.audit();
     if (!audit)
         return nullptr;
-    return {{"by_requests", audit->by_requests},         {"by_transfers", audit->by_transfers},
-            {"by_exports", audit->by_exports},           {"by_prefix_index", audit->by_prefix_index},
-            {"leaked", audit->leaked},                   {"total", audit->total},
+    return {{"by_requests", audit->by_requests}, {"by_transfers", audit->by_transfers},
+            {"by_exports", audit->by_exports},   {"by_prefix_index", audit->by_prefix_index},
+            {"leaked", audit->leaked},           {"total", audit->total},
             {"free", audit->free}};
 }
 

@@ -21,9 +21,9 @@ public:
 private:
     /// A prefill worker, as far as importing from it goes.
     struct Peer {
-        std::string address;               // base64
-        std::future<std::string> pairing;  // under way
-        std::string detail;                // once it is paired
+        std::string address;              // base64
+        std::future<std::string> pairing; // under way
+        std::string detail;               // once it is paired
     };
 
     void report_until_leaving()
@@ -36,8 +36,12 @@ private:
         for (const char *known = ""; !leaving_;) {
             const auto answer = front.Post("/workers", report(), "application/json");
             const bool joined = answer && answer->status == 200;
-            if (joined && host_.options.role == "decode")
-                pair(answer->body);
+            try {
+                if (joined && host_.options.role == "decode")
+                    pair(json::parse(answer->body).at("workers"));
+            } catch (const json::exception &error) {
+                std::fprintf(stderr, "%s: not a list of workers: %s\n", host_.options.front.c_str(), error.what());
+            }
             const char *now = joined ? "joined this front" : "the front does not answer";
             if (now != std::exchange(known, now)) // said when it changes
                 std::fprintf(stderr, "%s: %s\n", host_.options.front.c_str(), now);
@@ -68,13 +72,12 @@ private:
     }
 
     /// Pairs with the prefill workers of this model in the front's list. One with another address was restarted.
-    void pair(const std::string &text)
+    void pair(const json &workers)
     {
-        const json list = json::parse(text, nullptr, false);
-        for (const json &worker : list.is_object() ? list.value("workers", json()) : json()) {
-            if (worker.value("role", "") != "prefill" || worker.value("model", "") != host_.options.model_name)
+        for (const json &worker : workers) {
+            if (worker.at("role") != "prefill" || worker.at("model") != host_.options.model_name)
                 continue;
-            const std::string url = worker.value("url", ""), address = worker.value("address", "");
+            const std::string url = worker.at("url"), address = worker.at("address");
             Peer &peer = peers_[url];
             if (peer.pairing.valid() || (!peer.detail.empty() && peer.address == address))
                 continue;

@@ -32,7 +32,8 @@ public:
         json report = {{"model", ""}, {"address", ""}, {"running", 0}, {"waiting", 0}, {"paired", json::object()}};
         report.update(parse_object(body));
         const json url = report["url"], role = report["role"];
-        if (!url.is_string() || (role != "prefill" && role != "decode") || !report["model"].is_string())
+        const bool texts = url.is_string() && report["model"].is_string() && report["paired"].is_object();
+        if (!texts || (role != "prefill" && role != "decode"))
             throw invalid(nullptr, "not a worker's report");
         json workers = json::array();
         const std::lock_guard<std::mutex> lock(mutex_);
@@ -50,14 +51,14 @@ public:
         return {{"workers", workers}};
     }
 
-    /// Forgets a worker. It has 10 s to finish what it has in hand.
+    /// Forgets a worker, which ends what it has in hand within 12 s.
     void leave(const std::string &url)
     {
         const std::lock_guard<std::mutex> lock(mutex_);
         const auto worker = workers_.find(url);
         if (worker == workers_.end())
             return;
-        worker->second->alive_until = Clock::now() + std::chrono::seconds(10);
+        worker->second->alive_until = Clock::now() + std::chrono::seconds(15);
         workers_.erase(worker);
     }
 
