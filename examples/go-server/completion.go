@@ -6,6 +6,7 @@ import (
 	"log"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"unicode/utf8"
 
 	cleave "cleave/go"
@@ -23,11 +24,10 @@ type completion struct {
 	cancel context.CancelCauseFunc // with the first error: ends all choices
 	group  sync.WaitGroup
 
-	mu        sync.Mutex
-	cached    int // prompt tokens that the prefix cache had
-	generated int
-	choices   []piece // as far as they are, if the answer is not streamed
-	sent      []int   // chunks of each, if it is
+	cached, generated atomic.Int64 // prompt tokens that the prefix cache had, tokens of all choices
+
+	choices []piece // as far as they are, if the answer is not streamed
+	sent    []int   // chunks of each, if it is
 }
 
 // complete answers a request.
@@ -44,27 +44,26 @@ func (h *engineHost) complete(ctx context.Context, a *reply, q *request, prompts
 	if c.ctx.Err() != nil {
 		return context.Cause(c.ctx)
 	}
-	prompted := 0
+	var prompted int64
 	for _, prompt := range prompts {
-		prompted += len(prompt)
+		prompted += int64(len(prompt))
 	}
-	usage := map[string]any{"prompt_tokens": prompted, "completion_tokens": c.generated,
-		"total_tokens": prompted + c.generated, "prompt_tokens_details": map[string]int{"cached_tokens": c.cached}}
+	answer := c.answer()
+	answer["usage"] = map[string]any{"prompt_tokens": prompted, "completion_tokens": c.generated.Load(),
+		"total_tokens":          prompted + c.generated.Load(),
+		"prompt_tokens_details": map[string]any{"cached_tokens": c.cached.Load()}}
 	if !q.Stream {
-		var all []any
+		choices := make([]any, n)
 		for i, p := range c.choices {
-			all = append(all, c.choice(i, p))
+			choices[i] = c.choice(i, p)
 		}
-		whole := c.answer(all...)
-		whole["usage"] = usage
-		a.whole(http.StatusOK, encode(whole))
+		answer["choices"] = choices
+		a.whole(http.StatusOK, encode(answer))
 		return nil
 	}
 	c.trace("done", "worker", c.url)
 	if q.StreamOptions.IncludeUsage {
-		last := c.answer()
-		last["usage"] = usage
-		a.data(last)
+		a.data(answer)
 	}
 	a.done()
 	return nil
@@ -183,7 +182,10 @@ func (c *completion) read(i int, stream *cleave.Stream) error {
 				stream.Cancel() // its end still tells what the prefix cache saved
 			}
 		case event.Type == cleave.EventFinished:
-			c.count(i, tokens, event.CachedTokens)
+			c.generated.Add(int64(tokens))
+			if i%c.request.N == 0 { // its siblings find what it has left
+				c.cached.Add(int64(event.CachedTokens))
+			}
 			if stop.found {
 				return nil
 			}
@@ -212,15 +214,6 @@ func (c *completion) emit(i int, p piece) {
 	c.sent[i]++
 	if has := c.request.KV.Resume; i >= len(has) || c.sent[i] > has[i] {
 		c.data(c.answer(c.choice(i, p)))
-	}
-}
-
-func (c *completion) count(i, tokens, cached int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.generated += tokens
-	if i%c.request.N == 0 { // its siblings find what it has left
-		c.cached += cached
 	}
 }
 

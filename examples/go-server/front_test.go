@@ -180,7 +180,9 @@ func TestRegistry(t *testing.T) {
 	if next := take("decode", "m"); next.URL != b.URL || a.life.Err() != nil {
 		t.Error("a worker whose connection broke is dead, but what else it has in hand is not given up")
 	}
-	time.Sleep(silence + 100*time.Millisecond)
+	for end := time.Now().Add(5 * silence); (g.up("decode") > 0 || a.life.Err() == nil) && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
 	if a.life.Err() == nil || b.life.Err() == nil || g.up("decode") != 0 || len(g.list()) != 2 {
 		t.Error("silent workers are dead, and listed")
 	}

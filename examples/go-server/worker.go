@@ -58,6 +58,8 @@ func join(h *engineHost) (leave func(), err error) {
 
 // keepInTouch tells the front every 500 ms how things are, hears who else is there, and in the end leaves.
 func (m *member) keepInTouch(ctx context.Context) {
+	ticker := time.NewTicker(reportEvery)
+	defer ticker.Stop()
 	var last string // what was logged
 	for ctx.Err() == nil {
 		peers, err := m.report()
@@ -73,7 +75,7 @@ func (m *member) keepInTouch(ctx context.Context) {
 			m.pairWith(peers)
 		}
 		select {
-		case <-time.After(reportEvery):
+		case <-ticker.C:
 		case <-ctx.Done():
 		}
 	}
