@@ -140,8 +140,8 @@ def test_a_killed_prefill_worker(cluster, wanted):
 
 
 def test_a_worker_that_leaves_finishes_first(cluster, wanted):
-    want = wanted(cluster)
-    streams = Streams(cluster)
+    want = wanted(cluster, 200)
+    streams = Streams(cluster, 200)  # well within the ten seconds that it has for them
     streams.wait_until_most_run(cluster)
     leaving = busy_decode_worker(cluster)
     leaving.signal(signal.SIGTERM)
