@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures the example servers under guidellm, mixed against prefill and decode apart (tests/servers/load.py), into
 # target/load. Installs guidellm into a virtual environment once: several GB, as it brings PyTorch. No test.
-#     tools/load.sh [SECONDS]     of each of the 18 runs; SERVER=go|cpp
+#     tools/load.sh [SECONDS]     of each of the 12 runs; SERVER=go|cpp
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

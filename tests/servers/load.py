@@ -18,7 +18,7 @@ from servers import LANGUAGES, MODEL, Cluster, Server
 from slow_model import write
 
 THREADS = 2
-PROMPT, OUTPUT, STREAMS, ROUNDS = 800, 96, [1, 4, 8], 3
+PROMPT, OUTPUT, STREAMS, ROUNDS = 800, 96, [1, 4, 8], 2
 FIGURES = {"time_to_first_token_ms": "TTFT", "inter_token_latency_ms": "ITL"}
 
 
