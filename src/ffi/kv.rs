@@ -142,9 +142,9 @@ pub unsafe extern "C" fn cleave_kv_read_image(
 ///
 /// The tokens of the exporter's handle end with it: once everything is here that handle is consumed, and until then it
 /// is not. Where there are no free blocks the import waits for some: as long as a request waits for it, else for
-/// peer_timeout_ms (OUT_OF_MEMORY). If the transfer fails, nothing of it is used, and the exporter's handle stays, if its side does; a request
-/// with CLEAVE_REQUEST_RECOMPUTE goes on all the same. Blocks that this cache has already are not moved; blocks of
-/// another size or dtype are converted.
+/// peer_timeout_ms (OUT_OF_MEMORY). If the transfer fails, nothing of it is used, and the exporter's handle stays, if
+/// its side does; a request with CLEAVE_REQUEST_RECOMPUTE goes on all the same. Blocks that this cache has already are
+/// not moved; blocks of another size or dtype are converted.
 ///
 /// Callable from any thread. An image is checked and copied before this returns.
 /// Errors: CORRUPT, INCOMPATIBLE, PERMISSION (other secret), EXPIRED, PEER, OUT_OF_MEMORY (no free blocks),
