@@ -21,9 +21,9 @@ sigset_t block_signals()
     return signals;
 }
 
-void wait(std::chrono::seconds patience, const std::function<bool()> &done)
+void wait_until(Clock::time_point end, const std::function<bool()> &done)
 {
-    for (const auto end = Clock::now() + patience; !done() && Clock::now() < end;)
+    while (!done() && Clock::now() < end)
         std::this_thread::sleep_for(std::chrono::milliseconds(10));
 }
 
@@ -32,7 +32,7 @@ std::string url_of(const std::string &host, int port)
     return "http://" + (host.find(':') == std::string::npos ? host : "[" + host + "]") + ":" + std::to_string(port);
 }
 
-/// Serves until a signal comes; then refuses, leaves the front, waits until nothing is `held`, and cancels what still
+/// Serves until a signal comes; then leaves the front, refuses, waits until nothing is `held`, and cancels what still
 /// runs. Connections that are idle end with the process, and so does all that the library has.
 [[noreturn]] void serve(HttpServer &server, const std::string &url, const sigset_t &signals,
                         Membership *membership, const std::function<bool()> &held)
@@ -42,12 +42,13 @@ std::string url_of(const std::string &host, int port)
     std::thread([&] { server.serve(); }).detach();
     int signal;
     sigwait(&signals, &signal);
-    server.closing = true;
+    const auto end = Clock::now() + std::chrono::seconds(10);
     if (membership != nullptr)
-        membership->leave();
-    wait(std::chrono::seconds(10), [&] { return server.running == 0 && !held(); });
+        membership->leave(end);
+    server.closing = true;
+    wait_until(end, [&] { return server.running == 0 && !held(); });
     server.aborting = true;
-    wait(std::chrono::seconds(2), [&] { return server.running == 0; });
+    wait_until(Clock::now() + std::chrono::seconds(2), [&] { return server.running == 0; });
     std::quick_exit(0);
 }
 
@@ -169,7 +170,7 @@ json audit(const EngineHost &host)
         const std::string text = cleave::metrics_text().value_or(std::string());
         return text.substr(0, text.rfind("# EOF")); // more follows
     });
-    auto *membership = options.is_worker() ? new Membership(host, known_as, server.closing) : nullptr;
+    auto *membership = options.is_worker() ? new Membership(host, known_as) : nullptr;
     serve(server, url, signals, membership, [] { // what was computed is fetched first
         const auto metrics = host.engine.metrics();
         return host.options.role == "prefill" && metrics && metrics->exports_open > 0;

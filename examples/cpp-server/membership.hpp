@@ -10,13 +10,22 @@
 /// Lives as long as the process.
 class Membership {
 public:
-    /// Reports as `url` from now on, until `leaving` is true.
-    Membership(EngineHost &host, std::string url, const std::atomic<bool> &leaving)
-        : host_(host), url_(std::move(url)), leaving_(leaving), reporter_([this] { report_until_leaving(); })
+    /// Reports as `url` from now on, until it leaves.
+    Membership(EngineHost &host, std::string url)
+        : host_(host), url_(std::move(url)), reporter_([this] { report_until_leaving(); })
     {
     }
-    /// Waits until the front was told that this worker takes no more requests; a second at most, if nobody is there.
-    void leave() { reporter_.join(); }
+    /// Tells the front that this worker goes. Returns when the front has nothing more for it, which has to be served
+    /// until then, or at `end`.
+    void leave(Clock::time_point end)
+    {
+        leaving_ = true;
+        reporter_.join();
+        httplib::Client front(host_.options.front);
+        front.set_connection_timeout(1);
+        front.set_read_timeout(std::max(end - Clock::now(), Clock::duration(1)));
+        front.Delete(httplib::append_query_params("/workers", {{"url", url_}}));
+    }
 
 private:
     /// A prefill worker, as far as importing from it goes.
@@ -48,7 +57,6 @@ private:
             for (int i = 0; i < 50 && !leaving_; i++)
                 std::this_thread::sleep_for(std::chrono::milliseconds(10));
         }
-        front.Delete(httplib::append_query_params("/workers", {{"url", url_}}));
     }
 
     std::string report()
@@ -105,7 +113,7 @@ private:
 
     EngineHost &host_;
     const std::string url_;
-    const std::atomic<bool> &leaving_;
+    std::atomic<bool> leaving_{false};
     std::map<std::string, Peer> peers_; // by URL; the reporter's
     std::thread reporter_;
 };

@@ -51,15 +51,22 @@ public:
         return {{"workers", workers}};
     }
 
-    /// Forgets a worker, which ends what it has in hand within 12 s.
+    /// Forgets a worker, and waits until it has no request in hand. Those that were to go there still do: the worker
+    /// serves until it hears that nothing more comes, or until its 10 s are over.
     void leave(const std::string &url)
     {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        const auto worker = workers_.find(url);
-        if (worker == workers_.end())
-            return;
-        worker->second->alive_until = Clock::now() + std::chrono::seconds(15);
-        workers_.erase(worker);
+        std::shared_ptr<Worker> worker;
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            const auto found = workers_.find(url);
+            if (found == workers_.end())
+                return;
+            worker = found->second;
+            workers_.erase(found);
+        }
+        worker->alive_until = Clock::now() + std::chrono::seconds(12);
+        while (worker->requests > 0 && worker->up())
+            std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }
 
     /// GET /workers

@@ -218,7 +218,7 @@ func (f *front) methods() map[string]handler {
 			return nil
 		},
 		"DELETE": func(w http.ResponseWriter, r *http.Request) error {
-			f.registry.leave(r.URL.Query().Get("url"))
+			f.registry.leave(r.Context(), r.URL.Query().Get("url"))
 			sendJSON(w, http.StatusOK, []byte("{}"))
 			return nil
 		},

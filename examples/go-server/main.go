@@ -52,7 +52,7 @@ func run(o *options) error {
 	}
 
 	var server *server
-	leave, idle := func() {}, func() bool { return true }
+	leave, idle := func(time.Time) {}, func() bool { return true }
 	var broken <-chan struct{} // never, of a front
 	if o.role == "front" {
 		front := newFront()
@@ -94,9 +94,10 @@ func run(o *options) error {
 	}
 	forget() // another signal ends the process at once
 
+	end := time.Now().Add(drainTimeout)
+	leave(end)
 	server.closing.Store(true)
-	leave()
-	for end := time.Now().Add(drainTimeout); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for ; time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if server.stats.running.Load() == 0 && idle() {
 			break
 		}

@@ -70,14 +70,24 @@ func (g *registry) join(r report) []peer {
 	return up
 }
 
-// leave takes a worker off the list. What it has in hand goes on, for as long as the worker may take to end.
-func (g *registry) leave(url string) {
+// leave takes a worker off the list, and waits until it has no request in hand. Those that were to go there still do:
+// the worker serves until it hears that nothing more comes, or has no more time.
+func (g *registry) leave(ctx context.Context, url string) {
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	if at := g.find(url); at >= 0 {
-		g.workers[at].watch.Reset(drainTimeout + silence)
-		g.workers = slices.Delete(g.workers, at, at+1)
+	at := g.find(url)
+	if at < 0 {
+		g.mu.Unlock()
+		return
 	}
+	w := g.workers[at]
+	w.watch.Reset(drainTimeout + silence)
+	g.workers = slices.Delete(g.workers, at, at+1)
+	for w.Requests > 0 && w.life.Err() == nil && ctx.Err() == nil {
+		g.mu.Unlock()
+		time.Sleep(10 * time.Millisecond)
+		g.mu.Lock()
+	}
+	g.mu.Unlock()
 }
 
 func (g *registry) silent(w *worker) {

@@ -35,8 +35,9 @@ type pairing struct {
 	detail  string
 }
 
-// join reports to the front from now on, until `leave` tells it that the worker goes.
-func join(h *engineHost) (leave func(), err error) {
+// join reports to the front from now on, until `leave` tells it that the worker goes. That returns when the front has
+// nothing more for the worker, which has to serve until then, or at `end`.
+func join(h *engineHost) (leave func(end time.Time), err error) {
 	address, err := h.cache.Address()
 	if err != nil {
 		return nil, err
@@ -53,10 +54,16 @@ func join(h *engineHost) (leave func(), err error) {
 		defer close(done)
 		m.keepInTouch(ctx)
 	}()
-	return func() { cancel(); <-done }, nil
+	return func(end time.Time) {
+		cancel()
+		<-done
+		if err := m.leave(end); err != nil {
+			log.Print(err)
+		}
+	}, nil
 }
 
-// keepInTouch tells the front every 500 ms how things are, hears who else is there, and in the end leaves.
+// keepInTouch tells the front every 500 ms how things are, and hears who else is there.
 func (m *member) keepInTouch(ctx context.Context) {
 	ticker := time.NewTicker(reportEvery)
 	defer ticker.Stop()
@@ -79,13 +86,21 @@ func (m *member) keepInTouch(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
-	request, err := http.NewRequest("DELETE", m.options.front+"/workers?url="+url.QueryEscape(m.url), nil)
-	if err == nil {
-		_, err = m.client.Do(request)
-	}
+}
+
+func (m *member) leave(end time.Time) error {
+	ctx, cancel := context.WithDeadline(context.Background(), end)
+	defer cancel()
+	at := m.options.front + "/workers?url=" + url.QueryEscape(m.url)
+	request, err := http.NewRequestWithContext(ctx, "DELETE", at, nil)
 	if err != nil {
-		log.Print(err)
+		return err
 	}
+	response, err := http.DefaultClient.Do(request)
+	if err == nil {
+		response.Body.Close()
+	}
+	return err
 }
 
 // report tells how things are, and returns the workers that there are.
