@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"bufio"
 	"encoding/json"
 	"fmt"
@@ -190,8 +191,31 @@ func TestRegistry(t *testing.T) {
 	if b.life.Err() == nil || take("decode", "m").life.Err() != nil || g.up("decode") != 1 {
 		t.Error("a worker that reports again has a new life")
 	}
-	g.leave(b.URL)
-	if g.up("decode") != 0 || len(g.list()) != 1 {
-		t.Error("a worker that left is not listed")
+}
+
+func TestAWorkerThatLeavesIsListedNoMoreAndWaitedFor(t *testing.T) {
+	var g registry
+	g.join(report{peer: peer{URL: "http://a", Role: "decode", Model: "m"}})
+	_, give := g.take("decode", "m", func(string) bool { return true })
+	left := make(chan struct{})
+	go func() {
+		defer close(left)
+		g.leave(context.Background(), "http://a")
+	}()
+	for len(g.list()) > 0 {
+		time.Sleep(time.Millisecond)
 	}
+	select {
+	case <-left:
+		t.Error("it has a request in hand")
+	case <-time.After(100 * time.Millisecond):
+	}
+	give()
+	<-left
+	gone, cancel := context.WithCancel(context.Background())
+	cancel()
+	g.join(report{peer: peer{URL: "http://a", Role: "decode", Model: "m"}})
+	g.take("decode", "m", func(string) bool { return true })
+	g.leave(gone, "http://a") // who asked is not there any more
+	g.leave(context.Background(), "http://b")
 }
