@@ -1,0 +1,16 @@
+#include "include/activation.cuh"
+
+using namespace cleave;
+
+// Grid: pieces of 16 bytes / block size, rounded up.
+#define SILU_MUL(T)                                                                                                    \
+    extern "C" __global__ void silu_mul_##T(T *gate, uint32_t gate_stride, const T *up, uint32_t up_stride,            \
+                                            uint32_t rows, uint32_t columns)                                           \
+    {                                                                                                                  \
+        silu_mul<T>(gate, gate_stride, up, up_stride, rows, columns);                                                  \
+    }                                                                                                                  \
+    CLEAVE_ENTRY(silu_mul_##T)
+
+SILU_MUL(float)
+SILU_MUL(bf16)
+SILU_MUL(f16)

@@ -1,0 +1,61 @@
+//! Runs the kernels' own sources on the CPU: each CUDA thread is a fiber, see `sim/runtime.cpp`.
+
+use std::ffi::{CString, c_char, c_void};
+
+/// The order in which the threads of a block run between two barriers. Results must not depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lanes {
+    Ascending,
+    Descending,
+}
+
+unsafe extern "C" {
+    fn cleave_sim_launch(
+        kernel: *const c_char,
+        grid: *const u32,
+        threads: *const u32,
+        shared_bytes: u32,
+        params: *const *const c_void,
+        reversed: i32,
+        error: *mut c_char,
+        error_size: usize,
+    ) -> i32;
+}
+
+/// Runs a kernel to its end on the calling thread. `params` are the addresses of its arguments, in order, as for
+/// cuLaunchKernel. The error says what went wrong, and in which thread.
+///
+/// # Safety
+///
+/// The arguments have the kernel's types, and what they point at is there, as large as the kernel takes it to be, and used
+/// by nobody else meanwhile.
+pub unsafe fn launch(
+    kernel: &str,
+    grid: [u32; 3],
+    threads: [u32; 3],
+    shared_bytes: usize,
+    params: &[*const c_void],
+    lanes: Lanes,
+) -> Result<(), String> {
+    let name = CString::new(kernel).map_err(|_| "a kernel's name has no NUL".to_string())?;
+    let mut error = [0u8; 512];
+    let shared_bytes = u32::try_from(shared_bytes).unwrap_or(u32::MAX);
+    // SAFETY: the caller vouches for the arguments; everything else is alive during the call.
+    let status = unsafe {
+        cleave_sim_launch(
+            name.as_ptr(),
+            grid.as_ptr(),
+            threads.as_ptr(),
+            shared_bytes,
+            params.as_ptr(),
+            i32::from(lanes == Lanes::Descending),
+            error.as_mut_ptr().cast(),
+            error.len(),
+        )
+    };
+    if status == 0 {
+        return Ok(());
+    }
+    let end = error.iter().position(|byte| *byte == 0).unwrap_or(error.len());
+    Err(String::from_utf8_lossy(&error[..end]).into_owned())
+}

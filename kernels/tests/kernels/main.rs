@@ -1,0 +1,4 @@
+//! Every kernel in the simulator against plain arithmetic in f64, in both orders of lanes.
+
+mod activation;
+mod common;
