@@ -2,3 +2,8 @@
 
 mod activation;
 mod common;
+mod embed;
+mod geometry;
+mod kv;
+mod norm;
+mod rope;

@@ -1,0 +1,26 @@
+// The first residual stream: rows of the embedding table.
+#pragma once
+
+#include "quad.cuh"
+
+namespace cleave {
+
+// out[row] = table[tokens[row]]. table: [vocabulary, hidden], out: [rows, hidden], both aligned to 16 bytes; every token
+// is one of the table's. A block for each row, of any number of threads.
+template <class W>
+__device__ void embed(const W *table, const uint32_t *tokens, float *out, uint32_t rows, uint32_t hidden)
+{
+    const uint32_t row = blockIdx.x;
+    if (row >= rows)
+        return;
+    const W *from = table + uint64_t(tokens[row]) * hidden;
+    float *to = out + uint64_t(row) * hidden;
+    const bool whole = hidden % 4 == 0;
+    for (uint32_t column = 4 * threadIdx.x; column < hidden; column += 4 * blockDim.x) {
+        float four[4];
+        load_quad(four, from + column, hidden - column, whole);
+        store_quad(to + column, round_quad<float>(four), hidden - column, whole);
+    }
+}
+
+} // namespace cleave

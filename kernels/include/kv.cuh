@@ -1,0 +1,138 @@
+// KV blocks on their way: whole, and into another layout.
+#pragma once
+
+#include "int8.cuh"
+#include "layout.cuh"
+#include "quad.cuh"
+
+namespace cleave {
+
+// Words of one block to another; threads of all blocks of the grid's x.
+template <class Word> __device__ inline void copy_words(unsigned char *to, const unsigned char *from, uint64_t bytes)
+{
+    constexpr int ahead = 4; // loads under way
+    const uint64_t words = bytes / sizeof(Word), step = uint64_t(gridDim.x) * blockDim.x;
+    const Word *source = reinterpret_cast<const Word *>(from);
+    Word *target = reinterpret_cast<Word *>(to);
+    for (uint64_t at = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; at < words; at += ahead * step) {
+        Word kept[ahead];
+#pragma unroll
+        for (int i = 0; i < ahead; i++)
+            if (at + i * step < words)
+                kept[i] = source[at + i * step];
+#pragma unroll
+        for (int i = 0; i < ahead; i++)
+            if (at + i * step < words)
+                target[at + i * step] = kept[i];
+    }
+}
+
+// Block from_ids[i] of `from` becomes block to_ids[i] of `to`, for i in 0..count; no ids (null): block i. No block is
+// written that another pair reads or writes. block_bytes and the slabs are multiples of 4, and of 16 for copies 16 bytes
+// wide. Any grid: its y strides over the pairs, its x over the bytes.
+__device__ inline void copy_blocks(unsigned char *to, const uint32_t *to_ids, const unsigned char *from,
+                               const uint32_t *from_ids, uint64_t block_bytes, uint32_t count)
+{
+    const bool wide = (reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from) | block_bytes) % 16 == 0;
+    for (uint32_t i = blockIdx.y; i < count; i += gridDim.y) {
+        unsigned char *target = to + (to_ids ? to_ids[i] : i) * block_bytes;
+        const unsigned char *source = from + (from_ids ? from_ids[i] : i) * block_bytes;
+        if (wide)
+            copy_words<vec<uint32_t>>(target, source, block_bytes);
+        else
+            copy_words<uint32_t>(target, source, block_bytes);
+    }
+}
+
+// Row of one token and head from one layout to the other, by `lanes` neighbours. Values pass through float and are rounded
+// once; of the same type they keep their bits. All lanes of the warp come here; those of no row with `from` null.
+template <class From, class To>
+__device__ inline void convert_row(const unsigned char *from, const KvLayout &from_layout, uint32_t from_token,
+                                   unsigned char *to, const KvLayout &to_layout, uint32_t to_token, uint32_t lane,
+                                   uint32_t lanes)
+{
+    const uint32_t dim = from != nullptr ? from_layout.head_dim : 0;
+    const bool whole = dim % 4 == 0;
+    const From *source = reinterpret_cast<const From *>(from) + uint64_t(from_token) * dim;
+    To *target = reinterpret_cast<To *>(to) + uint64_t(to_token) * dim;
+    float scale = 1.0f;
+    if constexpr (same<From, int8_t>)
+        if (dim > 0)
+            scale = reinterpret_cast<const float *>(from + from_layout.scales_offset)[from_token];
+    const auto load = [&](float(&four)[4], uint32_t at) {
+        load_quad(four, source + at, dim - at, whole);
+        if constexpr (same<From, int8_t>)
+            for (int i = 0; i < 4; i++)
+                four[i] = __fmul_rn(four[i], scale);
+    };
+    if constexpr (same<From, To>) {
+        for (uint32_t at = 4 * lane; at < dim; at += 4 * lanes) {
+            if (whole)
+                *reinterpret_cast<quad<To> *>(target + at) = *reinterpret_cast<const quad<From> *>(source + at);
+            else
+                for (uint32_t i = at; i < at + 4 && i < dim; i++)
+                    target[i] = source[i];
+        }
+    } else if constexpr (same<To, int8_t>) {
+        uint32_t largest = 0;
+        for (uint32_t at = 4 * lane; at < dim; at += 4 * lanes) {
+            float four[4];
+            load(four, at);
+            for (int i = 0; i < 4; i++)
+                largest = Max{}(largest, magnitude(four[i]));
+        }
+        const Quantiser quantise(lanes_reduce(largest, Max{}, lanes));
+        scale = quantise.scale;
+        for (uint32_t at = 4 * lane; at < dim; at += 4 * lanes) {
+            float four[4];
+            load(four, at);
+            quad<int8_t> q;
+            for (int i = 0; i < 4; i++)
+                q.at[i] = quantise(four[i]);
+            store_quad(target + at, q, dim - at, whole);
+        }
+    } else {
+        for (uint32_t at = 4 * lane; at < dim; at += 4 * lanes) {
+            float four[4];
+            load(four, at);
+            store_quad(target + at, round_quad<To>(four), dim - at, whole);
+        }
+    }
+    if constexpr (same<To, int8_t>)
+        if (dim > 0 && lane == 0)
+            reinterpret_cast<float *>(to + to_layout.scales_offset)[to_token] = scale;
+}
+
+// Tokens first..end of a sequence, in the blocks from_table of one slab, go to the same places of the sequence in the
+// blocks to_table of another slab (or of the same, in other blocks). The layouts differ in block_tokens, type and shards
+// only. Nothing else of the blocks is written. Slabs are aligned to 16 bytes. A row is lanes_of(head_dim) lanes; the grid's
+// x strides over tokens, its y over stripes: any grid.
+template <class From, class To>
+__device__ void kv_convert(const unsigned char *from, const uint32_t *from_table, const KvLayout &from_layout,
+                           unsigned char *to, const uint32_t *to_table, const KvLayout &to_layout, uint32_t first,
+                           uint32_t end)
+{
+    const uint32_t heads = from_layout.kv_heads, stripes = 2 * from_layout.layers * heads;
+    const uint32_t lanes = lanes_of(from_layout.head_dim), lane = threadIdx.x % lanes;
+    const uint32_t at_once = blockDim.x / lanes; // rows of a block
+    for (uint32_t stripe = blockIdx.y; stripe < stripes; stripe += gridDim.y) {
+        const uint32_t layer = stripe / heads / 2, value = stripe / heads % 2, head = stripe % heads;
+        const uint64_t from_stripe = from_layout.stripe(layer, value, head), to_stripe = to_layout.stripe(layer, value, head);
+        // The block's first row, so that its lanes stay together.
+        for (uint64_t base = uint64_t(first) + uint64_t(blockIdx.x) * at_once; base < end; base += uint64_t(gridDim.x) * at_once) {
+            const uint64_t token = base + threadIdx.x / lanes;
+            const unsigned char *source = nullptr;
+            unsigned char *target = nullptr;
+            if (token < end) {
+                const uint32_t t = static_cast<uint32_t>(token);
+                source = from + from_table[t / from_layout.block_tokens] * from_layout.block_bytes + from_stripe;
+                target = to + to_table[t / to_layout.block_tokens] * to_layout.block_bytes + to_stripe;
+            }
+            const uint32_t t = static_cast<uint32_t>(token);
+            convert_row<From, To>(source, from_layout, t % from_layout.block_tokens, target, to_layout,
+                                  t % to_layout.block_tokens, lane, lanes);
+        }
+    }
+}
+
+} // namespace cleave
