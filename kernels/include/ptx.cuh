@@ -63,6 +63,17 @@ __device__ inline void cp_async_commit() { asm volatile("cp.async.commit_group;"
 // Waits until at most `N` of this thread's latest groups are under way.
 template <int N> __device__ inline void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 
+// 16 bytes of global memory that nobody else reads, past the first cache, or zeros where not `valid`. Not for what the
+// kernel writes.
+__device__ inline void load_once(uint32_t (&out)[4], const void *global, bool valid)
+{
+    out[0] = out[1] = out[2] = out[3] = 0;
+    asm("{\n.reg .pred valid;\nsetp.ne.u32 valid, %5, 0;\n"
+        "@valid ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];\n}"
+        : "+r"(out[0]), "+r"(out[1]), "+r"(out[2]), "+r"(out[3])
+        : "l"(global), "r"(uint32_t(valid)));
+}
+
 // Dynamic shared memory of the block, 16-byte aligned. All arrays in shared memory are cut from it.
 __device__ inline unsigned char *shared_memory()
 {

@@ -69,6 +69,15 @@ inline void cp_async(void *shared, const void *global, bool valid)
 inline void cp_async_commit() { sim::commit_copies(); }
 template <int N> inline void cp_async_wait() { sim::wait_for_copies(N); }
 
+inline void load_once(uint32_t (&out)[4], const void *global, bool valid)
+{
+    if (valid && reinterpret_cast<uintptr_t>(global) % 16 != 0)
+        sim::fail("load_once: the address is not aligned to 16 bytes");
+    std::memset(out, 0, sizeof out);
+    if (valid)
+        std::memcpy(out, global, sizeof out);
+}
+
 inline unsigned char *shared_memory() { return sim::dynamic_shared(); }
 
 } // namespace cleave

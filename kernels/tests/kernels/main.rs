@@ -5,5 +5,6 @@ mod common;
 mod embed;
 mod geometry;
 mod kv;
+mod matmul;
 mod norm;
 mod rope;

@@ -1,0 +1,32 @@
+#include "include/gemm.cuh"
+
+using namespace cleave;
+
+// y[m, n] (+)= x[m, k] · w[n, k]ᵀ + bias, see Product. gemm_: grid x = m / 128, y = n / 128, rounded up, 256 threads, 65536
+// bytes of shared memory. gemm_flat_, for few rows: m / 64, n / 32, 128 threads, 73728 bytes. Both give the same bits.
+#define GEMM_ENTRY(name, Tile, blocks, T, O)                                                                           \
+    extern "C" __global__ void __launch_bounds__(Tile::threads, blocks)                                                \
+        name(O *y, uint32_t y_stride, const T *x, uint32_t x_stride, const T *w, const float *bias, uint32_t m,        \
+             uint32_t n, uint32_t k, uint32_t accumulate)                                                              \
+    {                                                                                                                  \
+        gemm_mma<Tile>(Product<T, O>{y, y_stride, x, x_stride, w, bias, m, n, k, accumulate});                         \
+    }                                                                                                                  \
+    CLEAVE_ENTRY(name)
+
+#define GEMM(T, O)                                                                                                     \
+    GEMM_ENTRY(gemm_##T##_##O, WideTile, 2, T, O)                                                                      \
+    GEMM_ENTRY(gemm_flat_##T##_##O, FlatTile, 2, T, O)
+
+GEMM(bf16, bf16)
+GEMM(bf16, float)
+GEMM(f16, f16)
+GEMM(f16, float)
+
+// Grid: x = m / 64, y = n / 64, rounded up. Block: 256. Shared: 30720 bytes.
+extern "C" __global__ void __launch_bounds__(256, 2)
+    gemm_float_float(float *y, uint32_t y_stride, const float *x, uint32_t x_stride, const float *w, const float *bias,
+                     uint32_t m, uint32_t n, uint32_t k, uint32_t accumulate)
+{
+    gemm_float(Product<float, float>{y, y_stride, x, x_stride, w, bias, m, n, k, accumulate});
+}
+CLEAVE_ENTRY(gemm_float_float)
