@@ -1,12 +1,14 @@
 //! Devices: memory for KV blocks, weights where a kernel wants them, and the fused operations of one decoder
-//! step. Model code is written once over [`Backend`]; [`cpu`] implements it, and its portable form is the
-//! oracle of every kernel test.
+//! step. Model code is written once over [`Backend`]; [`cpu`] and [`cuda`] implement it, and the CPU's portable
+//! form is the oracle of every kernel test.
 //!
 //! **The rule of every kernel:** a row's result never depends on the other rows of the batch, on how a prompt
 //! was cut into chunks or on thread counts. Reductions have one fixed order per element whatever the batch is.
 
 #[allow(unsafe_code)]
 pub mod cpu;
+#[allow(unsafe_code)]
+pub mod cuda;
 mod geometry;
 pub(crate) mod int8;
 
@@ -121,6 +123,12 @@ pub trait Backend: Send + Sized {
     /// The KV pool.
     type Kv: BlockStore;
 
+    /// Before the first operation of a step: the batch and its rotation angles, which the operations up to
+    /// [`Backend::finish`] are about.
+    fn begin(&mut self, _batch: &Batch, _rope: &RopeRows, _kv: &Self::Kv) -> Result<()> {
+        Ok(())
+    }
+
     /// `out[i] = table[tokens[i]]`.
     fn embed(&mut self, table: &Self::Matrix, tokens: &[u32], out: &mut Self::Buffer) -> Result<()>;
 
@@ -136,6 +144,11 @@ pub trait Backend: Send + Sized {
 
     /// Several projections of the same input: `outs[i] = linears[i](x)`.
     fn linear(&mut self, x: &Self::Buffer, linears: &[&Linear<Self>], outs: &mut [&mut Self::Buffer]) -> Result<()>;
+
+    /// `out = head(x)`, to be downloaded.
+    fn logits(&mut self, x: &Self::Buffer, head: &Linear<Self>, out: &mut Self::Buffer) -> Result<()> {
+        self.linear(x, &[head], &mut [out])
+    }
 
     /// `residual += linear(x)`.
     fn linear_add(&mut self, x: &Self::Buffer, linear: &Linear<Self>, residual: &mut Self::Buffer) -> Result<()>;
@@ -168,4 +181,9 @@ pub trait Backend: Send + Sized {
 
     /// Copies a buffer to the host, row-major.
     fn download(&mut self, x: &Self::Buffer, out: &mut Vec<f32>) -> Result<()>;
+
+    /// After the last operation of a step: waits until all of it is done.
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
 }

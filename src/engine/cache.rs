@@ -2,23 +2,20 @@
 
 use super::active::Active;
 use super::event::{Event, EventKind};
+use super::home::{self, Home};
 use super::prepare::Bounds;
 use super::queue::Queue;
-use crate::backend::cpu::{CpuBackend, CpuConfig, KvSlab};
-use crate::backend::{BlockStore, KvGeometry};
+use crate::backend::KvGeometry;
 use crate::error::Result;
 use crate::kv::{self, BlockTable, CacheConfig, CacheIdentity, HashChain, KvId};
 use crate::model::Model;
-use crate::model::decoder::{Decoder, Executor};
-use crate::model::weights::Weights;
+use crate::model::decoder::Executor;
 use crate::sequence::Snapshot;
 use crate::tensor::Dtype;
 use crate::transport::{Encryption, Node, NodeConfig};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The device ordinal of the CPU.
-pub const DEVICE_CPU: i32 = -1;
 const DEFAULT_BLOCK_TOKENS: u32 = 16;
 const MAX_BLOCK_TOKENS: u32 = 256;
 /// Reserved, not touched: pages are committed as blocks come into use.
@@ -46,8 +43,9 @@ pub struct CacheOptions {
 /// A KV cache for one model on one device, with what its engines share: weights, block pool, handles.
 pub struct ModelCache {
     model: Arc<Model>,
-    weights: Arc<Weights<CpuBackend>>,
-    slab: Arc<KvSlab>,
+    home: Box<dyn Home>,
+    geometry: KvGeometry,
+    n_blocks: usize,
     kv: Arc<kv::Cache>,
     node: Arc<Node>,
     /// The host gave a secret: others can import.
@@ -58,17 +56,12 @@ pub struct ModelCache {
 }
 
 impl ModelCache {
-    /// `devices`: empty or the CPU.
+    /// `devices`: none (the CPU), or one.
     pub fn create(model: &Arc<Model>, devices: &[i32], options: CacheOptions) -> Result<Arc<ModelCache>> {
-        if let Some(device) = devices.iter().find(|&&d| d != DEVICE_CPU) {
-            crate::bail!(
-                NotFound,
-                "device {device}: there is none, this build has the CPU backend only (CLEAVE_DEVICE_CPU)"
-            );
-        }
         if devices.len() > 1 {
-            crate::bail!(Unsupported, "{} devices: the CPU backend runs on one", devices.len());
+            crate::bail!(Unsupported, "{} devices: a cache lies on one", devices.len());
         }
+        let device = devices.first().copied().unwrap_or(home::DEVICE_CPU);
         let info = model.info();
         let block_tokens = if options.block_tokens == 0 { DEFAULT_BLOCK_TOKENS } else { options.block_tokens };
         if block_tokens > MAX_BLOCK_TOKENS {
@@ -88,7 +81,7 @@ impl ModelCache {
         }
         // Only whoever has the secret can import: without one that the host gave, nobody else does.
         let serve = options.secret.is_some();
-        let slab = Arc::new(if serve { KvSlab::shared(geometry, n_blocks) } else { KvSlab::new(geometry, n_blocks) }?);
+        let home = home::make(model, device, geometry, n_blocks, serve)?;
         let identity = CacheIdentity {
             fingerprint: model.fingerprint(),
             tokenizer_digest: model.tokenizer_digest().unwrap_or_default(),
@@ -101,15 +94,15 @@ impl ModelCache {
             share_up_to_tokens: if options.no_prefix_cache { 0 } else { shareable_up_to },
             no_convert: options.no_convert,
         };
-        let store: Arc<dyn BlockStore> = slab.clone();
-        let kv = kv::Cache::new(identity, store, config)?;
+        let kv = kv::Cache::new(identity, home.store(), config)?;
         let mib = (n_blocks * geometry.block_bytes()) >> 20;
         crate::log!(Info, "cache", "created: {n_blocks} blocks of {block_tokens} tokens, {mib} MiB");
         let defaults = NodeConfig::default();
         let peer_timeout = options.peer_timeout.unwrap_or(defaults.peer_timeout);
         Ok(Arc::new(ModelCache {
-            weights: model.cpu_weights()?,
-            slab,
+            home,
+            geometry,
+            n_blocks,
             node: Node::new(&kv, NodeConfig { serve, peer_timeout })?,
             kv,
             served: serve,
@@ -129,9 +122,7 @@ impl ModelCache {
     }
 
     pub(super) fn executor(&self, threads: usize, cpus: Vec<usize>) -> Result<Box<dyn Executor>> {
-        let cpus = (!cpus.is_empty()).then_some(cpus);
-        let backend = CpuBackend::new(CpuConfig { threads, cpus, level: None })?;
-        Ok(Box::new(Decoder::new(self.model.clone(), self.weights.clone(), backend, self.slab.clone())?))
+        self.home.executor(&self.model, threads, cpus)
     }
 
     pub(super) fn bounds(&self) -> Bounds {
@@ -139,12 +130,12 @@ impl ModelCache {
         Bounds {
             vocab_size: info.vocab_size,
             max_context: info.max_context_tokens,
-            cache_tokens: self.slab.n_blocks() as u64 * self.block_tokens() as u64,
+            cache_tokens: self.n_blocks as u64 * self.block_tokens() as u64,
         }
     }
 
     pub(super) fn block_tokens(&self) -> usize {
-        self.slab.geometry().block_tokens as usize
+        self.geometry.block_tokens as usize
     }
 
     pub(super) fn eos_ids(&self) -> &[u32] {

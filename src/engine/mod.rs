@@ -10,6 +10,7 @@ mod blocks;
 mod cache;
 mod counters;
 mod event;
+mod home;
 mod metrics;
 mod place;
 mod prepare;
@@ -19,8 +20,9 @@ mod requests;
 mod shared;
 mod step;
 
-pub use cache::{CacheOptions, DEVICE_CPU, ModelCache};
+pub use cache::{CacheOptions, ModelCache};
 pub use event::{Event, EventKind};
+pub use home::DEVICE_CPU;
 pub use metrics::Metrics;
 pub use queue::{Queue, Reservation, SpaceWaker};
 pub use request::{Request, SamplingFields};

@@ -3,6 +3,7 @@
 use super::boundary::{call, call_int, fixed_text};
 use super::error::cleave_status_t;
 use super::sized::{Output, Sized, sized_struct};
+use crate::backend::cuda;
 use crate::bail;
 use libc::c_char;
 
@@ -30,15 +31,15 @@ pub struct cleave_device_info_t {
 
 sized_struct!(cleave_device_info_t);
 
-/// How many CUDA devices this build of the library can use in this process. 0 without a driver, without devices, or
-/// in a build without CUDA: never an error. The CPU is not counted and always there. Callable from any thread.
+/// How many CUDA devices this process has. 0 without a driver for CUDA 12 or newer, or without devices: never an error.
+/// cleave_device_info(0, ...) says why. The CPU is not counted and always there. Callable from any thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn cleave_device_count() -> i32 {
-    call_int(|| Ok(0)).max(0)
+    call_int(|| Ok(cuda::count())).max(0)
 }
 
 /// Describes CLEAVE_DEVICE_CPU or a CUDA device. Callable from any thread.
-/// Errors: NOT_FOUND (no such device), INVALID_ARGUMENT.
+/// Errors: NOT_FOUND (no such device, no driver), UNSUPPORTED (the driver is too old), DEVICE, INVALID_ARGUMENT.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleave_device_info(ordinal: i32, out: *mut cleave_device_info_t) -> cleave_status_t {
     call(std::ptr::null_mut(), || unsafe {
@@ -46,12 +47,20 @@ pub unsafe extern "C" fn cleave_device_info(ordinal: i32, out: *mut cleave_devic
         if ordinal < CLEAVE_DEVICE_CPU {
             bail!(InvalidArgument, "{ordinal} is no device ordinal");
         }
-        if ordinal != CLEAVE_DEVICE_CPU {
-            bail!(NotFound, "there is no CUDA device {ordinal}: this build of the library has no CUDA backend");
-        }
-        let host = crate::sys::host_info();
         let mut info = cleave_device_info_t::zeroed();
         info.ordinal = ordinal;
+        if ordinal != CLEAVE_DEVICE_CPU {
+            let device = cuda::info(ordinal)?;
+            info.compute_capability = device.compute_capability;
+            info.numa_node = device.numa_node;
+            info.total_bytes = device.total_bytes;
+            info.free_bytes = device.free_bytes;
+            info.uuid = fixed_text(&device.uuid);
+            info.name = fixed_text(&device.name);
+            out.write(&info);
+            return Ok(());
+        }
+        let host = crate::sys::host_info();
         info.total_bytes = host.total_bytes;
         info.free_bytes = host.free_bytes;
         info.uuid = fixed_text("CPU");

@@ -131,6 +131,7 @@ impl<B: Backend> Executor for Decoder<B> {
             return Ok(());
         }
         self.rope.rows(batch, &mut self.buffers.rope)?;
+        self.backend.begin(batch, &self.buffers.rope, &self.kv)?;
         self.backend.embed(self.weights.embed(), &batch.tokens, &mut self.buffers.x)?;
         // A chunk in the middle of a prompt wants no logits: nobody reads what its last layer puts out.
         let no_logits = batch.logit_rows.is_empty();
@@ -139,13 +140,14 @@ impl<B: Backend> Executor for Decoder<B> {
             self.layer(index, batch, no_logits && index + 1 == layers)?;
         }
         if no_logits {
-            return Ok(());
+            return self.backend.finish();
         }
         let eps = self.model.config().rms_norm_eps;
         let (backend, b) = (&mut self.backend, &mut self.buffers);
         backend.rms_norm(&b.x, Some(&batch.logit_rows), &self.weights.norm, eps, &mut b.normed)?;
-        backend.linear(&b.normed, &[self.weights.head()], &mut [&mut b.logits])?;
-        backend.download(&b.logits, logits)
+        backend.logits(&b.normed, self.weights.head(), &mut b.logits)?;
+        backend.download(&b.logits, logits)?;
+        backend.finish()
     }
 
     fn vocab_size(&self) -> usize {

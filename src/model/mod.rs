@@ -26,10 +26,11 @@ pub mod tokenizer;
 pub mod weights;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use crate::backend::KvGeometry;
 use crate::backend::cpu::CpuBackend;
+use crate::backend::cuda::{CudaBackend, Device, Loader};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::Dtype;
@@ -39,7 +40,7 @@ use checkpoint::Checkpoint;
 use config::ModelConfig;
 use detokenizer::Detokenizer;
 use tokenizer::Tokenizer;
-use weights::{InPlace, Weights};
+use weights::{InPlace, ToDevice, Weights};
 
 /// A loaded model directory. Weights stay mapped; tokenizer, template and fingerprint are made when first asked
 /// for, so a host that brings its own tokens does not pay for them.
@@ -49,6 +50,8 @@ pub struct Model {
     checkpoint: Checkpoint,
     fingerprint: OnceLock<[u8; 32]>,
     cpu: Mutex<Option<Arc<Weights<CpuBackend>>>>,
+    /// By device ordinal.
+    cuda: Mutex<Vec<(i32, Weak<Weights<CudaBackend>>)>>,
     tokenizer: OnceLock<Result<Option<Arc<Tokenizer>>>>,
     chat: OnceLock<Result<Option<ChatTemplate>>>,
 }
@@ -91,6 +94,7 @@ impl Model {
             checkpoint,
             fingerprint: OnceLock::new(),
             cpu: Mutex::new(None),
+            cuda: Mutex::default(),
             tokenizer: OnceLock::new(),
             chat: OnceLock::new(),
         }))
@@ -153,8 +157,25 @@ impl Model {
         for shard in self.checkpoint.shards() {
             shard.mapping.will_need();
         }
-        let weights = Arc::new(Weights::build(&self.checkpoint, &InPlace)?);
+        let weights = Arc::new(Weights::build(&self.checkpoint, &mut InPlace)?);
         *cpu = Some(weights.clone());
+        Ok(weights)
+    }
+
+    /// The weights on a CUDA device: copied there once for all caches and engines, and there until the last of them goes.
+    pub fn cuda_weights(&self, device: &Arc<Device>) -> Result<Arc<Weights<CudaBackend>>> {
+        let mut cuda = self.cuda.lock().unwrap_or_else(PoisonError::into_inner);
+        cuda.retain(|(_, weights)| weights.strong_count() > 0);
+        if let Some(weights) = cuda.iter().find(|(at, _)| *at == device.ordinal()).and_then(|(_, w)| w.upgrade()) {
+            return Ok(weights);
+        }
+        for shard in self.checkpoint.shards() {
+            shard.mapping.will_need();
+        }
+        let mut upload = ToDevice { loader: Loader::new(device)?, dtype: self.info().weight_dtype };
+        let weights = Arc::new(Weights::build(&self.checkpoint, &mut upload)?);
+        upload.loader.finish()?;
+        cuda.push((device.ordinal(), Arc::downgrade(&weights)));
         Ok(weights)
     }
 

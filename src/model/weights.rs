@@ -1,15 +1,19 @@
 //! A model's weights as one device wants them. Built once per model and device and shared by every engine
 //! there: another engine adds no copy. On the CPU matrices stay where the checkpoint is mapped.
 
+use std::borrow::Cow;
+
 use crate::backend::cpu::{CpuBackend, CpuMatrix, CpuVector};
+use crate::backend::cuda::{CudaBackend, CudaMatrix, CudaVector, Loader};
 use crate::backend::{Backend, Linear};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::checkpoint::{Checkpoint, LayerTensors, LinearTensors, Tensor};
+use crate::tensor::Dtype;
 
 /// Brings tensors to a device: the one thing about weights that each backend does its own way.
 pub trait Upload<B: Backend> {
-    fn matrix(&self, tensor: &Tensor) -> Result<B::Matrix>;
-    fn vector(&self, tensor: &Tensor) -> Result<B::Vector>;
+    fn matrix(&mut self, tensor: &Tensor) -> Result<B::Matrix>;
+    fn vector(&mut self, tensor: &Tensor) -> Result<B::Vector>;
 }
 
 /// One decoder layer.
@@ -36,13 +40,13 @@ pub struct Weights<B: Backend> {
 }
 
 impl<B: Backend> Weights<B> {
-    pub fn build(checkpoint: &Checkpoint, upload: &impl Upload<B>) -> Result<Self> {
-        let head = |tensor: &Tensor| Ok(Linear { weight: upload.matrix(tensor)?, bias: None });
+    pub fn build(checkpoint: &Checkpoint, upload: &mut impl Upload<B>) -> Result<Self> {
+        let mut head = |tensor: &Tensor| Ok(Linear { weight: upload.matrix(tensor)?, bias: None });
         Ok(Weights {
             embed: head(&checkpoint.embed)?,
+            head: checkpoint.head.as_ref().map(head).transpose()?,
             layers: checkpoint.layers.iter().map(|l| layer(l, upload)).collect::<Result<_>>()?,
             norm: upload.vector(&checkpoint.norm)?,
-            head: checkpoint.head.as_ref().map(head).transpose()?,
         })
     }
 
@@ -57,41 +61,78 @@ impl<B: Backend> Weights<B> {
     }
 }
 
-fn layer<B: Backend>(tensors: &LayerTensors, upload: &impl Upload<B>) -> Result<LayerWeights<B>> {
-    let linear = |t: &LinearTensors| -> Result<Linear<B>> {
-        let bias = t.bias.as_ref().map(|bias| upload.vector(bias)).transpose()?;
-        Ok(Linear { weight: upload.matrix(&t.weight)?, bias })
-    };
+fn layer<B: Backend>(tensors: &LayerTensors, upload: &mut impl Upload<B>) -> Result<LayerWeights<B>> {
     let qk_norm = match &tensors.qk_norm {
         Some((q, k)) => Some((upload.vector(q)?, upload.vector(k)?)),
         None => None,
     };
     Ok(LayerWeights {
         attn_norm: upload.vector(&tensors.attn_norm)?,
-        q: linear(&tensors.q)?,
-        k: linear(&tensors.k)?,
-        v: linear(&tensors.v)?,
-        o: linear(&tensors.o)?,
+        q: linear(&tensors.q, upload)?,
+        k: linear(&tensors.k, upload)?,
+        v: linear(&tensors.v, upload)?,
+        o: linear(&tensors.o, upload)?,
         qk_norm,
         mlp_norm: upload.vector(&tensors.mlp_norm)?,
-        gate: linear(&tensors.gate)?,
-        up: linear(&tensors.up)?,
-        down: linear(&tensors.down)?,
+        gate: linear(&tensors.gate, upload)?,
+        up: linear(&tensors.up, upload)?,
+        down: linear(&tensors.down, upload)?,
     })
+}
+
+fn linear<B: Backend>(tensors: &LinearTensors, upload: &mut impl Upload<B>) -> Result<Linear<B>> {
+    let bias = tensors.bias.as_ref().map(|bias| upload.vector(bias)).transpose()?;
+    Ok(Linear { weight: upload.matrix(&tensors.weight)?, bias })
+}
+
+fn named(tensor: &Tensor) -> impl Fn(Error) -> Error + '_ {
+    |error| error.context(format!("{}: tensor {}", tensor.stored.shard.file, tensor.stored.name))
 }
 
 /// Host memory: the mapping itself.
 pub struct InPlace;
 
 impl Upload<CpuBackend> for InPlace {
-    fn matrix(&self, tensor: &Tensor) -> Result<CpuMatrix> {
+    fn matrix(&mut self, tensor: &Tensor) -> Result<CpuMatrix> {
         let (rows, cols) = tensor.rows_cols();
         let (stored, dtype) = (&tensor.stored, tensor.dtype);
-        CpuMatrix::new(stored.shard.mapping.clone(), stored.offset, rows, cols, dtype)
-            .map_err(|e| e.context(format!("{}: tensor {}", stored.shard.file, stored.name)))
+        CpuMatrix::new(stored.shard.mapping.clone(), stored.offset, rows, cols, dtype).map_err(named(tensor))
     }
 
-    fn vector(&self, tensor: &Tensor) -> Result<CpuVector> {
+    fn vector(&mut self, tensor: &Tensor) -> Result<CpuVector> {
         CpuVector::new(tensor.bytes(), tensor.dtype)
     }
+}
+
+/// A CUDA device: copies of the tensors, matrices all in the one type that the device computes with.
+pub struct ToDevice {
+    pub loader: Loader,
+    pub dtype: Dtype,
+}
+
+impl Upload<CudaBackend> for ToDevice {
+    fn matrix(&mut self, tensor: &Tensor) -> Result<CudaMatrix> {
+        let (rows, cols) = tensor.rows_cols();
+        let bytes = converted(tensor, self.dtype)?;
+        CudaMatrix::new(&mut self.loader, &bytes, rows, cols, self.dtype).map_err(named(tensor))
+    }
+
+    fn vector(&mut self, tensor: &Tensor) -> Result<CudaVector> {
+        let values = CpuVector::new(tensor.bytes(), tensor.dtype)?;
+        CudaVector::new(&mut self.loader, values.as_slice()).map_err(named(tensor))
+    }
+}
+
+/// The tensor's bytes in another element type, rounded to the nearest.
+fn converted(tensor: &Tensor, to: Dtype) -> Result<Cow<'_, [u8]>> {
+    if tensor.dtype == to {
+        return Ok(Cow::Borrowed(tensor.bytes()));
+    }
+    let values = CpuVector::new(tensor.bytes(), tensor.dtype)?;
+    let values = values.as_slice().iter();
+    Ok(Cow::Owned(match to {
+        Dtype::F16 => values.flat_map(|x| half::f16::from_f32(*x).to_le_bytes()).collect(),
+        Dtype::Bf16 => values.flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect(),
+        Dtype::F32 | Dtype::I8 => values.flat_map(|x| x.to_le_bytes()).collect(),
+    }))
 }

@@ -1,0 +1,252 @@
+//! Attention on a device: the work of each row is planned on the host, once per step and kind of layer.
+//!
+//! A single row is cut into pieces of its context at fixed positions, each the work of a block, and merged in the order
+//! of positions (flash-decoding). A chunk of a prompt goes by tiles of rows through tensor cores (FlashAttention). Which of
+//! the two a row takes, and where its pieces lie, depends on its own sequence alone.
+
+use super::device::Device;
+use super::layout::{Element, KvLayout, named};
+use super::memory::DeviceMemory;
+use super::slab::CudaSlab;
+use super::step::{Part, StepData};
+use super::stream::{Shape, Stream, arg};
+use super::tensors::CudaBuffer;
+use crate::backend::{AttentionArgs, Batch, BlockStore, KvGeometry, SeqSpan};
+use crate::bail;
+use crate::error::Result;
+use crate::tensor::Dtype;
+use std::sync::Arc;
+
+/// Positions in a piece of a row's context: decode_split of kernels/include/layout.cuh.
+const SPLIT: u32 = 256;
+/// A piece that is all of its row's context: what comes out of it needs no merging.
+const NO_SLOT: u32 = u32::MAX;
+/// Query heads that a block of attention_decode takes.
+const DECODE_HEADS: u32 = 16;
+const THREADS: u32 = 128;
+/// Head sizes that there are kernels for: FOR_HEAD_SIZES of kernels/include/attention_entries.cuh.
+const HEAD_SIZES: [u32; 6] = [32, 64, 80, 96, 128, 256];
+
+/// The work of a step's attention, for layers with one window.
+#[derive(Clone, Copy, Debug, Default)]
+struct Work {
+    pieces: List,
+    merges: List,
+    tiles: List,
+    slots: u32,
+}
+
+/// A list on the device, and how long it is.
+#[derive(Clone, Copy, Debug, Default)]
+struct List {
+    list: Part,
+    count: Part,
+    n: u32,
+}
+
+/// Attention's part of what the device is told, and the memory for what pieces leave to be merged.
+pub(super) struct Plan {
+    windows: Vec<Option<u32>>,
+    works: Vec<Work>,
+    decode: Kernel,
+    merge: Kernel,
+    /// None: prompts go row by row as well.
+    prefill: Option<Kernel>,
+    /// Query rows times heads of a group in a tile.
+    tile: u32,
+    sums: Option<DeviceMemory>,
+    weights: Option<DeviceMemory>,
+}
+
+struct Kernel {
+    name: String,
+    shared: u32,
+}
+
+/// UNSUPPORTED where there is no kernel.
+pub(super) fn check(geometry: &KvGeometry) -> Result<()> {
+    if !HEAD_SIZES.contains(&geometry.head_dim) {
+        bail!(Unsupported, "heads of {} on a CUDA device: expected one of {HEAD_SIZES:?}", geometry.head_dim);
+    }
+    Ok(())
+}
+
+impl Plan {
+    /// For a model whose layers have these windows.
+    pub fn new(element: Element, kv: &KvGeometry, windows: impl Iterator<Item = Option<u32>>) -> Result<Plan> {
+        check(kv)?;
+        let mut windows: Vec<_> = windows.collect();
+        windows.sort_unstable();
+        windows.dedup();
+        let (size, stored, head) = (named!(element, ""), stored(kv.dtype), kv.head_dim);
+        let tile = if head <= 128 { 128 } else { 64 };
+        let tokens = match head {
+            ..=80 => 64,
+            81..=128 => 48,
+            _ => 32,
+        };
+        let same = size == stored || kv.dtype == Dtype::I8;
+        let prefill = (element != Element::F32 && same).then(|| Kernel {
+            name: format!("attention_prefill_{size}_{stored}_{head}"),
+            shared: prefill_shared(head, tile, tokens),
+        });
+        Ok(Plan {
+            works: vec![Work::default(); windows.len()],
+            windows,
+            decode: Kernel {
+                name: format!("attention_decode_{size}_{stored}_{head}"),
+                shared: if element == Element::F32 { decode_float_shared(head) } else { DECODE_SHARED },
+            },
+            merge: Kernel { name: format!("attention_merge_{size}_{head}"), shared: (THREADS * 5 + 4) * 4 },
+            prefill,
+            tile,
+            sums: None,
+            weights: None,
+        })
+    }
+
+    /// Adds the work of the batch to what the device is told.
+    pub fn pack(&mut self, batch: &Batch, group: u32, step: &mut StepData) {
+        let tile_rows = (self.tile / group).max(1);
+        for (window, work) in self.windows.iter().zip(&mut self.works) {
+            let mut todo = Todo::default();
+            for (index, span) in batch.spans.iter().enumerate() {
+                if span.rows == 1 || self.prefill.is_none() {
+                    (0..span.rows).for_each(|row| todo.row(index as u32, span, row, *window));
+                } else {
+                    todo.tiles.extend((0..span.rows).step_by(tile_rows as usize).map(|row| [index as u32, row]));
+                }
+            }
+            // Those that see most first: what is left at the end is short.
+            let seen = |[span, row]: &[u32; 2]| batch.spans[*span as usize].position + row;
+            todo.tiles.sort_by_key(|tile| std::cmp::Reverse(seen(tile)));
+            let count = |step: &mut StepData, n: usize| step.push(std::iter::once(n as u32));
+            *work = Work {
+                pieces: List { count: count(step, todo.pieces.len()), n: todo.pieces.len() as u32, ..List::default() },
+                merges: List { count: count(step, todo.merges.len()), n: todo.merges.len() as u32, ..List::default() },
+                tiles: List { count: count(step, todo.tiles.len()), n: todo.tiles.len() as u32, ..List::default() },
+                slots: todo.slots,
+            };
+            work.pieces.list = step.push(todo.pieces.into_iter().flatten());
+            work.merges.list = step.push(todo.merges.into_iter().flatten());
+            work.tiles.list = step.push(todo.tiles.into_iter().flatten());
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub fn run(
+        &mut self,
+        device: &Arc<Device>,
+        stream: &Stream,
+        step: &StepData,
+        q: &CudaBuffer,
+        args: &AttentionArgs<'_>,
+        kv: &CudaSlab,
+        out: &mut CudaBuffer,
+    ) -> Result<()> {
+        let Some(work) = self.windows.iter().position(|window| *window == args.window).map(|at| self.works[at]) else {
+            bail!(Internal, "a layer with a window of {:?} that was not planned for", args.window);
+        };
+        let geometry = *kv.geometry();
+        let (heads, group) = (args.heads as u32, args.heads as u32 / geometry.kv_heads);
+        let outputs = work.slots as usize * heads as usize;
+        grow(&mut self.sums, device, outputs * geometry.head_dim as usize * 4)?;
+        grow(&mut self.weights, device, outputs * 2 * 4)?;
+        let address = |memory: &Option<DeviceMemory>| memory.as_ref().map_or(0, DeviceMemory::address);
+        let (sums, weights) = (address(&self.sums), address(&self.weights));
+
+        // Of ATTENTION_ARGUMENTS; the list and its count follow.
+        let (q_at, kv_at, out_at) = (q.address(), kv.address(), out.address());
+        let (layout, layer, window) = (KvLayout::of(&geometry)?, args.layer as u32, args.window.unwrap_or(0));
+        let (tables, spans) = (step.address(step.tables), step.address(step.spans));
+        let inputs = [
+            arg(&q_at),
+            arg(&q.cols),
+            arg(&kv_at),
+            arg(&layout),
+            arg(&layer),
+            arg(&heads),
+            arg(&args.scale),
+            arg(&window),
+            arg(&tables),
+            arg(&spans),
+            arg(&out_at),
+            arg(&out.cols),
+        ];
+        let launch = |kernel: &Kernel, of: List, blocks: u32, more: &[*mut std::ffi::c_void]| {
+            let (list, count) = (step.address(of.list), step.address(of.count));
+            let mut arguments = [&inputs[..], &[arg(&list), arg(&count)], more].concat();
+            let shape = Shape { grid: [of.n, blocks, 1], threads: THREADS, shared: kernel.shared };
+            stream.launch(&kernel.name, shape, &mut arguments)
+        };
+        let blocks = geometry.kv_heads * group.div_ceil(DECODE_HEADS);
+        launch(&self.decode, work.pieces, blocks, &[arg(&sums), arg(&weights)])?;
+        if let Some(prefill) = &self.prefill {
+            launch(prefill, work.tiles, geometry.kv_heads * group.div_ceil(self.tile), &[])?;
+        }
+        let (list, count) = (step.address(work.merges.list), step.address(work.merges.count));
+        stream.launch(
+            &self.merge.name,
+            Shape { grid: [work.merges.n, heads, 1], threads: THREADS, shared: self.merge.shared },
+            &mut [arg(&out_at), arg(&out.cols), arg(&heads), arg(&list), arg(&count), arg(&sums), arg(&weights)],
+        )
+    }
+}
+
+/// What comes between is still in use by earlier steps at most, and those are over.
+fn grow(memory: &mut Option<DeviceMemory>, device: &Arc<Device>, bytes: usize) -> Result<()> {
+    if memory.as_ref().is_none_or(|memory| memory.bytes() < bytes) {
+        *memory = None;
+        *memory = Some(DeviceMemory::new(device, bytes.next_power_of_two())?);
+    }
+    Ok(())
+}
+
+/// sizeof(DecodeShared)
+const DECODE_SHARED: u32 = 39424;
+
+/// sizeof(DecodeFloatShared<head>)
+fn decode_float_shared(head: u32) -> u32 {
+    32896 + 64 * head
+}
+
+/// sizeof(PrefillShared<T, head>)
+fn prefill_shared(head: u32, rows: u32, tokens: u32) -> u32 {
+    (rows + 2 * tokens) * (head + 8) * 2 + 2 * tokens * 16
+}
+
+/// How kernels' names have a type of KV.
+fn stored(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F32 => "float",
+        Dtype::F16 => "f16",
+        Dtype::Bf16 => "bf16",
+        Dtype::I8 => "int8",
+    }
+}
+
+/// Work for the device, as DecodeWork, DecodeMerge and PrefillWork of kernels/include/layout.cuh.
+#[derive(Default)]
+struct Todo {
+    pieces: Vec<[u32; 4]>,
+    merges: Vec<[u32; 3]>,
+    tiles: Vec<[u32; 2]>,
+    slots: u32,
+}
+
+impl Todo {
+    /// The pieces of one row: `row` counts within the span.
+    fn row(&mut self, index: u32, span: &SeqSpan, row: u32, window: Option<u32>) {
+        let position = span.position + row;
+        let first = window.map_or(0, |window| (position + 1).saturating_sub(window)) / SPLIT;
+        let last = position / SPLIT;
+        let row = span.row + row;
+        if first == last {
+            return self.pieces.push([row, index, first * SPLIT, NO_SLOT]);
+        }
+        let slots = last - first + 1;
+        self.merges.push([row, self.slots, slots]);
+        self.pieces.extend((0..slots).map(|i| [row, index, (first + i) * SPLIT, self.slots + i]));
+        self.slots += slots;
+    }
+}

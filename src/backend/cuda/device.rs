@@ -1,0 +1,273 @@
+//! The CUDA devices of this machine, and those of them that are in use.
+
+use super::driver::{check, has, ready};
+use crate::bail;
+use crate::error::Result;
+use cudarc::driver::sys::{self, CUdevice, CUdevice_attribute as Attribute, CUfunction_attribute, CUresult};
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// sm_80: what the kernels are written for at least.
+const OLDEST_ARCHITECTURE: u32 = 80;
+
+/// Shared memory that a kernel gets without asking for more.
+const SHARED_UNASKED: u32 = 48 << 10;
+
+/// What is known of a device.
+#[derive(Clone, Debug)]
+pub struct DeviceInfo {
+    pub name: String,
+    /// As nvidia-smi writes it: "GPU-...".
+    pub uuid: String,
+    /// major * 10 + minor
+    pub compute_capability: u32,
+    pub numa_node: u32,
+    pub total_bytes: u64,
+    pub free_bytes: u64,
+}
+
+/// How many devices the driver has; 0 where there is no usable driver.
+pub fn count() -> i32 {
+    all().unwrap_or(0)
+}
+
+fn all() -> Result<i32> {
+    ready()?;
+    let mut count = 0;
+    // SAFETY: writes one int.
+    check(unsafe { sys::cuDeviceGetCount(&mut count) }, "count the CUDA devices")?;
+    Ok(count)
+}
+
+/// NOT_FOUND if there is no such device.
+pub fn info(ordinal: i32) -> Result<DeviceInfo> {
+    let handle = handle(ordinal)?;
+    let mut name = [0u8; 256];
+    let mut uuid = sys::CUuuid { bytes: [0; 16] };
+    let mut total_bytes = 0;
+    // SAFETY: each writes into room of the size that it is told, or of its type.
+    unsafe {
+        check(
+            sys::cuDeviceGetName(name.as_mut_ptr().cast(), name.len() as i32, handle),
+            "ask for the name of a CUDA device",
+        )?;
+        check(sys::cuDeviceGetUuid_v2(&mut uuid, handle), "ask for the UUID of a CUDA device")?;
+        check(sys::cuDeviceTotalMem_v2(&mut total_bytes, handle), "ask for the memory of a CUDA device")?;
+    }
+    let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+    // The context is there afterwards only if somebody else holds it.
+    let device = Device::open(ordinal)?;
+    Ok(DeviceInfo {
+        name: String::from_utf8_lossy(&name[..end]).into_owned(),
+        uuid: written(&uuid.bytes.map(|byte| byte as u8)),
+        compute_capability: device.architecture,
+        numa_node: attribute(handle, Attribute::CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID).map_or(0, |node| node.max(0) as u32),
+        total_bytes: total_bytes as u64,
+        free_bytes: device.free_bytes()?,
+    })
+}
+
+fn written(uuid: &[u8; 16]) -> String {
+    let mut text = String::from("GPU");
+    for (i, byte) in uuid.iter().enumerate() {
+        if [0, 4, 6, 8, 10].contains(&i) {
+            text.push('-');
+        }
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}
+
+fn handle(ordinal: i32) -> Result<CUdevice> {
+    let count = all()?;
+    if !(0..count).contains(&ordinal) {
+        bail!(NotFound, "there is no CUDA device {ordinal}: this process has {count}");
+    }
+    let mut handle = 0;
+    // SAFETY: writes one int.
+    check(unsafe { sys::cuDeviceGet(&mut handle, ordinal) }, "find a CUDA device")?;
+    Ok(handle)
+}
+
+fn attribute(handle: CUdevice, which: Attribute) -> Result<i32> {
+    let mut value = 0;
+    // SAFETY: writes one int.
+    check(unsafe { sys::cuDeviceGetAttribute(&mut value, which, handle) }, "ask for what a CUDA device is")?;
+    Ok(value)
+}
+
+/// A device in use: its primary context, and the kernels in it. One for all caches and engines of the process there.
+pub struct Device {
+    ordinal: i32,
+    handle: CUdevice,
+    context: sys::CUcontext,
+    /// major * 10 + minor
+    pub architecture: u32,
+    /// Streaming multiprocessors.
+    pub multiprocessors: u32,
+    kernels: Mutex<Kernels>,
+}
+
+#[derive(Default)]
+struct Kernels {
+    modules: Vec<sys::CUmodule>,
+    functions: HashMap<String, Kernel>,
+}
+
+#[derive(Clone, Copy)]
+struct Kernel {
+    function: sys::CUfunction,
+    /// Dynamic shared memory that it may have.
+    shared: u32,
+}
+
+// SAFETY: handles of the driver may be used from any thread; what is changed is behind the mutex.
+unsafe impl Send for Device {}
+// SAFETY: as above.
+unsafe impl Sync for Device {}
+
+impl Device {
+    /// The device, which lives until nobody has it any more. NOT_FOUND, or UNSUPPORTED if it is too old.
+    pub fn open(ordinal: i32) -> Result<Arc<Device>> {
+        static OPEN: Mutex<Vec<Weak<Device>>> = Mutex::new(Vec::new());
+        let handle = handle(ordinal)?;
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|device| device.strong_count() > 0);
+        if let Some(device) = open.iter().filter_map(Weak::upgrade).find(|device| device.ordinal == ordinal) {
+            return Ok(device);
+        }
+        let major = attribute(handle, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let minor = attribute(handle, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        let multiprocessors = attribute(handle, Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let mut context = std::ptr::null_mut();
+        // SAFETY: writes one handle; it is released when the device is dropped.
+        check(unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, handle) }, "open a CUDA device")?;
+        let device = Arc::new(Device {
+            ordinal,
+            handle,
+            context,
+            architecture: (major * 10 + minor) as u32,
+            multiprocessors: multiprocessors as u32,
+            kernels: Mutex::default(),
+        });
+        open.push(Arc::downgrade(&device));
+        Ok(device)
+    }
+
+    pub fn ordinal(&self) -> i32 {
+        self.ordinal
+    }
+
+    /// Makes this device the one that the calling thread's calls of the driver go to.
+    pub(super) fn enter(&self) -> Result<()> {
+        // SAFETY: the context is retained as long as self lives.
+        check(unsafe { sys::cuCtxSetCurrent(self.context) }, "use a CUDA device")
+    }
+
+    pub fn free_bytes(&self) -> Result<u64> {
+        self.enter()?;
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: writes two sizes.
+        check(unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) }, "ask for free memory of a CUDA device")?;
+        Ok(free as u64)
+    }
+
+    /// Loads the kernels, if they are not. UNSUPPORTED where this build has none for the device.
+    pub fn load_kernels(&self) -> Result<()> {
+        self.enter()?;
+        let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        if !kernels.modules.is_empty() {
+            return Ok(());
+        }
+        if self.architecture < OLDEST_ARCHITECTURE {
+            bail!(
+                Unsupported,
+                "CUDA device {} has compute capability {}.{}: expected 8.0 or newer",
+                self.ordinal,
+                self.architecture / 10,
+                self.architecture % 10
+            );
+        }
+        let images = images();
+        if images.is_empty() {
+            bail!(Unsupported, "this build of the library has no kernels for CUDA devices: nvcc was not there");
+        }
+        let mut modules = Vec::new();
+        let loaded = images.iter().try_for_each(|image| {
+            let mut module = std::ptr::null_mut();
+            // SAFETY: a fatbin as nvcc made it, whole in memory.
+            let result = unsafe { sys::cuModuleLoadData(&mut module, image.as_ptr().cast()) };
+            check(result, &format!("load kernels for CUDA device {}", self.ordinal))?;
+            modules.push(module);
+            Ok(())
+        });
+        if let Err(error) = loaded {
+            unload(&modules);
+            return Err(error);
+        }
+        kernels.modules = modules;
+        Ok(())
+    }
+
+    /// A kernel, with leave to use `shared` bytes of dynamic shared memory.
+    pub(super) fn kernel(&self, name: &str, shared: u32) -> Result<sys::CUfunction> {
+        let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = kernels.functions.get(name).copied();
+        let kernel = match known {
+            Some(kernel) => kernel,
+            None => Kernel { function: look_up(&kernels.modules, name)?, shared: SHARED_UNASKED },
+        };
+        let wanted = Kernel { shared: kernel.shared.max(shared), ..kernel };
+        if wanted.shared > kernel.shared {
+            let what = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: a function of a module that is loaded as long as self lives.
+            let result = unsafe { sys::cuFuncSetAttribute(kernel.function, what, shared as i32) };
+            check(result, &format!("give {name} {shared} bytes of shared memory"))?;
+        }
+        if known.is_none_or(|known| known.shared < wanted.shared) {
+            kernels.functions.insert(name.to_string(), wanted);
+        }
+        Ok(kernel.function)
+    }
+}
+
+fn look_up(modules: &[sys::CUmodule], name: &str) -> Result<sys::CUfunction> {
+    let symbol = CString::new(name).map_err(|_| crate::error!(Internal, "kernel name {name:?}"))?;
+    for module in modules {
+        let mut function = std::ptr::null_mut();
+        // SAFETY: a loaded module and a NUL-terminated name.
+        match unsafe { sys::cuModuleGetFunction(&mut function, *module, symbol.as_ptr()) } {
+            CUresult::CUDA_ERROR_NOT_FOUND => continue,
+            result => check(result, &format!("find the kernel {name}"))?,
+        }
+        return Ok(function);
+    }
+    bail!(Unsupported, "this build of the library has no kernel {name}");
+}
+
+fn unload(modules: &[sys::CUmodule]) {
+    for module in modules {
+        // SAFETY: loaded, and nobody uses it any more. A failure leaves nothing to be done.
+        unsafe { sys::cuModuleUnload(*module) };
+    }
+}
+
+/// What to load. A driver that brings its own code for each kernel (kernels/driver) is satisfied with any.
+fn images() -> Vec<&'static [u8]> {
+    if has("simulated_cuda_configure") {
+        return vec![b"simulated\0"];
+    }
+    cleave_kernels::FATBINS.iter().map(|(_, image)| *image).collect()
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        if self.enter().is_ok() {
+            let kernels = self.kernels.get_mut().unwrap_or_else(PoisonError::into_inner);
+            unload(&kernels.modules);
+        }
+        // SAFETY: retained by `open`, released once.
+        unsafe { sys::cuDevicePrimaryCtxRelease_v2(self.handle) };
+    }
+}

@@ -1,0 +1,172 @@
+//! Memory on a device, and pinned memory of the host that it copies from and to.
+
+use super::device::Device;
+use super::driver::check;
+use super::stream::Stream;
+use crate::bail;
+use crate::error::Result;
+use cudarc::driver::sys;
+use std::sync::Arc;
+
+/// Bytes on a device. What they hold at first is unspecified.
+pub struct DeviceMemory {
+    device: Arc<Device>,
+    at: sys::CUdeviceptr,
+    bytes: usize,
+}
+
+impl DeviceMemory {
+    pub fn new(device: &Arc<Device>, bytes: usize) -> Result<DeviceMemory> {
+        device.enter()?;
+        let mut at = 0;
+        // SAFETY: writes one address; freed when self is dropped.
+        let result = unsafe { sys::cuMemAlloc_v2(&mut at, bytes.max(1)) };
+        check(result, &format!("allocate {bytes} bytes on CUDA device {}", device.ordinal()))?;
+        Ok(DeviceMemory { device: device.clone(), at, bytes })
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The address of `len` bytes at `offset`. Panics out of range.
+    pub fn at(&self, offset: usize, len: usize) -> sys::CUdeviceptr {
+        let end = offset.checked_add(len);
+        assert!(end.is_some_and(|end| end <= self.bytes), "{len} bytes at {offset} of {} on the device", self.bytes);
+        self.at + offset as u64
+    }
+
+    /// The address of all of it.
+    pub fn address(&self) -> sys::CUdeviceptr {
+        self.at
+    }
+
+    /// Copies `data` to `offset`, in the order of `stream`, and waits for it.
+    pub fn write(&self, offset: usize, data: &[u8], stream: &Stream) -> Result<()> {
+        let to = self.at(offset, data.len());
+        self.device.enter()?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: in range on both sides; `data` lives until the stream was waited for.
+        let result = unsafe { sys::cuMemcpyHtoDAsync_v2(to, data.as_ptr().cast(), data.len(), stream.raw()) };
+        check(result, &format!("copy {} bytes to CUDA device {}", data.len(), self.device.ordinal()))?;
+        stream.synchronize()
+    }
+
+    /// Copies `out.len()` bytes from `offset`, in the order of `stream`, and waits for them.
+    pub fn read(&self, offset: usize, out: &mut [u8], stream: &Stream) -> Result<()> {
+        let from = self.at(offset, out.len());
+        self.device.enter()?;
+        if out.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: in range on both sides; `out` is borrowed until the stream was waited for.
+        let result = unsafe { sys::cuMemcpyDtoHAsync_v2(out.as_mut_ptr().cast(), from, out.len(), stream.raw()) };
+        check(result, &format!("copy {} bytes from CUDA device {}", out.len(), self.device.ordinal()))?;
+        stream.synchronize()
+    }
+
+    /// Copies within it, in the order of `stream`, and waits for it. The two places do not overlap.
+    pub fn copy(&self, from: usize, to: usize, bytes: usize, stream: &Stream) -> Result<()> {
+        let (source, target) = (self.at(from, bytes), self.at(to, bytes));
+        self.device.enter()?;
+        // SAFETY: both in range.
+        let result = unsafe { sys::cuMemcpyDtoDAsync_v2(target, source, bytes, stream.raw()) };
+        check(result, &format!("copy {bytes} bytes on CUDA device {}", self.device.ordinal()))?;
+        stream.synchronize()
+    }
+
+    /// Makes all of it zero, and waits for it.
+    pub fn clear(&self, stream: &Stream) -> Result<()> {
+        self.device.enter()?;
+        // SAFETY: all of it, and nothing else.
+        let result = unsafe { sys::cuMemsetD8Async(self.at, 0, self.bytes, stream.raw()) };
+        check(result, &format!("clear {} bytes on CUDA device {}", self.bytes, self.device.ordinal()))?;
+        stream.synchronize()
+    }
+}
+
+impl Drop for DeviceMemory {
+    fn drop(&mut self) {
+        if self.device.enter().is_ok() {
+            // SAFETY: allocated in `new`, freed once. Work that still uses it is waited for by the driver.
+            unsafe { sys::cuMemFree_v2(self.at) };
+        }
+    }
+}
+
+/// Pinned memory of the host, in words of four bytes: what the device copies from and to in the background.
+pub struct PinnedMemory {
+    device: Arc<Device>,
+    at: *mut u32,
+    words: usize,
+}
+
+// SAFETY: plain memory with one owner.
+unsafe impl Send for PinnedMemory {}
+
+impl PinnedMemory {
+    pub fn new(device: &Arc<Device>, words: usize) -> Result<PinnedMemory> {
+        device.enter()?;
+        let Some(bytes) = words.max(1).checked_mul(4) else { bail!(OutOfMemory, "{words} words of pinned memory") };
+        let mut at = std::ptr::null_mut();
+        // SAFETY: writes one address; freed when self is dropped.
+        check(unsafe { sys::cuMemHostAlloc(&mut at, bytes, 0) }, &format!("allocate {bytes} bytes of pinned memory"))?;
+        // SAFETY: just allocated with this size.
+        unsafe { at.cast::<u8>().write_bytes(0, bytes) };
+        Ok(PinnedMemory { device: device.clone(), at: at.cast(), words })
+    }
+
+    pub fn words(&self) -> usize {
+        self.words
+    }
+
+    /// Nothing of the device's may be under way that uses it.
+    pub fn as_mut_slice(&mut self) -> &mut [u32] {
+        // SAFETY: allocated with this length, initialised, and ours alone.
+        unsafe { std::slice::from_raw_parts_mut(self.at, self.words) }
+    }
+
+    /// As above.
+    pub fn as_slice(&self) -> &[u32] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts(self.at, self.words) }
+    }
+
+    /// As above.
+    pub fn as_mut_bytes(&mut self) -> &mut [u8] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.at.cast(), self.words * 4) }
+    }
+
+    /// Copies the first `bytes` to `offset` of `to`, in the order of `stream`, without waiting: self stays as it is
+    /// until the stream was waited for.
+    pub fn send(&self, bytes: usize, to: &DeviceMemory, offset: usize, stream: &Stream) -> Result<()> {
+        assert!(bytes <= self.words * 4);
+        let at = to.at(offset, bytes);
+        self.device.enter()?;
+        // SAFETY: in range on both sides. Freeing either waits for the copy.
+        let result = unsafe { sys::cuMemcpyHtoDAsync_v2(at, self.at.cast(), bytes, stream.raw()) };
+        check(result, &format!("copy {bytes} bytes to CUDA device {}", self.device.ordinal()))
+    }
+
+    /// Copies the first `words` of `from` here, in the order of `stream`, without waiting.
+    pub fn fetch(&mut self, words: usize, from: &DeviceMemory, stream: &Stream) -> Result<()> {
+        assert!(words <= self.words);
+        let at = from.at(0, words * 4);
+        self.device.enter()?;
+        // SAFETY: as above.
+        let result = unsafe { sys::cuMemcpyDtoHAsync_v2(self.at.cast(), at, words * 4, stream.raw()) };
+        check(result, &format!("copy {} bytes from CUDA device {}", words * 4, self.device.ordinal()))
+    }
+}
+
+impl Drop for PinnedMemory {
+    fn drop(&mut self) {
+        if self.device.enter().is_ok() {
+            // SAFETY: allocated in `new`, freed once; the driver waits for copies that use it.
+            unsafe { sys::cuMemFreeHost(self.at.cast()) };
+        }
+    }
+}

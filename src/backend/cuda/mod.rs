@@ -1,0 +1,268 @@
+//! CUDA devices: weights, KV and activations in their memory, the kernels of kernels/ for the operations of a step. The
+//! driver is found at run time; without one there are no devices.
+//!
+//! | to change | look in |
+//! | --- | --- |
+//! | which functions of the driver are used, what their errors mean | `driver` |
+//! | devices, loading of kernels | `device` |
+//! | memory, streams, launches | `memory`, `stream` |
+//! | what the device is told of a step | `step`, `layout` |
+//! | which kernel runs for an operation | this file, `attention`, `product` |
+//! | the KV pool | `slab` |
+
+mod attention;
+mod device;
+mod driver;
+mod layout;
+mod load;
+mod memory;
+mod product;
+mod slab;
+mod step;
+mod stream;
+mod tensors;
+
+pub use device::{Device, DeviceInfo, count, info};
+pub use load::Loader;
+pub use slab::CudaSlab;
+pub use tensors::{CudaBuffer, CudaMatrix, CudaVector};
+
+use super::{AttentionArgs, Backend, Batch, BlockStore, KvGeometry, Linear, RopeRows};
+use crate::bail;
+use crate::error::Result;
+use crate::tensor::Dtype;
+use layout::{Element, KvLayout, named};
+use memory::PinnedMemory;
+use std::sync::Arc;
+use step::StepData;
+use stream::{Shape, Stream, arg};
+
+/// One engine's part of a device: its stream, and what it tells the device of a step.
+pub struct CudaBackend {
+    device: Arc<Device>,
+    stream: Stream,
+    /// What activations are between the matrix products; the residual stream and logits are f32.
+    element: Element,
+    /// Query heads for each KV head.
+    group: u32,
+    step: StepData,
+    attention: attention::Plan,
+    fetched: PinnedMemory,
+}
+
+impl CudaBackend {
+    /// For a model whose matrices are of `dtype`, with so many query heads and layers of these windows, over a pool of KV.
+    pub fn new(
+        device: &Arc<Device>,
+        dtype: Dtype,
+        heads: u32,
+        windows: impl Iterator<Item = Option<u32>>,
+        kv: &CudaSlab,
+    ) -> Result<CudaBackend> {
+        device.load_kernels()?;
+        let element = Element::of(dtype)?;
+        Ok(CudaBackend {
+            element,
+            group: heads / kv.geometry().kv_heads,
+            stream: Stream::new(device)?,
+            step: StepData::new(device)?,
+            attention: attention::Plan::new(element, kv.geometry(), windows)?,
+            fetched: PinnedMemory::new(device, 1)?,
+            device: device.clone(),
+        })
+    }
+
+    /// UNSUPPORTED if there are no kernels for KV of this shape.
+    pub fn check(geometry: &KvGeometry) -> Result<()> {
+        attention::check(geometry)?;
+        KvLayout::of(geometry).map(|_| ())
+    }
+}
+
+impl Backend for CudaBackend {
+    type Buffer = CudaBuffer;
+    type Matrix = CudaMatrix;
+    type Vector = CudaVector;
+    type Kv = CudaSlab;
+
+    fn begin(&mut self, batch: &Batch, rope: &RopeRows, kv: &CudaSlab) -> Result<()> {
+        self.step.pack(batch, rope, kv.geometry().block_tokens);
+        self.attention.pack(batch, self.group, &mut self.step);
+        self.step.send(&self.device, &self.stream)
+    }
+
+    fn embed(&mut self, table: &CudaMatrix, tokens: &[u32], out: &mut CudaBuffer) -> Result<()> {
+        let (rows, hidden) = (tokens.len() as u32, table.cols);
+        out.resize(&self.device, rows, hidden, Element::F32)?;
+        let shape = Shape { grid: [rows, 1, 1], threads: 128, shared: 0 };
+        let kernel = named!(table.element, "embed_");
+        self.stream.launch(
+            kernel,
+            shape,
+            &mut [
+                arg(&table.address()),
+                arg(&self.step.address(self.step.tokens)),
+                arg(&out.address()),
+                arg(&rows),
+                arg(&hidden),
+            ],
+        )
+    }
+
+    fn rms_norm(
+        &mut self,
+        x: &CudaBuffer,
+        rows: Option<&[u32]>,
+        weight: &CudaVector,
+        eps: f32,
+        out: &mut CudaBuffer,
+    ) -> Result<()> {
+        x.expect(Element::F32, x.cols)?;
+        let (ids, n) = match rows {
+            Some(rows) if rows.len() == self.step.logit_rows.len => {
+                (self.step.address(self.step.logit_rows), rows.len() as u32)
+            }
+            Some(rows) => bail!(Internal, "{} rows to normalise that the device was not told of", rows.len()),
+            None => (0, x.rows),
+        };
+        out.resize(&self.device, n, x.cols, self.element)?;
+        let threads = if x.cols >= 4096 { 512 } else { 256 };
+        let shape = Shape { grid: [n, 1, 1], threads, shared: threads / 32 * 4 };
+        self.stream.launch(
+            named!(self.element, "rms_norm_"),
+            shape,
+            &mut [
+                arg(&x.address()),
+                arg(&ids),
+                arg(&weight.address()),
+                arg(&out.address()),
+                arg(&n),
+                arg(&x.cols),
+                arg(&eps),
+            ],
+        )
+    }
+
+    fn linear(&mut self, x: &CudaBuffer, linears: &[&Linear<Self>], outs: &mut [&mut CudaBuffer]) -> Result<()> {
+        if linears.len() != outs.len() {
+            bail!(Internal, "{} projections into {} buffers", linears.len(), outs.len());
+        }
+        for (linear, out) in linears.iter().zip(outs) {
+            out.resize(&self.device, x.rows, linear.weight.rows, self.element)?;
+            product::run(&self.stream, x, linear, out, false)?;
+        }
+        Ok(())
+    }
+
+    fn logits(&mut self, x: &CudaBuffer, head: &Linear<Self>, out: &mut CudaBuffer) -> Result<()> {
+        out.resize(&self.device, x.rows, head.weight.rows, Element::F32)?;
+        product::run(&self.stream, x, head, out, false)
+    }
+
+    fn linear_add(&mut self, x: &CudaBuffer, linear: &Linear<Self>, residual: &mut CudaBuffer) -> Result<()> {
+        residual.expect(Element::F32, linear.weight.rows)?;
+        product::run(&self.stream, x, linear, residual, true)
+    }
+
+    fn rope_store(
+        &mut self,
+        q: &mut CudaBuffer,
+        k: &mut CudaBuffer,
+        v: &CudaBuffer,
+        norms: Option<(&CudaVector, &CudaVector, f32)>,
+        _rope: &RopeRows,
+        args: &AttentionArgs<'_>,
+        kv: &CudaSlab,
+    ) -> Result<()> {
+        let geometry = kv.geometry();
+        let (heads, kv_heads) = (args.heads as u32, geometry.kv_heads);
+        q.expect(self.element, heads * geometry.head_dim)?;
+        k.expect(self.element, kv_heads * geometry.head_dim)?;
+        v.expect(self.element, kv_heads * geometry.head_dim)?;
+        let lanes = geometry.head_dim.div_ceil(8).next_power_of_two();
+        let rows = q.rows;
+        let items = rows as usize * (heads + 2 * kv_heads) as usize * lanes as usize;
+        let (q_norm, k_norm, eps) = norms.map_or((0, 0, 0.0), |(q, k, eps)| (q.address(), k.address(), eps));
+        let kernel = match geometry.dtype {
+            Dtype::F32 => named!(self.element, "rope_store_", "_float"),
+            Dtype::F16 => named!(self.element, "rope_store_", "_f16"),
+            Dtype::Bf16 => named!(self.element, "rope_store_", "_bf16"),
+            Dtype::I8 => named!(self.element, "rope_store_", "_int8"),
+        };
+        let layout = KvLayout::of(geometry)?;
+        self.stream.launch(
+            kernel,
+            Shape::over(items, 128),
+            &mut [
+                arg(&q.address()),
+                arg(&q.cols),
+                arg(&k.address()),
+                arg(&k.cols),
+                arg(&v.address()),
+                arg(&v.cols),
+                arg(&q_norm),
+                arg(&k_norm),
+                arg(&eps),
+                arg(&self.step.address(self.step.cos)),
+                arg(&self.step.address(self.step.sin)),
+                arg(&self.step.address(self.step.slots)),
+                arg(&kv.address()),
+                arg(&layout),
+                arg(&(args.layer as u32)),
+                arg(&heads),
+                arg(&rows),
+            ],
+        )
+    }
+
+    fn attention(
+        &mut self,
+        q: &CudaBuffer,
+        args: &AttentionArgs<'_>,
+        kv: &CudaSlab,
+        out: &mut CudaBuffer,
+    ) -> Result<()> {
+        q.expect(self.element, args.heads as u32 * kv.geometry().head_dim)?;
+        out.resize(&self.device, q.rows, q.cols, self.element)?;
+        self.attention.run(&self.device, &self.stream, &self.step, q, args, kv, out)
+    }
+
+    fn silu_mul(&mut self, gate: &mut CudaBuffer, up: &CudaBuffer) -> Result<()> {
+        gate.expect(self.element, up.cols)?;
+        up.expect(self.element, gate.cols)?;
+        let pieces = gate.rows as usize * gate.cols as usize * self.element.size() / 16;
+        self.stream.launch(
+            named!(self.element, "silu_mul_"),
+            Shape::over(pieces, 256),
+            &mut [
+                arg(&gate.address()),
+                arg(&gate.cols),
+                arg(&up.address()),
+                arg(&up.cols),
+                arg(&gate.rows),
+                arg(&gate.cols),
+            ],
+        )
+    }
+
+    fn download(&mut self, x: &CudaBuffer, out: &mut Vec<f32>) -> Result<()> {
+        x.expect(Element::F32, x.cols)?;
+        let n = x.rows as usize * x.cols as usize;
+        out.clear();
+        let Some(memory) = x.memory() else { return Ok(()) };
+        if self.fetched.words() < n {
+            self.fetched = PinnedMemory::new(&self.device, n.next_power_of_two())?;
+        }
+        self.fetched.fetch(n, memory, &self.stream)?;
+        self.stream.synchronize()?;
+        if out.try_reserve(n).is_err() {
+            bail!(OutOfMemory, "cannot copy {} x {} activations", x.rows, x.cols);
+        }
+        out.extend(self.fetched.as_slice()[..n].iter().map(|word| f32::from_bits(*word)));
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.stream.synchronize()
+    }
+}

@@ -1,0 +1,80 @@
+//! Matrix products: which kernel for how many rows.
+
+use super::CudaBackend;
+use super::layout::{Element, named};
+use super::stream::{Shape, Stream, arg};
+use super::tensors::CudaBuffer;
+use crate::backend::Linear;
+use crate::error::Result;
+
+/// Up to so many rows a product is bound by reading the weights once.
+const GEMV_ROWS: u32 = 8;
+/// Up to so many rows small tiles fill the device better than large ones.
+const FLAT_ROWS: u32 = 64;
+
+/// `out = linear(x)`, or `out += linear(x)`; `out` has its shape and type already.
+pub(super) fn run(
+    stream: &Stream,
+    x: &CudaBuffer,
+    linear: &Linear<CudaBackend>,
+    out: &mut CudaBuffer,
+    accumulate: bool,
+) -> Result<()> {
+    let weight = &linear.weight;
+    let element = weight.element;
+    x.expect(element, weight.cols)?;
+    let (m, n, k) = (x.rows, weight.rows, weight.cols);
+    let bias = linear.bias.as_ref().map_or(0, |bias| bias.address());
+    let to_float = out.element == Some(Element::F32);
+    let (kernel, shape) = choose(element, to_float, m, n);
+    stream.launch(
+        kernel,
+        shape,
+        &mut [
+            arg(&out.address()),
+            arg(&out.cols),
+            arg(&x.address()),
+            arg(&x.cols),
+            arg(&weight.address()),
+            arg(&bias),
+            arg(&m),
+            arg(&n),
+            arg(&k),
+            arg(&u32::from(accumulate)),
+        ],
+    )
+}
+
+fn choose(element: Element, to_float: bool, m: u32, n: u32) -> (&'static str, Shape) {
+    let half = element != Element::F32;
+    if m <= GEMV_ROWS {
+        let kernel = match to_float {
+            true => named!(element, "gemv_", "_float"),
+            false => match element {
+                Element::F32 => "gemv_float_float",
+                Element::F16 => "gemv_f16_f16",
+                Element::Bf16 => "gemv_bf16_bf16",
+            },
+        };
+        let outputs = if half { 16 } else { 8 };
+        let shared = if half { 4096 } else { 0 };
+        return (kernel, Shape { grid: [n.div_ceil(outputs), 1, 1], threads: 256, shared });
+    }
+    if !half {
+        return ("gemm_float_float", Shape { grid: [m.div_ceil(64), n.div_ceil(64), 1], threads: 256, shared: 30720 });
+    }
+    if m <= FLAT_ROWS {
+        let kernel = match (element, to_float) {
+            (_, true) => named!(element, "gemm_flat_", "_float"),
+            (Element::F16, false) => "gemm_flat_f16_f16",
+            (_, false) => "gemm_flat_bf16_bf16",
+        };
+        return (kernel, Shape { grid: [m.div_ceil(64), n.div_ceil(32), 1], threads: 128, shared: 73728 });
+    }
+    let kernel = match (element, to_float) {
+        (_, true) => named!(element, "gemm_", "_float"),
+        (Element::F16, false) => "gemm_f16_f16",
+        (_, false) => "gemm_bf16_bf16",
+    };
+    (kernel, Shape { grid: [m.div_ceil(128), n.div_ceil(128), 1], threads: 256, shared: 65536 })
+}

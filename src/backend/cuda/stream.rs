@@ -1,0 +1,145 @@
+//! Streams of work on a device.
+
+use super::device::Device;
+use super::driver::check;
+use crate::error::Result;
+use cudarc::driver::sys;
+use std::ffi::c_void;
+use std::sync::Arc;
+
+/// Work in order. Two streams run side by side, and know nothing of the null stream.
+pub struct Stream {
+    device: Arc<Device>,
+    raw: sys::CUstream,
+}
+
+// SAFETY: a handle of the driver, which may be used from any thread.
+unsafe impl Send for Stream {}
+// SAFETY: as above.
+unsafe impl Sync for Stream {}
+
+/// How many threads run a kernel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    pub grid: [u32; 3],
+    pub threads: u32,
+    /// Dynamic shared memory of a block, in bytes.
+    pub shared: u32,
+}
+
+impl Shape {
+    /// Blocks of `threads` for so many items.
+    pub fn over(items: usize, threads: u32) -> Shape {
+        Shape { grid: [items.div_ceil(threads as usize) as u32, 1, 1], threads, shared: 0 }
+    }
+}
+
+/// What a kernel takes: numbers, addresses on the device, and the structs of [`super::layout`].
+pub(super) unsafe trait Argument {}
+// SAFETY: plain data of the size that C gives it.
+unsafe impl Argument for u32 {}
+// SAFETY: as above.
+unsafe impl Argument for u64 {}
+// SAFETY: as above.
+unsafe impl Argument for f32 {}
+
+/// The address of an argument, within the call that uses it.
+pub(super) fn arg<T: Argument>(value: &T) -> *mut c_void {
+    std::ptr::from_ref(value).cast_mut().cast()
+}
+
+impl Stream {
+    pub fn new(device: &Arc<Device>) -> Result<Stream> {
+        device.enter()?;
+        let mut raw = std::ptr::null_mut();
+        let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+        // SAFETY: writes one handle; destroyed when self is dropped.
+        check(unsafe { sys::cuStreamCreateWithPriority(&mut raw, flags, 0) }, "make a CUDA stream")?;
+        Ok(Stream { device: device.clone(), raw })
+    }
+
+    pub(super) fn raw(&self) -> sys::CUstream {
+        self.raw
+    }
+
+    /// Waits until all work so far is done. What went wrong in it comes out here.
+    pub fn synchronize(&self) -> Result<()> {
+        self.device.enter()?;
+        // SAFETY: a stream that lives.
+        let result = unsafe { sys::cuStreamSynchronize(self.raw) };
+        check(result, &format!("run work on CUDA device {}", self.device.ordinal()))
+    }
+
+    /// Has a kernel run after what is in the stream. The arguments are of the kernel's types, as its entry point in kernels/
+    /// has them, and what they point at stays there until the stream was waited for.
+    pub(super) fn launch(&self, kernel: &str, shape: Shape, arguments: &mut [*mut c_void]) -> Result<()> {
+        let [x, y, z] = shape.grid;
+        if x == 0 || y == 0 || z == 0 {
+            return Ok(());
+        }
+        self.device.enter()?;
+        let function = self.device.kernel(kernel, shape.shared)?;
+        let (threads, shared, arguments) = (shape.threads, shape.shared, arguments.as_mut_ptr());
+        // SAFETY: a loaded kernel; its arguments are copied during the call, and are right as the caller has them.
+        let result = unsafe {
+            sys::cuLaunchKernel(function, x, y, z, threads, 1, 1, shared, self.raw, arguments, std::ptr::null_mut())
+        };
+        check(result, &format!("launch {kernel}"))
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if self.device.enter().is_ok() {
+            // SAFETY: made in `new`, destroyed once; its work is done or goes on without it.
+            unsafe {
+                sys::cuStreamSynchronize(self.raw);
+                sys::cuStreamDestroy_v2(self.raw);
+            }
+        }
+    }
+}
+
+/// A point in a stream's work.
+pub(super) struct Event {
+    device: Arc<Device>,
+    raw: sys::CUevent,
+}
+
+// SAFETY: a handle of the driver, which may be used from any thread.
+unsafe impl Send for Event {}
+
+impl Event {
+    pub fn new(device: &Arc<Device>) -> Result<Event> {
+        device.enter()?;
+        let mut raw = std::ptr::null_mut();
+        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
+        // SAFETY: writes one handle; destroyed when self is dropped.
+        check(unsafe { sys::cuEventCreate(&mut raw, flags) }, "make a CUDA event")?;
+        Ok(Event { device: device.clone(), raw })
+    }
+
+    /// Puts it after what is in the stream now.
+    pub fn record(&self, stream: &Stream) -> Result<()> {
+        self.device.enter()?;
+        // SAFETY: both live.
+        check(unsafe { sys::cuEventRecord(self.raw, stream.raw) }, "mark a place in a CUDA stream")
+    }
+
+    /// Waits until the work before it is done; not at all if it was never recorded.
+    pub fn synchronize(&self) -> Result<()> {
+        self.device.enter()?;
+        // SAFETY: it lives.
+        let result = unsafe { sys::cuEventSynchronize(self.raw) };
+        check(result, &format!("run work on CUDA device {}", self.device.ordinal()))
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        if self.device.enter().is_ok() {
+            // SAFETY: made in `new`, destroyed once.
+            unsafe { sys::cuEventDestroy_v2(self.raw) };
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! The simulated device.
+
+use cleave::engine::{CacheOptions, ModelCache};
+use cleave::model::Model;
+use std::ffi::{CStr, CString, c_char};
+use std::path::PathBuf;
+use std::sync::{Arc, Once};
+
+/// libcuda.so, where cargo puts what a test depends on: beside the test.
+pub fn driver() -> PathBuf {
+    let path = std::env::current_exe().unwrap().with_file_name("libcuda.so");
+    assert!(path.exists(), "{} is not there", path.display());
+    path
+}
+
+/// Loads the simulated driver, so that a search for libcuda by name finds it. To be called before anything of CUDA's.
+pub fn simulate() {
+    static LOADED: Once = Once::new();
+    LOADED.call_once(|| load(""));
+}
+
+/// The same with settings of the driver's, once in a process.
+pub fn load(settings: &str) {
+    let path = CString::new(driver().into_os_string().into_encoded_bytes()).unwrap();
+    let library = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+    assert!(!library.is_null(), "{:?}", unsafe { CStr::from_ptr(libc::dlerror()) });
+    let settings = CString::new(settings).unwrap();
+    let configure = unsafe { libc::dlsym(library, c"simulated_cuda_configure".as_ptr()) };
+    assert!(!configure.is_null());
+    let configure: extern "C" fn(*const c_char) -> i32 = unsafe { std::mem::transmute(configure) };
+    assert_eq!(configure(settings.as_ptr()), 0, "{settings:?}");
+}
+
+/// What is alive on the device, in words; empty if nothing is.
+pub fn leaks() -> String {
+    let leaks = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"simulated_cuda_leaks".as_ptr()) };
+    assert!(!leaks.is_null());
+    let leaks: extern "C" fn(*mut c_char, usize) -> usize = unsafe { std::mem::transmute(leaks) };
+    let mut text = vec![0u8; 4096];
+    leaks(text.as_mut_ptr().cast(), text.len());
+    CStr::from_bytes_until_nul(&text).unwrap().to_string_lossy().into_owned()
+}
+
+pub fn cache_on(model: &Arc<Model>, device: i32, options: CacheOptions) -> Arc<ModelCache> {
+    simulate();
+    ModelCache::create(model, &[device], options).expect("a cache")
+}

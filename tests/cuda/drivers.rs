@@ -1,0 +1,153 @@
+//! Machines with other drivers than a good one, each a process of its own.
+
+use crate::common::{Host, request, role, tiny};
+use crate::device;
+use cleave::backend::cuda;
+use cleave::engine::{CacheOptions, ModelCache, Role};
+use cleave::error::{Error, Status};
+use std::process::Command;
+
+/// Runs an ignored test of this program by itself.
+fn alone(test: &str, settings: &str) {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"])
+        .env("CUDA_SETTINGS", settings)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{test} with {settings:?}: {text}");
+}
+
+fn settings() -> String {
+    std::env::var("CUDA_SETTINGS").unwrap_or_default()
+}
+
+fn refused() -> Error {
+    match ModelCache::create(&tiny(), &[0], CacheOptions { bytes: 1 << 20, ..CacheOptions::default() }) {
+        Ok(_) => panic!("there is a cache"),
+        Err(error) => error,
+    }
+}
+
+#[test]
+fn nothing_is_left_behind() {
+    alone("handoff::leaves_nothing_behind", "");
+}
+
+#[test]
+fn no_driver() {
+    alone("drivers::is_absent", "");
+}
+
+#[test]
+#[ignore = "run by no_driver"]
+fn is_absent() {
+    assert_eq!(cuda::count(), 0);
+    let error = refused();
+    assert_eq!(error.status, Status::NotFound);
+    assert!(error.message.contains("no CUDA driver"), "{error}");
+    assert_eq!(cuda::info(0).unwrap_err().status, Status::NotFound);
+}
+
+#[test]
+fn no_device() {
+    alone("drivers::has_no_device", "devices=0");
+}
+
+#[test]
+#[ignore = "run by no_device"]
+fn has_no_device() {
+    device::load(&settings());
+    assert_eq!(cuda::count(), 0);
+    assert_eq!(refused().status, Status::NotFound);
+}
+
+#[test]
+fn an_old_driver() {
+    alone("drivers::is_old", "driver=11040");
+}
+
+#[test]
+#[ignore = "run by an_old_driver"]
+fn is_old() {
+    device::load(&settings());
+    assert_eq!(cuda::count(), 0);
+    let error = refused();
+    assert_eq!(error.status, Status::Unsupported);
+    assert!(error.message.contains("CUDA 11.4"), "{error}");
+}
+
+#[test]
+fn an_old_device() {
+    alone("drivers::has_an_old_device", "compute=75");
+}
+
+#[test]
+#[ignore = "run by an_old_device"]
+fn has_an_old_device() {
+    device::load(&settings());
+    assert_eq!(cuda::count(), 1);
+    assert_eq!(cuda::info(0).unwrap().compute_capability, 75);
+    let error = refused();
+    assert_eq!(error.status, Status::Unsupported);
+    assert!(error.message.contains("7.5"), "{error}");
+}
+
+#[test]
+fn a_small_device() {
+    alone("drivers::has_little_memory", "memory=1000000");
+}
+
+#[test]
+#[ignore = "run by a_small_device"]
+fn has_little_memory() {
+    device::load(&settings());
+    let error = refused();
+    assert_eq!(error.status, Status::OutOfMemory, "{error}");
+    assert!(error.message.contains("device 0"), "{error}");
+    assert_eq!(device::leaks(), "");
+}
+
+/// Each call of the driver fails in turn: an error, and nothing left behind.
+#[test]
+fn calls_that_fail() {
+    alone("drivers::fails_in_turn", "");
+}
+
+#[test]
+#[ignore = "run by calls_that_fail"]
+fn fails_in_turn() {
+    device::load("");
+    // Whatever a process finds out once is found out before.
+    assert_eq!(cuda::count(), 1);
+    let mut done = false;
+    let mut refusals = 0;
+    for k in (1..400).chain((400..4000).step_by(97)) {
+        device::load(&format!("fail={k}"));
+        let outcome = whole_life();
+        device::load("fail=0");
+        match outcome {
+            Ok(()) => done = true,
+            Err(error) => {
+                assert!(matches!(error.status, Status::Device | Status::OutOfMemory), "call {k}: {error}");
+                refusals += 1;
+            }
+        }
+        assert_eq!(device::leaks(), "", "after call {k} failed");
+    }
+    assert!(done && refusals > 50, "{refusals} refusals");
+}
+
+fn whole_life() -> cleave::error::Result<()> {
+    let cache = ModelCache::create(&tiny(), &[0], CacheOptions { bytes: 1 << 20, ..CacheOptions::default() })?;
+    let mut host = Host::new();
+    let engine = cleave::engine::Engine::create(&cache, &host.queue, role(Role::Mixed))?;
+    let submitted = engine.submit(vec![request(&[5, 6, 7], 2)]);
+    if let Some(error) = submitted.refused {
+        return Err(error);
+    }
+    match host.finish(submitted.ids[0]).end.unwrap().status {
+        Some(status) => Err(Error::new(status, "the request failed")),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,110 @@
+//! Requests on a device give what they give on the CPU.
+
+use crate::common::*;
+use crate::device::cache_on;
+use cleave::engine::{CacheOptions, DEVICE_CPU, EngineOptions, Role};
+use cleave::tensor::Dtype;
+
+pub const TEXTS: [&str; 5] = [
+    "tom likes the colour green. anna lives in paris. what colour does tom like?",
+    "the old farmer",
+    "a",
+    "anna lives in paris. tom lives in rome. anna likes the colour red. the old farmer went to the market and bought",
+    "one two three one two three one two",
+];
+
+pub fn options() -> CacheOptions {
+    CacheOptions { bytes: 4 << 20, secret: Some([5; 32]), ..CacheOptions::default() }
+}
+
+pub fn tokens(text: &str) -> Vec<u32> {
+    tiny().tokenize(text, true, false).unwrap()
+}
+
+/// What was generated is the same, and the logprobs are to rounding.
+pub fn assert_alike(found: &Outcome, expected: &Outcome, what: &str) {
+    assert_eq!(found.tokens, expected.tokens, "{what}");
+    for (i, (a, b)) in found.logprobs.iter().zip(&expected.logprobs).enumerate() {
+        let (a, b) = (f32::from_bits(*a), f32::from_bits(*b));
+        assert!((a - b).abs() < 0.1 + 0.05 * b.abs(), "{what}: the logprob of token {i} is {a}, on the CPU {b}");
+    }
+}
+
+fn on(device: i32, options: CacheOptions, engine: EngineOptions, n: u32) -> Vec<Outcome> {
+    let cache = cache_on(&tiny(), device, options);
+    let mut host = Host::new();
+    let engine = host.engine(&cache, engine);
+    let ids: Vec<u64> = TEXTS.iter().map(|text| host.submit(&engine, request(&tokens(text), n))).collect();
+    let outcomes = ids.into_iter().map(|id| host.finish(id)).collect();
+    assert_quiescent(&cache);
+    outcomes
+}
+
+fn assert_all_alike(found: &[Outcome], expected: &[Outcome]) {
+    for ((found, expected), text) in found.iter().zip(expected).zip(TEXTS) {
+        assert_alike(found, expected, text);
+    }
+}
+
+#[test]
+fn greedy_tokens_are_the_cpus() {
+    let expected = on(DEVICE_CPU, options(), role(Role::Mixed), 16);
+    assert_all_alike(&on(0, options(), role(Role::Mixed), 16), &expected);
+}
+
+#[test]
+fn in_chunks_and_few_at_a_time() {
+    let expected = on(DEVICE_CPU, options(), role(Role::Mixed), 8);
+    let engine = EngineOptions { max_batch_tokens: 5, max_sequences: 2, ..role(Role::Mixed) };
+    assert_all_alike(&on(0, CacheOptions { block_tokens: 3, ..options() }, engine, 8), &expected);
+}
+
+#[test]
+fn with_kv_of_every_dtype() {
+    for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8] {
+        let options = || CacheOptions { dtype: Some(dtype), ..options() };
+        let expected = on(DEVICE_CPU, options(), role(Role::Mixed), 6);
+        assert_all_alike(&on(0, options(), role(Role::Mixed), 6), &expected);
+    }
+}
+
+#[test]
+fn what_is_sampled_has_the_cpus_distribution() {
+    // The same seed draws the same token wherever the logits are close: of many draws, nearly all.
+    let run = |device| {
+        let cache = cache_on(&tiny(), device, options());
+        let mut host = Host::new();
+        let engine = host.engine(&cache, role(Role::Mixed));
+        let prompt = tokens(TEXTS[1]);
+        let ids: Vec<u64> = (0..40).map(|seed| host.submit(&engine, sampled(&prompt, 1, seed))).collect();
+        ids.into_iter().map(|id| host.finish(id).tokens[0]).collect::<Vec<u32>>()
+    };
+    let (found, expected) = (run(0), run(DEVICE_CPU));
+    let same = found.iter().zip(&expected).filter(|(a, b)| a == b).count();
+    assert!(same >= 37, "{found:?} on the device, {expected:?} on the CPU");
+}
+
+#[test]
+fn a_prompt_again_is_found_in_the_prefix_cache() {
+    let cache = cache_on(&tiny(), 0, options());
+    let mut host = Host::new();
+    let engine = host.engine(&cache, role(Role::Mixed));
+    let prompt = tokens(TEXTS[3]);
+    let first = host.run(&engine, request(&prompt, 6));
+    let again = host.run(&engine, request(&prompt, 6));
+    assert!(again.end.unwrap().cached_tokens >= 16);
+    assert_alike(&again, &first, "the same prompt again");
+}
+
+#[test]
+fn two_engines_over_one_cache_at_once() {
+    let cache = cache_on(&tiny(), 0, options());
+    let mut host = Host::new();
+    let engines = [host.engine(&cache, role(Role::Mixed)), host.engine(&cache, role(Role::Mixed))];
+    let expected = on(DEVICE_CPU, options(), role(Role::Mixed), 8);
+    let ids: Vec<u64> =
+        TEXTS.iter().enumerate().map(|(i, text)| host.submit(&engines[i % 2], request(&tokens(text), 8))).collect();
+    for (id, expected) in ids.into_iter().zip(&expected) {
+        assert_alike(&host.finish(id), expected, "two engines");
+    }
+}

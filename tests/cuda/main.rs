@@ -1,0 +1,10 @@
+//! The CUDA backend as it is, on a simulated driver (kernels/driver) that runs the kernels' sources on the CPU: load,
+//! prefill, handoff, decode. The CPU backend says what has to come out.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod device;
+mod drivers;
+mod generation;
+mod handoff;
+mod models;
