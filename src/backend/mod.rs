@@ -123,10 +123,16 @@ pub trait Backend: Send + Sized {
     /// The KV pool.
     type Kv: BlockStore;
 
-    /// Before the first operation of a step: the batch and its rotation angles, which the operations up to
-    /// [`Backend::finish`] are about.
-    fn begin(&mut self, _batch: &Batch, _rope: &RopeRows, _kv: &Self::Kv) -> Result<()> {
-        Ok(())
+    /// Runs the operations of a step, `body`; or, as they are the same for every batch of a shape, does once more what
+    /// they did before.
+    fn step(
+        &mut self,
+        _batch: &Batch,
+        _rope: &RopeRows,
+        _kv: &Self::Kv,
+        body: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<()> {
+        body(self)
     }
 
     /// `out[i] = table[tokens[i]]`.
@@ -179,11 +185,6 @@ pub trait Backend: Send + Sized {
     /// `gate = silu(gate) * up`.
     fn silu_mul(&mut self, gate: &mut Self::Buffer, up: &Self::Buffer) -> Result<()>;
 
-    /// Copies a buffer to the host, row-major.
-    fn download(&mut self, x: &Self::Buffer, out: &mut Vec<f32>) -> Result<()>;
-
-    /// After the last operation of a step: waits until all of it is done.
-    fn finish(&mut self) -> Result<()> {
-        Ok(())
-    }
+    /// Waits until the step is done, and copies the first `rows` rows of a buffer to the host, row-major.
+    fn download(&mut self, x: &Self::Buffer, rows: usize, out: &mut Vec<f32>) -> Result<()>;
 }

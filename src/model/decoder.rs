@@ -25,13 +25,13 @@ pub struct Decoder<B: Backend> {
     kv: Arc<B::Kv>,
     backend: B,
     rope: Rope,
+    rope_rows: RopeRows,
     scale: f32,
     buffers: Buffers<B>,
 }
 
 /// Activations, kept from step to step.
 struct Buffers<B: Backend> {
-    rope: RopeRows,
     /// The residual stream.
     x: B::Buffer,
     /// What a sublayer or the head reads.
@@ -62,8 +62,8 @@ impl<B: Backend> Decoder<B> {
             weights,
             kv,
             backend,
+            rope_rows: RopeRows::default(),
             buffers: Buffers {
-                rope: RopeRows::default(),
                 x: B::Buffer::default(),
                 normed: B::Buffer::default(),
                 q: B::Buffer::default(),
@@ -75,31 +75,6 @@ impl<B: Backend> Decoder<B> {
                 logits: B::Buffer::default(),
             },
         })
-    }
-
-    /// K and V of all rows into the cache; then, unless `kv_only`, the layer's change to the residual stream.
-    fn layer(&mut self, index: usize, batch: &Batch, kv_only: bool) -> Result<()> {
-        let config = self.model.config();
-        let (spec, eps) = (&config.layers[index], config.rms_norm_eps);
-        let layer: &LayerWeights<B> = &self.weights.layers[index];
-        let (backend, b, kv) = (&mut self.backend, &mut self.buffers, &*self.kv);
-        let heads = config.heads as usize;
-        let args = AttentionArgs { layer: index, heads, scale: self.scale, window: spec.window, batch };
-
-        backend.rms_norm(&b.x, None, &layer.attn_norm, eps, &mut b.normed)?;
-        backend.linear(&b.normed, &[&layer.q, &layer.k, &layer.v], &mut [&mut b.q, &mut b.k, &mut b.v])?;
-        let norms = layer.qk_norm.as_ref().map(|(q, k)| (q, k, eps));
-        backend.rope_store(&mut b.q, &mut b.k, &b.v, norms, &b.rope, &args, kv)?;
-        if kv_only {
-            return Ok(());
-        }
-        backend.attention(&b.q, &args, kv, &mut b.attended)?;
-        backend.linear_add(&b.attended, &layer.o, &mut b.x)?;
-
-        backend.rms_norm(&b.x, None, &layer.mlp_norm, eps, &mut b.normed)?;
-        backend.linear(&b.normed, &[&layer.gate, &layer.up], &mut [&mut b.gate, &mut b.up])?;
-        backend.silu_mul(&mut b.gate, &b.up)?;
-        backend.linear_add(&b.gate, &layer.down, &mut b.x)
     }
 
     fn check(&self, batch: &Batch) -> Result<()> {
@@ -123,6 +98,59 @@ impl<B: Backend> Decoder<B> {
     }
 }
 
+/// The operations of one step.
+struct Forward<'a, B: Backend> {
+    model: &'a Model,
+    weights: &'a Weights<B>,
+    kv: &'a B::Kv,
+    rope: &'a RopeRows,
+    scale: f32,
+    batch: &'a Batch,
+}
+
+impl<B: Backend> Forward<'_, B> {
+    /// K and V of all rows into the cache, and the logits of those that are wanted.
+    fn run(&self, backend: &mut B, b: &mut Buffers<B>) -> Result<()> {
+        backend.embed(self.weights.embed(), &self.batch.tokens, &mut b.x)?;
+        // A chunk in the middle of a prompt wants no logits: nobody reads what its last layer puts out.
+        let no_logits = self.batch.logit_rows.is_empty();
+        let layers = self.weights.layers.len();
+        for index in 0..layers {
+            self.layer(index, backend, b, no_logits && index + 1 == layers)?;
+        }
+        if no_logits {
+            return Ok(());
+        }
+        let eps = self.model.config().rms_norm_eps;
+        backend.rms_norm(&b.x, Some(&self.batch.logit_rows), &self.weights.norm, eps, &mut b.normed)?;
+        backend.logits(&b.normed, self.weights.head(), &mut b.logits)
+    }
+
+    /// K and V of all rows into the cache; then, unless `kv_only`, the layer's change to the residual stream.
+    fn layer(&self, index: usize, backend: &mut B, b: &mut Buffers<B>, kv_only: bool) -> Result<()> {
+        let config = self.model.config();
+        let (spec, eps) = (&config.layers[index], config.rms_norm_eps);
+        let layer: &LayerWeights<B> = &self.weights.layers[index];
+        let heads = config.heads as usize;
+        let args = AttentionArgs { layer: index, heads, scale: self.scale, window: spec.window, batch: self.batch };
+
+        backend.rms_norm(&b.x, None, &layer.attn_norm, eps, &mut b.normed)?;
+        backend.linear(&b.normed, &[&layer.q, &layer.k, &layer.v], &mut [&mut b.q, &mut b.k, &mut b.v])?;
+        let norms = layer.qk_norm.as_ref().map(|(q, k)| (q, k, eps));
+        backend.rope_store(&mut b.q, &mut b.k, &b.v, norms, self.rope, &args, self.kv)?;
+        if kv_only {
+            return Ok(());
+        }
+        backend.attention(&b.q, &args, self.kv, &mut b.attended)?;
+        backend.linear_add(&b.attended, &layer.o, &mut b.x)?;
+
+        backend.rms_norm(&b.x, None, &layer.mlp_norm, eps, &mut b.normed)?;
+        backend.linear(&b.normed, &[&layer.gate, &layer.up], &mut [&mut b.gate, &mut b.up])?;
+        backend.silu_mul(&mut b.gate, &b.up)?;
+        backend.linear_add(&b.gate, &layer.down, &mut b.x)
+    }
+}
+
 impl<B: Backend> Executor for Decoder<B> {
     fn execute(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<()> {
         logits.clear();
@@ -130,24 +158,11 @@ impl<B: Backend> Executor for Decoder<B> {
         if batch.tokens.is_empty() {
             return Ok(());
         }
-        self.rope.rows(batch, &mut self.buffers.rope)?;
-        self.backend.begin(batch, &self.buffers.rope, &self.kv)?;
-        self.backend.embed(self.weights.embed(), &batch.tokens, &mut self.buffers.x)?;
-        // A chunk in the middle of a prompt wants no logits: nobody reads what its last layer puts out.
-        let no_logits = batch.logit_rows.is_empty();
-        let layers = self.weights.layers.len();
-        for index in 0..layers {
-            self.layer(index, batch, no_logits && index + 1 == layers)?;
-        }
-        if no_logits {
-            return self.backend.finish();
-        }
-        let eps = self.model.config().rms_norm_eps;
-        let (backend, b) = (&mut self.backend, &mut self.buffers);
-        backend.rms_norm(&b.x, Some(&batch.logit_rows), &self.weights.norm, eps, &mut b.normed)?;
-        backend.logits(&b.normed, self.weights.head(), &mut b.logits)?;
-        backend.download(&b.logits, logits)?;
-        backend.finish()
+        self.rope.rows(batch, &mut self.rope_rows)?;
+        let Decoder { model, weights, kv, backend, rope_rows, buffers, scale, .. } = self;
+        let forward = Forward { model, weights, kv, rope: rope_rows, scale: *scale, batch };
+        backend.step(batch, rope_rows, kv, |backend| forward.run(backend, buffers))?;
+        backend.download(&buffers.logits, batch.logit_rows.len(), logits)
     }
 
     fn vocab_size(&self) -> usize {

@@ -126,12 +126,13 @@ impl Backend for CpuBackend {
         elementwise::silu_mul(&mut self.pool, self.level, gate, up)
     }
 
-    fn download(&mut self, x: &CpuBuffer, out: &mut Vec<f32>) -> Result<()> {
+    fn download(&mut self, x: &CpuBuffer, rows: usize, out: &mut Vec<f32>) -> Result<()> {
         out.clear();
-        if out.try_reserve(x.as_slice().len()).is_err() {
-            bail!(OutOfMemory, "cannot copy {} x {} activations", x.rows(), x.cols());
+        let values = &x.as_slice()[..rows * x.cols()];
+        if out.try_reserve(values.len()).is_err() {
+            bail!(OutOfMemory, "cannot copy {rows} x {} activations", x.cols());
         }
-        out.extend_from_slice(x.as_slice());
+        out.extend_from_slice(values);
         Ok(())
     }
 }

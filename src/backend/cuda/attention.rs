@@ -8,7 +8,7 @@ use super::device::Device;
 use super::layout::{Element, KvLayout, named};
 use super::memory::DeviceMemory;
 use super::slab::CudaSlab;
-use super::step::{Part, StepData};
+use super::step::{Part, Room, StepData};
 use super::stream::{Shape, Stream, arg};
 use super::tensors::CudaBuffer;
 use crate::backend::{AttentionArgs, Batch, BlockStore, KvGeometry, SeqSpan};
@@ -18,7 +18,7 @@ use crate::tensor::Dtype;
 use std::sync::Arc;
 
 /// Positions in a piece of a row's context: decode_split of kernels/include/layout.cuh.
-const SPLIT: u32 = 256;
+pub(super) const SPLIT: u32 = 256;
 /// A piece that is all of its row's context: what comes out of it needs no merging.
 const NO_SLOT: u32 = u32::MAX;
 /// Query heads that a block of attention_decode takes.
@@ -33,15 +33,32 @@ struct Work {
     pieces: List,
     merges: List,
     tiles: List,
-    slots: u32,
+    /// Of the workspace.
+    slots: usize,
 }
 
-/// A list on the device, and how long it is.
+/// A list on the device, and how long it is: there, and at most.
 #[derive(Clone, Copy, Debug, Default)]
 struct List {
     list: Part,
     count: Part,
-    n: u32,
+    most: u32,
+}
+
+impl List {
+    fn push<const N: usize>(items: &[[u32; N]], most: usize, step: &mut StepData) -> List {
+        let most = most.max(items.len());
+        List {
+            count: step.push(std::iter::once(items.len() as u32), 1),
+            list: step.push(items.iter().flatten().copied(), most * N),
+            most: most as u32,
+        }
+    }
+}
+
+/// In how many pieces the context of a row at `position` lies.
+pub(super) fn most_pieces(position: u32) -> usize {
+    (position / SPLIT + 1) as usize
 }
 
 /// Attention's part of what the device is told, and the memory for what pieces leave to be merged.
@@ -106,7 +123,7 @@ impl Plan {
     }
 
     /// Adds the work of the batch to what the device is told.
-    pub fn pack(&mut self, batch: &Batch, group: u32, step: &mut StepData) {
+    pub fn pack(&mut self, batch: &Batch, group: u32, room: &Room, step: &mut StepData) {
         let tile_rows = (self.tile / group).max(1);
         for (window, work) in self.windows.iter().zip(&mut self.works) {
             let mut todo = Todo::default();
@@ -120,23 +137,26 @@ impl Plan {
             // Those that see most first: what is left at the end is short.
             let seen = |[span, row]: &[u32; 2]| batch.spans[*span as usize].position + row;
             todo.tiles.sort_by_key(|tile| std::cmp::Reverse(seen(tile)));
-            let count = |step: &mut StepData, n: usize| step.push(std::iter::once(n as u32));
             *work = Work {
-                pieces: List { count: count(step, todo.pieces.len()), n: todo.pieces.len() as u32, ..List::default() },
-                merges: List { count: count(step, todo.merges.len()), n: todo.merges.len() as u32, ..List::default() },
-                tiles: List { count: count(step, todo.tiles.len()), n: todo.tiles.len() as u32, ..List::default() },
-                slots: todo.slots,
+                slots: (todo.slots as usize).max(room.pieces),
+                pieces: List::push(&todo.pieces, room.pieces, step),
+                merges: List::push(&todo.merges, if room.pieces > 0 { room.rows } else { 0 }, step),
+                tiles: List::push(&todo.tiles, 0, step),
             };
-            work.pieces.list = step.push(todo.pieces.into_iter().flatten());
-            work.merges.list = step.push(todo.merges.into_iter().flatten());
-            work.tiles.list = step.push(todo.tiles.into_iter().flatten());
         }
+    }
+
+    /// Makes room for what the pieces leave. True if it moved.
+    pub fn make_room(&mut self, device: &Arc<Device>, heads: usize, kv: &KvGeometry) -> Result<bool> {
+        let slots = self.works.iter().map(|work| work.slots).max().unwrap_or(0);
+        let outputs = slots * heads;
+        let moved = grow(&mut self.sums, device, outputs * kv.head_dim as usize * 4)?;
+        Ok(grow(&mut self.weights, device, outputs * 2 * 4)? | moved)
     }
 
     #[allow(clippy::too_many_arguments)]
     pub fn run(
-        &mut self,
-        device: &Arc<Device>,
+        &self,
         stream: &Stream,
         step: &StepData,
         q: &CudaBuffer,
@@ -149,9 +169,6 @@ impl Plan {
         };
         let geometry = *kv.geometry();
         let (heads, group) = (args.heads as u32, args.heads as u32 / geometry.kv_heads);
-        let outputs = work.slots as usize * heads as usize;
-        grow(&mut self.sums, device, outputs * geometry.head_dim as usize * 4)?;
-        grow(&mut self.weights, device, outputs * 2 * 4)?;
         let address = |memory: &Option<DeviceMemory>| memory.as_ref().map_or(0, DeviceMemory::address);
         let (sums, weights) = (address(&self.sums), address(&self.weights));
 
@@ -176,7 +193,7 @@ impl Plan {
         let launch = |kernel: &Kernel, of: List, blocks: u32, more: &[*mut std::ffi::c_void]| {
             let (list, count) = (step.address(of.list), step.address(of.count));
             let mut arguments = [&inputs[..], &[arg(&list), arg(&count)], more].concat();
-            let shape = Shape { grid: [of.n, blocks, 1], threads: THREADS, shared: kernel.shared };
+            let shape = Shape { grid: [of.most, blocks, 1], threads: THREADS, shared: kernel.shared };
             stream.launch(&kernel.name, shape, &mut arguments)
         };
         let blocks = geometry.kv_heads * group.div_ceil(DECODE_HEADS);
@@ -187,19 +204,20 @@ impl Plan {
         let (list, count) = (step.address(work.merges.list), step.address(work.merges.count));
         stream.launch(
             &self.merge.name,
-            Shape { grid: [work.merges.n, heads, 1], threads: THREADS, shared: self.merge.shared },
+            Shape { grid: [work.merges.most, heads, 1], threads: THREADS, shared: self.merge.shared },
             &mut [arg(&out_at), arg(&out.cols), arg(&heads), arg(&list), arg(&count), arg(&sums), arg(&weights)],
         )
     }
 }
 
-/// What comes between is still in use by earlier steps at most, and those are over.
-fn grow(memory: &mut Option<DeviceMemory>, device: &Arc<Device>, bytes: usize) -> Result<()> {
-    if memory.as_ref().is_none_or(|memory| memory.bytes() < bytes) {
+/// What was in it is of earlier steps, and those are over. True if it moved.
+fn grow(memory: &mut Option<DeviceMemory>, device: &Arc<Device>, bytes: usize) -> Result<bool> {
+    let grows = memory.as_ref().is_none_or(|memory| memory.bytes() < bytes);
+    if grows {
         *memory = None;
         *memory = Some(DeviceMemory::new(device, bytes.next_power_of_two())?);
     }
-    Ok(())
+    Ok(grows)
 }
 
 /// sizeof(DecodeShared)

@@ -6,13 +6,16 @@
 //! | which functions of the driver are used, what their errors mean | `driver` |
 //! | devices, loading of kernels | `device` |
 //! | memory, streams, launches | `memory`, `stream` |
+//! | how weights get there | `load`, `tensors` |
 //! | what the device is told of a step | `step`, `layout` |
+//! | recorded steps | `graph` |
 //! | which kernel runs for an operation | this file, `attention`, `product` |
 //! | the KV pool | `slab` |
 
 mod attention;
 mod device;
 mod driver;
+mod graph;
 mod layout;
 mod load;
 mod memory;
@@ -31,24 +34,31 @@ use super::{AttentionArgs, Backend, Batch, BlockStore, KvGeometry, Linear, RopeR
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::Dtype;
+use graph::{Graph, Graphs, Turn};
 use layout::{Element, KvLayout, named};
 use memory::PinnedMemory;
 use std::sync::Arc;
-use step::StepData;
+use step::{Room, StepData};
 use stream::{Shape, Stream, arg};
 
 /// One engine's part of a device: its stream, and what it tells the device of a step.
 pub struct CudaBackend {
     device: Arc<Device>,
-    stream: Stream,
+    stream: Arc<Stream>,
     /// What activations are between the matrix products; the residual stream and logits are f32.
     element: Element,
     /// Query heads for each KV head.
     group: u32,
     step: StepData,
     attention: attention::Plan,
+    graphs: Graphs,
+    /// Memory of this step's had to grow.
+    grew: bool,
     fetched: PinnedMemory,
 }
+
+/// Batches of one row for each sequence are filled up to one of these numbers of rows, so that few graphs do for all.
+const ROWS: [usize; 14] = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 256];
 
 impl CudaBackend {
     /// For a model whose matrices are of `dtype`, with so many query heads and layers of these windows, over a pool of KV.
@@ -64,9 +74,11 @@ impl CudaBackend {
         Ok(CudaBackend {
             element,
             group: heads / kv.geometry().kv_heads,
-            stream: Stream::new(device)?,
+            stream: Arc::new(Stream::new(device)?),
             step: StepData::new(device)?,
             attention: attention::Plan::new(element, kv.geometry(), windows)?,
+            graphs: Graphs::default(),
+            grew: false,
             fetched: PinnedMemory::new(device, 1)?,
             device: device.clone(),
         })
@@ -79,21 +91,71 @@ impl CudaBackend {
     }
 }
 
+impl CudaBackend {
+    /// How much room a batch is given, and whether others are likely to have the same.
+    fn room(&self, batch: &Batch, block_tokens: u32) -> (Room, bool) {
+        let rows = batch.tokens.len();
+        let filled = ROWS.iter().find(|filled| **filled >= rows);
+        let decodes = batch.spans.len() == rows && batch.logit_rows.len() == rows;
+        match filled {
+            Some(filled) if decodes => {
+                let pieces: usize = batch.spans.iter().map(|span| attention::most_pieces(span.position)).sum();
+                let pieces = pieces.max(*filled).next_power_of_two();
+                // As many as the pieces' positions lie in at most.
+                let tables = pieces * (attention::SPLIT.div_ceil(block_tokens) as usize + 1);
+                (Room { rows: *filled, logit_rows: *filled, tables, pieces }, true)
+            }
+            _ => (Room { rows, logit_rows: batch.logit_rows.len(), tables: batch.tables.len(), pieces: 0 }, false),
+        }
+    }
+
+    fn shape(&mut self, out: &mut CudaBuffer, rows: u32, cols: u32, element: Element) -> Result<()> {
+        self.grew |= out.resize(&self.device, rows, cols, element)?;
+        Ok(())
+    }
+}
+
 impl Backend for CudaBackend {
     type Buffer = CudaBuffer;
     type Matrix = CudaMatrix;
     type Vector = CudaVector;
     type Kv = CudaSlab;
 
-    fn begin(&mut self, batch: &Batch, rope: &RopeRows, kv: &CudaSlab) -> Result<()> {
-        self.step.pack(batch, rope, kv.geometry().block_tokens);
-        self.attention.pack(batch, self.group, &mut self.step);
-        self.step.send(&self.device, &self.stream)
+    fn step(
+        &mut self,
+        batch: &Batch,
+        rope: &RopeRows,
+        kv: &CudaSlab,
+        body: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<()> {
+        let block_tokens = kv.geometry().block_tokens;
+        let (room, repeats) = self.room(batch, block_tokens);
+        self.step.pack(batch, rope, block_tokens, &room);
+        self.attention.pack(batch, self.group, &room, &mut self.step);
+        if self.step.send(&self.device, &self.stream)? {
+            self.graphs.clear();
+        }
+        match if repeats { self.graphs.turn(&room) } else { Turn::Run } {
+            Turn::Replay => return self.graphs.replay(&room, &self.stream),
+            Turn::Record => {
+                let (device, stream) = (self.device.clone(), self.stream.clone());
+                let graph = Graph::record(&device, &stream, || body(self))?;
+                self.graphs.insert(&room, graph);
+                return self.graphs.replay(&room, &self.stream);
+            }
+            Turn::Run => {}
+        }
+        self.grew = false;
+        body(self)?;
+        if std::mem::take(&mut self.grew) {
+            self.graphs.clear(); // they use what was there before
+        }
+        Ok(())
     }
 
     fn embed(&mut self, table: &CudaMatrix, tokens: &[u32], out: &mut CudaBuffer) -> Result<()> {
-        let (rows, hidden) = (tokens.len() as u32, table.cols);
-        out.resize(&self.device, rows, hidden, Element::F32)?;
+        let (rows, hidden) = (self.step.rows.max(tokens.len() as u32), table.cols);
+        self.shape(out, rows, hidden, Element::F32)?;
         let shape = Shape { grid: [rows, 1, 1], threads: 128, shared: 0 };
         let kernel = named!(table.element, "embed_");
         self.stream.launch(
@@ -119,13 +181,13 @@ impl Backend for CudaBackend {
     ) -> Result<()> {
         x.expect(Element::F32, x.cols)?;
         let (ids, n) = match rows {
-            Some(rows) if rows.len() == self.step.logit_rows.len => {
-                (self.step.address(self.step.logit_rows), rows.len() as u32)
+            Some(rows) if rows.len() <= self.step.logit_rows.len => {
+                (self.step.address(self.step.logit_rows), self.step.logit_rows.len as u32)
             }
             Some(rows) => bail!(Internal, "{} rows to normalise that the device was not told of", rows.len()),
             None => (0, x.rows),
         };
-        out.resize(&self.device, n, x.cols, self.element)?;
+        self.shape(out, n, x.cols, self.element)?;
         let threads = if x.cols >= 4096 { 512 } else { 256 };
         let shape = Shape { grid: [n, 1, 1], threads, shared: threads / 32 * 4 };
         self.stream.launch(
@@ -148,14 +210,14 @@ impl Backend for CudaBackend {
             bail!(Internal, "{} projections into {} buffers", linears.len(), outs.len());
         }
         for (linear, out) in linears.iter().zip(outs) {
-            out.resize(&self.device, x.rows, linear.weight.rows, self.element)?;
+            self.shape(out, x.rows, linear.weight.rows, self.element)?;
             product::run(&self.stream, x, linear, out, false)?;
         }
         Ok(())
     }
 
     fn logits(&mut self, x: &CudaBuffer, head: &Linear<Self>, out: &mut CudaBuffer) -> Result<()> {
-        out.resize(&self.device, x.rows, head.weight.rows, Element::F32)?;
+        self.shape(out, x.rows, head.weight.rows, Element::F32)?;
         product::run(&self.stream, x, head, out, false)
     }
 
@@ -223,8 +285,9 @@ impl Backend for CudaBackend {
         out: &mut CudaBuffer,
     ) -> Result<()> {
         q.expect(self.element, args.heads as u32 * kv.geometry().head_dim)?;
-        out.resize(&self.device, q.rows, q.cols, self.element)?;
-        self.attention.run(&self.device, &self.stream, &self.step, q, args, kv, out)
+        self.shape(out, q.rows, q.cols, self.element)?;
+        self.grew |= self.attention.make_room(&self.device, args.heads, kv.geometry())?;
+        self.attention.run(&self.stream, &self.step, q, args, kv, out)
     }
 
     fn silu_mul(&mut self, gate: &mut CudaBuffer, up: &CudaBuffer) -> Result<()> {
@@ -245,24 +308,21 @@ impl Backend for CudaBackend {
         )
     }
 
-    fn download(&mut self, x: &CudaBuffer, out: &mut Vec<f32>) -> Result<()> {
-        x.expect(Element::F32, x.cols)?;
-        let n = x.rows as usize * x.cols as usize;
+    fn download(&mut self, x: &CudaBuffer, rows: usize, out: &mut Vec<f32>) -> Result<()> {
         out.clear();
-        let Some(memory) = x.memory() else { return Ok(()) };
-        if self.fetched.words() < n {
-            self.fetched = PinnedMemory::new(&self.device, n.next_power_of_two())?;
+        let n = rows * x.cols as usize;
+        if let Some(memory) = x.memory().filter(|_| n > 0) {
+            x.expect(Element::F32, x.cols)?;
+            if self.fetched.words() < n {
+                self.fetched = PinnedMemory::new(&self.device, n.next_power_of_two())?;
+            }
+            self.fetched.fetch(n, memory, &self.stream)?;
         }
-        self.fetched.fetch(n, memory, &self.stream)?;
         self.stream.synchronize()?;
         if out.try_reserve(n).is_err() {
-            bail!(OutOfMemory, "cannot copy {} x {} activations", x.rows, x.cols);
+            bail!(OutOfMemory, "cannot copy {rows} x {} activations", x.cols);
         }
         out.extend(self.fetched.as_slice()[..n].iter().map(|word| f32::from_bits(*word)));
         Ok(())
-    }
-
-    fn finish(&mut self) -> Result<()> {
-        self.stream.synchronize()
     }
 }

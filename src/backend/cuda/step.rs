@@ -10,6 +10,20 @@ use std::sync::Arc;
 /// Arrays of words are aligned to 16 bytes each.
 const ALIGN: usize = 4;
 
+/// Of a row that is there to fill up the batch: its K and V are stored nowhere.
+const NO_SLOT: u32 = u32::MAX;
+
+/// How much a step has room for, on the device and in the grids of its kernels. Batches with the same room run the same
+/// kernels with the same arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Room {
+    pub rows: usize,
+    pub logit_rows: usize,
+    pub tables: usize,
+    /// Pieces of attention.
+    pub pieces: usize,
+}
+
 /// Where an array lies in the step's memory, in words, and how long it is.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Part {
@@ -22,6 +36,7 @@ pub(super) struct StepData {
     pinned: PinnedMemory,
     memory: DeviceMemory,
     packed: Vec<u32>,
+    pub rows: u32,
     pub tokens: Part,
     pub slots: Part,
     pub cos: Part,
@@ -38,6 +53,7 @@ impl StepData {
             pinned: PinnedMemory::new(device, WORDS)?,
             memory: DeviceMemory::new(device, WORDS * 4)?,
             packed: Vec::new(),
+            rows: 0,
             tokens: Part::default(),
             slots: Part::default(),
             cos: Part::default(),
@@ -48,43 +64,50 @@ impl StepData {
         })
     }
 
-    /// Packs what every step has. The step before is over.
-    pub fn pack(&mut self, batch: &Batch, rope: &RopeRows, block_tokens: u32) {
+    /// Packs what every step has, for as many rows and blocks of tables as `room` says: rows beyond the batch's are
+    /// computed, and stored nowhere. The step before is over.
+    pub fn pack(&mut self, batch: &Batch, rope: &RopeRows, block_tokens: u32, room: &Room) {
         self.packed.clear();
-        self.tokens = self.push(batch.tokens.iter().copied());
-        self.cos = self.push(rope.cos.iter().map(|x| x.to_bits()));
-        self.sin = self.push(rope.sin.iter().map(|x| x.to_bits()));
-        self.tables = self.push(batch.tables.iter().copied());
-        self.logit_rows = self.push(batch.logit_rows.iter().copied());
+        let angles = rope.cos.len() / batch.tokens.len().max(1) * room.rows;
+        let logit_rows = if batch.logit_rows.is_empty() { 0 } else { batch.logit_rows.len().max(room.logit_rows) };
+        self.rows = room.rows as u32;
+        self.tokens = self.push(batch.tokens.iter().copied(), room.rows);
+        self.cos = self.push(rope.cos.iter().map(|x| x.to_bits()), angles);
+        self.sin = self.push(rope.sin.iter().map(|x| x.to_bits()), angles);
+        self.tables = self.push(batch.tables.iter().copied(), room.tables);
+        self.logit_rows = self.push(batch.logit_rows.iter().copied(), logit_rows);
         let spans = batch.spans.iter().flat_map(|s| [s.row, s.rows, s.position, s.table, s.table_len]);
-        self.spans = self.push(spans);
+        self.spans = self.push(spans, room.rows * 5);
         let slots = batch.spans.iter().flat_map(|span| {
             (span.position..span.position + span.rows).map(move |position| {
                 let block = batch.tables[(span.table + position / block_tokens) as usize];
                 block * block_tokens + position % block_tokens
             })
         });
-        self.slots = self.push(slots);
+        let nowhere = std::iter::repeat_n(NO_SLOT, room.rows - batch.tokens.len());
+        self.slots = self.push(slots.chain(nowhere), room.rows);
     }
 
-    /// Adds an array.
-    pub fn push(&mut self, words: impl Iterator<Item = u32>) -> Part {
+    /// Adds an array with room for `len` words or, if they are more, as many as there are.
+    pub fn push(&mut self, words: impl Iterator<Item = u32>, len: usize) -> Part {
         let offset = self.packed.len();
         self.packed.extend(words);
-        let len = self.packed.len() - offset;
-        self.packed.resize(self.packed.len().next_multiple_of(ALIGN), 0);
+        let len = len.max(self.packed.len() - offset);
+        self.packed.resize((offset + len).next_multiple_of(ALIGN), 0);
         Part { offset, len }
     }
 
-    /// Sends all arrays.
-    pub fn send(&mut self, device: &Arc<Device>, stream: &Stream) -> Result<()> {
+    /// Sends all arrays. True if they go to another place than before.
+    pub fn send(&mut self, device: &Arc<Device>, stream: &Stream) -> Result<bool> {
         let words = self.packed.len();
-        if self.pinned.words() < words {
+        let grows = self.pinned.words() < words;
+        if grows {
             self.pinned = PinnedMemory::new(device, words.next_power_of_two())?;
             self.memory = DeviceMemory::new(device, words.next_power_of_two() * 4)?;
         }
         self.pinned.as_mut_slice()[..words].copy_from_slice(&self.packed);
-        self.pinned.send(words * 4, &self.memory, 0, stream)
+        self.pinned.send(words * 4, &self.memory, 0, stream)?;
+        Ok(grows)
     }
 
     /// Where an array is on the device.

@@ -69,17 +69,18 @@ pub struct CudaBuffer {
 }
 
 impl CudaBuffer {
-    /// Gives it a shape; what it holds then is unspecified. Memory grows, and stays.
-    pub(super) fn resize(&mut self, device: &Arc<Device>, rows: u32, cols: u32, element: Element) -> Result<()> {
+    /// Gives it a shape; what it holds then is unspecified. Memory grows, and stays. True if it moved.
+    pub(super) fn resize(&mut self, device: &Arc<Device>, rows: u32, cols: u32, element: Element) -> Result<bool> {
         let Some(bytes) = (rows as usize).checked_mul(cols as usize).and_then(|n| n.checked_mul(element.size())) else {
             bail!(OutOfMemory, "activations of {rows} x {cols} overflow");
         };
-        if self.memory.as_ref().is_none_or(|memory| memory.bytes() < bytes) {
+        let grows = self.memory.as_ref().is_none_or(|memory| memory.bytes() < bytes);
+        if grows {
             self.memory = None; // the old one makes room first
             self.memory = Some(DeviceMemory::new(device, bytes.next_power_of_two())?);
         }
         (self.rows, self.cols, self.element) = (rows, cols, Some(element));
-        Ok(())
+        Ok(grows)
     }
 
     pub(super) fn address(&self) -> u64 {
