@@ -63,6 +63,14 @@ __device__ inline void cp_async_commit() { asm volatile("cp.async.commit_group;"
 // Waits until at most `N` of this thread's latest groups are under way.
 template <int N> __device__ inline void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 
+// 2^x, off by 2^-22 of the result at most; 0 of -infinity.
+__device__ inline float exp2_fast(float x)
+{
+    float out;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
+    return out;
+}
+
 // Dynamic shared memory of the block, 16-byte aligned. All arrays in shared memory are cut from it.
 __device__ inline unsigned char *shared_memory()
 {

@@ -69,6 +69,8 @@ inline void cp_async(void *shared, const void *global, bool valid)
 inline void cp_async_commit() { sim::commit_copies(); }
 template <int N> inline void cp_async_wait() { sim::wait_for_copies(N); }
 
+inline float exp2_fast(float x) { return std::exp2(x); }
+
 inline unsigned char *shared_memory() { return sim::dynamic_shared(); }
 
 } // namespace cleave
