@@ -32,4 +32,28 @@ struct KvLayout {
     }
 };
 
+// Attention over a long context is done in pieces of so many positions, which begin at its multiples: where they lie
+// depends on nothing but the row's own position and window.
+constexpr uint32_t decode_split = 256;
+
+// A piece of a row's context, for attention_decode. At least one of its positions is one that the row attends to.
+struct DecodeWork {
+    uint32_t row;   // of q and out
+    uint32_t span;  // that the row is of
+    uint32_t first; // position: a multiple of decode_split
+    uint32_t slot;  // of the workspace for what comes out; or no_slot for the only piece of a row, which goes to out
+};
+constexpr uint32_t no_slot = 0xffffffffu;
+
+// A row whose pieces attention_merge puts together. They have consecutive slots, in the order of positions.
+struct DecodeMerge {
+    uint32_t row;
+    uint32_t slot, slots;
+};
+
+// A tile of query rows, for attention_prefill: as many from `first_row` (counted in the span) as one tile takes.
+struct PrefillWork {
+    uint32_t span, first_row;
+};
+
 } // namespace cleave

@@ -74,6 +74,14 @@ __device__ inline void load_once(uint32_t (&out)[4], const void *global, bool va
         : "l"(global), "r"(uint32_t(valid)));
 }
 
+// 2^x, off by 2^-22 of the result at most; 0 of -infinity.
+__device__ inline float exp2_fast(float x)
+{
+    float out;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
+    return out;
+}
+
 // Dynamic shared memory of the block, 16-byte aligned. All arrays in shared memory are cut from it.
 __device__ inline unsigned char *shared_memory()
 {

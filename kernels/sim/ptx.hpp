@@ -78,6 +78,8 @@ inline void load_once(uint32_t (&out)[4], const void *global, bool valid)
         std::memcpy(out, global, sizeof out);
 }
 
+inline float exp2_fast(float x) { return std::exp2(x); }
+
 inline unsigned char *shared_memory() { return sim::dynamic_shared(); }
 
 } // namespace cleave

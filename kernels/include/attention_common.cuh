@@ -1,0 +1,153 @@
+// What the kernels of paged attention share: their inputs, where a token's K and V lie, loads that convert.
+#pragma once
+
+#include "layout.cuh"
+#include "reduce.cuh"
+
+namespace cleave {
+
+// Rows of q are [heads * D], `q_stride` elements apart (a multiple of 8), of out `out_stride` (likewise). Both begin at
+// multiples of 16 bytes, as do `kv` and block_bytes. heads is a multiple of kv_heads.
+template <class T> struct Attention {
+    const T *q;
+    uint32_t q_stride;
+    const unsigned char *kv; // block b at b * layout.block_bytes
+    KvLayout layout;
+    uint32_t layer;
+    uint32_t heads;
+    float scale;     // of scores, above 0
+    uint32_t window; // 0: none; else a row at p attends to positions above p - window
+    const uint32_t *tables;
+    const Span *spans;
+    T *out;
+    uint32_t out_stride;
+};
+
+__device__ inline float minus_infinity() { return __uint_as_float(0xff800000u); }
+constexpr float log2_of_e = 1.44269504f;
+
+// The first position that a row at `position` attends to.
+__device__ inline uint32_t first_in_window(uint32_t position, uint32_t window)
+{
+    return window == 0 || position < window ? 0 : position - window + 1;
+}
+
+// Where a token's row of K of one head begins, and its scale; V's lie `to_values` further. In bytes, from `kv`.
+struct Place {
+    uint64_t row, scale;
+};
+template <class K> struct Head {
+    const KvLayout &layout;
+    const uint32_t *table;
+    uint64_t stripe;
+    uint32_t row_bytes;
+
+    __device__ Head(const KvLayout &layout, const uint32_t *table, uint32_t layer, uint32_t head)
+        : layout(layout), table(table), stripe(layout.stripe(layer, 0, head)), row_bytes(layout.head_dim * sizeof(K))
+    {
+    }
+    __device__ uint64_t to_values() const { return uint64_t(layout.heads_of_shard) * layout.stripe_bytes; }
+    __device__ Place at(uint32_t position) const
+    {
+        const uint32_t index = position / layout.block_tokens, token = position - index * layout.block_tokens;
+        const uint64_t base = table[index] * layout.block_bytes + stripe;
+        return {base + uint64_t(token) * row_bytes, base + layout.scales_offset + token * sizeof(float)};
+    }
+};
+template <class A, class B> constexpr bool same = false;
+template <class A> constexpr bool same<A, A> = true;
+template <class K> constexpr bool scaled = sizeof(K) == 1;
+
+// Rounded to two T's in a register, the first in the low half.
+template <class T> __device__ inline uint32_t pack(float first, float second);
+#ifdef CLEAVE_SIM
+template <class T> inline uint32_t pack(float first, float second)
+{
+    return from_float<T>(first).bits | uint32_t(from_float<T>(second).bits) << 16;
+}
+#else
+template <> __device__ inline uint32_t pack<bf16>(float first, float second)
+{
+    const __nv_bfloat162 both = __floats2bfloat162_rn(first, second);
+    return __bfloat16_as_ushort(both.x) | uint32_t(__bfloat16_as_ushort(both.y)) << 16;
+}
+template <> __device__ inline uint32_t pack<f16>(float first, float second)
+{
+    const __half2 both = __floats2half2_rn(first, second);
+    return __half_as_ushort(__low2half(both)) | uint32_t(__half_as_ushort(__high2half(both))) << 16;
+}
+#endif
+
+// `Bytes` (2, or a multiple of 4) from an address that is a multiple of them or of 16. `whole` false: of 4 only.
+template <int Bytes> struct Raw {
+    static constexpr int words = Bytes < 4 ? 1 : Bytes / 4;
+    uint32_t word[words];
+
+    __device__ __forceinline__ void load(const unsigned char *at, bool whole)
+    {
+        struct alignas(8) Two {
+            uint32_t word[2];
+        };
+        struct alignas(16) Four {
+            uint32_t word[4];
+        };
+        if constexpr (Bytes == 2) {
+            word[0] = *reinterpret_cast<const uint16_t *>(at);
+        } else if constexpr (Bytes == 4) {
+            word[0] = *reinterpret_cast<const uint32_t *>(at);
+        } else if (!whole) {
+#pragma unroll
+            for (int i = 0; i < words; i++)
+                word[i] = reinterpret_cast<const uint32_t *>(at)[i];
+        } else if constexpr (Bytes == 8) {
+            const Two two = *reinterpret_cast<const Two *>(at);
+            word[0] = two.word[0], word[1] = two.word[1];
+        } else {
+            static_assert(Bytes % 16 == 0);
+#pragma unroll
+            for (int i = 0; i < Bytes / 16; i++) {
+                const Four four = reinterpret_cast<const Four *>(at)[i];
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    word[4 * i + j] = four.word[j];
+            }
+        }
+    }
+};
+
+// Rows of int8 begin at multiples of 4 bytes only where a block's tokens are odd in number; other rows at multiples of 16.
+template <class K> __device__ inline bool rows_aligned(const KvLayout &layout)
+{
+    return !scaled<K> || layout.stripe_bytes % 8 == 0;
+}
+
+// Element i of raw ones, without its scale.
+template <class K, int Bytes> __device__ __forceinline__ float element(const Raw<Bytes> &raw, int i)
+{
+    if constexpr (sizeof(K) == 4) {
+        return __uint_as_float(raw.word[i]);
+    } else if constexpr (sizeof(K) == 2) {
+        return to_float(K{static_cast<uint16_t>(i % 2 == 0 ? raw.word[i / 2] & 0xffff : raw.word[i / 2] >> 16)});
+    } else {
+        // The bits of 2^23 + (q + 128): quicker than a conversion.
+        const uint32_t biased = raw.word[i / 4] ^ 0x80808080u;
+        return __uint_as_float(__byte_perm(biased, 0x4b000000u, 0x7440u + i % 4)) - 8388736.0f;
+    }
+}
+
+// N elements of K as T's in pairs; int8 times `scale`.
+template <class T, class K, int N>
+__device__ __forceinline__ void convert(uint32_t (&out)[N / 2], const Raw<N * sizeof(K)> &raw, float scale = 1.0f)
+{
+#pragma unroll
+    for (int i = 0; i < N / 2; i++) {
+        if constexpr (same<T, K>)
+            out[i] = raw.word[i];
+        else if constexpr (scaled<K>)
+            out[i] = pack<T>(element<K>(raw, 2 * i) * scale, element<K>(raw, 2 * i + 1) * scale);
+        else
+            out[i] = pack<T>(element<K>(raw, 2 * i), element<K>(raw, 2 * i + 1));
+    }
+}
+
+} // namespace cleave

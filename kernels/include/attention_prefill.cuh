@@ -1,0 +1,245 @@
+// Causal attention of many rows over paged KV, on tensor cores: "FlashAttention-2" (Dao 2023), with the query heads that
+// share a KV head as rows of one tile.
+#pragma once
+
+#include "attention_common.cuh"
+
+namespace cleave {
+
+constexpr int prefill_threads = 128;
+
+// A tile: `rows` of pairs (query row, head), a row's heads of a group next to each other; `tokens` of K and V at a time,
+// at multiples of `tokens`, wherever the rows begin: a row's result does not depend on what it is batched with. Rows in
+// shared memory are 16 bytes further apart than they need: then neither ldmatrix nor copies meet in a bank.
+template <class T, int D> struct PrefillShared {
+    static constexpr int rows = D <= 128 ? 128 : 64, tokens = D <= 80 ? 64 : 32, stride = D + 8;
+    T q[rows][stride]; // in the end the results
+    T k[tokens][stride], v[tokens][stride];
+    Place places[2][tokens]; // of the tile that is loaded and of the next
+};
+
+// Loads K (from kv) or V (from kv + to_values), zeros for tokens at positions that are not in begin..end.
+template <class T, class K, int D, int Tokens>
+__device__ __forceinline__ void prefill_load(T (&to)[Tokens][D + 8], const unsigned char *from, const Place (&places)[Tokens],
+                                             uint32_t first, uint32_t begin, uint32_t end, bool aligned)
+{
+    constexpr int pieces = D / 8;
+#pragma unroll 2
+    for (uint32_t i = threadIdx.x; i < Tokens * pieces; i += prefill_threads) {
+        const uint32_t token = i / pieces, dim = i % pieces * 8;
+        const bool valid = first + token >= begin && first + token < end;
+        const unsigned char *at = from + places[token].row + dim * sizeof(K);
+        if constexpr (same<T, K>) {
+            cp_async(&to[token][dim], at, valid);
+        } else {
+            struct alignas(16) Four {
+                uint32_t pair[4];
+            } out = {};
+            if (valid) {
+                Raw<8 * sizeof(K)> raw;
+                raw.load(at, aligned);
+                float scale = 1;
+                if constexpr (scaled<K>)
+                    scale = *reinterpret_cast<const float *>(from + places[token].scale);
+                convert<T, K, 8>(out.pair, raw, scale);
+            }
+            *reinterpret_cast<Four *>(&to[token][dim]) = out;
+        }
+    }
+}
+
+// Sixteen rows of a warp's: what the softmax has so far of the rows g and g + 8.
+struct RunningSoftmax {
+    float most[2], sum[2];
+};
+
+// Scores `s` of one tile become weights, and `o`, the sum of V so far, goes down to the new largest score. A row attends
+// to positions up to own[i] within the window; s[n] are those of `first` + 8 n + (2t, 2t + 1). `scale` makes them powers of two.
+template <int N, int O>
+__device__ __forceinline__ void prefill_softmax(float (&s)[N][4], float (&o)[O][4], RunningSoftmax &softmax, float scale,
+                                                bool masked, uint32_t first, const uint32_t (&own)[2], uint32_t window)
+{
+    const uint32_t t = threadIdx.x % 4;
+    if (masked)
+#pragma unroll
+        for (int n = 0; n < N; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const uint32_t position = first + 8 * n + 2 * t + i % 2;
+                if (position < first_in_window(own[i / 2], window) || position > own[i / 2])
+                    s[n][i] = minus_infinity();
+            }
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float most = softmax.most[half];
+#pragma unroll
+        for (int n = 0; n < N; n++)
+            most = max(most, max(s[n][2 * half], s[n][2 * half + 1]));
+        most = warp_reduce<4>(most, Max());
+        // A row may have no tokens yet, if it has a window.
+        const float shift = most == minus_infinity() ? 0.0f : most * scale;
+        const float factor = exp2_fast(softmax.most[half] * scale - shift);
+        softmax.most[half] = most;
+        float sum = 0;
+#pragma unroll
+        for (int n = 0; n < N; n++)
+#pragma unroll
+            for (int i = 2 * half; i < 2 * half + 2; i++) {
+                s[n][i] = exp2_fast(s[n][i] * scale - shift);
+                sum += s[n][i];
+            }
+        softmax.sum[half] = softmax.sum[half] * factor + sum; // of this lane's columns
+#pragma unroll
+        for (int n = 0; n < O; n++) {
+            o[n][2 * half] *= factor;
+            o[n][2 * half + 1] *= factor;
+        }
+    }
+}
+
+// Of query rows a tile takes: prefill rows / group, at least one. Grid: [capacity of the list, kv_heads * ceil(group / rows)],
+// group being heads / kv_heads. Threads: prefill_threads. Shared: sizeof(PrefillShared<T, D>).
+template <class T, class K, int D>
+__device__ __forceinline__ void attention_prefill(const Attention<T> &in, const PrefillWork *list, const uint32_t *count)
+{
+    if (blockIdx.x >= *count)
+        return;
+    using Shared = PrefillShared<T, D>;
+    constexpr int parts = Shared::rows / 64; // sixteens of rows that a warp has
+    constexpr int tokens = Shared::tokens, score_tiles = tokens / 8, out_tiles = D / 8;
+    Shared &shared = *reinterpret_cast<Shared *>(shared_memory());
+    const PrefillWork work = list[blockIdx.x];
+    const Span span = in.spans[work.span];
+    const uint32_t group = in.heads / in.layout.kv_heads, tiles = (group + Shared::rows - 1) / Shared::rows;
+    const uint32_t kv_head = blockIdx.y / tiles, head = kv_head * group + blockIdx.y % tiles * Shared::rows;
+    const uint32_t heads = min(group - blockIdx.y % tiles * Shared::rows, uint32_t(Shared::rows));
+    const uint32_t rows = min(max(Shared::rows / group, 1u), span.rows - work.first_row), used = rows * heads;
+    const uint32_t row = span.row + work.first_row, position = span.position + work.first_row;
+    const uint32_t begin = first_in_window(position, in.window), end = position + rows;
+    const Head<K> of(in.layout, in.tables + span.table, in.layer, kv_head);
+    const bool aligned = rows_aligned<K>(in.layout);
+    const unsigned char *values = in.kv + of.to_values();
+    const auto find = [&](uint32_t first, Place (&places)[tokens]) {
+        if (threadIdx.x < tokens)
+            places[threadIdx.x] = of.at(min(max(first + threadIdx.x, begin), end - 1));
+    };
+
+    uint32_t first = begin / tokens * tokens;
+    find(first, shared.places[0]);
+    for (uint32_t i = threadIdx.x; i < Shared::rows * (D / 8); i += prefill_threads) {
+        const uint32_t r = i / (D / 8), dim = i % (D / 8) * 8, q_row = row + r / heads, q_head = head + r % heads;
+        const bool valid = r < used;
+        cp_async(&shared.q[r][dim], valid ? in.q + uint64_t(q_row) * in.q_stride + q_head * D + dim : in.q, valid);
+    }
+    __syncthreads();
+    prefill_load<T, K, D>(shared.k, in.kv, shared.places[0], first, begin, end, aligned);
+    cp_async_commit();
+
+    const uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, warp_row = threadIdx.x / 32 * 16 * parts;
+    const bool busy = warp_row < used;
+    const float scale = in.scale * log2_of_e;
+    float o[parts][out_tiles][4] = {};
+    RunningSoftmax softmax[parts];
+    uint32_t own[parts][2];
+    for (int part = 0; part < parts; part++)
+        for (int half = 0; half < 2; half++) {
+            softmax[part].most[half] = minus_infinity();
+            softmax[part].sum[half] = 0;
+            own[part][half] = position + min(warp_row + 16 * part + 8 * half + g, used - 1) / heads;
+        }
+    // Of the warp: every row attends to all of low_end..=own_begin, none to anything before low_begin or after own_end.
+    const uint32_t own_begin = position + warp_row / heads, own_end = position + min(warp_row + 16 * parts, used) / heads;
+    const uint32_t low_end = first_in_window(own_end, in.window), low_begin = first_in_window(own_begin, in.window);
+
+    // A tile's V comes while its scores are computed, the next one's K during the softmax and the sum.
+    for (uint32_t tile = 0;; tile++, first += tokens) {
+        const bool last = first + tokens >= end;
+        const bool wanted = busy && first <= own_end && first + tokens > low_begin;
+        cp_async_wait<0>();
+        __syncthreads();
+        prefill_load<T, K, D>(shared.v, values, shared.places[tile % 2], first, begin, end, aligned);
+        cp_async_commit();
+        if (!last)
+            find(first + tokens, shared.places[(tile + 1) % 2]);
+        float s[parts][score_tiles][4] = {};
+        if (wanted) {
+#pragma unroll 2
+            for (int k = 0; k < D; k += 16) {
+                uint32_t a[parts][4];
+#pragma unroll
+                for (int part = 0; part < parts; part++)
+                    ldmatrix(a[part], &shared.q[warp_row + 16 * part + lane % 16][k + lane / 16 * 8]);
+#pragma unroll
+                for (int n = 0; n < score_tiles; n += 2) {
+                    uint32_t b[4];
+                    ldmatrix(b, &shared.k[8 * n + lane / 16 * 8 + lane % 8][k + lane / 8 % 2 * 8]);
+#pragma unroll
+                    for (int part = 0; part < parts; part++) {
+                        mma16816<T>(s[part][n], a[part], {b[0], b[1]});
+                        mma16816<T>(s[part][n + 1], a[part], {b[2], b[3]});
+                    }
+                }
+            }
+        }
+        cp_async_wait<0>();
+        __syncthreads();
+        if (!last) {
+            prefill_load<T, K, D>(shared.k, in.kv, shared.places[(tile + 1) % 2], first + tokens, begin, end, aligned);
+            cp_async_commit();
+        }
+        if (wanted) {
+            const bool masked = first < low_end || first + tokens > own_begin + 1;
+#pragma unroll
+            for (int part = 0; part < parts; part++)
+                prefill_softmax(s[part], o[part], softmax[part], scale, masked, first, own[part], in.window);
+#pragma unroll
+            for (int k = 0; k < tokens; k += 16) {
+                uint32_t a[parts][4];
+#pragma unroll
+                for (int part = 0; part < parts; part++)
+#pragma unroll
+                    for (int i = 0; i < 4; i++) {
+                        const float(&two)[4] = s[part][k / 8 + i / 2];
+                        a[part][i] = pack<T>(two[i % 2 * 2], two[i % 2 * 2 + 1]);
+                    }
+#pragma unroll
+                for (int n = 0; n < out_tiles; n += 2) {
+                    uint32_t b[4];
+                    ldmatrix_trans(b, &shared.v[k + lane % 16][8 * n + lane / 16 * 8]);
+#pragma unroll
+                    for (int part = 0; part < parts; part++) {
+                        mma16816<T>(o[part][n], a[part], {b[0], b[1]});
+                        mma16816<T>(o[part][n + 1], a[part], {b[2], b[3]});
+                    }
+                }
+            }
+        }
+        if (last)
+            break;
+    }
+
+    // A warp's rows of q have been read by it alone: its results go there, and from there in pieces of 16 bytes.
+    if (!busy)
+        return;
+    __syncwarp();
+#pragma unroll
+    for (int part = 0; part < parts; part++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const float factor = 1 / warp_reduce<4>(softmax[part].sum[half], Sum());
+            T *to = shared.q[warp_row + 16 * part + 8 * half + g];
+#pragma unroll
+            for (int n = 0; n < out_tiles; n++)
+                *reinterpret_cast<uint32_t *>(to + 8 * n + 2 * t) =
+                    pack<T>(o[part][n][2 * half] * factor, o[part][n][2 * half + 1] * factor);
+        }
+    __syncwarp();
+    for (uint32_t i = lane; i < 16 * parts * (D / 8); i += 32) {
+        const uint32_t r = warp_row + i / (D / 8), dim = i % (D / 8) * 8;
+        if (r < used)
+            *reinterpret_cast<vec<T> *>(in.out + uint64_t(row + r / heads) * in.out_stride + (head + r % heads) * D + dim) =
+                *reinterpret_cast<const vec<T> *>(&shared.q[r][dim]);
+    }
+}
+
+} // namespace cleave

@@ -1,0 +1,107 @@
+//! CUDA graphs: the kernels of a step recorded once, and launched in one call from then on.
+
+use super::device::Device;
+use super::driver::check;
+use super::step::Room;
+use super::stream::Stream;
+use crate::error::Result;
+use cudarc::driver::sys;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The graphs of one engine, by the room of their batches. They refer to its memory: when that moves, they go.
+#[derive(Default)]
+pub(super) struct Graphs {
+    known: HashMap<Room, Option<Graph>>,
+}
+
+/// What to do with a batch.
+pub(super) enum Turn {
+    /// The first of its room: memory may grow yet.
+    Run,
+    Record,
+    Replay,
+}
+
+impl Graphs {
+    /// Engines see few rooms; one that sees more than this begins anew.
+    const MOST: usize = 256;
+
+    pub fn turn(&mut self, room: &Room) -> Turn {
+        match self.known.get(room) {
+            Some(Some(_)) => Turn::Replay,
+            Some(None) => Turn::Record,
+            None => {
+                if self.known.len() >= Self::MOST {
+                    self.known.clear();
+                }
+                self.known.insert(*room, None);
+                Turn::Run
+            }
+        }
+    }
+
+    pub fn insert(&mut self, room: &Room, graph: Graph) {
+        self.known.insert(*room, Some(graph));
+    }
+
+    pub fn replay(&self, room: &Room, stream: &Stream) -> Result<()> {
+        match self.known.get(room) {
+            Some(Some(graph)) => graph.launch(stream),
+            _ => crate::bail!(Internal, "no graph for {room:?}"),
+        }
+    }
+
+    pub fn clear(&mut self) {
+        self.known.clear();
+    }
+}
+
+/// Recorded work of a stream.
+pub(super) struct Graph {
+    device: Arc<Device>,
+    executable: sys::CUgraphExec,
+}
+
+// SAFETY: a handle of the driver, which may be used from any thread.
+unsafe impl Send for Graph {}
+
+impl Graph {
+    /// Records what `body` puts into the stream, without running it.
+    pub fn record(device: &Arc<Device>, stream: &Stream, body: impl FnOnce() -> Result<()>) -> Result<Graph> {
+        device.enter()?;
+        // This thread's calls alone: other engines go on allocating.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: a stream that lives.
+        check(unsafe { sys::cuStreamBeginCapture_v2(stream.raw(), mode) }, "record a step")?;
+        let done = body();
+        let mut graph = std::ptr::null_mut();
+        // SAFETY: ends the capture begun above; writes one handle, or NULL if it failed.
+        let ended = check(unsafe { sys::cuStreamEndCapture(stream.raw(), &mut graph) }, "record a step");
+        let mut executable = std::ptr::null_mut();
+        let made = done.and(ended).and_then(|()| {
+            // SAFETY: a graph that was just recorded; writes one handle.
+            check(unsafe { sys::cuGraphInstantiateWithFlags(&mut executable, graph, 0) }, "prepare a recorded step")
+        });
+        if !graph.is_null() {
+            // SAFETY: the executable has all it needs.
+            unsafe { sys::cuGraphDestroy(graph) };
+        }
+        made.map(|()| Graph { device: device.clone(), executable })
+    }
+
+    fn launch(&self, stream: &Stream) -> Result<()> {
+        self.device.enter()?;
+        // SAFETY: both live.
+        check(unsafe { sys::cuGraphLaunch(self.executable, stream.raw()) }, "launch a recorded step")
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        if self.device.enter().is_ok() {
+            // SAFETY: made in `record`, destroyed once.
+            unsafe { sys::cuGraphExecDestroy(self.executable) };
+        }
+    }
+}
