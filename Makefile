@@ -83,10 +83,11 @@ servers:
 	@tools/servers.sh
 
 fmt:
-	cargo fmt --check
+	cargo fmt --all --check
 
 lint:
 	cargo clippy --locked --all-targets --features $(FEATURES) -- -D warnings
+	cargo clippy --locked --all-targets -p cleave-kernels --features simulator -- -D warnings
 
 rust:
 	$(CARGO_TEST)

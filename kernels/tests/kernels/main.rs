@@ -3,6 +3,7 @@
 mod activation;
 mod common;
 mod embed;
+mod embedded;
 mod geometry;
 mod kv;
 mod norm;
