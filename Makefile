@@ -5,6 +5,7 @@
 #             SERVER=go|cpp  MODEL=<directory>  PORT=<port>
 # make test   everything that CI runs; of it `make go` and `make servers` are the Go module, and the servers under real clients
 # make check  formatting, lints, fast tests
+# make kernels compiles the CUDA kernels for all architectures; without nvcc it installs one in target/cuda
 # make header writes include/cleave/cleave.h anew
 # make fuzz   every fuzz target for FUZZ_SECONDS (60); needs nightly and cargo-fuzz
 # make bench  measures (see docs); make install PREFIX=<prefix>; make clean
@@ -31,7 +32,7 @@ STAGE := $(CURDIR)/$(BUILD)/stage
 GO_ENV := PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig CGO_LDFLAGS="-O2 -g -Wl,-rpath,$(STAGE)/lib"
 CARGO_TEST := cargo test --locked --features $(FEATURES)
 
-.PHONY: all demo demo-processes serve go-server go servers stage test check fuzz header bench install clean setup configure build fmt lint rust ctest
+.PHONY: all demo demo-processes serve go-server go servers stage test check fuzz kernels header bench install clean setup configure build fmt lint rust ctest
 
 all: build
 
@@ -82,10 +83,11 @@ servers:
 	@tools/servers.sh
 
 fmt:
-	cargo fmt --check
+	cargo fmt --all --check
 
 lint:
 	cargo clippy --locked --all-targets --features $(FEATURES) -- -D warnings
+	cargo clippy --locked --all-targets -p cleave-kernels --features simulator -- -D warnings
 
 rust:
 	$(CARGO_TEST)
@@ -101,6 +103,9 @@ check: fmt lint
 
 fuzz:
 	@tools/fuzz.sh
+
+kernels:
+	@tools/kernels.sh
 
 header:
 	CLEAVE_BLESS=1 $(CARGO_TEST) --test header the_committed_header_is_current

@@ -1,19 +1,29 @@
-//! With the feature `simulator`: the kernels as a C++ compiler sees them.
+//! The kernels as fatbins, where these are there or nvcc is; with the feature `simulator` also as a C++ compiler sees them.
+
+#[path = "build/fatbins.rs"]
+mod fatbins;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=build");
+    fatbins::embed();
     #[cfg(feature = "simulator")]
     simulator();
 }
 
-#[cfg(feature = "simulator")]
-fn simulator() {
+fn sources() -> Vec<std::path::PathBuf> {
     let mut sources: Vec<_> = std::fs::read_dir(".")
         .expect("the crate's directory")
         .map(|entry| entry.expect("an entry").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "cu"))
         .collect();
     sources.sort();
+    sources
+}
+
+#[cfg(feature = "simulator")]
+fn simulator() {
+    let sources = sources();
     for watched in ["include", "sim"] {
         println!("cargo:rerun-if-changed={watched}");
     }

@@ -22,13 +22,13 @@ part() { # part NAME COMMAND...
 
 totals() {
     case $1 in
-    rust | shuttle) awk '/^test result:/ {p += $4; f += $6; i += $8} END {printf "%d passed, %d failed, %d ignored", p, f, i}' "$log/$1" ;;
-    servers) tail -n 1 "$log/servers" ;;
+    rust | shuttle | simulator) awk '/^test result:/ {p += $4; f += $6; i += $8} END {printf "%d passed, %d failed, %d ignored", p, f, i}' "$log/$1" ;;
+    servers | kernels) tail -n 1 "$log/$1" ;;
     ctest) awk '/tests passed/ {print} /Not Run|Skipped/ {s++} END {if (s) printf "(%d lines about skipped tests)", s}' "$log/ctest" | tr '\n' ' ' ;;
     esac
 }
 
-# Needed by tests/nixl.rs alone, which is skipped without it: no reason to fail where there is no network.
+# What only some parts need, which are skipped without it: no reason to fail where there is no network.
 optional() { # optional NAME WHAT-IS-SKIPPED COMMAND...
     local name=$1 skipped=$2 start=$SECONDS status=ok note=
     shift 2
@@ -40,11 +40,16 @@ optional() { # optional NAME WHAT-IS-SKIPPED COMMAND...
         note="SKIPPED: $skipped ($(tail -n 1 "$log/$name"))"
     fi
     summary+=("$(printf '%-12s %-7s %4d s  %s' "$name" "$status" "$((SECONDS - start))" "$note")")
+    [ $status = ok ]
 }
 
 part format make --no-print-directory fmt
 part clippy make --no-print-directory lint
 optional nixl tests/nixl.rs tools/nixl.sh
+if optional nvcc 'the check of the compiled kernels' tools/kernels.sh --install; then
+    part kernels tools/kernels.sh --check
+fi
+part simulator cargo test -p cleave-kernels --features simulator --locked
 # --no-fail-fast: one broken test does not hide another.
 part rust cargo test --locked --features failpoints,fuzzing --no-fail-fast
 # Schedules of the lease and ownership code: a build of its own, because its locks are a model checker's.

@@ -165,3 +165,6 @@ inline uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t selector)
 template <class T> T __ldg(const T *at) { return *at; }
 template <class A, class B> auto min(A a, B b) { return b < a ? b : a; }
 template <class A, class B> auto max(A a, B b) { return a < b ? b : a; }
+// Of two floats these are fminf and fmaxf, which take a number over a NaN.
+inline float min(float a, float b) { return std::fmin(a, b); }
+inline float max(float a, float b) { return std::fmax(a, b); }

@@ -294,3 +294,10 @@ extern "C" __attribute__((visibility("hidden"))) int32_t cleave_sim_launch(const
     block.fibers.clear();
     return block.failure.empty() ? 0 : say(block.failure);
 }
+
+// The name of the kernel at `index`, in order; null behind the last.
+extern "C" __attribute__((visibility("hidden"))) const char *cleave_sim_entry(size_t index)
+{
+    auto &all = sim::entries();
+    return index < all.size() ? std::next(all.begin(), ptrdiff_t(index))->first.c_str() : nullptr;
+}

@@ -1,6 +1,6 @@
 //! Runs the kernels' own sources on the CPU: each CUDA thread is a fiber, see `sim/runtime.cpp`.
 
-use std::ffi::{CString, c_char, c_void};
+use std::ffi::{CStr, CString, c_char, c_void};
 
 /// The order in which the threads of a block run between two barriers. Results must not depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +20,16 @@ unsafe extern "C" {
         error: *mut c_char,
         error_size: usize,
     ) -> i32;
+    fn cleave_sim_entry(index: usize) -> *const c_char;
+}
+
+/// The names of all kernels, in order.
+pub fn entries() -> Vec<String> {
+    // SAFETY: any index may be asked for; names are there as long as the program.
+    let at = |index| unsafe { cleave_sim_entry(index) };
+    let names = (0..).map(at).take_while(|name| !name.is_null());
+    // SAFETY: not null, and a C string.
+    names.map(|name| unsafe { CStr::from_ptr(name) }.to_str().expect("names are ASCII").to_string()).collect()
 }
 
 /// Runs a kernel to its end on the calling thread. `params` are the addresses of its arguments, in order, as for

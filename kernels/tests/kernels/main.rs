@@ -6,6 +6,7 @@ mod attention_decode;
 mod attention_prefill;
 mod common;
 mod embed;
+mod embedded;
 mod geometry;
 mod kv;
 mod matmul;

@@ -52,9 +52,7 @@ fn check<T: Element, K: Stored>(shape: &Shape) {
         slots.swap(i, random.below(i + 1));
     }
     slots.truncate(rows);
-    for row in rows.saturating_sub(3)..rows.saturating_sub(1) {
-        slots[row] = NO_SLOT;
-    }
+    slots[rows.saturating_sub(3)..rows.saturating_sub(1)].fill(NO_SLOT);
     let before = Bytes::new(blocks as usize * layout.block_bytes as usize);
     let (mut expected_q, mut expected_kv) = (q.clone(), before.clone());
     let mut places = Vec::new();
