@@ -5,9 +5,6 @@
 //! has it do so where there is an nvcc, and embeds what is there. A build without nvcc has no kernels and is no error,
 //! unless CLEAVE_REQUIRE_KERNELS is set. See `build/fatbins.rs`.
 
-/// Placeholder until nvcc's output is embedded.
-pub const FATBINS: &[(&str, &[u8])] = &[];
-
 #[cfg(feature = "simulator")]
 pub mod simulator;
 
