@@ -35,7 +35,7 @@ pub fn load(settings: &str) {
 pub fn leaks() -> String {
     let leaks = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"simulated_cuda_leaks".as_ptr()) };
     assert!(!leaks.is_null());
-    let leaks: extern "C" fn(*mut c_char, usize) -> usize = unsafe { std::mem::transmute(leaks) };
+    let leaks: extern "C" fn(*mut c_char, usize) -> i32 = unsafe { std::mem::transmute(leaks) };
     let mut text = vec![0u8; 4096];
     leaks(text.as_mut_ptr().cast(), text.len());
     CStr::from_bytes_until_nul(&text).unwrap().to_string_lossy().into_owned()
