@@ -117,18 +117,19 @@ __device__ void kv_convert(const unsigned char *from, const uint32_t *from_table
     const uint32_t at_once = blockDim.x / lanes; // rows of a block
     for (uint32_t stripe = blockIdx.y; stripe < stripes; stripe += gridDim.y) {
         const uint32_t layer = stripe / heads / 2, value = stripe / heads % 2, head = stripe % heads;
-        const uint64_t from_stripe = from_layout.stripe(layer, value, head), to_stripe = to_layout.stripe(layer, value, head);
+        const uint64_t from_stripe = from_layout.stripe(layer, value, head);
+        const uint64_t to_stripe = to_layout.stripe(layer, value, head);
         // The block's first row, so that its lanes stay together.
-        for (uint64_t base = uint64_t(first) + uint64_t(blockIdx.x) * at_once; base < end; base += uint64_t(gridDim.x) * at_once) {
+        const uint64_t step = uint64_t(gridDim.x) * at_once;
+        for (uint64_t base = first + uint64_t(blockIdx.x) * at_once; base < end; base += step) {
             const uint64_t token = base + threadIdx.x / lanes;
+            const uint32_t t = static_cast<uint32_t>(token);
             const unsigned char *source = nullptr;
             unsigned char *target = nullptr;
             if (token < end) {
-                const uint32_t t = static_cast<uint32_t>(token);
                 source = from + from_table[t / from_layout.block_tokens] * from_layout.block_bytes + from_stripe;
                 target = to + to_table[t / to_layout.block_tokens] * to_layout.block_bytes + to_stripe;
             }
-            const uint32_t t = static_cast<uint32_t>(token);
             convert_row<From, To>(source, from_layout, t % from_layout.block_tokens, target, to_layout,
                                   t % to_layout.block_tokens, lane, lanes);
         }

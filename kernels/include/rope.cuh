@@ -7,7 +7,7 @@
 
 namespace cleave {
 
-constexpr uint32_t nowhere = 0xffffffffu;
+constexpr uint32_t padding_slot = 0xffffffffu; // of a row that is none
 
 // Stores four elements each of the two halves of a row, the halves `half` elements apart, as token `token` of a stripe;
 // `at` is their place in a half. All lanes of the warp come here, `stripe` is null for those that store nothing.
@@ -42,7 +42,7 @@ __device__ inline void store_kv(unsigned char *stripe, const KvLayout &layout, u
 }
 
 // Of each row: q's heads in place, and k's and v's in the row's slot, block * block_tokens + token in the block; where that
-// is nowhere the row is padding and nothing of it is written. q: [rows, heads, head_dim], k and v: [rows, kv_heads,
+// is padding_slot the row is padding and nothing of it is written. q: [rows, heads, head_dim], k and v: [rows, kv_heads,
 // head_dim], rows q_stride, k_stride and v_stride elements apart; cos and sin: [rows, head_dim / 2]; q_norm and k_norm:
 // [head_dim], or null for none. Pairs are (x[i], x[i + head_dim / 2]). head_dim is even and at most 256. Pointers are
 // aligned to 16 bytes; with head_dim and all strides multiples of 8 four elements go at a time.
@@ -58,11 +58,11 @@ __device__ void rope_store(T *q, uint32_t q_stride, const T *k, uint32_t k_strid
     const uint32_t per_row = heads + 2 * layout.kv_heads;
     const uint32_t index = blockIdx.x * blockDim.x + threadIdx.x;
     const uint32_t row = index / lanes / per_row, head = index / lanes % per_row, at = index % lanes * 4;
-    const uint32_t slot = row < rows ? slots[row] : nowhere;
-    if (!__any_sync(whole_warp, slot != nowhere))
+    const uint32_t slot = row < rows ? slots[row] : padding_slot;
+    if (!__any_sync(whole_warp, slot != padding_slot))
         return;
     const bool is_q = head < heads, is_k = !is_q && head < heads + layout.kv_heads;
-    const uint32_t count = slot != nowhere && at < half ? min(4u, half - at) : 0;
+    const uint32_t count = slot != padding_slot && at < half ? min(4u, half - at) : 0;
     const bool vectors = (dim | q_stride | k_stride | v_stride) % 8 == 0, whole = vectors && count == 4;
 
     const uint32_t of_kv = is_q ? 0 : is_k ? head - heads : head - heads - layout.kv_heads;
