@@ -53,7 +53,8 @@ float f16_to_float(uint16_t bits);
 
 using Call = void (*)(void *const *params);
 struct Entry {
-    Entry(const char *name, Call call);
+    // `sizes`: of the parameters, in bytes, a 0 after the last.
+    Entry(const char *name, Call call, const size_t *sizes);
 };
 template <auto Kernel> struct Invoke;
 template <class... Args, void (*Kernel)(Args...)> struct Invoke<Kernel> {
@@ -62,6 +63,7 @@ template <class... Args, void (*Kernel)(Args...)> struct Invoke<Kernel> {
         Kernel(*static_cast<std::remove_cv_t<Args> *>(params[I])...);
     }
     static void call(void *const *params) { with(params, std::index_sequence_for<Args...>()); }
+    static constexpr size_t sizes[] = {sizeof(Args)..., 0};
 };
 
 template <class T> T from_lane(const char *kind, uint32_t mask, T value, uint32_t source)
@@ -74,7 +76,7 @@ template <class T> T from_lane(const char *kind, uint32_t mask, T value, uint32_
 
 } // namespace sim
 
-#define CLEAVE_ENTRY(name) static const ::sim::Entry sim_entry_##name(#name, &::sim::Invoke<name>::call);
+#define CLEAVE_ENTRY(name) static const ::sim::Entry sim_entry_##name(#name, &::sim::Invoke<name>::call, ::sim::Invoke<name>::sizes);
 
 #define threadIdx (::sim::place.thread)
 #define blockIdx (::sim::place.block)

@@ -27,6 +27,12 @@ std::map<std::string, Call> &entries()
     return all;
 }
 
+std::map<std::string, const size_t *> &parameter_sizes()
+{
+    static std::map<std::string, const size_t *> all;
+    return all;
+}
+
 enum class State { Ready, AtBarrier, AtExchange, Over };
 
 struct Copy {
@@ -156,7 +162,11 @@ void run_block(bool reversed)
 
 } // namespace
 
-Entry::Entry(const char *name, Call call) { entries()[name] = call; }
+Entry::Entry(const char *name, Call call, const size_t *sizes)
+{
+    entries()[name] = call;
+    parameter_sizes()[name] = sizes;
+}
 
 void fail(const char *what)
 {
@@ -293,4 +303,25 @@ extern "C" __attribute__((visibility("hidden"))) int32_t cleave_sim_launch(const
     }
     block.fibers.clear();
     return block.failure.empty() ? 0 : say(block.failure);
+}
+
+// The sizes of a kernel's parameters, `max` of them at most. Returns how many there are, or -1 for no such kernel.
+extern "C" __attribute__((visibility("hidden"))) int32_t cleave_sim_params(const char *kernel, size_t *sizes, int32_t max)
+{
+    const auto found = sim::parameter_sizes().find(kernel);
+    if (found == sim::parameter_sizes().end())
+        return -1;
+    int32_t n = 0;
+    for (; found->second[n] != 0; n++)
+        if (n < max)
+            sizes[n] = found->second[n];
+    return n;
+}
+
+// The name of the kernel after `before` in the order of their names (from null: the first), or null after the last.
+extern "C" __attribute__((visibility("hidden"))) const char *cleave_sim_next(const char *before)
+{
+    const auto &all = sim::parameter_sizes();
+    const auto next = before == nullptr ? all.begin() : all.upper_bound(before);
+    return next == all.end() ? nullptr : next->first.c_str();
 }

@@ -1,6 +1,6 @@
 //! Runs the kernels' own sources on the CPU: each CUDA thread is a fiber, see `sim/runtime.cpp`.
 
-use std::ffi::{CString, c_char, c_void};
+use std::ffi::{CStr, CString, c_char, c_void};
 
 /// The order in which the threads of a block run between two barriers. Results must not depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +20,35 @@ unsafe extern "C" {
         error: *mut c_char,
         error_size: usize,
     ) -> i32;
+    fn cleave_sim_params(kernel: *const c_char, sizes: *mut usize, max: i32) -> i32;
+    fn cleave_sim_next(before: *const c_char) -> *const c_char;
+}
+
+/// The sizes of a kernel's parameters in bytes, in order. `None`: there is no such kernel.
+pub fn params(kernel: &str) -> Option<Vec<usize>> {
+    const MAX: usize = 64;
+    let name = CString::new(kernel).ok()?;
+    let mut sizes = [0; MAX];
+    // SAFETY: the name ends with NUL, and there is room for MAX sizes.
+    let n = unsafe { cleave_sim_params(name.as_ptr(), sizes.as_mut_ptr(), MAX as i32) };
+    let n = usize::try_from(n).ok()?;
+    assert!(n <= MAX, "{kernel} has {n} parameters");
+    Some(sizes[..n].to_vec())
+}
+
+/// The names of all kernels, in order.
+pub fn kernels() -> Vec<String> {
+    let mut names = Vec::new();
+    let mut at = std::ptr::null();
+    loop {
+        // SAFETY: null, or a name that the registry gave; it never changes after the program's start.
+        at = unsafe { cleave_sim_next(at) };
+        if at.is_null() {
+            return names;
+        }
+        // SAFETY: the registry's names end with NUL.
+        names.push(unsafe { CStr::from_ptr(at) }.to_string_lossy().into_owned());
+    }
 }
 
 /// Runs a kernel to its end on the calling thread. `params` are the addresses of its arguments, in order, as for

@@ -1,4 +1,5 @@
 use crate::common::{BOTH, Element, Random, arg, assert_close, launch};
+use cleave_kernels::simulator;
 use half::{bf16, f16};
 
 fn silu_mul<T: Element>() {
@@ -37,6 +38,14 @@ fn silu_mul<T: Element>() {
             assert_close(&out, &expected, 4.0 * T::EPSILON, "silu_mul");
         }
     }
+}
+
+#[test]
+fn the_registry_knows_the_parameters() {
+    assert_eq!(simulator::params("silu_mul_bf16"), Some(vec![8, 4, 8, 4, 4, 4]));
+    assert_eq!(simulator::params("silu_mul"), None);
+    let kernels = simulator::kernels();
+    assert!(kernels.is_sorted() && kernels.iter().any(|name| name == "silu_mul_f16"));
 }
 
 #[test]

@@ -1,0 +1,48 @@
+//! Graphs.
+
+use super::api;
+use crate::state::put;
+use crate::*;
+
+api! {
+    leave cuGraphDestroy(graph: usize) |state| {
+        state.ready()?;
+        state.graphs.remove(&graph).map(|_| ()).ok_or(INVALID_VALUE)
+    }
+
+    enter cuGraphInstantiateWithFlags(exec: *mut usize, graph: usize, _flags: u64) |state| {
+        let (context, ops) = state.graphs.get(&graph).ok_or(INVALID_VALUE)?.clone();
+        state.healthy(context)?;
+        let handle = state.handle();
+        state.execs.insert(handle, (context, ops));
+        unsafe { put(exec, handle) }
+    }
+
+    enter cuGraphUpload(exec: usize, stream: usize) |state| {
+        let stream = state.stream(stream)?;
+        state.stream_not_capturing(stream)?;
+        state.execs.get(&exec).map(|_| ()).ok_or(INVALID_VALUE)
+    }
+
+    // What runs is the graph as it is now, whatever becomes of it.
+    enter cuGraphLaunch(exec: usize, stream: usize) |state| {
+        let stream = state.stream(stream)?;
+        let (context, ops) = state.execs.get(&exec).ok_or(INVALID_VALUE)?.clone();
+        state.healthy(context)?;
+        for op in ops.iter() {
+            state.submit(stream, op.clone())?;
+        }
+        Ok(())
+    }
+
+    leave cuGraphExecDestroy(exec: usize) |state| {
+        state.ready()?;
+        state.execs.remove(&exec).map(|_| ()).ok_or(INVALID_VALUE)
+    }
+
+    // Without `nodes`, their number. Nodes cannot be looked at.
+    enter cuGraphGetNodes(graph: usize, nodes: *mut usize, count: *mut usize) |state| {
+        let n = state.graphs.get(&graph).ok_or(INVALID_VALUE)?.1.len();
+        if nodes.is_null() { unsafe { put(count, n) } } else { Err(NOT_SUPPORTED) }
+    }
+}

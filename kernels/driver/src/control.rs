@@ -1,0 +1,57 @@
+//! For the tests that use the driver: settings, counters, and what was not given back. Not part of CUDA.
+
+use crate::fault;
+use crate::state::lock;
+use std::ffi::{CStr, c_char};
+
+/// Changes settings (see `settings.rs`) and counts calls from 0 again. `reset` also forgets what contexts took with them,
+/// and cuInit. Returns 0, or -1 for unknown settings, of which none is taken then.
+///
+/// # Safety
+///
+/// `settings` ends with NUL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn simulated_cuda_configure(settings: *const c_char) -> i32 {
+    // SAFETY: the caller vouches for it.
+    let text = unsafe { CStr::from_ptr(settings) }.to_string_lossy();
+    let mut state = lock();
+    let Some(settings) = state.settings.with(&text) else { return -1 };
+    state.settings = settings;
+    state.calls = 0;
+    if text.split([' ', ',']).any(|word| word == "reset") {
+        state.left.clear();
+        state.faults.clear();
+        state.initialised = false;
+    }
+    0
+}
+
+/// The number of fallible calls since the last simulated_cuda_configure.
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_calls() -> u64 {
+    lock().calls
+}
+
+/// Writes what is alive, or ended only with its context, one a line; `size` bytes with the NUL at most. Returns how many
+/// there are.
+///
+/// # Safety
+///
+/// `out` has room for `size` bytes, or is null with 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn simulated_cuda_leaks(out: *mut c_char, size: usize) -> i32 {
+    let state = lock();
+    let mut lines: Vec<String> = state.alive().into_iter().map(|(_, what)| what).collect();
+    lines.extend(state.left.iter().cloned());
+    let text = lines.join("\n");
+    if size > 0 && !out.is_null() {
+        let n = text.len().min(size - 1);
+        // SAFETY: n + 1 <= size.
+        unsafe {
+            std::ptr::copy_nonoverlapping(text.as_ptr(), out.cast(), n);
+            out.add(n).write(0);
+        }
+    }
+    fault::log(&format!("{} things alive", lines.len()));
+    lines.len() as i32
+}
