@@ -1,7 +1,29 @@
-//! The name by which programs ask for the driver.
+//! The two names by which programs ask for the driver: the library is libcuda.so.1, and carries an empty one with it that
+//! is libcuda.so and needs the first (see `name.rs`).
+
+use std::path::Path;
+use std::process::Command;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libcuda.so.1");
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
+    let out = std::env::var_os("OUT_DIR").expect("OUT_DIR");
+    let (source, first) = (Path::new(&out).join("empty.c"), Path::new(&out).join("libcuda.so.1"));
+    std::fs::write(&source, "").expect("OUT_DIR is writable");
+    empty(&source, &first, "libcuda.so.1", None);
+    empty(&source, &Path::new(&out).join("libcuda.so"), "libcuda.so", Some(&first));
+}
+
+/// Builds a library without content.
+fn empty(source: &Path, to: &Path, name: &str, needs: Option<&Path>) {
+    let mut command = cc::Build::new().cargo_metadata(false).get_compiler().to_command();
+    command.args(["-shared", "-nostdlib", "-Wl,--no-as-needed", "-Wl,-s"]).arg(format!("-Wl,-soname,{name}"));
+    command.arg("-o").arg(to).arg(source).args(needs);
+    run(&mut command);
+}
+
+fn run(command: &mut Command) {
+    let status = command.status().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(status.success(), "{command:?}");
 }

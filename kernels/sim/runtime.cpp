@@ -82,6 +82,7 @@ struct Block {
     Call call = nullptr;
     void *const *params = nullptr;
     unsigned char *shared = nullptr;
+    bool inside = false; // a fiber runs, not the scheduler
     std::string failure;
 };
 
@@ -147,7 +148,9 @@ void run_block(bool reversed)
                 continue;
             progress = true;
             place = fiber.place;
+            block.inside = true;
             cleave_sim_switch(&block.scheduler, fiber.stack);
+            block.inside = false;
             over += fiber.state == State::Over;
             if (fiber.state == State::Over)
                 open_barrier();
@@ -316,6 +319,16 @@ extern "C" __attribute__((visibility("hidden"))) int32_t cleave_sim_params(const
         if (n < max)
             sizes[n] = found->second[n];
     return n;
+}
+
+// For a handler of signals: ends the kernel that runs on this thread with `what` and does not return. Returns if none does.
+extern "C" __attribute__((visibility("hidden"))) void cleave_sim_fault(const char *what, const void *address)
+{
+    if (!sim::block.inside)
+        return;
+    char text[96];
+    std::snprintf(text, sizeof text, "%s %p", what, address);
+    sim::fail(text);
 }
 
 // The name of the kernel after `before` in the order of their names (from null: the first), or null after the last.

@@ -21,6 +21,7 @@ unsafe extern "C" {
         error_size: usize,
     ) -> i32;
     fn cleave_sim_params(kernel: *const c_char, sizes: *mut usize, max: i32) -> i32;
+    fn cleave_sim_fault(what: *const c_char, address: *const c_void);
     fn cleave_sim_next(before: *const c_char) -> *const c_char;
 }
 
@@ -34,6 +35,17 @@ pub fn params(kernel: &str) -> Option<Vec<usize>> {
     let n = usize::try_from(n).ok()?;
     assert!(n <= MAX, "{kernel} has {n} parameters");
     Some(sizes[..n].to_vec())
+}
+
+/// For a handler of signals that a kernel's own instructions raise: ends the kernel that runs on this thread with these
+/// words and the address, and does not return. Returns if no kernel runs here.
+///
+/// # Safety
+///
+/// The signal came from the instruction at which this thread is.
+pub unsafe fn fault(what: &CStr, address: *const c_void) {
+    // SAFETY: ends with NUL; the kernel's fiber is left for good.
+    unsafe { cleave_sim_fault(what.as_ptr(), address) };
 }
 
 /// The names of all kernels, in order.

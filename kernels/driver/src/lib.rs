@@ -13,6 +13,7 @@ mod capture;
 mod control;
 mod fault;
 mod memory;
+mod name;
 mod settings;
 mod state;
 mod stream;

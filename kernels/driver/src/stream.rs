@@ -169,11 +169,15 @@ impl State {
             Op::Kernel(launch) => {
                 let lanes = if self.settings.reversed { Lanes::Descending } else { Lanes::Ascending };
                 let params: Vec<*const c_void> = launch.params.iter().map(|words| words.as_ptr().cast()).collect();
+                fault::catch();
                 // SAFETY: the caller of cuLaunchKernel vouched for the arguments; the other work waits.
                 let done = unsafe {
                     simulator::launch(&launch.kernel, launch.grid, launch.block, launch.shared, &params, lanes)
                 };
-                done.map_err(|text| self.fault(context, LAUNCH_FAILED, &text))
+                done.map_err(|text| {
+                    let error = if fault::is_illegal(&text) { ILLEGAL_ADDRESS } else { LAUNCH_FAILED };
+                    self.fault(context, error, &text)
+                })
             }
             Op::Copy { to, from, bytes } => {
                 let at = match &from {

@@ -10,8 +10,10 @@ fn is_the_driver_under_the_names_that_programs_ask_for() {
     unsafe {
         let ours: *const () = *Library::open(Some(path()), RTLD_NOW).unwrap().get(b"cuInit").unwrap();
         let named: *const () = *Library::open(Some("libcuda.so.1"), RTLD_NOW).unwrap().get(b"cuInit").unwrap();
+        let short: *const () = *Library::open(Some("libcuda.so"), RTLD_NOW).unwrap().get(b"cuInit").unwrap();
         let cudarc: *const () = *sys::culib().get(b"cuInit").unwrap();
         assert_eq!(ours, named);
+        assert_eq!(ours, short);
         assert_eq!(ours, cudarc);
     }
 }

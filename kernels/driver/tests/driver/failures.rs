@@ -83,6 +83,55 @@ fn a_kernel_that_writes_behind_its_memory_is_found() {
 }
 
 #[test]
+fn a_kernel_that_leaves_its_memory_is_stopped() {
+    let _session = session("");
+    // Far behind its memory, before it, and memory that was given back.
+    for (bytes, offset, freed) in [(64, 1 << 20, false), (64, -4096, false), (4096, 0, true)] {
+        let _gpu = Gpu::new(0).unwrap();
+        let module = Module::new().unwrap();
+        let kernel = module.function("silu_mul_float").unwrap();
+        let stream = Stream::new().unwrap();
+        let (gate, up) = (Memory::of(&[1f32; 64]).unwrap(), Memory::new(bytes).unwrap());
+        let elsewhere = std::mem::ManuallyDrop::new(Memory(up.0.wrapping_add_signed(offset)));
+        let kept = (!freed).then_some(up);
+        silu_mul(kernel, &gate, &elsewhere, 64, &stream).unwrap();
+        assert_eq!(stream.synchronise().unwrap_err().0, Code::CUDA_ERROR_ILLEGAL_ADDRESS);
+        let words = DriverError(Code::CUDA_ERROR_ILLEGAL_ADDRESS).error_string().unwrap().to_string_lossy();
+        assert!(words.contains("silu_mul_float: block (0, 0, 0), thread (0, 0, 0): accesses"), "{words}");
+        drop(kept);
+    }
+    let _gpu = Gpu::new(0).unwrap();
+    let module = Module::new().unwrap();
+    let stream = Stream::new().unwrap();
+    let memory = Memory::new(16).unwrap();
+    silu_mul(module.function("silu_mul_float").unwrap(), &memory, &memory, 4, &stream).unwrap();
+    stream.synchronise().unwrap();
+}
+
+#[test]
+fn settings_and_a_log_come_from_the_environment() {
+    if std::env::var("SIMULATED_CUDA").is_ok() {
+        // The other process, with what the test below gave it: nothing is configured here.
+        driver();
+        let gpu = Gpu::new(1).unwrap();
+        assert_eq!(Memory::new(5000).err().unwrap().0, Code::CUDA_ERROR_OUT_OF_MEMORY);
+        assert_eq!(Memory::new(500).err().unwrap().0, Code::CUDA_ERROR_ECC_UNCORRECTABLE);
+        drop((Memory::new(500).unwrap(), gpu));
+        return;
+    }
+    let log = std::env::temp_dir().join(format!("simulated-cuda-{}", std::process::id()));
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["failures::settings_and_a_log_come_from_the_environment", "--exact"]);
+    // cuInit, cuDeviceGet, the context, two allocations.
+    command.env("SIMULATED_CUDA", "devices=2 memory=4096 fail=5 error=214").env("SIMULATED_CUDA_LOG", &log);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let text = std::fs::read_to_string(&log).unwrap();
+    std::fs::remove_file(&log).unwrap();
+    assert!(text.contains("call 5: error 214"), "{text}");
+}
+
+#[test]
 fn what_is_not_given_back_is_named() {
     let session = session("");
     let gpu = Gpu::new(0).unwrap();

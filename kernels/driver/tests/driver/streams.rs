@@ -120,6 +120,29 @@ fn work_goes_between_devices() {
 }
 
 #[test]
+fn threads_work_side_by_side() {
+    let _session = session("");
+    let work = |seed: usize| {
+        let _gpu = Gpu::new(0).unwrap();
+        let module = Module::new().unwrap();
+        let kernel = module.function("silu_mul_float").unwrap();
+        let stream = Stream::new().unwrap();
+        for round in 0..20 {
+            let x = (seed * 20 + round) as f32 / 40.0;
+            let (gate, up) = (Memory::of(&[x; 64]).unwrap(), Memory::of(&[2f32; 64]).unwrap());
+            silu_mul(kernel, &gate, &up, 64, &stream).unwrap();
+            stream.synchronise().unwrap();
+            assert!(gate.read::<f32>(64).unwrap().iter().all(|found| (found - 2.0 * silu(x)).abs() < 1e-5));
+        }
+    };
+    std::thread::scope(|scope| {
+        for seed in 0..4 {
+            scope.spawn(move || work(seed));
+        }
+    });
+}
+
+#[test]
 fn host_functions_run_in_order() {
     let _session = session("");
     let _gpu = Gpu::new(0).unwrap();
