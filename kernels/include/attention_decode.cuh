@@ -93,7 +93,7 @@ __device__ __forceinline__ void decode_scores(float (&s)[warp_tokens / 16][2][4]
 {
     constexpr int N = D % 32 == 0 ? 8 : 4; // dims of a lane's piece
     const uint32_t g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-#pragma unroll
+#pragma unroll 1
     for (int dim = 0; dim < D; dim += 4 * N) {
         Raw<N * sizeof(T)> a[2] = {};
 #pragma unroll
