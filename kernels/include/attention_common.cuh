@@ -54,8 +54,6 @@ template <class K> struct Head {
         return {base + uint64_t(token) * row_bytes, base + layout.scales_offset + token * sizeof(float)};
     }
 };
-template <class A, class B> constexpr bool same = false;
-template <class A> constexpr bool same<A, A> = true;
 template <class K> constexpr bool scaled = sizeof(K) == 1;
 
 // Rounded to two T's in a register, the first in the low half.

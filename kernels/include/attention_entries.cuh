@@ -12,6 +12,7 @@
 
 // Every head size that there is, and every element type of KV (its part of names, the type).
 #define FOR_HEAD_SIZES(ENTRY, ...)                                                                                     \
+    ENTRY(__VA_ARGS__, 16)                                                                                             \
     ENTRY(__VA_ARGS__, 32)                                                                                             \
     ENTRY(__VA_ARGS__, 64)                                                                                             \
     ENTRY(__VA_ARGS__, 80)                                                                                             \

@@ -6,8 +6,6 @@
 
 namespace cleave {
 
-template <class A, class B> constexpr bool same = false;
-template <class A> constexpr bool same<A, A> = true;
 
 template <class T> struct alignas(4 * sizeof(T)) quad {
     T at[4];

@@ -28,6 +28,9 @@ template <class T> struct alignas(16) vec {
     T at[size];
 };
 
+template <class A, class B> constexpr bool same = false;
+template <class A> constexpr bool same<A, A> = true;
+
 __device__ inline float to_float(float x) { return x; }
 __device__ inline float to_float(int8_t x) { return static_cast<float>(x); }
 __device__ inline float to_float(bf16 x) { return __uint_as_float(static_cast<uint32_t>(x.bits) << 16); }

@@ -147,6 +147,8 @@ inline int __float2int_rn(float x)
 {
     return x != x ? 0 : x >= 2147483648.0f ? INT32_MAX : x < -2147483648.0f ? INT32_MIN : int(std::nearbyint(x));
 }
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline double __ull2double_rn(unsigned long long x) { return double(x); }
 inline double __dmul_rn(double a, double b) { return a * b; }
 inline double __dadd_rn(double a, double b) { return a + b; }
 inline double __dsub_rn(double a, double b) { return a - b; }

@@ -12,3 +12,4 @@ mod kv;
 mod matmul;
 mod norm;
 mod rope;
+mod sampling;

@@ -25,7 +25,7 @@ const NO_SLOT: u32 = u32::MAX;
 const DECODE_HEADS: u32 = 16;
 const THREADS: u32 = 128;
 /// Head sizes that there are kernels for: FOR_HEAD_SIZES of kernels/include/attention_entries.cuh.
-const HEAD_SIZES: [u32; 6] = [32, 64, 80, 96, 128, 256];
+const HEAD_SIZES: [u32; 7] = [16, 32, 64, 80, 96, 128, 256];
 
 /// The work of a step's attention, for layers with one window.
 #[derive(Clone, Copy, Debug, Default)]
