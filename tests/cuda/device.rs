@@ -31,14 +31,25 @@ pub fn load(settings: &str) {
     assert_eq!(configure(settings.as_ptr()), 0, "{settings:?}");
 }
 
+fn symbol(name: &CStr) -> *mut libc::c_void {
+    let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    assert!(!symbol.is_null(), "{name:?}");
+    symbol
+}
+
 /// What is alive on the device, in words; empty if nothing is.
 pub fn leaks() -> String {
-    let leaks = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"simulated_cuda_leaks".as_ptr()) };
-    assert!(!leaks.is_null());
-    let leaks: extern "C" fn(*mut c_char, usize) -> i32 = unsafe { std::mem::transmute(leaks) };
+    let leaks: extern "C" fn(*mut c_char, usize) -> i32 =
+        unsafe { std::mem::transmute(symbol(c"simulated_cuda_leaks")) };
     let mut text = vec![0u8; 4096];
     leaks(text.as_mut_ptr().cast(), text.len());
     CStr::from_bytes_until_nul(&text).unwrap().to_string_lossy().into_owned()
+}
+
+/// How many calls that can fail there were since the last `load`.
+pub fn calls() -> u64 {
+    let calls: extern "C" fn() -> u64 = unsafe { std::mem::transmute(symbol(c"simulated_cuda_calls")) };
+    calls()
 }
 
 pub fn cache_on(model: &Arc<Model>, device: i32, options: CacheOptions) -> Arc<ModelCache> {
