@@ -14,13 +14,18 @@ pub fn philox4x32(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     counter
 }
 
-/// The number in [0, 1), a multiple of 2⁻⁵³, that decides the token at `position` of a sequence with this seed.
-/// The upper counter words are zero: they are free for further numbers at the same position.
-pub fn uniform(seed: u64, position: u64) -> f64 {
+/// 53 random bits, as good as uniform: what decides the token at `position` of a sequence with this seed. The upper
+/// counter words are zero: they are free for further numbers at the same position.
+pub fn random53(seed: u64, position: u64) -> u64 {
     let counter = [position as u32, (position >> 32) as u32, 0, 0];
     let out = philox4x32(counter, [seed as u32, (seed >> 32) as u32]);
-    let bits = u64::from(out[1]) << 32 | u64::from(out[0]);
-    (bits >> 11) as f64 / (1u64 << 53) as f64
+    (u64::from(out[1]) << 32 | u64::from(out[0])) >> 11
+}
+
+/// The same as a number in [0, 1), a multiple of 2⁻⁵³.
+#[cfg(test)]
+pub fn uniform(seed: u64, position: u64) -> f64 {
+    random53(seed, position) as f64 / (1u64 << 53) as f64
 }
 
 #[cfg(test)]

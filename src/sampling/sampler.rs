@@ -10,15 +10,23 @@ use crate::sequence::SamplingParams;
 /// Tokens whose weights are added up together: makes one long sum short ones, which vectorise.
 const STRIDE: usize = 512;
 
+/// A draw's weights are integers, in units of 2⁻⁴² of the likeliest token's: their sums are exact, so a device that adds
+/// them up in another order draws the same token (kernels/include/sampling.cuh does). Tokens below e⁻³⁰ of the likeliest,
+/// less than half a unit, are never drawn. 2²² tokens do not overflow.
+const ONE: f64 = (1u64 << 42) as f64;
+const NONE_FROM: f64 = 30.0;
+
 /// Memory kept from call to call. Holds nothing that a result depends on.
 #[derive(Default)]
 pub struct Scratch {
     raw: Vec<f32>,
     marks: Marks,
     candidates: Vec<Candidate>,
-    boundary: Vec<(Candidate, f64)>,
-    weights: Vec<f64>,
-    sums: Vec<f64>,
+    boundary: Vec<(Candidate, u64)>,
+    weights: Vec<u64>,
+    sums: Vec<u64>,
+    probabilities: Vec<f64>,
+    partial: Vec<f64>,
 }
 
 /// Samples the next token. `logits` (one per vocabulary entry) is overwritten.
@@ -50,7 +58,7 @@ pub fn sample(logits: &mut [f32], params: &SamplingParams, ctx: Ctx<'_>, scratch
         );
     };
     let token = match params.temperature > 0.0 {
-        true => draw(logits, best, params, philox::uniform(params.seed, ctx.position), scratch),
+        true => draw(logits, best, params, philox::random53(params.seed, ctx.position), scratch),
         false => best.0,
     };
     let mut sampled = Sampled { token, logprob: 0.0, top: Vec::new() };
@@ -78,13 +86,13 @@ fn largest(logits: &[f32]) -> f32 {
     lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
 }
 
-fn draw(logits: &[f32], best: Candidate, params: &SamplingParams, u: f64, scratch: &mut Scratch) -> u32 {
+fn draw(logits: &[f32], best: Candidate, params: &SamplingParams, random: u64, scratch: &mut Scratch) -> u32 {
     let Scratch { candidates, weights, sums, boundary, .. } = scratch;
     let softmax = Softmax { largest: f64::from(best.1), scale: 1.0 / f64::from(params.temperature) };
     let top_k_on = params.top_k > 0 && (params.top_k as usize) < logits.len();
     if !top_k_on && params.top_p >= 1.0 && params.min_p <= 0.0 {
         softmax.weigh(logits.iter().copied(), weights, sums);
-        return pick(u, weights, sums).map_or(best.0, |index| index as u32);
+        return pick(random, weights, sums).map_or(best.0, |index| index as u32);
     }
     if top_k_on {
         top_k(logits, params.top_k as usize, candidates);
@@ -96,9 +104,10 @@ fn draw(logits: &[f32], best: Candidate, params: &SamplingParams, u: f64, scratc
     let total = softmax.weigh(candidates.iter().map(|candidate| candidate.1), weights, sums);
     let mut last = (u32::MAX, f32::NEG_INFINITY);
     if params.top_p < 1.0 {
-        last = softmax.nucleus(candidates, weights, f64::from(params.top_p) * total, sums, boundary);
+        let wanted = (f64::from(params.top_p) * total as f64).ceil() as u64;
+        last = softmax.nucleus(candidates, weights, wanted, sums, boundary);
     }
-    let least = f64::from(params.min_p);
+    let least = (f64::from(params.min_p) * ONE).ceil() as u64;
     let mut kept = 0;
     for index in 0..candidates.len() {
         let ((id, logit), weight) = (candidates[index], weights[index]);
@@ -108,8 +117,8 @@ fn draw(logits: &[f32], best: Candidate, params: &SamplingParams, u: f64, scratc
         kept += usize::from(likely & (weight >= least));
     }
     weights.truncate(kept);
-    sum_up(weights, sums);
-    pick(u, weights, sums).map_or(best.0, |index| candidates[index].0)
+    sum_by_stride(weights, sums);
+    pick(random, weights, sums).map_or(best.0, |index| candidates[index].0)
 }
 
 /// Probabilities up to a factor: not above 1, and 1 for the largest logit, at any temperature.
@@ -124,13 +133,22 @@ impl Softmax {
         (self.largest - f64::from(logit)) * self.scale
     }
 
-    /// Weights, their sums by [`STRIDE`] and the total, in an order that only their number decides.
-    fn weigh(&self, logits: impl ExactSizeIterator<Item = f32>, weights: &mut Vec<f64>, sums: &mut Vec<f64>) -> f64 {
-        weights.resize(logits.len(), 0.0);
+    /// 0 of NaN.
+    fn weight(&self, logit: f32) -> u64 {
+        let distance = self.distance(logit);
+        // Adding 2⁵² rounds to an integer and leaves it in the low bits. (A cast does not vectorise.)
+        let shifted = math::exp(-distance) * ONE + (1u64 << 52) as f64;
+        let weight = shifted.to_bits() & ((1 << 52) - 1);
+        if distance < NONE_FROM { weight } else { 0 }
+    }
+
+    /// Weights, their sums by [`STRIDE`] and the total.
+    fn weigh(&self, logits: impl ExactSizeIterator<Item = f32>, weights: &mut Vec<u64>, sums: &mut Vec<u64>) -> u64 {
+        weights.resize(logits.len(), 0);
         for (weight, logit) in weights.iter_mut().zip(logits) {
-            *weight = math::exp(-self.distance(logit));
+            *weight = self.weight(logit);
         }
-        sum_up(weights, sums)
+        sum_by_stride(weights, sums)
     }
 
     /// The last of the smallest set of likeliest candidates whose weights reach `wanted`. Weights are added up
@@ -138,87 +156,83 @@ impl Softmax {
     fn nucleus(
         &self,
         candidates: &[Candidate],
-        weights: &[f64],
-        wanted: f64,
-        bins: &mut Vec<f64>,
-        boundary: &mut Vec<(Candidate, f64)>,
+        weights: &[u64],
+        wanted: u64,
+        bins: &mut Vec<u64>,
+        boundary: &mut Vec<(Candidate, u64)>,
     ) -> Candidate {
-        // Ascending in distance; the last bin holds what is e⁻⁶⁴ and less.
-        let bin = |logit: f32| ((self.distance(logit) * 16.0) as usize).min(1023);
+        // Ascending in distance.
+        let bin = |logit: f32| ((self.distance(logit) * 32.0) as usize).min(1023);
         bins.clear();
-        bins.resize(1024, 0.0);
+        bins.resize(1024, 0);
         for (candidate, weight) in candidates.iter().zip(weights) {
             bins[bin(candidate.1)] += weight;
         }
-        let mut sum = 0.0;
-        let reached = |weight: &f64| {
+        let mut sum = 0;
+        let reached = |weight: &u64| {
             sum += weight;
-            sum >= wanted
+            sum >= wanted.max(1)
         };
+        // Not if an infinite logit leaves no weights.
         let Some(at) = bins.iter().position(reached) else { return (u32::MAX, f32::NEG_INFINITY) };
         boundary.clear();
         let both = candidates.iter().copied().zip(weights.iter().copied());
-        boundary.extend(both.filter(|(candidate, _)| bin(candidate.1) == at));
+        // Without NaN, which has no order, and no weight.
+        boundary.extend(both.filter(|(candidate, weight)| *weight > 0 && bin(candidate.1) == at));
         boundary.sort_unstable_by(|a, b| likelier(&a.0, &b.0));
-        let mut sum: f64 = bins[..at].iter().sum();
-        let reached = boundary.iter().position(|(_, weight)| {
+        let mut sum: u64 = bins[..at].iter().sum();
+        let reached = boundary.iter().find(|(_, weight)| {
             sum += weight;
             sum >= wanted
         });
-        // Not reached in this order of addition: the whole bin.
-        boundary[reached.unwrap_or(boundary.len() - 1)].0
+        reached.map_or((u32::MAX, f32::NEG_INFINITY), |last| last.0)
+    }
+
+    /// The logarithm of the sum of e to the power of each logit. In an order that only their number decides.
+    fn log_total(&self, logits: &[f32], probabilities: &mut Vec<f64>, partial: &mut Vec<f64>) -> f64 {
+        probabilities.clear();
+        probabilities.extend(logits.iter().map(|&logit| math::exp(-self.distance(logit))));
+        partial.clear();
+        partial.extend(probabilities.chunks(STRIDE).map(sum));
+        self.largest + math::ln(partial.iter().sum())
     }
 }
 
-fn sum_up(weights: &[f64], sums: &mut Vec<f64>) -> f64 {
+fn sum_by_stride(weights: &[u64], sums: &mut Vec<u64>) -> u64 {
     sums.clear();
-    sums.extend(weights.chunks(STRIDE).map(sum));
+    sums.extend(weights.chunks(STRIDE).map(|chunk| chunk.iter().sum::<u64>()));
     sums.iter().sum()
 }
 
 /// Eight partial sums, then their sum.
-fn sum(weights: &[f64]) -> f64 {
+fn sum(values: &[f64]) -> f64 {
     let mut lanes = [0.0; 8];
-    for eight in weights.chunks(8) {
-        for (lane, weight) in lanes.iter_mut().zip(eight) {
-            *lane += weight;
+    for eight in values.chunks(8) {
+        for (lane, value) in lanes.iter_mut().zip(eight) {
+            *lane += value;
         }
     }
     lanes.iter().sum()
 }
 
-/// The first index at which the cumulative weight exceeds u of the total; one of positive weight always.
-fn pick(u: f64, weights: &[f64], sums: &[f64]) -> Option<usize> {
-    let target = u * sums.iter().sum::<f64>();
-    let mut before = 0.0;
-    let mut last = None;
-    for (stride, (chunk, sum)) in weights.chunks(STRIDE).zip(sums).enumerate() {
-        if before + sum > target {
-            let mut cumulative = before;
-            for (index, &weight) in chunk.iter().enumerate() {
-                cumulative += weight;
-                if weight > 0.0 {
-                    last = Some(stride * STRIDE + index);
-                    if cumulative > target {
-                        return last;
-                    }
-                }
-            }
-            // Rounding: the sum in this order stays just short.
-            return last;
-        }
-        before += sum;
-        if *sum > 0.0 {
-            last = chunk.iter().rposition(|&weight| weight > 0.0).map(|index| stride * STRIDE + index);
-        }
-    }
-    last
+/// The first index at which the cumulative weight exceeds that part of the total which `random` is of 2⁵³. None if
+/// there is no weight.
+fn pick(random: u64, weights: &[u64], sums: &[u64]) -> Option<usize> {
+    let total: u64 = sums.iter().sum();
+    let mut left = ((u128::from(random) * u128::from(total)) >> 53) as u64;
+    let mut exceeds = |weight: &u64| {
+        let found = *weight > left;
+        left -= if found { 0 } else { *weight };
+        found
+    };
+    let begin = sums.iter().position(&mut exceeds)? * STRIDE;
+    weights[begin..].iter().position(exceeds).map(|index| begin + index)
 }
 
 fn logprobs(sampled: &mut Sampled, n: usize, scratch: &mut Scratch) {
-    let Scratch { raw, weights, sums, candidates, .. } = scratch;
+    let Scratch { raw, probabilities, partial, candidates, .. } = scratch;
     let softmax = Softmax { largest: f64::from(largest(raw)), scale: 1.0 };
-    let log_total = softmax.largest + math::ln(softmax.weigh(raw.iter().copied(), weights, sums));
+    let log_total = softmax.log_total(raw, probabilities, partial);
     let logprob = |logit: f32| (f64::from(logit) - log_total) as f32;
     sampled.logprob = logprob(raw[sampled.token as usize]);
     top_k(raw, n, candidates);

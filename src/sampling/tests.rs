@@ -137,6 +137,68 @@ fn seed_and_position_decide_and_nothing_else() {
     assert_eq!(first, draws(1, &mut scratch));
 }
 
+/// The draw by its definition: everything sorted, sums one after the other.
+fn plainly(logits: &[f32], params: &SamplingParams, position: u64) -> u32 {
+    let mut sorted: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).filter(|c| c.1 > f32::NEG_INFINITY).collect();
+    sorted.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap().then(a.0.cmp(&b.0)));
+    let scale = 1.0 / f64::from(params.temperature);
+    let largest = f64::from(sorted[0].1);
+    let weight = |logit: f32| {
+        let distance = (largest - f64::from(logit)) * scale;
+        let one = (1u64 << 42) as f64;
+        if distance < 30.0 { (super::math::exp(-distance) * one).round_ties_even() as u64 } else { 0 }
+    };
+    if params.top_k > 0 {
+        sorted.truncate(params.top_k as usize);
+    }
+    let total: u64 = sorted.iter().map(|c| weight(c.1)).sum();
+    if params.top_p < 1.0 {
+        let wanted = f64::from(params.top_p) * total as f64;
+        let mut sum = 0;
+        let reached = sorted.iter().position(|c| {
+            sum += weight(c.1);
+            sum as f64 >= wanted
+        });
+        sorted.truncate(reached.unwrap() + 1);
+    }
+    sorted.retain(|c| weight(c.1) as f64 >= f64::from(params.min_p) * (1u64 << 42) as f64);
+    sorted.sort_by_key(|c| c.0);
+    let total: u64 = sorted.iter().map(|c| weight(c.1)).sum();
+    let random = super::philox::random53(params.seed, position);
+    let mut left = (u128::from(random) * u128::from(total)) >> 53;
+    for (id, logit) in sorted {
+        let weight = u128::from(weight(logit));
+        if weight > left {
+            return id;
+        }
+        left -= weight;
+    }
+    unreachable!()
+}
+
+#[test]
+fn draws_are_those_of_the_definition() {
+    for case in 0..3000 {
+        let random = |i| super::philox::random53(case, i);
+        let vocab = 1 + random(0) % [5, 40, 1500][case as usize % 3];
+        let levels = [3, 50, 1 << 30][random(1) as usize % 3];
+        let spread = [0.1, 8.0, 60.0][random(2) as usize % 3] / levels as f32;
+        let mut logits: Vec<f32> = (0..vocab).map(|i| (random(100 + i) % levels) as f32 * spread - 5.0).collect();
+        if vocab > 1 {
+            logits[(random(3) % vocab) as usize] = f32::NEG_INFINITY;
+        }
+        let params = SamplingParams {
+            temperature: [1e-30, 0.3, 1.0, 1000.0][random(4) as usize % 4],
+            top_k: [0, 1, 2, 20, 700][random(5) as usize % 5],
+            top_p: [1.0, 1e-9, 0.3, 0.9, 0.999_999][random(6) as usize % 5],
+            min_p: [0.0, 0.0, 0.1, 1.0][random(7) as usize % 4],
+            seed: case,
+            ..warm()
+        };
+        assert_eq!(token(&logits, &params, case), plainly(&logits, &params, case), "case {case}: {params:?}");
+    }
+}
+
 #[test]
 fn penalties_are_those_of_hugging_face_and_openai() {
     let logits = [2.0, -2.0, 1.0, 0.5, -1.0, 3.0, 0.0, -4.0];

@@ -3,3 +3,4 @@
 mod activation;
 mod common;
 mod matmul;
+mod sampling;
