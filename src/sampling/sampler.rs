@@ -219,7 +219,7 @@ fn sum(values: &[f64]) -> f64 {
 /// there is no weight.
 fn pick(random: u64, weights: &[u64], sums: &[u64]) -> Option<usize> {
     let total: u64 = sums.iter().sum();
-    let mut left = (u128::from(random) * u128::from(total) >> 53) as u64;
+    let mut left = ((u128::from(random) * u128::from(total)) >> 53) as u64;
     let mut exceeds = |weight: &u64| {
         let found = *weight > left;
         left -= if found { 0 } else { *weight };

@@ -140,7 +140,7 @@ fn seed_and_position_decide_and_nothing_else() {
 /// The draw by its definition: everything sorted, sums one after the other.
 fn plainly(logits: &[f32], params: &SamplingParams, position: u64) -> u32 {
     let mut sorted: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).filter(|c| c.1 > f32::NEG_INFINITY).collect();
-    sorted.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    sorted.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap().then(a.0.cmp(&b.0)));
     let scale = 1.0 / f64::from(params.temperature);
     let largest = f64::from(sorted[0].1);
     let weight = |logit: f32| {
@@ -162,10 +162,10 @@ fn plainly(logits: &[f32], params: &SamplingParams, position: u64) -> u32 {
         sorted.truncate(reached.unwrap() + 1);
     }
     sorted.retain(|c| weight(c.1) as f64 >= f64::from(params.min_p) * (1u64 << 42) as f64);
-    sorted.sort();
+    sorted.sort_by_key(|c| c.0);
     let total: u64 = sorted.iter().map(|c| weight(c.1)).sum();
     let random = super::philox::random53(params.seed, position);
-    let mut left = u128::from(random) * u128::from(total) >> 53;
+    let mut left = (u128::from(random) * u128::from(total)) >> 53;
     for (id, logit) in sorted {
         let weight = u128::from(weight(logit));
         if weight > left {

@@ -158,7 +158,7 @@ fn draw(logits: &[f32], largest: f32, p: &Row) -> u32 {
     let least = (f64::from(p.min_p) * ONE).ceil() as u64;
     sorted.retain(|c| weight(c.1) >= least);
     sorted.sort_by_key(|c| c.0);
-    let mut left = (u128::from(random53(p.seed, p.position)) * u128::from(total(&sorted)) >> 53) as u64;
+    let mut left = ((u128::from(random53(p.seed, p.position)) * u128::from(total(&sorted))) >> 53) as u64;
     for (id, logit) in sorted {
         if weight(logit) > left {
             return id;
@@ -293,7 +293,8 @@ fn draws_of_a_large_vocabulary() {
             .collect();
         let mut batch = Batch { vocab: logits.len(), logits, ..Batch::default() };
         let row = Row { seed: random.bits(), temperature: 0.7, ..PLAIN };
-        for (temperature, top_k, top_p) in [(0.7, 0, 0.95), (1000.0, 9000, 0.5), (0.7, 50, 0.9), (0.7, 0, 1.0)] {
+        let all = [(0.7, 0, 0.95), (1000.0, 9000, 0.5), (0.7, 50, 0.9), (0.7, 0, 1.0)];
+        for (temperature, top_k, top_p) in all.into_iter().take(if levels > 1e6 { 4 } else { 2 }) {
             batch.rows.push(Row { temperature, top_k, top_p, position: random.bits(), ..row });
         }
         batch.check(256, BOTH[levels as usize % 2]);
