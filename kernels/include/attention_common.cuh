@@ -76,6 +76,16 @@ template <> __device__ inline uint32_t pack<f16>(float first, float second)
 }
 #endif
 
+// Four elements at once; `to` is aligned to their size.
+template <class T> __device__ __forceinline__ void store_four(T *to, const float (&value)[4])
+{
+    struct alignas(4 * sizeof(T)) Four {
+        T at[4];
+    };
+    *reinterpret_cast<Four *>(to) = {from_float<T>(value[0]), from_float<T>(value[1]), from_float<T>(value[2]),
+                                     from_float<T>(value[3])};
+}
+
 // `Bytes` (2, or a multiple of 4) from an address that is a multiple of them or of 16. `whole` false: of 4 only.
 template <int Bytes> struct Raw {
     static constexpr int words = Bytes < 4 ? 1 : Bytes / 4;

@@ -52,12 +52,9 @@ struct DecodeItem {
     {
         if (work.slot == no_slot) {
             T *to = in.out + uint64_t(work.row) * in.out_stride + (head + i) * D + dim;
-            for (int j = 0; j < 4; j++)
-                to[j] = from_float<T>(value[j] / sum);
+            store_four(to, {value[0] / sum, value[1] / sum, value[2] / sum, value[3] / sum});
         } else {
-            float *to = sums + (uint64_t(work.slot) * in.heads + head + i) * D + dim;
-            for (int j = 0; j < 4; j++)
-                to[j] = value[j];
+            store_four(sums + (uint64_t(work.slot) * in.heads + head + i) * D + dim, value);
         }
     }
     // The largest score, as a power of two, and the sum of the weights.
@@ -307,8 +304,7 @@ __device__ void attention_merge(T *out, uint32_t out_stride, uint32_t heads, con
             value.at[j] += shares[4 * (i * lanes + threadIdx.x) + j];
     }
     T *to = out + uint64_t(item.row) * out_stride + head * D + dim;
-    for (int j = 0; j < 4; j++)
-        to[j] = from_float<T>(value.at[j] / sum);
+    store_four(to, {value.at[0] / sum, value.at[1] / sum, value.at[2] / sum, value.at[3] / sum});
 }
 
 } // namespace cleave

@@ -79,7 +79,7 @@ __device__ void attention_decode_float(const Attention<float> &in, const DecodeW
             item.store_weight(in, weights, head, most, sum);
         }
     }
-    // What the heads up to a multiple of four are given is not looked at.
+    // The heads that fill up the last four keep scores for weights: what comes of them is not looked at.
     __syncthreads();
 
     constexpr uint32_t lanes = D / 4, groups = decode_threads / lanes;
@@ -88,9 +88,8 @@ __device__ void attention_decode_float(const Attention<float> &in, const DecodeW
     if (group < groups) {
         const unsigned char *values = in.kv + of.to_values() + dim * sizeof(K);
         const uint32_t begin = item.begin - item.work.first, end = item.end - item.work.first;
-        // The tokens of a group are those at its own places among `groups`, wherever the piece begins.
 #pragma unroll 2
-        for (uint32_t token = begin + (group + groups - begin % groups) % groups; token < end; token += groups) {
+        for (uint32_t token = begin + group; token < end; token += groups) {
             Raw<4 * sizeof(K)> raw;
             raw.load(values + shared.rows[token], true);
             float v[4];

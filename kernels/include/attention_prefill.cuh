@@ -12,7 +12,7 @@ constexpr int prefill_threads = 128;
 // at multiples of `tokens`, wherever the rows begin: a row's result does not depend on what it is batched with. Rows in
 // shared memory are 16 bytes further apart than they need: then neither ldmatrix nor copies meet in a bank.
 template <class T, int D> struct PrefillShared {
-    static constexpr int rows = D <= 128 ? 128 : 64, tokens = D <= 80 ? 64 : 32, stride = D + 8;
+    static constexpr int rows = D <= 128 ? 128 : 64, tokens = D <= 96 ? 64 : D <= 128 ? 48 : 32, stride = D + 8;
     T q[rows][stride]; // in the end the results
     T k[tokens][stride], v[tokens][stride];
     Place places[2][tokens]; // of the tile that is loaded and of the next
@@ -69,6 +69,7 @@ __device__ __forceinline__ void prefill_softmax(float (&s)[N][4], float (&o)[O][
                 if (position < first_in_window(own[i / 2], window) || position > own[i / 2])
                     s[n][i] = minus_infinity();
             }
+    float factor[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         float most = softmax.most[half];
@@ -78,7 +79,7 @@ __device__ __forceinline__ void prefill_softmax(float (&s)[N][4], float (&o)[O][
         most = warp_reduce<4>(most, Max());
         // A row may have no tokens yet, if it has a window.
         const float shift = most == minus_infinity() ? 0.0f : most * scale;
-        const float factor = exp2_fast(softmax.most[half] * scale - shift);
+        factor[half] = exp2_fast(softmax.most[half] * scale - shift);
         softmax.most[half] = most;
         float sum = 0;
 #pragma unroll
@@ -88,13 +89,16 @@ __device__ __forceinline__ void prefill_softmax(float (&s)[N][4], float (&o)[O][
                 s[n][i] = exp2_fast(s[n][i] * scale - shift);
                 sum += s[n][i];
             }
-        softmax.sum[half] = softmax.sum[half] * factor + sum; // of this lane's columns
-#pragma unroll
-        for (int n = 0; n < O; n++) {
-            o[n][2 * half] *= factor;
-            o[n][2 * half + 1] *= factor;
-        }
+        softmax.sum[half] = softmax.sum[half] * factor[half] + sum; // of this lane's columns
     }
+    // Most tiles of a long context have no new largest score.
+    if (__all_sync(whole_warp, factor[0] == 1.0f && factor[1] == 1.0f))
+        return;
+#pragma unroll
+    for (int n = 0; n < O; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            o[n][i] *= factor[i / 2];
 }
 
 // Of query rows a tile takes: prefill rows / group, at least one. Grid: [capacity of the list, kv_heads * ceil(group / rows)],
@@ -148,7 +152,7 @@ __device__ __forceinline__ void attention_prefill(const Attention<T> &in, const 
             own[part][half] = position + min(warp_row + 16 * part + 8 * half + g, used - 1) / heads;
         }
     // Of the warp: every row attends to all of low_end..=own_begin, none to anything before low_begin or after own_end.
-    const uint32_t own_begin = position + warp_row / heads, own_end = position + min(warp_row + 16 * parts, used) / heads;
+    const uint32_t own_begin = position + warp_row / heads, own_end = position + (min(warp_row + 16 * parts, used) - 1) / heads;
     const uint32_t low_end = first_in_window(own_end, in.window), low_begin = first_in_window(own_begin, in.window);
 
     // A tile's V comes while its scores are computed, the next one's K during the softmax and the sum.

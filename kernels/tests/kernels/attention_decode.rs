@@ -1,5 +1,5 @@
 use crate::attention_common::{Batch, Kv, Shape, first_in_window};
-use crate::common::{BOTH, Element, arg, assert_close, launch};
+use crate::common::{BOTH, Element, Random, arg, assert_close, launch};
 use cleave_kernels::simulator::Lanes;
 use half::{bf16, f16};
 
@@ -111,7 +111,7 @@ fn run<T: Element, K: Kv>(batch: &Batch<T>, lanes: Lanes, wanted: impl Fn(u32) -
 }
 
 fn tolerance<T: Element>() -> f64 {
-    if T::NAME == "float" { 32.0 * T::EPSILON } else { 1.5 * T::EPSILON }
+    if T::NAME == "float" { 16.0 * T::EPSILON } else { 1.5 * T::EPSILON }
 }
 
 fn check<T: Element, K: Kv>(shape: &Shape, head_dim: usize) {
@@ -200,4 +200,59 @@ fn decode_does_not_depend_on_neighbours() {
     same::<f32, f32>();
     same::<bf16, bf16>();
     same::<f16, i8>();
+}
+
+/// More pieces than the groups of threads, and than the threads.
+fn merge<T: Element>() {
+    let (heads, row, slot) = (2, 1, 3);
+    for (head_dim, slots) in [(32, 40), (64, 9), (80, 7), (96, 6), (128, 2), (256, 300)] {
+        let mut random = Random(head_dim as u64);
+        let sums: Vec<f32> = random.vector((slot + slots) * heads * head_dim);
+        // Largest scores that differ a lot, and positive sums.
+        let weights: Vec<f32> = (0..(slot + slots) * heads)
+            .flat_map(|_| [40.0 * random.signed() as f32, 1.5 + random.signed() as f32])
+            .collect();
+        let mut expected = vec![f64::NAN; 3 * heads * head_dim];
+        for head in 0..heads {
+            let pieces: Vec<usize> = (slot..slot + slots).map(|piece| piece * heads + head).collect();
+            let most = pieces.iter().fold(f32::NEG_INFINITY, |most, i| most.max(weights[2 * i]));
+            let factor = |i: usize| f64::from(weights[2 * i] - most).exp2();
+            let sum: f64 = pieces.iter().map(|i| factor(*i) * f64::from(weights[2 * i + 1])).sum();
+            for dim in 0..head_dim {
+                let value: f64 = pieces.iter().map(|i| factor(*i) * f64::from(sums[i * head_dim + dim])).sum();
+                expected[(row * heads + head) * head_dim + dim] = value / sum;
+            }
+        }
+        let item = Merge { row: row as u32, slot: slot as u32, slots: slots as u32 };
+        let count = 1u32;
+        for lanes in BOTH {
+            let mut out = vec![T::of(f64::NAN); 3 * heads * head_dim];
+            launch(
+                &format!("attention_merge_{}_{head_dim}", T::NAME),
+                [1, heads as u32, 1],
+                128,
+                (128 * 4 + 4 + 128) * 4,
+                &[
+                    arg(&out.as_mut_ptr()),
+                    arg(&((heads * head_dim) as u32)),
+                    arg(&(heads as u32)),
+                    arg(&(&raw const item)),
+                    arg(&(&raw const count)),
+                    arg(&sums.as_ptr()),
+                    arg(&weights.as_ptr()),
+                ],
+                lanes,
+            );
+            let columns = heads * head_dim;
+            assert_close(&out[columns..2 * columns], &expected[columns..2 * columns], tolerance::<T>(), "merge");
+            assert!(out[..columns].iter().chain(&out[2 * columns..]).all(|x| x.get().is_nan()));
+        }
+    }
+}
+
+#[test]
+fn merge_of_many_pieces() {
+    merge::<f32>();
+    merge::<bf16>();
+    merge::<f16>();
 }

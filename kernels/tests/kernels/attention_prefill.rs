@@ -12,7 +12,14 @@ struct Work {
 
 /// Rows of pairs (query row, head) in a tile, and tokens: those of PrefillShared.
 fn tile(head_dim: usize) -> (u32, u32) {
-    (if head_dim <= 128 { 128 } else { 64 }, if head_dim <= 80 { 64 } else { 32 })
+    (
+        if head_dim <= 128 { 128 } else { 64 },
+        match head_dim {
+            ..=96 => 64,
+            ..=128 => 48,
+            _ => 32,
+        },
+    )
 }
 
 fn shared(head_dim: usize) -> usize {
