@@ -9,9 +9,11 @@
 pub mod cpu;
 #[allow(unsafe_code)]
 pub mod cuda;
+mod draw;
 mod geometry;
 pub(crate) mod int8;
 
+pub use draw::{Draw, Drawn, Draws};
 pub use geometry::KvGeometry;
 
 use crate::error::Result;
@@ -184,6 +186,12 @@ pub trait Backend: Send + Sized {
 
     /// `gate = silu(gate) * up`.
     fn silu_mul(&mut self, gate: &mut Self::Buffer, up: &Self::Buffer) -> Result<()>;
+
+    /// Draws a token from each of the first rows of logits, in place of their download, and waits until the step is done.
+    /// The logits are unspecified then. False if this backend leaves that to the host, and has done nothing.
+    fn draw(&mut self, _logits: &mut Self::Buffer, _draws: &Draws, _out: &mut Vec<Drawn>) -> Result<bool> {
+        Ok(false)
+    }
 
     /// Waits until the step is done, and copies the first `rows` rows of a buffer to the host, row-major.
     fn download(&mut self, x: &Self::Buffer, rows: usize, out: &mut Vec<f32>) -> Result<()>;

@@ -9,6 +9,7 @@ mod batch;
 mod blocks;
 mod cache;
 mod counters;
+mod draw;
 mod event;
 mod home;
 mod metrics;

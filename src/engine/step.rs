@@ -2,6 +2,7 @@
 
 use super::active::{Active, Arrival, End};
 use super::blocks::ActiveBlocks;
+use super::draw::Sampler;
 use super::event::{Event, EventKind};
 use super::prepare::Bounds;
 use super::queue::{Reservation, SpaceWaker};
@@ -11,7 +12,7 @@ use crate::backend::Batch;
 use crate::error::{Error, Result, Status};
 use crate::kv::Waker;
 use crate::model::decoder::Executor;
-use crate::sampling::{self, Scratch};
+use crate::sampling;
 use crate::scheduler::{Limits, Plan, Scheduler, SeqId};
 use crate::sequence::{FinishReason, Snapshot};
 use crate::sys::monotonic_ns;
@@ -46,8 +47,7 @@ pub(super) struct Stepper {
     /// Of the running step, empty between two.
     sampled: Vec<(SeqId, sampling::Sampled)>,
     batch: Batch,
-    logits: Vec<f32>,
-    scratch: Scratch,
+    sampler: Sampler,
     /// Place for the ENGINE_FAILED event, kept since creation.
     failure: Option<Reservation>,
 }
@@ -70,8 +70,7 @@ impl Stepper {
             plan: Plan::default(),
             sampled: Vec::new(),
             batch: Batch::default(),
-            logits: Vec::new(),
-            scratch: Scratch::default(),
+            sampler: Sampler::default(),
             failure: Some(failure),
         }
     }
@@ -208,7 +207,8 @@ impl Stepper {
         }
         batch::build(&self.plan, &self.active, self.shared.cache.block_tokens(), &mut self.batch);
         crate::failpoint::hit("engine.step")?;
-        self.executor.execute(&self.batch, &mut self.logits)?;
+        self.executor.run(&self.batch)?;
+        self.sampler.begin(&mut *self.executor, &self.plan, &self.active, self.shared.cache.eos_ids())?;
         self.scheduler.commit(&self.plan);
         self.after_model()?;
 
@@ -230,8 +230,7 @@ impl Stepper {
         let vocab = self.executor.vocab_size();
         let shared = self.shared.clone();
         let eos_ids = shared.cache.eos_ids();
-        let mut logits = std::mem::take(&mut self.logits);
-        let mut rows = logits.chunks_exact_mut(vocab);
+        let mut rows = 0..;
         for item in &items {
             let row = if item.samples { rows.next() } else { None };
             let Some(active) = self.active.get_mut(&item.seq) else { continue };
@@ -247,19 +246,14 @@ impl Stepper {
             self.shared.counters.prompt_tokens.fetch_add(of_prompt as u64, Relaxed);
             self.shared.cache.publish(active);
             active.advance();
-            if !item.samples {
-                continue;
-            }
-            let row = row.ok_or_else(|| crate::error!(Internal, "the model gave too few rows of logits"))?;
-            match sampling::sample(row, &active.snapshot.params, context(&active.snapshot, eos_ids), &mut self.scratch)
-            {
+            let Some(row) = row else { continue };
+            match self.sampler.token(row, vocab, active, eos_ids) {
                 Ok(sampled) => self.sampled.push((item.seq, sampled)),
                 // One sequence's bad logits are that sequence's end, not its neighbours'.
                 Err(error) => self.end_now(item.seq, error),
             }
         }
         self.plan.items = items;
-        self.logits = logits;
         // Told of in one go: whoever polls wakes up once for a step, and not for each of its tokens.
         let mut sampled = std::mem::take(&mut self.sampled);
         sampled.drain(..).for_each(|(seq, token)| self.accept(seq, token));
@@ -297,15 +291,5 @@ impl Stepper {
         let counters = &self.shared.counters;
         counters.running.store(self.scheduler.running() as u32, Relaxed);
         counters.waiting.store((self.scheduler.waiting() + self.importing.len()) as u32, Relaxed);
-    }
-}
-
-fn context<'a>(snapshot: &'a Snapshot, eos_ids: &'a [u32]) -> sampling::Ctx<'a> {
-    sampling::Ctx {
-        tokens: &snapshot.tokens,
-        prompts: &snapshot.prompts,
-        generated: snapshot.generated(),
-        position: snapshot.tokens.len() as u64,
-        eos_ids,
     }
 }

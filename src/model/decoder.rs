@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::{AttentionArgs, Backend, Batch, BlockStore, KvGeometry, RopeRows};
+use crate::backend::{AttentionArgs, Backend, Batch, BlockStore, Drawn, Draws, KvGeometry, RopeRows};
 use crate::bail;
 use crate::error::Result;
 use crate::model::Model;
@@ -11,9 +11,21 @@ use crate::model::weights::{LayerWeights, Weights};
 
 /// Runs batches: what an engine sees of a model on a device.
 pub trait Executor: Send {
-    /// Runs the batch: stores K and V of all its rows, and leaves the logits of `batch.logit_rows` in `logits` as
-    /// `[rows, vocab]`. After an error the KV of the batch's rows is unspecified.
-    fn execute(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<()>;
+    /// Runs the batch: stores K and V of all its rows, and computes the logits of `batch.logit_rows`. It is done when
+    /// `logits` or `draw` has returned. After an error the KV of the batch's rows is unspecified.
+    fn run(&mut self, batch: &Batch) -> Result<()>;
+
+    /// The logits of the batch that ran, `[rows, vocab]`.
+    fn logits(&mut self, rows: usize, out: &mut Vec<f32>) -> Result<()>;
+
+    /// Draws a token from each row of them instead. False if the device does not: then `logits` and `sampling` do.
+    fn draw(&mut self, draws: &Draws, out: &mut Vec<Drawn>) -> Result<bool>;
+
+    fn execute(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<()> {
+        logits.clear();
+        self.run(batch)?;
+        self.logits(batch.logit_rows.len(), logits)
+    }
 
     fn vocab_size(&self) -> usize;
 }
@@ -152,8 +164,7 @@ impl<B: Backend> Forward<'_, B> {
 }
 
 impl<B: Backend> Executor for Decoder<B> {
-    fn execute(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<()> {
-        logits.clear();
+    fn run(&mut self, batch: &Batch) -> Result<()> {
         self.check(batch)?;
         if batch.tokens.is_empty() {
             return Ok(());
@@ -161,8 +172,15 @@ impl<B: Backend> Executor for Decoder<B> {
         self.rope.rows(batch, &mut self.rope_rows)?;
         let Decoder { model, weights, kv, backend, rope_rows, buffers, scale, .. } = self;
         let forward = Forward { model, weights, kv, rope: rope_rows, scale: *scale, batch };
-        backend.step(batch, rope_rows, kv, |backend| forward.run(backend, buffers))?;
-        backend.download(&buffers.logits, batch.logit_rows.len(), logits)
+        backend.step(batch, rope_rows, kv, |backend| forward.run(backend, buffers))
+    }
+
+    fn logits(&mut self, rows: usize, out: &mut Vec<f32>) -> Result<()> {
+        self.backend.download(&self.buffers.logits, rows, out)
+    }
+
+    fn draw(&mut self, draws: &Draws, out: &mut Vec<Drawn>) -> Result<bool> {
+        self.backend.draw(&mut self.buffers.logits, draws, out)
     }
 
     fn vocab_size(&self) -> usize {

@@ -108,3 +108,45 @@ fn two_engines_over_one_cache_at_once() {
         assert_alike(&host.finish(id), expected, "two engines");
     }
 }
+
+/// Where logprobs are wanted the host draws, from the device's logits; else the device does: the same tokens. One after the
+/// other, as logits differ in their last bits between batches.
+#[test]
+fn the_device_draws_what_the_host_draws() {
+    let cache = cache_on(&tiny(), 0, CacheOptions { no_prefix_cache: true, ..options() });
+    let mut host = Host::new();
+    let engine = host.engine(&cache, EngineOptions { max_sequences: 1, ..role(Role::Mixed) });
+    let prompt = tokens(TEXTS[1]);
+    let mut jobs = Vec::new();
+    for seed in 0..3u64 {
+        let mut job = sampled(&prompt, 5, seed);
+        jobs.push(job.clone());
+        job.sampling.top_p = 1.0;
+        jobs.push(job.clone());
+        job.sampling.temperature = 1.7;
+        job.sampling.top_k = 20;
+        job.sampling.min_p = 0.02;
+        job.sampling.logit_bias = vec![(7, 3.0), (3, -2.0), (7, 1.5)];
+        jobs.push(job.clone());
+        job.sampling.repetition_penalty = 1.3;
+        job.sampling.presence_penalty = 0.4;
+        job.sampling.frequency_penalty = 0.7;
+        job.sampling.min_new_tokens = 4;
+        job.sampling.ignore_eos = false;
+        jobs.push(job.clone());
+        job.sampling.temperature = 0.0;
+        jobs.push(job);
+    }
+    let mut run = |logprobs: Option<u32>| -> Vec<Vec<u32>> {
+        let with = |mut job: cleave::engine::Request| {
+            job.sampling.logprobs = logprobs;
+            job
+        };
+        let ids: Vec<u64> = jobs.iter().map(|job| host.submit(&engine, with(job.clone()))).collect();
+        ids.into_iter().map(|id| host.finish(id).tokens).collect()
+    };
+    let (by_host, by_device) = (run(Some(0)), run(None));
+    assert_eq!(by_device, by_host);
+    let distinct: std::collections::HashSet<_> = by_host.iter().collect();
+    assert!(distinct.len() > 8, "samples differ by seed and parameters: {by_host:?}");
+}

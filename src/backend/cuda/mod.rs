@@ -11,9 +11,11 @@
 //! | recorded steps | `graph` |
 //! | which kernel runs for an operation | this file, `attention`, `product` |
 //! | the KV pool | `slab` |
+//! | how tokens are drawn | `draw` |
 
 mod attention;
 mod device;
+mod draw;
 mod driver;
 mod graph;
 mod layout;
@@ -30,7 +32,7 @@ pub use load::Loader;
 pub use slab::CudaSlab;
 pub use tensors::{CudaBuffer, CudaMatrix, CudaVector};
 
-use super::{AttentionArgs, Backend, Batch, BlockStore, KvGeometry, Linear, RopeRows};
+use super::{AttentionArgs, Backend, Batch, BlockStore, Drawn, Draws, KvGeometry, Linear, RopeRows};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::Dtype;
@@ -54,6 +56,7 @@ pub struct CudaBackend {
     graphs: Graphs,
     /// Memory of this step's had to grow.
     grew: bool,
+    drawer: draw::Drawer,
     fetched: PinnedMemory,
 }
 
@@ -79,6 +82,7 @@ impl CudaBackend {
             attention: attention::Plan::new(element, kv.geometry(), windows)?,
             graphs: Graphs::default(),
             grew: false,
+            drawer: draw::Drawer::new(device)?,
             fetched: PinnedMemory::new(device, 1)?,
             device: device.clone(),
         })
@@ -131,8 +135,8 @@ impl Backend for CudaBackend {
         let block_tokens = kv.geometry().block_tokens;
         let (room, repeats) = self.room(batch, block_tokens);
         self.step.pack(batch, rope, block_tokens, &room);
-        self.attention.pack(batch, self.group, &room, &mut self.step);
-        if self.step.send(&self.device, &self.stream)? {
+        self.attention.pack(batch, self.group, &room, &mut self.step.packed);
+        if self.step.packed.send(&self.device, &self.stream)? {
             self.graphs.clear();
         }
         match if repeats { self.graphs.turn(&room) } else { Turn::Run } {
@@ -306,6 +310,12 @@ impl Backend for CudaBackend {
                 arg(&gate.cols),
             ],
         )
+    }
+
+    fn draw(&mut self, logits: &mut CudaBuffer, draws: &Draws, out: &mut Vec<Drawn>) -> Result<bool> {
+        logits.expect(Element::F32, logits.cols)?;
+        self.drawer.run(&self.device, &self.stream, logits, draws, out)?;
+        Ok(true)
     }
 
     fn download(&mut self, x: &CudaBuffer, rows: usize, out: &mut Vec<f32>) -> Result<()> {

@@ -31,11 +31,58 @@ pub(super) struct Part {
     pub len: usize,
 }
 
-/// The arrays of a step, on their way to the device and there.
-pub(super) struct StepData {
+/// Arrays of words that are sent to the device in one copy.
+pub(super) struct Packed {
     pinned: PinnedMemory,
     memory: DeviceMemory,
-    packed: Vec<u32>,
+    words: Vec<u32>,
+}
+
+impl Packed {
+    pub fn new(device: &Arc<Device>) -> Result<Packed> {
+        const WORDS: usize = 1 << 12;
+        Ok(Packed {
+            pinned: PinnedMemory::new(device, WORDS)?,
+            memory: DeviceMemory::new(device, WORDS * 4)?,
+            words: Vec::new(),
+        })
+    }
+
+    pub fn clear(&mut self) {
+        self.words.clear();
+    }
+
+    /// Adds an array with room for `len` words or, if they are more, as many as there are.
+    pub fn push(&mut self, words: impl Iterator<Item = u32>, len: usize) -> Part {
+        let offset = self.words.len();
+        self.words.extend(words);
+        let len = len.max(self.words.len() - offset);
+        self.words.resize((offset + len).next_multiple_of(ALIGN), 0);
+        Part { offset, len }
+    }
+
+    /// Sends all arrays. What was sent before is no longer in use. True if they go to another place.
+    pub fn send(&mut self, device: &Arc<Device>, stream: &Stream) -> Result<bool> {
+        let words = self.words.len();
+        let grows = self.pinned.words() < words;
+        if grows {
+            self.pinned = PinnedMemory::new(device, words.next_power_of_two())?;
+            self.memory = DeviceMemory::new(device, words.next_power_of_two() * 4)?;
+        }
+        self.pinned.as_mut_slice()[..words].copy_from_slice(&self.words);
+        self.pinned.send(words * 4, &self.memory, 0, stream)?;
+        Ok(grows)
+    }
+
+    /// Where an array is on the device.
+    pub fn address(&self, part: Part) -> u64 {
+        self.memory.at(part.offset * 4, part.len * 4)
+    }
+}
+
+/// The arrays of a step, on their way to the device and there.
+pub(super) struct StepData {
+    pub packed: Packed,
     pub rows: u32,
     pub tokens: Part,
     pub slots: Part,
@@ -48,11 +95,8 @@ pub(super) struct StepData {
 
 impl StepData {
     pub fn new(device: &Arc<Device>) -> Result<StepData> {
-        const WORDS: usize = 1 << 12;
         Ok(StepData {
-            pinned: PinnedMemory::new(device, WORDS)?,
-            memory: DeviceMemory::new(device, WORDS * 4)?,
-            packed: Vec::new(),
+            packed: Packed::new(device)?,
             rows: 0,
             tokens: Part::default(),
             slots: Part::default(),
@@ -71,13 +115,13 @@ impl StepData {
         let angles = rope.cos.len() / batch.tokens.len().max(1) * room.rows;
         let logit_rows = if batch.logit_rows.is_empty() { 0 } else { batch.logit_rows.len().max(room.logit_rows) };
         self.rows = room.rows as u32;
-        self.tokens = self.push(batch.tokens.iter().copied(), room.rows);
-        self.cos = self.push(rope.cos.iter().map(|x| x.to_bits()), angles);
-        self.sin = self.push(rope.sin.iter().map(|x| x.to_bits()), angles);
-        self.tables = self.push(batch.tables.iter().copied(), room.tables);
-        self.logit_rows = self.push(batch.logit_rows.iter().copied(), logit_rows);
+        self.tokens = self.packed.push(batch.tokens.iter().copied(), room.rows);
+        self.cos = self.packed.push(rope.cos.iter().map(|x| x.to_bits()), angles);
+        self.sin = self.packed.push(rope.sin.iter().map(|x| x.to_bits()), angles);
+        self.tables = self.packed.push(batch.tables.iter().copied(), room.tables);
+        self.logit_rows = self.packed.push(batch.logit_rows.iter().copied(), logit_rows);
         let spans = batch.spans.iter().flat_map(|s| [s.row, s.rows, s.position, s.table, s.table_len]);
-        self.spans = self.push(spans, room.rows * 5);
+        self.spans = self.packed.push(spans, room.rows * 5);
         let slots = batch.spans.iter().flat_map(|span| {
             (span.position..span.position + span.rows).map(move |position| {
                 let block = batch.tables[(span.table + position / block_tokens) as usize];
@@ -85,33 +129,11 @@ impl StepData {
             })
         });
         let nowhere = std::iter::repeat_n(NO_SLOT, room.rows - batch.tokens.len());
-        self.slots = self.push(slots.chain(nowhere), room.rows);
-    }
-
-    /// Adds an array with room for `len` words or, if they are more, as many as there are.
-    pub fn push(&mut self, words: impl Iterator<Item = u32>, len: usize) -> Part {
-        let offset = self.packed.len();
-        self.packed.extend(words);
-        let len = len.max(self.packed.len() - offset);
-        self.packed.resize((offset + len).next_multiple_of(ALIGN), 0);
-        Part { offset, len }
-    }
-
-    /// Sends all arrays. True if they go to another place than before.
-    pub fn send(&mut self, device: &Arc<Device>, stream: &Stream) -> Result<bool> {
-        let words = self.packed.len();
-        let grows = self.pinned.words() < words;
-        if grows {
-            self.pinned = PinnedMemory::new(device, words.next_power_of_two())?;
-            self.memory = DeviceMemory::new(device, words.next_power_of_two() * 4)?;
-        }
-        self.pinned.as_mut_slice()[..words].copy_from_slice(&self.packed);
-        self.pinned.send(words * 4, &self.memory, 0, stream)?;
-        Ok(grows)
+        self.slots = self.packed.push(slots.chain(nowhere), room.rows);
     }
 
     /// Where an array is on the device.
     pub fn address(&self, part: Part) -> u64 {
-        self.memory.at(part.offset * 4, part.len * 4)
+        self.packed.address(part)
     }
 }

@@ -1,0 +1,110 @@
+//! Drawing tokens on the device: the draws go there behind the step, and a word for each row comes back.
+
+use super::device::Device;
+use super::memory::{DeviceMemory, PinnedMemory};
+use super::step::Packed;
+use super::stream::{Shape, Stream, arg};
+use super::tensors::CudaBuffer;
+use crate::backend::{Draw, Drawn, Draws};
+use crate::bail;
+use crate::error::Result;
+use std::sync::Arc;
+
+/// sizeof(SamplingMemory) of kernels/include/sampling.cuh.
+const SHARED: u32 = 33304;
+
+pub(super) struct Drawer {
+    packed: Packed,
+    /// Tokens, then what became of them.
+    results: DeviceMemory,
+    fetched: PinnedMemory,
+}
+
+impl Drawer {
+    pub fn new(device: &Arc<Device>) -> Result<Drawer> {
+        const ROWS: usize = 256;
+        Ok(Drawer {
+            packed: Packed::new(device)?,
+            results: DeviceMemory::new(device, 2 * ROWS * 4)?,
+            fetched: PinnedMemory::new(device, 2 * ROWS)?,
+        })
+    }
+
+    /// Draws from the first rows of `logits`, and waits.
+    pub fn run(
+        &mut self,
+        device: &Arc<Device>,
+        stream: &Stream,
+        logits: &CudaBuffer,
+        draws: &Draws,
+        out: &mut Vec<Drawn>,
+    ) -> Result<()> {
+        let n = draws.rows.len();
+        if n > logits.rows as usize {
+            bail!(Internal, "{n} draws from {} rows of logits", logits.rows);
+        }
+        if self.fetched.words() < 2 * n {
+            self.results = DeviceMemory::new(device, 2 * n.next_power_of_two() * 4)?;
+            self.fetched = PinnedMemory::new(device, 2 * n.next_power_of_two())?;
+        }
+        self.packed.clear();
+        let rows = self.packed.push(draws.rows.iter().enumerate().flat_map(|(row, draw)| words(row as u32, draw)), 0);
+        let biases = self.packed.push(draws.biases.iter().flat_map(|(token, bias)| [*token, bias.to_bits()]), 0);
+        let counts = self.packed.push(draws.counts.iter().flat_map(|(token, count)| [*token, *count]), 0);
+        let masked = self.packed.push(draws.masked.iter().copied(), 0);
+        self.packed.send(device, stream)?;
+        let vocab = logits.cols;
+        let threads = vocab.div_ceil(32).clamp(1, 32) * 32;
+        stream.launch(
+            "sample_float",
+            Shape { grid: [n as u32, 1, 1], threads, shared: SHARED },
+            &mut [
+                arg(&logits.address()),
+                arg(&logits.cols),
+                arg(&vocab),
+                arg(&self.packed.address(rows)),
+                arg(&self.packed.address(biases)),
+                arg(&self.packed.address(counts)),
+                arg(&self.packed.address(masked)),
+                arg(&self.results.at(0, n * 4)),
+                arg(&self.results.at(n * 4, n * 4)),
+            ],
+        )?;
+        self.fetched.fetch(2 * n, &self.results, stream)?;
+        stream.synchronize()?;
+        let (tokens, statuses) = self.fetched.as_slice()[..2 * n].split_at(n);
+        out.clear();
+        out.extend(tokens.iter().zip(statuses).map(|(token, status)| match status {
+            0 => Drawn::Token(*token),
+            1 => Drawn::Broken(*token),
+            _ => Drawn::Nothing,
+        }));
+        Ok(())
+    }
+}
+
+/// A SamplingRow of kernels/include/sampling_params.cuh.
+fn words(row: u32, draw: &Draw) -> [u32; 18] {
+    let halves = |x: u64| [x as u32, (x >> 32) as u32];
+    let ([seed, seed_high], [position, position_high]) = (halves(draw.seed), halves(draw.position));
+    [
+        seed,
+        seed_high,
+        position,
+        position_high,
+        row,
+        draw.temperature.to_bits(),
+        draw.top_p.to_bits(),
+        draw.min_p.to_bits(),
+        draw.top_k,
+        draw.repetition_penalty.to_bits(),
+        draw.presence_penalty.to_bits(),
+        draw.frequency_penalty.to_bits(),
+        draw.biases.0,
+        draw.biases.1,
+        draw.counts.0,
+        draw.counts.1,
+        draw.masked.0,
+        draw.masked.1,
+    ]
+}
