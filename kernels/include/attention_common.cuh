@@ -36,14 +36,14 @@ __device__ inline uint32_t first_in_window(uint32_t position, uint32_t window)
 struct Place {
     uint64_t row, scale;
 };
-template <class K> struct Head {
+template <class K, int D> struct Head {
+    static constexpr uint32_t row_bytes = D * sizeof(K);
     const KvLayout &layout;
     const uint32_t *table;
     uint64_t stripe;
-    uint32_t row_bytes;
 
     __device__ Head(const KvLayout &layout, const uint32_t *table, uint32_t layer, uint32_t head)
-        : layout(layout), table(table), stripe(layout.stripe(layer, 0, head)), row_bytes(layout.head_dim * sizeof(K))
+        : layout(layout), table(table), stripe(layout.stripe(layer, 0, head))
     {
     }
     __device__ uint64_t to_values() const { return uint64_t(layout.heads_of_shard) * layout.stripe_bytes; }
@@ -76,14 +76,14 @@ template <> __device__ inline uint32_t pack<f16>(float first, float second)
 }
 #endif
 
-// Four elements at once; `to` is aligned to their size.
-template <class T> __device__ __forceinline__ void store_four(T *to, const float (&value)[4])
+// Four elements times `factor` at once; `to` is aligned to their size.
+template <class T> __device__ __forceinline__ void store_four(T *to, const float (&value)[4], float factor = 1.0f)
 {
     struct alignas(4 * sizeof(T)) Four {
         T at[4];
     };
-    *reinterpret_cast<Four *>(to) = {from_float<T>(value[0]), from_float<T>(value[1]), from_float<T>(value[2]),
-                                     from_float<T>(value[3])};
+    *reinterpret_cast<Four *>(to) = {from_float<T>(value[0] * factor), from_float<T>(value[1] * factor),
+                                     from_float<T>(value[2] * factor), from_float<T>(value[3] * factor)};
 }
 
 // `Bytes` (2, or a multiple of 4) from an address that is a multiple of them or of 16. `whole` false: of 4 only.

@@ -33,8 +33,8 @@ struct DecodeItem {
 
     // Where the piece's tokens lie goes to `rows` (K's, in bytes from kv), int8's scales to `scales`: [decode_split] of K,
     // then of V. Tokens that the row does not attend to become ones that it does: they may be read, and count for nothing.
-    template <class T, class K>
-    __device__ void find_tokens(const Attention<T> &in, const Head<K> &of, uint64_t *rows, float *scales) const
+    template <class T, class K, int D>
+    __device__ void find_tokens(const Attention<T> &in, const Head<K, D> &of, uint64_t *rows, float *scales) const
     {
         for (uint32_t token = threadIdx.x; token < decode_split; token += decode_threads) {
             const Place place = of.at(min(max(work.first + token, begin), end - 1));
@@ -52,7 +52,7 @@ struct DecodeItem {
     {
         if (work.slot == no_slot) {
             T *to = in.out + uint64_t(work.row) * in.out_stride + (head + i) * D + dim;
-            store_four(to, {value[0] / sum, value[1] / sum, value[2] / sum, value[3] / sum});
+            store_four(to, value, 1 / sum);
         } else {
             store_four(sums + (uint64_t(work.slot) * in.heads + head + i) * D + dim, value);
         }
@@ -144,8 +144,9 @@ __device__ __forceinline__ void decode_values(float (&share)[decode_heads][decod
             share[g + i / 2 * 8][N * (2 * t + i % 2) + j] = acc[j][i] * factor;
 }
 
-// Threads: decode_threads. Shared: sizeof(DecodeShared). See DecodeItem for the grid, DecodeWork for the list. `sums`:
-// [slots, heads, D], `weights`: [slots, heads, 2].
+// Threads: decode_threads. Shared: sizeof(DecodeShared), 39424 bytes. See DecodeItem for the grid, DecodeWork for the list.
+// `sums`: [slots, heads, D], `weights`: [slots, heads, 2]; 16-byte aligned. Scores and int8's scales are in float, weights
+// are rounded to T.
 template <class T, class K, int D>
 __device__ void attention_decode(const Attention<T> &in, const DecodeWork *list, const uint32_t *count, float *sums, float *weights)
 {
@@ -153,7 +154,7 @@ __device__ void attention_decode(const Attention<T> &in, const DecodeWork *list,
         return;
     const DecodeItem item(in, list);
     DecodeShared &shared = *reinterpret_cast<DecodeShared *>(shared_memory());
-    const Head<K> of(in.layout, in.tables + item.span.table, in.layer, item.kv_head);
+    const Head<K, D> of(in.layout, in.tables + item.span.table, in.layer, item.kv_head);
     const bool aligned = rows_aligned<K>(in.layout);
     item.find_tokens(in, of, shared.rows, shared.scales);
     __syncthreads();
@@ -255,7 +256,7 @@ __device__ void attention_decode(const Attention<T> &in, const DecodeWork *list,
     }
 }
 
-// Threads: decode_threads. Grid: [capacity of the list, heads]. Shared: (decode_threads * 4 + 4 + decode_threads) floats.
+// Threads: decode_threads. Grid: [capacity of the list, heads]. Shared: (5 * decode_threads + 4) floats.
 // out = sum of pieces, each by 2^(its largest score - the largest of all), over the likewise weighted sum of weights. Groups
 // of D / 4 threads take every groups-th piece, in ascending order, and the groups' sums are added in ascending order.
 template <class T, int D>
@@ -304,7 +305,7 @@ __device__ void attention_merge(T *out, uint32_t out_stride, uint32_t heads, con
             value.at[j] += shares[4 * (i * lanes + threadIdx.x) + j];
     }
     T *to = out + uint64_t(item.row) * out_stride + head * D + dim;
-    store_four(to, {value.at[0] / sum, value.at[1] / sum, value.at[2] / sum, value.at[3] / sum});
+    store_four(to, value.at, 1 / sum);
 }
 
 } // namespace cleave

@@ -16,7 +16,7 @@ template <int D> struct DecodeFloatShared {
     alignas(16) float share[decode_threads][4][4]; // of four heads
 };
 
-// As attention_decode of the other types, but for shared: sizeof(DecodeFloatShared<D>).
+// As attention_decode of the other types, but for shared: sizeof(DecodeFloatShared<D>), 32896 + 64 D bytes.
 template <class K, int D>
 __device__ void attention_decode_float(const Attention<float> &in, const DecodeWork *list, const uint32_t *count, float *sums,
                                        float *weights)
@@ -25,7 +25,7 @@ __device__ void attention_decode_float(const Attention<float> &in, const DecodeW
         return;
     const DecodeItem item(in, list);
     auto &shared = *reinterpret_cast<DecodeFloatShared<D> *>(shared_memory());
-    const Head<K> of(in.layout, in.tables + item.span.table, in.layer, item.kv_head);
+    const Head<K, D> of(in.layout, in.tables + item.span.table, in.layer, item.kv_head);
     const bool aligned = rows_aligned<K>(in.layout);
     item.find_tokens(in, of, shared.rows, shared.scales);
     const float *q = in.q + uint64_t(item.work.row) * in.q_stride + item.head * D;

@@ -12,10 +12,35 @@ constexpr int prefill_threads = 128;
 // at multiples of `tokens`, wherever the rows begin: a row's result does not depend on what it is batched with. Rows in
 // shared memory are 16 bytes further apart than they need: then neither ldmatrix nor copies meet in a bank.
 template <class T, int D> struct PrefillShared {
-    static constexpr int rows = D <= 128 ? 128 : 64, tokens = D <= 96 ? 64 : D <= 128 ? 48 : 32, stride = D + 8;
+    static constexpr int rows = D <= 128 ? 128 : 64, tokens = D <= 80 ? 64 : D <= 128 ? 48 : 32, stride = D + 8;
     T q[rows][stride]; // in the end the results
     T k[tokens][stride], v[tokens][stride];
-    Place places[2][tokens]; // of the tile that is loaded and of the next
+    Place places[2][tokens]; // of a tile and of the next: even ones and odd ones
+};
+
+// Which work a block has: `rows` rows of q from `row`, the first at `position`, and `heads` heads from `head`.
+struct PrefillItem {
+    uint32_t row, rows, position, table, kv_head, head, heads;
+
+    template <class T> __device__ PrefillItem(const Attention<T> &in, const PrefillWork *list, uint32_t tile_rows)
+    {
+        const PrefillWork work = list[blockIdx.x];
+        const Span span = in.spans[work.span];
+        const uint32_t group = in.heads / in.layout.kv_heads, tiles = (group + tile_rows - 1) / tile_rows;
+        const uint32_t first = blockIdx.y % tiles * tile_rows;
+        kv_head = blockIdx.y / tiles;
+        head = kv_head * group + first;
+        heads = min(group - first, tile_rows);
+        rows = min(max(tile_rows / group, 1u), span.rows - work.first_row);
+        row = span.row + work.first_row;
+        position = span.position + work.first_row;
+        table = span.table;
+    }
+    // Where in q or out the tile's row `r` begins.
+    template <int D> __device__ uint64_t at(uint32_t r, uint32_t stride) const
+    {
+        return uint64_t(row + r / heads) * stride + (head + r % heads) * D;
+    }
 };
 
 // Loads K (from kv) or V (from kv + to_values), zeros for tokens at positions that are not in begin..end.
@@ -101,8 +126,10 @@ __device__ __forceinline__ void prefill_softmax(float (&s)[N][4], float (&o)[O][
             o[n][i] *= factor[i / 2];
 }
 
-// Of query rows a tile takes: prefill rows / group, at least one. Grid: [capacity of the list, kv_heads * ceil(group / rows)],
-// group being heads / kv_heads. Threads: prefill_threads. Shared: sizeof(PrefillShared<T, D>).
+// A tile takes Shared::rows / group query rows, at least one; group is heads / kv_heads. Grid: [capacity of the list,
+// kv_heads * ceil(group / Shared::rows)]. Threads: prefill_threads. Shared: sizeof(PrefillShared<T, D>). Weights, and what
+// int8 stands for, are rounded to T. That a row's result depends on no row behind it takes V without NaN and infinity: those
+// that it does not attend to are multiplied by 0.
 template <class T, class K, int D>
 __device__ __forceinline__ void attention_prefill(const Attention<T> &in, const PrefillWork *list, const uint32_t *count)
 {
@@ -112,15 +139,10 @@ __device__ __forceinline__ void attention_prefill(const Attention<T> &in, const 
     constexpr int parts = Shared::rows / 64; // sixteens of rows that a warp has
     constexpr int tokens = Shared::tokens, score_tiles = tokens / 8, out_tiles = D / 8;
     Shared &shared = *reinterpret_cast<Shared *>(shared_memory());
-    const PrefillWork work = list[blockIdx.x];
-    const Span span = in.spans[work.span];
-    const uint32_t group = in.heads / in.layout.kv_heads, tiles = (group + Shared::rows - 1) / Shared::rows;
-    const uint32_t kv_head = blockIdx.y / tiles, head = kv_head * group + blockIdx.y % tiles * Shared::rows;
-    const uint32_t heads = min(group - blockIdx.y % tiles * Shared::rows, uint32_t(Shared::rows));
-    const uint32_t rows = min(max(Shared::rows / group, 1u), span.rows - work.first_row), used = rows * heads;
-    const uint32_t row = span.row + work.first_row, position = span.position + work.first_row;
-    const uint32_t begin = first_in_window(position, in.window), end = position + rows;
-    const Head<K> of(in.layout, in.tables + span.table, in.layer, kv_head);
+    const PrefillItem item(in, list, Shared::rows);
+    const uint32_t position = item.position, heads = item.heads, used = item.rows * heads;
+    const uint32_t begin = first_in_window(position, in.window), end = position + item.rows;
+    const Head<K, D> of(in.layout, in.tables + item.table, in.layer, item.kv_head);
     const bool aligned = rows_aligned<K>(in.layout);
     const unsigned char *values = in.kv + of.to_values();
     const auto find = [&](uint32_t first, Place (&places)[tokens]) {
@@ -129,14 +151,14 @@ __device__ __forceinline__ void attention_prefill(const Attention<T> &in, const 
     };
 
     uint32_t first = begin / tokens * tokens;
-    find(first, shared.places[0]);
+    find(first, shared.places[first / tokens % 2]);
     for (uint32_t i = threadIdx.x; i < Shared::rows * (D / 8); i += prefill_threads) {
-        const uint32_t r = i / (D / 8), dim = i % (D / 8) * 8, q_row = row + r / heads, q_head = head + r % heads;
+        const uint32_t r = i / (D / 8), dim = i % (D / 8) * 8;
         const bool valid = r < used;
-        cp_async(&shared.q[r][dim], valid ? in.q + uint64_t(q_row) * in.q_stride + q_head * D + dim : in.q, valid);
+        cp_async(&shared.q[r][dim], valid ? in.q + item.template at<D>(r, in.q_stride) + dim : in.q, valid);
     }
     __syncthreads();
-    prefill_load<T, K, D>(shared.k, in.kv, shared.places[0], first, begin, end, aligned);
+    prefill_load<T, K, D>(shared.k, in.kv, shared.places[first / tokens % 2], first, begin, end, aligned);
     cp_async_commit();
 
     const uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, warp_row = threadIdx.x / 32 * 16 * parts;
@@ -156,15 +178,15 @@ __device__ __forceinline__ void attention_prefill(const Attention<T> &in, const 
     const uint32_t low_end = first_in_window(own_end, in.window), low_begin = first_in_window(own_begin, in.window);
 
     // A tile's V comes while its scores are computed, the next one's K during the softmax and the sum.
-    for (uint32_t tile = 0;; tile++, first += tokens) {
+    for (;; first += tokens) {
         const bool last = first + tokens >= end;
         const bool wanted = busy && first <= own_end && first + tokens > low_begin;
         cp_async_wait<0>();
         __syncthreads();
-        prefill_load<T, K, D>(shared.v, values, shared.places[tile % 2], first, begin, end, aligned);
+        prefill_load<T, K, D>(shared.v, values, shared.places[first / tokens % 2], first, begin, end, aligned);
         cp_async_commit();
         if (!last)
-            find(first + tokens, shared.places[(tile + 1) % 2]);
+            find(first + tokens, shared.places[(first / tokens + 1) % 2]);
         float s[parts][score_tiles][4] = {};
         if (wanted) {
 #pragma unroll 2
@@ -188,7 +210,7 @@ __device__ __forceinline__ void attention_prefill(const Attention<T> &in, const 
         cp_async_wait<0>();
         __syncthreads();
         if (!last) {
-            prefill_load<T, K, D>(shared.k, in.kv, shared.places[(tile + 1) % 2], first + tokens, begin, end, aligned);
+            prefill_load<T, K, D>(shared.k, in.kv, shared.places[(first / tokens + 1) % 2], first + tokens, begin, end, aligned);
             cp_async_commit();
         }
         if (wanted) {
@@ -238,10 +260,11 @@ __device__ __forceinline__ void attention_prefill(const Attention<T> &in, const 
                     pack<T>(o[part][n][2 * half] * factor, o[part][n][2 * half + 1] * factor);
         }
     __syncwarp();
+    const PrefillItem same_item(in, list, Shared::rows); // reads it again: registers are short in between
     for (uint32_t i = lane; i < 16 * parts * (D / 8); i += 32) {
         const uint32_t r = warp_row + i / (D / 8), dim = i % (D / 8) * 8;
-        if (r < used)
-            *reinterpret_cast<vec<T> *>(in.out + uint64_t(row + r / heads) * in.out_stride + (head + r % heads) * D + dim) =
+        if (r < same_item.rows * same_item.heads)
+            *reinterpret_cast<vec<T> *>(in.out + same_item.template at<D>(r, in.out_stride) + dim) =
                 *reinterpret_cast<const vec<T> *>(&shared.q[r][dim]);
     }
 }
