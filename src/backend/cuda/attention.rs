@@ -97,7 +97,11 @@ impl Plan {
         windows.dedup();
         let (size, stored, head) = (named!(element, ""), stored(kv.dtype), kv.head_dim);
         let tile = if head <= 128 { 128 } else { 64 };
-        let tokens = if head <= 80 { 64 } else { 32 };
+        let tokens = match head {
+            ..=80 => 64,
+            81..=128 => 48,
+            _ => 32,
+        };
         let same = size == stored || kv.dtype == Dtype::I8;
         let prefill = (element != Element::F32 && same).then(|| Kernel {
             name: format!("attention_prefill_{size}_{stored}_{head}"),
