@@ -213,14 +213,15 @@ typedef struct cleave_device_info_t {
 } cleave_device_info_t;
 
 /**
- * How many CUDA devices this build of the library can use in this process. 0 without a driver, without devices, or
- * in a build without CUDA: never an error. The CPU is not counted and always there. Callable from any thread.
+ * How many CUDA devices this process has. 0 without a driver for CUDA 12 or newer, or without devices: never an error.
+ * cleave_device_info(0, ...) says why. The CPU is not counted and always there. Callable from any thread.
  */
 int32_t cleave_device_count(void);
 
 /**
  * Describes CLEAVE_DEVICE_CPU or a CUDA device. Callable from any thread.
- * Errors: NOT_FOUND (no such device), INVALID_ARGUMENT.
+ * [BLOCKING] Of a CUDA device that is not in use, until it is opened and closed again.
+ * Errors: NOT_FOUND (no such device, no driver), UNSUPPORTED (the driver is too old), DEVICE, INVALID_ARGUMENT.
  */
 cleave_status_t cleave_device_info(int32_t ordinal, struct cleave_device_info_t *out);
 
@@ -437,7 +438,7 @@ typedef struct cleave_cache_config_t {
  *
  * Callable from any thread. [BLOCKING] Allocates the pool and puts the weights on the device, once per model and
  * device however many caches there are. Errors: INVALID_ARGUMENT, NOT_FOUND (model, device), UNSUPPORTED (dtype,
- * flags, more than one device), OUT_OF_MEMORY.
+ * flags, more than one device, a device or shape that there are no kernels for), OUT_OF_MEMORY, DEVICE.
  */
 cleave_status_t cleave_cache_create(cleave_model_t *model,
                                     const int32_t *devices,

@@ -62,7 +62,7 @@ sized_struct!(cleave_cache_config_t);
 ///
 /// Callable from any thread. [BLOCKING] Allocates the pool and puts the weights on the device, once per model and
 /// device however many caches there are. Errors: INVALID_ARGUMENT, NOT_FOUND (model, device), UNSUPPORTED (dtype,
-/// flags, more than one device), OUT_OF_MEMORY.
+/// flags, more than one device, a device or shape that there are no kernels for), OUT_OF_MEMORY, DEVICE.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleave_cache_create(
     model: *mut cleave_model_t,

@@ -39,6 +39,7 @@ pub extern "C" fn cleave_device_count() -> i32 {
 }
 
 /// Describes CLEAVE_DEVICE_CPU or a CUDA device. Callable from any thread.
+/// [BLOCKING] Of a CUDA device that is not in use, until it is opened and closed again.
 /// Errors: NOT_FOUND (no such device, no driver), UNSUPPORTED (the driver is too old), DEVICE, INVALID_ARGUMENT.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleave_device_info(ordinal: i32, out: *mut cleave_device_info_t) -> cleave_status_t {
