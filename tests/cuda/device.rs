@@ -46,6 +46,14 @@ pub fn leaks() -> String {
     CStr::from_bytes_until_nul(&text).unwrap().to_string_lossy().into_owned()
 }
 
+/// The context that this thread's calls of the driver go to: the host's own affair.
+pub fn current_context() -> usize {
+    let current: extern "C" fn(*mut usize) -> i32 = unsafe { std::mem::transmute(symbol(c"cuCtxGetCurrent")) };
+    let mut context = usize::MAX;
+    assert_eq!(current(&mut context), 0);
+    context
+}
+
 /// How many calls that can fail there were since the last `load`.
 pub fn calls() -> u64 {
     let calls: extern "C" fn() -> u64 = unsafe { std::mem::transmute(symbol(c"simulated_cuda_calls")) };

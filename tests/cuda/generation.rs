@@ -1,7 +1,7 @@
 //! Requests on a device give what they give on the CPU.
 
 use crate::common::*;
-use crate::device::cache_on;
+use crate::device::{cache_on, current_context};
 use cleave::engine::{CacheOptions, DEVICE_CPU, EngineOptions, Role};
 use cleave::tensor::Dtype;
 
@@ -150,4 +150,18 @@ fn the_device_draws_what_the_host_draws() {
     assert_eq!(by_device, by_host);
     let distinct: std::collections::HashSet<_> = by_host.iter().collect();
     assert!(distinct.len() >= 4, "samples differ by seed and parameters: {by_host:?}");
+}
+
+#[test]
+fn the_hosts_threads_keep_their_own_context() {
+    let cache = cache_on(&tiny(), 0, options());
+    assert!(cleave::backend::cuda::info(0).unwrap().compute_capability >= 80);
+    assert_eq!(current_context(), 0, "none, as before");
+    let mut host = Host::new();
+    let engine = host.engine(&cache, role(Role::Prefill));
+    let kv = host.run(&engine, request(&tokens(TEXTS[2]), 1)).end.unwrap().kv;
+    let size = cache.kv().info(cleave::kv::KvId(kv)).unwrap().image_bytes as usize;
+    cache.kv().read_image(cleave::kv::KvId(kv), 0, &mut vec![0; size]).unwrap();
+    drop((engine, cache));
+    assert_eq!(current_context(), 0, "none, as before");
 }

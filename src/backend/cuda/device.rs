@@ -6,6 +6,7 @@ use crate::error::Result;
 use cudarc::driver::sys::{self, CUdevice, CUdevice_attribute as Attribute, CUfunction_attribute, CUresult};
 use std::collections::HashMap;
 use std::ffi::CString;
+use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// sm_80: what the kernels are written for at least.
@@ -109,6 +110,17 @@ pub struct Device {
     kernels: Mutex<Kernels>,
 }
 
+/// A thread's use of a device.
+pub(super) struct Current(PhantomData<*const ()>);
+
+impl Drop for Current {
+    fn drop(&mut self) {
+        let mut context = std::ptr::null_mut();
+        // SAFETY: this thread has pushed it; the handle is of no further use.
+        unsafe { sys::cuCtxPopCurrent_v2(&mut context) };
+    }
+}
+
 #[derive(Default)]
 struct Kernels {
     modules: Vec<sys::CUmodule>,
@@ -159,14 +171,16 @@ impl Device {
         self.ordinal
     }
 
-    /// Makes this device the one that the calling thread's calls of the driver go to.
-    pub(super) fn enter(&self) -> Result<()> {
+    /// Makes this device the one that the calling thread's calls of the driver go to, for as long as what it returns lives:
+    /// the host may have a context of its own there.
+    pub(super) fn enter(&self) -> Result<Current> {
         // SAFETY: the context is retained as long as self lives.
-        check(unsafe { sys::cuCtxSetCurrent(self.context) }, "use a CUDA device")
+        check(unsafe { sys::cuCtxPushCurrent_v2(self.context) }, "use a CUDA device")?;
+        Ok(Current(PhantomData))
     }
 
     pub fn free_bytes(&self) -> Result<u64> {
-        self.enter()?;
+        let _current = self.enter()?;
         let (mut free, mut total) = (0, 0);
         // SAFETY: writes two sizes.
         check(unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) }, "ask for free memory of a CUDA device")?;
@@ -175,7 +189,7 @@ impl Device {
 
     /// Loads the kernels, if they are not. UNSUPPORTED where this build has none for the device.
     pub fn load_kernels(&self) -> Result<()> {
-        self.enter()?;
+        let _current = self.enter()?;
         let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
         if !kernels.modules.is_empty() {
             return Ok(());
@@ -263,7 +277,7 @@ fn images() -> Vec<&'static [u8]> {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        if self.enter().is_ok() {
+        if let Ok(_current) = self.enter() {
             let kernels = self.kernels.get_mut().unwrap_or_else(PoisonError::into_inner);
             unload(&kernels.modules);
         }

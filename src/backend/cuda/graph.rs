@@ -69,7 +69,7 @@ unsafe impl Send for Graph {}
 impl Graph {
     /// Records what `body` puts into the stream, without running it.
     pub fn record(device: &Arc<Device>, stream: &Stream, body: impl FnOnce() -> Result<()>) -> Result<Graph> {
-        device.enter()?;
+        let _current = device.enter()?;
         // This thread's calls alone: other engines go on allocating.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: a stream that lives.
@@ -91,7 +91,7 @@ impl Graph {
     }
 
     fn launch(&self, stream: &Stream) -> Result<()> {
-        self.device.enter()?;
+        let _current = self.device.enter()?;
         // SAFETY: both live.
         check(unsafe { sys::cuGraphLaunch(self.executable, stream.raw()) }, "launch a recorded step")
     }
@@ -99,7 +99,7 @@ impl Graph {
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        if self.device.enter().is_ok() {
+        if let Ok(_current) = self.device.enter() {
             // SAFETY: made in `record`, destroyed once.
             unsafe { sys::cuGraphExecDestroy(self.executable) };
         }

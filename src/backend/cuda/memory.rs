@@ -17,7 +17,7 @@ pub struct DeviceMemory {
 
 impl DeviceMemory {
     pub fn new(device: &Arc<Device>, bytes: usize) -> Result<DeviceMemory> {
-        device.enter()?;
+        let _current = device.enter()?;
         let mut at = 0;
         // SAFETY: writes one address; freed when self is dropped.
         let result = unsafe { sys::cuMemAlloc_v2(&mut at, bytes.max(1)) };
@@ -44,7 +44,7 @@ impl DeviceMemory {
     /// Copies `data` to `offset`, in the order of `stream`, and waits for it.
     pub fn write(&self, offset: usize, data: &[u8], stream: &Stream) -> Result<()> {
         let to = self.at(offset, data.len());
-        self.device.enter()?;
+        let _current = self.device.enter()?;
         if data.is_empty() {
             return Ok(());
         }
@@ -57,7 +57,7 @@ impl DeviceMemory {
     /// Copies `out.len()` bytes from `offset`, in the order of `stream`, and waits for them.
     pub fn read(&self, offset: usize, out: &mut [u8], stream: &Stream) -> Result<()> {
         let from = self.at(offset, out.len());
-        self.device.enter()?;
+        let _current = self.device.enter()?;
         if out.is_empty() {
             return Ok(());
         }
@@ -70,7 +70,7 @@ impl DeviceMemory {
     /// Copies within it, in the order of `stream`, and waits for it. The two places do not overlap.
     pub fn copy(&self, from: usize, to: usize, bytes: usize, stream: &Stream) -> Result<()> {
         let (source, target) = (self.at(from, bytes), self.at(to, bytes));
-        self.device.enter()?;
+        let _current = self.device.enter()?;
         // SAFETY: both in range.
         let result = unsafe { sys::cuMemcpyDtoDAsync_v2(target, source, bytes, stream.raw()) };
         check(result, &format!("copy {bytes} bytes on CUDA device {}", self.device.ordinal()))?;
@@ -79,7 +79,7 @@ impl DeviceMemory {
 
     /// Makes all of it zero, and waits for it.
     pub fn clear(&self, stream: &Stream) -> Result<()> {
-        self.device.enter()?;
+        let _current = self.device.enter()?;
         // SAFETY: all of it, and nothing else.
         let result = unsafe { sys::cuMemsetD8Async(self.at, 0, self.bytes, stream.raw()) };
         check(result, &format!("clear {} bytes on CUDA device {}", self.bytes, self.device.ordinal()))?;
@@ -89,7 +89,7 @@ impl DeviceMemory {
 
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
-        if self.device.enter().is_ok() {
+        if let Ok(_current) = self.device.enter() {
             // SAFETY: allocated in `new`, freed once. Work that still uses it is waited for by the driver.
             unsafe { sys::cuMemFree_v2(self.at) };
         }
@@ -108,7 +108,7 @@ unsafe impl Send for PinnedMemory {}
 
 impl PinnedMemory {
     pub fn new(device: &Arc<Device>, words: usize) -> Result<PinnedMemory> {
-        device.enter()?;
+        let _current = device.enter()?;
         let Some(bytes) = words.max(1).checked_mul(4) else { bail!(OutOfMemory, "{words} words of pinned memory") };
         let mut at = std::ptr::null_mut();
         // SAFETY: writes one address; freed when self is dropped.
@@ -145,7 +145,7 @@ impl PinnedMemory {
     pub fn send(&self, bytes: usize, to: &DeviceMemory, offset: usize, stream: &Stream) -> Result<()> {
         assert!(bytes <= self.words * 4);
         let at = to.at(offset, bytes);
-        self.device.enter()?;
+        let _current = self.device.enter()?;
         // SAFETY: in range on both sides. Freeing either waits for the copy.
         let result = unsafe { sys::cuMemcpyHtoDAsync_v2(at, self.at.cast(), bytes, stream.raw()) };
         check(result, &format!("copy {bytes} bytes to CUDA device {}", self.device.ordinal()))
@@ -155,7 +155,7 @@ impl PinnedMemory {
     pub fn fetch(&mut self, words: usize, from: &DeviceMemory, stream: &Stream) -> Result<()> {
         assert!(words <= self.words);
         let at = from.at(0, words * 4);
-        self.device.enter()?;
+        let _current = self.device.enter()?;
         // SAFETY: as above.
         let result = unsafe { sys::cuMemcpyDtoHAsync_v2(self.at.cast(), at, words * 4, stream.raw()) };
         check(result, &format!("copy {} bytes from CUDA device {}", words * 4, self.device.ordinal()))
@@ -164,7 +164,7 @@ impl PinnedMemory {
 
 impl Drop for PinnedMemory {
     fn drop(&mut self) {
-        if self.device.enter().is_ok() {
+        if let Ok(_current) = self.device.enter() {
             // SAFETY: allocated in `new`, freed once; the driver waits for copies that use it.
             unsafe { sys::cuMemFreeHost(self.at.cast()) };
         }

@@ -50,7 +50,7 @@ pub(super) fn arg<T: Argument>(value: &T) -> *mut c_void {
 
 impl Stream {
     pub fn new(device: &Arc<Device>) -> Result<Stream> {
-        device.enter()?;
+        let _current = device.enter()?;
         let mut raw = std::ptr::null_mut();
         let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
         // SAFETY: writes one handle; destroyed when self is dropped.
@@ -64,7 +64,7 @@ impl Stream {
 
     /// Waits until all work so far is done. What went wrong in it comes out here.
     pub fn synchronize(&self) -> Result<()> {
-        self.device.enter()?;
+        let _current = self.device.enter()?;
         // SAFETY: a stream that lives.
         let result = unsafe { sys::cuStreamSynchronize(self.raw) };
         check(result, &format!("run work on CUDA device {}", self.device.ordinal()))
@@ -77,7 +77,7 @@ impl Stream {
         if x == 0 || y == 0 || z == 0 {
             return Ok(());
         }
-        self.device.enter()?;
+        let _current = self.device.enter()?;
         let function = self.device.kernel(kernel, shape.shared)?;
         let (threads, shared, arguments) = (shape.threads, shape.shared, arguments.as_mut_ptr());
         // SAFETY: a loaded kernel; its arguments are copied during the call, and are right as the caller has them.
@@ -90,7 +90,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if self.device.enter().is_ok() {
+        if let Ok(_current) = self.device.enter() {
             // SAFETY: made in `new`, destroyed once; its work is done or goes on without it.
             unsafe {
                 sys::cuStreamSynchronize(self.raw);
@@ -111,7 +111,7 @@ unsafe impl Send for Event {}
 
 impl Event {
     pub fn new(device: &Arc<Device>) -> Result<Event> {
-        device.enter()?;
+        let _current = device.enter()?;
         let mut raw = std::ptr::null_mut();
         let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
         // SAFETY: writes one handle; destroyed when self is dropped.
@@ -121,14 +121,14 @@ impl Event {
 
     /// Puts it after what is in the stream now.
     pub fn record(&self, stream: &Stream) -> Result<()> {
-        self.device.enter()?;
+        let _current = self.device.enter()?;
         // SAFETY: both live.
         check(unsafe { sys::cuEventRecord(self.raw, stream.raw) }, "mark a place in a CUDA stream")
     }
 
     /// Waits until the work before it is done; not at all if it was never recorded.
     pub fn synchronize(&self) -> Result<()> {
-        self.device.enter()?;
+        let _current = self.device.enter()?;
         // SAFETY: it lives.
         let result = unsafe { sys::cuEventSynchronize(self.raw) };
         check(result, &format!("run work on CUDA device {}", self.device.ordinal()))
@@ -137,7 +137,7 @@ impl Event {
 
 impl Drop for Event {
     fn drop(&mut self) {
-        if self.device.enter().is_ok() {
+        if let Ok(_current) = self.device.enter() {
             // SAFETY: made in `new`, destroyed once.
             unsafe { sys::cuEventDestroy_v2(self.raw) };
         }
