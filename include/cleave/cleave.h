@@ -214,7 +214,7 @@ typedef struct cleave_device_info_t {
 
 /**
  * How many CUDA devices this process has. 0 without a driver for CUDA 12 or newer, or without devices: never an error.
- * cleave_device_info(0, ...) says why. The CPU is not counted and always there. Callable from any thread.
+ * What cleave_device_info says of device 0 is why. The CPU is not counted and always there. Callable from any thread.
  */
 int32_t cleave_device_count(void);
 

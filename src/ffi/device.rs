@@ -32,7 +32,7 @@ pub struct cleave_device_info_t {
 sized_struct!(cleave_device_info_t);
 
 /// How many CUDA devices this process has. 0 without a driver for CUDA 12 or newer, or without devices: never an error.
-/// cleave_device_info(0, ...) says why. The CPU is not counted and always there. Callable from any thread.
+/// What cleave_device_info says of device 0 is why. The CPU is not counted and always there. Callable from any thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn cleave_device_count() -> i32 {
     call_int(|| Ok(cuda::count())).max(0)

@@ -1,49 +1,71 @@
-//! The simulated device.
+//! The simulated device and its libraries.
 
 use cleave::engine::{CacheOptions, ModelCache};
 use cleave::model::Model;
 use std::ffi::{CStr, CString, c_char};
-use std::path::PathBuf;
 use std::sync::{Arc, Once};
 
-/// libcuda.so, where cargo puts what a test depends on: beside the test.
-pub fn driver() -> PathBuf {
-    let path = std::env::current_exe().unwrap().with_file_name("libcuda.so");
+/// A simulated library, where cargo puts what a test depends on: beside the test.
+fn beside(name: &str) -> CString {
+    let path = std::env::current_exe().unwrap().with_file_name(name);
     assert!(path.exists(), "{} is not there", path.display());
-    path
+    CString::new(path.into_os_string().into_encoded_bytes()).unwrap()
 }
 
-/// Loads the simulated driver, so that a search for libcuda by name finds it. To be called before anything of CUDA's.
+/// Loads the simulated driver and cuBLASLt, so that searches for them by name find them. To be called before anything of
+/// CUDA's.
 pub fn simulate() {
     static LOADED: Once = Once::new();
-    LOADED.call_once(|| load(""));
+    LOADED.call_once(|| {
+        load("");
+        load_blas("");
+    });
 }
 
-/// The same with settings of the driver's, once in a process.
+/// The driver with settings of its, which may be called again with others.
 pub fn load(settings: &str) {
-    let path = CString::new(driver().into_os_string().into_encoded_bytes()).unwrap();
+    configure(&beside("libcuda.so"), c"simulated_cuda_configure", settings);
+}
+
+/// The same for cuBLASLt.
+pub fn load_blas(settings: &str) {
+    configure(&beside("libcublasLt.so"), c"simulated_cublaslt_configure", settings);
+}
+
+fn configure(path: &CStr, name: &CStr, settings: &str) {
     let library = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
     assert!(!library.is_null(), "{:?}", unsafe { CStr::from_ptr(libc::dlerror()) });
     let settings = CString::new(settings).unwrap();
-    let configure = unsafe { libc::dlsym(library, c"simulated_cuda_configure".as_ptr()) };
+    let configure = unsafe { libc::dlsym(library, name.as_ptr()) };
     assert!(!configure.is_null());
     let configure: extern "C" fn(*const c_char) -> i32 = unsafe { std::mem::transmute(configure) };
     assert_eq!(configure(settings.as_ptr()), 0, "{settings:?}");
 }
 
-fn symbol(name: &CStr) -> *mut libc::c_void {
-    let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
-    assert!(!symbol.is_null(), "{name:?}");
-    symbol
+fn find(name: &CStr) -> Option<*mut libc::c_void> {
+    Some(unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) }).filter(|symbol| !symbol.is_null())
 }
 
-/// What is alive on the device, in words; empty if nothing is.
+fn symbol(name: &CStr) -> *mut libc::c_void {
+    find(name).unwrap_or_else(|| panic!("{name:?} is not there"))
+}
+
+fn count(name: &CStr) -> u64 {
+    let count: extern "C" fn() -> u64 = unsafe { std::mem::transmute(symbol(name)) };
+    count()
+}
+
+/// What is alive on the device and of cuBLASLt, in words; empty if nothing is.
 pub fn leaks() -> String {
     let leaks: extern "C" fn(*mut c_char, usize) -> i32 =
         unsafe { std::mem::transmute(symbol(c"simulated_cuda_leaks")) };
     let mut text = vec![0u8; 4096];
     leaks(text.as_mut_ptr().cast(), text.len());
-    CStr::from_bytes_until_nul(&text).unwrap().to_string_lossy().into_owned()
+    let text = CStr::from_bytes_until_nul(&text).unwrap().to_string_lossy().into_owned();
+    match if has_blas() { count(c"simulated_cublaslt_alive") } else { 0 } {
+        0 => text,
+        n => format!("{text}\n{n} things of cuBLASLt's"),
+    }
 }
 
 /// The context that this thread's calls of the driver go to: the host's own affair.
@@ -56,8 +78,22 @@ pub fn current_context() -> usize {
 
 /// How many calls that can fail there were since the last `load`.
 pub fn calls() -> u64 {
-    let calls: extern "C" fn() -> u64 = unsafe { std::mem::transmute(symbol(c"simulated_cuda_calls")) };
-    calls()
+    count(c"simulated_cuda_calls")
+}
+
+/// The same of cuBLASLt, since the last `load_blas`.
+pub fn blas_calls() -> u64 {
+    count(c"simulated_cublaslt_calls")
+}
+
+/// Products that went through cuBLASLt, and how often it was asked how to do one.
+pub fn products() -> (u64, u64) {
+    (count(c"simulated_cublaslt_matmuls"), count(c"simulated_cublaslt_heuristics"))
+}
+
+/// Whether the simulated cuBLASLt is in this process.
+pub fn has_blas() -> bool {
+    find(c"simulated_cublaslt_calls").is_some()
 }
 
 pub fn cache_on(model: &Arc<Model>, device: i32, options: CacheOptions) -> Arc<ModelCache> {

@@ -8,7 +8,7 @@ use cleave::error::{Error, Status};
 use std::process::Command;
 
 /// Runs an ignored test of this program by itself. What cargo adds to the search path would find the simulated driver.
-fn alone(test: &str, settings: &str) {
+pub fn alone(test: &str, settings: &str) {
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"])
         .env_remove("LD_LIBRARY_PATH")
@@ -19,9 +19,11 @@ fn alone(test: &str, settings: &str) {
     assert!(output.status.success() && text.contains("1 passed"), "{test} with {settings:?}: {text}");
 }
 
-fn settings() -> String {
+pub fn settings() -> String {
     std::env::var("CUDA_SETTINGS").unwrap_or_default()
 }
+
+const PROMPT: [u32; 12] = [5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
 
 fn refused() -> Error {
     match ModelCache::create(&tiny(), &[0], CacheOptions { bytes: 1 << 20, ..CacheOptions::default() }) {
@@ -118,7 +120,7 @@ fn calls_that_fail() {
 #[test]
 #[ignore = "run by calls_that_fail"]
 fn fails_in_turn() {
-    device::load("");
+    device::simulate();
     // Whatever a process finds out once is found out before.
     assert_eq!(cuda::count(), 1);
     device::load("");
@@ -144,11 +146,12 @@ fn fails_in_turn() {
     assert!(refused > 60, "{refused} of {calls} calls were missed");
 }
 
-fn whole_life() -> cleave::error::Result<()> {
+/// A cache, an engine and a request, whose prompt is long enough for products of many rows.
+pub fn whole_life() -> cleave::error::Result<()> {
     let cache = ModelCache::create(&tiny(), &[0], CacheOptions { bytes: 1 << 20, ..CacheOptions::default() })?;
     let mut host = Host::new();
     let engine = cleave::engine::Engine::create(&cache, &host.queue, role(Role::Mixed))?;
-    let submitted = engine.submit(vec![request(&[5, 6, 7], 3)]);
+    let submitted = engine.submit(vec![request(&PROMPT, 3)]);
     if let Some(error) = submitted.refused {
         return Err(error);
     }

@@ -1,6 +1,7 @@
-//! The CUDA backend as it is, on a simulated driver (kernels/driver) that runs the kernels' sources on the CPU: load,
-//! prefill, handoff, decode. The CPU backend says what has to come out.
+//! The CUDA backend as it is, on a simulated driver (kernels/driver) that runs the kernels' sources on the CPU, and a
+//! simulated cuBLASLt (kernels/blas): load, prefill, handoff, decode. The CPU backend says what has to come out.
 
+mod blas;
 #[path = "../common/mod.rs"]
 mod common;
 mod device;

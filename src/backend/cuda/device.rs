@@ -1,8 +1,10 @@
 //! The CUDA devices of this machine, and those of them that are in use.
 
+use super::cublaslt::Handle as Blas;
 use super::driver::{check, has, ready};
 use crate::bail;
 use crate::error::Result;
+use cudarc::cublaslt::sys::cublasLtHandle_t;
 use cudarc::driver::sys::{self, CUdevice, CUdevice_attribute as Attribute, CUfunction_attribute, CUresult};
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -98,7 +100,7 @@ fn attribute(handle: CUdevice, which: Attribute) -> Result<i32> {
     Ok(value)
 }
 
-/// A device in use: its primary context, and the kernels in it. One for all caches and engines of the process there.
+/// A device in use: its primary context, the kernels in it, and cuBLASLt's handle. One for all caches and engines of the process there.
 pub struct Device {
     ordinal: i32,
     handle: CUdevice,
@@ -108,6 +110,8 @@ pub struct Device {
     /// Streaming multiprocessors.
     pub multiprocessors: u32,
     kernels: Mutex<Kernels>,
+    /// None until it is asked for.
+    blas: Mutex<Option<Option<Blas>>>,
 }
 
 /// A thread's use of a device.
@@ -162,6 +166,7 @@ impl Device {
             architecture: (major * 10 + minor) as u32,
             multiprocessors: multiprocessors as u32,
             kernels: Mutex::default(),
+            blas: Mutex::default(),
         });
         open.push(Arc::downgrade(&device));
         Ok(device)
@@ -224,6 +229,17 @@ impl Device {
         Ok(())
     }
 
+    /// cuBLASLt's handle for this device, if it is there: good for as long as self lives.
+    pub(super) fn blas(&self) -> Result<Option<cublasLtHandle_t>> {
+        let _current = self.enter()?;
+        let mut handle = self.blas.lock().unwrap_or_else(PoisonError::into_inner);
+        let handle = match &mut *handle {
+            Some(known) => known,
+            unknown => unknown.insert(Blas::new()?),
+        };
+        Ok(handle.as_ref().map(Blas::raw))
+    }
+
     /// A kernel, with leave to use `shared` bytes of dynamic shared memory.
     pub(super) fn kernel(&self, name: &str, shared: u32) -> Result<sys::CUfunction> {
         let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
@@ -278,6 +294,7 @@ fn images() -> Vec<&'static [u8]> {
 impl Drop for Device {
     fn drop(&mut self) {
         if let Ok(_current) = self.enter() {
+            *self.blas.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
             let kernels = self.kernels.get_mut().unwrap_or_else(PoisonError::into_inner);
             unload(&kernels.modules);
         }

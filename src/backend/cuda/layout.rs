@@ -45,7 +45,7 @@ impl KvLayout {
 }
 
 /// Element types that kernels compute with: those of weights and activations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Element {
     F32,
     F16,

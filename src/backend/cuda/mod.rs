@@ -1,5 +1,6 @@
 //! CUDA devices: weights, KV and activations in their memory, the kernels of kernels/ for the operations of a step. The
-//! driver is found at run time; without one there are no devices.
+//! driver is found at run time; without one there are no devices. So is cuBLASLt, for products of many rows; without it
+//! kernels of kernels/ do them.
 //!
 //! | to change | look in |
 //! | --- | --- |
@@ -10,10 +11,13 @@
 //! | what the device is told of a step | `step`, `layout` |
 //! | recorded steps | `graph` |
 //! | which kernel runs for an operation | this file, `attention`, `product` |
+//! | what goes through cuBLASLt, and how | `blas`, `cublaslt` |
 //! | the KV pool | `slab` |
 //! | how tokens are drawn | `draw` |
 
 mod attention;
+mod blas;
+mod cublaslt;
 mod device;
 mod draw;
 mod driver;
@@ -53,6 +57,8 @@ pub struct CudaBackend {
     group: u32,
     step: StepData,
     attention: attention::Plan,
+    /// None: all products are done by our kernels.
+    blas: Option<blas::Blas>,
     graphs: Graphs,
     /// Memory of this step's had to grow.
     grew: bool,
@@ -80,6 +86,7 @@ impl CudaBackend {
             stream: Arc::new(Stream::new(device)?),
             step: StepData::new(device)?,
             attention: attention::Plan::new(element, kv.geometry(), windows)?,
+            blas: blas::Blas::new(device, element)?,
             graphs: Graphs::default(),
             grew: false,
             drawer: draw::Drawer::new(device)?,
@@ -215,19 +222,21 @@ impl Backend for CudaBackend {
         }
         for (linear, out) in linears.iter().zip(outs) {
             self.shape(out, x.rows, linear.weight.rows, self.element)?;
-            product::run(&self.stream, x, linear, out, false)?;
+            self.grew |= product::run(&self.stream, self.blas.as_mut(), x, linear, out, false)?;
         }
         Ok(())
     }
 
     fn logits(&mut self, x: &CudaBuffer, head: &Linear<Self>, out: &mut CudaBuffer) -> Result<()> {
         self.shape(out, x.rows, head.weight.rows, Element::F32)?;
-        product::run(&self.stream, x, head, out, false)
+        self.grew |= product::run(&self.stream, self.blas.as_mut(), x, head, out, false)?;
+        Ok(())
     }
 
     fn linear_add(&mut self, x: &CudaBuffer, linear: &Linear<Self>, residual: &mut CudaBuffer) -> Result<()> {
         residual.expect(Element::F32, linear.weight.rows)?;
-        product::run(&self.stream, x, linear, residual, true)
+        self.grew |= product::run(&self.stream, self.blas.as_mut(), x, linear, residual, true)?;
+        Ok(())
     }
 
     fn rope_store(

@@ -1,6 +1,7 @@
-//! Matrix products: which kernel for how many rows.
+//! Matrix products: which kernel for how many rows, and when cuBLASLt.
 
 use super::CudaBackend;
+use super::blas::{Blas, Matrices, Product};
 use super::layout::{Element, named};
 use super::stream::{Shape, Stream, arg};
 use super::tensors::CudaBuffer;
@@ -12,20 +13,32 @@ const GEMV_ROWS: u32 = 8;
 /// Up to so many rows small tiles fill the device better than large ones.
 const FLAT_ROWS: u32 = 64;
 
-/// `out = linear(x)`, or `out += linear(x)`; `out` has its shape and type already.
+/// `out = linear(x)`, or `out += linear(x)`; `out` has its shape and type already. True if memory moved that products use.
+///
+/// A bias goes with our kernels: it is f32, and cuBLASLt's are of the type of y.
 pub(super) fn run(
     stream: &Stream,
+    blas: Option<&mut Blas>,
     x: &CudaBuffer,
     linear: &Linear<CudaBackend>,
     out: &mut CudaBuffer,
     accumulate: bool,
-) -> Result<()> {
+) -> Result<bool> {
     let weight = &linear.weight;
     let element = weight.element;
     x.expect(element, weight.cols)?;
     let (m, n, k) = (x.rows, weight.rows, weight.cols);
     let bias = linear.bias.as_ref().map_or(0, |bias| bias.address());
     let to_float = out.element == Some(Element::F32);
+    let mut moved = false;
+    if let Some(blas) = blas.filter(|_| m > GEMV_ROWS && bias == 0 && element != Element::F32 && out.cols == n) {
+        let product = Product { m, n, k, element, to_float };
+        let at = Matrices { x: x.address(), w: weight.address(), y: out.address() };
+        moved = blas.make_room()?;
+        if blas.run(stream, &product, &at, accumulate)? {
+            return Ok(moved);
+        }
+    }
     let (kernel, shape) = choose(element, to_float, m, n);
     stream.launch(
         kernel,
@@ -42,7 +55,8 @@ pub(super) fn run(
             arg(&k),
             arg(&u32::from(accumulate)),
         ],
-    )
+    )?;
+    Ok(moved)
 }
 
 fn choose(element: Element, to_float: bool, m: u32, n: u32) -> (&'static str, Shape) {

@@ -1,0 +1,77 @@
+//! For the tests that use the library: settings, counters, and what was not given back. Not part of cuBLASLt.
+
+use crate::state::lock;
+use std::ffi::{CStr, c_char};
+
+/// What can be set: `key=value`, separated by spaces.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// `version=110402`: what cublasLtGetVersion says.
+    pub version: usize,
+    /// `algorithms=0`: the heuristic finds none.
+    pub algorithms: bool,
+    /// `fail=N`: the Nth call from now of those that make, change, find or multiply fails, once. 0: none does.
+    pub fail: u64,
+    /// `error=CODE`: with this.
+    pub error: i32,
+}
+
+impl Settings {
+    pub const DEFAULT: Settings =
+        Settings { version: 130_000, algorithms: true, fail: 0, error: crate::ALLOC_FAILED.0 };
+
+    fn of(text: &str) -> Option<Settings> {
+        let mut out = Settings::DEFAULT;
+        for word in text.split_ascii_whitespace() {
+            let (key, value) = word.split_once('=')?;
+            match key {
+                "version" => out.version = value.parse().ok()?,
+                "algorithms" => out.algorithms = value.parse::<u8>().ok()? > 0,
+                "fail" => out.fail = value.parse().ok()?,
+                "error" => out.error = value.parse().ok().filter(|code| *code > 0)?,
+                _ => return None,
+            }
+        }
+        Some(out)
+    }
+}
+
+/// Sets what is named, all else to what it is at first, and all counters to 0. Returns 0, or -1 for unknown settings, and
+/// then changes nothing.
+///
+/// # Safety
+///
+/// `settings` ends with NUL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn simulated_cublaslt_configure(settings: *const c_char) -> i32 {
+    // SAFETY: the caller vouches for it.
+    let Some(settings) = Settings::of(&unsafe { CStr::from_ptr(settings) }.to_string_lossy()) else { return -1 };
+    let mut state = lock();
+    state.settings = settings;
+    (state.calls, state.products, state.heuristics) = (0, 0, 0);
+    0
+}
+
+/// The number of calls that can be made to fail, since the last simulated_cublaslt_configure.
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cublaslt_calls() -> u64 {
+    lock().calls
+}
+
+/// The number of products that went into a stream.
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cublaslt_matmuls() -> u64 {
+    lock().products
+}
+
+/// The number of times that an algorithm was asked for.
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cublaslt_heuristics() -> u64 {
+    lock().heuristics
+}
+
+/// How many things were made and not given back.
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cublaslt_alive() -> u64 {
+    lock().things.len() as u64
+}

@@ -1,0 +1,122 @@
+//! The driver that is loaded in this process.
+
+use crate::*;
+use std::ffi::{CStr, c_char, c_void};
+use std::sync::OnceLock;
+
+macro_rules! driver {
+    ($($field:ident = $name:literal: fn($($of:ty),*),)*) => {
+        /// Its functions, which return a CUresult.
+        struct Driver {
+            $($field: unsafe extern "C" fn($($of),*) -> i32,)*
+        }
+
+        /// Finds them, in a simulated driver: kernels come by their names.
+        fn find() -> Option<Driver> {
+            // SAFETY: loads nothing that is not there; the functions have these types in every driver.
+            unsafe {
+                let library = libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD);
+                if library.is_null() {
+                    return None;
+                }
+                let symbol = |name: &CStr| Some(libc::dlsym(library, name.as_ptr())).filter(|symbol| !symbol.is_null());
+                symbol(c"simulated_cuda_configure")?;
+                Some(Driver {
+                    $($field: std::mem::transmute::<*mut c_void, unsafe extern "C" fn($($of),*) -> i32>(symbol($name)?),)*
+                })
+            }
+        }
+    };
+}
+
+driver! {
+    current = c"cuCtxGetCurrent": fn(*mut usize),
+    load = c"cuModuleLoadData": fn(*mut usize, *const u8),
+    unload = c"cuModuleUnload": fn(usize),
+    function = c"cuModuleGetFunction": fn(*mut usize, usize, *const c_char),
+    set = c"cuFuncSetAttribute": fn(usize, i32, i32),
+    fill = c"cuMemsetD8Async": fn(u64, u8, usize, usize),
+    launch = c"cuLaunchKernel": fn(
+        usize, u32, u32, u32, u32, u32, u32, u32, usize, *mut *mut c_void, *mut *mut c_void
+    ),
+}
+
+fn driver() -> Result<&'static Driver> {
+    static DRIVER: OnceLock<Option<Driver>> = OnceLock::new();
+    DRIVER.get_or_init(find).as_ref().ok_or(NOT_INITIALIZED)
+}
+
+fn check(result: i32) -> Result<()> {
+    match result {
+        0 => Ok(()),
+        2 => Err(ALLOC_FAILED),
+        3 | 201 => Err(NOT_INITIALIZED),
+        _ => Err(EXECUTION_FAILED),
+    }
+}
+
+fn current() -> Result<usize> {
+    let mut context = 0;
+    // SAFETY: writes one handle.
+    check(unsafe { (driver()?.current)(&mut context) })?;
+    if context == 0 { Err(NOT_INITIALIZED) } else { Ok(context) }
+}
+
+/// The kernels in one context.
+pub struct Module {
+    context: usize,
+    raw: usize,
+}
+
+impl Module {
+    /// In the current context.
+    pub fn load() -> Result<Module> {
+        let (context, mut raw) = (current()?, 0);
+        // SAFETY: writes one handle.
+        check(unsafe { (driver()?.load)(&mut raw, c"simulated".as_ptr().cast()) })?;
+        Ok(Module { context, raw })
+    }
+
+    /// Adds zeros to the work of a stream.
+    pub fn clear(&self, at: u64, bytes: usize, stream: usize) -> Result<()> {
+        // SAFETY: the driver finds out what is no memory of its.
+        check(unsafe { (driver()?.fill)(at, 0, bytes, stream) })
+    }
+
+    /// Adds a kernel to it.
+    ///
+    /// # Safety
+    ///
+    /// The arguments are the kernel's.
+    pub unsafe fn launch(
+        &self,
+        kernel: &CStr,
+        grid: [u32; 2],
+        threads: u32,
+        shared: u32,
+        stream: usize,
+        arguments: &mut [*mut c_void],
+    ) -> Result<()> {
+        if current()? != self.context {
+            return Err(INVALID_VALUE);
+        }
+        let (driver, mut function) = (driver()?, 0);
+        let nothing = std::ptr::null_mut();
+        // SAFETY: writes one handle; the caller vouches for the arguments.
+        unsafe {
+            check((driver.function)(&mut function, self.raw, kernel.as_ptr()))?;
+            check((driver.set)(function, 8, shared as i32))?;
+            let [x, y] = grid;
+            check((driver.launch)(function, x, y, 1, threads, 1, 1, shared, stream, arguments.as_mut_ptr(), nothing))
+        }
+    }
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        if let Ok(driver) = driver() {
+            // SAFETY: loaded once, unloaded once.
+            unsafe { (driver.unload)(self.raw) };
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Products: which are understood, and how one becomes a kernel.
+
+use crate::driver::Module;
+use crate::*;
+use std::ffi::{CStr, c_void};
+
+/// Of cudaDataType_t.
+const F32: i32 = 0;
+const F16: i32 = 2;
+const BF16: i32 = 14;
+/// CUBLAS_COMPUTE_32F
+const COMPUTE_32F: i32 = 68;
+
+/// What every product wants.
+const WORKSPACE: usize = 64 << 10;
+
+/// What cuBLASLt takes for granted.
+const ALIGN: u64 = 256;
+
+/// The first word of an algorithm: somebody else's would not have it.
+const MAGIC: u64 = 0x6c62_7375_6c74_616c;
+
+#[derive(Clone, Copy)]
+pub struct Operation {
+    pub compute: i32,
+    pub scale: i32,
+    /// Of A and B.
+    pub transposed: [bool; 2],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    pub kind: i32,
+    pub rows: u64,
+    pub columns: u64,
+    pub stride: i64,
+}
+
+impl Layout {
+    /// Whether columns overlap nowhere.
+    fn check(&self) -> Result<()> {
+        let fits = self.rows > 0 && self.columns > 0 && u64::try_from(self.stride).is_ok_and(|ld| ld >= self.rows);
+        if fits { Ok(()) } else { Err(INVALID_VALUE) }
+    }
+}
+
+/// D = op(A) · op(B) + beta · C.
+#[derive(Clone, Copy)]
+pub struct Product {
+    pub operation: Operation,
+    pub a: Layout,
+    pub b: Layout,
+    pub c: Layout,
+    pub d: Layout,
+}
+
+/// cublasLtMatmulAlgo_t
+pub type Algorithm = [u64; 8];
+
+impl Product {
+    /// What stands for it in cublasLtMatmulAlgo_t, and the workspace that it wants. NOT_SUPPORTED if there is no such
+    /// kernel, INVALID_VALUE if it is no product.
+    pub fn algorithm(&self) -> Result<(Algorithm, usize)> {
+        let Product { operation, a, b, c, d } = self;
+        [a, b, c, d].iter().try_for_each(|layout| layout.check())?;
+        let turned = |layout: &Layout, turn| match turn {
+            true => (layout.columns, layout.rows),
+            false => (layout.rows, layout.columns),
+        };
+        let (left, right) = (turned(a, operation.transposed[0]), turned(b, operation.transposed[1]));
+        if left.1 != right.0 || (d.rows, d.columns) != (left.0, right.1) || (c.rows, c.columns) != (d.rows, d.columns) {
+            return Err(INVALID_VALUE);
+        }
+        let known = operation.compute == COMPUTE_32F
+            && operation.scale == F32
+            && operation.transposed == [true, false]
+            && [F16, BF16].contains(&a.kind)
+            && b.kind == a.kind
+            && [F32, a.kind].contains(&d.kind)
+            && c == d
+            // cleave's kernels: W has no stride, rows begin at 16 bytes.
+            && a.stride as u64 == a.rows
+            && a.stride % 8 == 0
+            && b.stride % 8 == 0
+            && [a.rows, a.columns, b.columns, b.stride as u64, d.stride as u64].iter().all(|n| *n <= u32::MAX.into());
+        if !known {
+            return Err(NOT_SUPPORTED);
+        }
+        let kinds = (a.kind as u64) << 32 | d.kind as u64;
+        Ok(([MAGIC, a.rows, a.columns, b.columns, b.stride as u64, d.stride as u64, kinds, 0], WORKSPACE))
+    }
+}
+
+/// Where the matrices of a product are, and what it may use.
+pub struct Place {
+    pub a: u64,
+    pub b: u64,
+    pub c: u64,
+    pub d: u64,
+    pub alpha: f32,
+    pub beta: f32,
+    pub workspace: u64,
+    pub workspace_bytes: usize,
+}
+
+/// Adds the product to the work of a stream.
+pub fn run(module: &Module, product: &Product, algorithm: Option<&Algorithm>, at: &Place, stream: usize) -> Result<()> {
+    let (own, wants) = product.algorithm()?;
+    if algorithm.is_some_and(|algorithm| *algorithm != own) {
+        return Err(INVALID_VALUE);
+    }
+    if at.alpha != 1.0 || ![0.0, 1.0].contains(&at.beta) || (at.beta != 0.0 && at.c != at.d) {
+        return Err(NOT_SUPPORTED);
+    }
+    let aligned = [at.a, at.b, at.c, at.d, at.workspace].iter().all(|at| *at != 0 && at.is_multiple_of(ALIGN));
+    if !aligned || at.workspace_bytes < wants {
+        return Err(INVALID_VALUE);
+    }
+    module.clear(at.workspace, wants, stream)?;
+    let (to_float, half) = (product.d.kind == F32, product.a.kind == F16);
+    let kernel: &CStr = match (half, to_float) {
+        (true, true) => c"gemm_flat_f16_float",
+        (true, false) => c"gemm_flat_f16_f16",
+        (false, true) => c"gemm_flat_bf16_float",
+        (false, false) => c"gemm_flat_bf16_bf16",
+    };
+    // By rows it is D[m, n] = B[m, k] · A[n, k]ᵀ.
+    let (mut m, mut n, mut k) = (product.d.columns as u32, product.d.rows as u32, product.a.rows as u32);
+    let (mut d_stride, mut b_stride) = (product.d.stride as u32, product.b.stride as u32);
+    let (mut a, mut b, mut d, mut bias, mut accumulate) = (at.a, at.b, at.d, 0u64, u32::from(at.beta != 0.0));
+    let mut arguments: [*mut c_void; 10] = [
+        (&raw mut d).cast(),
+        (&raw mut d_stride).cast(),
+        (&raw mut b).cast(),
+        (&raw mut b_stride).cast(),
+        (&raw mut a).cast(),
+        (&raw mut bias).cast(),
+        (&raw mut m).cast(),
+        (&raw mut n).cast(),
+        (&raw mut k).cast(),
+        (&raw mut accumulate).cast(),
+    ];
+    let grid = [m.div_ceil(64), n.div_ceil(32)];
+    // SAFETY: the arguments of kernels/gemm.cu.
+    unsafe { module.launch(kernel, grid, 128, 73728, stream, &mut arguments) }
+}

@@ -1,0 +1,152 @@
+//! The library by cudarc, as cleave calls it.
+
+use cudarc::cublaslt::sys::{self as lt, cublasStatus_t as Status};
+use cudarc::driver::{result, sys};
+use half::bf16;
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use std::ffi::{c_char, c_void};
+
+/// Both libraries lie beside the test.
+fn load(name: &str) -> &'static Library {
+    let path = std::env::current_exe().expect("a path").with_file_name(name);
+    // SAFETY: of this workspace.
+    Box::leak(Box::new(unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }.expect("it loads")))
+}
+
+fn number(library: &Library, name: &str) -> u64 {
+    // SAFETY: the function is of this type.
+    unsafe { library.get::<unsafe extern "C" fn() -> u64>(name.as_bytes()).expect("it is there")() }
+}
+
+struct Memory(sys::CUdeviceptr);
+
+impl Memory {
+    fn of<T>(data: &[T]) -> Memory {
+        // SAFETY: as large.
+        unsafe {
+            let memory = Memory(result::malloc_sync(size_of_val(data)).expect("memory"));
+            result::memcpy_htod_sync(memory.0, data).expect("a copy");
+            memory
+        }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: allocated once, freed once.
+        unsafe { result::free_sync(self.0).expect("freed") };
+    }
+}
+
+fn value(i: usize) -> f32 {
+    (i * 37 % 19) as f32 / 8.0 - 1.0
+}
+
+fn layout(kind: lt::cudaDataType_t, rows: usize, columns: usize, stride: usize) -> lt::cublasLtMatrixLayout_t {
+    let mut layout = std::ptr::null_mut();
+    // SAFETY: writes one handle.
+    let made = unsafe { lt::cublasLtMatrixLayoutCreate(&mut layout, kind, rows as u64, columns as u64, stride as i64) };
+    assert_eq!(made, Status::CUBLAS_STATUS_SUCCESS);
+    layout
+}
+
+#[test]
+fn products_are_as_documented() {
+    use lt::cudaDataType_t::{CUDA_R_16BF, CUDA_R_32F};
+    let (driver, blas) = (load("libcuda.so"), load("libcublasLt.so"));
+    // SAFETY: all handles live as long as they are used; matrices are as large as their layouts.
+    unsafe {
+        assert!(lt::is_culib_present());
+        assert_eq!(lt::cublasLtGetVersion(), 130_000);
+        let mut handle = std::ptr::null_mut();
+        assert_eq!(lt::cublasLtCreate(&mut handle), Status::CUBLAS_STATUS_NOT_INITIALIZED, "the driver is not ready");
+
+        result::init().unwrap();
+        let device = result::device::get(0).unwrap();
+        let context = result::primary_ctx::retain(device).unwrap();
+        result::ctx::set_current(context).unwrap();
+        assert_eq!(lt::cublasLtCreate(&mut handle), Status::CUBLAS_STATUS_SUCCESS);
+        let stream = result::stream::create(result::stream::StreamKind::NonBlocking).unwrap();
+
+        // y[m, n] += x[m, k] · w[n, k]ᵀ, all by rows, with gaps between those of x and y.
+        let (m, n, k, x_stride, y_stride) = (13, 21, 40, 48, 25);
+        let x: Vec<bf16> = (0..m * x_stride).map(|i| bf16::from_f32(value(i))).collect();
+        let w: Vec<bf16> = (0..n * k).map(|i| bf16::from_f32(value(i + 5))).collect();
+        let before: Vec<f32> = (0..m * y_stride).map(|i| value(i + 11)).collect();
+        let (on_x, on_w, on_y) = (Memory::of(&x), Memory::of(&w), Memory::of(&before));
+        let workspace = Memory::of(&[1u8; 64 << 10]);
+
+        let mut operation = std::ptr::null_mut();
+        let compute = lt::cublasComputeType_t::CUBLAS_COMPUTE_32F;
+        assert_eq!(lt::cublasLtMatmulDescCreate(&mut operation, compute, CUDA_R_32F), Status::CUBLAS_STATUS_SUCCESS);
+        let of_w = layout(CUDA_R_16BF, k, n, k);
+        let of_x = layout(CUDA_R_16BF, k, m, x_stride);
+        let of_y = layout(CUDA_R_32F, n, m, y_stride);
+        let mut preference = std::ptr::null_mut();
+        assert_eq!(lt::cublasLtMatmulPreferenceCreate(&mut preference), Status::CUBLAS_STATUS_SUCCESS);
+        let most = lt::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+        let bytes = 64usize << 10;
+        let set = |size| lt::cublasLtMatmulPreferenceSetAttribute(preference, most, (&raw const bytes).cast(), size);
+        assert_eq!(set(4), Status::CUBLAS_STATUS_INVALID_VALUE);
+        assert_eq!(set(8), Status::CUBLAS_STATUS_SUCCESS);
+
+        let mut found: lt::cublasLtMatmulHeuristicResult_t = std::mem::zeroed();
+        let mut count = 7;
+        let mut ask = |y, count: &mut i32| {
+            let (o, p, found) = (operation, preference, &mut found);
+            lt::cublasLtMatmulAlgoGetHeuristic(handle, o, of_w, of_x, y, y, p, 1, found, count)
+        };
+        // Without A transposed the shapes do not fit.
+        assert_eq!(ask(of_y, &mut count), Status::CUBLAS_STATUS_INVALID_VALUE);
+        let transposed = 1i32;
+        let which = lt::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA;
+        let set = lt::cublasLtMatmulDescSetAttribute(operation, which, (&raw const transposed).cast(), 4);
+        assert_eq!(set, Status::CUBLAS_STATUS_SUCCESS);
+        assert_eq!(ask(of_x, &mut count), Status::CUBLAS_STATUS_INVALID_VALUE);
+        assert_eq!(count, 0);
+        assert_eq!(ask(of_y, &mut count), Status::CUBLAS_STATUS_SUCCESS);
+        assert_eq!((count, found.state), (1, Status::CUBLAS_STATUS_SUCCESS));
+
+        let multiply = |y: u64, workspace: u64| {
+            let (one, algorithm) = (1f32, &found.algo);
+            let factor = (&raw const one).cast::<c_void>();
+            let (a, b, c, d) = (on_w.0 as *const _, on_x.0 as *const _, y as *const _, y as *mut _);
+            let (room, stream) = (workspace as *mut _, stream.cast());
+            lt::cublasLtMatmul(
+                handle, operation, factor, a, of_w, b, of_x, factor, c, of_y, d, of_y, algorithm, room, bytes, stream,
+            )
+        };
+        assert_eq!(multiply(on_y.0 + 16, workspace.0), Status::CUBLAS_STATUS_INVALID_VALUE, "y is not aligned");
+        assert_eq!(multiply(on_y.0, 0), Status::CUBLAS_STATUS_INVALID_VALUE, "there is no workspace");
+        assert_eq!(multiply(on_y.0, workspace.0), Status::CUBLAS_STATUS_SUCCESS);
+        result::stream::synchronize(stream).unwrap();
+        let mut y = vec![0f32; m * y_stride];
+        result::memcpy_dtoh_sync(&mut y, on_y.0).unwrap();
+        for (i, (found, before)) in y.iter().zip(&before).enumerate() {
+            let (row, column) = (i / y_stride, i % y_stride);
+            let product = |j: usize| f64::from(x[row * x_stride + j].to_f32()) * f64::from(w[column * k + j].to_f32());
+            let sum = if column < n { (0..k).map(product).sum::<f64>() } else { 0.0 };
+            let expected = sum + f64::from(*before);
+            assert!((f64::from(*found) - expected).abs() < 1e-4, "row {row}, column {column}: {found}, not {expected}");
+        }
+        assert_eq!(number(blas, "simulated_cublaslt_matmuls"), 1);
+        assert_eq!(number(blas, "simulated_cublaslt_heuristics"), 3);
+
+        // What is given back is known no more, and one kind of thing is no other.
+        assert_eq!(lt::cublasLtMatrixLayoutDestroy(operation.cast()), Status::CUBLAS_STATUS_INVALID_VALUE);
+        for layout in [of_w, of_x, of_y] {
+            assert_eq!(lt::cublasLtMatrixLayoutDestroy(layout), Status::CUBLAS_STATUS_SUCCESS);
+        }
+        assert_eq!(multiply(on_y.0, workspace.0), Status::CUBLAS_STATUS_INVALID_VALUE);
+        assert_eq!(lt::cublasLtMatmulPreferenceDestroy(preference), Status::CUBLAS_STATUS_SUCCESS);
+        assert_eq!(lt::cublasLtMatmulDescDestroy(operation), Status::CUBLAS_STATUS_SUCCESS);
+        assert_eq!(number(blas, "simulated_cublaslt_alive"), 1);
+        assert_eq!(lt::cublasLtDestroy(handle), Status::CUBLAS_STATUS_SUCCESS);
+        assert_eq!(number(blas, "simulated_cublaslt_alive"), 0);
+        drop((on_x, on_w, on_y, workspace));
+        result::stream::destroy(stream).unwrap();
+        result::primary_ctx::release(device).unwrap();
+        let leaks = driver.get::<unsafe extern "C" fn(*mut c_char, usize) -> i32>(b"simulated_cuda_leaks").unwrap();
+        assert_eq!(leaks(std::ptr::null_mut(), 0), 0);
+    }
+}

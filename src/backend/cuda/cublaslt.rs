@@ -1,0 +1,167 @@
+//! cuBLASLt: found at run time, and what its functions are told of products and matrices.
+
+use super::driver;
+use crate::error::{Error, Result, Status};
+use cudarc::cublaslt::sys::{
+    self, cublasComputeType_t as Compute, cublasLtMatmulDescAttributes_t as OperationAttribute,
+    cublasLtMatmulPreferenceAttributes_t as PreferenceAttribute, cublasLtReductionScheme_t as Reduction,
+    cublasStatus_t as BlasStatus, cudaDataType_t as DataType,
+};
+use std::sync::OnceLock;
+
+/// CUDA 12.0's.
+const OLDEST: usize = 120_000;
+
+/// CUBLAS_OP_T
+const TRANSPOSED: i32 = 1;
+
+/// The functions that are called here. cudarc panics where one is missing, so they are asked for first.
+const USED: &[&str] = &[
+    "cublasLtGetVersion",
+    "cublasLtCreate",
+    "cublasLtDestroy",
+    "cublasLtMatmulDescCreate",
+    "cublasLtMatmulDescDestroy",
+    "cublasLtMatmulDescSetAttribute",
+    "cublasLtMatrixLayoutCreate",
+    "cublasLtMatrixLayoutDestroy",
+    "cublasLtMatmulPreferenceCreate",
+    "cublasLtMatmulPreferenceDestroy",
+    "cublasLtMatmulPreferenceSetAttribute",
+    "cublasLtMatmulAlgoGetHeuristic",
+    "cublasLtMatmul",
+];
+
+/// Whether there is a cuBLASLt to be used. Found out once in a process.
+fn usable() -> bool {
+    static USABLE: OnceLock<bool> = OnceLock::new();
+    *USABLE.get_or_init(|| crate::panics::catch(find).unwrap_or(false))
+}
+
+fn find() -> bool {
+    // SAFETY: loads a library by its well-known name, which is made to be loaded so.
+    if !unsafe { sys::is_culib_present() } || USED.iter().any(|name| !has(name)) {
+        return false;
+    }
+    // A simulated one (kernels/blas) goes with a simulated driver, and only with that.
+    if has("simulated_cublaslt_configure") != driver::has("simulated_cuda_configure") {
+        return false;
+    }
+    // SAFETY: takes nothing.
+    unsafe { sys::cublasLtGetVersion() >= OLDEST }
+}
+
+/// Whether the library, which is there, has a function of that name.
+fn has(name: &str) -> bool {
+    let Ok(name) = std::ffi::CString::new(name) else { return false };
+    // SAFETY: the symbol is looked up, not called.
+    unsafe { sys::culib().get::<unsafe extern "C" fn()>(name.as_bytes_with_nul()).is_ok() }
+}
+
+pub(super) fn check(status: BlasStatus, doing: &str) -> Result<()> {
+    let kind = match status {
+        BlasStatus::CUBLAS_STATUS_SUCCESS => return Ok(()),
+        BlasStatus::CUBLAS_STATUS_ALLOC_FAILED => Status::OutOfMemory,
+        BlasStatus::CUBLAS_STATUS_NOT_SUPPORTED | BlasStatus::CUBLAS_STATUS_ARCH_MISMATCH => Status::Unsupported,
+        _ => Status::Device,
+    };
+    Err(Error::new(kind, format!("cannot {doing}: {status:?}")))
+}
+
+/// What a function makes, and gives back by another. It is the host's, but for the library's handle.
+macro_rules! owner {
+    ($name:ident, $raw:ident, $destroy:ident) => {
+        pub(super) struct $name(sys::$raw);
+
+        impl $name {
+            pub fn raw(&self) -> sys::$raw {
+                self.0
+            }
+        }
+
+        impl Drop for $name {
+            fn drop(&mut self) {
+                // SAFETY: made by the library, given back once.
+                unsafe { sys::$destroy(self.0) };
+            }
+        }
+
+        // SAFETY: the library's functions may be called from any thread.
+        unsafe impl Send for $name {}
+    };
+}
+
+owner!(Handle, cublasLtHandle_t, cublasLtDestroy);
+owner!(Operation, cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy);
+owner!(Layout, cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy);
+owner!(Preference, cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy);
+
+impl Handle {
+    /// For the calling thread's current device. None where there is no cuBLASLt, or one that is not for this driver or
+    /// device.
+    pub fn new() -> Result<Option<Handle>> {
+        if !usable() {
+            return Ok(None);
+        }
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: writes one handle.
+        match unsafe { sys::cublasLtCreate(&mut raw) } {
+            BlasStatus::CUBLAS_STATUS_NOT_INITIALIZED
+            | BlasStatus::CUBLAS_STATUS_NOT_SUPPORTED
+            | BlasStatus::CUBLAS_STATUS_ARCH_MISMATCH => return Ok(None),
+            status => check(status, "begin to use cuBLASLt")?,
+        }
+        Ok(Some(Handle(raw)))
+    }
+}
+
+impl Operation {
+    /// op(w) · xᵀ, with sums and factors in f32; the factors are the host's.
+    pub fn new() -> Result<Operation> {
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: writes one handle.
+        let made =
+            unsafe { sys::cublasLtMatmulDescCreate(&mut raw, Compute::CUBLAS_COMPUTE_32F, DataType::CUDA_R_32F) };
+        check(made, "describe a product")?;
+        let operation = Operation(raw);
+        let which = OperationAttribute::CUBLASLT_MATMUL_DESC_TRANSA;
+        // SAFETY: reads one int.
+        let set = unsafe { sys::cublasLtMatmulDescSetAttribute(raw, which, std::ptr::from_ref(&TRANSPOSED).cast(), 4) };
+        check(set, "describe a product")?;
+        Ok(operation)
+    }
+}
+
+impl Layout {
+    /// Of columns one after the other.
+    pub fn new(kind: DataType, rows: u32, columns: u32) -> Result<Layout> {
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: writes one handle.
+        let made = unsafe { sys::cublasLtMatrixLayoutCreate(&mut raw, kind, rows.into(), columns.into(), rows.into()) };
+        check(made, "describe a matrix")?;
+        Ok(Layout(raw))
+    }
+}
+
+impl Preference {
+    /// Of algorithms that want so many bytes of workspace at most.
+    pub fn new(workspace: usize) -> Result<Preference> {
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: writes one handle.
+        check(unsafe { sys::cublasLtMatmulPreferenceCreate(&mut raw) }, "describe what a product may use")?;
+        let preference = Preference(raw);
+        // A product in pieces of k adds them in f32, which others than this one (and no pieces) do not.
+        let reduction = Reduction::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
+        // SAFETY: read a size and an unsigned int.
+        unsafe {
+            let which = PreferenceAttribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+            let bytes = (&raw const workspace).cast();
+            let set = sys::cublasLtMatmulPreferenceSetAttribute(raw, which, bytes, size_of::<usize>());
+            check(set, "describe what a product may use")?;
+            let which = PreferenceAttribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK;
+            let set = sys::cublasLtMatmulPreferenceSetAttribute(raw, which, (&raw const reduction).cast(), 4);
+            check(set, "describe what a product may use")?;
+        }
+        Ok(preference)
+    }
+}
