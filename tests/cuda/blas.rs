@@ -41,6 +41,32 @@ fn is_there() {
 }
 
 #[test]
+fn recorded_steps_repeat_it() {
+    alone("blas::is_recorded", "");
+}
+
+#[test]
+#[ignore = "run by recorded_steps_repeat_it"]
+fn is_recorded() {
+    device::simulate();
+    // Twelve sequences, of which each step but the first computes a row each.
+    let run = |n: u32| {
+        device::load_blas("");
+        let cache = ModelCache::create(&tiny(), &[0], options()).unwrap();
+        let mut host = Host::new();
+        let engine = host.engine(&cache, role(Role::Mixed));
+        let submitted = engine.submit((0..12).map(|_| request(&tokens(TEXTS[1]), n)).collect());
+        assert!(submitted.refused.is_none());
+        let outcomes: Vec<Outcome> = submitted.ids.into_iter().map(|id| host.finish(id)).collect();
+        (outcomes[11].tokens.clone(), products())
+    };
+    // The first runs, the second is recorded, and the others are that again.
+    let ((few, products), (many, same)) = (run(4), run(8));
+    assert_eq!(few, many[..4]);
+    assert_eq!(products, same);
+}
+
+#[test]
 fn each_product_is_asked_for_once() {
     alone("blas::asks_once", "");
 }
