@@ -1,4 +1,5 @@
-//! The simulated device.
+//! The device: a simulated one, or with CLEAVE_GPU set that of this machine (tools/gpu-check.sh).
+#![allow(dead_code)]
 
 use cleave::engine::{CacheOptions, ModelCache};
 use cleave::model::Model;
@@ -15,6 +16,9 @@ pub fn driver() -> PathBuf {
 
 /// Loads the simulated driver, so that a search for libcuda by name finds it. To be called before anything of CUDA's.
 pub fn simulate() {
+    if std::env::var_os("CLEAVE_GPU").is_some() {
+        return;
+    }
     static LOADED: Once = Once::new();
     LOADED.call_once(|| load(""));
 }

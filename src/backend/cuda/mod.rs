@@ -11,11 +11,13 @@
 //! | recorded steps | `graph` |
 //! | which kernel runs for an operation | this file, `attention`, `product` |
 //! | the KV pool | `slab` |
+//! | activations for tests and benches | `host` |
 
 mod attention;
 mod device;
 mod driver;
 mod graph;
+mod host;
 mod layout;
 mod load;
 mod memory;
