@@ -47,6 +47,10 @@ struct Plan {
     context: usize,
     new_tokens: usize,
     handoff: usize,
+    /// The best of so many, or the worst where that is asked.
+    repeats: usize,
+    /// Sequences while roles change.
+    in_flight: u64,
 }
 
 impl Options {
@@ -59,18 +63,17 @@ impl Options {
         all.into_iter().filter(|s| self.models.is_empty() || self.models.iter().any(|name| name == s.name)).collect()
     }
 
-    #[rustfmt::skip]
     fn plan(&self) -> Plan {
-        match (self.simulated, self.quick) {
-            (true, _) => Plan { prompts: vec![16, 40], batches: vec![1, 3], context: 24, new_tokens: 14, handoff: 40 },
-            (_, true) => Plan {
-                prompts: vec![512, 8192], batches: vec![1, 64], context: 1024, new_tokens: 40, handoff: 8192,
-            },
-            _ => Plan {
-                prompts: vec![512, 2048, 8192, 32768], batches: vec![1, 8, 64, 256], context: 2048, new_tokens: 72,
-                handoff: 8192,
-            },
+        let (prompts, batches) = match (self.simulated, self.quick) {
+            (true, _) => (vec![16, 40], vec![1, 3]),
+            (_, true) => (vec![512, 8192], vec![1, 64]),
+            _ => (vec![512, 2048, 8192, 32768], vec![1, 8, 64, 256]),
+        };
+        if self.simulated {
+            return Plan { prompts, batches, context: 24, new_tokens: 12, handoff: 40, repeats: 1, in_flight: 2 };
         }
+        let context = if self.quick { 1024 } else { 2048 };
+        Plan { prompts, batches, context, new_tokens: 72, handoff: 8192, repeats: 7, in_flight: 8 }
     }
 }
 

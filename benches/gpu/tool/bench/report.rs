@@ -147,6 +147,7 @@ impl Report {
 /// Three digits or more.
 fn number(value: f64) -> String {
     match value.abs() {
+        0.0 => "0".to_string(),
         v if v >= 100.0 => format!("{value:.0}"),
         v if v >= 10.0 => format!("{value:.1}"),
         v if v >= 0.1 => format!("{value:.2}"),

@@ -30,21 +30,22 @@ const HEAD_SIZES: [u32; 7] = [16, 32, 64, 80, 96, 128, 256];
 
 /// One new token after contexts of many lengths.
 pub fn decode(check: &mut Check) -> Result<()> {
-    let lengths = check.pick(vec![0, 300], vec![0, 1, 15, 16, 255, 256, 257, 700, 2049]);
+    let lengths = check.pick(vec![0, 260], vec![0, 1, 15, 16, 255, 256, 257, 700, 2049]);
     each(check, &lengths.iter().map(|&n| (n, 1)).collect::<Vec<_>>())
 }
 
 /// Chunks at the beginning and in the middle of prompts, and a single token between them.
 pub fn prefill(check: &mut Check) -> Result<()> {
     let sequences = check.pick(
-        vec![(0, 21), (40, 1), (17, 40)],
+        vec![(0, 17), (30, 1), (17, 20)],
         vec![(0, 2), (0, 300), (40, 1), (17, 129), (500, 64), (1000, 257), (255, 2)],
     );
     each(check, &sequences)
 }
 
 fn each(check: &mut Check, sequences: &[(usize, usize)]) -> Result<()> {
-    let ratios = [(4, 4), (8, 2), (6, 3), (5, 1), (32, 1), (40, 1)];
+    let ratios = check
+        .pick([(2, 2), (4, 1), (4, 2), (3, 1), (6, 3), (17, 1)], [(4, 4), (8, 2), (6, 3), (5, 1), (32, 1), (40, 1)]);
     let windows = [None, Some(3), Some(64), Some(300)];
     let blocks = [16, 5, 1, 64];
     let mut n = 0;
