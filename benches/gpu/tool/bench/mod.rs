@@ -48,7 +48,7 @@ struct Plan {
     new_tokens: usize,
     handoff: usize,
     /// The best of so many, or the worst where that is asked.
-    repeats: usize,
+    repeats: u64,
     /// Sequences while roles change.
     in_flight: u64,
 }

@@ -155,7 +155,7 @@ impl Bench {
             }
             Ok(engine.metrics().role_switch_ns_last as f64 / 1e6)
         };
-        let wanted = |i: usize| if i.is_multiple_of(2) { Role::Decode } else { Role::Mixed };
+        let wanted = |i: u64| if i.is_multiple_of(2) { Role::Decode } else { Role::Mixed };
         let mut idle = 0f64;
         for i in 0..8 {
             idle = idle.max(switch(wanted(i))?);

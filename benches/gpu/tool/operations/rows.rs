@@ -165,8 +165,8 @@ fn product(check: &mut Check, dtype: Dtype, [m, n, k]: [usize; 3], bias: bool) -
     let (mut out, mut sum) = (CpuBuffer::default(), CpuBuffer::from_f32(&residual, m, n)?);
     check.cpu.linear(&input, &[&on_cpu], &mut [&mut out])?;
     check.cpu.linear_add(&input, &on_cpu, &mut sum)?;
-    // Sums of k products below 1/sqrt(k) in another order.
-    let sums = 1e-6 * (k as f64).sqrt().max(1.0);
+    // Sums of k products below 1/sqrt(k) in another order; tensor cores cut off where others round.
+    let sums = 3e-6 * (k as f64).sqrt().max(1.0);
     let what = |name: &str| format!("{name} {dtype}, {m} x {n} x {k}{}", if bias.is_some() { ", bias" } else { "" });
     check.same(&found[0], out.as_slice(), rounding(dtype), sums, &what("linear"));
     check.same(&found[1], out.as_slice(), 0.0, sums, &what("logits"));
