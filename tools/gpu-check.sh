@@ -82,7 +82,7 @@ elif [ -n "$sanitizer" ]; then
 else
     summary+=("$(printf '%-10s %4d s  %s' sanitizer 0 'SKIPPED: no compute-sanitizer')")
 fi
-part kernels 120 ./gpu-check kernels
+part kernels 150 ./gpu-check kernels
 export CLEAVE_GPU=1 CLEAVE_ROOT=$here
 part equality 90 ./cuda-tests --test-threads=4 generation:: handoff:: models::
 part processes 60 ./gpu-check processes --model models/tiny

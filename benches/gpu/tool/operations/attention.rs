@@ -53,7 +53,7 @@ fn each(check: &mut Check, sequences: &[(usize, usize)]) -> Result<()> {
         for kv in KV_DTYPES {
             for head_dim in HEAD_SIZES {
                 // All of these with each other would be too many: every one meets every kernel.
-                let every = check.pick(1, 4);
+                let every = check.pick(1, 2);
                 for _ in 0..every {
                     let (heads, kv_heads) = ratios[n % ratios.len()];
                     let case = Case {
