@@ -6,6 +6,8 @@
 # make test   everything that CI runs; of it `make go` and `make servers` are the Go module, and the servers under real clients
 # make check  formatting, lints, fast tests
 # make kernels compiles the CUDA kernels for all architectures; without nvcc it installs one in target/cuda
+# make gpu-check   checks and measures the CUDA backend on this machine's GPU (docs/performance-gpu.md);
+#             gpu-check-pack makes a folder, build/gpu-check, that does so on a machine without Rust
 # make header writes include/cleave/cleave.h anew
 # make fuzz   every fuzz target for FUZZ_SECONDS (60); needs nightly and cargo-fuzz
 # make bench  measures (see docs); make install PREFIX=<prefix>; make clean
@@ -32,7 +34,7 @@ STAGE := $(CURDIR)/$(BUILD)/stage
 GO_ENV := PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig CGO_LDFLAGS="-O2 -g -Wl,-rpath,$(STAGE)/lib"
 CARGO_TEST := cargo test --locked --features $(FEATURES)
 
-.PHONY: all demo demo-processes serve go-server go servers stage test check fuzz kernels header bench install clean setup configure build fmt lint rust ctest
+.PHONY: all demo demo-processes serve go-server go servers stage test check fuzz kernels gpu-check gpu-check-pack header bench install clean setup configure build fmt lint rust ctest
 
 all: build
 
@@ -106,6 +108,14 @@ fuzz:
 
 kernels:
 	@tools/kernels.sh
+
+gpu-check-pack:
+	@tools/gpu-check-pack.sh $(BUILD)/gpu-check
+
+gpu-check:
+	@[ -e /dev/nvidiactl ] || [ -e /dev/dxg ] || { echo "gpu-check: there is no CUDA device on this machine; gpu-check-pack packs for one that has" >&2; exit 1; }
+	@$(MAKE) gpu-check-pack
+	@$(BUILD)/gpu-check/gpu-check.sh $(GPU_CHECK_ARGS)
 
 header:
 	CLEAVE_BLESS=1 $(CARGO_TEST) --test header the_committed_header_is_current

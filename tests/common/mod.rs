@@ -9,8 +9,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+/// The directory of `models` and `tests`, which CLEAVE_ROOT names where a test runs away from its sources.
+pub fn root() -> String {
+    std::env::var("CLEAVE_ROOT").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").to_string())
+}
+
 pub fn tiny_dir() -> String {
-    format!("{}/models/tiny", env!("CARGO_MANIFEST_DIR"))
+    format!("{}/models/tiny", root())
 }
 
 /// The shipped model, loaded once per test process.

@@ -1,4 +1,5 @@
-//! The simulated device and its libraries.
+//! The device: a simulated one with its libraries, or with CLEAVE_GPU set that of this machine (tools/gpu-check.sh).
+#![allow(dead_code)]
 
 use cleave::engine::{CacheOptions, ModelCache};
 use cleave::model::Model;
@@ -15,6 +16,9 @@ fn beside(name: &str) -> CString {
 /// Loads the simulated driver and cuBLASLt, so that searches for them by name find them. To be called before anything of
 /// CUDA's.
 pub fn simulate() {
+    if std::env::var_os("CLEAVE_GPU").is_some() {
+        return;
+    }
     static LOADED: Once = Once::new();
     LOADED.call_once(|| {
         load("");

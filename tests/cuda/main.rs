@@ -9,3 +9,6 @@ mod drivers;
 mod generation;
 mod handoff;
 mod models;
+mod operations;
+#[path = "../../benches/gpu/tool/mod.rs"]
+mod tool;

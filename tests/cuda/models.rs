@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 fn model(name: &str) -> Arc<Model> {
-    Model::load(&format!("{}/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+    Model::load(&format!("{}/tests/fixtures/{name}", root())).unwrap()
 }
 
 /// Logprobs of the first token's likeliest alternatives.
@@ -27,7 +27,7 @@ fn first(model: &Arc<Model>, device: i32, prompt: &[u32]) -> HashMap<u32, f32> {
 #[test]
 fn fixtures_have_the_cpus_logprobs() {
     let mut ran = Vec::new();
-    for entry in std::fs::read_dir(format!("{}/tests/fixtures", env!("CARGO_MANIFEST_DIR"))).unwrap() {
+    for entry in std::fs::read_dir(format!("{}/tests/fixtures", root())).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         if name.contains('.') {
             continue;

@@ -14,6 +14,7 @@
 //! | what goes through cuBLASLt, and how | `blas`, `cublaslt` |
 //! | the KV pool | `slab` |
 //! | how tokens are drawn | `draw` |
+//! | activations for tests and benches | `host` |
 
 mod attention;
 mod blas;
@@ -22,6 +23,7 @@ mod device;
 mod draw;
 mod driver;
 mod graph;
+mod host;
 mod layout;
 mod load;
 mod memory;

@@ -1,0 +1,64 @@
+//! What the device can do at most: how fast it copies, and how fast the library's own matrix product is at its largest.
+
+use super::report::{Bound, COPY, MATRIX, Report};
+use super::{Outcome, locked, words};
+use cleave::backend::cuda::{CudaBackend, CudaBuffer, CudaMatrix, CudaSlab, Device, Loader};
+use cleave::backend::{Backend, BlockStore, KvGeometry, Linear};
+use cleave::tensor::Dtype;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+pub fn run(report: &Mutex<Report>, simulated: bool) -> Outcome<()> {
+    let device = Device::open(0).map_err(words)?;
+    let copied = copy(&device, simulated)?;
+    locked(report).add("-", COPY, copied, "GB/s", Bound::None, None);
+    // Rows, outputs, inputs: a cube, and what 8192 tokens do in an 8B model's MLP.
+    let shapes = if simulated { vec![[80, 64, 64]] } else { vec![[8192, 8192, 8192], [8192, 14336, 4096]] };
+    let mut best = 0f64;
+    for shape in shapes {
+        best = best.max(matrix(&device, shape)?);
+    }
+    locked(report).add("-", MATRIX, best, "TFLOP/s", Bound::None, None);
+    Ok(())
+}
+
+/// GB/s of one large copy, what is read and what is written counted both.
+fn copy(device: &Arc<Device>, simulated: bool) -> Outcome<f64> {
+    let block_tokens = if simulated { 1 << 10 } else { 1 << 23 }; // blocks of 4 GiB
+    let geometry = KvGeometry { layers: 1, kv_heads: 1, head_dim: 128, block_tokens, dtype: Dtype::Bf16, shards: 1 };
+    let slab = CudaSlab::new(device, geometry, 2).map_err(words)?;
+    let mut best = f64::MAX;
+    for _ in 0..8 {
+        let begun = Instant::now();
+        slab.copy(0, 1);
+        best = best.min(begun.elapsed().as_secs_f64());
+    }
+    Ok(2.0 * geometry.block_bytes() as f64 / best / 1e9)
+}
+
+/// TFLOP/s of `x [m, k] · wᵀ [n, k]` in bf16.
+fn matrix(device: &Arc<Device>, [m, n, k]: [usize; 3]) -> Outcome<f64> {
+    const TIMES: usize = 10;
+    let geometry = KvGeometry { layers: 1, kv_heads: 1, head_dim: 64, block_tokens: 16, dtype: Dtype::Bf16, shards: 1 };
+    let slab = CudaSlab::new(device, geometry, 1).map_err(words)?;
+    let mut cuda = CudaBackend::new(device, Dtype::Bf16, 1, std::iter::once(None), &slab).map_err(words)?;
+    let value = |i: usize| (i * 7919 % 257) as f32 / 257.0 - 0.5;
+    let x: Vec<f32> = (0..m * k).map(value).collect();
+    let w: Vec<u8> = (0..n * k).flat_map(|i| half::bf16::from_f32(value(i)).to_le_bytes()).collect();
+    let mut loader = Loader::new(device).map_err(words)?;
+    let weight = CudaMatrix::new(&mut loader, &w, n, k, Dtype::Bf16).map_err(words)?;
+    loader.finish().map_err(words)?;
+    let linear: Linear<CudaBackend> = Linear { weight, bias: None };
+    let x = cuda.upload(&x, m, k, false).map_err(words)?;
+    let mut out = CudaBuffer::default();
+    let mut best = f64::MAX;
+    for times in [1, TIMES, TIMES, TIMES] {
+        let begun = Instant::now();
+        for _ in 0..times {
+            cuda.linear(&x, &[&linear], &mut [&mut out]).map_err(words)?;
+        }
+        cuda.wait().map_err(words)?;
+        best = best.min(begun.elapsed().as_secs_f64() / times as f64);
+    }
+    Ok(2.0 * (m * n * k) as f64 / best / 1e12)
+}

@@ -1,0 +1,179 @@
+//! What works row by row, and matrix products.
+
+use super::{Check, DTYPES, bytes, rounding};
+use cleave::backend::cpu::{CpuBackend, CpuBuffer, CpuMatrix, CpuVector};
+use cleave::backend::cuda::{CudaBackend, CudaBuffer, CudaMatrix, CudaSlab, CudaVector};
+use cleave::backend::{Backend, Batch, KvGeometry, Linear, RopeRows};
+use cleave::error::Result;
+use cleave::tensor::Dtype;
+
+/// A step of these tokens, of whose rows those named are wanted.
+fn step(
+    check: &Check,
+    cuda: &mut CudaBackend,
+    tokens: &[u32],
+    wanted: &[u32],
+    body: impl FnOnce(&mut CudaBackend) -> Result<()>,
+) -> Result<()> {
+    let geometry = KvGeometry { layers: 1, kv_heads: 1, head_dim: 64, block_tokens: 16, dtype: Dtype::Bf16, shards: 1 };
+    let kv = CudaSlab::new(&check.device, geometry, 1)?;
+    let batch = Batch { tokens: tokens.to_vec(), logit_rows: wanted.to_vec(), ..Batch::default() };
+    // No spans: K and V of none of the rows have a place.
+    cuda.step(&batch, &RopeRows::default(), &kv, body)
+}
+
+/// A row of the table is all that an embedding is.
+pub fn embed(check: &mut Check) -> Result<()> {
+    for dtype in DTYPES {
+        for (vocab, hidden) in check.pick(vec![(7, 64), (40, 24)], vec![(7, 64), (40, 24), (1000, 4096), (300, 8192)]) {
+            for rows in check.pick(vec![1, 5], vec![1, 5, 64, 700]) {
+                let values = check.random.values(vocab * hidden, dtype);
+                let tokens: Vec<u32> = (0..rows).map(|_| check.random.below(vocab) as u32).collect();
+                let mut loader = check.loader()?;
+                let table = CudaMatrix::new(&mut loader, &bytes(&values, dtype), vocab, hidden, dtype)?;
+                loader.finish()?;
+                let (mut cuda, mut found) = (check.plain(dtype)?, CudaBuffer::default());
+                // In a step the tokens are there already.
+                step(check, &mut cuda, &tokens, &[], |cuda| cuda.embed(&table, &tokens, &mut found))?;
+                let found = cuda.fetch(&found)?;
+                let table = CpuMatrix::from_f32(&values, vocab, hidden, dtype)?;
+                let mut expected = CpuBuffer::default();
+                check.cpu.embed(&table, &tokens, &mut expected)?;
+                let what = format!("embed {dtype}, {rows} of {vocab} x {hidden}");
+                check.same(&found, expected.as_slice(), 0.0, 1e-30, &what);
+            }
+        }
+    }
+    Ok(())
+}
+
+pub fn rms_norm(check: &mut Check) -> Result<()> {
+    for dtype in DTYPES {
+        for hidden in check.pick(vec![64, 200, 4096], vec![64, 200, 2048, 4096, 8192]) {
+            for rows in check.pick(vec![1, 3], vec![1, 3, 64, 300]) {
+                let x = check.random.values(rows * hidden, Dtype::F32);
+                let weight = check.random.values(hidden, Dtype::F32);
+                let ids: Vec<u32> = (0..rows as u32).step_by(2).collect();
+                let mut loader = check.loader()?;
+                let on_device = CudaVector::new(&mut loader, &weight)?;
+                loader.finish()?;
+                let mut cuda = check.plain(dtype)?;
+                let input = cuda.upload(&x, rows, hidden, true)?;
+                let (mut all, mut some) = (CudaBuffer::default(), CudaBuffer::default());
+                let tokens = vec![0; rows];
+                step(check, &mut cuda, &tokens, &ids, |cuda| {
+                    cuda.rms_norm(&input, None, &on_device, 1e-5, &mut all)?;
+                    cuda.rms_norm(&input, Some(&ids), &on_device, 1e-5, &mut some)
+                })?;
+                let found = [cuda.fetch(&all)?, cuda.fetch(&some)?];
+                let (input, weight) = (CpuBuffer::from_f32(&x, rows, hidden)?, CpuVector::from_f32(&weight));
+                for (found, ids) in found.iter().zip([None, Some(&ids[..])]) {
+                    let mut expected = CpuBuffer::default();
+                    check.cpu.rms_norm(&input, ids, &weight, 1e-5, &mut expected)?;
+                    let some = if ids.is_some() { "some of " } else { "" };
+                    let what = format!("rms_norm to {dtype}, {some}{rows} x {hidden}");
+                    check.same(found, expected.as_slice(), rounding(dtype) + 1e-5, 1e-6, &what);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+pub fn silu_mul(check: &mut Check) -> Result<()> {
+    for dtype in DTYPES {
+        for (rows, cols) in check.pick(vec![(1, 16), (3, 200)], vec![(1, 16), (3, 200), (64, 8192), (300, 14336)]) {
+            let mut gate = check.random.values(rows * cols, dtype);
+            gate.iter_mut().for_each(|x| *x *= 8.0);
+            let up = check.random.values(rows * cols, dtype);
+            let mut cuda = check.plain(dtype)?;
+            let mut found = cuda.upload(&gate, rows, cols, false)?;
+            let on_device = cuda.upload(&up, rows, cols, false)?;
+            cuda.silu_mul(&mut found, &on_device)?;
+            let found = cuda.fetch(&found)?;
+            let mut expected = CpuBuffer::from_f32(&gate, rows, cols)?;
+            check.cpu.silu_mul(&mut expected, &CpuBuffer::from_f32(&up, rows, cols)?)?;
+            let what = format!("silu_mul {dtype}, {rows} x {cols}");
+            check.same(&found, expected.as_slice(), rounding(dtype) + 1e-4, 1e-6, &what);
+        }
+    }
+    Ok(())
+}
+
+/// Rows, around the borders between kernels.
+const ROWS: [usize; 15] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 17, 63, 64, 65, 128, 300];
+
+pub fn linear(check: &mut Check) -> Result<()> {
+    // Outputs and inputs; the latter in whole pieces of 16 bytes.
+    let shapes = check.pick(
+        vec![(33, 72), (128, 200)],
+        vec![
+            (1, 8),
+            (33, 72),
+            (127, 40),
+            (128, 64),
+            (129, 1032),
+            (1000, 200),
+            (1024, 4096),
+            (4096, 1024),
+            (2056, 2048),
+        ],
+    );
+    for dtype in DTYPES {
+        for &(n, k) in &shapes {
+            for m in check.pick(vec![1, 3, 8, 9, 17, 64, 65], ROWS.to_vec()) {
+                if check.pick(m > 9 && m != 65 && n > 100, m > 65 && n * k > 1 << 20 && dtype == Dtype::F32) {
+                    continue; // takes its time, and shows nothing new
+                }
+                for bias in [false, true] {
+                    // Large ones take their time: with a bias and without in turn.
+                    if n * k > 1 << 20 && bias != (m % 2 == 1) {
+                        continue;
+                    }
+                    product(check, dtype, [m, n, k], bias)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// To activations, to logits, and onto the residual stream.
+fn product(check: &mut Check, dtype: Dtype, [m, n, k]: [usize; 3], bias: bool) -> Result<()> {
+    let x = check.random.values(m * k, dtype);
+    let mut weight = check.random.values(n * k, Dtype::F32);
+    weight.iter_mut().for_each(|w| *w /= (k as f32).sqrt());
+    let bias = bias.then(|| check.random.values(n, Dtype::F32));
+    let residual = check.random.values(m * n, Dtype::F32);
+
+    let mut loader = check.loader()?;
+    let on_device: Linear<CudaBackend> = Linear {
+        weight: CudaMatrix::new(&mut loader, &bytes(&weight, dtype), n, k, dtype)?,
+        bias: bias.as_ref().map(|bias| CudaVector::new(&mut loader, bias)).transpose()?,
+    };
+    loader.finish()?;
+    let mut cuda = check.plain(dtype)?;
+    let input = cuda.upload(&x, m, k, false)?;
+    let (mut out, mut logits) = (CudaBuffer::default(), CudaBuffer::default());
+    let mut sum = cuda.upload(&residual, m, n, true)?;
+    cuda.linear(&input, &[&on_device], &mut [&mut out])?;
+    cuda.logits(&input, &on_device, &mut logits)?;
+    cuda.linear_add(&input, &on_device, &mut sum)?;
+    let found = [cuda.fetch(&out)?, cuda.fetch(&logits)?, cuda.fetch(&sum)?];
+
+    let on_cpu: Linear<CpuBackend> = Linear {
+        weight: CpuMatrix::from_f32(&weight, n, k, dtype)?,
+        bias: bias.as_ref().map(|bias| CpuVector::from_f32(bias)),
+    };
+    let input = CpuBuffer::from_f32(&x, m, k)?;
+    let (mut out, mut sum) = (CpuBuffer::default(), CpuBuffer::from_f32(&residual, m, n)?);
+    check.cpu.linear(&input, &[&on_cpu], &mut [&mut out])?;
+    check.cpu.linear_add(&input, &on_cpu, &mut sum)?;
+    // Sums of k products below 1/sqrt(k) in another order; tensor cores cut off where others round.
+    let sums = 3e-6 * (k as f64).sqrt().max(1.0);
+    let what = |name: &str| format!("{name} {dtype}, {m} x {n} x {k}{}", if bias.is_some() { ", bias" } else { "" });
+    check.same(&found[0], out.as_slice(), rounding(dtype), sums, &what("linear"));
+    check.same(&found[1], out.as_slice(), 0.0, sums, &what("logits"));
+    check.same(&found[2], sum.as_slice(), 0.0, sums, &what("linear_add"));
+    Ok(())
+}

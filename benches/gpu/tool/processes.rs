@@ -1,0 +1,134 @@
+//! A sequence from one process to another on device 0: this program again prefills and hands out a ticket, this one decodes.
+
+use super::host::{Outcome, words};
+use cleave::engine::{CacheOptions, Engine, EngineOptions, EventKind, ModelCache, Queue, Request, Role};
+use cleave::kv::KvId;
+use cleave::model::Model;
+use cleave::transport::Encryption;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const NEW_TOKENS: u32 = 24;
+const TEXTS: [&str; 3] = [
+    "tom likes the colour green. anna lives in paris. what colour does tom like?",
+    "the old farmer went to the market and bought",
+    "one two three one two three one two",
+];
+
+struct Side {
+    cache: Arc<ModelCache>,
+    queue: Arc<Queue>,
+    engine: Engine,
+}
+
+impl Side {
+    fn new(model: &Arc<Model>, role: Role) -> Outcome<Side> {
+        // A simulated device takes its time.
+        let lease = Some(Duration::from_secs(300));
+        let options = CacheOptions { bytes: 4 << 20, secret: Some([9; 32]), lease, ..CacheOptions::default() };
+        let cache = ModelCache::create(model, &[0], options).map_err(words)?;
+        let queue = Queue::new(0).map_err(words)?;
+        let options = EngineOptions { role: Some(role), threads: 1, ..EngineOptions::default() };
+        let engine = Engine::create(&cache, &queue, options).map_err(words)?;
+        Ok(Side { cache, queue, engine })
+    }
+
+    /// Its tokens, and its handle if it leaves one.
+    fn run(&self, request: Request) -> Outcome<(Vec<i32>, u64)> {
+        if let Some(error) = self.engine.submit(vec![request]).refused {
+            return Err(format!("refused: {error}"));
+        }
+        let (begun, mut tokens) = (Instant::now(), Vec::new());
+        loop {
+            if begun.elapsed() > Duration::from_secs(60) {
+                return Err("a request did not end".to_string());
+            }
+            let mut events = Vec::new();
+            self.queue.poll(&mut events, 64, Some(Duration::from_secs(1))).map_err(words)?;
+            for event in events {
+                match event.kind {
+                    EventKind::Token => tokens.push(event.token),
+                    EventKind::Finished => {
+                        return match event.status {
+                            Some(status) => Err(format!("a request failed: {status:?}")),
+                            None => Ok((tokens, event.kv)),
+                        };
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+fn greedy(model: &Model, text: &str) -> Outcome<Request> {
+    Ok(super::host::request(model.tokenize(text, true, false).map_err(words)?, NEW_TOKENS))
+}
+
+/// The prefilling process: a line "TOKENS TICKET" for each text, then it serves until its input ends.
+pub fn prefill(model: &str) -> Outcome<()> {
+    let model = Model::load(model).map_err(words)?;
+    let side = Side::new(&model, Role::Prefill)?;
+    side.cache.listen("127.0.0.1:0", None, Encryption::Auto).map_err(words)?;
+    for text in TEXTS {
+        let (tokens, kv) = side.run(greedy(&model, text)?)?;
+        let ticket = side.cache.node().ticket(KvId(kv)).map_err(words)?;
+        let tokens: Vec<String> = tokens.iter().map(i32::to_string).collect();
+        let hex: String = ticket.iter().map(|byte| format!("{byte:02x}")).collect();
+        println!("ticket {} {hex}", tokens.join(","));
+    }
+    std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()).map_err(words)?;
+    Ok(())
+}
+
+/// Starts the prefilling process with `arguments`, and decodes what it hands over: the tokens of one process alone.
+pub fn run(model: &str, arguments: &[String]) -> Outcome<String> {
+    let program = std::env::current_exe().map_err(words)?;
+    let mut child =
+        Command::new(program).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(words)?;
+    let out = BufReader::new(child.stdout.take().ok_or("no output")?);
+    let outcome = decode(model, out);
+    drop(child.stdin.take());
+    let begun = Instant::now();
+    let status = loop {
+        match child.try_wait().map_err(words)? {
+            Some(status) => break status,
+            None if begun.elapsed() > Duration::from_secs(20) => {
+                let _ = child.kill();
+                break child.wait().map_err(words)?;
+            }
+            None => std::thread::sleep(Duration::from_millis(10)),
+        }
+    };
+    let summary = outcome?;
+    if !status.success() {
+        return Err(format!("the prefilling process ended with {status}"));
+    }
+    Ok(summary)
+}
+
+fn decode(model: &str, from: impl BufRead) -> Outcome<String> {
+    let model = Model::load(model).map_err(words)?;
+    let decode = Side::new(&model, Role::Decode)?;
+    let alone = Side::new(&model, Role::Mixed)?;
+    let mut lines =
+        from.lines().map_while(Result::ok).filter_map(|line| line.strip_prefix("ticket ").map(String::from));
+    let mut count = 0;
+    for text in TEXTS {
+        let line = lines.next().ok_or("the prefilling process gave no ticket")?;
+        let (first, hex) = line.split_once(' ').ok_or("a line without a ticket")?;
+        let mut tokens = first.split(',').map(str::parse).collect::<Result<Vec<i32>, _>>().map_err(words)?;
+        let byte = |at: usize| u8::from_str_radix(hex.get(at..at + 2).unwrap_or("-"), 16).map_err(words);
+        let ticket = (0..hex.len()).step_by(2).map(byte).collect::<Outcome<Vec<u8>>>()?;
+        let kv = decode.cache.import(None, &ticket, 0).map_err(words)?;
+        tokens.extend(decode.run(Request { kv: kv.0, ..Request::default() })?.0);
+        let (expected, _) = alone.run(greedy(&model, text)?)?;
+        if tokens != expected || tokens.len() != NEW_TOKENS as usize {
+            return Err(format!("after {text:?}: {tokens:?} in two processes, {expected:?} in one"));
+        }
+        count += tokens.len();
+    }
+    Ok(format!("{} handoffs, {count} tokens as in one process", TEXTS.len()))
+}

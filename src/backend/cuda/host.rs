@@ -1,0 +1,45 @@
+//! Activations from the host and back, for tests and benches: in a step they stay on the device.
+
+use super::layout::Element;
+use super::{CudaBackend, CudaBuffer};
+use crate::bail;
+use crate::error::Result;
+
+impl CudaBackend {
+    /// Activations `[rows, cols]`: f32, as the residual stream has them, or rounded to what products take.
+    pub fn upload(&mut self, values: &[f32], rows: usize, cols: usize, residual: bool) -> Result<CudaBuffer> {
+        assert_eq!(values.len(), rows * cols);
+        let element = if residual { Element::F32 } else { self.element };
+        let bytes: Vec<u8> = match element {
+            Element::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Element::F16 => values.iter().flat_map(|x| half::f16::from_f32(*x).to_le_bytes()).collect(),
+            Element::Bf16 => values.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect(),
+        };
+        let mut out = CudaBuffer::default();
+        self.shape(&mut out, rows as u32, cols as u32, element)?;
+        if let Some(memory) = out.memory() {
+            memory.write(0, &bytes, &self.stream)?;
+        }
+        Ok(out)
+    }
+
+    /// All of a buffer once the work so far is done, whatever type it has.
+    pub fn fetch(&mut self, x: &CudaBuffer) -> Result<Vec<f32>> {
+        let (Some(memory), Some(element)) = (x.memory(), x.element) else {
+            bail!(Internal, "activations that nothing was written to");
+        };
+        let mut bytes = vec![0; x.rows as usize * x.cols as usize * element.size()];
+        memory.read(0, &mut bytes, &self.stream)?;
+        let pairs = bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
+        Ok(match element {
+            Element::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+            Element::F16 => pairs.map(|b| half::f16::from_le_bytes(b).to_f32()).collect(),
+            Element::Bf16 => pairs.map(|b| half::bf16::from_le_bytes(b).to_f32()).collect(),
+        })
+    }
+
+    /// Waits until the work so far is done.
+    pub fn wait(&mut self) -> Result<()> {
+        self.stream.synchronize()
+    }
+}

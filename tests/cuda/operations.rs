@@ -1,0 +1,74 @@
+//! CudaBackend's operations one by one against the CPU backend, as `gpu-check kernels` has them, in small; and that its
+//! benchmark runs through.
+
+use crate::device::simulate;
+use crate::tool::bench::{self, Options};
+use crate::tool::operations::{self, Sizes};
+
+fn group(name: &str) {
+    simulate();
+    if let Err(error) = operations::run(name, Sizes::Small) {
+        panic!("{name}: {error}");
+    }
+}
+
+#[test]
+fn embeddings() {
+    group("embed");
+}
+
+#[test]
+fn norms() {
+    group("rms_norm");
+}
+
+#[test]
+fn gates() {
+    group("silu_mul");
+}
+
+#[test]
+fn products() {
+    group("linear");
+}
+
+#[test]
+fn attention_of_single_rows() {
+    group("decode");
+}
+
+#[test]
+fn attention_of_prompts() {
+    group("prefill");
+}
+
+#[test]
+fn the_benchmark_runs_through() {
+    if std::env::var_os("CLEAVE_GPU").is_some() {
+        return; // it is run by itself there
+    }
+    simulate();
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("results.json");
+    let options = Options {
+        only: Vec::new(),
+        models: Vec::new(),
+        quick: true,
+        simulated: true,
+        dir: dir.path().to_path_buf(),
+        json: Some(json.clone()),
+        peer: None,
+        seconds: 60,
+        chunk: 512,
+    };
+    let report = bench::run(&options);
+    let report = bench::locked(&report);
+    assert!(report.failures.is_empty(), "{:?}", report.failures);
+    let (table, json) = (report.markdown(), std::fs::read_to_string(json).unwrap());
+    for what in ["copy on the device", "prefill 40", "decode batch 3, context 24", "handoff of 40", "role switch, idle"]
+    {
+        assert!(table.contains(what) && json.contains(what), "{what}: {table}");
+    }
+    // No figure of a simulator's is told as a device's.
+    assert!(table.contains("**simulated**") && !table.contains(" % of ") && !table.contains("reached"), "{table}");
+}

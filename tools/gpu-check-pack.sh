@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Puts all that `make gpu-check` needs on a machine with a GPU into build/gpu-check (or DIR): programs with the kernels in
+# them, the tiny model, the tests' models, scripts. There it is run with `./gpu-check.sh`; neither Rust nor nvcc nor a
+# network is needed.
+#   gpu-check-pack.sh [DIR]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export LC_ALL=C
+pack=${1:-build/gpu-check}
+max_bytes=$((60 << 20))
+
+tools/kernels.sh
+export CLEAVE_REQUIRE_KERNELS=1
+mkdir -p "$(dirname "$pack")"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+cargo test --locked --release --no-run --bench gpu --test cuda --message-format=json-render-diagnostics >"$log"
+program() { # program TARGET: what cargo made of it
+    sed -n 's/.*"executable":"\([^"]*\/'"$1"'-[0-9a-f]*\)".*/\1/p' "$log" | tail -n 1
+}
+
+rm -rf "$pack"
+mkdir -p "$pack/models" "$pack/tests"
+strip -o "$pack/gpu-check" "$(program gpu)"
+strip -o "$pack/cuda-tests" "$(program cuda)"
+cp -r models/tiny "$pack/models/"
+cp -r tests/fixtures "$pack/tests/"
+cp tools/gpu-check.sh tools/gpu-peer.py docs/performance-gpu.md "$pack/"
+git describe --always --dirty >"$pack/commit" 2>/dev/null || echo unknown >"$pack/commit"
+
+bytes=$(find "$pack" -type f -printf '%s\n' | awk '{sum += $1} END {print sum}')
+printf 'gpu-check: %d.%d MiB in %s\n' $((bytes >> 20)) $(((bytes & 0xfffff) * 10 >> 20)) "$pack"
+if [ "$bytes" -gt $max_bytes ]; then
+    echo "gpu-check: more than $((max_bytes >> 20)) MiB" >&2
+    exit 1
+fi
