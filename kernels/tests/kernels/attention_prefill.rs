@@ -16,7 +16,7 @@ fn tile(head_dim: usize) -> (u32, u32) {
         if head_dim <= 128 { 128 } else { 64 },
         match head_dim {
             ..=80 => 64,
-            ..=128 => 48,
+            81..=128 => 48,
             _ => 32,
         },
     )

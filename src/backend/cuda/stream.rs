@@ -35,6 +35,10 @@ impl Shape {
 }
 
 /// What a kernel takes: numbers, addresses on the device, and the structs of [`super::layout`].
+///
+/// # Safety
+///
+/// It has the size and layout that C gives it, without padding that matters.
 pub(super) unsafe trait Argument {}
 // SAFETY: plain data of the size that C gives it.
 unsafe impl Argument for u32 {}

@@ -22,8 +22,10 @@ pub enum Sizes {
     Full,
 }
 
+type Group = fn(&mut Check) -> Result<()>;
+
 /// Which operations there are, to be run one by one.
-pub const GROUPS: [(&str, fn(&mut Check) -> Result<()>); 6] = [
+pub const GROUPS: [(&str, Group); 6] = [
     ("embed", rows::embed),
     ("rms_norm", rows::rms_norm),
     ("silu_mul", rows::silu_mul),
