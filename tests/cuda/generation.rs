@@ -165,3 +165,22 @@ fn the_hosts_threads_keep_their_own_context() {
     drop((engine, cache));
     assert_eq!(current_context(), 0, "none, as before");
 }
+
+/// Steps that are recorded and repeated, others between them; the device draws.
+#[test]
+fn requests_that_come_while_others_run() {
+    let run = |device| {
+        let cache = cache_on(&tiny(), device, options());
+        let mut host = Host::new();
+        let engine = host.engine(&cache, role(Role::Mixed));
+        let mut ids = Vec::new();
+        for text in TEXTS {
+            let mut job = request(&tokens(text), 14);
+            job.sampling.logprobs = None;
+            ids.push(host.submit(&engine, job));
+            host.tokens(ids[0], 2 * ids.len());
+        }
+        ids.into_iter().map(|id| host.finish(id).tokens).collect::<Vec<_>>()
+    };
+    assert_eq!(run(0), run(DEVICE_CPU));
+}

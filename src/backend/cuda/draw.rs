@@ -40,8 +40,10 @@ impl Drawer {
         out: &mut Vec<Drawn>,
     ) -> Result<()> {
         let n = draws.rows.len();
-        if n > logits.rows as usize {
-            bail!(Internal, "{n} draws from {} rows of logits", logits.rows);
+        // Not its number of rows: a recorded step that ran again did not say how many it has.
+        let held = logits.memory().map_or(0, DeviceMemory::bytes);
+        if n * logits.cols as usize * 4 > held {
+            bail!(Internal, "{n} draws from {held} bytes of logits");
         }
         if self.fetched.words() < 2 * n {
             self.results = DeviceMemory::new(device, 2 * n.next_power_of_two() * 4)?;
