@@ -83,7 +83,7 @@ fn written(uuid: &[u8; 16]) -> String {
 }
 
 fn handle(ordinal: i32) -> Result<CUdevice> {
-    let count = all()?;
+    let count = all().map_err(|error| error.context(format!("CUDA device {ordinal}")))?;
     if !(0..count).contains(&ordinal) {
         bail!(NotFound, "there is no CUDA device {ordinal}: this process has {count}");
     }
