@@ -5,7 +5,7 @@ using namespace cleave;
 
 // Pieces of rows' contexts. Grid and shared memory: see attention_decode_float.
 #define DECODE(T, name, K, D)                                                                                          \
-    extern "C" __global__ void __launch_bounds__(decode_threads) attention_decode_##T##_##name##_##D(                  \
+    extern "C" __global__ void __launch_bounds__(decode_threads, 4) attention_decode_##T##_##name##_##D(               \
         ATTENTION_ARGUMENTS(T, DecodeWork), float *sums, float *weights)                                               \
     {                                                                                                                  \
         attention_decode_float<K, D>(ATTENTION_INPUT(T), list, count, sums, weights);                                  \
