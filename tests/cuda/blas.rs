@@ -60,10 +60,13 @@ fn is_recorded() {
         let outcomes: Vec<Outcome> = submitted.ids.into_iter().map(|id| host.finish(id)).collect();
         (outcomes[11].tokens.clone(), products())
     };
-    // The first runs, the second is recorded, and the others are that again.
-    let ((few, products), (many, same)) = (run(4), run(8));
-    assert_eq!(few, many[..4]);
-    assert_eq!(products, same);
+    // The first runs, the second is recorded, and the others are that again. How many requests the very first step finds is
+    // chance, and counts as well; but without repetition more tokens would take more products every time.
+    let repeated = (0..6).any(|_| {
+        let ((few, products), (many, same)) = (run(4), run(8));
+        products == same && few == many[..4]
+    });
+    assert!(repeated);
 }
 
 #[test]
