@@ -1,6 +1,7 @@
 //! Batches over paged KV for the attention kernels, and what attention gives in f64.
 
 use crate::common::{Element, Random};
+use crate::geometry::KvLayout;
 use half::{bf16, f16};
 
 #[repr(C)]
@@ -11,19 +12,6 @@ pub struct Span {
     pub position: u32,
     pub table: u32,
     pub table_len: u32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct KvLayout {
-    pub block_bytes: u64,
-    pub stripe_bytes: u32,
-    pub scales_offset: u32,
-    pub block_tokens: u32,
-    pub head_dim: u32,
-    pub layers: u32,
-    pub kv_heads: u32,
-    pub heads_of_shard: u32,
 }
 
 impl KvLayout {

@@ -102,9 +102,7 @@ impl CudaBackend {
         attention::check(geometry)?;
         KvLayout::of(geometry).map(|_| ())
     }
-}
 
-impl CudaBackend {
     /// How much room a batch is given, and whether others are likely to have the same.
     fn room(&self, batch: &Batch, block_tokens: u32) -> (Room, bool) {
         let rows = batch.tokens.len();
