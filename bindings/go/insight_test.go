@@ -67,7 +67,12 @@ func TestLog(t *testing.T) {
 	var mu sync.Mutex
 	var lines []string
 	var fromWithin []error
+	// Engines of other tests that are collected only now may say so in between.
+	ours := func(message string) bool { return strings.Contains(message, "/no/such/") }
 	sink := func(level LogLevel, target, message string) {
+		if !ours(message) {
+			return
+		}
 		err := SetLog(LogInfo, func(LogLevel, string, string) {})
 		mu.Lock()
 		defer mu.Unlock()
@@ -130,7 +135,11 @@ func TestLogFromManyGoroutines(t *testing.T) {
 	}
 	all.Wait()
 	lines := 0
-	SetLog(LogDebug, func(LogLevel, string, string) { lines++ })
+	SetLog(LogDebug, func(_ LogLevel, _, message string) {
+		if strings.Contains(message, "/no/such/") {
+			lines++
+		}
+	})
 	failToLoad(t, "/no/such/model")
 	SetLog(LogOff, nil)
 	if lines != 1 {
