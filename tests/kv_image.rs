@@ -107,7 +107,7 @@ fn what_others_left_in_the_last_block_stays_here() {
     let id = transport::import(&b, &ticket).unwrap();
     let table = consume(&b, id).unwrap().table;
     let mut block = vec![0; GEOMETRY.block_bytes()];
-    b.store().read(table.blocks()[1], 0, &mut block);
+    b.store().read(table.blocks()[1], 0, &mut block).unwrap();
     assert!(!block.windows(8).any(|window| window == [0xA5; 8]));
 }
 

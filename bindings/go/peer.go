@@ -64,6 +64,9 @@ const (
 	TransportTCP
 	// TransportNIXL is NVIDIA's NIXL, loaded at run time. Both sides need it.
 	TransportNIXL
+	// TransportCUDA: both are on this machine, the exporter's pool is in the memory of a CUDA device. It is mapped once, then
+	// one copy on the device, between devices, or to this process's memory.
+	TransportCUDA
 )
 
 // PairReason is why two caches cannot exchange KV.

@@ -914,6 +914,12 @@ cleave_status_t cleave_kv_release(cleave_cache_t *cache, cleave_kv_t kv);
  */
 #define CLEAVE_TRANSPORT_NIXL 4
 
+/**
+ * Both are on this machine and the exporter's pool is in the memory of a CUDA device: that is mapped once, then one copy
+ * on the device, between devices, or to this process's memory. The exporter's device must be visible to this process.
+ */
+#define CLEAVE_TRANSPORT_CUDA 5
+
 /** Encrypt every connection, over loopback too. */
 #define CLEAVE_LISTEN_ENCRYPT (1u << 0)
 

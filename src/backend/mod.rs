@@ -16,9 +16,10 @@ pub(crate) mod int8;
 pub use draw::{Draw, Drawn, Draws};
 pub use geometry::KvGeometry;
 
+use crate::bail;
 use crate::error::Result;
 use crate::sys::bytes::{Source, Target};
-use crate::sys::shared_memory::SharedMemory;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicU8;
 
 /// Index of a block in a [`BlockStore`].
@@ -29,12 +30,12 @@ pub type BlockId = u32;
 pub trait BlockStore: Send + Sync {
     fn geometry(&self) -> &KvGeometry;
     fn n_blocks(&self) -> usize;
-    /// Copies `out.len()` bytes of block `id` from `offset`. Panics out of range.
-    fn read(&self, id: BlockId, offset: usize, out: &mut [u8]);
-    /// Overwrites bytes of block `id` from `offset`. Panics out of range.
-    fn write(&self, id: BlockId, offset: usize, data: &[u8]);
-    /// Copies a whole block.
-    fn copy(&self, from: BlockId, to: BlockId);
+    /// Copies `out.len()` bytes of block `id` from `offset`. Panics out of range; fails if its device does.
+    fn read(&self, id: BlockId, offset: usize, out: &mut [u8]) -> Result<()>;
+    /// Overwrites bytes of block `id` from `offset`. Panics out of range; fails if its device does.
+    fn write(&self, id: BlockId, offset: usize, data: &[u8]) -> Result<()>;
+    /// Copies a whole block. Fails if its device does.
+    fn copy(&self, from: BlockId, to: BlockId) -> Result<()>;
 
     /// The block where it lies, if that is host memory. Panics out of range.
     fn source(&self, _id: BlockId) -> Option<Source<'_>> {
@@ -51,10 +52,28 @@ pub trait BlockStore: Send + Sync {
         None
     }
 
-    /// The memory of the whole pool, block after block, if other processes can map it.
-    fn shared_memory(&self) -> Option<&SharedMemory> {
+    /// The pool in a device's memory, if it lies there: for copies that do not go through the host.
+    fn on_device(&self) -> Option<&cuda::DevicePool> {
         None
     }
+
+    /// What another process of this machine needs to map the pool read-only. UNSUPPORTED if it cannot.
+    fn share(&self) -> Result<Shared> {
+        bail!(Unsupported, "the pool's memory cannot be shared with other processes")
+    }
+
+    /// Pays for the page faults of the pool's memory now rather than in the first transfer.
+    fn populate(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The memory of a pool, block after block, for another process.
+pub struct Shared {
+    pub fd: OwnedFd,
+    pub bytes: usize,
+    /// The UUID of the device that it is of; None: host memory.
+    pub device: Option<[u8; 16]>,
 }
 
 /// Rows of one sequence in a batch: consecutive tokens at consecutive positions.

@@ -19,7 +19,7 @@ pub(super) trait Home: Send + Sync {
     fn executor(&self, model: &Arc<Model>, threads: usize, cpus: Vec<usize>) -> Result<Box<dyn Executor>>;
 }
 
-/// `shared`: other processes can be given the pool to read, where it is host memory.
+/// `shared`: other processes can be given the pool to read, where its memory allows it.
 pub(super) fn make(
     model: &Arc<Model>,
     device: i32,
@@ -35,7 +35,8 @@ pub(super) fn make(
     CudaBackend::check(&geometry)?;
     device.load_kernels()?;
     // The pool first: whether it fits is known at once, the weights take their time.
-    let slab = Arc::new(CudaSlab::new(&device, geometry, n_blocks)?);
+    let make = if shared { CudaSlab::shared } else { CudaSlab::new };
+    let slab = Arc::new(make(&device, geometry, n_blocks)?);
     Ok(Box::new(Cuda { slab, weights: model.cuda_weights(&device)?, device }))
 }
 

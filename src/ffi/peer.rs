@@ -22,6 +22,9 @@ pub const CLEAVE_TRANSPORT_TCP: u32 = 3;
 /// NVIDIA's NIXL, loaded at run time from CLEAVE_NIXL_LIBRARY (path of libnixl_capi.so), the loader's path or
 /// CLEAVE_NIXL_DIR (an unpacked wheel). Both sides need it; without it pairing is refused.
 pub const CLEAVE_TRANSPORT_NIXL: u32 = 4;
+/// Both are on this machine and the exporter's pool is in the memory of a CUDA device: that is mapped once, then one copy
+/// on the device, between devices, or to this process's memory. The exporter's device must be visible to this process.
+pub const CLEAVE_TRANSPORT_CUDA: u32 = 5;
 
 /// Encrypt every connection, over loopback too.
 pub const CLEAVE_LISTEN_ENCRYPT: u32 = 1 << 0;

@@ -1,10 +1,12 @@
 //! KV between layouts: other block sizes, element types and shards, stripe by stripe in runs of tokens.
 
 use super::image::mask;
+use crate::backend::cuda::{DevicePool, Foreign};
 use crate::backend::{BlockId, BlockStore, KvGeometry, int8};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::Dtype;
+use std::ops::Range;
 
 /// How blocks of one layout become blocks of another. Values pass through f32, which holds every dtype exactly, and
 /// are rounded once.
@@ -71,22 +73,24 @@ impl Conversion {
         first_token: u32,
         store: &dyn BlockStore,
         table: &[BlockId],
-    ) {
+    ) -> Result<()> {
         let begin = index * self.from.block_tokens as usize;
         let end = (begin + self.from.block_tokens as usize).min(computed as usize);
         let first = begin.max(first_token as usize);
         if first >= end {
-            return;
+            return Ok(());
         }
         if self.is_identity() && first == begin {
             if end - begin == self.from.block_tokens as usize {
-                store.write(table[index], 0, source);
-            } else {
-                let mut masked = source.to_vec();
-                mask(&self.from, index, computed, 0, &mut masked);
-                store.write(table[index], 0, &masked);
+                return store.write(table[index], 0, source);
             }
-            return;
+            let mut masked = source.to_vec();
+            mask(&self.from, index, computed, 0, &mut masked);
+            return store.write(table[index], 0, &masked);
+        }
+        if let Some(pool) = store.on_device() {
+            let tokens = first as u32..end as u32;
+            return pool.convert(&self.from, &self.to, &Foreign::Host(index, source), table, tokens).map(|_| ());
         }
         let block_tokens = self.to.block_tokens as usize;
         let mut scratch = Scratch::default();
@@ -99,10 +103,34 @@ impl Conversion {
                 let from = self.from.stripe_offset(part / 2, part % 2 == 1, head);
                 let stripe = &source[from..from + self.from.stripe_bytes()];
                 let at = self.to.stripe_offset(part / 2, part % 2 == 1, head);
-                self.write_run(&run, stripe, at, store, table[token / block_tokens], &mut scratch);
+                self.write_run(&run, stripe, at, store, table[token / block_tokens], &mut scratch)?;
             }
             token += run.count;
         }
+        Ok(())
+    }
+
+    /// Writes what blocks `range` of a sequence have of tokens `first_token..computed`, as [`Conversion::write`] does,
+    /// on the device where they and `table` lie. `ids` are the sequence's blocks there from the first on. False, and
+    /// nothing done, where that cannot be.
+    pub fn write_on_device(
+        &self,
+        range: Range<usize>,
+        tokens: Range<u32>,
+        from: (&DevicePool, &[BlockId]),
+        into: (&DevicePool, &[BlockId]),
+    ) -> Result<bool> {
+        let ((source, ids), (pool, table)) = (from, into);
+        if self.is_identity() {
+            pool.copy_from(source, &ids[range.clone()], &table[range])?;
+            return Ok(true);
+        }
+        let of = |block: usize| (block as u64 * u64::from(self.from.block_tokens)).min(u64::from(u32::MAX)) as u32;
+        let tokens = tokens.start.max(of(range.start))..tokens.end.min(of(range.end));
+        if tokens.is_empty() {
+            return Ok(true);
+        }
+        pool.convert(&self.from, &self.to, &Foreign::Pool(source, ids), table, tokens)
     }
 
     /// One stripe's part of a run; the destination's stripe begins at `at`.
@@ -114,7 +142,7 @@ impl Conversion {
         store: &dyn BlockStore,
         block: BlockId,
         scratch: &mut Scratch,
-    ) {
+    ) -> Result<()> {
         let (from, to) = (&self.from, &self.to);
         let mut rows = &stripe[run.from * from.row_bytes()..][..run.count * from.row_bytes()];
         let mut scales = &stripe[from.scales_offset() + run.from * from.scale_bytes()..];
@@ -124,10 +152,11 @@ impl Conversion {
             scratch.narrow(to);
             (rows, scales) = (&scratch.rows, &scratch.scales);
         }
-        store.write(block, at + run.to * to.row_bytes(), rows);
-        if !scales.is_empty() {
-            store.write(block, at + to.scales_offset() + run.to * to.scale_bytes(), scales);
+        store.write(block, at + run.to * to.row_bytes(), rows)?;
+        if scales.is_empty() {
+            return Ok(());
         }
+        store.write(block, at + to.scales_offset() + run.to * to.scale_bytes(), scales)
     }
 }
 

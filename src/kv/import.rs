@@ -6,13 +6,15 @@ use super::handle::{Body, End, KvId};
 use super::hash::HashChain;
 use super::state::Owner;
 use super::table::BlockTable;
-use crate::backend::KvGeometry;
+use crate::backend::cuda::DevicePool;
+use crate::backend::{BlockId, KvGeometry};
 use crate::bail;
 use crate::error::{Error, Result};
 use crate::sequence::Snapshot;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sys::bytes::Target;
+use std::ops::Range;
 
 /// Blocks being filled from outside, held by a transfer until they are whole. Dropping it returns them.
 pub(crate) struct Incoming {
@@ -66,10 +68,24 @@ impl Incoming {
     }
 
     /// Takes in block `index` of the source, whole. What of it is here already is not written.
-    pub fn write_block(&self, index: usize, source_block: &[u8]) {
+    pub fn write_block(&self, index: usize, source_block: &[u8]) -> Result<()> {
         let (store, table) = (&*self.shared.store, self.table.blocks());
-        self.conversion.write(index, source_block, self.snapshot.computed, self.first_token(), store, table);
-        self.shared.bytes_in.fetch_add(source_block.len() as u64, Relaxed);
+        self.conversion.write(index, source_block, self.snapshot.computed, self.first_token(), store, table)?;
+        self.count(source_block.len());
+        Ok(())
+    }
+
+    /// Takes in blocks of the source that lie on a device, `ids` from the sequence's first on, without a way through the
+    /// host. False, and nothing done, where that cannot be.
+    pub fn take_from_device(&self, pool: &DevicePool, ids: &[BlockId], blocks: Range<usize>) -> Result<bool> {
+        let Some(own) = self.shared.store.on_device() else { return Ok(false) };
+        let (tokens, bytes) = (self.first_token()..self.snapshot.computed, self.conversion.source().block_bytes());
+        let count = blocks.len();
+        let taken = self.conversion.write_on_device(blocks, tokens, (pool, ids), (own, self.table.blocks()))?;
+        if taken {
+            self.count(count * bytes);
+        }
+        Ok(taken)
     }
 
     /// Where a block of the source belongs byte for byte, if it does and that is host memory.

@@ -92,7 +92,10 @@ impl BlockTable {
         });
         let Some(pin) = pin else { return false };
         let _sources = pin.map(|key| BlockTable::new(self.shared.clone(), key, Vec::new()));
-        copies.into_iter().for_each(|(from, to)| self.shared.store.copy(from, to));
+        for (from, to) in copies {
+            // As where a device is lost: nothing of the sequence is of use, and the engine's step fails.
+            self.shared.store.copy(from, to).unwrap_or_else(|error| panic!("{error}"));
+        }
         true
     }
 

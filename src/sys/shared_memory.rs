@@ -3,7 +3,7 @@
 use super::bytes::{Source, Target};
 use crate::error::{Error, Result, Status};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::AtomicU8;
 
 const HUGE: usize = 2 << 20;
@@ -122,8 +122,9 @@ impl SharedMemory {
         self.len == 0
     }
 
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+    /// A descriptor of its own for somebody else.
+    pub fn descriptor(&self) -> Result<OwnedFd> {
+        self.fd.try_clone().map_err(|error| Error::io("shared memory: a descriptor", &error))
     }
 
     pub fn source(&self) -> Source<'_> {
@@ -188,15 +189,15 @@ mod tests {
     fn what_one_side_writes_the_other_reads_and_cannot_write() {
         let own = SharedMemory::create(10_000).unwrap();
         super::super::bytes::copy(Source::of(b"abc"), own.target(4096, 3));
-        let fd = own.fd().try_clone_to_owned().unwrap();
+        let fd = own.descriptor().unwrap();
         let other = SharedMemory::open(fd, 10_000).unwrap();
         other.populate(false).unwrap();
         let mut seen = [0; 3];
         other.source().slice(4096, 3).read(&mut seen);
         assert_eq!(&seen, b"abc");
-        let fd = own.fd().try_clone_to_owned().unwrap();
+        let fd = own.descriptor().unwrap();
         assert!(SharedMemory::map(fd, 4096, libc::PROT_READ | libc::PROT_WRITE).is_err(), "sealed against writing");
-        let fd = own.fd().try_clone_to_owned().unwrap();
+        let fd = own.descriptor().unwrap();
         let error = SharedMemory::open(fd, 1 << 30).err().unwrap();
         assert!(error.message.contains("expected 1073741824 bytes, found 12288"), "{error}");
     }

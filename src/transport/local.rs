@@ -67,6 +67,12 @@ impl Source for Local {
 
     fn fetch(&mut self, blocks: Range<usize>, into: &dyn Destination, wanted: Wanted<'_>) -> Result<()> {
         let store = self.loan.store();
+        if let Some(pool) = store.on_device()
+            && into.take_from_device(pool, self.loan.blocks(), blocks.clone())?
+        {
+            self.loan.count_out(blocks.len() * store.geometry().block_bytes());
+            return Ok(());
+        }
         let mut scratch = Vec::new();
         for index in blocks {
             wanted()?;
@@ -78,8 +84,8 @@ impl Source for Local {
                 }
                 _ => {
                     scratch.resize(store.geometry().block_bytes(), 0);
-                    store.read(block, 0, &mut scratch);
-                    into.write_block(index, &scratch);
+                    store.read(block, 0, &mut scratch)?;
+                    into.write_block(index, &scratch)?;
                 }
             }
             self.loan.count_out(store.geometry().block_bytes());

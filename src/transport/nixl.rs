@@ -179,13 +179,17 @@ impl Batch<'_> {
     }
 
     /// Everything has come: puts it where it belongs, if it is not there.
-    pub fn finish(self, into: &dyn Destination) {
-        let Some(bounce) = &self.bounced else { return into.count(self.blocks.len() * self.block_bytes) };
+    pub fn finish(self, into: &dyn Destination) -> Result<()> {
+        let Some(bounce) = &self.bounced else {
+            into.count(self.blocks.len() * self.block_bytes);
+            return Ok(());
+        };
         let room = Source::of_atomic((**bounce.memory()).as_ref());
         let mut block = vec![0; self.block_bytes];
         for (i, index) in self.blocks.enumerate() {
             room.slice(i * self.block_bytes, self.block_bytes).read(&mut block);
-            into.write_block(index, &block);
+            into.write_block(index, &block)?;
         }
+        Ok(())
     }
 }

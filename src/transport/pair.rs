@@ -5,14 +5,17 @@ use super::local;
 use super::net::message::Message;
 use super::server::pattern;
 use super::source::{Destination, Source, Transport, Wanted};
-use crate::backend::KvGeometry;
+use crate::backend::cuda::DevicePool;
+use crate::backend::{BlockId, KvGeometry};
+use crate::bail;
 use crate::error::{Error, Result, Status};
 use crate::kv::Cache;
 use crate::kv::endpoint::Endpoint;
 use crate::kv::image::hex;
 use crate::kv::ticket::Address;
-use crate::sys::bytes::{Target, copy};
+use crate::sys::bytes::{Source as Bytes, Target, copy};
 use crate::sys::shared_memory::SharedMemory;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -107,7 +110,7 @@ fn try_pair(
         let gone =
             |_| Refused(Reason::Unreachable, crate::error!(Peer, "the peer: a cache of this process that is gone"));
         let exporter = local::find(&address.epoch).map_err(gone)?;
-        measure_local(&exporter, report).map_err(|e| Refused(reason_of(&e), e))?;
+        measure_local(cache, &exporter, report).map_err(|e| Refused(reason_of(&e), e))?;
         peers.choose(&address.epoch, &[], Transport::Process, None);
         report.transport = Some(Transport::Process);
         report.detail = format!("in this process; {}", conversion(cache.geometry(), &address.geometry));
@@ -117,7 +120,8 @@ fn try_pair(
     let routes = routes(&address.endpoints, required);
     let mut last = None;
     for (endpoint, plane) in routes {
-        match reach(cache, peers, &endpoint, plane, &address, question, report) {
+        let way = Way { endpoint: &endpoint, plane, required };
+        match reach(cache, peers, &way, &address, question, report) {
             Ok(()) => return Ok(()),
             Err(refused) if matches!(refused.0, Reason::Unreachable | Reason::Transport) => {
                 let Refused(reason, error) = refused;
@@ -180,15 +184,22 @@ fn reason_of(error: &Error) -> Reason {
     }
 }
 
+/// How a peer may be reached.
+struct Way<'a> {
+    endpoint: &'a Endpoint,
+    plane: Plane,
+    required: Option<Transport>,
+}
+
 fn reach(
     cache: &Arc<Cache>,
     peers: &Peers,
-    endpoint: &Endpoint,
-    plane: Plane,
+    way: &Way<'_>,
     address: &Address,
     question: Question<'_>,
     report: &mut Report,
 ) -> std::result::Result<(), Refused> {
+    let Way { endpoint, plane, required } = *way;
     let refused = |error: Error| Refused(reason_of(&error), error);
     let peer = peers.at(endpoint);
     // Whoever is there now may be another cache than when the address was written.
@@ -206,24 +217,23 @@ fn reach(
     peer.keep(channel);
 
     // Memory that is touched for the first time costs more than the copy: it is paid for now.
-    if let Some(memory) = cache.store().shared_memory() {
-        memory.populate(true).map_err(refused)?;
-    }
+    cache.store().populate().map_err(refused)?;
     let size = now.geometry.block_bytes();
-    let test = |blocks: usize| -> Result<f64> {
+    let test = |blocks: usize| -> Result<(Transport, f64)> {
         let seed = crate::sys::random_bytes()?;
         let open = Message::Test { blocks: blocks as u32, seed };
         let mut remote = Remote::begin(&peer, &open, size, plane, question)?;
+        let transport = remote.transport();
+        if let Some(required) = required.filter(|required| *required != transport) {
+            let (required, found) = (required.name(), transport.name());
+            bail!(Unsupported, "transport {required}: the peer's pool is reached by {found}");
+        }
         remote.populate()?;
         let n = remote.more(question.wanted)?.available;
-        measure(&mut remote, n, size, &seed, question.wanted)
+        let room = Room::new(cache, n, size)?;
+        Ok((transport, measure(&mut remote, &room, n, &seed, question.wanted)?))
     };
-    let rate = test((TEST_BYTES / size).max(1)).map_err(refused)?;
-    let transport = match plane {
-        Plane::SharedMemory => Transport::SharedMemory,
-        Plane::Streams => Transport::Tcp,
-        Plane::Nixl => Transport::Nixl,
-    };
+    let (transport, rate) = test((TEST_BYTES / size).max(1)).map_err(refused)?;
     peers.choose(&address.epoch, &address.endpoints, transport, Some(endpoint));
     peers.choose(&now.epoch, &now.endpoints, transport, Some(endpoint));
     report.transport = Some(transport);
@@ -236,7 +246,7 @@ fn reach(
 }
 
 /// The copy within a process, block by block as a transfer does it.
-fn measure_local(exporter: &Arc<Cache>, report: &mut Report) -> Result<()> {
+fn measure_local(cache: &Cache, exporter: &Arc<Cache>, report: &mut Report) -> Result<()> {
     let begun = Instant::now();
     let loan = exporter.lend_scratch((TEST_BYTES / exporter.geometry().block_bytes()).max(1))?;
     report.round_trip = begun.elapsed();
@@ -244,45 +254,85 @@ fn measure_local(exporter: &Arc<Cache>, report: &mut Report) -> Result<()> {
     let size = exporter.geometry().block_bytes();
     let n = loan.blocks().len();
     for (index, &block) in loan.blocks().iter().enumerate() {
-        exporter.store().write(block, 0, &pattern(&seed, index, size));
+        exporter.store().write(block, 0, &pattern(&seed, index, size))?;
     }
-    report.bytes_per_second = measure(&mut local::Local { loan }, n, size, &seed, &|| Ok(()))? as u64;
+    let room = Room::new(cache, n, size)?;
+    report.bytes_per_second = measure(&mut local::Local { loan }, &room, n, &seed, &|| Ok(()))? as u64;
     Ok(())
 }
 
 /// Fetches `n` blocks of the self-test, compares them with what they have to be, and measures how fast they come.
-fn measure(source: &mut dyn Source, n: usize, size: usize, seed: &[u8; 32], wanted: Wanted<'_>) -> Result<f64> {
-    let room = Room { memory: SharedMemory::create(n * size)?, size };
-    room.memory.populate(true)?;
-    source.fetch(0..n, &room, wanted)?;
-    let mut block = vec![0; size];
+fn measure(source: &mut dyn Source, room: &Room, n: usize, seed: &[u8; 32], wanted: Wanted<'_>) -> Result<f64> {
+    source.fetch(0..n, room, wanted)?;
+    let mut block = vec![0; room.size];
     for index in 0..n {
-        room.memory.source().slice(index * size, size).read(&mut block);
-        if block != pattern(seed, index, size) {
-            crate::bail!(Corrupt, "self-test: block {index} of {n} came otherwise than it was sent");
+        room.read(index, &mut block)?;
+        if block != pattern(seed, index, room.size) {
+            bail!(Corrupt, "self-test: block {index} of {n} came otherwise than it was sent");
         }
     }
     let (begun, mut bytes) = (Instant::now(), 0);
     while begun.elapsed() < MEASURE {
-        source.fetch(0..n, &room, wanted)?;
-        bytes += n * size;
+        source.fetch(0..n, room, wanted)?;
+        bytes += n * room.size;
     }
     Ok(bytes as f64 / begun.elapsed().as_secs_f64())
 }
 
-/// Memory beside the pool for the blocks of a self-test.
+/// Room beside the pool for the blocks of a self-test, in the same kind of memory.
 struct Room {
-    memory: SharedMemory,
+    place: Place,
     size: usize,
+}
+
+enum Place {
+    Host(SharedMemory),
+    Device(DevicePool),
+}
+
+impl Room {
+    fn new(cache: &Cache, n: usize, size: usize) -> Result<Room> {
+        let place = match cache.store().on_device() {
+            Some(pool) => Place::Device(pool.beside(n, size)?),
+            None => {
+                let memory = SharedMemory::create(n * size)?;
+                memory.populate(true)?;
+                Place::Host(memory)
+            }
+        };
+        Ok(Room { place, size })
+    }
+
+    fn read(&self, index: usize, out: &mut [u8]) -> Result<()> {
+        match &self.place {
+            Place::Host(memory) => memory.source().slice(index * self.size, self.size).read(out),
+            Place::Device(pool) => pool.read(index as BlockId, 0, out)?,
+        }
+        Ok(())
+    }
 }
 
 impl Destination for Room {
     fn direct(&self, index: usize) -> Option<Target<'_>> {
-        Some(self.memory.target(index * self.size, self.size))
+        match &self.place {
+            Place::Host(memory) => Some(memory.target(index * self.size, self.size)),
+            Place::Device(_) => None,
+        }
     }
 
-    fn write_block(&self, index: usize, data: &[u8]) {
-        copy(crate::sys::bytes::Source::of(data), self.memory.target(index * self.size, self.size));
+    fn write_block(&self, index: usize, data: &[u8]) -> Result<()> {
+        match &self.place {
+            Place::Host(memory) => copy(Bytes::of(data), memory.target(index * self.size, self.size)),
+            Place::Device(pool) => pool.write(index as BlockId, 0, data)?,
+        }
+        Ok(())
+    }
+
+    fn take_from_device(&self, pool: &DevicePool, ids: &[BlockId], blocks: Range<usize>) -> Result<bool> {
+        let Place::Device(own) = &self.place else { return Ok(false) };
+        let to: Vec<BlockId> = blocks.clone().map(|index| index as BlockId).collect();
+        own.copy_from(pool, &ids[blocks], &to)?;
+        Ok(true)
     }
 
     fn count(&self, _: usize) {}

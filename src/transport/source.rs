@@ -1,5 +1,7 @@
 //! One transfer as the importer sees it, whatever carries the bytes.
 
+use crate::backend::BlockId;
+use crate::backend::cuda::DevicePool;
 use crate::error::Result;
 use crate::kv::import::Incoming;
 use crate::sequence::Snapshot;
@@ -17,10 +19,13 @@ pub enum Transport {
     Tcp = 3,
     /// NVIDIA's NIXL, loaded at run time.
     Nixl = 4,
+    /// Both are on this machine, the exporter's pool is in the memory of a CUDA device: it is mapped and copied from.
+    Cuda = 5,
 }
 
 impl Transport {
-    pub const ALL: [Transport; 4] = [Transport::Process, Transport::SharedMemory, Transport::Tcp, Transport::Nixl];
+    pub const ALL: [Transport; 5] =
+        [Transport::Process, Transport::SharedMemory, Transport::Tcp, Transport::Nixl, Transport::Cuda];
 
     pub fn from_code(code: u32) -> Option<Transport> {
         Self::ALL.into_iter().find(|transport| *transport as u32 == code)
@@ -32,6 +37,7 @@ impl Transport {
             Transport::SharedMemory => "shared memory",
             Transport::Tcp => "TCP",
             Transport::Nixl => "NIXL",
+            Transport::Cuda => "CUDA memory",
         }
     }
 }
@@ -52,7 +58,10 @@ pub(super) trait Destination: Sync {
     /// Where a block belongs byte for byte, if it does and that is host memory.
     fn direct(&self, index: usize) -> Option<Target<'_>>;
     /// Takes a block in as it is in its source.
-    fn write_block(&self, index: usize, data: &[u8]);
+    fn write_block(&self, index: usize, data: &[u8]) -> Result<()>;
+    /// Takes blocks in that lie on a device, `ids` from the sequence's first on, without a way through the host. False, and
+    /// nothing done, where that cannot be.
+    fn take_from_device(&self, pool: &DevicePool, ids: &[BlockId], blocks: Range<usize>) -> Result<bool>;
     /// Counts bytes that were written to where [`Destination::direct`] said.
     fn count(&self, bytes: usize);
 }
@@ -62,8 +71,12 @@ impl Destination for Incoming {
         Incoming::direct(self, index)
     }
 
-    fn write_block(&self, index: usize, data: &[u8]) {
-        Incoming::write_block(self, index, data);
+    fn write_block(&self, index: usize, data: &[u8]) -> Result<()> {
+        Incoming::write_block(self, index, data)
+    }
+
+    fn take_from_device(&self, pool: &DevicePool, ids: &[BlockId], blocks: Range<usize>) -> Result<bool> {
+        Incoming::take_from_device(self, pool, ids, blocks)
     }
 
     fn count(&self, bytes: usize) {

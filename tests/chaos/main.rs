@@ -4,6 +4,7 @@
 
 mod cancels;
 mod closing;
+mod devices;
 mod kills;
 mod load;
 mod middle;

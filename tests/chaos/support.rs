@@ -30,17 +30,27 @@ pub enum Way {
     Shared,
     Tcp,
     Encrypted,
+    /// Both caches are on one CUDA device, a simulated one.
+    Cuda,
 }
 
 impl Way {
     pub fn transport(self) -> u64 {
-        if self == Way::Shared { 2 } else { 3 }
+        match self {
+            Way::Shared => 2,
+            Way::Tcp | Way::Encrypted => 3,
+            Way::Cuda => 5,
+        }
     }
 
     pub fn config(self) -> Value {
         let mut config = json!({"peer_timeout_ms": TIMEOUT.as_millis() as u64});
-        if self != Way::Shared {
+        if matches!(self, Way::Tcp | Way::Encrypted) {
             config["listen"] = json!("127.0.0.1:0");
+        }
+        if self == Way::Cuda {
+            // A simulated device does one thing at a time, and slowly.
+            (config["device"], config["peer_timeout_ms"]) = (json!(0), json!(5000));
         }
         if self == Way::Encrypted {
             config["encryption"] = json!("always");
@@ -56,6 +66,11 @@ pub fn with(mut config: Value, more: Value) -> Value {
 
 pub fn importer() -> Worker {
     Worker::start(Way::Shared.config())
+}
+
+/// One that `way` leads to.
+pub fn importer_by(way: Way) -> Worker {
+    if way == Way::Cuda { Worker::start(way.config()) } else { importer() }
 }
 
 /// An exporter that `to` has paired with.
@@ -91,6 +106,11 @@ impl Job {
 
     pub fn short(salt: u64) -> Job {
         Job { tokens: prompt(40, salt % 3), max: 4, stream: false, salt: 1000 + salt }
+    }
+
+    /// The long one, or what a simulated device does in about that time.
+    pub fn by(way: Way, stream: bool, salt: u64) -> Job {
+        if way == Way::Cuda { Job { stream, ..Job::short(salt) } } else { Job::long(stream, salt) }
     }
 
     pub fn want(&self) -> Vec<i64> {
@@ -218,9 +238,18 @@ pub struct Bystander(Value, Vec<i64>);
 
 impl Bystander {
     pub fn begin(worker: &mut Worker) -> Bystander {
+        Self::of(worker, 80)
+    }
+
+    /// For as long as handoffs that go this way.
+    pub fn by(way: Way, worker: &mut Worker) -> Bystander {
+        Self::of(worker, if way == Way::Cuda { 8 } else { 80 })
+    }
+
+    fn of(worker: &mut Worker, max: u32) -> Bystander {
         let tokens = prompt(30, 7);
-        let want = reference(&tokens, 80);
-        let submit = json!({"do": "submit", "engine": "mixed", "tokens": tokens, "max": 80, "ignore_eos": true});
+        let want = reference(&tokens, max);
+        let submit = json!({"do": "submit", "engine": "mixed", "tokens": tokens, "max": max, "ignore_eos": true});
         Bystander(worker.ask(submit), want)
     }
 

@@ -96,7 +96,7 @@ fn an_image_keeps_its_bytes_on_the_device() {
         let store = cache.kv().store();
         let mut bytes = vec![vec![0; store.geometry().block_bytes()]; table.blocks().len()];
         for (id, bytes) in table.blocks().iter().zip(&mut bytes) {
-            store.read(*id, 0, bytes);
+            store.read(*id, 0, bytes).unwrap();
         }
         (snapshot.tokens, bytes)
     };

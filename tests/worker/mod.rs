@@ -2,6 +2,8 @@
 //! that it can be killed, stopped and started anew. A test file that uses it has the test `worker_process`.
 #![allow(dead_code)]
 
+#[path = "../cuda/device.rs"]
+mod device;
 mod serve;
 
 pub use serve::serve_if_told;

@@ -49,7 +49,7 @@ fn tokens(value: &Value) -> Vec<u32> {
 }
 
 /// Commands:
-/// - create {config: {model, blocks, block_tokens, lease_ms, peer_timeout_ms, secret, listen, advertise, encryption}}: port
+/// - create {config: {device, driver, driver_loaded, model, blocks, block_tokens, lease_ms, peer_timeout_ms, secret, listen, advertise, encryption}}: port
 /// - submit {engine: role, tokens, kv, max, stream, recompute, deadline_ms, tag, emit, seed, temperature}
 /// - wait {request}: until its FINISHED; the events of a request
 /// - started {request}: until its KV_STARTED
@@ -227,7 +227,12 @@ fn create(config: &Value) -> cleave::error::Result<(Served, u16)> {
         no_convert: config["no_convert"] == true,
         ..CacheOptions::default()
     };
-    let cache = ModelCache::create(&model, &[], options)?;
+    // The device, and what the simulated driver is told of it.
+    let devices: Vec<i32> = config["device"].as_i64().map(|ordinal| ordinal as i32).into_iter().collect();
+    if !devices.is_empty() || config["driver_loaded"] == true {
+        super::device::load(config["driver"].as_str().unwrap_or_default());
+    }
+    let cache = ModelCache::create(&model, &devices, options)?;
     let mut port = 0;
     if let Some(address) = config["listen"].as_str() {
         let encryption = match config["encryption"].as_str() {

@@ -1,10 +1,11 @@
-//! A sequence from one process to another on device 0: this program again prefills and hands out a ticket, this one decodes.
+//! Sequences from one process to another on device 0, through the device's memory: this program again prefills and hands out
+//! tickets, this one decodes.
 
 use super::host::{Outcome, words};
 use cleave::engine::{CacheOptions, Engine, EngineOptions, EventKind, ModelCache, Queue, Request, Role};
 use cleave::kv::KvId;
 use cleave::model::Model;
-use cleave::transport::Encryption;
+use cleave::transport::Transport;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -67,20 +68,28 @@ fn greedy(model: &Model, text: &str) -> Outcome<Request> {
     Ok(super::host::request(model.tokenize(text, true, false).map_err(words)?, NEW_TOKENS))
 }
 
-/// The prefilling process: a line "TOKENS TICKET" for each text, then it serves until its input ends.
+/// The prefilling process: its address, a line "TOKENS TICKET" for each text, then it serves until its input ends.
 pub fn prefill(model: &str) -> Outcome<()> {
     let model = Model::load(model).map_err(words)?;
     let side = Side::new(&model, Role::Prefill)?;
-    side.cache.listen("127.0.0.1:0", None, Encryption::Auto).map_err(words)?;
+    println!("address {}", hex(&side.cache.node().address()));
     for text in TEXTS {
         let (tokens, kv) = side.run(greedy(&model, text)?)?;
         let ticket = side.cache.node().ticket(KvId(kv)).map_err(words)?;
         let tokens: Vec<String> = tokens.iter().map(i32::to_string).collect();
-        let hex: String = ticket.iter().map(|byte| format!("{byte:02x}")).collect();
-        println!("ticket {} {hex}", tokens.join(","));
+        println!("ticket {} {}", tokens.join(","), hex(&ticket));
     }
     std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()).map_err(words)?;
     Ok(())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Outcome<Vec<u8>> {
+    let byte = |at: usize| u8::from_str_radix(text.get(at..at + 2).unwrap_or("-"), 16).map_err(words);
+    (0..text.len()).step_by(2).map(byte).collect()
 }
 
 /// Starts the prefilling process with `arguments`, and decodes what it hands over: the tokens of one process alone.
@@ -113,16 +122,21 @@ fn decode(model: &str, from: impl BufRead) -> Outcome<String> {
     let model = Model::load(model).map_err(words)?;
     let decode = Side::new(&model, Role::Decode)?;
     let alone = Side::new(&model, Role::Mixed)?;
-    let mut lines =
-        from.lines().map_while(Result::ok).filter_map(|line| line.strip_prefix("ticket ").map(String::from));
+    let mut lines = from.lines().map_while(Result::ok);
+    let mut told = |what: &str| {
+        let line = lines.find_map(|line| line.strip_prefix(what).map(String::from));
+        line.ok_or_else(|| format!("the prefilling process gave no {what}"))
+    };
+    let report = decode.cache.node().pair(&unhex(&told("address ")?)?, Some(Transport::Cuda));
+    if let Some(error) = report.error {
+        return Err(format!("pairing by CUDA memory: {error}"));
+    }
     let mut count = 0;
     for text in TEXTS {
-        let line = lines.next().ok_or("the prefilling process gave no ticket")?;
-        let (first, hex) = line.split_once(' ').ok_or("a line without a ticket")?;
+        let line = told("ticket ")?;
+        let (first, ticket) = line.split_once(' ').ok_or("a line without a ticket")?;
         let mut tokens = first.split(',').map(str::parse).collect::<Result<Vec<i32>, _>>().map_err(words)?;
-        let byte = |at: usize| u8::from_str_radix(hex.get(at..at + 2).unwrap_or("-"), 16).map_err(words);
-        let ticket = (0..hex.len()).step_by(2).map(byte).collect::<Outcome<Vec<u8>>>()?;
-        let kv = decode.cache.import(None, &ticket, 0).map_err(words)?;
+        let kv = decode.cache.import(None, &unhex(ticket)?, 0).map_err(words)?;
         tokens.extend(decode.run(Request { kv: kv.0, ..Request::default() })?.0);
         let (expected, _) = alone.run(greedy(&model, text)?)?;
         if tokens != expected || tokens.len() != NEW_TOKENS as usize {
@@ -130,5 +144,6 @@ fn decode(model: &str, from: impl BufRead) -> Outcome<String> {
         }
         count += tokens.len();
     }
-    Ok(format!("{} handoffs, {count} tokens as in one process", TEXTS.len()))
+    let rate = report.bytes_per_second as f64 / 1e9;
+    Ok(format!("{} handoffs by CUDA memory ({rate:.1} GB/s), {count} tokens as in one process", TEXTS.len()))
 }

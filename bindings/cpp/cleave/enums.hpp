@@ -54,6 +54,7 @@ enum class Transport : std::uint32_t {
     SharedMemory = CLEAVE_TRANSPORT_SHARED_MEMORY,
     Tcp = CLEAVE_TRANSPORT_TCP,
     Nixl = CLEAVE_TRANSPORT_NIXL,
+    Cuda = CLEAVE_TRANSPORT_CUDA,
 };
 
 /// Why two caches cannot exchange KV. None: they can.
@@ -147,6 +148,7 @@ constexpr const char *to_string(Transport value) noexcept
     case Transport::SharedMemory: return "SHARED_MEMORY";
     case Transport::Tcp: return "TCP";
     case Transport::Nixl: return "NIXL";
+    case Transport::Cuda: return "CUDA";
     }
     return "UNKNOWN";
 }

@@ -1,7 +1,8 @@
 //! The KV pool of the CPU: one mapping, cut into blocks.
 
 use super::memory::{Mapping, out_of_memory};
-use crate::backend::{BlockId, BlockStore, KvGeometry};
+use crate::backend::{BlockId, BlockStore, KvGeometry, Shared};
+use crate::bail;
 use crate::error::Result;
 use crate::sys::bytes::{Source, Target};
 use crate::sys::shared_memory::SharedMemory;
@@ -78,22 +79,25 @@ impl BlockStore for KvSlab {
         self.n_blocks
     }
 
-    fn read(&self, id: BlockId, offset: usize, out: &mut [u8]) {
+    fn read(&self, id: BlockId, offset: usize, out: &mut [u8]) -> Result<()> {
         let from = self.range(id, offset, out.len());
         // SAFETY: in range; `kv` lets nobody write a block that another reads; out is not in the slab.
         unsafe { std::ptr::copy_nonoverlapping(from, out.as_mut_ptr(), out.len()) };
+        Ok(())
     }
 
-    fn write(&self, id: BlockId, offset: usize, data: &[u8]) {
+    fn write(&self, id: BlockId, offset: usize, data: &[u8]) -> Result<()> {
         let to = self.range(id, offset, data.len());
         // SAFETY: in range; `kv` gives a block that is written one owner; data is not in the slab.
         unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), to, data.len()) };
+        Ok(())
     }
 
-    fn copy(&self, from: BlockId, to: BlockId) {
+    fn copy(&self, from: BlockId, to: BlockId) -> Result<()> {
         let (source, target) = (self.range(from, 0, self.block_bytes), self.range(to, 0, self.block_bytes));
         // SAFETY: both in range; `copy` allows them to be the same block.
         unsafe { std::ptr::copy(source, target, self.block_bytes) };
+        Ok(())
     }
 
     fn source(&self, id: BlockId) -> Option<Source<'_>> {
@@ -112,10 +116,17 @@ impl BlockStore for KvSlab {
         Some(unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast::<AtomicU8>(), len) })
     }
 
-    fn shared_memory(&self) -> Option<&SharedMemory> {
+    fn share(&self) -> Result<Shared> {
         match &self.memory {
-            Memory::Private(_) => None,
-            Memory::Shared(memory) => Some(memory),
+            Memory::Private(_) => bail!(Unsupported, "the pool's memory is not shared with other processes"),
+            Memory::Shared(memory) => Ok(Shared { fd: memory.descriptor()?, bytes: memory.len(), device: None }),
+        }
+    }
+
+    fn populate(&self) -> Result<()> {
+        match &self.memory {
+            Memory::Private(_) => Ok(()),
+            Memory::Shared(memory) => memory.populate(true),
         }
     }
 }

@@ -47,7 +47,6 @@ fn all() -> Result<i32> {
 pub fn info(ordinal: i32) -> Result<DeviceInfo> {
     let handle = handle(ordinal)?;
     let mut name = [0u8; 256];
-    let mut uuid = sys::CUuuid { bytes: [0; 16] };
     let mut total_bytes = 0;
     // SAFETY: each writes into room of the size that it is told, or of its type.
     unsafe {
@@ -55,7 +54,6 @@ pub fn info(ordinal: i32) -> Result<DeviceInfo> {
             sys::cuDeviceGetName(name.as_mut_ptr().cast(), name.len() as i32, handle),
             "ask for the name of a CUDA device",
         )?;
-        check(sys::cuDeviceGetUuid_v2(&mut uuid, handle), "ask for the UUID of a CUDA device")?;
         check(sys::cuDeviceTotalMem_v2(&mut total_bytes, handle), "ask for the memory of a CUDA device")?;
     }
     let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
@@ -63,7 +61,7 @@ pub fn info(ordinal: i32) -> Result<DeviceInfo> {
     let device = Device::open(ordinal)?;
     Ok(DeviceInfo {
         name: String::from_utf8_lossy(&name[..end]).into_owned(),
-        uuid: written(&uuid.bytes.map(|byte| byte as u8)),
+        uuid: written(&uuid(handle)?),
         compute_capability: device.architecture,
         numa_node: attribute(handle, Attribute::CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID).map_or(0, |node| node.max(0) as u32),
         total_bytes: total_bytes as u64,
@@ -91,6 +89,13 @@ fn handle(ordinal: i32) -> Result<CUdevice> {
     // SAFETY: writes one int.
     check(unsafe { sys::cuDeviceGet(&mut handle, ordinal) }, "find a CUDA device")?;
     Ok(handle)
+}
+
+fn uuid(handle: CUdevice) -> Result<[u8; 16]> {
+    let mut uuid = sys::CUuuid { bytes: [0; 16] };
+    // SAFETY: writes the 16 bytes of its argument.
+    check(unsafe { sys::cuDeviceGetUuid_v2(&mut uuid, handle) }, "ask for the UUID of a CUDA device")?;
+    Ok(uuid.bytes.map(|byte| byte as u8))
 }
 
 fn attribute(handle: CUdevice, which: Attribute) -> Result<i32> {
@@ -172,8 +177,30 @@ impl Device {
         Ok(device)
     }
 
+    /// The device of that UUID, wherever it comes in this process's order. NOT_FOUND if it is not visible here.
+    pub fn of_uuid(uuid: &[u8; 16]) -> Result<Arc<Device>> {
+        for ordinal in 0..all()? {
+            if self::uuid(handle(ordinal)?)? == *uuid {
+                return Device::open(ordinal);
+            }
+        }
+        bail!(NotFound, "the CUDA device {} is not visible to this process", written(uuid))
+    }
+
     pub fn ordinal(&self) -> i32 {
         self.ordinal
+    }
+
+    pub fn uuid(&self) -> Result<[u8; 16]> {
+        uuid(self.handle)
+    }
+
+    pub(super) fn context(&self) -> sys::CUcontext {
+        self.context
+    }
+
+    pub(super) fn attribute(&self, which: Attribute) -> Result<i32> {
+        attribute(self.handle, which)
     }
 
     /// Makes this device the one that the calling thread's calls of the driver go to, for as long as what it returns lives:

@@ -24,13 +24,19 @@ pub(super) struct KvLayout {
 unsafe impl Argument for KvLayout {}
 
 impl KvLayout {
+    /// Of a pool on a device.
     pub fn of(geometry: &KvGeometry) -> Result<KvLayout> {
-        let Ok(stripe_bytes) = u32::try_from(geometry.stripe_bytes()) else {
-            bail!(Unsupported, "KV of {geometry:?}: a head's part of a block is over 4 GiB");
-        };
         if !geometry.block_bytes().is_multiple_of(16) {
             bail!(Unsupported, "KV of {geometry:?} on a CUDA device: expected blocks of a multiple of 16 bytes");
         }
+        Self::of_single(geometry)
+    }
+
+    /// Of blocks that follow no other, and so may be of any size.
+    pub fn of_single(geometry: &KvGeometry) -> Result<KvLayout> {
+        let Ok(stripe_bytes) = u32::try_from(geometry.stripe_bytes()) else {
+            bail!(Unsupported, "KV of {geometry:?}: a head's part of a block is over 4 GiB");
+        };
         Ok(KvLayout {
             block_bytes: geometry.block_bytes() as u64,
             stripe_bytes,

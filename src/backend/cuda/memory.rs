@@ -2,10 +2,12 @@
 
 use super::device::Device;
 use super::driver::check;
+use super::shareable::Shareable;
 use super::stream::Stream;
 use crate::bail;
-use crate::error::Result;
+use crate::error::{Result, Status};
 use cudarc::driver::sys;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// Bytes on a device. What they hold at first is unspecified.
@@ -13,6 +15,8 @@ pub struct DeviceMemory {
     device: Arc<Device>,
     at: sys::CUdeviceptr,
     bytes: usize,
+    /// None: allocated for this process alone.
+    shareable: Option<Shareable>,
 }
 
 impl DeviceMemory {
@@ -22,7 +26,41 @@ impl DeviceMemory {
         // SAFETY: writes one address; freed when self is dropped.
         let result = unsafe { sys::cuMemAlloc_v2(&mut at, bytes.max(1)) };
         check(result, &format!("allocate {bytes} bytes on CUDA device {}", device.ordinal()))?;
-        Ok(DeviceMemory { device: device.clone(), at, bytes })
+        Ok(DeviceMemory { device: device.clone(), at, bytes, shareable: None })
+    }
+
+    /// Bytes that other processes can map, where the device can do that.
+    pub fn shareable(device: &Arc<Device>, bytes: usize) -> Result<DeviceMemory> {
+        match Shareable::new(device, bytes) {
+            Ok(memory) => Ok(Self::of(device, memory, bytes)),
+            // Also where it says that it can, but a sandbox does not let it.
+            Err(error) if error.status != Status::OutOfMemory => {
+                crate::log!(Info, "cuda", "memory for this process alone: {error}");
+                Self::new(device, bytes)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Another process's bytes, read-only: what [`DeviceMemory::descriptor`] gave there, with its size.
+    pub fn open(device: &Arc<Device>, fd: OwnedFd, bytes: usize) -> Result<DeviceMemory> {
+        Ok(Self::of(device, Shareable::open(device, fd, bytes)?, bytes))
+    }
+
+    fn of(device: &Arc<Device>, memory: Shareable, bytes: usize) -> DeviceMemory {
+        DeviceMemory { device: device.clone(), at: memory.address(), bytes, shareable: Some(memory) }
+    }
+
+    /// A descriptor of all of it, and the size to map it with. UNSUPPORTED if it is this process's alone.
+    pub fn descriptor(&self) -> Result<(OwnedFd, usize)> {
+        match &self.shareable {
+            Some(memory) => Ok((memory.descriptor()?, memory.bytes())),
+            None => bail!(Unsupported, "CUDA device {}: this memory cannot be shared", self.device.ordinal()),
+        }
+    }
+
+    pub(super) fn device(&self) -> &Arc<Device> {
+        &self.device
     }
 
     pub fn bytes(&self) -> usize {
@@ -89,7 +127,9 @@ impl DeviceMemory {
 
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
-        if let Ok(_current) = self.device.enter() {
+        if self.shareable.is_none()
+            && let Ok(_current) = self.device.enter()
+        {
             // SAFETY: allocated in `new`, freed once. Work that still uses it is waited for by the driver.
             unsafe { sys::cuMemFree_v2(self.at) };
         }
@@ -153,12 +193,17 @@ impl PinnedMemory {
 
     /// Copies the first `words` of `from` here, in the order of `stream`, without waiting.
     pub fn fetch(&mut self, words: usize, from: &DeviceMemory, stream: &Stream) -> Result<()> {
-        assert!(words <= self.words);
-        let at = from.at(0, words * 4);
+        self.receive(words * 4, from, 0, stream)
+    }
+
+    /// Copies `bytes` from `offset` of `from` here, in the order of `stream`, without waiting.
+    pub fn receive(&mut self, bytes: usize, from: &DeviceMemory, offset: usize, stream: &Stream) -> Result<()> {
+        assert!(bytes <= self.words * 4);
+        let at = from.at(offset, bytes);
         let _current = self.device.enter()?;
         // SAFETY: as above.
-        let result = unsafe { sys::cuMemcpyDtoHAsync_v2(self.at.cast(), at, words * 4, stream.raw()) };
-        check(result, &format!("copy {} bytes from CUDA device {}", words * 4, self.device.ordinal()))
+        let result = unsafe { sys::cuMemcpyDtoHAsync_v2(self.at.cast(), at, bytes, stream.raw()) };
+        check(result, &format!("copy {bytes} bytes from CUDA device {}", self.device.ordinal()))
     }
 }
 

@@ -7,12 +7,13 @@
 //! | which functions of the driver are used, what their errors mean | `driver` |
 //! | devices, loading of kernels | `device` |
 //! | memory, streams, launches | `memory`, `stream` |
+//! | memory that other processes map | `shareable` |
 //! | how weights get there | `load`, `tensors` |
 //! | what the device is told of a step | `step`, `layout` |
 //! | recorded steps | `graph` |
 //! | which kernel runs for an operation | this file, `attention`, `product` |
 //! | what goes through cuBLASLt, and how | `blas`, `cublaslt` |
-//! | the KV pool | `slab` |
+//! | the KV pool, and how blocks get into and out of it | `slab`, `pool`, `staging` |
 //! | how tokens are drawn | `draw` |
 //! | activations for tests and benches | `host` |
 
@@ -27,14 +28,19 @@ mod host;
 mod layout;
 mod load;
 mod memory;
+mod pool;
 mod product;
+mod shareable;
 mod slab;
+mod staging;
 mod step;
 mod stream;
 mod tensors;
 
 pub use device::{Device, DeviceInfo, count, info};
 pub use load::Loader;
+pub use pool::DevicePool;
+pub(crate) use pool::Foreign;
 pub use slab::CudaSlab;
 pub use tensors::{CudaBuffer, CudaMatrix, CudaVector};
 

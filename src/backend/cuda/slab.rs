@@ -1,72 +1,65 @@
-//! The KV pool on a device: one piece of memory, block after block.
+//! The KV pool of a cache on a device.
 
 use super::device::Device;
-use super::memory::DeviceMemory;
-use super::stream::Stream;
-use crate::backend::{BlockId, BlockStore, KvGeometry};
+use super::pool::DevicePool;
+use crate::backend::{BlockId, BlockStore, KvGeometry, Shared};
 use crate::error::Result;
 use std::sync::Arc;
 
 /// All KV blocks of one cache on a device.
 pub struct CudaSlab {
     geometry: KvGeometry,
-    n_blocks: usize,
-    block_bytes: usize,
-    memory: DeviceMemory,
-    /// For copies from and to the host. A block is read only after the step that wrote it was waited for.
-    copies: Stream,
+    pool: DevicePool,
 }
 
 impl CudaSlab {
     pub fn new(device: &Arc<Device>, geometry: KvGeometry, n_blocks: usize) -> Result<CudaSlab> {
+        Self::of(device, geometry, n_blocks, false)
+    }
+
+    /// A pool that other processes can be given to read, where the device can do that.
+    pub fn shared(device: &Arc<Device>, geometry: KvGeometry, n_blocks: usize) -> Result<CudaSlab> {
+        Self::of(device, geometry, n_blocks, true)
+    }
+
+    fn of(device: &Arc<Device>, geometry: KvGeometry, n_blocks: usize, shared: bool) -> Result<CudaSlab> {
         geometry.validate()?;
-        let block_bytes = geometry.block_bytes();
-        let total = block_bytes.checked_mul(n_blocks).filter(|total| *total <= isize::MAX as usize);
-        let total = total.ok_or_else(|| crate::error!(OutOfMemory, "KV pool of {n_blocks} blocks"))?;
-        let memory =
-            DeviceMemory::new(device, total).map_err(|e| e.context(format!("KV pool of {n_blocks} blocks")))?;
-        let copies = Stream::new(device)?;
-        memory.clear(&copies)?;
-        Ok(CudaSlab { geometry, n_blocks, block_bytes, memory, copies })
+        Ok(CudaSlab { geometry, pool: DevicePool::new(device, n_blocks, geometry.block_bytes(), shared)? })
     }
 
     pub(super) fn address(&self) -> u64 {
-        self.memory.address()
-    }
-
-    fn offset(&self, id: BlockId, offset: usize, len: usize) -> usize {
-        assert!((id as usize) < self.n_blocks, "block {id} of {}", self.n_blocks);
-        let end = offset.checked_add(len);
-        assert!(end.is_some_and(|end| end <= self.block_bytes), "{len} bytes at {offset} of {}", self.block_bytes);
-        id as usize * self.block_bytes + offset
+        self.pool.address()
     }
 }
 
-/// `read`, `write` and `copy` panic where the device fails: their callers turn that into an error of what they did.
+/// A block is read only after the step that wrote it was waited for.
 impl BlockStore for CudaSlab {
     fn geometry(&self) -> &KvGeometry {
         &self.geometry
     }
 
     fn n_blocks(&self) -> usize {
-        self.n_blocks
+        self.pool.n_blocks()
     }
 
-    fn read(&self, id: BlockId, offset: usize, out: &mut [u8]) {
-        let at = self.offset(id, offset, out.len());
-        self.memory.read(at, out, &self.copies).unwrap_or_else(|error| panic!("{error}"));
+    fn read(&self, id: BlockId, offset: usize, out: &mut [u8]) -> Result<()> {
+        self.pool.read(id, offset, out)
     }
 
-    fn write(&self, id: BlockId, offset: usize, data: &[u8]) {
-        let at = self.offset(id, offset, data.len());
-        self.memory.write(at, data, &self.copies).unwrap_or_else(|error| panic!("{error}"));
+    fn write(&self, id: BlockId, offset: usize, data: &[u8]) -> Result<()> {
+        self.pool.write(id, offset, data)
     }
 
-    fn copy(&self, from: BlockId, to: BlockId) {
-        let (source, target) = (self.offset(from, 0, self.block_bytes), self.offset(to, 0, self.block_bytes));
-        if source != target {
-            let copied = self.memory.copy(source, target, self.block_bytes, &self.copies);
-            copied.unwrap_or_else(|error| panic!("{error}"));
-        }
+    fn copy(&self, from: BlockId, to: BlockId) -> Result<()> {
+        self.pool.copy(from, to)
+    }
+
+    fn on_device(&self) -> Option<&DevicePool> {
+        Some(&self.pool)
+    }
+
+    fn share(&self) -> Result<Shared> {
+        let (fd, bytes, device) = self.pool.descriptor()?;
+        Ok(Shared { fd, bytes, device: Some(device) })
     }
 }

@@ -81,7 +81,7 @@ impl Landing {
             bail!(Corrupt, "KV image: block {index}: its tag does not match its bytes");
         }
         if index >= self.incoming.first_needed() {
-            self.incoming.write_block(index, data);
+            self.incoming.write_block(index, data)?;
         }
         self.next += 1;
         Ok(())

@@ -46,29 +46,31 @@ pub(in crate::kv) struct Records<'a> {
 
 impl Records<'_> {
     /// Fills `out` with bytes of record `index` from offset `at`; `block` holds its data.
-    pub fn copy(&self, index: usize, block: BlockId, at: usize, out: &mut [u8]) {
+    pub fn copy(&self, index: usize, block: BlockId, at: usize, out: &mut [u8]) -> Result<()> {
         let size = self.store.geometry().block_bytes();
         let end = at + out.len();
         if at < size {
             let data = &mut out[..end.min(size) - at];
-            self.read(index, block, at, data);
+            self.read(index, block, at, data)?;
         }
         if end > size {
             let tag = if at == 0 {
                 block_tag(&self.key, index, &out[..size])
             } else {
                 let mut whole = vec![0; size];
-                self.read(index, block, 0, &mut whole);
+                self.read(index, block, 0, &mut whole)?;
                 block_tag(&self.key, index, &whole)
             };
             let from = at.max(size);
             out[from - at..].copy_from_slice(&tag.as_bytes()[from - size..end - size]);
         }
+        Ok(())
     }
 
-    fn read(&self, index: usize, block: BlockId, at: usize, out: &mut [u8]) {
-        self.store.read(block, at, out);
+    fn read(&self, index: usize, block: BlockId, at: usize, out: &mut [u8]) -> Result<()> {
+        self.store.read(block, at, out)?;
         mask(self.store.geometry(), index, self.computed, at, out);
+        Ok(())
     }
 }
 
@@ -146,7 +148,7 @@ impl Cache {
         let (mut at, mut rest) = (from - first * record, in_blocks);
         for (i, &block) in pinned.blocks().iter().enumerate() {
             let (piece, next) = rest.split_at_mut(rest.len().min(record - at));
-            records.copy(first + i, block, at, piece);
+            records.copy(first + i, block, at, piece)?;
             self.count_out(piece.len().min((record - TAG).saturating_sub(at)));
             (at, rest) = (0, next);
         }
@@ -169,7 +171,7 @@ impl Cache {
             if written.is_err() {
                 break;
             }
-            records.copy(index, block, 0, &mut record);
+            records.copy(index, block, 0, &mut record)?;
             written = sink(&record);
             self.count_out(record.len() - TAG);
         }

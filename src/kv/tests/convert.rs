@@ -49,8 +49,8 @@ impl Side {
         let g = &self.geometry;
         let (block, row, scale_at) = self.place(token, stripe);
         let (mut bytes, mut scale) = (vec![0; g.row_bytes()], vec![0; g.scale_bytes()]);
-        self.store.read(block, row, &mut bytes);
-        self.store.read(block, scale_at, &mut scale);
+        self.store.read(block, row, &mut bytes).unwrap();
+        self.store.read(block, scale_at, &mut scale).unwrap();
         let value = |b: &[u8]| match g.dtype {
             Dtype::F32 => f32::from_le_bytes(b.try_into().unwrap()),
             Dtype::F16 => half::f16::from_le_bytes(b.try_into().unwrap()).to_f32(),
@@ -65,7 +65,7 @@ impl Side {
     fn fill(&self, computed: u32, seed: u64) {
         let g = &self.geometry;
         let garbage = vec![GARBAGE; g.block_bytes()];
-        self.table.iter().for_each(|&block| self.store.write(block, 0, &garbage));
+        self.table.iter().for_each(|&block| self.store.write(block, 0, &garbage).unwrap());
         let mut state = seed | 1;
         let mut random = || {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -83,9 +83,9 @@ impl Side {
                         Dtype::I8 => bytes.push((random() * 63.0) as i8 as u8),
                     }
                 }
-                self.store.write(block, row, &bytes);
+                self.store.write(block, row, &bytes).unwrap();
                 if g.dtype == Dtype::I8 {
-                    self.store.write(block, scale_at, &random().abs().to_le_bytes());
+                    self.store.write(block, scale_at, &random().abs().to_le_bytes()).unwrap();
                 }
             }
         }
@@ -98,8 +98,8 @@ impl Side {
         assert_eq!(conversion.is_exact(), self.geometry.dtype == to.geometry.dtype);
         let mut block = vec![0; self.geometry.block_bytes()];
         for (index, &id) in self.table.iter().enumerate() {
-            self.store.read(id, 0, &mut block);
-            conversion.write(index, &block, computed, first, &to.store, &to.table);
+            self.store.read(id, 0, &mut block).unwrap();
+            conversion.write(index, &block, computed, first, &to.store, &to.table).unwrap();
         }
         to
     }
@@ -164,7 +164,7 @@ proptest! {
         // Everything else is what the store's own past left there, or zero.
         for (block, written) in written.iter().enumerate() {
             let mut bytes = vec![0; to.block_bytes()];
-            landed.store.read(block as BlockId, 0, &mut bytes);
+            landed.store.read(block as BlockId, 0, &mut bytes).unwrap();
             let strange = bytes.iter().zip(written).any(|(&byte, &written)| !written && byte != 0xA5 && byte != 0);
             // An identity copies whole blocks: padding between elements and scales holds nothing of a sequence.
             let padded = from == to && to.scales_offset() != to.row_bytes() * to.block_tokens as usize;

@@ -28,13 +28,13 @@ fn example() -> Vec<u8> {
     let store = store::MemoryStore::new(geometry, 2);
     for block in 0..2 {
         let values: Vec<u8> = (0..8).flat_map(|i| ((block * 8 + i) as f32).to_le_bytes()).collect();
-        store.write(block, 0, &values);
+        store.write(block, 0, &values).unwrap();
     }
     let key = keys.block_key(&keys.image_nonce(&origin.epoch, origin.handle));
     let records = Records { store: &store, key, computed: snapshot.computed };
     for block in 0..2 {
         let mut record = vec![0; image::record_len(&geometry)];
-        records.copy(block, block as BlockId, 0, &mut record);
+        records.copy(block, block as BlockId, 0, &mut record).unwrap();
         bytes.extend(record);
     }
     bytes

@@ -28,16 +28,16 @@ impl BlockStore for HeldStore {
         self.store.n_blocks()
     }
 
-    fn read(&self, id: BlockId, offset: usize, out: &mut [u8]) {
+    fn read(&self, id: BlockId, offset: usize, out: &mut [u8]) -> crate::error::Result<()> {
         let _held = self.hold.read().unwrap();
-        self.store.read(id, offset, out);
+        self.store.read(id, offset, out)
     }
 
-    fn write(&self, id: BlockId, offset: usize, data: &[u8]) {
-        self.store.write(id, offset, data);
+    fn write(&self, id: BlockId, offset: usize, data: &[u8]) -> crate::error::Result<()> {
+        self.store.write(id, offset, data)
     }
 
-    fn copy(&self, from: BlockId, to: BlockId) {
-        self.store.copy(from, to);
+    fn copy(&self, from: BlockId, to: BlockId) -> crate::error::Result<()> {
+        self.store.copy(from, to)
     }
 }

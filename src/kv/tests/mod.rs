@@ -14,6 +14,7 @@ mod shuttle;
 pub(crate) mod store;
 
 use crate::backend::{BlockId, BlockStore, KvGeometry};
+use crate::error::Result;
 use crate::kv::{Audit, BlockTable, Cache, CacheConfig, CacheIdentity, Consumed, HashChain, KvId};
 use crate::sequence::{SamplingParams, Snapshot};
 use crate::tensor::Dtype;

@@ -79,7 +79,7 @@ impl Seq {
         }
         for t in computed as usize..upto as usize {
             let block = self.table.blocks()[t / GEOMETRY.block_tokens as usize];
-            (0..PARTS).for_each(|part| store.write(block, offset(t, part), &kv(&self.snapshot, t, part)));
+            (0..PARTS).for_each(|part| store.write(block, offset(t, part), &kv(&self.snapshot, t, part)).unwrap());
         }
         self.snapshot.computed = upto;
         let full = &self.snapshot.tokens[..upto as usize];
@@ -103,7 +103,7 @@ impl Seq {
             let block = self.table.blocks()[t / block_tokens - first];
             for part in 0..PARTS {
                 let mut found = [0; 8];
-                store.read(block, offset(t, part), &mut found);
+                store.read(block, offset(t, part), &mut found).unwrap();
                 assert_eq!(found, kv(&self.snapshot, t, part), "token {t} of {:?}", self.snapshot.tokens);
             }
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use super::{BlockId, BlockStore, KvGeometry};
+use super::{BlockId, BlockStore, KvGeometry, Result};
 
 pub struct MemoryStore {
     geometry: KvGeometry,
@@ -26,16 +26,18 @@ impl BlockStore for MemoryStore {
         self.blocks.len()
     }
 
-    fn read(&self, id: BlockId, offset: usize, out: &mut [u8]) {
+    fn read(&self, id: BlockId, offset: usize, out: &mut [u8]) -> Result<()> {
         out.copy_from_slice(&self.blocks[id as usize].lock().unwrap()[offset..offset + out.len()]);
+        Ok(())
     }
 
-    fn write(&self, id: BlockId, offset: usize, data: &[u8]) {
+    fn write(&self, id: BlockId, offset: usize, data: &[u8]) -> Result<()> {
         self.blocks[id as usize].lock().unwrap()[offset..offset + data.len()].copy_from_slice(data);
+        Ok(())
     }
 
-    fn copy(&self, from: BlockId, to: BlockId) {
+    fn copy(&self, from: BlockId, to: BlockId) -> Result<()> {
         let data = self.blocks[from as usize].lock().unwrap().clone();
-        self.write(to, 0, &data);
+        self.write(to, 0, &data)
     }
 }

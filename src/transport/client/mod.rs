@@ -1,5 +1,6 @@
 //! Peers that this cache imports from: their connections, what is mapped of them, and how to reach them.
 
+mod mapped;
 mod peer;
 mod remote;
 mod streams;
@@ -151,8 +152,10 @@ pub(super) fn routes(endpoints: &[Endpoint], chosen: Option<Transport>) -> Vec<(
     let here = |unix: &UnixName| unix.boot == boot && boot != [0; 16];
     let mut routes = Vec::new();
     for endpoint in endpoints {
-        if matches!(endpoint, Endpoint::Unix(unix) if here(unix)) && allowed(Transport::SharedMemory) {
-            routes.push((endpoint.clone(), Plane::SharedMemory));
+        // Which of the two it is turns out when the pool is mapped.
+        let maps = allowed(Transport::SharedMemory) || allowed(Transport::Cuda);
+        if matches!(endpoint, Endpoint::Unix(unix) if here(unix)) && maps {
+            routes.push((endpoint.clone(), Plane::Mapped));
         }
     }
     // NIXL is asked for: it is never chosen by itself.

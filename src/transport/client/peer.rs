@@ -1,12 +1,12 @@
 //! One peer: idle connections to it, and its memory if that is mapped.
 
+use super::mapped::Mapped;
 use super::{describe, patience};
-use crate::backend::BlockStore;
+use crate::backend::{BlockStore, Shared};
 use crate::bail;
 use crate::error::{Error, Result, Status};
 use crate::kv::endpoint::Endpoint;
 use crate::kv::image::TransportKeys;
-use crate::sys::shared_memory::SharedMemory;
 use crate::sys::socket::{connect_unix, is_stopped};
 use crate::transport::net::message::Message;
 use crate::transport::net::{Channel, Stream, connect};
@@ -27,12 +27,6 @@ pub(in crate::transport) struct Question<'a> {
     /// The pool that reads by NIXL land in.
     pub store: &'a Arc<dyn BlockStore>,
     pub wanted: Wanted<'a>,
-}
-
-/// A peer's pool, mapped read-only.
-pub(in crate::transport) struct Mapped {
-    pub memory: SharedMemory,
-    pub block_bytes: usize,
 }
 
 pub(in crate::transport) struct Peer {
@@ -181,13 +175,14 @@ impl Peer {
             return Ok(mapped);
         }
         // Not under the lock: a peer that does not answer would hold up transfers that are to be given up.
-        let Message::Shared { len, block_bytes } = self.ask(channel, &Message::Share, question)? else {
+        let Message::Shared { len, block_bytes, device } = self.ask(channel, &Message::Share, question)? else {
             return unexpected();
         };
         let patience = patience(question.timeout, question.wanted);
         let fd = channel.stream().receive_fd(&patience).map_err(|e| e.context("the peer's memory"))?;
-        let memory = SharedMemory::open(fd, usize::try_from(len).unwrap_or(0))?;
-        let mapped = Arc::new(Mapped { memory, block_bytes: usize::try_from(block_bytes).unwrap_or(usize::MAX) });
+        let shared = Shared { fd, bytes: usize::try_from(len).unwrap_or(0), device };
+        let mapped = Mapped::open(shared, usize::try_from(block_bytes).unwrap_or(usize::MAX));
+        let mapped = Arc::new(mapped.map_err(|e| e.context("the peer's memory"))?);
         // Of several that were made at once the first stays.
         Ok(self.lock().mapped.get_or_insert(mapped).clone())
     }

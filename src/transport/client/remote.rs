@@ -1,17 +1,17 @@
 //! A transfer out of a cache in another process.
 
-use super::peer::{Mapped, Peer, Question, accepted, unexpected};
+use super::mapped::Mapped;
+use super::peer::{Peer, Question, accepted, unexpected};
 use super::streams;
 use crate::backend::{BlockId, BlockStore};
 use crate::bail;
-use crate::error::Result;
+use crate::error::{Result, Status};
 use crate::kv::image::decode_sequence;
 use crate::kv::ticket::Ticket;
-use crate::sys::bytes::copy;
 use crate::transport::net::Channel;
 use crate::transport::net::message::Message;
 use crate::transport::nixl::Reader;
-use crate::transport::source::{Destination, More, Source, Wanted};
+use crate::transport::source::{Destination, More, Source, Transport, Wanted};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 /// What carries the blocks; the questions go over a connection in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::transport) enum Plane {
-    SharedMemory,
+    /// The peer's pool, in host memory or on a CUDA device.
+    Mapped,
     Streams,
     Nixl,
 }
@@ -46,6 +47,27 @@ pub(in crate::transport) struct Remote {
     over: bool,
 }
 
+/// The way that the blocks take: the peer's pool, or NIXL's reader; neither for connections.
+fn reach(
+    peer: &Peer,
+    control: &mut Channel,
+    block_bytes: usize,
+    plane: Plane,
+    question: Question<'_>,
+) -> Result<(Option<Arc<Mapped>>, Option<Arc<Reader>>)> {
+    match plane {
+        Plane::Streams => Ok((None, None)),
+        Plane::Nixl => Ok((None, Some(peer.reader(control, question)?))),
+        Plane::Mapped => {
+            let mapped = peer.mapped(control, question)?;
+            if mapped.block_bytes != block_bytes {
+                bail!(Incompatible, "the peer's blocks: expected {block_bytes} bytes, found {}", mapped.block_bytes);
+            }
+            Ok((Some(mapped), None))
+        }
+    }
+}
+
 impl Remote {
     pub fn open(peer: &Arc<Peer>, ticket: &Ticket, plane: Plane, question: Question<'_>) -> Result<Remote> {
         let open = Message::Open { epoch: ticket.epoch, handle: ticket.handle.0, digest: ticket.digest };
@@ -63,17 +85,16 @@ impl Remote {
         crate::failpoint::hit("transport.import.open")?;
         let (mut control, asked, answer) = peer.begin(open, question)?;
         let Message::Lent { loan } = answer else { return unexpected() };
-        let mapped = match plane {
-            Plane::SharedMemory => Some(peer.mapped(&mut control, question)?),
-            _ => None,
+        let (mapped, reader) = match reach(peer, &mut control, block_bytes, plane, question) {
+            Ok(found) => found,
+            Err(error) => {
+                // Given back now rather than when the connection is seen to be closed: another way may be tried at once.
+                if error.status != Status::Peer && peer.ask(&mut control, &Message::Close { loan }, question).is_ok() {
+                    peer.keep(control);
+                }
+                return Err(error);
+            }
         };
-        let reader = match plane {
-            Plane::Nixl => Some(peer.reader(&mut control, question)?),
-            _ => None,
-        };
-        if let Some(mapped) = mapped.as_ref().filter(|mapped| mapped.block_bytes != block_bytes) {
-            bail!(Incompatible, "the peer's blocks: expected {block_bytes} bytes, found {}", mapped.block_bytes);
-        }
         crate::failpoint::hit("transport.import.opened")?;
         let Question { keys, timeout, store, .. } = question;
         Ok(Remote {
@@ -112,9 +133,18 @@ impl Remote {
         Ok(())
     }
 
+    /// What carries the blocks.
+    pub fn transport(&self) -> Transport {
+        match (&self.mapped, &self.reader) {
+            (Some(mapped), _) => mapped.transport(),
+            (None, Some(_)) => Transport::Nixl,
+            (None, None) => Transport::Tcp,
+        }
+    }
+
     /// Pays for the page faults of what is mapped now rather than in the first transfer.
     pub fn populate(&self) -> Result<()> {
-        self.mapped.as_ref().map_or(Ok(()), |mapped| mapped.memory.populate(false))
+        self.mapped.as_ref().map_or(Ok(()), |mapped| mapped.populate())
     }
 
     fn copy_mapped(
@@ -124,29 +154,13 @@ impl Remote {
         into: &dyn Destination,
         wanted: Wanted<'_>,
     ) -> Result<()> {
-        let mut scratch = Vec::new();
-        let pool = mapped.memory.source();
-        for index in blocks {
+        let ids = std::mem::take(&mut self.ids);
+        let copied = mapped.fetch(&ids, blocks, into, &mut || {
             wanted()?;
-            self.ping(wanted)?;
-            let begin = self.ids[index] as usize * self.block_bytes;
-            if begin.checked_add(self.block_bytes).is_none_or(|end| end > pool.len()) {
-                bail!(Corrupt, "the peer: block {} lies outside of its pool", self.ids[index]);
-            }
-            let source = pool.slice(begin, self.block_bytes);
-            match into.direct(index) {
-                Some(target) => {
-                    copy(source, target);
-                    into.count(self.block_bytes);
-                }
-                None => {
-                    scratch.resize(self.block_bytes, 0);
-                    source.read(&mut scratch);
-                    into.write_block(index, &scratch);
-                }
-            }
-        }
-        Ok(())
+            self.ping(wanted)
+        });
+        self.ids = ids;
+        copied
     }
 }
 
@@ -173,7 +187,7 @@ impl Remote {
                 }
             }
             next = batch.blocks.end;
-            batch.finish(into);
+            batch.finish(into)?;
         }
         Ok(())
     }

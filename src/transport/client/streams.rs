@@ -117,7 +117,9 @@ fn run(
             None => {
                 scratch.resize(expected, 0);
                 channel.receive_blocks(&[Target::of(&mut scratch)], &patience)?;
-                range.zip(scratch.chunks(block_bytes)).for_each(|(index, block)| into.write_block(index, block));
+                for (index, block) in range.zip(scratch.chunks(block_bytes)) {
+                    into.write_block(index, block)?;
+                }
             }
         }
     }

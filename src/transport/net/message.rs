@@ -68,9 +68,11 @@ pub(in crate::transport) enum Message {
         bytes: u64,
     },
     Done,
+    /// `device`: the UUID of the CUDA device whose memory it is; None: host memory.
     Shared {
         len: u64,
         block_bytes: u64,
+        device: Option<[u8; 16]>,
     },
     NixlAgent {
         base: u64,
@@ -119,7 +121,9 @@ impl Message {
                 w.bytes(sequence.as_deref().unwrap_or_default());
             }
             Message::Data { bytes } => _ = w.u64(*bytes),
-            Message::Shared { len, block_bytes } => _ = w.u64(*len).u64(*block_bytes),
+            Message::Shared { len, block_bytes, device } => {
+                w.u64(*len).u64(*block_bytes).bytes(device.as_ref().map_or(&[], |uuid| &uuid[..]));
+            }
             Message::NixlAgent { base, metadata } => _ = w.u64(*base).bytes(metadata),
             Message::Failed(error) => {
                 let end = (0..=error.message.len().min(MAX_TEXT)).rev().find(|&i| error.message.is_char_boundary(i));
@@ -160,7 +164,11 @@ impl Message {
             }
             104 => Message::Data { bytes: r.u64("length")? },
             105 => Message::Done,
-            106 => Message::Shared { len: r.u64("length")?, block_bytes: r.u64("block length")? },
+            106 => {
+                let (len, block_bytes) = (r.u64("length")?, r.u64("block length")?);
+                let device = (r.left() > 0).then(|| r.array("device")).transpose()?;
+                Message::Shared { len, block_bytes, device }
+            }
             107 => Message::NixlAgent { base: r.u64("base")?, metadata: r.bytes(r.left(), "metadata")?.to_vec() },
             108 => {
                 let status = status(r.u32("status")? as i32);
@@ -230,7 +238,8 @@ mod tests {
             Message::Blocks { first: 0, ids: vec![], sequence: Some(vec![1, 2]) },
             Message::Data { bytes: 7 },
             Message::Done,
-            Message::Shared { len: 8, block_bytes: 4 },
+            Message::Shared { len: 8, block_bytes: 4, device: None },
+            Message::Shared { len: 8, block_bytes: 4, device: Some([9; 16]) },
             Message::NixlAgent { base: 3, metadata: vec![4] },
             Message::Failed(error),
         ];

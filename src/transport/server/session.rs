@@ -1,6 +1,7 @@
 //! One connection of a peer: its questions, answered in order.
 
 use super::{Lent, Shared};
+use crate::backend::{BlockId, BlockStore};
 use crate::bail;
 use crate::error::Result;
 use crate::kv::image::{encode_sequence, mask};
@@ -8,6 +9,8 @@ use crate::sys::bytes::Source;
 use crate::transport::net::message::Message;
 use crate::transport::net::{Channel, Stream, accept};
 use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -74,15 +77,19 @@ pub(super) fn run(shared: &Arc<Shared>, stream: &Arc<Stream>, must_encrypt: bool
             }
             continue;
         }
-        let share = question == Message::Share;
-        let answer = session.answer(question, stream).unwrap_or_else(Message::Failed);
-        let shared_fd = share && matches!(answer, Message::Shared { .. });
-        channel.send(&answer, &sending)?;
-        if shared_fd && let (Some(socket), Some(memory)) = (stream.unix_socket(), shared.cache.store().shared_memory())
-        {
-            let sent = crate::sys::socket::send_fd(socket, memory.fd());
-            sent.map_err(|e| crate::error!(Peer, "the pool's descriptor: {e}"))?;
+        if question == Message::Share {
+            match session.share(stream) {
+                Ok((answer, socket, fd)) => {
+                    channel.send(&answer, &sending)?;
+                    let sent = crate::sys::socket::send_fd(socket, fd.as_fd());
+                    sent.map_err(|e| crate::error!(Peer, "the pool's descriptor: {e}"))?;
+                }
+                Err(error) => channel.send(&Message::Failed(error), &sending)?,
+            }
+            continue;
         }
+        let answer = session.answer(question, stream).unwrap_or_else(Message::Failed);
+        channel.send(&answer, &sending)?;
     }
 }
 
@@ -151,19 +158,23 @@ impl Session<'_> {
             }
             Message::Ping => Message::Done,
             Message::Test { blocks, seed } => self.test(blocks, &seed)?,
-            Message::Share => {
-                let Some(memory) = cache.store().shared_memory().filter(|_| stream.unix_socket().is_some()) else {
-                    bail!(Unsupported, "the pool's memory cannot be shared over this connection")
-                };
-                let block_bytes = cache.geometry().block_bytes() as u64;
-                Message::Shared { len: memory.len() as u64, block_bytes }
-            }
             Message::Nixl => {
                 let agent = self.shared.nixl.agent(cache)?;
                 Message::NixlAgent { base: agent.pool.address(), metadata: agent.agent.metadata()? }
             }
             other => bail!(Corrupt, "not a question: {other:?}"),
         })
+    }
+
+    /// The pool's memory, for a peer on this machine: what is said of it, and the descriptor that follows.
+    fn share<'s>(&self, stream: &'s Stream) -> Result<(Message, &'s UnixStream, OwnedFd)> {
+        let Some(socket) = stream.unix_socket() else {
+            bail!(Unsupported, "the pool's memory cannot be shared over this connection")
+        };
+        let cache = &self.shared.cache;
+        let crate::backend::Shared { fd, bytes, device } = cache.store().share()?;
+        let block_bytes = cache.geometry().block_bytes() as u64;
+        Ok((Message::Shared { len: bytes as u64, block_bytes, device }, socket, fd))
     }
 
     /// Free blocks with a pattern that the peer can compute too.
@@ -173,7 +184,7 @@ impl Session<'_> {
         let most = (blocks as usize).min(TEST_BYTES / size).max(1);
         let loan = cache.lend_scratch(most)?;
         for (index, &block) in loan.blocks().iter().enumerate() {
-            cache.store().write(block, 0, &pattern(seed, index, size));
+            cache.store().write(block, 0, &pattern(seed, index, size))?;
         }
         let lent = self.shared.lend(loan, true);
         self.loans.insert(lent.id, lent.clone());
@@ -218,27 +229,13 @@ struct Blocks {
 impl Blocks {
     fn send(&self, channel: &mut Channel, patience: super::super::net::Patience<'_>) -> Result<()> {
         let store = self.shared.cache.store();
-        let geometry = *store.geometry();
-        let (size, tokens) = (geometry.block_bytes(), u64::from(geometry.block_tokens));
         let ids = self.pinned.blocks();
-        channel.send(&Message::Data { bytes: (ids.len() * size) as u64 }, patience)?;
-        let partial = |index: usize| self.computed.is_some_and(|n| (index as u64 + 1) * tokens > u64::from(n));
-        // Blocks with slots of no token, and those that lie elsewhere than in host memory, go out as copies.
-        let copies: Vec<Option<Vec<u8>>> = ids
-            .iter()
-            .enumerate()
-            .map(|(i, &id)| {
-                let index = self.first + i;
-                (partial(index) || store.source(id).is_none()).then(|| {
-                    let mut copy = vec![0; size];
-                    store.read(id, 0, &mut copy);
-                    if let Some(computed) = self.computed {
-                        mask(&geometry, index, computed, 0, &mut copy);
-                    }
-                    copy
-                })
-            })
-            .collect();
+        let copies = match self.copies(store) {
+            Ok(copies) => copies,
+            Err(error) => return channel.send(&Message::Failed(error), patience),
+        };
+        let bytes = (ids.len() * store.geometry().block_bytes()) as u64;
+        channel.send(&Message::Data { bytes }, patience)?;
         let sources: Vec<Source<'_>> = ids
             .iter()
             .zip(&copies)
@@ -249,5 +246,25 @@ impl Blocks {
             self.shared.cache.count_sent(bytes);
         };
         channel.send_blocks(&sources, sent, patience)
+    }
+
+    /// Blocks with slots of no token, and those that lie elsewhere than in host memory, go out as copies.
+    fn copies(&self, store: &dyn BlockStore) -> Result<Vec<Option<Vec<u8>>>> {
+        let geometry = *store.geometry();
+        let (size, tokens) = (geometry.block_bytes(), u64::from(geometry.block_tokens));
+        let partial = |index: usize| self.computed.is_some_and(|n| (index as u64 + 1) * tokens > u64::from(n));
+        let copy = |(i, &id): (usize, &BlockId)| {
+            let index = self.first + i;
+            if !partial(index) && store.source(id).is_some() {
+                return Ok(None);
+            }
+            let mut copy = vec![0; size];
+            store.read(id, 0, &mut copy)?;
+            if let Some(computed) = self.computed {
+                mask(&geometry, index, computed, 0, &mut copy);
+            }
+            Ok(Some(copy))
+        };
+        self.pinned.blocks().iter().enumerate().map(copy).collect()
     }
 }

@@ -74,21 +74,21 @@ impl BlockStore for GatedStore {
         self.store.n_blocks()
     }
 
-    fn read(&self, id: BlockId, offset: usize, out: &mut [u8]) {
+    fn read(&self, id: BlockId, offset: usize, out: &mut [u8]) -> Result<()> {
         let gate = self.gate.lock().unwrap().take();
         if let Some((began, gone)) = gate {
             began.send(()).unwrap();
             gone.recv().unwrap();
         }
-        self.store.read(id, offset, out);
+        self.store.read(id, offset, out)
     }
 
-    fn write(&self, id: BlockId, offset: usize, data: &[u8]) {
-        self.store.write(id, offset, data);
+    fn write(&self, id: BlockId, offset: usize, data: &[u8]) -> Result<()> {
+        self.store.write(id, offset, data)
     }
 
-    fn copy(&self, from: BlockId, to: BlockId) {
-        self.store.copy(from, to);
+    fn copy(&self, from: BlockId, to: BlockId) -> Result<()> {
+        self.store.copy(from, to)
     }
 }
 

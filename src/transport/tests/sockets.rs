@@ -38,7 +38,7 @@ fn filled(cache: &Cache) -> KvId {
     assert!(table.reserve(0, tokens));
     for (index, &block) in table.blocks().iter().enumerate() {
         let bytes: Vec<u8> = (0..LARGE.block_bytes()).map(|i| byte(index, i)).collect();
-        cache.store().write(block, 0, &bytes);
+        cache.store().write(block, 0, &bytes).unwrap();
     }
     let snapshot = crate::sequence::Snapshot { computed: tokens, ..snapshot((0..tokens).collect(), 1) };
     cache.export(snapshot, table, None).unwrap()
@@ -68,7 +68,7 @@ fn blocks_over_several_connections_arrive_where_they_belong() {
             let landed = consume(&b, landed).unwrap();
             let mut bytes = vec![0; LARGE.block_bytes()];
             for (index, &block) in landed.table.blocks().iter().enumerate() {
-                b.store().read(block, 0, &mut bytes);
+                b.store().read(block, 0, &mut bytes).unwrap();
                 // Where there are no tokens, nothing is promised.
                 let promised = if index == BLOCKS - 1 { 32 * 64 * 4 } else { LARGE.block_bytes() };
                 let whole = bytes[..promised].iter().enumerate().all(|(i, &found)| found == byte(index, i));

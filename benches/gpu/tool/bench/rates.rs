@@ -30,7 +30,7 @@ fn copy(device: &Arc<Device>, simulated: bool) -> Outcome<f64> {
     let mut best = f64::MAX;
     for _ in 0..8 {
         let begun = Instant::now();
-        slab.copy(0, 1);
+        slab.copy(0, 1).map_err(words)?;
         best = best.min(begun.elapsed().as_secs_f64());
     }
     Ok(2.0 * geometry.block_bytes() as f64 / best / 1e9)

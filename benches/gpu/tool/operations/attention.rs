@@ -96,8 +96,8 @@ fn run(check: &mut Check, case: &Case) -> Result<()> {
     // What was never written is NaN: it must not come into anything.
     let garbage = vec![0xff; geometry.block_bytes()];
     for id in 0..n_blocks as u32 {
-        on_device.write(id, 0, &garbage);
-        on_cpu.write(id, 0, &garbage);
+        on_device.write(id, 0, &garbage)?;
+        on_cpu.write(id, 0, &garbage)?;
     }
     let mut cuda =
         CudaBackend::new(&check.device, dtype, case.heads, [case.window, None, Some(7)].into_iter(), &on_device)?;
@@ -113,7 +113,7 @@ fn run(check: &mut Check, case: &Case) -> Result<()> {
         let step = Step::new(check, case, &parts);
         step.run(check, case, &mut cuda, &on_device, &on_cpu, &norm, last)?;
     }
-    compare_blocks(check, case, &geometry, &tables, &on_device, &on_cpu);
+    compare_blocks(check, case, &geometry, &tables, &on_device, &on_cpu)?;
     Ok(())
 }
 
@@ -210,7 +210,7 @@ fn compare_blocks(
     tables: &[Vec<u32>],
     on_device: &CudaSlab,
     on_cpu: &KvSlab,
-) {
+) -> Result<()> {
     let (mut found, mut expected) = (Vec::new(), Vec::new());
     let mut strays = 0;
     for (table, (old, new)) in tables.iter().zip(&case.sequences) {
@@ -218,8 +218,8 @@ fn compare_blocks(
             let tokens = geometry.block_tokens as usize;
             let valid = (old + new - i * tokens).min(tokens);
             let (mut a, mut b) = (vec![0; geometry.block_bytes()], vec![0; geometry.block_bytes()]);
-            on_device.read(*id, 0, &mut a);
-            on_cpu.read(*id, 0, &mut b);
+            on_device.read(*id, 0, &mut a)?;
+            on_cpu.read(*id, 0, &mut b)?;
             strays += stray(geometry, valid, &a);
             for (block, out) in [(&a, &mut found), (&b, &mut expected)] {
                 for value in [false, true] {
@@ -239,6 +239,7 @@ fn compare_blocks(
     if strays > 0 {
         check.failures.push(format!("{case:?} wrote {strays} bytes that are nobody's"));
     }
+    Ok(())
 }
 
 /// Bytes of the other layer, and of tokens that are not there yet, that are not as they were.

@@ -66,6 +66,16 @@ fn properties(state: &State, given: *const Properties) -> Result<usize> {
     state.device(given.location.id)
 }
 
+/// What the file of a handle is called, before its device's number.
+const HANDLE: &str = "simulated-cuda-handle-";
+
+/// The device whose memory a descriptor is of.
+fn device_of(fd: i32) -> Option<i32> {
+    let file = std::fs::read_link(format!("/proc/self/fd/{fd}")).ok()?;
+    let (_, number) = file.to_str()?.split_once(HANDLE)?;
+    number.split(' ').next()?.parse().ok()
+}
+
 /// The mappings that make up `bytes` from `at`, to the byte.
 fn mappings(state: &State, at: usize, bytes: usize) -> Result<Vec<usize>> {
     let mut out = Vec::new();
@@ -158,7 +168,8 @@ api! {
             return Err(INVALID_VALUE);
         }
         state.take(device, bytes)?;
-        let made = arena::memfd(c"simulated-cuda-handle", bytes);
+        let name = std::ffi::CString::new(format!("{HANDLE}{device}")).map_err(|_| UNKNOWN)?;
+        let made = arena::memfd(&name, bytes);
         let Ok(fd) = made else {
             state.device_of(device)?.used -= bytes;
             return Err(OUT_OF_MEMORY);
@@ -300,8 +311,9 @@ api! {
         if fd < 0 || !bytes.is_multiple_of(GRANULARITY) {
             return Err(INVALID_VALUE);
         }
+        let device = state.device(device_of(fd).ok_or(INVALID_VALUE)?)?;
         let handle = state.handle() as u64;
-        state.physical.insert(handle, Physical { fd, bytes, device: 0, handles: 1, mappings: 0, own: false });
+        state.physical.insert(handle, Physical { fd, bytes, device, handles: 1, mappings: 0, own: false });
         unsafe { put(out, handle) }
     }
 }

@@ -49,10 +49,10 @@ fn int8_tiles_are_those_of_the_same_numbers_in_bf16() {
                 let scale = int8::quantise(&row, &mut q);
                 int8::dequantise(&q, scale, &mut back);
                 let stripe = int8.stripe_offset(0, value, 1);
-                slabs[0].write(block, stripe + token * int8.row_bytes(), &q);
-                slabs[0].write(block, stripe + int8.scales_offset() + 4 * token, &scale.to_le_bytes());
+                slabs[0].write(block, stripe + token * int8.row_bytes(), &q).unwrap();
+                slabs[0].write(block, stripe + int8.scales_offset() + 4 * token, &scale.to_le_bytes()).unwrap();
                 let back: Vec<u8> = back.iter().flat_map(|&x| bf16_bits(x).to_le_bytes()).collect();
-                slabs[1].write(block, bf16.stripe_offset(0, value, 1) + token * bf16.row_bytes(), &back);
+                slabs[1].write(block, bf16.stripe_offset(0, value, 1) + token * bf16.row_bytes(), &back).unwrap();
             }
         }
         for (tile, seen) in [(0, 0..64), (64, 3..50), (64, 0..1), (0, 63..64)] {

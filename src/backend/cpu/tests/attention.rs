@@ -82,7 +82,7 @@ impl Shape {
         let kv = KvSlab::new(geometry, blocks).unwrap();
         // Every bit set is a NaN in all dtypes, as an int8 row's scale too.
         let garbage = vec![0xffu8; kv.geometry().block_bytes()];
-        (0..blocks as u32).for_each(|id| kv.write(id, 0, &garbage));
+        (0..blocks as u32).for_each(|id| kv.write(id, 0, &garbage).unwrap());
         kv
     }
 

@@ -56,7 +56,7 @@ fn scribble(cache: &Cache, blocks: u32) {
     let mut table = cache.table();
     if table.reserve(0, blocks * GEOMETRY.block_tokens) {
         let junk = vec![0xEE; GEOMETRY.block_bytes()];
-        table.blocks().iter().for_each(|&block| cache.store().write(block, 0, &junk));
+        table.blocks().iter().for_each(|&block| cache.store().write(block, 0, &junk).unwrap());
     }
 }
 

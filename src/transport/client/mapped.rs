@@ -1,0 +1,136 @@
+//! A peer's pool, mapped: host memory, or that of a CUDA device.
+
+use crate::backend::cuda::DevicePool;
+use crate::backend::{BlockId, Shared};
+use crate::error::{Error, Result, Status};
+use crate::sys::bytes::copy;
+use crate::sys::shared_memory::SharedMemory;
+use crate::transport::source::{Destination, Transport};
+use std::ops::Range;
+
+/// Copied on a device between two looks at whether it is still wanted: enough for the start of a copy to cost nothing.
+const PIECE: usize = 512 << 20;
+
+/// A peer's pool, mapped read-only.
+pub(in crate::transport) struct Mapped {
+    memory: Memory,
+    pub block_bytes: usize,
+}
+
+enum Memory {
+    Host(SharedMemory),
+    Device(Box<DevicePool>),
+}
+
+impl Mapped {
+    pub fn open(shared: Shared, block_bytes: usize) -> Result<Mapped> {
+        let Shared { fd, bytes, device } = shared;
+        let memory = match device {
+            None => Memory::Host(SharedMemory::open(fd, bytes)?),
+            Some(uuid) => {
+                let pool = DevicePool::open(fd, bytes, &uuid, block_bytes).map_err(not_from_here)?;
+                Memory::Device(Box::new(pool))
+            }
+        };
+        Ok(Mapped { memory, block_bytes })
+    }
+
+    pub fn transport(&self) -> Transport {
+        match self.memory {
+            Memory::Host(_) => Transport::SharedMemory,
+            Memory::Device(_) => Transport::Cuda,
+        }
+    }
+
+    /// Pays for the page faults of what is mapped now rather than in the first transfer.
+    pub fn populate(&self) -> Result<()> {
+        match &self.memory {
+            Memory::Host(memory) => memory.populate(false),
+            Memory::Device(_) => Ok(()),
+        }
+    }
+
+    /// Copies the sequence's blocks of this range; `ids` are the peer's from the first on. `between` is asked before each
+    /// piece.
+    pub fn fetch(
+        &self,
+        ids: &[BlockId],
+        blocks: Range<usize>,
+        into: &dyn Destination,
+        between: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
+        let mut scratch = Vec::new();
+        match &self.memory {
+            Memory::Host(memory) => {
+                for index in blocks {
+                    between()?;
+                    self.block_of(memory, ids[index], index, into, &mut scratch)?;
+                }
+            }
+            Memory::Device(pool) => {
+                let at_once = (PIECE / self.block_bytes.max(1)).max(1);
+                for first in blocks.clone().step_by(at_once) {
+                    between()?;
+                    let piece = first..blocks.end.min(first + at_once);
+                    if into.take_from_device(pool, ids, piece.clone()).map_err(of_peer)? {
+                        continue;
+                    }
+                    for index in piece {
+                        between()?;
+                        if ids[index] as usize >= pool.n_blocks() {
+                            return Err(outside(ids[index]));
+                        }
+                        scratch.resize(self.block_bytes, 0);
+                        pool.read(ids[index], 0, &mut scratch)?;
+                        into.write_block(index, &scratch)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn block_of(
+        &self,
+        memory: &SharedMemory,
+        id: BlockId,
+        index: usize,
+        into: &dyn Destination,
+        scratch: &mut Vec<u8>,
+    ) -> Result<()> {
+        let pool = memory.source();
+        let begin = id as usize * self.block_bytes;
+        if begin.checked_add(self.block_bytes).is_none_or(|end| end > pool.len()) {
+            return Err(outside(id));
+        }
+        let source = pool.slice(begin, self.block_bytes);
+        match into.direct(index) {
+            Some(target) => {
+                copy(source, target);
+                into.count(self.block_bytes);
+            }
+            None => {
+                scratch.resize(self.block_bytes, 0);
+                source.read(scratch);
+                into.write_block(index, scratch)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// As where the device is not this process's, or there is no driver: another way may do.
+fn not_from_here(error: Error) -> Error {
+    match error.status {
+        Status::OutOfMemory => error,
+        _ => Error::new(Status::Unsupported, error.message),
+    }
+}
+
+fn of_peer(error: Error) -> Error {
+    error.context("the peer's pool")
+}
+
+fn outside(id: BlockId) -> Error {
+    crate::error!(Corrupt, "the peer: block {id} lies outside of its pool")
+}
