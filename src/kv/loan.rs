@@ -52,13 +52,13 @@ impl Cache {
         Ok(Loan { shared: self.shared.clone(), id, epoch: *epoch, pins, blocks: Vec::new(), let_go: 0, whole: None })
     }
 
-    /// A loan of free blocks for a self-test: `most` of them, or what there is, at least one.
+    /// A loan of free blocks for a self-test: `most` of them, or half of what there is (others go on meanwhile), at least one.
     pub(crate) fn lend_scratch(&self, most: usize) -> Result<Loan> {
         let (pins, blocks, epoch) = self.shared.with(|state| {
             if state.closed {
                 bail!(Shutdown, "the cache is closed");
             }
-            let n = most.min(state.blocks.free.len()).max(1);
+            let n = most.min(state.blocks.free.len() / 2).max(1);
             let mut blocks = Vec::with_capacity(n);
             if !state.blocks.allocate(n, &mut blocks) {
                 bail!(OutOfMemory, "self-test: no KV block is free");

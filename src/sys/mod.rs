@@ -2,6 +2,7 @@
 
 pub mod bytes;
 mod eventfd;
+pub mod handout;
 mod host;
 pub mod nixl;
 pub mod shared_memory;

@@ -61,7 +61,9 @@ struct Refused(Reason, Error);
 
 /// A bandwidth is measured for about so long.
 const MEASURE: Duration = Duration::from_millis(30);
+/// What is moved at a time, of host memory. A device takes more before its speed is seen.
 const TEST_BYTES: usize = 16 << 20;
+const TEST_BYTES_ON_DEVICE: usize = 64 << 20;
 
 pub(super) fn pair(
     cache: &Arc<Cache>,
@@ -233,7 +235,8 @@ fn reach(
         let room = Room::new(cache, n, size)?;
         Ok((transport, measure(&mut remote, &room, n, &seed, question.wanted)?))
     };
-    let (transport, rate) = test((TEST_BYTES / size).max(1)).map_err(refused)?;
+    let bytes = if cache.store().on_device().is_some() { TEST_BYTES_ON_DEVICE } else { TEST_BYTES };
+    let (transport, rate) = test((bytes / size).max(1)).map_err(refused)?;
     peers.choose(&address.epoch, &address.endpoints, transport, Some(endpoint));
     peers.choose(&now.epoch, &now.endpoints, transport, Some(endpoint));
     report.transport = Some(transport);

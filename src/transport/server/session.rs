@@ -20,7 +20,7 @@ const MORE_WAIT: Duration = Duration::from_millis(250);
 /// A peer that has connected has so long to prove itself.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// The most of the pool that a self-test takes.
-const TEST_BYTES: usize = 16 << 20;
+const TEST_BYTES: usize = 64 << 20;
 
 struct Session<'a> {
     shared: &'a Arc<Shared>,

@@ -2,7 +2,7 @@
 
 use super::report::{Bound, COPY, MATRIX, Report};
 use super::{Outcome, locked, words};
-use cleave::backend::cuda::{CudaBackend, CudaBuffer, CudaMatrix, CudaSlab, Device, Loader};
+use cleave::backend::cuda::{CudaBackend, CudaBuffer, CudaMatrix, CudaSlab, Device, DevicePool, Loader};
 use cleave::backend::{Backend, BlockStore, KvGeometry, Linear};
 use cleave::tensor::Dtype;
 use std::sync::{Arc, Mutex};
@@ -12,6 +12,7 @@ pub fn run(report: &Mutex<Report>, simulated: bool) -> Outcome<()> {
     let device = Device::open(0).map_err(words)?;
     let copied = copy(&device, simulated)?;
     locked(report).add("-", COPY, copied, "GB/s", Bound::None, None);
+    handoff(&device, report, simulated)?;
     // Rows, outputs, inputs: a cube, and what 8192 tokens do in an 8B model's MLP.
     let shapes = if simulated { vec![[80, 64, 64]] } else { vec![[8192, 8192, 8192], [8192, 14336, 4096]] };
     let mut best = 0f64;
@@ -34,6 +35,32 @@ fn copy(device: &Arc<Device>, simulated: bool) -> Outcome<f64> {
         best = best.min(begun.elapsed().as_secs_f64());
     }
     Ok(2.0 * geometry.block_bytes() as f64 / best / 1e9)
+}
+
+/// KV of 8192 tokens of an 8B model, in blocks here and there, goes from another process's pool into one on the same device. The
+/// pool is mapped as another process maps it.
+fn handoff(device: &Arc<Device>, report: &Mutex<Report>, simulated: bool) -> Outcome<()> {
+    const BLOCK_TOKENS: usize = 16;
+    let (block_bytes, n) = if simulated { (4 << 10, 8) } else { (2 << 20, 512) };
+    let pool = || DevicePool::new(device, n, block_bytes, true).map_err(words);
+    let (exporter, importer) = (pool()?, pool()?);
+    let (fd, bytes, uuid) = exporter.descriptor().map_err(words)?;
+    let mapped = DevicePool::open(fd, bytes, &uuid, block_bytes).map_err(words)?;
+    // As after a while: no two neighbours are neighbours there.
+    let from: Vec<u32> = (0..n as u32).map(|i| i * 13 % n as u32).collect();
+    let to: Vec<u32> = (0..n as u32).map(|i| i * 29 % n as u32).collect();
+    let mut best = f64::MAX;
+    for _ in 0..8 {
+        let begun = Instant::now();
+        importer.copy_from(&mapped, &from, &to).map_err(words)?;
+        best = best.min(begun.elapsed().as_secs_f64());
+    }
+    let tokens = n * BLOCK_TOKENS;
+    // Read and written, as what it is measured against.
+    let bytes = Bound::Bytes(2.0 * (block_bytes / BLOCK_TOKENS) as f64);
+    let what = format!("handoff of {tokens} tokens (8b) to another process");
+    locked(report).add("-", &what, tokens as f64 / best, "tokens/s", bytes, Some(0.80));
+    Ok(())
 }
 
 /// TFLOP/s of `x [m, k] · wᵀ [n, k]` in bf16.
