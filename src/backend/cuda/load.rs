@@ -46,14 +46,14 @@ impl Loader {
         &self.device
     }
 
-    /// Copies `bytes` to the beginning of `to`. They are there once [`Loader::finish`] has returned.
-    pub(super) fn load(&mut self, to: &DeviceMemory, bytes: &[u8]) -> Result<()> {
+    /// Copies `bytes` to `offset` of `to`. They are there once [`Loader::finish`] has returned.
+    pub(super) fn load(&mut self, to: &DeviceMemory, offset: usize, bytes: &[u8]) -> Result<()> {
         for (i, piece) in bytes.chunks(WORDS * 4).enumerate() {
             let half = &mut self.halves[self.next];
             self.next = 1 - self.next;
             half.free.synchronize()?;
             copy(half.pinned.as_mut_bytes(), piece);
-            half.pinned.send(piece.len(), to, i * WORDS * 4, &self.stream)?;
+            half.pinned.send(piece.len(), to, offset + i * WORDS * 4, &self.stream)?;
             half.free.record(&self.stream)?;
         }
         Ok(())
