@@ -57,6 +57,10 @@ pub trait BlockStore: Send + Sync {
     }
 }
 
+/// Told how many bytes of weights have been loaded, and how many there are. What it returns ends the loading, if that is an
+/// error.
+pub type Progress<'a> = dyn FnMut(u64, u64) -> Result<()> + 'a;
+
 /// Rows of one sequence in a batch: consecutive tokens at consecutive positions.
 #[derive(Clone, Copy, Debug)]
 pub struct SeqSpan {

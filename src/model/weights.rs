@@ -107,12 +107,12 @@ impl Upload<CpuBackend> for InPlace {
 }
 
 /// A CUDA device: copies of the tensors, matrices all in the one type that the device computes with.
-pub struct ToDevice {
-    pub loader: Loader,
+pub struct ToDevice<'a> {
+    pub loader: Loader<'a>,
     pub dtype: Dtype,
 }
 
-impl Upload<CudaBackend> for ToDevice {
+impl Upload<CudaBackend> for ToDevice<'_> {
     fn matrix(&mut self, tensor: &Tensor) -> Result<CudaMatrix> {
         let (rows, cols) = tensor.rows_cols();
         let bytes = converted(tensor, self.dtype)?;
@@ -134,7 +134,16 @@ impl Upload<CudaBackend> for ToDevice {
     }
 }
 
-impl ToDevice {
+impl ToDevice<'_> {
+    /// What all weights take there, as vectors are f32.
+    pub fn bytes(checkpoint: &Checkpoint, dtype: Dtype) -> u64 {
+        let bytes = |tensor: &&Tensor| {
+            let elements = tensor.stored.shape.iter().product::<usize>() as u64;
+            elements * if tensor.stored.shape.len() == 2 { dtype.size() as u64 } else { 4 }
+        };
+        checkpoint.tensors().iter().map(bytes).sum()
+    }
+
     /// Projections of one input as one: their matrices below each other, their biases one after the other.
     fn stacked(&mut self, tensors: &[&LinearTensors]) -> Result<Linear<CudaBackend>> {
         let first = &tensors[0].weight;

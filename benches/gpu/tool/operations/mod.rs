@@ -76,7 +76,7 @@ impl Check {
         CudaBackend::new(&self.device, dtype, 1, std::iter::once(None), &slab)
     }
 
-    pub fn loader(&self) -> Result<Loader> {
+    pub fn loader(&self) -> Result<Loader<'_>> {
         Loader::new(&self.device)
     }
 
