@@ -110,14 +110,14 @@ fn read(threads: usize, bytes: &[u8]) -> f64 {
 fn linear(cpu: &mut CpuBackend, weights: &Bytes, m: usize, n: usize, k: usize, dtype: Dtype) {
     let bytes = n * k * dtype.size();
     // As many different matrices as fit, so that weights come from memory as they do in a model.
-    let linears: Vec<Linear<CpuBackend>> = (0..(weights.as_ref().as_ref().len() / bytes).max(1))
-        .map(|i| Linear { weight: CpuMatrix::new(weights.clone(), i * bytes, n, k, dtype).unwrap(), bias: None })
+    let linears: Vec<Vec<Linear<CpuBackend>>> = (0..(weights.as_ref().as_ref().len() / bytes).max(1))
+        .map(|i| vec![Linear { weight: CpuMatrix::new(weights.clone(), i * bytes, n, k, dtype).unwrap(), bias: None }])
         .collect();
     let x = CpuBuffer::from_f32(&vec![0.5; m * k], m, k).unwrap();
     let mut out = CpuBuffer::default();
     let mut next = 0;
     let seconds = best(|| {
-        cpu.linear(&x, &[&linears[next % linears.len()]], &mut [&mut out]).unwrap();
+        cpu.project(&x, &linears[next % linears.len()], &mut [&mut out]).unwrap();
         next += 1;
     });
     let flops = 2.0 * (m * n * k) as f64 / seconds / 1e9;

@@ -1,5 +1,57 @@
 #include "support.h"
 
+/* What a progress function was told, and what it answers. */
+struct told {
+    cleave_model_t *model;
+    int calls, cancel;
+    uint64_t done, total;
+};
+
+static int32_t progress(uintptr_t user_data, uint64_t done, uint64_t total)
+{
+    struct told *told = (struct told *)user_data;
+    cleave_error_t err;
+    cleave_cache_t *cache = NULL;
+    cleave_model_info_t info = ZERO;
+    info.struct_size = sizeof info;
+    told->calls++;
+    told->done = done;
+    told->total = total;
+    CHECK_OK(cleave_model_info(told->model, &info));
+    CHECK_ERR(cleave_cache_create(told->model, NULL, 0, NULL, &cache, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK(has_text(&err, "progress function"));
+    CHECK(cache == NULL);
+    return told->cancel;
+}
+
+static void check_progress(cleave_model_t *model, const cleave_cache_config_t *config)
+{
+    cleave_error_t err;
+    cleave_cache_t *cache = NULL;
+    cleave_model_info_t info = ZERO;
+    struct told told = ZERO;
+    uintptr_t user_data = (uintptr_t)&told;
+    info.struct_size = sizeof info;
+    CHECK_OK(cleave_model_info(model, &info));
+    told.model = model;
+
+    told.cancel = -3;
+    CHECK_ERR(cleave_cache_create_with_progress(model, NULL, 0, config, progress, user_data, &cache, &err),
+              CLEAVE_ERR_CANCELLED);
+    CHECK(cache == NULL && told.calls == 1);
+    /* The weights are mapped: on the CPU all are there at once. */
+    told.cancel = 0;
+    CHECK_ERR(cleave_cache_create_with_progress(model, NULL, 0, config, progress, user_data, &cache, &err), CLEAVE_OK);
+    CHECK(told.calls == 2 && told.done == told.total && told.total == info.weight_bytes);
+    cleave_cache_destroy(cache);
+    /* Nobody is told, and no cache is made in vain. */
+    CHECK_ERR(cleave_cache_create_with_progress(model, NULL, 0, config, NULL, 0, &cache, &err), CLEAVE_OK);
+    cleave_cache_destroy(cache);
+    CHECK_ERR(cleave_cache_create_with_progress(model, NULL, 0, config, progress, user_data, NULL, &err),
+              CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK(told.calls == 2);
+}
+
 int main(void)
 {
     cleave_error_t err;
@@ -26,6 +78,8 @@ int main(void)
     CHECK_ERR(cleave_cache_create(model, &cpu, 1, &config, &cache, &err), CLEAVE_ERR_INVALID_ARGUMENT);
     config.block_tokens = 0;
     CHECK(cache == NULL);
+    check_progress(model, &config);
+    cache = NULL;
 
     config.dtype = CLEAVE_DTYPE_I8;
     config.flags |= CLEAVE_CACHE_NO_CONVERT;

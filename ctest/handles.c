@@ -35,6 +35,7 @@ CALL(tokenize, MODEL_OF(h), "a", 1, 0, tokens_, 8, &n, &err)
 CALL(chat_prompt, MODEL_OF(h), "[]", 2, buffer, sizeof buffer, &n, &err)
 CALL(detokenizer_create, MODEL_OF(h), &detokenizer_, &err)
 CALL(cache_create, MODEL_OF(h), NULL, 0, NULL, &cache_, &err)
+CALL(cache_create_with_progress, MODEL_OF(h), NULL, 0, NULL, NULL, 0, &cache_, &err)
 CALL(detokenizer_push, DETOK_OF(h), 1, buffer, sizeof buffer, &n)
 CALL(detokenizer_flush, DETOK_OF(h), buffer, sizeof buffer, &n)
 CALL(queue_fd, QUEUE_OF(h))
@@ -86,7 +87,7 @@ static const struct {
 } calls[] = {
 #define ROW(kind, name) {#name, kind, call_##name}
     ROW(MODEL, model_info), ROW(MODEL, tokenize), ROW(MODEL, chat_prompt), ROW(MODEL, detokenizer_create),
-    ROW(MODEL, cache_create), ROW(DETOKENIZER, detokenizer_push), ROW(DETOKENIZER, detokenizer_flush),
+    ROW(MODEL, cache_create), ROW(MODEL, cache_create_with_progress), ROW(DETOKENIZER, detokenizer_push), ROW(DETOKENIZER, detokenizer_flush),
     ROW(QUEUE, queue_fd), ROW(QUEUE, poll), ROW(CACHE, engine_create), ROW(QUEUE, engine_create_queue),
     ROW(CACHE, kv_info), ROW(CACHE, kv_ticket), ROW(CACHE, kv_read_image), ROW(CACHE, kv_import),
     ROW(QUEUE, kv_import_queue), ROW(CACHE, kv_save), ROW(CACHE, kv_load), ROW(CACHE, kv_duplicate),

@@ -10,7 +10,7 @@ mod model_support;
 use std::sync::Arc;
 
 use cleave::backend::cpu::{CpuBackend, CpuConfig, KvSlab, Level};
-use cleave::backend::{Batch, SeqSpan};
+use cleave::backend::{Batch, Linear, SeqSpan};
 use cleave::model::decoder::{Decoder, Executor};
 use cleave::model::{Model, safetensors};
 use cleave::tensor::Dtype;
@@ -250,7 +250,8 @@ fn weights_are_shared() {
     let (a, b) = (model.cpu_weights().unwrap(), model.cpu_weights().unwrap());
     assert!(Arc::ptr_eq(&a, &b));
     assert!(std::ptr::eq(a.embed(), &a.head().weight), "tied");
-    assert!(a.layers.iter().all(|l| l.q.weight.in_place() && l.down.weight.in_place()));
+    let in_place = |linears: &[Linear<CpuBackend>]| linears.iter().all(|l| l.weight.in_place());
+    assert!(a.layers.iter().all(|l| in_place(&l.qkv) && in_place(&l.gate_up) && l.down.weight.in_place()));
 }
 
 /// A tied config with an output projection in the file all the same uses that one (as transformers 5 does), and

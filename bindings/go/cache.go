@@ -45,6 +45,11 @@ type CacheConfig struct {
 	Secret [32]byte
 	// PeerTimeout: a peer that says nothing for so long in the middle of a transfer is gone. Default: 4 s.
 	PeerTimeout time.Duration
+	// Progress, if there is one, is told how many bytes of the weights have been loaded, and how many there are, by the
+	// goroutine that makes the cache. It returns whether to go on; else everything is freed, and [Model.NewCache] fails
+	// with [ErrCancelled]. Where nothing has to be loaded (the CPU, a device that has the weights) it is called once, with
+	// done equal to total. It must not make a cache.
+	Progress func(done, total uint64) bool
 }
 
 // Cache is a pool of KV blocks on a device, with its prefix index and its KV handles. Engines on one cache share weights
@@ -58,7 +63,7 @@ type Cache struct {
 // device however many caches there are.
 //
 // Errors: [ErrInvalidArgument], [ErrNotFound] (device), [ErrUnsupported] (dtype, more than one device),
-// [ErrOutOfMemory].
+// [ErrOutOfMemory], [ErrCancelled] (by Progress).
 func (m *Model) NewCache(config CacheConfig) (*Cache, error) {
 	defer runtime.KeepAlive(m)
 	var n numbers
@@ -85,7 +90,7 @@ func (m *Model) NewCache(config CacheConfig) (*Cache, error) {
 	if n.err != nil {
 		return nil, n.err
 	}
-	name, e := capi.CacheCreate(m.name, devices, &c)
+	name, e := capi.CacheCreate(m.name, devices, &c, config.Progress)
 	if e != nil {
 		return nil, m.wrap(e)
 	}

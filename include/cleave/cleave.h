@@ -151,7 +151,7 @@ typedef struct cleave_error_t {
 const char *cleave_status_string(cleave_status_t status);
 
 
-/* ---- log: the only callback, from a thread of the library's own ----
+/* ---- log: what the library has to say, from a thread of its own ----
  * The library writes nothing to stdout or stderr. What it has to say goes to the sink, if there is one. */
 #define CLEAVE_LOG_OFF 0
 
@@ -433,12 +433,20 @@ typedef struct cleave_cache_config_t {
 } cleave_cache_config_t;
 
 /**
+ * Told of the weights while they are loaded: so many bytes are there, and so many will be. Returns 0, or anything else to
+ * end it: the function that it was given to frees everything and returns CLEAVE_ERR_CANCELLED. It must return, and not
+ * throw or longjmp.
+ */
+typedef int32_t (*cleave_progress_fn)(uintptr_t user_data, uint64_t bytes_done, uint64_t bytes_total);
+
+/**
  * Makes a KV cache for `model` on `devices` (`n_devices` ordinals; none: the CPU). `config` may be NULL. `*out` is
  * the caller's, to be ended with cleave_cache_destroy; it keeps the model alive.
  *
  * Callable from any thread. [BLOCKING] Allocates the pool and puts the weights on the device, once per model and
  * device however many caches there are. Errors: INVALID_ARGUMENT, NOT_FOUND (model, device), UNSUPPORTED (dtype,
  * flags, more than one device, a device or shape that there are no kernels for), OUT_OF_MEMORY, DEVICE.
+ * cleave_cache_create_with_progress tells how far it is.
  */
 cleave_status_t cleave_cache_create(cleave_model_t *model,
                                     const int32_t *devices,
@@ -446,6 +454,31 @@ cleave_status_t cleave_cache_create(cleave_model_t *model,
                                     const struct cleave_cache_config_t *config,
                                     cleave_cache_t **out,
                                     cleave_error_t *err);
+
+/**
+ * cleave_cache_create that tells `progress` of the loading of the weights, by the calling thread and within the call.
+ * `progress` NULL: nobody is told.
+ *
+ * On a CUDA device it is told before the first byte, after every tensor and every 16 MiB, and once all are there, with the
+ * same `bytes_total` each time (as they lie on the device) and `bytes_done` from 0 to `bytes_total`, never less than
+ * before. Where there is nothing to load it is told once, with everything done: on the CPU, which uses the mapped files
+ * and reads pages as it comes to them, and on a device that another cache has brought the weights to, or is bringing
+ * them: then this call waits for that first.
+ *
+ * `progress` may call every function of this API but cleave_cache_create and this one (CLEAVE_ERR_INVALID_ARGUMENT), and
+ * must not wait for a thread that is in one of them.
+ *
+ * Callable from any thread. [BLOCKING] As cleave_cache_create, and for as long as `progress` takes. Errors: those of
+ * cleave_cache_create, and CANCELLED (by `progress`).
+ */
+cleave_status_t cleave_cache_create_with_progress(cleave_model_t *model,
+                                                  const int32_t *devices,
+                                                  size_t n_devices,
+                                                  const struct cleave_cache_config_t *config,
+                                                  cleave_progress_fn progress,
+                                                  uintptr_t user_data,
+                                                  cleave_cache_t **out,
+                                                  cleave_error_t *err);
 
 /**
  * Ends a cache and every KV handle in it. Engines that still run over it go on until they are destroyed, and the

@@ -152,14 +152,15 @@ template <class T, class O> __device__ void gemv(const Product<T, O> &product)
             [&](uint32_t row, uint32_t column, const float(&sums)[1]) { product.write(row, column, sums[0]); });
 }
 
-// y = silu(x · gateᵀ) * (x · upᵀ). Nothing is rounded to T in between.
+// y = silu(x · gateᵀ) * (x · upᵀ), both rounded to T first: the bits of two products and silu_mul.
 template <class T>
 __device__ void gemv_silu(T *y, uint32_t y_stride, const T *x, uint32_t x_stride, const T *gate, const T *up, uint32_t m,
                           uint32_t n, uint32_t k)
 {
     const T *const w[2] = {gate, up};
     gemv_of(w, x, x_stride, m, n, k, [&](uint32_t row, uint32_t column, const float(&sums)[2]) {
-        y[uint64_t(row) * y_stride + column] = from_float<T>(sums[0] / (1.0f + __expf(-sums[0])) * sums[1]);
+        const float of_gate = to_float(from_float<T>(sums[0])), of_up = to_float(from_float<T>(sums[1]));
+        y[uint64_t(row) * y_stride + column] = from_float<T>(of_gate / (1.0f + __expf(-of_gate)) * of_up);
     });
 }
 

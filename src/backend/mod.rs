@@ -76,6 +76,10 @@ pub struct Shared {
     pub device: Option<[u8; 16]>,
 }
 
+/// Told how many bytes of weights have been loaded, and how many there are. What it returns ends the loading, if that is an
+/// error.
+pub type Progress<'a> = dyn FnMut(u64, u64) -> Result<()> + 'a;
+
 /// Rows of one sequence in a batch: consecutive tokens at consecutive positions.
 #[derive(Clone, Copy, Debug)]
 pub struct SeqSpan {
@@ -141,6 +145,8 @@ pub trait Backend: Send + Sized {
     type Matrix: Send + Sync;
     /// A norm weight or bias.
     type Vector: Send + Sync;
+    /// Projections of one input, as one product where the device is better off with that.
+    type Projections: Send + Sync;
     /// The KV pool.
     type Kv: BlockStore;
 
@@ -169,13 +175,28 @@ pub trait Backend: Send + Sized {
         out: &mut Self::Buffer,
     ) -> Result<()>;
 
-    /// Several projections of the same input: `outs[i] = linears[i](x)`.
-    fn linear(&mut self, x: &Self::Buffer, linears: &[&Linear<Self>], outs: &mut [&mut Self::Buffer]) -> Result<()>;
+    /// All projections of the input: `outs[i] = projections[i](x)`.
+    fn project(
+        &mut self,
+        x: &Self::Buffer,
+        projections: &Self::Projections,
+        outs: &mut [&mut Self::Buffer],
+    ) -> Result<()>;
+
+    /// The gated activation: `gate = silu(projections[0](x)) * projections[1](x)`. What `up` holds then is unspecified.
+    fn project_gated(
+        &mut self,
+        x: &Self::Buffer,
+        projections: &Self::Projections,
+        gate: &mut Self::Buffer,
+        up: &mut Self::Buffer,
+    ) -> Result<()> {
+        self.project(x, projections, &mut [gate, up])?;
+        self.silu_mul(gate, up)
+    }
 
     /// `out = head(x)`, to be downloaded.
-    fn logits(&mut self, x: &Self::Buffer, head: &Linear<Self>, out: &mut Self::Buffer) -> Result<()> {
-        self.linear(x, &[head], &mut [out])
-    }
+    fn logits(&mut self, x: &Self::Buffer, head: &Linear<Self>, out: &mut Self::Buffer) -> Result<()>;
 
     /// `residual += linear(x)`.
     fn linear_add(&mut self, x: &Self::Buffer, linear: &Linear<Self>, residual: &mut Self::Buffer) -> Result<()>;

@@ -5,7 +5,7 @@ use super::event::{Event, EventKind};
 use super::home::{self, Home};
 use super::prepare::Bounds;
 use super::queue::Queue;
-use crate::backend::KvGeometry;
+use crate::backend::{KvGeometry, Progress};
 use crate::error::Result;
 use crate::kv::{self, BlockTable, CacheConfig, CacheIdentity, HashChain, KvId};
 use crate::model::Model;
@@ -58,6 +58,16 @@ pub struct ModelCache {
 impl ModelCache {
     /// `devices`: none (the CPU), or one.
     pub fn create(model: &Arc<Model>, devices: &[i32], options: CacheOptions) -> Result<Arc<ModelCache>> {
+        Self::create_watched(model, devices, options, &mut |_, _| Ok(()))
+    }
+
+    /// The same; `progress` is told of the weights, on this thread, and makes no cache itself.
+    pub fn create_watched(
+        model: &Arc<Model>,
+        devices: &[i32],
+        options: CacheOptions,
+        progress: &mut Progress<'_>,
+    ) -> Result<Arc<ModelCache>> {
         if devices.len() > 1 {
             crate::bail!(Unsupported, "{} devices: a cache lies on one", devices.len());
         }
@@ -81,7 +91,7 @@ impl ModelCache {
         }
         // Only whoever has the secret can import: without one that the host gave, nobody else does.
         let serve = options.secret.is_some();
-        let home = home::make(model, device, geometry, n_blocks, serve)?;
+        let home = home::make(model, device, geometry, n_blocks, serve, progress)?;
         let identity = CacheIdentity {
             fingerprint: model.fingerprint(),
             tokenizer_digest: model.tokenizer_digest().unwrap_or_default(),

@@ -2,7 +2,7 @@
 
 use crate::backend::cpu::{CpuBackend, CpuConfig, KvSlab};
 use crate::backend::cuda::{CudaBackend, CudaSlab, Device};
-use crate::backend::{BlockStore, KvGeometry};
+use crate::backend::{BlockStore, KvGeometry, Progress};
 use crate::error::Result;
 use crate::model::Model;
 use crate::model::decoder::{Decoder, Executor};
@@ -19,17 +19,22 @@ pub(super) trait Home: Send + Sync {
     fn executor(&self, model: &Arc<Model>, threads: usize, cpus: Vec<usize>) -> Result<Box<dyn Executor>>;
 }
 
-/// `shared`: other processes can be given the pool to read, where its memory allows it.
+/// `shared`: other processes can be given the pool to read, where its memory allows it. `progress` is told of the weights.
 pub(super) fn make(
     model: &Arc<Model>,
     device: i32,
     geometry: KvGeometry,
     n_blocks: usize,
     shared: bool,
+    progress: &mut Progress<'_>,
 ) -> Result<Box<dyn Home>> {
     if device == DEVICE_CPU {
         let slab = if shared { KvSlab::shared(geometry, n_blocks) } else { KvSlab::new(geometry, n_blocks) };
-        return Ok(Box::new(Cpu { slab: Arc::new(slab?), weights: model.cpu_weights()? }));
+        let home = Cpu { slab: Arc::new(slab?), weights: model.cpu_weights()? };
+        // They are where they are mapped: there is nothing to be waited for.
+        let bytes = model.checkpoint().weight_bytes();
+        progress(bytes, bytes)?;
+        return Ok(Box::new(home));
     }
     let device = Device::open(device)?;
     CudaBackend::check(&geometry)?;
@@ -37,7 +42,7 @@ pub(super) fn make(
     // The pool first: whether it fits is known at once, the weights take their time.
     let make = if shared { CudaSlab::shared } else { CudaSlab::new };
     let slab = Arc::new(make(&device, geometry, n_blocks)?);
-    Ok(Box::new(Cuda { slab, weights: model.cuda_weights(&device)?, device }))
+    Ok(Box::new(Cuda { slab, weights: model.cuda_weights(&device, progress)?, device }))
 }
 
 struct Cpu {

@@ -10,7 +10,8 @@ use crate::engine::{CacheOptions, ModelCache};
 use crate::model::Model;
 use crate::tensor::Dtype;
 use crate::{bail, error};
-use libc::size_t;
+use libc::{size_t, uintptr_t};
+use std::cell::Cell;
 use std::time::Duration;
 
 impl Object for ModelCache {
@@ -63,6 +64,7 @@ sized_struct!(cleave_cache_config_t);
 /// Callable from any thread. [BLOCKING] Allocates the pool and puts the weights on the device, once per model and
 /// device however many caches there are. Errors: INVALID_ARGUMENT, NOT_FOUND (model, device), UNSUPPORTED (dtype,
 /// flags, more than one device, a device or shape that there are no kernels for), OUT_OF_MEMORY, DEVICE.
+/// cleave_cache_create_with_progress tells how far it is.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleave_cache_create(
     model: *mut cleave_model_t,
@@ -72,21 +74,88 @@ pub unsafe extern "C" fn cleave_cache_create(
     out: *mut *mut cleave_cache_t,
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
-    call(err, || unsafe {
-        let model = registry::get::<Model>(model, "model")?;
-        required(out, "out")?;
-        let devices = match slice(devices, n_devices, "devices")? {
-            [] => &[CLEAVE_DEVICE_CPU],
-            devices => devices,
-        };
-        if let Some(device) = devices.iter().find(|&&device| device < CLEAVE_DEVICE_CPU) {
-            bail!(InvalidArgument, "{device} is no device ordinal");
-        }
+    // SAFETY: the caller's contract.
+    call(err, || unsafe { create(model, devices, n_devices, config, None, 0, out) })
+}
+
+/// Told of the weights while they are loaded: so many bytes are there, and so many will be. Returns 0, or anything else to
+/// end it: the function that it was given to frees everything and returns CLEAVE_ERR_CANCELLED. It must return, and not
+/// throw or longjmp.
+pub type cleave_progress_fn =
+    Option<unsafe extern "C" fn(user_data: uintptr_t, bytes_done: u64, bytes_total: u64) -> i32>;
+
+/// cleave_cache_create that tells `progress` of the loading of the weights, by the calling thread and within the call.
+/// `progress` NULL: nobody is told.
+///
+/// On a CUDA device it is told before the first byte, after every tensor and every 16 MiB, and once all are there, with the
+/// same `bytes_total` each time (as they lie on the device) and `bytes_done` from 0 to `bytes_total`, never less than
+/// before. Where there is nothing to load it is told once, with everything done: on the CPU, which uses the mapped files
+/// and reads pages as it comes to them, and on a device that another cache has brought the weights to, or is bringing
+/// them: then this call waits for that first.
+///
+/// `progress` may call every function of this API but cleave_cache_create and this one (CLEAVE_ERR_INVALID_ARGUMENT), and
+/// must not wait for a thread that is in one of them.
+///
+/// Callable from any thread. [BLOCKING] As cleave_cache_create, and for as long as `progress` takes. Errors: those of
+/// cleave_cache_create, and CANCELLED (by `progress`).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleave_cache_create_with_progress(
+    model: *mut cleave_model_t,
+    devices: *const i32,
+    n_devices: size_t,
+    config: *const cleave_cache_config_t,
+    progress: cleave_progress_fn,
+    user_data: uintptr_t,
+    out: *mut *mut cleave_cache_t,
+    err: *mut cleave_error_t,
+) -> cleave_status_t {
+    // SAFETY: the caller's contract.
+    call(err, || unsafe { create(model, devices, n_devices, config, progress, user_data, out) })
+}
+
+thread_local! {
+    /// This thread is in a host's progress function: what is being loaded is locked.
+    static IN_PROGRESS: Cell<bool> = const { Cell::new(false) };
+}
+
+unsafe fn create(
+    model: *mut cleave_model_t,
+    devices: *const i32,
+    n_devices: size_t,
+    config: *const cleave_cache_config_t,
+    progress: cleave_progress_fn,
+    user_data: uintptr_t,
+    out: *mut *mut cleave_cache_t,
+) -> crate::error::Result<()> {
+    if IN_PROGRESS.get() {
+        bail!(InvalidArgument, "a cache cannot be created within a progress function");
+    }
+    let model = registry::get::<Model>(model, "model")?;
+    required(out, "out")?;
+    // SAFETY: the caller's contract.
+    let (devices, config) = unsafe {
         let config: cleave_cache_config_t = sized::read_optional(config, "config")?;
-        let cache = ModelCache::create(&model, devices, options(&config)?)?;
-        put(out, registry::insert(cache)?);
+        (slice(devices, n_devices, "devices")?, config)
+    };
+    let devices = if devices.is_empty() { &[CLEAVE_DEVICE_CPU] } else { devices };
+    if let Some(device) = devices.iter().find(|&&device| device < CLEAVE_DEVICE_CPU) {
+        bail!(InvalidArgument, "{device} is no device ordinal");
+    }
+    let mut tell = |done: u64, total: u64| {
+        let Some(progress) = progress else { return Ok(()) };
+        IN_PROGRESS.set(true);
+        // SAFETY: by contract a function that can be called during this call.
+        let answer = unsafe { progress(user_data, done, total) };
+        IN_PROGRESS.set(false);
+        if answer != 0 {
+            bail!(Cancelled, "`progress` ended the loading of weights, {done} of {total} bytes of which were there");
+        }
         Ok(())
-    })
+    };
+    let cache = ModelCache::create_watched(&model, devices, options(&config)?, &mut tell)?;
+    // SAFETY: checked above.
+    unsafe { put(out, registry::insert(cache)?) };
+    Ok(())
 }
 
 fn options(config: &cleave_cache_config_t) -> crate::error::Result<CacheOptions> {

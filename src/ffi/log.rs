@@ -1,4 +1,4 @@
-//! log: the only callback, from a thread of the library's own
+//! log: what the library has to say, from a thread of its own
 //!
 //! The library writes nothing to stdout or stderr. What it has to say goes to the sink, if there is one.
 

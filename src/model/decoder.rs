@@ -147,7 +147,7 @@ impl<B: Backend> Forward<'_, B> {
         let args = AttentionArgs { layer: index, heads, scale: self.scale, window: spec.window, batch: self.batch };
 
         backend.rms_norm(&b.x, None, &layer.attn_norm, eps, &mut b.normed)?;
-        backend.linear(&b.normed, &[&layer.q, &layer.k, &layer.v], &mut [&mut b.q, &mut b.k, &mut b.v])?;
+        backend.project(&b.normed, &layer.qkv, &mut [&mut b.q, &mut b.k, &mut b.v])?;
         let norms = layer.qk_norm.as_ref().map(|(q, k)| (q, k, eps));
         backend.rope_store(&mut b.q, &mut b.k, &b.v, norms, self.rope, &args, self.kv)?;
         if kv_only {
@@ -157,8 +157,7 @@ impl<B: Backend> Forward<'_, B> {
         backend.linear_add(&b.attended, &layer.o, &mut b.x)?;
 
         backend.rms_norm(&b.x, None, &layer.mlp_norm, eps, &mut b.normed)?;
-        backend.linear(&b.normed, &[&layer.gate, &layer.up], &mut [&mut b.gate, &mut b.up])?;
-        backend.silu_mul(&mut b.gate, &b.up)?;
+        backend.project_gated(&b.normed, &layer.gate_up, &mut b.gate, &mut b.up)?;
         backend.linear_add(&b.gate, &layer.down, &mut b.x)
     }
 }

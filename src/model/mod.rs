@@ -28,9 +28,9 @@ pub mod weights;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
-use crate::backend::KvGeometry;
 use crate::backend::cpu::CpuBackend;
 use crate::backend::cuda::{CudaBackend, Device, Loader};
+use crate::backend::{KvGeometry, Progress};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::Dtype;
@@ -163,16 +163,21 @@ impl Model {
     }
 
     /// The weights on a CUDA device: copied there once for all caches and engines, and there until the last of them goes.
-    pub fn cuda_weights(&self, device: &Arc<Device>) -> Result<Arc<Weights<CudaBackend>>> {
+    /// `progress` must not ask for weights itself.
+    pub fn cuda_weights(&self, device: &Arc<Device>, progress: &mut Progress<'_>) -> Result<Arc<Weights<CudaBackend>>> {
+        let dtype = self.info().weight_dtype;
+        let bytes = ToDevice::bytes(&self.checkpoint, dtype);
         let mut cuda = self.cuda.lock().unwrap_or_else(PoisonError::into_inner);
         cuda.retain(|(_, weights)| weights.strong_count() > 0);
         if let Some(weights) = cuda.iter().find(|(at, _)| *at == device.ordinal()).and_then(|(_, w)| w.upgrade()) {
+            progress(bytes, bytes)?;
             return Ok(weights);
         }
         for shard in self.checkpoint.shards() {
             shard.mapping.will_need();
         }
-        let mut upload = ToDevice { loader: Loader::new(device)?, dtype: self.info().weight_dtype };
+        let mut each = |done, total| progress(done, total);
+        let mut upload = ToDevice { loader: Loader::watched(device, bytes, &mut each)?, dtype };
         let weights = Arc::new(Weights::build(&self.checkpoint, &mut upload)?);
         upload.loader.finish()?;
         cuda.push((device.ordinal(), Arc::downgrade(&weights)));

@@ -1,10 +1,11 @@
 //! A model's weights as one device wants them. Built once per model and device and shared by every engine
-//! there: another engine adds no copy. On the CPU matrices stay where the checkpoint is mapped.
+//! there: another engine adds no copy. On the CPU matrices stay where the checkpoint is mapped; a CUDA device has those that
+//! take the same input as one.
 
 use std::borrow::Cow;
 
 use crate::backend::cpu::{CpuBackend, CpuMatrix, CpuVector};
-use crate::backend::cuda::{CudaBackend, CudaMatrix, CudaVector, Loader};
+use crate::backend::cuda::{CudaBackend, CudaMatrix, CudaProjections, CudaVector, Loader};
 use crate::backend::{Backend, Linear};
 use crate::error::{Error, Result};
 use crate::model::checkpoint::{Checkpoint, LayerTensors, LinearTensors, Tensor};
@@ -14,20 +15,20 @@ use crate::tensor::Dtype;
 pub trait Upload<B: Backend> {
     fn matrix(&mut self, tensor: &Tensor) -> Result<B::Matrix>;
     fn vector(&mut self, tensor: &Tensor) -> Result<B::Vector>;
+    fn linear(&mut self, tensors: &LinearTensors) -> Result<Linear<B>>;
+    /// Projections of the same input.
+    fn projections(&mut self, tensors: &[&LinearTensors]) -> Result<B::Projections>;
 }
 
 /// One decoder layer.
 pub struct LayerWeights<B: Backend> {
     pub attn_norm: B::Vector,
-    pub q: Linear<B>,
-    pub k: Linear<B>,
-    pub v: Linear<B>,
+    pub qkv: B::Projections,
     pub o: Linear<B>,
     /// q_norm and k_norm.
     pub qk_norm: Option<(B::Vector, B::Vector)>,
     pub mlp_norm: B::Vector,
-    pub gate: Linear<B>,
-    pub up: Linear<B>,
+    pub gate_up: B::Projections,
     pub down: Linear<B>,
 }
 
@@ -68,21 +69,13 @@ fn layer<B: Backend>(tensors: &LayerTensors, upload: &mut impl Upload<B>) -> Res
     };
     Ok(LayerWeights {
         attn_norm: upload.vector(&tensors.attn_norm)?,
-        q: linear(&tensors.q, upload)?,
-        k: linear(&tensors.k, upload)?,
-        v: linear(&tensors.v, upload)?,
-        o: linear(&tensors.o, upload)?,
+        qkv: upload.projections(&[&tensors.q, &tensors.k, &tensors.v])?,
+        o: upload.linear(&tensors.o)?,
         qk_norm,
         mlp_norm: upload.vector(&tensors.mlp_norm)?,
-        gate: linear(&tensors.gate, upload)?,
-        up: linear(&tensors.up, upload)?,
-        down: linear(&tensors.down, upload)?,
+        gate_up: upload.projections(&[&tensors.gate, &tensors.up])?,
+        down: upload.linear(&tensors.down)?,
     })
-}
-
-fn linear<B: Backend>(tensors: &LinearTensors, upload: &mut impl Upload<B>) -> Result<Linear<B>> {
-    let bias = tensors.bias.as_ref().map(|bias| upload.vector(bias)).transpose()?;
-    Ok(Linear { weight: upload.matrix(&tensors.weight)?, bias })
 }
 
 fn named(tensor: &Tensor) -> impl Fn(Error) -> Error + '_ {
@@ -102,15 +95,24 @@ impl Upload<CpuBackend> for InPlace {
     fn vector(&mut self, tensor: &Tensor) -> Result<CpuVector> {
         CpuVector::new(tensor.bytes(), tensor.dtype)
     }
+
+    fn linear(&mut self, tensors: &LinearTensors) -> Result<Linear<CpuBackend>> {
+        let bias = tensors.bias.as_ref().map(|bias| self.vector(bias)).transpose()?;
+        Ok(Linear { weight: self.matrix(&tensors.weight)?, bias })
+    }
+
+    fn projections(&mut self, tensors: &[&LinearTensors]) -> Result<Vec<Linear<CpuBackend>>> {
+        tensors.iter().map(|tensors| self.linear(tensors)).collect()
+    }
 }
 
 /// A CUDA device: copies of the tensors, matrices all in the one type that the device computes with.
-pub struct ToDevice {
-    pub loader: Loader,
+pub struct ToDevice<'a> {
+    pub loader: Loader<'a>,
     pub dtype: Dtype,
 }
 
-impl Upload<CudaBackend> for ToDevice {
+impl Upload<CudaBackend> for ToDevice<'_> {
     fn matrix(&mut self, tensor: &Tensor) -> Result<CudaMatrix> {
         let (rows, cols) = tensor.rows_cols();
         let bytes = converted(tensor, self.dtype)?;
@@ -120,6 +122,52 @@ impl Upload<CudaBackend> for ToDevice {
     fn vector(&mut self, tensor: &Tensor) -> Result<CudaVector> {
         let values = CpuVector::new(tensor.bytes(), tensor.dtype)?;
         CudaVector::new(&mut self.loader, values.as_slice()).map_err(named(tensor))
+    }
+
+    fn linear(&mut self, tensors: &LinearTensors) -> Result<Linear<CudaBackend>> {
+        self.stacked(&[tensors])
+    }
+
+    fn projections(&mut self, tensors: &[&LinearTensors]) -> Result<CudaProjections> {
+        let outputs = tensors.iter().map(|tensors| tensors.weight.rows_cols().0).collect();
+        CudaProjections::new(self.stacked(tensors)?, outputs)
+    }
+}
+
+impl ToDevice<'_> {
+    /// What all weights take there, as vectors are f32.
+    pub fn bytes(checkpoint: &Checkpoint, dtype: Dtype) -> u64 {
+        let bytes = |tensor: &&Tensor| {
+            let elements = tensor.stored.shape.iter().product::<usize>() as u64;
+            elements * if tensor.stored.shape.len() == 2 { dtype.size() as u64 } else { 4 }
+        };
+        checkpoint.tensors().iter().map(bytes).sum()
+    }
+
+    /// Projections of one input as one: their matrices below each other, their biases one after the other.
+    fn stacked(&mut self, tensors: &[&LinearTensors]) -> Result<Linear<CudaBackend>> {
+        let first = &tensors[0].weight;
+        let (mut rows, cols) = (0, first.rows_cols().1);
+        let mut bias = Vec::new();
+        for tensors in tensors {
+            let outputs = tensors.weight.rows_cols().0;
+            if let Some(tensor) = &tensors.bias {
+                bias.resize(rows, 0.0); // those before it had none
+                bias.extend_from_slice(CpuVector::new(tensor.bytes(), tensor.dtype)?.as_slice());
+            }
+            rows += outputs;
+        }
+        let dtype = self.dtype;
+        let parts = tensors.iter().map(|tensors| converted(&tensors.weight, dtype));
+        let weight = CudaMatrix::stacked(&mut self.loader, parts, rows, cols, dtype).map_err(named(first))?;
+        let bias = match bias.is_empty() {
+            true => None,
+            false => {
+                bias.resize(rows, 0.0);
+                Some(CudaVector::bias(&mut self.loader, &bias, dtype).map_err(named(first))?)
+            }
+        };
+        Ok(Linear { weight, bias })
     }
 }
 

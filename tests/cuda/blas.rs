@@ -4,8 +4,13 @@ use crate::common::*;
 use crate::device::{self, products};
 use crate::drivers::{alone, settings, whole_life};
 use crate::generation::{TEXTS, assert_alike, options, tokens};
+use cleave::backend::cuda::{
+    CudaBackend, CudaBuffer, CudaMatrix, CudaProjections, CudaSlab, CudaVector, Device, Loader,
+};
+use cleave::backend::{Backend, KvGeometry, Linear};
 use cleave::engine::{DEVICE_CPU, ModelCache, Role};
 use cleave::error::Status;
+use cleave::tensor::Dtype;
 
 fn at_once(device: i32, sequences: usize) -> Vec<Outcome> {
     let cache = ModelCache::create(&tiny(), &[device], options()).unwrap();
@@ -88,10 +93,48 @@ fn asks_once() {
     let (few, nothing) = run(8, 1);
     assert_eq!((few, nothing), (0, 0), "8 rows go without cuBLASLt");
     let (first, asked) = run(20, 2);
-    assert!(first > 0 && asked > 0);
+    // Q, K and V are one, and so are gate and up. Logits are wanted of one row.
+    assert_eq!(first, 4 * u64::from(tiny().info().n_layers));
+    assert!(asked > 0);
     assert_eq!(run(20, 3), (2 * first, asked));
     let (_, more) = run(21, 4);
     assert_eq!(more, 2 * asked);
+}
+
+/// A bias goes along if y's type has it exactly: else a kernel of ours adds what it is.
+#[test]
+fn a_bias_goes_along() {
+    alone("blas::adds_a_bias", "");
+}
+
+#[test]
+#[ignore = "run by a_bias_goes_along"]
+fn adds_a_bias() {
+    device::simulate();
+    let (rows, n, k) = (20, 24, 16);
+    for (dtype, bias, exact) in [(Dtype::Bf16, 0.75, true), (Dtype::F16, 0.75, true), (Dtype::Bf16, 0.7501, false)] {
+        let device = Device::open(0).unwrap();
+        let geometry = KvGeometry { layers: 1, kv_heads: 1, head_dim: 64, block_tokens: 16, dtype, shards: 1 };
+        let slab = CudaSlab::new(&device, geometry, 1).unwrap();
+        let mut cuda = CudaBackend::new(&device, dtype, 1, std::iter::once(None), &slab).unwrap();
+        let mut loader = Loader::new(&device).unwrap();
+        let weight = CudaMatrix::new(&mut loader, &vec![0; n * k * 2], n, k, dtype).unwrap();
+        let bias_of = CudaVector::bias(&mut loader, &vec![bias; n], dtype).unwrap();
+        loader.finish().unwrap();
+        let linear = Linear { weight, bias: Some(bias_of) };
+        let x = cuda.upload(&vec![1.0; rows * k], rows, k, false).unwrap();
+        let mut sum = cuda.upload(&vec![2.0; rows * n], rows, n, true).unwrap();
+        let before = products().0;
+        // The residual stream is f32, as a bias is.
+        cuda.linear_add(&x, &linear, &mut sum).unwrap();
+        assert_eq!(cuda.fetch(&sum).unwrap(), vec![2.0 + bias; rows * n]);
+        assert_eq!(products().0, before + 1);
+        let mut out = CudaBuffer::default();
+        cuda.project(&x, &CudaProjections::new(linear, vec![n]).unwrap(), &mut [&mut out]).unwrap();
+        assert_eq!(products().0, before + 1 + u64::from(exact), "{dtype} {bias}");
+        assert_eq!(cuda.fetch(&out).unwrap(), vec![0.75; rows * n]);
+    }
+    assert_eq!(device::leaks(), "");
 }
 
 #[test]
@@ -142,7 +185,7 @@ fn fails_in_turn() {
     let mut without = 0;
     for (error, expected) in [(3, Status::OutOfMemory), (13, Status::Device), (15, Status::Unsupported)] {
         // All of the first, which make the device and the engine ready and do a product; then some.
-        for k in (1..15).chain((15..=calls).step_by(calls as usize / 5)) {
+        for k in (1..18).chain((18..=calls).step_by(calls as usize / 5)) {
             device::load_blas(&format!("fail={k} error={error}"));
             match whole_life() {
                 Ok(()) if error == 15 => without += 1,

@@ -85,6 +85,11 @@ pub fn calls() -> u64 {
     count(c"simulated_cuda_calls")
 }
 
+/// Captures that began since then, and launches of graphs.
+pub fn graphs() -> (u64, u64) {
+    (count(c"simulated_cuda_captures"), count(c"simulated_cuda_replays"))
+}
+
 /// The same of cuBLASLt, since the last `load_blas`.
 pub fn blas_calls() -> u64 {
     count(c"simulated_cublaslt_calls")

@@ -10,5 +10,7 @@ mod generation;
 mod handoff;
 mod models;
 mod operations;
+mod progress;
+mod roles;
 #[path = "../../benches/gpu/tool/mod.rs"]
 mod tool;

@@ -33,6 +33,11 @@ fn products() {
 }
 
 #[test]
+fn products_with_their_activation() {
+    group("gated");
+}
+
+#[test]
 fn attention_of_single_rows() {
     group("decode");
 }

@@ -9,6 +9,9 @@
 #include "queue.hpp"
 
 #include <array>
+#include <cstdint>
+#include <memory>
+#include <type_traits>
 
 namespace cleave {
 
@@ -73,6 +76,31 @@ public:
         cleave_cache_t *cache = nullptr;
         const cleave_cache_config_t c = config.to_c();
         if (cleave_cache_create(model.get(), devices.data(), devices.size(), &c, &cache, &error) != CLEAVE_OK)
+            return Error(error);
+        return Cache(cache);
+    }
+
+    /// The same; `progress(std::uint64_t done, std::uint64_t total)` is called by this thread as the weights are loaded, in
+    /// bytes, and returns whether to go on. It must not throw, and creates no cache. Where nothing has to be loaded (the
+    /// CPU, a device that has the weights) it is called once, with `done` equal to `total`.
+    /// Errors: as above, and Cancelled, with everything freed.
+    template <class Progress>
+    static Result<Cache> create(const Model &model, const CacheConfig &config, Span<const std::int32_t> devices,
+                                Progress &&progress) noexcept
+    {
+        using Function = std::remove_reference_t<Progress>;
+        struct Call {
+            static std::int32_t of(std::uintptr_t function, std::uint64_t done, std::uint64_t total) noexcept
+            {
+                return (*reinterpret_cast<Function *>(function))(done, total) ? 0 : 1;
+            }
+        };
+        cleave_error_t error;
+        cleave_cache_t *cache = nullptr;
+        const cleave_cache_config_t c = config.to_c();
+        if (cleave_cache_create_with_progress(model.get(), devices.data(), devices.size(), &c, Call::of,
+                                              reinterpret_cast<std::uintptr_t>(std::addressof(progress)), &cache,
+                                              &error) != CLEAVE_OK)
             return Error(error);
         return Cache(cache);
     }

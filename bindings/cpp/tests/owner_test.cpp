@@ -2,6 +2,8 @@
 #include "support.hpp"
 
 #include <thread>
+#include <utility>
+#include <vector>
 
 using namespace cleave;
 
@@ -139,6 +141,22 @@ TEST_F(Owners, ConfigsReachTheLibrary)
     ASSERT_TRUE(succeeded(decoder.set_role(Role::Mixed)));
     EXPECT_TRUE(decoder.submit(long_one));
     answer_of(1);
+}
+
+TEST_F(Owners, CreationOfACacheTellsOfTheWeights)
+{
+    const auto total = must(model.info()).weight_bytes;
+    std::vector<std::pair<std::uint64_t, std::uint64_t>> told;
+    const auto note = [&](std::uint64_t done, std::uint64_t of) {
+        told.emplace_back(done, of);
+        EXPECT_EQ(Cache::create(model).status(), Status::InvalidArgument) << "within the function";
+        return told.size() > 1;
+    };
+    EXPECT_EQ(Cache::create(model, cache_config(), {}, note).status(), Status::Cancelled);
+    const Cache made = must(Cache::create(model, cache_config(), {}, note));
+    // On the CPU they are mapped: all are there at once.
+    const std::vector<std::pair<std::uint64_t, std::uint64_t>> expected(2, {total, total});
+    EXPECT_EQ(told, expected);
 }
 
 // reset() of one thread against calls of others: statuses that fit, and every waiting thread wakes.

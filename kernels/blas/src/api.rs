@@ -4,7 +4,7 @@
 #![allow(clippy::missing_safety_doc)]
 
 use crate::driver::Module;
-use crate::product::{self, Algorithm, Layout, Operation, Place, Product};
+use crate::product::{self, Algorithm, Epilogue, Layout, Operation, Place, Product};
 use crate::state::{Preference, Thing, enter, leave, lock};
 use crate::*;
 use std::ffi::c_void;
@@ -49,7 +49,7 @@ pub unsafe extern "C" fn cublasLtDestroy(handle: usize) -> i32 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cublasLtMatmulDescCreate(handle: *mut usize, compute: i32, scale: i32) -> i32 {
     enter(|state| {
-        let operation = Operation { compute, scale, transposed: [false; 2] };
+        let operation = Operation { compute, scale, transposed: [false; 2], epilogue: Epilogue::None, bias: 0 };
         unsafe { state.add(handle, Thing::Operation(operation)) }
     })
 }
@@ -68,15 +68,16 @@ pub unsafe extern "C" fn cublasLtMatmulDescSetAttribute(
 ) -> i32 {
     enter(|state| {
         let operation = state.operation(handle)?;
-        let value: i32 = unsafe { read(value, bytes)? };
-        let transposed = match value {
-            0 => false,
-            1 => true,
-            _ => return Err(INVALID_VALUE),
-        };
         match attribute {
-            3 => operation.transposed[0] = transposed,
-            4 => operation.transposed[1] = transposed,
+            3 | 4 => {
+                operation.transposed[attribute as usize - 3] = match unsafe { read::<i32>(value, bytes)? } {
+                    0 => false,
+                    1 => true,
+                    _ => return Err(INVALID_VALUE),
+                }
+            }
+            7 => operation.epilogue = Epilogue::of(unsafe { read(value, bytes)? })?,
+            8 => operation.bias = unsafe { read(value, bytes)? },
             _ => return Err(NOT_SUPPORTED),
         }
         Ok(())

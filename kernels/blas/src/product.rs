@@ -26,6 +26,27 @@ pub struct Operation {
     pub scale: i32,
     /// Of A and B.
     pub transposed: [bool; 2],
+    pub epilogue: Epilogue,
+    /// Where a vector lies that is as long as D has rows, of D's type.
+    pub bias: u64,
+}
+
+/// What is done to a product's sums, of cublasLtEpilogue_t.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Epilogue {
+    None = 1,
+    /// The bias is added to each column.
+    Bias = 4,
+}
+
+impl Epilogue {
+    pub fn of(value: u32) -> Result<Epilogue> {
+        match value {
+            1 => Ok(Epilogue::None),
+            4 => Ok(Epilogue::Bias),
+            _ => Err(NOT_SUPPORTED),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +65,7 @@ impl Layout {
     }
 }
 
-/// D = op(A) · op(B) + beta · C.
+/// D = op(A) · op(B) + beta · C, and the bias.
 #[derive(Clone, Copy)]
 pub struct Product {
     pub operation: Operation,
@@ -87,7 +108,14 @@ impl Product {
             return Err(NOT_SUPPORTED);
         }
         let kinds = (a.kind as u64) << 32 | d.kind as u64;
-        Ok(([MAGIC, a.rows, a.columns, b.columns, b.stride as u64, d.stride as u64, kinds, 0], WORKSPACE))
+        let epilogue = operation.epilogue as u64;
+        let algorithm = [MAGIC, a.rows, a.columns, b.columns, b.stride as u64, d.stride as u64, kinds, epilogue];
+        Ok((algorithm, WORKSPACE + if self.widens() { d.rows as usize * 4 } else { 0 }))
+    }
+
+    /// Whether there is a bias that has to become floats first.
+    fn widens(&self) -> bool {
+        self.operation.epilogue == Epilogue::Bias && self.d.kind != F32
     }
 }
 
@@ -116,7 +144,19 @@ pub fn run(module: &Module, product: &Product, algorithm: Option<&Algorithm>, at
     if !aligned || at.workspace_bytes < wants {
         return Err(INVALID_VALUE);
     }
+    let mut bias = match product.operation.epilogue {
+        Epilogue::None => 0,
+        Epilogue::Bias => product.operation.bias,
+    };
+    if product.operation.epilogue == Epilogue::Bias && (bias == 0 || !bias.is_multiple_of(16)) {
+        return Err(INVALID_VALUE);
+    }
     module.clear(at.workspace, wants, stream)?;
+    if product.widens() {
+        let floats = at.workspace + WORKSPACE as u64;
+        widen(module, product, bias, at.workspace, floats, stream)?;
+        bias = floats;
+    }
     let (to_float, half) = (product.d.kind == F32, product.a.kind == F16);
     let kernel: &CStr = match (half, to_float) {
         (true, true) => c"gemm_flat_f16_float",
@@ -127,7 +167,7 @@ pub fn run(module: &Module, product: &Product, algorithm: Option<&Algorithm>, at
     // By rows it is D[m, n] = B[m, k] · A[n, k]ᵀ.
     let (mut m, mut n, mut k) = (product.d.columns as u32, product.d.rows as u32, product.a.rows as u32);
     let (mut d_stride, mut b_stride) = (product.d.stride as u32, product.b.stride as u32);
-    let (mut a, mut b, mut d, mut bias, mut accumulate) = (at.a, at.b, at.d, 0u64, u32::from(at.beta != 0.0));
+    let (mut a, mut b, mut d, mut accumulate) = (at.a, at.b, at.d, u32::from(at.beta != 0.0));
     let mut arguments: [*mut c_void; 10] = [
         (&raw mut d).cast(),
         (&raw mut d_stride).cast(),
@@ -143,4 +183,19 @@ pub fn run(module: &Module, product: &Product, algorithm: Option<&Algorithm>, at
     let grid = [m.div_ceil(64), n.div_ceil(32)];
     // SAFETY: the arguments of kernels/gemm.cu.
     unsafe { module.launch(kernel, grid, 128, 73728, stream, &mut arguments) }
+}
+
+/// Adds the conversion of a bias to floats: it is row 0 of an embedding, and `zero` says that this is the row.
+fn widen(module: &Module, product: &Product, bias: u64, zero: u64, floats: u64, stream: usize) -> Result<()> {
+    let kernel: &CStr = if product.d.kind == F16 { c"embed_f16" } else { c"embed_bf16" };
+    let (mut bias, mut zero, mut floats, mut rows, mut columns) = (bias, zero, floats, 1u32, product.d.rows as u32);
+    let mut arguments: [*mut c_void; 5] = [
+        (&raw mut bias).cast(),
+        (&raw mut zero).cast(),
+        (&raw mut floats).cast(),
+        (&raw mut rows).cast(),
+        (&raw mut columns).cast(),
+    ];
+    // SAFETY: the arguments of kernels/embed.cu.
+    unsafe { module.launch(kernel, [1, 1], 128, 0, stream, &mut arguments) }
 }

@@ -132,9 +132,64 @@ fn products_are_as_documented() {
         assert_eq!(number(blas, "simulated_cublaslt_matmuls"), 1);
         assert_eq!(number(blas, "simulated_cublaslt_heuristics"), 3);
 
+        // With a bias, of y's type, for each column of y (a row of D).
+        let set = |which, value: *const c_void, size| lt::cublasLtMatmulDescSetAttribute(operation, which, value, size);
+        let which = lt::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_EPILOGUE;
+        let (epilogue, relu) = (lt::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32, 2u32);
+        assert_eq!(set(which, (&raw const relu).cast(), 4), Status::CUBLAS_STATUS_NOT_SUPPORTED);
+        assert_eq!(set(which, (&raw const epilogue).cast(), 4), Status::CUBLAS_STATUS_SUCCESS);
+        assert_eq!(multiply(on_y.0, workspace.0), Status::CUBLAS_STATUS_INVALID_VALUE, "an algorithm without a bias");
+        let bias: Vec<f32> = (0..n).map(|i| value(i + 3)).collect();
+        let floats = Memory::of(&bias);
+        let narrow = Memory::of(&bias.iter().map(|x| bf16::from_f32(*x)).collect::<Vec<_>>());
+        let of_narrow = layout(CUDA_R_16BF, n, m, y_stride);
+        let which = lt::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER;
+        for (of_y, bias_at, wide) in [(of_y, &floats, true), (of_narrow, &narrow, false)] {
+            let (none, at) = (0u64, bias_at.0);
+            let on_y = Memory::of(&before);
+            let workspace = Memory::of(&[1u8; (64 << 10) + 4 * 21]);
+            let bytes = (64usize << 10) + 4 * n;
+            let most = lt::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+            lt::cublasLtMatmulPreferenceSetAttribute(preference, most, (&raw const bytes).cast(), 8);
+            let mut found: lt::cublasLtMatmulHeuristicResult_t = std::mem::zeroed();
+            let (o, p, mut count) = (operation, preference, 0);
+            let asked =
+                lt::cublasLtMatmulAlgoGetHeuristic(handle, o, of_w, of_x, of_y, of_y, p, 1, &mut found, &mut count);
+            assert_eq!((asked, count), (Status::CUBLAS_STATUS_SUCCESS, 1));
+            let multiply = || {
+                let (one, zero, algorithm) = (1f32, 0f32, &found.algo);
+                let (alpha, beta) = ((&raw const one).cast::<c_void>(), (&raw const zero).cast::<c_void>());
+                let (a, b, c, d) = (on_w.0 as *const _, on_x.0 as *const _, on_y.0 as *const _, on_y.0 as *mut _);
+                let (room, stream) = (workspace.0 as *mut _, stream.cast());
+                lt::cublasLtMatmul(
+                    handle, operation, alpha, a, of_w, b, of_x, beta, c, of_y, d, of_y, algorithm, room, bytes, stream,
+                )
+            };
+            assert_eq!(set(which, (&raw const none).cast(), 8), Status::CUBLAS_STATUS_SUCCESS);
+            assert_eq!(multiply(), Status::CUBLAS_STATUS_INVALID_VALUE, "there is no bias");
+            assert_eq!(set(which, (&raw const at).cast(), 8), Status::CUBLAS_STATUS_SUCCESS);
+            assert_eq!(multiply(), Status::CUBLAS_STATUS_SUCCESS);
+            result::stream::synchronize(stream).unwrap();
+            let y: Vec<f32> = if wide {
+                let mut y = vec![0f32; m * y_stride];
+                result::memcpy_dtoh_sync(&mut y, on_y.0).unwrap();
+                y
+            } else {
+                let mut y = vec![bf16::ZERO; m * y_stride];
+                result::memcpy_dtoh_sync(&mut y, on_y.0).unwrap();
+                y.into_iter().map(bf16::to_f32).collect()
+            };
+            for (row, column) in (0..m).flat_map(|row| (0..n).map(move |column| (row, column))) {
+                let product = |j: usize| x[row * x_stride + j].to_f32() * w[column * k + j].to_f32();
+                let expected = (0..k).map(product).sum::<f32>() + bias[column];
+                let (found, off) = (y[row * y_stride + column], if wide { 1e-4 } else { 0.01 * expected.abs() + 1e-3 });
+                assert!((found - expected).abs() < off, "row {row}, column {column}: {found}, not {expected}");
+            }
+        }
+
         // What is given back is known no more, and one kind of thing is no other.
         assert_eq!(lt::cublasLtMatrixLayoutDestroy(operation.cast()), Status::CUBLAS_STATUS_INVALID_VALUE);
-        for layout in [of_w, of_x, of_y] {
+        for layout in [of_w, of_x, of_y, of_narrow] {
             assert_eq!(lt::cublasLtMatrixLayoutDestroy(layout), Status::CUBLAS_STATUS_SUCCESS);
         }
         assert_eq!(multiply(on_y.0, workspace.0), Status::CUBLAS_STATUS_INVALID_VALUE);
@@ -143,7 +198,7 @@ fn products_are_as_documented() {
         assert_eq!(number(blas, "simulated_cublaslt_alive"), 1);
         assert_eq!(lt::cublasLtDestroy(handle), Status::CUBLAS_STATUS_SUCCESS);
         assert_eq!(number(blas, "simulated_cublaslt_alive"), 0);
-        drop((on_x, on_w, on_y, workspace));
+        drop((on_x, on_w, on_y, workspace, floats, narrow));
         result::stream::destroy(stream).unwrap();
         result::primary_ctx::release(device).unwrap();
         let leaks = driver.get::<unsafe extern "C" fn(*mut c_char, usize) -> i32>(b"simulated_cuda_leaks").unwrap();

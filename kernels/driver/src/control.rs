@@ -17,7 +17,7 @@ pub unsafe extern "C" fn simulated_cuda_configure(settings: *const c_char) -> i3
     let mut state = lock();
     let Some(settings) = state.settings.with(&text) else { return -1 };
     state.settings = settings;
-    state.calls = 0;
+    (state.calls, state.recorded, state.replayed) = (0, 0, 0);
     if text.split([' ', ',']).any(|word| word == "reset") {
         state.left.clear();
         state.faults.clear();
@@ -30,6 +30,18 @@ pub unsafe extern "C" fn simulated_cuda_configure(settings: *const c_char) -> i3
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_calls() -> u64 {
     lock().calls
+}
+
+/// The number of captures that began since then.
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_captures() -> u64 {
+    lock().recorded
+}
+
+/// The number of graphs that were launched.
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_replays() -> u64 {
+    lock().replayed
 }
 
 /// Writes what is alive, or ended only with its context, one a line; `size` bytes with the NUL at most. Returns how many

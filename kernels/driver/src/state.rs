@@ -38,6 +38,9 @@ pub struct State {
     pub settings: Settings,
     pub initialised: bool,
     pub calls: u64,
+    /// Captures that began, and graphs that were launched.
+    pub recorded: u64,
+    pub replayed: u64,
     next_handle: usize,
     pub devices: BTreeMap<usize, Device>,
     pub contexts: BTreeMap<usize, Context>,
@@ -72,6 +75,8 @@ static STATE: LazyLock<Mutex<State>> = LazyLock::new(|| {
         settings,
         initialised: false,
         calls: 0,
+        recorded: 0,
+        replayed: 0,
         next_handle: 0x5100_0000,
         devices: BTreeMap::new(),
         contexts: BTreeMap::new(),

@@ -72,6 +72,8 @@ impl Backend for CpuBackend {
     type Buffer = CpuBuffer;
     type Matrix = CpuMatrix;
     type Vector = CpuVector;
+    /// Where they are mapped: they are computed side by side.
+    type Projections = Vec<Linear<Self>>;
     type Kv = KvSlab;
 
     fn embed(&mut self, table: &CpuMatrix, tokens: &[u32], out: &mut CpuBuffer) -> Result<()> {
@@ -89,7 +91,7 @@ impl Backend for CpuBackend {
         norm::rms_norm(&mut self.pool, self.level, x, rows, weight, eps, out)
     }
 
-    fn linear(&mut self, x: &CpuBuffer, linears: &[&Linear<Self>], outs: &mut [&mut CpuBuffer]) -> Result<()> {
+    fn project(&mut self, x: &CpuBuffer, linears: &Vec<Linear<Self>>, outs: &mut [&mut CpuBuffer]) -> Result<()> {
         if linears.len() != outs.len() {
             bail!(Internal, "{} projections into {} buffers", linears.len(), outs.len());
         }
@@ -98,6 +100,11 @@ impl Backend for CpuBackend {
             .map(|(linear, out)| linear::Task { weight: &linear.weight, bias: linear.bias.as_ref(), out, add: false })
             .collect();
         linear::linear(&mut self.pool, self.level, &mut self.packed, x, &mut tasks)
+    }
+
+    fn logits(&mut self, x: &CpuBuffer, head: &Linear<Self>, out: &mut CpuBuffer) -> Result<()> {
+        let task = linear::Task { weight: &head.weight, bias: head.bias.as_ref(), out, add: false };
+        linear::linear(&mut self.pool, self.level, &mut self.packed, x, &mut [task])
     }
 
     fn linear_add(&mut self, x: &CpuBuffer, linear: &Linear<Self>, residual: &mut CpuBuffer) -> Result<()> {

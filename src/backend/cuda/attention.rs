@@ -178,7 +178,7 @@ impl Plan {
         let (tables, spans) = (step.address(step.tables), step.address(step.spans));
         let inputs = [
             arg(&q_at),
-            arg(&q.cols),
+            arg(&q.stride),
             arg(&kv_at),
             arg(&layout),
             arg(&layer),

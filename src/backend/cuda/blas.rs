@@ -30,17 +30,22 @@ pub(super) struct Product {
     pub m: u32,
     pub n: u32,
     pub k: u32,
+    /// From row to row of x. Those of w and y have nothing between them.
+    pub x_stride: u32,
     /// Of x and w: F16 or BF16.
     pub element: Element,
     /// y is f32, otherwise as x and w.
     pub to_float: bool,
+    /// One is added, of y's type.
+    pub bias: bool,
 }
 
-/// Where the matrices are: dense rows.
+/// Where the matrices are, and the bias if there is one.
 pub(super) struct Matrices {
     pub x: u64,
     pub w: u64,
     pub y: u64,
+    pub bias: u64,
 }
 
 struct Plan {
@@ -56,6 +61,7 @@ pub(super) struct Blas {
     /// The device's.
     handle: sys::cublasLtHandle_t,
     operation: Operation,
+    with_bias: Operation,
     preference: Preference,
     /// Stays where it is: recorded steps use it.
     workspace: Option<DeviceMemory>,
@@ -79,7 +85,8 @@ impl Blas {
         Ok(Some(Blas {
             device: device.clone(),
             handle,
-            operation: Operation::new()?,
+            operation: Operation::new(false)?,
+            with_bias: Operation::new(true)?,
             preference: Preference::new(WORKSPACE)?,
             workspace: None,
             plans: HashMap::new(),
@@ -95,14 +102,17 @@ impl Blas {
         Ok(moves)
     }
 
-    /// y = x · wᵀ, or y += x · wᵀ; false if cuBLASLt cannot, and nothing was done. A step is recorded only after one of
+    /// y = x · wᵀ + bias, or y += x · wᵀ + bias; false if cuBLASLt cannot, and nothing was done. A step is recorded only after one of
     /// its shape has run, so its algorithms are known then, and their kernels loaded.
     pub fn run(&mut self, stream: &Stream, product: &Product, at: &Matrices, accumulate: bool) -> Result<bool> {
-        if [at.x, at.w, at.y].iter().any(|address| !address.is_multiple_of(ALIGN)) {
+        if [at.x, at.w, at.y, at.bias].iter().any(|address| !address.is_multiple_of(ALIGN)) {
             return Ok(false);
         }
         let Some(workspace) = &self.workspace else { bail!(Internal, "a product without room to work in") };
         let _current = self.device.enter()?;
+        if product.bias {
+            self.with_bias.set_bias(at.bias)?;
+        }
         if !self.plans.contains_key(product) {
             if self.plans.len() >= Self::MOST {
                 self.plans.clear();
@@ -117,7 +127,7 @@ impl Blas {
         let status = unsafe {
             sys::cublasLtMatmul(
                 self.handle,
-                self.operation.raw(),
+                self.operation(product).raw(),
                 (&raw const alpha).cast(),
                 at.w as *const _,
                 plan.w.raw(),
@@ -143,15 +153,19 @@ impl Blas {
         Ok(true)
     }
 
+    fn operation(&self, product: &Product) -> &Operation {
+        if product.bias { &self.with_bias } else { &self.operation }
+    }
+
     fn plan(&self, product: &Product) -> Result<Option<Plan>> {
-        let Product { m, n, k, element, to_float } = *product;
+        let Product { m, n, k, x_stride, element, to_float, .. } = *product;
         let kind = match element {
             Element::F16 => DataType::CUDA_R_16F,
             Element::Bf16 => DataType::CUDA_R_16BF,
             Element::F32 => return Ok(None),
         };
-        let (w, x) = (Layout::new(kind, k, n)?, Layout::new(kind, k, m)?);
-        let y = Layout::new(if to_float { DataType::CUDA_R_32F } else { kind }, n, m)?;
+        let (w, x) = (Layout::new(kind, k, n, k)?, Layout::new(kind, k, m, x_stride)?);
+        let y = Layout::new(if to_float { DataType::CUDA_R_32F } else { kind }, n, m, n)?;
         // SAFETY: numbers, of which 0 is one.
         let mut found: sys::cublasLtMatmulHeuristicResult_t = unsafe { std::mem::zeroed() };
         let mut count = 0;
@@ -159,7 +173,7 @@ impl Blas {
         let status = unsafe {
             sys::cublasLtMatmulAlgoGetHeuristic(
                 self.handle,
-                self.operation.raw(),
+                self.operation(product).raw(),
                 w.raw(),
                 x.raw(),
                 y.raw(),

@@ -3,9 +3,9 @@
 use super::driver;
 use crate::error::{Error, Result, Status};
 use cudarc::cublaslt::sys::{
-    self, cublasComputeType_t as Compute, cublasLtMatmulDescAttributes_t as OperationAttribute,
-    cublasLtMatmulPreferenceAttributes_t as PreferenceAttribute, cublasLtReductionScheme_t as Reduction,
-    cublasStatus_t as BlasStatus, cudaDataType_t as DataType,
+    self, cublasComputeType_t as Compute, cublasLtEpilogue_t as Epilogue,
+    cublasLtMatmulDescAttributes_t as OperationAttribute, cublasLtMatmulPreferenceAttributes_t as PreferenceAttribute,
+    cublasLtReductionScheme_t as Reduction, cublasStatus_t as BlasStatus, cudaDataType_t as DataType,
 };
 use std::sync::OnceLock;
 
@@ -116,28 +116,42 @@ impl Handle {
 }
 
 impl Operation {
-    /// op(w) · xᵀ, with sums and factors in f32; the factors are the host's.
-    pub fn new() -> Result<Operation> {
+    /// op(w) · xᵀ, with sums and factors in f32; the factors are the host's. With `bias` one is added, in the type of y.
+    pub fn new(bias: bool) -> Result<Operation> {
         let mut raw = std::ptr::null_mut();
         // SAFETY: writes one handle.
         let made =
             unsafe { sys::cublasLtMatmulDescCreate(&mut raw, Compute::CUBLAS_COMPUTE_32F, DataType::CUDA_R_32F) };
         check(made, "describe a product")?;
-        let operation = Operation(raw);
-        let which = OperationAttribute::CUBLASLT_MATMUL_DESC_TRANSA;
-        // SAFETY: reads one int.
-        let set = unsafe { sys::cublasLtMatmulDescSetAttribute(raw, which, std::ptr::from_ref(&TRANSPOSED).cast(), 4) };
-        check(set, "describe a product")?;
+        let mut operation = Operation(raw);
+        operation.set(OperationAttribute::CUBLASLT_MATMUL_DESC_TRANSA, TRANSPOSED)?;
+        if bias {
+            let epilogue = Epilogue::CUBLASLT_EPILOGUE_BIAS as u32;
+            operation.set(OperationAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue)?;
+        }
         Ok(operation)
+    }
+
+    /// Where the bias is, for the products from now on.
+    pub fn set_bias(&mut self, address: u64) -> Result<()> {
+        self.set(OperationAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, address)
+    }
+
+    /// T is the attribute's type.
+    fn set<T: Copy>(&mut self, which: OperationAttribute, value: T) -> Result<()> {
+        let from = (&raw const value).cast();
+        // SAFETY: reads a value of this size.
+        check(unsafe { sys::cublasLtMatmulDescSetAttribute(self.0, which, from, size_of::<T>()) }, "describe a product")
     }
 }
 
 impl Layout {
-    /// Of columns one after the other.
-    pub fn new(kind: DataType, rows: u32, columns: u32) -> Result<Layout> {
+    /// Of columns that begin `stride` elements apart.
+    pub fn new(kind: DataType, rows: u32, columns: u32, stride: u32) -> Result<Layout> {
         let mut raw = std::ptr::null_mut();
         // SAFETY: writes one handle.
-        let made = unsafe { sys::cublasLtMatrixLayoutCreate(&mut raw, kind, rows.into(), columns.into(), rows.into()) };
+        let made =
+            unsafe { sys::cublasLtMatrixLayoutCreate(&mut raw, kind, rows.into(), columns.into(), stride.into()) };
         check(made, "describe a matrix")?;
         Ok(Layout(raw))
     }

@@ -25,11 +25,14 @@ impl CudaBackend {
 
     /// All of a buffer once the work so far is done, whatever type it has.
     pub fn fetch(&mut self, x: &CudaBuffer) -> Result<Vec<f32>> {
-        let (Some(memory), Some(element)) = (x.memory(), x.element) else {
+        let (Some((memory, offset)), Some(element)) = (x.place(), x.element) else {
             bail!(Internal, "activations that nothing was written to");
         };
-        let mut bytes = vec![0; x.rows as usize * x.cols as usize * element.size()];
-        memory.read(0, &mut bytes, &self.stream)?;
+        let (row, stride) = (x.cols as usize * element.size(), x.stride as usize * element.size());
+        let mut bytes = vec![0; x.rows as usize * row];
+        for (i, row) in bytes.chunks_mut(row.max(1)).enumerate() {
+            memory.read(offset + i * stride, row, &self.stream)?;
+        }
         let pairs = bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
         Ok(match element {
             Element::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),

@@ -4,6 +4,7 @@
 use super::device::Device;
 use super::memory::{DeviceMemory, PinnedMemory};
 use super::stream::{Event, Stream};
+use crate::backend::Progress;
 use crate::error::Result;
 use std::sync::Arc;
 
@@ -13,11 +14,18 @@ const WORDS: usize = 4 << 20;
 const THREADS: usize = 4;
 
 /// One loading of weights.
-pub struct Loader {
+pub struct Loader<'a> {
     device: Arc<Device>,
     stream: Stream,
     halves: [Half; 2],
     next: usize,
+    watched: Option<Watched<'a>>,
+}
+
+struct Watched<'a> {
+    progress: &'a mut Progress<'a>,
+    done: u64,
+    total: u64,
 }
 
 struct Half {
@@ -32,36 +40,50 @@ impl Half {
     }
 }
 
-impl Loader {
-    pub fn new(device: &Arc<Device>) -> Result<Loader> {
+impl<'a> Loader<'a> {
+    pub fn new(device: &Arc<Device>) -> Result<Loader<'a>> {
         Ok(Loader {
             stream: Stream::new(device)?,
             halves: [Half::new(device)?, Half::new(device)?],
             next: 0,
+            watched: None,
             device: device.clone(),
         })
+    }
+
+    /// One of `total` bytes, whose progress is told from none to all of them.
+    pub fn watched(device: &Arc<Device>, total: u64, progress: &'a mut Progress<'a>) -> Result<Loader<'a>> {
+        progress(0, total)?;
+        Ok(Loader { watched: Some(Watched { progress, done: 0, total }), ..Loader::new(device)? })
     }
 
     pub(super) fn device(&self) -> &Arc<Device> {
         &self.device
     }
 
-    /// Copies `bytes` to the beginning of `to`. They are there once [`Loader::finish`] has returned.
-    pub(super) fn load(&mut self, to: &DeviceMemory, bytes: &[u8]) -> Result<()> {
+    /// Copies `bytes` to `offset` of `to`. They are there once [`Loader::finish`] has returned.
+    pub(super) fn load(&mut self, to: &DeviceMemory, offset: usize, bytes: &[u8]) -> Result<()> {
         for (i, piece) in bytes.chunks(WORDS * 4).enumerate() {
             let half = &mut self.halves[self.next];
             self.next = 1 - self.next;
             half.free.synchronize()?;
             copy(half.pinned.as_mut_bytes(), piece);
-            half.pinned.send(piece.len(), to, i * WORDS * 4, &self.stream)?;
+            half.pinned.send(piece.len(), to, offset + i * WORDS * 4, &self.stream)?;
             half.free.record(&self.stream)?;
+            if let Some(watched) = &mut self.watched {
+                watched.done += piece.len() as u64;
+                if watched.done < watched.total {
+                    (watched.progress)(watched.done, watched.total)?;
+                }
+            }
         }
         Ok(())
     }
 
     /// Waits until everything is there.
     pub fn finish(self) -> Result<()> {
-        self.stream.synchronize()
+        self.stream.synchronize()?;
+        self.watched.map_or(Ok(()), |watched| (watched.progress)(watched.total, watched.total))
     }
 }
 

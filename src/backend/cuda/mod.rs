@@ -42,7 +42,7 @@ pub use load::Loader;
 pub use pool::DevicePool;
 pub(crate) use pool::Foreign;
 pub use slab::CudaSlab;
-pub use tensors::{CudaBuffer, CudaMatrix, CudaVector};
+pub use tensors::{CudaBuffer, CudaMatrix, CudaProjections, CudaVector};
 
 use super::{AttentionArgs, Backend, Batch, BlockStore, Drawn, Draws, KvGeometry, Linear, RopeRows};
 use crate::bail;
@@ -136,6 +136,7 @@ impl Backend for CudaBackend {
     type Buffer = CudaBuffer;
     type Matrix = CudaMatrix;
     type Vector = CudaVector;
+    type Projections = CudaProjections;
     type Kv = CudaSlab;
 
     fn step(
@@ -222,15 +223,33 @@ impl Backend for CudaBackend {
         )
     }
 
-    fn linear(&mut self, x: &CudaBuffer, linears: &[&Linear<Self>], outs: &mut [&mut CudaBuffer]) -> Result<()> {
-        if linears.len() != outs.len() {
-            bail!(Internal, "{} projections into {} buffers", linears.len(), outs.len());
+    fn project(&mut self, x: &CudaBuffer, projections: &CudaProjections, outs: &mut [&mut CudaBuffer]) -> Result<()> {
+        let CudaProjections { linear, outputs } = projections;
+        if outs.len() != outputs.len() {
+            bail!(Internal, "{} projections into {} buffers", outputs.len(), outs.len());
         }
-        for (linear, out) in linears.iter().zip(outs) {
-            self.shape(out, x.rows, linear.weight.rows, self.element)?;
-            self.grew |= product::run(&self.stream, self.blas.as_mut(), x, linear, out, false)?;
-        }
+        let Some((all, others)) = outs.split_first_mut() else { return Ok(()) };
+        others.iter_mut().for_each(|out| out.release()); // they may be columns of the first
+        self.shape(all, x.rows, linear.weight.rows, self.element)?;
+        self.grew |= product::run(&self.stream, self.blas.as_mut(), x, linear, all, false)?;
+        all.split(outputs, others);
         Ok(())
+    }
+
+    fn project_gated(
+        &mut self,
+        x: &CudaBuffer,
+        projections: &CudaProjections,
+        gate: &mut CudaBuffer,
+        up: &mut CudaBuffer,
+    ) -> Result<()> {
+        if !product::is_gated(x.rows, projections) {
+            self.project(x, projections, &mut [gate, up])?;
+            return self.silu_mul(gate, up);
+        }
+        up.release(); // as above
+        self.shape(gate, x.rows, projections.outputs[0], self.element)?;
+        product::gated(&self.stream, x, projections, gate)
     }
 
     fn logits(&mut self, x: &CudaBuffer, head: &Linear<Self>, out: &mut CudaBuffer) -> Result<()> {
@@ -276,11 +295,11 @@ impl Backend for CudaBackend {
             Shape::over(items, 128),
             &mut [
                 arg(&q.address()),
-                arg(&q.cols),
+                arg(&q.stride),
                 arg(&k.address()),
-                arg(&k.cols),
+                arg(&k.stride),
                 arg(&v.address()),
-                arg(&v.cols),
+                arg(&v.stride),
                 arg(&q_norm),
                 arg(&k_norm),
                 arg(&eps),
@@ -318,9 +337,9 @@ impl Backend for CudaBackend {
             Shape::over(pieces, 256),
             &mut [
                 arg(&gate.address()),
-                arg(&gate.cols),
+                arg(&gate.stride),
                 arg(&up.address()),
-                arg(&up.cols),
+                arg(&up.stride),
                 arg(&gate.rows),
                 arg(&gate.cols),
             ],

@@ -4,8 +4,9 @@ use super::CudaBackend;
 use super::blas::{Blas, Matrices, Product};
 use super::layout::{Element, named};
 use super::stream::{Shape, Stream, arg};
-use super::tensors::CudaBuffer;
+use super::tensors::{CudaBuffer, CudaProjections};
 use crate::backend::Linear;
+use crate::bail;
 use crate::error::Result;
 
 /// Up to so many rows a product is bound by reading the weights once.
@@ -13,9 +14,8 @@ const GEMV_ROWS: u32 = 8;
 /// Up to so many rows small tiles fill the device better than large ones.
 const FLAT_ROWS: u32 = 64;
 
-/// `out = linear(x)`, or `out += linear(x)`; `out` has its shape and type already. True if memory moved that products use.
-///
-/// A bias goes with our kernels: it is f32, and cuBLASLt's are of the type of y.
+/// `out = linear(x)`, or `out += linear(x)`; `out` has its shape and type already, and nothing between its rows. True if
+/// memory moved that products use.
 pub(super) fn run(
     stream: &Stream,
     blas: Option<&mut Blas>,
@@ -31,9 +31,14 @@ pub(super) fn run(
     let bias = linear.bias.as_ref().map_or(0, |bias| bias.address());
     let to_float = out.element == Some(Element::F32);
     let mut moved = false;
-    if let Some(blas) = blas.filter(|_| m > GEMV_ROWS && bias == 0 && element != Element::F32 && out.cols == n) {
-        let product = Product { m, n, k, element, to_float };
-        let at = Matrices { x: x.address(), w: weight.address(), y: out.address() };
+    // cuBLASLt takes a bias of y's type.
+    let of_y = match &linear.bias {
+        Some(bias) if !to_float => bias.rounded(),
+        _ => Some(bias),
+    };
+    if let (Some(blas), Some(bias)) = (blas.filter(|_| m > GEMV_ROWS && element != Element::F32), of_y) {
+        let product = Product { m, n, k, x_stride: x.stride, element, to_float, bias: bias != 0 };
+        let at = Matrices { x: x.address(), w: weight.address(), y: out.address(), bias };
         moved = blas.make_room()?;
         if blas.run(stream, &product, &at, accumulate)? {
             return Ok(moved);
@@ -45,9 +50,9 @@ pub(super) fn run(
         shape,
         &mut [
             arg(&out.address()),
-            arg(&out.cols),
+            arg(&out.stride),
             arg(&x.address()),
-            arg(&x.cols),
+            arg(&x.stride),
             arg(&weight.address()),
             arg(&bias),
             arg(&m),
@@ -57,6 +62,44 @@ pub(super) fn run(
         ],
     )?;
     Ok(moved)
+}
+
+/// Whether [`gated`] does these.
+pub(super) fn is_gated(rows: u32, projections: &CudaProjections) -> bool {
+    rows <= GEMV_ROWS && projections.linear.bias.is_none()
+}
+
+/// `out = silu(gate(x)) * up(x)` in one go, for few rows; `out` has its shape and type already.
+pub(super) fn gated(
+    stream: &Stream,
+    x: &CudaBuffer,
+    projections: &CudaProjections,
+    out: &mut CudaBuffer,
+) -> Result<()> {
+    let weight = &projections.linear.weight;
+    let &[n, ups] = projections.outputs.as_slice() else {
+        bail!(Internal, "a gate and what it gates, in {} projections", projections.outputs.len());
+    };
+    x.expect(weight.element, weight.cols)?;
+    out.expect(weight.element, ups)?;
+    out.expect(weight.element, n)?;
+    let up = weight.address() + u64::from(n) * u64::from(weight.cols) * weight.element.size() as u64;
+    let (_, shape) = choose(weight.element, false, x.rows, n);
+    stream.launch(
+        named!(weight.element, "gemv_silu_"),
+        Shape { shared: shape.shared * 2, ..shape },
+        &mut [
+            arg(&out.address()),
+            arg(&out.stride),
+            arg(&x.address()),
+            arg(&x.stride),
+            arg(&weight.address()),
+            arg(&up),
+            arg(&x.rows),
+            arg(&n),
+            arg(&weight.cols),
+        ],
+    )
 }
 
 fn choose(element: Element, to_float: bool, m: u32, n: u32) -> (&'static str, Shape) {

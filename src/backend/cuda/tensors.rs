@@ -1,12 +1,15 @@
 //! Weights and activations on a device.
 
+use super::CudaBackend;
 use super::device::Device;
 use super::layout::Element;
 use super::load::Loader;
 use super::memory::DeviceMemory;
+use crate::backend::Linear;
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::Dtype;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// A weight matrix `[rows, cols]`, row-major, in the type that the device computes with.
@@ -20,19 +23,41 @@ pub struct CudaMatrix {
 impl CudaMatrix {
     /// From a tensor's bytes. It is there when the loader has finished.
     pub fn new(loader: &mut Loader, bytes: &[u8], rows: usize, cols: usize, dtype: Dtype) -> Result<Self> {
+        Self::stacked(loader, std::iter::once(Ok(Cow::Borrowed(bytes))), rows, cols, dtype)
+    }
+
+    /// From the bytes of several, which have `rows` together: each below the one before.
+    pub fn stacked<'a>(
+        loader: &mut Loader,
+        parts: impl Iterator<Item = Result<Cow<'a, [u8]>>>,
+        rows: usize,
+        cols: usize,
+        dtype: Dtype,
+    ) -> Result<Self> {
         let element = Element::of(dtype)?;
-        if rows.checked_mul(cols).and_then(|n| n.checked_mul(dtype.size())) != Some(bytes.len()) {
-            bail!(Corrupt, "matrix of {rows} x {cols} {dtype} has {} bytes", bytes.len());
-        }
         let (Ok(n_rows), Ok(n_cols)) = (u32::try_from(rows), u32::try_from(cols)) else {
             bail!(Unsupported, "matrix of {rows} x {cols}");
+        };
+        let Some(total) = rows.checked_mul(cols).and_then(|n| n.checked_mul(dtype.size())) else {
+            bail!(Corrupt, "matrix of {rows} x {cols} overflows");
         };
         // Rows are read in pieces of 16 bytes.
         if !(cols * dtype.size()).is_multiple_of(16) {
             bail!(Unsupported, "matrix of {rows} x {cols} {dtype} on a CUDA device: rows are no multiple of 16 bytes");
         }
-        let memory = DeviceMemory::new(loader.device(), bytes.len())?;
-        loader.load(&memory, bytes)?;
+        let memory = DeviceMemory::new(loader.device(), total)?;
+        let mut loaded = 0;
+        for bytes in parts {
+            let bytes = bytes?;
+            if bytes.len() > total - loaded {
+                bail!(Corrupt, "matrix of {rows} x {cols} {dtype} has more than {total} bytes");
+            }
+            loader.load(&memory, loaded, &bytes)?;
+            loaded += bytes.len();
+        }
+        if loaded < total {
+            bail!(Corrupt, "matrix of {rows} x {cols} {dtype} has {loaded} bytes");
+        }
         Ok(CudaMatrix { memory, rows: n_rows, cols: n_cols, element })
     }
 
@@ -41,30 +66,82 @@ impl CudaMatrix {
     }
 }
 
-/// A norm weight or bias, always f32.
+/// A norm weight or bias, in f32 for our kernels.
 pub struct CudaVector {
     memory: DeviceMemory,
+    /// A bias in the type of matrices, for cuBLASLt, where that has all its values exactly.
+    rounded: Option<DeviceMemory>,
 }
 
 impl CudaVector {
     pub fn new(loader: &mut Loader, values: &[f32]) -> Result<CudaVector> {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        let memory = DeviceMemory::new(loader.device(), bytes.len())?;
-        loader.load(&memory, &bytes)?;
-        Ok(CudaVector { memory })
+        Ok(CudaVector { memory: load(loader, &bytes)?, rounded: None })
+    }
+
+    /// The bias of a matrix of `dtype`.
+    pub fn bias(loader: &mut Loader, values: &[f32], dtype: Dtype) -> Result<CudaVector> {
+        let rounded = exactly(values, Element::of(dtype)?).map(|bytes| load(loader, &bytes)).transpose()?;
+        Ok(CudaVector { rounded, ..CudaVector::new(loader, values)? })
     }
 
     pub(super) fn address(&self) -> u64 {
         self.memory.address()
     }
+
+    /// In the type of matrices.
+    pub(super) fn rounded(&self) -> Option<u64> {
+        self.rounded.as_ref().map(DeviceMemory::address)
+    }
 }
 
-/// Activations `[rows, cols]`.
+fn load(loader: &mut Loader, bytes: &[u8]) -> Result<DeviceMemory> {
+    let memory = DeviceMemory::new(loader.device(), bytes.len())?;
+    loader.load(&memory, 0, bytes)?;
+    Ok(memory)
+}
+
+/// The bytes of values in a type of 16 bits, if it has them.
+fn exactly(values: &[f32], element: Element) -> Option<Vec<u8>> {
+    let narrow = |value: &f32| {
+        let (bits, back) = match element {
+            Element::F16 => (half::f16::from_f32(*value).to_bits(), half::f16::from_f32(*value).to_f32()),
+            Element::Bf16 => (half::bf16::from_f32(*value).to_bits(), half::bf16::from_f32(*value).to_f32()),
+            Element::F32 => return None,
+        };
+        (back == *value).then_some(bits.to_le_bytes())
+    };
+    values.iter().map(narrow).collect::<Option<Vec<_>>>().map(|pairs| pairs.concat())
+}
+
+/// Projections of one input as one, whose outputs lie side by side.
+pub struct CudaProjections {
+    pub(super) linear: Linear<CudaBackend>,
+    /// Of each, in order.
+    pub(super) outputs: Vec<u32>,
+}
+
+impl CudaProjections {
+    /// `outputs`: how many of the rows of `linear` are each projection's.
+    pub fn new(linear: Linear<CudaBackend>, outputs: Vec<usize>) -> Result<CudaProjections> {
+        let rows = linear.weight.rows;
+        if outputs.is_empty() || outputs.iter().try_fold(0usize, |sum, n| sum.checked_add(*n)) != Some(rows as usize) {
+            bail!(Internal, "projections of {outputs:?} outputs in a matrix of {rows} rows");
+        }
+        Ok(CudaProjections { linear, outputs: outputs.into_iter().map(|n| n as u32).collect() })
+    }
+}
+
+/// Activations `[rows, cols]`: memory of their own, or columns of a wider buffer.
 #[derive(Default)]
 pub struct CudaBuffer {
-    memory: Option<DeviceMemory>,
+    memory: Option<Arc<DeviceMemory>>,
+    /// Of the first, in bytes.
+    offset: usize,
     pub(super) rows: u32,
     pub(super) cols: u32,
+    /// From row to row, in elements.
+    pub(super) stride: u32,
     pub(super) element: Option<Element>,
 }
 
@@ -74,21 +151,51 @@ impl CudaBuffer {
         let Some(bytes) = (rows as usize).checked_mul(cols as usize).and_then(|n| n.checked_mul(element.size())) else {
             bail!(OutOfMemory, "activations of {rows} x {cols} overflow");
         };
-        let grows = self.memory.as_ref().is_none_or(|memory| memory.bytes() < bytes);
+        // What is shared is another's as well.
+        let own = self.memory.as_mut().and_then(Arc::get_mut);
+        let grows = own.is_none_or(|memory| memory.bytes() < bytes);
         if grows {
             self.memory = None; // the old one makes room first
-            self.memory = Some(DeviceMemory::new(device, bytes.next_power_of_two())?);
+            self.memory = Some(Arc::new(DeviceMemory::new(device, bytes.next_power_of_two())?));
         }
-        (self.rows, self.cols, self.element) = (rows, cols, Some(element));
+        (self.rows, self.cols, self.stride, self.element) = (rows, cols, cols, Some(element));
+        self.offset = 0;
         Ok(grows)
     }
 
-    pub(super) fn address(&self) -> u64 {
-        self.memory.as_ref().map_or(0, DeviceMemory::address)
+    /// Lets go of what it holds.
+    pub(super) fn release(&mut self) {
+        *self = CudaBuffer::default();
     }
 
+    /// Keeps its first `cols` columns, and gives each of `others` the columns after those before it.
+    pub(super) fn split(&mut self, cols: &[u32], others: &mut [&mut CudaBuffer]) {
+        let size = self.element.map_or(0, Element::size);
+        let mut offset = self.offset;
+        for (i, cols) in cols.iter().enumerate() {
+            match i.checked_sub(1) {
+                None => self.cols = *cols,
+                Some(other) => {
+                    let memory = self.memory.clone();
+                    *others[other] = CudaBuffer { memory, offset, cols: *cols, ..*self };
+                }
+            }
+            offset += *cols as usize * size;
+        }
+    }
+
+    pub(super) fn address(&self) -> u64 {
+        self.memory.as_ref().map_or(0, |memory| memory.address() + self.offset as u64)
+    }
+
+    /// What it lies in, and from which byte on.
+    pub(super) fn place(&self) -> Option<(&DeviceMemory, usize)> {
+        Some((self.memory.as_deref()?, self.offset))
+    }
+
+    /// The same, of one whose rows have nothing between them.
     pub(super) fn memory(&self) -> Option<&DeviceMemory> {
-        self.memory.as_ref()
+        self.memory.as_deref().filter(|_| self.stride == self.cols)
     }
 
     /// An error if it holds something else than a kernel is about to take.

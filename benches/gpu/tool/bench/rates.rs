@@ -2,7 +2,9 @@
 
 use super::report::{Bound, COPY, MATRIX, Report};
 use super::{Outcome, locked, words};
-use cleave::backend::cuda::{CudaBackend, CudaBuffer, CudaMatrix, CudaSlab, Device, DevicePool, Loader};
+use cleave::backend::cuda::{
+    CudaBackend, CudaBuffer, CudaMatrix, CudaProjections, CudaSlab, Device, DevicePool, Loader,
+};
 use cleave::backend::{Backend, BlockStore, KvGeometry, Linear};
 use cleave::tensor::Dtype;
 use std::sync::{Arc, Mutex};
@@ -75,14 +77,14 @@ fn matrix(device: &Arc<Device>, [m, n, k]: [usize; 3]) -> Outcome<f64> {
     let mut loader = Loader::new(device).map_err(words)?;
     let weight = CudaMatrix::new(&mut loader, &w, n, k, Dtype::Bf16).map_err(words)?;
     loader.finish().map_err(words)?;
-    let linear: Linear<CudaBackend> = Linear { weight, bias: None };
+    let projection = CudaProjections::new(Linear { weight, bias: None }, vec![n]).map_err(words)?;
     let x = cuda.upload(&x, m, k, false).map_err(words)?;
     let mut out = CudaBuffer::default();
     let mut best = f64::MAX;
     for times in [1, TIMES, TIMES, TIMES] {
         let begun = Instant::now();
         for _ in 0..times {
-            cuda.linear(&x, &[&linear], &mut [&mut out]).map_err(words)?;
+            cuda.project(&x, &projection, &mut [&mut out]).map_err(words)?;
         }
         cuda.wait().map_err(words)?;
         best = best.min(begun.elapsed().as_secs_f64() / times as f64);

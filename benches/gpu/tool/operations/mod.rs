@@ -25,11 +25,12 @@ pub enum Sizes {
 type Group = fn(&mut Check) -> Result<()>;
 
 /// Which operations there are, to be run one by one.
-pub const GROUPS: [(&str, Group); 6] = [
+pub const GROUPS: [(&str, Group); 7] = [
     ("embed", rows::embed),
     ("rms_norm", rows::rms_norm),
     ("silu_mul", rows::silu_mul),
     ("linear", rows::linear),
+    ("gated", rows::gated),
     ("decode", attention::decode),
     ("prefill", attention::prefill),
 ];
@@ -75,7 +76,7 @@ impl Check {
         CudaBackend::new(&self.device, dtype, 1, std::iter::once(None), &slab)
     }
 
-    pub fn loader(&self) -> Result<Loader> {
+    pub fn loader(&self) -> Result<Loader<'_>> {
         Loader::new(&self.device)
     }
 

@@ -2,7 +2,7 @@
 
 use super::{Check, DTYPES, bytes, rounding};
 use cleave::backend::cpu::{CpuBackend, CpuBuffer, CpuMatrix, CpuVector};
-use cleave::backend::cuda::{CudaBackend, CudaBuffer, CudaMatrix, CudaSlab, CudaVector};
+use cleave::backend::cuda::{CudaBackend, CudaBuffer, CudaMatrix, CudaProjections, CudaSlab, CudaVector};
 use cleave::backend::{Backend, Batch, KvGeometry, Linear, RopeRows};
 use cleave::error::Result;
 use cleave::tensor::Dtype;
@@ -138,28 +138,31 @@ pub fn linear(check: &mut Check) -> Result<()> {
     Ok(())
 }
 
-/// To activations, to logits, and onto the residual stream.
+/// To activations in two parts, to logits, and onto the residual stream.
 fn product(check: &mut Check, dtype: Dtype, [m, n, k]: [usize; 3], bias: bool) -> Result<()> {
     let x = check.random.values(m * k, dtype);
     let mut weight = check.random.values(n * k, Dtype::F32);
     weight.iter_mut().for_each(|w| *w /= (k as f32).sqrt());
-    let bias = bias.then(|| check.random.values(n, Dtype::F32));
+    // Those that are not of the matrices' type go without cuBLASLt.
+    let bias = bias.then(|| check.random.values(n, if m % 2 == 1 { dtype } else { Dtype::F32 }));
     let residual = check.random.values(m * n, Dtype::F32);
 
     let mut loader = check.loader()?;
     let on_device: Linear<CudaBackend> = Linear {
         weight: CudaMatrix::new(&mut loader, &bytes(&weight, dtype), n, k, dtype)?,
-        bias: bias.as_ref().map(|bias| CudaVector::new(&mut loader, bias)).transpose()?,
+        bias: bias.as_ref().map(|bias| CudaVector::bias(&mut loader, bias, dtype)).transpose()?,
     };
     loader.finish()?;
     let mut cuda = check.plain(dtype)?;
     let input = cuda.upload(&x, m, k, false)?;
-    let (mut out, mut logits) = (CudaBuffer::default(), CudaBuffer::default());
+    let (mut first, mut second, mut logits) = <(CudaBuffer, CudaBuffer, CudaBuffer)>::default();
     let mut sum = cuda.upload(&residual, m, n, true)?;
-    cuda.linear(&input, &[&on_device], &mut [&mut out])?;
     cuda.logits(&input, &on_device, &mut logits)?;
     cuda.linear_add(&input, &on_device, &mut sum)?;
-    let found = [cuda.fetch(&out)?, cuda.fetch(&logits)?, cuda.fetch(&sum)?];
+    let border = n - n / 3;
+    let parts = CudaProjections::new(on_device, vec![border, n - border])?;
+    cuda.project(&input, &parts, &mut [&mut first, &mut second])?;
+    let found = [joined(&cuda.fetch(&first)?, &cuda.fetch(&second)?, m), cuda.fetch(&logits)?, cuda.fetch(&sum)?];
 
     let on_cpu: Linear<CpuBackend> = Linear {
         weight: CpuMatrix::from_f32(&weight, n, k, dtype)?,
@@ -167,13 +170,72 @@ fn product(check: &mut Check, dtype: Dtype, [m, n, k]: [usize; 3], bias: bool) -
     };
     let input = CpuBuffer::from_f32(&x, m, k)?;
     let (mut out, mut sum) = (CpuBuffer::default(), CpuBuffer::from_f32(&residual, m, n)?);
-    check.cpu.linear(&input, &[&on_cpu], &mut [&mut out])?;
+    check.cpu.logits(&input, &on_cpu, &mut out)?;
     check.cpu.linear_add(&input, &on_cpu, &mut sum)?;
     // Sums of k products below 1/sqrt(k) in another order; tensor cores cut off where others round.
     let sums = 3e-6 * (k as f64).sqrt().max(1.0);
     let what = |name: &str| format!("{name} {dtype}, {m} x {n} x {k}{}", if bias.is_some() { ", bias" } else { "" });
-    check.same(&found[0], out.as_slice(), rounding(dtype), sums, &what("linear"));
+    check.same(&found[0], out.as_slice(), rounding(dtype), sums, &what("project"));
     check.same(&found[1], out.as_slice(), 0.0, sums, &what("logits"));
     check.same(&found[2], sum.as_slice(), 0.0, sums, &what("linear_add"));
+    Ok(())
+}
+
+/// Rows of two matrices side by side.
+fn joined(left: &[f32], right: &[f32], rows: usize) -> Vec<f32> {
+    let of = |all: &[f32], row: usize| all[row * all.len() / rows..(row + 1) * all.len() / rows].to_vec();
+    (0..rows).flat_map(|row| [of(left, row), of(right, row)].concat()).collect()
+}
+
+/// Gate and up, and their activation onto the residual stream: it may lie in rows with gaps.
+pub fn gated(check: &mut Check) -> Result<()> {
+    for dtype in DTYPES {
+        for (n, k) in check.pick(vec![(40, 72)], vec![(8, 8), (40, 72), (264, 1032), (2816, 1024)]) {
+            for m in check.pick(vec![1, 8, 9, 65], ROWS.to_vec()) {
+                for bias in [false, true] {
+                    gate(check, dtype, [m, n, k], bias)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn gate(check: &mut Check, dtype: Dtype, [m, n, k]: [usize; 3], bias: bool) -> Result<()> {
+    let x = check.random.values(m * k, dtype);
+    let mut weight = check.random.values(2 * n * k, Dtype::F32);
+    weight.iter_mut().for_each(|w| *w *= 4.0 / (k as f32).sqrt());
+    let bias = bias.then(|| check.random.values(2 * n, dtype));
+    // Each output is one input.
+    let identity: Vec<f32> = (0..n * n).map(|i| f32::from(u8::from(i / n == i % n))).collect();
+
+    let mut loader = check.loader()?;
+    let both: Linear<CudaBackend> = Linear {
+        weight: CudaMatrix::new(&mut loader, &bytes(&weight, dtype), 2 * n, k, dtype)?,
+        bias: bias.as_ref().map(|bias| CudaVector::bias(&mut loader, bias, dtype)).transpose()?,
+    };
+    let both = CudaProjections::new(both, vec![n, n])?;
+    let down = Linear { weight: CudaMatrix::new(&mut loader, &bytes(&identity, dtype), n, n, dtype)?, bias: None };
+    loader.finish()?;
+    let mut cuda = check.plain(dtype)?;
+    let input = cuda.upload(&x, m, k, false)?;
+    let (mut found, mut scratch) = <(CudaBuffer, CudaBuffer)>::default();
+    let mut sum = cuda.upload(&vec![0.0; m * n], m, n, true)?;
+    cuda.project_gated(&input, &both, &mut found, &mut scratch)?;
+    cuda.linear_add(&found, &down, &mut sum)?;
+    let found = [cuda.fetch(&found)?, cuda.fetch(&sum)?];
+
+    let half = |i: usize| -> Result<Linear<CpuBackend>> {
+        let bias = bias.as_ref().map(|bias| CpuVector::from_f32(&bias[i * n..][..n]));
+        Ok(Linear { weight: CpuMatrix::from_f32(&weight[i * n * k..][..n * k], n, k, dtype)?, bias })
+    };
+    let (mut expected, mut scratch) = <(CpuBuffer, CpuBuffer)>::default();
+    let input = CpuBuffer::from_f32(&x, m, k)?;
+    check.cpu.project_gated(&input, &vec![half(0)?, half(1)?], &mut expected, &mut scratch)?;
+    // Both factors may have been rounded before they were multiplied.
+    let (relative, sums) = (4.0 * rounding(dtype) + 1e-4, 4.0 * rounding(dtype));
+    let what = format!("gated {dtype}, {m} x {n} x {k}{}", if bias.is_some() { ", bias" } else { "" });
+    check.same(&found[0], expected.as_slice(), relative, sums, &what);
+    check.same(&found[1], &found[0], 0.0, 1e-30, &format!("{what}: read as it lies"));
     Ok(())
 }

@@ -92,6 +92,19 @@ static inline cleave_status_t bridge_cache_create(name_t model, const int32_t *d
     return status;
 }
 
+static inline cleave_status_t bridge_cache_create_with_progress(name_t model, const int32_t *devices, size_t n_devices,
+                                                                const cleave_cache_config_t *config,
+                                                                cleave_progress_fn progress, uintptr_t user_data,
+                                                                name_t *out, cleave_error_t *err)
+{
+    cleave_cache_t *cache;
+    cleave_status_t status = cleave_cache_create_with_progress((cleave_model_t *)model, devices, n_devices, config, progress,
+                                                               user_data, &cache, err);
+    if (status == CLEAVE_OK)
+        *out = (name_t)cache;
+    return status;
+}
+
 static inline void bridge_cache_destroy(name_t cache)
 {
     cleave_cache_destroy((cleave_cache_t *)cache);

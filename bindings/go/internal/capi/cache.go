@@ -1,9 +1,38 @@
 package capi
 
 // #include "bridge.h"
+//
+// extern int32_t cleaveGoProgress(uintptr_t user_data, uint64_t done, uint64_t total);
 import "C"
 
-import "unsafe"
+import (
+	"runtime/cgo"
+	"unsafe"
+)
+
+// Progress is told how many bytes are there, and how many will be. It returns whether to go on.
+type Progress func(done, total uint64) bool
+
+// watched is a Progress that the library calls, and what it panicked with.
+type watched struct {
+	call     Progress
+	panicked any
+}
+
+//export cleaveGoProgress
+func cleaveGoProgress(id C.uintptr_t, done, total C.uint64_t) (answer C.int32_t) {
+	w := cgo.Handle(id).Value().(*watched)
+	// A panic goes on behind the library's call, not through it.
+	defer func() {
+		if w.panicked = recover(); w.panicked != nil {
+			answer = 1
+		}
+	}()
+	if w.call(uint64(done), uint64(total)) {
+		return 0
+	}
+	return 1
+}
 
 // CacheConfig is cleave_cache_config_t.
 type CacheConfig struct {
@@ -24,8 +53,8 @@ const (
 	ListenPlaintext = C.CLEAVE_LISTEN_PLAINTEXT
 )
 
-// CacheCreate is cleave_cache_create.
-func CacheCreate(model uintptr, devices []int32, config *CacheConfig) (uintptr, *Error) {
+// CacheCreate is cleave_cache_create, or with progress cleave_cache_create_with_progress.
+func CacheCreate(model uintptr, devices []int32, config *CacheConfig, progress Progress) (uintptr, *Error) {
 	var out C.name_t
 	var err C.cleave_error_t
 	var c C.cleave_cache_config_t
@@ -39,8 +68,19 @@ func CacheCreate(model uintptr, devices []int32, config *CacheConfig) (uintptr, 
 	for i, b := range config.Secret {
 		c.secret[i] = C.uint8_t(b)
 	}
-	status := C.bridge_cache_create(C.name_t(model), (*C.int32_t)(unsafe.SliceData(devices)), C.size_t(len(devices)), &c, &out,
-		&err)
+	ordinals, n := (*C.int32_t)(unsafe.SliceData(devices)), C.size_t(len(devices))
+	if progress == nil {
+		status := C.bridge_cache_create(C.name_t(model), ordinals, n, &c, &out, &err)
+		return uintptr(out), failure(status, &err)
+	}
+	w := &watched{call: progress}
+	id := cgo.NewHandle(w)
+	defer id.Delete()
+	status := C.bridge_cache_create_with_progress(C.name_t(model), ordinals, n, &c,
+		C.cleave_progress_fn(C.cleaveGoProgress), C.uintptr_t(id), &out, &err)
+	if w.panicked != nil {
+		panic(w.panicked)
+	}
 	return uintptr(out), failure(status, &err)
 }
 

@@ -32,6 +32,7 @@ api! {
         for op in ops.iter() {
             state.submit(stream, op.clone())?;
         }
+        state.replayed += 1;
         Ok(())
     }
 

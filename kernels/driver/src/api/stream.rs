@@ -175,7 +175,9 @@ api! {
 
     enter cuStreamBeginCapture_v2(stream: usize, mode: i32) |state| {
         let stream = state.stream(stream)?;
-        state.begin_capture(stream, mode)
+        state.begin_capture(stream, mode)?;
+        state.recorded += 1;
+        Ok(())
     }
 
     // Ends it in any case.

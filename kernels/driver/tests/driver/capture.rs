@@ -20,7 +20,7 @@ const LOCAL: sys::CUstreamCaptureMode = sys::CUstreamCaptureMode::CU_STREAM_CAPT
 
 #[test]
 fn a_graph_does_again_what_was_captured() {
-    let _session = session("");
+    let session = session("");
     let _gpu = Gpu::new(0).unwrap();
     let module = Module::new().unwrap();
     let kernel = module.function("silu_mul_float").unwrap();
@@ -38,6 +38,7 @@ fn a_graph_does_again_what_was_captured() {
     join.holds(&one).unwrap();
     silu_mul(kernel, &gate, &up, 16, &one).unwrap();
     let exec = end(&one).unwrap();
+    assert_eq!(session.graphs(), (1, 0));
     assert_eq!(gate.read::<f32>(16).unwrap(), [0.0; 16]);
     for x in [2f32, -1.0] {
         pinned.floats(32).fill(x);
@@ -48,6 +49,9 @@ fn a_graph_does_again_what_was_captured() {
             assert!((found - silu(x) * x).abs() < 1e-6);
         }
     }
+    assert_eq!(session.graphs(), (1, 2));
+    session.configure("");
+    assert_eq!(session.graphs(), (0, 0));
 }
 
 #[test]

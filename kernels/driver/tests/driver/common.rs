@@ -12,6 +12,8 @@ pub type Code = sys::CUresult;
 pub struct Driver {
     configure: unsafe extern "C" fn(*const c_char) -> c_int,
     calls: unsafe extern "C" fn() -> u64,
+    captures: unsafe extern "C" fn() -> u64,
+    replays: unsafe extern "C" fn() -> u64,
     leaks: unsafe extern "C" fn(*mut c_char, usize) -> c_int,
 }
 
@@ -30,6 +32,8 @@ pub fn driver() -> &'static Driver {
             let driver = Driver {
                 configure: *library.get(b"simulated_cuda_configure").expect("it is there"),
                 calls: *library.get(b"simulated_cuda_calls").expect("it is there"),
+                captures: *library.get(b"simulated_cuda_captures").expect("it is there"),
+                replays: *library.get(b"simulated_cuda_replays").expect("it is there"),
                 leaks: *library.get(b"simulated_cuda_leaks").expect("it is there"),
             };
             std::mem::forget(library);
@@ -59,6 +63,12 @@ impl Session {
     pub fn calls(&self) -> u64 {
         // SAFETY: takes nothing.
         unsafe { (driver().calls)() }
+    }
+
+    /// Captures that began, and launches of graphs.
+    pub fn graphs(&self) -> (u64, u64) {
+        // SAFETY: take nothing.
+        unsafe { ((driver().captures)(), (driver().replays)()) }
     }
 
     pub fn leaks(&self) -> String {

@@ -43,12 +43,14 @@ fn products_match_plain_arithmetic() {
                 let (bias, before) = (random.floats(n), random.floats(m * n));
                 let input = CpuBuffer::from_f32(&x, m, k).unwrap();
                 let weight = || CpuMatrix::from_f32(&w, n, k, dtype).unwrap();
-                let plain = Linear { weight: weight(), bias: None };
-                let biased = Linear { weight: weight(), bias: Some(CpuVector::from_f32(&bias)) };
+                let both = vec![
+                    Linear { weight: weight(), bias: None },
+                    Linear { weight: weight(), bias: Some(CpuVector::from_f32(&bias)) },
+                ];
                 let (mut a, mut b) = (CpuBuffer::default(), CpuBuffer::default());
-                cpu.linear(&input, &[&plain, &biased], &mut [&mut a, &mut b]).unwrap();
+                cpu.project(&input, &both, &mut [&mut a, &mut b]).unwrap();
                 let mut sum = CpuBuffer::from_f32(&before, m, n).unwrap();
-                cpu.linear_add(&input, &biased, &mut sum).unwrap();
+                cpu.linear_add(&input, &both[1], &mut sum).unwrap();
                 let (want_a, want_b) = (oracle(&x, m, &w, n, k, dtype, &[]), oracle(&x, m, &w, n, k, dtype, &bias));
                 for i in 0..m * n {
                     let place = format!("{} {dtype} {m}x{n}x{k} at {i}", level.name());
@@ -77,7 +79,7 @@ fn a_row_does_not_notice_its_batch() {
                     Linear { weight: CpuMatrix::from_f32(&random.floats(n * k), n, k, dtype).unwrap(), bias: None };
                 let mut whole = CpuBuffer::default();
                 let input = CpuBuffer::from_f32(&x, m, k).unwrap();
-                backend(level, 1).linear(&input, &[&linear], &mut [&mut whole]).unwrap();
+                backend(level, 1).logits(&input, &linear, &mut whole).unwrap();
                 for threads in [2, 3] {
                     let mut cpu = backend(level, threads);
                     let mut row = 0;
@@ -85,7 +87,7 @@ fn a_row_does_not_notice_its_batch() {
                         let rows = [1, 1 + random.below(8), 1 + random.below(40)][random.below(3)].min(m - row);
                         let input = CpuBuffer::from_f32(&x[row * k..(row + rows) * k], rows, k).unwrap();
                         let mut part = CpuBuffer::default();
-                        cpu.linear(&input, &[&linear], &mut [&mut part]).unwrap();
+                        cpu.logits(&input, &linear, &mut part).unwrap();
                         let want = &whole.as_slice()[row * n..(row + rows) * n];
                         assert_eq!(bits(part.as_slice()), bits(want), "{} {dtype} {rows} rows at {row}", level.name());
                         row += rows;
@@ -111,20 +113,20 @@ fn empty_and_misaligned() {
         let mut cpu = backend(level, 2);
         let mut out = CpuBuffer::default();
         let x = CpuBuffer::from_f32(&[1.0, 10.0, 100.0], 1, 3).unwrap();
-        cpu.linear(&x, &[&linear], &mut [&mut out]).unwrap();
+        cpu.logits(&x, &linear, &mut out).unwrap();
         assert_eq!(out.as_slice(), [210.0, 543.0]);
         let none = CpuBuffer::from_f32(&[], 0, 3).unwrap();
-        cpu.linear(&none, &[&linear], &mut [&mut out]).unwrap();
+        cpu.logits(&none, &linear, &mut out).unwrap();
         assert_eq!((out.rows(), out.cols()), (0, 2));
         for dtype in DTYPES {
             // No inputs: all sums are empty. No outputs: nothing happens.
             let no_inputs = Linear { weight: CpuMatrix::from_f32(&[], 2, 0, dtype).unwrap(), bias: None };
-            cpu.linear(&CpuBuffer::from_f32(&[], 3, 0).unwrap(), &[&no_inputs], &mut [&mut out]).unwrap();
+            cpu.logits(&CpuBuffer::from_f32(&[], 3, 0).unwrap(), &no_inputs, &mut out).unwrap();
             assert_eq!(out.as_slice(), [0.0; 6]);
             let no_outputs = Linear { weight: CpuMatrix::from_f32(&[], 0, 3, dtype).unwrap(), bias: None };
-            cpu.linear(&x, &[&no_outputs], &mut [&mut out]).unwrap();
+            cpu.logits(&x, &no_outputs, &mut out).unwrap();
             assert_eq!((out.rows(), out.cols()), (1, 0));
         }
-        assert!(cpu.linear(&CpuBuffer::from_f32(&[1.0], 1, 1).unwrap(), &[&linear], &mut [&mut out]).is_err());
+        assert!(cpu.logits(&CpuBuffer::from_f32(&[1.0], 1, 1).unwrap(), &linear, &mut out).is_err());
     }
 }
