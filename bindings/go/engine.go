@@ -28,7 +28,8 @@ type EngineConfig struct {
 	Queue *Queue
 	// MaxSequences run at once. Default: 64.
 	MaxSequences int
-	// MaxBatchTokens is how many tokens a step computes at most: it bounds how long one step takes. Default: 512.
+	// MaxBatchTokens is how many tokens a step computes at most: it bounds how long one step takes. Default: 512; on a CUDA
+	// device, as many prompt tokens as saturate it, measured while the engine has nothing to do.
 	MaxBatchTokens int
 	// Threads compute. Default: as many as the CPUs of CPUs, else as those that the process may run on.
 	Threads int

@@ -5,6 +5,7 @@ use super::event::{Event, EventKind};
 use super::home::{self, Home};
 use super::prepare::Bounds;
 use super::queue::Queue;
+use super::saturation;
 use crate::backend::KvGeometry;
 use crate::error::Result;
 use crate::kv::{self, BlockTable, CacheConfig, CacheIdentity, HashChain, KvId};
@@ -123,6 +124,13 @@ impl ModelCache {
 
     pub(super) fn executor(&self, threads: usize, cpus: Vec<usize>) -> Result<Box<dyn Executor>> {
         self.home.executor(&self.model, threads, cpus)
+    }
+
+    /// What a measurement on so many multiprocessors holds for. None where there is none.
+    pub(super) fn saturation_key(&self, multiprocessors: u32) -> Option<saturation::Key> {
+        let device = self.home.measured()?;
+        let model = self.model.fingerprint();
+        Some(saturation::Key { device, multiprocessors, model, geometry: self.geometry })
     }
 
     pub(super) fn bounds(&self) -> Bounds {

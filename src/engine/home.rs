@@ -15,6 +15,11 @@ pub const DEVICE_CPU: i32 = -1;
 /// One device's weights and KV pool.
 pub(super) trait Home: Send + Sync {
     fn store(&self) -> Arc<dyn BlockStore>;
+    /// Where prefill is measured to choose its steps: the device's ordinal. On the CPU a step's rate hardly depends on its
+    /// length, and measuring would take long.
+    fn measured(&self) -> Option<i32> {
+        None
+    }
     /// `threads` and `cpus` are for computing on the CPU.
     fn executor(&self, model: &Arc<Model>, threads: usize, cpus: Vec<usize>) -> Result<Box<dyn Executor>>;
 }
@@ -65,6 +70,10 @@ struct Cuda {
 impl Home for Cuda {
     fn store(&self) -> Arc<dyn BlockStore> {
         self.slab.clone()
+    }
+
+    fn measured(&self) -> Option<i32> {
+        Some(self.device.ordinal())
     }
 
     fn executor(&self, model: &Arc<Model>, _threads: usize, _cpus: Vec<usize>) -> Result<Box<dyn Executor>> {

@@ -6,6 +6,7 @@ use super::counters::Counters;
 use super::event::Event;
 use super::place::Place;
 use super::queue::{Queue, Reservation, SpaceWaker};
+use super::saturation::Budget;
 use super::{ModelCache, Role};
 use crate::error::{Error, Result, Status};
 use std::collections::{HashSet, VecDeque};
@@ -16,10 +17,15 @@ use std::time::{Duration, Instant};
 /// Cancelled requests remembered, so that a second cancel of one is no error.
 const REMEMBERED_CANCELS: usize = 1024;
 
+/// Prompt tokens that a decode engine takes into a step.
+const DECODE_ROLE_PREFILL_TOKENS: usize = 64;
+
 pub(super) struct Shared {
     pub cache: Arc<ModelCache>,
     pub queue: Arc<Queue>,
     pub limits: EngineLimits,
+    /// Tokens of a step.
+    pub budget: Budget,
     /// The role of requests accepted from now on, and of the steps that have begun since.
     pub role: AtomicU32,
     pub counters: Counters,
@@ -35,7 +41,6 @@ pub(super) struct Shared {
 pub(super) struct EngineLimits {
     pub max_sequences: usize,
     pub max_waiting: usize,
-    pub max_batch_tokens: usize,
     pub local_prefill_tokens: usize,
 }
 
@@ -64,7 +69,7 @@ struct Inbox {
 }
 
 impl Shared {
-    pub fn new(cache: Arc<ModelCache>, queue: Arc<Queue>, limits: EngineLimits, role: Role) -> Shared {
+    pub fn new(cache: Arc<ModelCache>, queue: Arc<Queue>, limits: EngineLimits, budget: Budget, role: Role) -> Shared {
         static ENGINES: AtomicU64 = AtomicU64::new(1);
         let counters = Counters::default();
         counters.role_in_effect.store(role as u32, Ordering::Relaxed);
@@ -72,6 +77,7 @@ impl Shared {
             cache,
             queue,
             limits,
+            budget,
             role: AtomicU32::new(role as u32),
             counters,
             inbox: Mutex::default(),
@@ -79,6 +85,12 @@ impl Shared {
             idle: Condvar::new(),
             number: ENGINES.fetch_add(1, Ordering::Relaxed) & 0xff_ffff,
         }
+    }
+
+    /// Tokens of prompts that a step takes at most: in the role of decode few, so that inter-token latency holds.
+    pub fn prompt_tokens(&self) -> usize {
+        let decode = self.role.load(Ordering::Relaxed) == Role::Decode as u32;
+        self.budget.prompts().min(if decode { DECODE_ROLE_PREFILL_TOKENS } else { usize::MAX })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inbox> {

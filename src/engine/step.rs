@@ -1,13 +1,14 @@
 //! The step thread: take what the host asked for, plan, run the model, sample, tell.
 
 use super::active::{Active, Arrival, End};
+use super::batch;
 use super::blocks::ActiveBlocks;
 use super::draw::Sampler;
 use super::event::{Event, EventKind};
 use super::prepare::Bounds;
+use super::probe::Probe;
 use super::queue::{Reservation, SpaceWaker};
 use super::shared::{Shared, Work};
-use super::{Role, batch};
 use crate::backend::Batch;
 use crate::error::{Error, Result, Status};
 use crate::kv::Waker;
@@ -20,9 +21,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
-
-/// Prompt tokens that a decode engine takes into a step: few, so that inter-token latency holds.
-const DECODE_ROLE_PREFILL_TOKENS: usize = 64;
 
 /// How long an engine that waits for blocks sleeps before it looks again unasked. Blocks that were taken and returned by
 /// others while it planned are no news to the count it waits for.
@@ -48,6 +46,7 @@ pub(super) struct Stepper {
     sampled: Vec<(SeqId, sampling::Sampled)>,
     batch: Batch,
     sampler: Sampler,
+    probe: Probe,
     /// Place for the ENGINE_FAILED event, kept since creation.
     failure: Option<Reservation>,
 }
@@ -71,6 +70,7 @@ impl Stepper {
             sampled: Vec::new(),
             batch: Batch::default(),
             sampler: Sampler::default(),
+            probe: Probe::default(),
             failure: Some(failure),
         }
     }
@@ -89,7 +89,8 @@ impl Stepper {
     }
 
     fn serve(&mut self) {
-        let mut progress = false;
+        // A first turn at once: there may be something to measure.
+        let mut progress = true;
         loop {
             let work = self.shared.take(!progress, self.sleep_until());
             if work.stop {
@@ -130,7 +131,11 @@ impl Stepper {
         }
         let progress = self.step();
         self.publish_counts();
-        progress
+        if progress? {
+            return Ok(true);
+        }
+        let idle = self.scheduler.running() + self.scheduler.waiting() + self.importing.len() == 0;
+        if idle { self.probe.turn(&self.shared, &mut *self.executor) } else { Ok(false) }
     }
 
     // ---- faults ----
@@ -145,6 +150,7 @@ impl Stepper {
         // Whatever state the fault left it in: nobody in it goes on.
         self.scheduler = Scheduler::new();
         self.plan = Plan::default();
+        self.probe.abandon();
         self.end_all(Work::default(), error);
         false
     }
@@ -180,11 +186,11 @@ impl Stepper {
             let since = counters.role_set_ns.load(Relaxed);
             counters.role_switch_ns_last.store(monotonic_ns().saturating_sub(since), Relaxed);
         }
-        let most = self.shared.limits.max_batch_tokens;
+        let max_sequences = self.shared.limits.max_sequences;
         Limits {
-            max_sequences: self.shared.limits.max_sequences,
-            max_batch_tokens: most,
-            max_prefill_tokens: if role == Role::Decode as u32 { most.min(DECODE_ROLE_PREFILL_TOKENS) } else { most },
+            max_sequences,
+            max_batch_tokens: self.shared.budget.step(max_sequences),
+            max_prefill_tokens: self.shared.prompt_tokens(),
         }
     }
 

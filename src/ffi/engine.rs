@@ -27,7 +27,9 @@ pub struct cleave_engine_config_t {
     pub role: u32,
     /// Sequences that run at once. Default: 64.
     pub max_sequences: u32,
-    /// Tokens that a step computes at most: bounds how long one step takes. Default: 512.
+    /// Tokens that a step computes at most: bounds how long one step takes. Default: 512; on a CUDA device, as many prompt
+    /// tokens as saturate it, measured while the engine has nothing to do, once for all engines of the process on that
+    /// model, device and block layout. Until then 512; cleave_metrics_t shows what was chosen.
     pub max_batch_tokens: u32,
     /// Threads that compute, the step thread among them. Default: the CPUs of cpu_mask, else those that the process
     /// may run on.

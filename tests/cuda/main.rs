@@ -10,5 +10,6 @@ mod generation;
 mod handoff;
 mod models;
 mod operations;
+mod saturation;
 #[path = "../../benches/gpu/tool/mod.rs"]
 mod tool;

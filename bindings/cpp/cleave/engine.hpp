@@ -14,7 +14,7 @@ struct EngineConfig {
     Role role = Role::Mixed;
     /// Sequences that run at once; 0: 64.
     std::uint32_t max_sequences = 0;
-    /// Tokens that a step computes at most; 0: 512.
+    /// Tokens that a step computes at most; 0: 512, on a CUDA device as many prompt tokens as are measured to saturate it.
     std::uint32_t max_batch_tokens = 0;
     /// Threads that compute; 0: the CPUs of cpu_mask, else those that the process may run on.
     std::uint32_t threads = 0;

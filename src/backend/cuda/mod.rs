@@ -344,4 +344,14 @@ impl Backend for CudaBackend {
         out.extend(self.fetched.as_slice()[..n].iter().map(|word| f32::from_bits(*word)));
         Ok(())
     }
+
+    fn release(&mut self) -> Result<()> {
+        self.stream.synchronize()?;
+        self.graphs.clear();
+        Ok(())
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        self.device.multiprocessors
+    }
 }
