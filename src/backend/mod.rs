@@ -205,4 +205,14 @@ pub trait Backend: Send + Sized {
     fn multiprocessors(&self) -> u32 {
         0
     }
+
+    /// Whether the work goes before that of engines on the same device whose is not urgent. Between two steps.
+    fn set_urgent(&mut self, _urgent: bool) -> Result<()> {
+        Ok(())
+    }
+
+    /// Goes on in other streams, as on other multiprocessors. Between two steps.
+    fn set_streams(&mut self, _streams: cuda::Streams) -> Result<()> {
+        Ok(())
+    }
 }

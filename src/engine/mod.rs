@@ -79,6 +79,8 @@ pub struct EngineOptions {
     pub local_prefill_tokens: usize,
     /// CPUs to run on; empty: where the system puts them.
     pub cpus: Vec<usize>,
+    /// Of a CUDA device's multiprocessors, 1 to 99; 0 or 100: all.
+    pub sm_percent: u32,
 }
 
 impl EngineOptions {
@@ -128,13 +130,15 @@ impl Engine {
     pub fn create(cache: &Arc<ModelCache>, queue: &Arc<Queue>, options: EngineOptions) -> Result<Engine> {
         let limits = options.limits()?;
         let role = options.role.unwrap_or(Role::Mixed);
-        let executor = cache.executor(options.threads, options.cpus.clone())?;
+        let sm_percent = sm_percent(options.sm_percent)?;
+        let place = home::Place { threads: options.threads, cpus: options.cpus.clone(), sm_percent };
+        let executor = cache.executor(place)?;
         let bounds = cache.bounds();
         let failure = queue.reserve()?;
         let fixed = (options.max_batch_tokens > 0).then_some(options.max_batch_tokens);
         let multiprocessors = executor.multiprocessors();
         let budget = Budget::new(fixed, cache.saturation_key(multiprocessors));
-        let shared = Arc::new(Shared::new(cache.clone(), queue.clone(), limits, budget, role));
+        let shared = Arc::new(Shared::new(cache.clone(), queue.clone(), limits, budget, role, sm_percent));
         shared.counters.multiprocessors.store(multiprocessors, Relaxed);
         let stepper = step::Stepper::new(shared.clone(), executor, bounds, failure);
         let (ready, bound) = crossbeam_channel::bounded(1);
@@ -264,6 +268,18 @@ impl Engine {
         Ok(())
     }
 
+    /// Runs on another share of the device's multiprocessors from the next step on. What it takes for that is taken here,
+    /// so that errors are the caller's, and the step thread only goes over.
+    pub fn set_sm_percent(&self, percent: u32) -> Result<()> {
+        let percent = sm_percent(percent)?;
+        let mut now = self.shared.sm_percent.lock().unwrap_or_else(PoisonError::into_inner);
+        if *now != percent {
+            self.shared.replace_streams(self.shared.cache.streams(percent, *now)?);
+            *now = percent;
+        }
+        Ok(())
+    }
+
     /// Refuses new requests and waits until all accepted ones have ended. TIMEOUT leaves it draining.
     pub fn drain(&self, timeout: Option<Duration>) -> Result<()> {
         self.shared.drain(timeout)
@@ -284,6 +300,15 @@ impl Engine {
             let _ = thread.join();
             crate::log!(Info, "engine", "destroyed");
         }
+    }
+}
+
+/// 0 for all.
+fn sm_percent(percent: u32) -> Result<u32> {
+    match percent {
+        0..100 => Ok(percent),
+        100 => Ok(0),
+        _ => crate::bail!(InvalidArgument, "sm_percent {percent} is over 100"),
     }
 }
 

@@ -8,6 +8,7 @@ use super::place::Place;
 use super::queue::{Queue, Reservation, SpaceWaker};
 use super::saturation::Budget;
 use super::{ModelCache, Role};
+use crate::backend::cuda::Streams;
 use crate::error::{Error, Result, Status};
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -28,6 +29,8 @@ pub(super) struct Shared {
     pub budget: Budget,
     /// The role of requests accepted from now on, and of the steps that have begun since.
     pub role: AtomicU32,
+    /// Of the device's multiprocessors, from the next step on; 0: all. Held while it changes.
+    pub sm_percent: Mutex<u32>,
     pub counters: Counters,
     inbox: Mutex<Inbox>,
     wake: Condvar,
@@ -52,6 +55,8 @@ pub(super) struct Work {
     pub exports: Vec<u64>,
     /// Requests whose import is no longer in flight.
     pub landed: Vec<u64>,
+    /// To go on in.
+    pub streams: Option<Streams>,
     pub stop: bool,
 }
 
@@ -69,7 +74,14 @@ struct Inbox {
 }
 
 impl Shared {
-    pub fn new(cache: Arc<ModelCache>, queue: Arc<Queue>, limits: EngineLimits, budget: Budget, role: Role) -> Shared {
+    pub fn new(
+        cache: Arc<ModelCache>,
+        queue: Arc<Queue>,
+        limits: EngineLimits,
+        budget: Budget,
+        role: Role,
+        sm_percent: u32,
+    ) -> Shared {
         static ENGINES: AtomicU64 = AtomicU64::new(1);
         let counters = Counters::default();
         counters.role_in_effect.store(role as u32, Ordering::Relaxed);
@@ -79,6 +91,7 @@ impl Shared {
             limits,
             budget,
             role: AtomicU32::new(role as u32),
+            sm_percent: Mutex::new(sm_percent),
             counters,
             inbox: Mutex::default(),
             wake: Condvar::new(),
@@ -192,6 +205,15 @@ impl Shared {
         Ok(())
     }
 
+    /// Has the step thread go on in other streams.
+    pub fn replace_streams(&self, streams: Streams) {
+        let mut inbox = self.lock();
+        if !inbox.ended {
+            inbox.work.streams = Some(streams);
+            self.wake.notify_one();
+        }
+    }
+
     /// Makes the step thread look at the world again.
     pub fn kick(&self) {
         self.lock().woken = true;
@@ -276,8 +298,9 @@ impl SpaceWaker for Shared {
 
 impl Work {
     fn is_empty(&self) -> bool {
-        let Work { arrivals, cancels, exports, landed, stop } = self;
-        arrivals.is_empty() && cancels.is_empty() && exports.is_empty() && landed.is_empty() && !stop
+        let Work { arrivals, cancels, exports, landed, streams, stop } = self;
+        let nobody = arrivals.is_empty() && cancels.is_empty() && exports.is_empty() && landed.is_empty();
+        nobody && streams.is_none() && !stop
     }
 }
 

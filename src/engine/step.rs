@@ -1,7 +1,6 @@
 //! The step thread: take what the host asked for, plan, run the model, sample, tell.
 
 use super::active::{Active, Arrival, End};
-use super::batch;
 use super::blocks::ActiveBlocks;
 use super::draw::Sampler;
 use super::event::{Event, EventKind};
@@ -9,7 +8,9 @@ use super::prepare::Bounds;
 use super::probe::Probe;
 use super::queue::{Reservation, SpaceWaker};
 use super::shared::{Shared, Work};
+use super::{Role, batch};
 use crate::backend::Batch;
+use crate::backend::cuda::Streams;
 use crate::error::{Error, Result, Status};
 use crate::kv::Waker;
 use crate::model::decoder::Executor;
@@ -115,6 +116,9 @@ impl Stepper {
 
     /// One turn of the loop; true if a step ran, so that another may follow at once.
     fn turn(&mut self, work: Work) -> Result<bool> {
+        if let Some(streams) = work.streams {
+            self.move_to(streams)?;
+        }
         self.flush_stalled();
         for arrival in work.arrivals {
             self.arrive(arrival);
@@ -177,25 +181,37 @@ impl Stepper {
         self.publish_counts();
     }
 
+    /// Goes on in other streams, as on other multiprocessors.
+    fn move_to(&mut self, streams: Streams) -> Result<()> {
+        // What is being measured is of the former.
+        self.probe.abandon();
+        self.executor.set_streams(streams)?;
+        let multiprocessors = self.executor.multiprocessors();
+        self.shared.counters.multiprocessors.store(multiprocessors, Relaxed);
+        self.shared.budget.set_key(self.shared.cache.saturation_key(multiprocessors));
+        Ok(())
+    }
+
     // ---- one step ----
 
-    fn limits(&self) -> Limits {
+    fn limits(&mut self) -> Result<Limits> {
         let role = self.shared.role.load(Relaxed);
+        self.executor.set_urgent(role == Role::Decode as u32)?;
         let counters = &self.shared.counters;
         if counters.role_in_effect.swap(role, Relaxed) != role {
             let since = counters.role_set_ns.load(Relaxed);
             counters.role_switch_ns_last.store(monotonic_ns().saturating_sub(since), Relaxed);
         }
         let max_sequences = self.shared.limits.max_sequences;
-        Limits {
+        Ok(Limits {
             max_sequences,
             max_batch_tokens: self.shared.budget.step(max_sequences),
             max_prefill_tokens: self.shared.prompt_tokens(),
-        }
+        })
     }
 
     fn step(&mut self) -> Result<bool> {
-        let limits = self.limits();
+        let limits = self.limits()?;
         let started = monotonic_ns();
         // Read before planning: blocks that come back meanwhile count as news.
         let available = self.shared.cache.kv().available_blocks();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::backend::cuda::Streams;
 use crate::backend::{AttentionArgs, Backend, Batch, BlockStore, Drawn, Draws, KvGeometry, RopeRows};
 use crate::bail;
 use crate::error::Result;
@@ -35,6 +36,12 @@ pub trait Executor: Send {
 
     /// Of the device, that this computes on; 0 where it has none.
     fn multiprocessors(&self) -> u32;
+
+    /// Whether its work goes before that of engines on the same device whose is not urgent. Between two steps.
+    fn set_urgent(&mut self, urgent: bool) -> Result<()>;
+
+    /// Goes on in other streams, as on other multiprocessors. Between two steps.
+    fn set_streams(&mut self, streams: Streams) -> Result<()>;
 }
 
 /// A model's step on one device. Belongs to one engine; weights and KV are shared.
@@ -209,5 +216,13 @@ impl<B: Backend> Executor for Decoder<B> {
 
     fn multiprocessors(&self) -> u32 {
         self.backend.multiprocessors()
+    }
+
+    fn set_urgent(&mut self, urgent: bool) -> Result<()> {
+        self.backend.set_urgent(urgent)
+    }
+
+    fn set_streams(&mut self, streams: Streams) -> Result<()> {
+        self.backend.set_streams(streams)
     }
 }

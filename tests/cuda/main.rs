@@ -10,6 +10,7 @@ mod generation;
 mod handoff;
 mod models;
 mod operations;
+mod partition;
 mod saturation;
 #[path = "../../benches/gpu/tool/mod.rs"]
 mod tool;

@@ -69,6 +69,10 @@ pub unsafe extern "C" fn cublasLtMatmulDescSetAttribute(
     enter(|state| {
         let operation = state.operation(handle)?;
         let value: i32 = unsafe { read(value, bytes)? };
+        // CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET: advice to the heuristics.
+        if attribute == 15 {
+            return if value >= 0 { Ok(()) } else { Err(INVALID_VALUE) };
+        }
         let transposed = match value {
             0 => false,
             1 => true,

@@ -7,6 +7,7 @@
 //! | which functions of the driver are used, what their errors mean | `driver` |
 //! | devices, loading of kernels | `device` |
 //! | memory, streams, launches | `memory`, `stream` |
+//! | priorities, parts of the multiprocessors | `streams`, `partition` |
 //! | how weights get there | `load`, `tensors` |
 //! | what the device is told of a step | `step`, `layout` |
 //! | recorded steps | `graph` |
@@ -27,15 +28,18 @@ mod host;
 mod layout;
 mod load;
 mod memory;
+mod partition;
 mod product;
 mod slab;
 mod step;
 mod stream;
+mod streams;
 mod tensors;
 
 pub use device::{Device, DeviceInfo, count, info};
 pub use load::Loader;
 pub use slab::CudaSlab;
+pub use streams::Streams;
 pub use tensors::{CudaBuffer, CudaMatrix, CudaVector};
 
 use super::{AttentionArgs, Backend, Batch, BlockStore, Drawn, Draws, KvGeometry, Linear, RopeRows};
@@ -49,10 +53,13 @@ use std::sync::Arc;
 use step::{Room, StepData};
 use stream::{Shape, Stream, arg};
 
-/// One engine's part of a device: its stream, and what it tells the device of a step.
+/// One engine's part of a device: its streams, and what it tells the device of a step.
 pub struct CudaBackend {
     device: Arc<Device>,
+    /// One of `streams`, before which it goes: of high priority while the engine decodes.
     stream: Arc<Stream>,
+    streams: Streams,
+    urgent: bool,
     /// What activations are between the matrix products; the residual stream and logits are f32.
     element: Element,
     /// Query heads for each KV head.
@@ -82,13 +89,16 @@ impl CudaBackend {
     ) -> Result<CudaBackend> {
         device.load_kernels()?;
         let element = Element::of(dtype)?;
+        let streams = Streams::new(device, 0, 0)?;
         Ok(CudaBackend {
             element,
             group: heads / kv.geometry().kv_heads,
-            stream: Arc::new(Stream::new(device)?),
+            stream: streams.of(false).clone(),
+            urgent: false,
             step: StepData::new(device)?,
             attention: attention::Plan::new(element, kv.geometry(), windows)?,
-            blas: blas::Blas::new(device, element)?,
+            blas: blas::Blas::new(device, element, streams.multiprocessors())?,
+            streams,
             graphs: Graphs::default(),
             grew: false,
             drawer: draw::Drawer::new(device)?,
@@ -352,6 +362,27 @@ impl Backend for CudaBackend {
     }
 
     fn multiprocessors(&self) -> u32 {
-        self.device.multiprocessors
+        self.streams.multiprocessors().unwrap_or(self.device.multiprocessors)
+    }
+
+    /// Graphs stay good: they run with the priority of the stream that they are launched into.
+    fn set_urgent(&mut self, urgent: bool) -> Result<()> {
+        if self.urgent != urgent {
+            self.stream.synchronize()?;
+            self.urgent = urgent;
+            self.stream = self.streams.of(urgent).clone();
+        }
+        Ok(())
+    }
+
+    fn set_streams(&mut self, streams: Streams) -> Result<()> {
+        // What was recorded would run where it was recorded.
+        self.release()?;
+        if let Some(blas) = &mut self.blas {
+            blas.set_multiprocessors(streams.multiprocessors())?;
+        }
+        self.stream = streams.of(self.urgent).clone();
+        self.streams = streams;
+        Ok(())
     }
 }
