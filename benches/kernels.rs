@@ -132,7 +132,7 @@ fn attention(cpu: &mut CpuBackend, context: usize, rows: usize, dtype: Dtype) {
     let blocks = context.div_ceil(block_tokens as usize);
     let kv = KvSlab::new(geometry, blocks).unwrap();
     let zeros = vec![0x3cu8; geometry.block_bytes()];
-    (0..blocks as u32).for_each(|id| kv.write(id, 0, &zeros));
+    (0..blocks as u32).for_each(|id| kv.write(id, 0, &zeros).unwrap());
     let span =
         SeqSpan { row: 0, rows: rows as u32, position: (context - rows) as u32, table: 0, table_len: blocks as u32 };
     let tables = (0..blocks as u32).map(|i| (i * 7919) % blocks as u32).collect();

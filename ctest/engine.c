@@ -26,8 +26,23 @@ int main(void)
     config.flags = 0;
     CHECK_ERR(cleave_engine_create(cache, queue, &config, NULL, &err), CLEAVE_ERR_INVALID_ARGUMENT);
     CHECK(engine == NULL);
+    config.reserved = 1;
+    CHECK_ERR(cleave_engine_create(cache, queue, &config, &engine, &err), CLEAVE_ERR_UNSUPPORTED);
+    config.reserved = 0;
+    /* The CPU has no multiprocessors to share out. */
+    config.sm_percent = 101;
+    CHECK_ERR(cleave_engine_create(cache, queue, &config, &engine, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+    config.sm_percent = 50;
+    CHECK_ERR(cleave_engine_create(cache, queue, &config, &engine, &err), CLEAVE_ERR_UNSUPPORTED);
+    CHECK(engine == NULL && has_text(&err, "sm_percent"));
+    config.sm_percent = 0;
     CHECK_ERR(cleave_engine_create(cache, queue, NULL, &engine, &err), CLEAVE_OK);
+    CHECK_ERR(cleave_engine_set_sm_percent(engine, 50, &err), CLEAVE_ERR_UNSUPPORTED);
+    CHECK_ERR(cleave_engine_set_sm_percent(engine, 101, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_ERR(cleave_engine_set_sm_percent(engine, 100, &err), CLEAVE_OK);
+    CHECK_ERR(cleave_engine_set_sm_percent(NULL, 0, &err), CLEAVE_ERR_INVALID_ARGUMENT);
     cleave_engine_destroy(engine);
+    CHECK_ERR(cleave_engine_set_sm_percent(engine, 0, &err), CLEAVE_ERR_NOT_FOUND);
 
     /* CPU 0 is there on most machines; where it is not allowed the engine may say so. */
     config.cpu_mask[0] = 1;

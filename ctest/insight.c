@@ -47,6 +47,10 @@ int main(void)
         text = metrics_text(&len);
         CHECK(strstr(text, "cleave_generated_tokens_total{engine=\"0\"} 5\n") != NULL);
         CHECK(strstr(text, "cleave_role{engine=\"1\"} 2\n") != NULL);
+        /* On the CPU nothing is measured; a decode engine takes few prompt tokens. */
+        CHECK_INT(metrics.prefill_step_tokens, 64);
+        CHECK(metrics.prefill_tokens_per_second == 0 && metrics.multiprocessors == 0);
+        CHECK(strstr(text, "cleave_prefill_step_tokens{engine=\"1\"} 64\n") != NULL);
         free(text);
         check_nothing_leaked(cache);
         cleave_engine_destroy(one);

@@ -154,6 +154,7 @@ int main(void)
     CHECK(offsetof(cleave_engine_config_t, flags) == 20 && offsetof(cleave_engine_config_t, max_waiting) == 24);
     CHECK(offsetof(cleave_metrics_t, steps) == 32 && offsetof(cleave_kv_info_t, fingerprint) == 40);
     CHECK(offsetof(cleave_engine_config_t, local_prefill_tokens) == 28 && offsetof(cleave_engine_config_t, cpu_mask) == 32);
+    CHECK(offsetof(cleave_engine_config_t, sm_percent) == 160 && offsetof(cleave_metrics_t, prefill_step_tokens) == 216);
     CHECK(offsetof(cleave_cache_config_t, secret) == 28 && offsetof(cleave_cache_config_t, peer_timeout_ms) == 60);
     CHECK(offsetof(cleave_metrics_t, imports) == offsetof(cleave_metrics_t, role_switch_ns_last) + 8);
     CHECK(offsetof(cleave_pair_report_t, detail) == 32 && sizeof(cleave_pair_report_t) == 192);

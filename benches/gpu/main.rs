@@ -3,7 +3,7 @@
 //!     kernels [--small] [GROUP...]    each operation against the CPU backend
 //!     processes [--model DIR]         a handoff between two processes, against one process
 //!     bench [--quick] [--only PHASE,PHASE...] [--models 1b,8b] [--dir DIR] [--json FILE] [--peer SCRIPT] [--seconds N]
-//!           [--chunk TOKENS]          speed; phases: rates, start, prefill, decode, handoff, role, peer
+//!           [--chunk TOKENS]          speed; phases: rates, start, step, prefill, handoff, role, split, decode, peer
 //!
 //! Status 0: all is well; 1: something is not, 2: wrong arguments, 3: cut off, 4: there is no device.
 

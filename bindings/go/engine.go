@@ -28,7 +28,8 @@ type EngineConfig struct {
 	Queue *Queue
 	// MaxSequences run at once. Default: 64.
 	MaxSequences int
-	// MaxBatchTokens is how many tokens a step computes at most: it bounds how long one step takes. Default: 512.
+	// MaxBatchTokens is how many tokens a step computes at most: it bounds how long one step takes. Default: 512; on a CUDA
+	// device, as many prompt tokens as saturate it, measured while the engine has nothing to do.
 	MaxBatchTokens int
 	// Threads compute. Default: as many as the CPUs of CPUs, else as those that the process may run on.
 	Threads int
@@ -39,6 +40,9 @@ type EngineConfig struct {
 	LocalPrefillTokens int
 	// CPUs are those that the engine's threads may run on, 0 to 1023. Default: wherever the system puts them.
 	CPUs []int
+	// SMPercent is the share of a CUDA device's multiprocessors (SMs) that the engine's kernels run on, as near as the
+	// driver's groups of them come to it; [Metrics] has the number. Shares that are 100 together do not overlap. Default: all.
+	SMPercent int
 }
 
 // Engine is a step thread over a cache, with a role. Its methods may be called from any goroutine.
@@ -64,6 +68,7 @@ func (c *Cache) NewEngine(config EngineConfig) (*Engine, error) {
 		Threads:            n.uint32("Threads", config.Threads),
 		MaxWaiting:         n.uint32("MaxWaiting", config.MaxWaiting),
 		LocalPrefillTokens: n.uint32("LocalPrefillTokens", config.LocalPrefillTokens),
+		SMPercent:          n.uint32("SMPercent", config.SMPercent),
 	}
 	for _, cpu := range config.CPUs {
 		if cpu < 0 || cpu >= 64*len(cc.CPUMask) {
@@ -114,6 +119,19 @@ func (e *Engine) Close() error { return e.close() }
 func (e *Engine) SetRole(role Role) error {
 	defer runtime.KeepAlive(e)
 	return e.wrap(capi.EngineSetRole(e.name, uint32(role)))
+}
+
+// SetSMPercent changes the share of a CUDA device's multiprocessors that the engine's kernels run on, from its next step
+// on; 0 or 100: all. After an error the engine keeps the share it had. Errors: [ErrInvalidArgument], [ErrUnsupported] (the
+// CPU, or a driver or device without parts), [ErrOutOfMemory], [ErrDevice], [ErrShutdown].
+func (e *Engine) SetSMPercent(percent int) error {
+	defer runtime.KeepAlive(e)
+	var n numbers
+	value := n.uint32("percent", percent)
+	if n.err != nil {
+		return n.err
+	}
+	return e.wrap(capi.EngineSetSMPercent(e.name, value))
 }
 
 // drainSlice is how long Drain keeps a thread in the library at a time, and how late it may see its context's end.

@@ -55,6 +55,13 @@ type Metrics struct {
 	KVBytesExposed uint64
 	KVExposedTotal time.Duration
 	KVExposedLast  time.Duration
+	// PrefillStepTokens is how many prompt tokens a step takes at most, under the present role: MaxBatchTokens, or what
+	// was chosen by measurement.
+	PrefillStepTokens int
+	// Multiprocessors (SMs) of the device are what the engine's work runs on; 0 on the CPU.
+	Multiprocessors int
+	// PrefillTokensPerSecond is what steps of the chosen length were measured at; 0 if none was chosen (yet).
+	PrefillTokensPerSecond uint64
 }
 
 // Metrics reads the engine's counters, without stopping it.
@@ -76,6 +83,8 @@ func (e *Engine) Metrics() (Metrics, error) {
 		Imports: m.Imports, ImportsFailed: m.ImportsFailed, Recomputed: m.Recomputed,
 		KVBytesHidden: m.KVBytesHidden, KVBytesExposed: m.KVBytesExposed,
 		KVExposedTotal: m.KVExposedTotal, KVExposedLast: m.KVExposedLast,
+		PrefillStepTokens: m.PrefillStepTokens, Multiprocessors: m.Multiprocessors,
+		PrefillTokensPerSecond: m.PrefillTokensPerSecond,
 	}, e.wrap(err)
 }
 

@@ -531,7 +531,11 @@ typedef struct cleave_engine_config_t {
     uint32_t role;
     /** Sequences that run at once. Default: 64. */
     uint32_t max_sequences;
-    /** Tokens that a step computes at most: bounds how long one step takes. Default: 512. */
+    /**
+     * Tokens that a step computes at most: bounds how long one step takes. Default: 512; on a CUDA device, as many prompt
+     * tokens as saturate it, measured while the engine has nothing to do, once for all engines of the process on that
+     * model, device and block layout. Until then 512; cleave_metrics_t shows what was chosen.
+     */
     uint32_t max_batch_tokens;
     /**
      * Threads that compute, the step thread among them. Default: the CPUs of cpu_mask, else those that the process
@@ -552,6 +556,15 @@ typedef struct cleave_engine_config_t {
      * system puts them.
      */
     uint64_t cpu_mask[16];
+    /**
+     * Share of a CUDA device's multiprocessors (SMs) that the engine's kernels run on, in percent, as near as the driver's
+     * groups of them come to it (8 on compute capability 9.0; cleave_metrics_t has the number). Shares of the engines on
+     * a device that are 100 together do not overlap; engines with one share have the same SMs. Default: all. UNSUPPORTED
+     * on the CPU, and where the driver is for CUDA before 12.5.
+     */
+    uint32_t sm_percent;
+    /** 0. */
+    uint32_t reserved;
 } cleave_engine_config_t;
 
 /**
@@ -574,6 +587,19 @@ cleave_status_t cleave_engine_create(cleave_cache_t *cache,
  * not touched. Callable from any thread. Errors: INVALID_ARGUMENT, NOT_FOUND, SHUTDOWN.
  */
 cleave_status_t cleave_engine_set_role(cleave_engine_t *engine, uint32_t role, cleave_error_t *err);
+
+/**
+ * Changes the share of a CUDA device's multiprocessors that an engine's kernels run on (sm_percent of its config; 0 or 100:
+ * all), from the next step boundary on. Running work goes on; weights, cache and memory are not touched. After an error
+ * the engine keeps the share it had. Together with other engines' shares: make room first, then take it.
+ *
+ * Callable from any thread. [BLOCKING] Asks the driver for the multiprocessors: milliseconds, and no step is waited for.
+ * Errors: INVALID_ARGUMENT (over 100), UNSUPPORTED (the CPU, or a driver or device without parts), OUT_OF_MEMORY, DEVICE,
+ * NOT_FOUND, SHUTDOWN.
+ */
+cleave_status_t cleave_engine_set_sm_percent(cleave_engine_t *engine,
+                                             uint32_t sm_percent,
+                                             cleave_error_t *err);
 
 /**
  * Refuses new requests (SHUTDOWN) from now on and waits until all accepted ones have ended, at most `timeout_ms`
@@ -1119,6 +1145,15 @@ typedef struct cleave_metrics_t {
     uint64_t kv_bytes_exposed;
     uint64_t kv_exposed_ns_total;
     uint64_t kv_exposed_ns_last;
+    /**
+     * Prompt tokens that a step takes at most, under the present role: max_batch_tokens, or what was chosen by
+     * measurement.
+     */
+    uint32_t prefill_step_tokens;
+    /** Multiprocessors (SMs) of the device that the engine's work runs on; 0 on the CPU. */
+    uint32_t multiprocessors;
+    /** The tokens/s that steps of the chosen length were measured at; 0 if none was chosen (yet). */
+    uint64_t prefill_tokens_per_second;
 } cleave_metrics_t;
 
 /** Who holds the blocks of a cache. Set struct_size before the call. */

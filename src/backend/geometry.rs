@@ -15,7 +15,7 @@ const SCALE: usize = size_of::<f32>();
 ///
 /// A stripe is what one K or V head of one layer has in the block: `[token][head_dim]` elements of `dtype`. With
 /// int8 these are followed by zeros up to a multiple of 4 bytes and by `[token]` f32 scales ([`super::int8`]).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct KvGeometry {
     pub layers: u32,
     /// Of all shards together.

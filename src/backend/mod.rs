@@ -235,4 +235,24 @@ pub trait Backend: Send + Sized {
 
     /// Waits until the step is done, and copies the first `rows` rows of a buffer to the host, row-major.
     fn download(&mut self, x: &Self::Buffer, rows: usize, out: &mut Vec<f32>) -> Result<()>;
+
+    /// Waits for all work, and forgets what refers to buffers: they are about to go.
+    fn release(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// That the work runs on; 0 where the device has none.
+    fn multiprocessors(&self) -> u32 {
+        0
+    }
+
+    /// Whether the work goes before that of engines on the same device whose is not urgent. Between two steps.
+    fn set_urgent(&mut self, _urgent: bool) -> Result<()> {
+        Ok(())
+    }
+
+    /// Goes on in other streams, as on other multiprocessors. Between two steps.
+    fn set_streams(&mut self, _streams: cuda::Streams) -> Result<()> {
+        Ok(())
+    }
 }

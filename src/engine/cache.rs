@@ -2,9 +2,11 @@
 
 use super::active::Active;
 use super::event::{Event, EventKind};
-use super::home::{self, Home};
+use super::home::{self, Home, Place};
 use super::prepare::Bounds;
 use super::queue::Queue;
+use super::saturation;
+use crate::backend::cuda::Streams;
 use crate::backend::{KvGeometry, Progress};
 use crate::error::Result;
 use crate::kv::{self, BlockTable, CacheConfig, CacheIdentity, HashChain, KvId};
@@ -131,8 +133,20 @@ impl ModelCache {
         &self.kv
     }
 
-    pub(super) fn executor(&self, threads: usize, cpus: Vec<usize>) -> Result<Box<dyn Executor>> {
-        self.home.executor(&self.model, threads, cpus)
+    pub(super) fn executor(&self, place: Place) -> Result<Box<dyn Executor>> {
+        self.home.executor(&self.model, place)
+    }
+
+    /// See [`Home::streams`].
+    pub(super) fn streams(&self, percent: u32, leaving: u32) -> Result<Streams> {
+        self.home.streams(percent, leaving)
+    }
+
+    /// What a measurement on so many multiprocessors holds for. None where there is none.
+    pub(super) fn saturation_key(&self, multiprocessors: u32) -> Option<saturation::Key> {
+        let device = self.home.measured()?;
+        let model = self.model.fingerprint();
+        Some(saturation::Key { device, multiprocessors, model, geometry: self.geometry })
     }
 
     pub(super) fn bounds(&self) -> Bounds {

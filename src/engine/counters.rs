@@ -26,6 +26,7 @@ pub(super) struct Counters {
     pub role_in_effect: AtomicU32,
     pub role_set_ns: AtomicU64,
     pub role_switch_ns_last: AtomicU64,
+    pub multiprocessors: AtomicU32,
 }
 
 impl Counters {
@@ -70,6 +71,10 @@ impl Counters {
             step_ns_last: self.step_ns_last.load(Relaxed),
             step_ns_max: self.step_ns_max.load(Relaxed),
             role_switch_ns_last: self.role_switch_ns_last.load(Relaxed),
+            multiprocessors: self.multiprocessors.load(Relaxed),
+            // The engine knows.
+            prefill_step_tokens: 0,
+            prefill_tokens_per_second: 0,
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Where a cache lies: the weights and the KV pool of one device, and engines' executors there.
 
 use crate::backend::cpu::{CpuBackend, CpuConfig, KvSlab};
-use crate::backend::cuda::{CudaBackend, CudaSlab, Device};
-use crate::backend::{BlockStore, KvGeometry, Progress};
+use crate::backend::cuda::{CudaBackend, CudaSlab, Device, Streams};
+use crate::backend::{Backend, BlockStore, KvGeometry, Progress};
+use crate::bail;
 use crate::error::Result;
 use crate::model::Model;
 use crate::model::decoder::{Decoder, Executor};
@@ -12,11 +13,27 @@ use std::sync::Arc;
 /// The device ordinal of the CPU.
 pub const DEVICE_CPU: i32 = -1;
 
+/// Where on a device an engine computes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Place {
+    /// On the CPU.
+    pub threads: usize,
+    pub cpus: Vec<usize>,
+    /// Of a device's multiprocessors; 0: all.
+    pub sm_percent: u32,
+}
+
 /// One device's weights and KV pool.
 pub(super) trait Home: Send + Sync {
     fn store(&self) -> Arc<dyn BlockStore>;
-    /// `threads` and `cpus` are for computing on the CPU.
-    fn executor(&self, model: &Arc<Model>, threads: usize, cpus: Vec<usize>) -> Result<Box<dyn Executor>>;
+    /// Where prefill is measured to choose its steps: the device's ordinal. On the CPU a step's rate hardly depends on its
+    /// length, and measuring would take long.
+    fn measured(&self) -> Option<i32> {
+        None
+    }
+    fn executor(&self, model: &Arc<Model>, place: Place) -> Result<Box<dyn Executor>>;
+    /// Streams on `percent` of the device's multiprocessors (0: all), for an engine that has `leaving` now.
+    fn streams(&self, percent: u32, leaving: u32) -> Result<Streams>;
 }
 
 /// `shared`: other processes can be given the pool to read, where its memory allows it. `progress` is told of the weights.
@@ -55,10 +72,21 @@ impl Home for Cpu {
         self.slab.clone()
     }
 
-    fn executor(&self, model: &Arc<Model>, threads: usize, cpus: Vec<usize>) -> Result<Box<dyn Executor>> {
+    fn executor(&self, model: &Arc<Model>, place: Place) -> Result<Box<dyn Executor>> {
+        if place.sm_percent > 0 {
+            self.streams(place.sm_percent, 0)?;
+        }
+        let Place { threads, cpus, .. } = place;
         let cpus = (!cpus.is_empty()).then_some(cpus);
         let backend = CpuBackend::new(CpuConfig { threads, cpus, level: None })?;
         Ok(Box::new(Decoder::new(model.clone(), self.weights.clone(), backend, self.slab.clone())?))
+    }
+
+    fn streams(&self, percent: u32, _leaving: u32) -> Result<Streams> {
+        bail!(
+            Unsupported,
+            "sm_percent {percent}: the CPU has no multiprocessors to share out, but threads and cpu_mask"
+        )
     }
 }
 
@@ -73,10 +101,21 @@ impl Home for Cuda {
         self.slab.clone()
     }
 
-    fn executor(&self, model: &Arc<Model>, _threads: usize, _cpus: Vec<usize>) -> Result<Box<dyn Executor>> {
+    fn measured(&self) -> Option<i32> {
+        Some(self.device.ordinal())
+    }
+
+    fn executor(&self, model: &Arc<Model>, place: Place) -> Result<Box<dyn Executor>> {
         let config = model.config();
         let windows = config.layers.iter().map(|layer| layer.window);
-        let backend = CudaBackend::new(&self.device, model.info().weight_dtype, config.heads, windows, &self.slab)?;
+        let dtype = model.info().weight_dtype;
+        let mut backend = CudaBackend::new(&self.device, dtype, config.heads, windows, &self.slab)?;
+        if place.sm_percent > 0 {
+            backend.set_streams(self.streams(place.sm_percent, 0)?)?;
+        }
         Ok(Box::new(Decoder::new(model.clone(), self.weights.clone(), backend, self.slab.clone())?))
+    }
+    fn streams(&self, percent: u32, leaving: u32) -> Result<Streams> {
+        Streams::new(&self.device, percent, leaving)
     }
 }

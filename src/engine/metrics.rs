@@ -43,4 +43,10 @@ pub struct Metrics {
     /// Steps' durations: the last and the longest.
     pub step_ns_last: u64,
     pub step_ns_max: u64,
+    /// Prompt tokens that a step takes at most, under the present role.
+    pub prefill_step_tokens: u32,
+    /// Of the device, that the engine's work runs on; 0 on the CPU.
+    pub multiprocessors: u32,
+    /// Where the former was chosen by measurement: the rate that it gave, else 0.
+    pub prefill_tokens_per_second: u64,
 }

@@ -2,7 +2,8 @@
 //!
 //! Commands go in through an inbox ([`shared`]), events come out through a [`Queue`]; host threads never wait
 //! for a step. [`step`] is the loop, [`requests`] how requests come in and end, [`place`] why they end exactly once,
-//! [`prepare`] what a request must satisfy to be accepted, [`cache`] what engines share.
+//! [`prepare`] what a request must satisfy to be accepted, [`cache`] what engines share, [`probe`] how the length of
+//! prefill steps is measured and [`saturation`] how it is chosen.
 
 mod active;
 mod batch;
@@ -15,9 +16,11 @@ mod home;
 mod metrics;
 mod place;
 mod prepare;
+mod probe;
 mod queue;
 mod request;
 mod requests;
+mod saturation;
 mod shared;
 mod step;
 
@@ -36,6 +39,7 @@ use crate::sys::monotonic_ns;
 use active::{Arrival, Source};
 use place::Place;
 use prepare::{Bounds, prepare};
+use saturation::Budget;
 use shared::{EngineLimits, Shared};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -68,19 +72,22 @@ pub struct EngineOptions {
     pub max_sequences: usize,
     /// Accepted requests that wait beyond those.
     pub max_waiting: usize,
-    /// Token budget of a step.
+    /// Token budget of a step. 0: as many prompt tokens as saturate a CUDA device, measured in idle moments.
     pub max_batch_tokens: usize,
     pub threads: usize,
     /// While the role is decode: prompts with more tokens than this to compute are refused. 0: none are.
     pub local_prefill_tokens: usize,
     /// CPUs to run on; empty: where the system puts them.
     pub cpus: Vec<usize>,
+    /// Of a CUDA device's multiprocessors, 1 to 99; 0 or 100: all.
+    pub sm_percent: u32,
 }
 
 impl EngineOptions {
     pub const DEFAULT_MAX_SEQUENCES: usize = 64;
     pub const DEFAULT_MAX_WAITING: usize = 1024;
-    pub const DEFAULT_MAX_BATCH_TOKENS: usize = 512;
+    /// Where nothing was measured.
+    pub const DEFAULT_MAX_BATCH_TOKENS: usize = saturation::DEFAULT_TOKENS;
 
     const MAX_THREADS: usize = 1024;
 
@@ -100,7 +107,6 @@ impl EngineOptions {
             // Every running sequence has its token in each step.
             max_sequences: max_sequences.min(max_batch_tokens),
             max_waiting: pick("max_waiting", self.max_waiting, Self::DEFAULT_MAX_WAITING, 1 << 20)?,
-            max_batch_tokens,
             local_prefill_tokens: self.local_prefill_tokens,
         })
     }
@@ -124,10 +130,16 @@ impl Engine {
     pub fn create(cache: &Arc<ModelCache>, queue: &Arc<Queue>, options: EngineOptions) -> Result<Engine> {
         let limits = options.limits()?;
         let role = options.role.unwrap_or(Role::Mixed);
-        let executor = cache.executor(options.threads, options.cpus.clone())?;
+        let sm_percent = sm_percent(options.sm_percent)?;
+        let place = home::Place { threads: options.threads, cpus: options.cpus.clone(), sm_percent };
+        let executor = cache.executor(place)?;
         let bounds = cache.bounds();
         let failure = queue.reserve()?;
-        let shared = Arc::new(Shared::new(cache.clone(), queue.clone(), limits, role));
+        let fixed = (options.max_batch_tokens > 0).then_some(options.max_batch_tokens);
+        let multiprocessors = executor.multiprocessors();
+        let budget = Budget::new(fixed, cache.saturation_key(multiprocessors));
+        let shared = Arc::new(Shared::new(cache.clone(), queue.clone(), limits, budget, role, sm_percent));
+        shared.counters.multiprocessors.store(multiprocessors, Relaxed);
         let stepper = step::Stepper::new(shared.clone(), executor, bounds, failure);
         let (ready, bound) = crossbeam_channel::bounded(1);
         let thread = crate::sys::spawn("cleave-engine", move || {
@@ -144,7 +156,7 @@ impl Engine {
             "engine",
             "created: {role:?}, {} sequences, {} tokens a step",
             limits.max_sequences,
-            limits.max_batch_tokens
+            shared.budget.step(limits.max_sequences)
         );
         Ok(Engine { shared, bounds, thread: Mutex::new(Some(thread)) })
     }
@@ -256,13 +268,28 @@ impl Engine {
         Ok(())
     }
 
+    /// Runs on another share of the device's multiprocessors from the next step on. What it takes for that is taken here,
+    /// so that errors are the caller's, and the step thread only goes over.
+    pub fn set_sm_percent(&self, percent: u32) -> Result<()> {
+        let percent = sm_percent(percent)?;
+        let mut now = self.shared.sm_percent.lock().unwrap_or_else(PoisonError::into_inner);
+        if *now != percent {
+            self.shared.replace_streams(self.shared.cache.streams(percent, *now)?);
+            *now = percent;
+        }
+        Ok(())
+    }
+
     /// Refuses new requests and waits until all accepted ones have ended. TIMEOUT leaves it draining.
     pub fn drain(&self, timeout: Option<Duration>) -> Result<()> {
         self.shared.drain(timeout)
     }
 
     pub fn metrics(&self) -> Metrics {
-        self.shared.counters.read(&self.shared.cache)
+        let mut metrics = self.shared.counters.read(&self.shared.cache);
+        metrics.prefill_step_tokens = self.shared.prompt_tokens() as u32;
+        metrics.prefill_tokens_per_second = self.shared.budget.choice().map_or(0, |choice| choice.rate);
+        metrics
     }
 
     /// Ends everything still open with SHUTDOWN and joins the step thread. Drop does the same.
@@ -273,6 +300,15 @@ impl Engine {
             let _ = thread.join();
             crate::log!(Info, "engine", "destroyed");
         }
+    }
+}
+
+/// 0 for all.
+fn sm_percent(percent: u32) -> Result<u32> {
+    match percent {
+        0..100 => Ok(percent),
+        100 => Ok(0),
+        _ => crate::bail!(InvalidArgument, "sm_percent {percent} is over 100"),
     }
 }
 

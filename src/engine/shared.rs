@@ -6,7 +6,9 @@ use super::counters::Counters;
 use super::event::Event;
 use super::place::Place;
 use super::queue::{Queue, Reservation, SpaceWaker};
+use super::saturation::Budget;
 use super::{ModelCache, Role};
+use crate::backend::cuda::Streams;
 use crate::error::{Error, Result, Status};
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -16,12 +18,19 @@ use std::time::{Duration, Instant};
 /// Cancelled requests remembered, so that a second cancel of one is no error.
 const REMEMBERED_CANCELS: usize = 1024;
 
+/// Prompt tokens that a decode engine takes into a step.
+const DECODE_ROLE_PREFILL_TOKENS: usize = 64;
+
 pub(super) struct Shared {
     pub cache: Arc<ModelCache>,
     pub queue: Arc<Queue>,
     pub limits: EngineLimits,
+    /// Tokens of a step.
+    pub budget: Budget,
     /// The role of requests accepted from now on, and of the steps that have begun since.
     pub role: AtomicU32,
+    /// Of the device's multiprocessors, from the next step on; 0: all. Held while it changes.
+    pub sm_percent: Mutex<u32>,
     pub counters: Counters,
     inbox: Mutex<Inbox>,
     wake: Condvar,
@@ -35,7 +44,6 @@ pub(super) struct Shared {
 pub(super) struct EngineLimits {
     pub max_sequences: usize,
     pub max_waiting: usize,
-    pub max_batch_tokens: usize,
     pub local_prefill_tokens: usize,
 }
 
@@ -47,6 +55,8 @@ pub(super) struct Work {
     pub exports: Vec<u64>,
     /// Requests whose import is no longer in flight.
     pub landed: Vec<u64>,
+    /// To go on in.
+    pub streams: Option<Streams>,
     pub stop: bool,
 }
 
@@ -64,7 +74,14 @@ struct Inbox {
 }
 
 impl Shared {
-    pub fn new(cache: Arc<ModelCache>, queue: Arc<Queue>, limits: EngineLimits, role: Role) -> Shared {
+    pub fn new(
+        cache: Arc<ModelCache>,
+        queue: Arc<Queue>,
+        limits: EngineLimits,
+        budget: Budget,
+        role: Role,
+        sm_percent: u32,
+    ) -> Shared {
         static ENGINES: AtomicU64 = AtomicU64::new(1);
         let counters = Counters::default();
         counters.role_in_effect.store(role as u32, Ordering::Relaxed);
@@ -72,13 +89,21 @@ impl Shared {
             cache,
             queue,
             limits,
+            budget,
             role: AtomicU32::new(role as u32),
+            sm_percent: Mutex::new(sm_percent),
             counters,
             inbox: Mutex::default(),
             wake: Condvar::new(),
             idle: Condvar::new(),
             number: ENGINES.fetch_add(1, Ordering::Relaxed) & 0xff_ffff,
         }
+    }
+
+    /// Tokens of prompts that a step takes at most: in the role of decode few, so that inter-token latency holds.
+    pub fn prompt_tokens(&self) -> usize {
+        let decode = self.role.load(Ordering::Relaxed) == Role::Decode as u32;
+        self.budget.prompts().min(if decode { DECODE_ROLE_PREFILL_TOKENS } else { usize::MAX })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inbox> {
@@ -180,6 +205,15 @@ impl Shared {
         Ok(())
     }
 
+    /// Has the step thread go on in other streams.
+    pub fn replace_streams(&self, streams: Streams) {
+        let mut inbox = self.lock();
+        if !inbox.ended {
+            inbox.work.streams = Some(streams);
+            self.wake.notify_one();
+        }
+    }
+
     /// Makes the step thread look at the world again.
     pub fn kick(&self) {
         self.lock().woken = true;
@@ -264,8 +298,9 @@ impl SpaceWaker for Shared {
 
 impl Work {
     fn is_empty(&self) -> bool {
-        let Work { arrivals, cancels, exports, landed, stop } = self;
-        arrivals.is_empty() && cancels.is_empty() && exports.is_empty() && landed.is_empty() && !stop
+        let Work { arrivals, cancels, exports, landed, streams, stop } = self;
+        let nobody = arrivals.is_empty() && cancels.is_empty() && exports.is_empty() && landed.is_empty();
+        nobody && streams.is_none() && !stop
     }
 }
 

@@ -5,10 +5,12 @@ use super::blocks::ActiveBlocks;
 use super::draw::Sampler;
 use super::event::{Event, EventKind};
 use super::prepare::Bounds;
+use super::probe::Probe;
 use super::queue::{Reservation, SpaceWaker};
 use super::shared::{Shared, Work};
 use super::{Role, batch};
 use crate::backend::Batch;
+use crate::backend::cuda::Streams;
 use crate::error::{Error, Result, Status};
 use crate::kv::Waker;
 use crate::model::decoder::Executor;
@@ -20,9 +22,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
-
-/// Prompt tokens that a decode engine takes into a step: few, so that inter-token latency holds.
-const DECODE_ROLE_PREFILL_TOKENS: usize = 64;
 
 /// How long an engine that waits for blocks sleeps before it looks again unasked. Blocks that were taken and returned by
 /// others while it planned are no news to the count it waits for.
@@ -48,6 +47,7 @@ pub(super) struct Stepper {
     sampled: Vec<(SeqId, sampling::Sampled)>,
     batch: Batch,
     sampler: Sampler,
+    probe: Probe,
     /// Place for the ENGINE_FAILED event, kept since creation.
     failure: Option<Reservation>,
 }
@@ -71,6 +71,7 @@ impl Stepper {
             sampled: Vec::new(),
             batch: Batch::default(),
             sampler: Sampler::default(),
+            probe: Probe::default(),
             failure: Some(failure),
         }
     }
@@ -89,7 +90,8 @@ impl Stepper {
     }
 
     fn serve(&mut self) {
-        let mut progress = false;
+        // A first turn at once: there may be something to measure.
+        let mut progress = true;
         loop {
             let work = self.shared.take(!progress, self.sleep_until());
             if work.stop {
@@ -114,6 +116,9 @@ impl Stepper {
 
     /// One turn of the loop; true if a step ran, so that another may follow at once.
     fn turn(&mut self, work: Work) -> Result<bool> {
+        if let Some(streams) = work.streams {
+            self.move_to(streams)?;
+        }
         self.flush_stalled();
         for arrival in work.arrivals {
             self.arrive(arrival);
@@ -130,7 +135,11 @@ impl Stepper {
         }
         let progress = self.step();
         self.publish_counts();
-        progress
+        if progress? {
+            return Ok(true);
+        }
+        let idle = self.scheduler.running() + self.scheduler.waiting() + self.importing.len() == 0;
+        if idle { self.probe.turn(&self.shared, &mut *self.executor) } else { Ok(false) }
     }
 
     // ---- faults ----
@@ -145,6 +154,7 @@ impl Stepper {
         // Whatever state the fault left it in: nobody in it goes on.
         self.scheduler = Scheduler::new();
         self.plan = Plan::default();
+        self.probe.abandon();
         self.end_all(Work::default(), error);
         false
     }
@@ -171,25 +181,37 @@ impl Stepper {
         self.publish_counts();
     }
 
+    /// Goes on in other streams, as on other multiprocessors.
+    fn move_to(&mut self, streams: Streams) -> Result<()> {
+        // What is being measured is of the former.
+        self.probe.abandon();
+        self.executor.set_streams(streams)?;
+        let multiprocessors = self.executor.multiprocessors();
+        self.shared.counters.multiprocessors.store(multiprocessors, Relaxed);
+        self.shared.budget.set_key(self.shared.cache.saturation_key(multiprocessors));
+        Ok(())
+    }
+
     // ---- one step ----
 
-    fn limits(&self) -> Limits {
+    fn limits(&mut self) -> Result<Limits> {
         let role = self.shared.role.load(Relaxed);
+        self.executor.set_urgent(role == Role::Decode as u32)?;
         let counters = &self.shared.counters;
         if counters.role_in_effect.swap(role, Relaxed) != role {
             let since = counters.role_set_ns.load(Relaxed);
             counters.role_switch_ns_last.store(monotonic_ns().saturating_sub(since), Relaxed);
         }
-        let most = self.shared.limits.max_batch_tokens;
-        Limits {
-            max_sequences: self.shared.limits.max_sequences,
-            max_batch_tokens: most,
-            max_prefill_tokens: if role == Role::Decode as u32 { most.min(DECODE_ROLE_PREFILL_TOKENS) } else { most },
-        }
+        let max_sequences = self.shared.limits.max_sequences;
+        Ok(Limits {
+            max_sequences,
+            max_batch_tokens: self.shared.budget.step(max_sequences),
+            max_prefill_tokens: self.shared.prompt_tokens(),
+        })
     }
 
     fn step(&mut self) -> Result<bool> {
-        let limits = self.limits();
+        let limits = self.limits()?;
         let started = monotonic_ns();
         // Read before planning: blocks that come back meanwhile count as news.
         let available = self.shared.cache.kv().available_blocks();

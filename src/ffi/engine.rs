@@ -27,7 +27,9 @@ pub struct cleave_engine_config_t {
     pub role: u32,
     /// Sequences that run at once. Default: 64.
     pub max_sequences: u32,
-    /// Tokens that a step computes at most: bounds how long one step takes. Default: 512.
+    /// Tokens that a step computes at most: bounds how long one step takes. Default: 512; on a CUDA device, as many prompt
+    /// tokens as saturate it, measured while the engine has nothing to do, once for all engines of the process on that
+    /// model, device and block layout. Until then 512; cleave_metrics_t shows what was chosen.
     pub max_batch_tokens: u32,
     /// Threads that compute, the step thread among them. Default: the CPUs of cpu_mask, else those that the process
     /// may run on.
@@ -42,6 +44,13 @@ pub struct cleave_engine_config_t {
     /// CPUs that the engine's threads may run on: CPU i is bit i % 64 of cpu_mask[i / 64]. All zero: wherever the
     /// system puts them.
     pub cpu_mask: [u64; 16],
+    /// Share of a CUDA device's multiprocessors (SMs) that the engine's kernels run on, in percent, as near as the driver's
+    /// groups of them come to it (8 on compute capability 9.0; cleave_metrics_t has the number). Shares of the engines on
+    /// a device that are 100 together do not overlap; engines with one share have the same SMs. Default: all. UNSUPPORTED
+    /// on the CPU, and where the driver is for CUDA before 12.5.
+    pub sm_percent: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 sized_struct!(cleave_engine_config_t);
@@ -89,6 +98,7 @@ pub unsafe extern "C" fn cleave_engine_create(
         required(out, "out")?;
         let config: cleave_engine_config_t = sized::read_optional(config, "config")?;
         known_flags(config.flags, 0, "config.flags")?;
+        known_flags(config.reserved, 0, "config.reserved")?;
         let options = EngineOptions {
             role: Some(role(config.role)?),
             max_sequences: config.max_sequences as usize,
@@ -97,6 +107,7 @@ pub unsafe extern "C" fn cleave_engine_create(
             threads: config.threads as usize,
             local_prefill_tokens: config.local_prefill_tokens as usize,
             cpus: cpus(&config.cpu_mask),
+            sm_percent: config.sm_percent,
         };
         let engine = Engine::create(&cache, &queue, options)?;
         let number = CREATED.fetch_add(1, Relaxed);
@@ -118,6 +129,22 @@ pub unsafe extern "C" fn cleave_engine_set_role(
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
     call(err, || registry::get::<EngineObject>(engine, "engine")?.engine.set_role(self::role(role)?))
+}
+
+/// Changes the share of a CUDA device's multiprocessors that an engine's kernels run on (sm_percent of its config; 0 or 100:
+/// all), from the next step boundary on. Running work goes on; weights, cache and memory are not touched. After an error
+/// the engine keeps the share it had. Together with other engines' shares: make room first, then take it.
+///
+/// Callable from any thread. [BLOCKING] Asks the driver for the multiprocessors: milliseconds, and no step is waited for.
+/// Errors: INVALID_ARGUMENT (over 100), UNSUPPORTED (the CPU, or a driver or device without parts), OUT_OF_MEMORY, DEVICE,
+/// NOT_FOUND, SHUTDOWN.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleave_engine_set_sm_percent(
+    engine: *mut cleave_engine_t,
+    sm_percent: u32,
+    err: *mut cleave_error_t,
+) -> cleave_status_t {
+    call(err, || registry::get::<EngineObject>(engine, "engine")?.engine.set_sm_percent(sm_percent))
 }
 
 /// Refuses new requests (SHUTDOWN) from now on and waits until all accepted ones have ended, at most `timeout_ms`

@@ -63,6 +63,13 @@ pub struct cleave_metrics_t {
     pub kv_bytes_exposed: u64,
     pub kv_exposed_ns_total: u64,
     pub kv_exposed_ns_last: u64,
+    /// Prompt tokens that a step takes at most, under the present role: max_batch_tokens, or what was chosen by
+    /// measurement.
+    pub prefill_step_tokens: u32,
+    /// Multiprocessors (SMs) of the device that the engine's work runs on; 0 on the CPU.
+    pub multiprocessors: u32,
+    /// The tokens/s that steps of the chosen length were measured at; 0 if none was chosen (yet).
+    pub prefill_tokens_per_second: u64,
 }
 
 sized_struct!(cleave_metrics_t, cleave_audit_t);
@@ -100,6 +107,9 @@ fn convert(m: &Metrics) -> cleave_metrics_t {
         kv_bytes_exposed: m.kv_bytes_exposed,
         kv_exposed_ns_total: m.kv_exposed_ns_total,
         kv_exposed_ns_last: m.kv_exposed_ns_last,
+        prefill_step_tokens: m.prefill_step_tokens,
+        multiprocessors: m.multiprocessors,
+        prefill_tokens_per_second: m.prefill_tokens_per_second,
     }
 }
 
@@ -159,6 +169,11 @@ const FAMILIES: &[Family] = &[
     ("handoff_seconds", true, "Time spent taking KV handles over", |m| m.handoff_ns_total as f64 / SECOND),
     ("last_step_age_seconds", false, "Time since the last step ended", |m| m.last_step_age_ns as f64 / SECOND),
     ("step_max_seconds", false, "The longest step", |m| m.step_ns_max as f64 / SECOND),
+    ("prefill_step_tokens", false, "Prompt tokens that a step takes at most", |m| m.prefill_step_tokens.into()),
+    ("prefill_rate", false, "Tokens/s that steps of the length chosen by measurement gave; 0: none was", |m| {
+        m.prefill_tokens_per_second as f64
+    }),
+    ("multiprocessors", false, "Multiprocessors of the device that the engine uses", |m| m.multiprocessors.into()),
 ];
 
 fn open_metrics() -> String {

@@ -99,6 +99,20 @@ impl BlockTable {
         true
     }
 
+    /// Room for `tokens` in an empty table, of blocks that are free as they are: nothing is evicted from the prefix index.
+    /// False, and nothing has changed, if there are not enough.
+    #[must_use]
+    pub fn reserve_free(&mut self, tokens: usize) -> bool {
+        let Some(key) = self.key.filter(|_| self.blocks.is_empty()) else { return false };
+        let need = tokens.div_ceil(self.shared.geometry.block_tokens as usize);
+        let blocks = &mut self.blocks;
+        self.shared.with(|state| {
+            let fits = need <= state.blocks.free.len() && state.blocks.allocate(need, blocks);
+            state.tables[key as usize].blocks.clone_from(blocks);
+            fits
+        })
+    }
+
     /// Enters the full, computed block `index` into the prefix index under its name. If the name is there
     /// already, the block that has it stays. A block published must not be written again before [`Self::reserve`].
     pub fn publish(&mut self, index: usize, hash: BlockHash) {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::backend::cuda::Streams;
 use crate::backend::{AttentionArgs, Backend, Batch, BlockStore, Drawn, Draws, KvGeometry, RopeRows};
 use crate::bail;
 use crate::error::Result;
@@ -28,6 +29,19 @@ pub trait Executor: Send {
     }
 
     fn vocab_size(&self) -> usize;
+
+    /// Gives the memory back that grew with the steps so far; it grows again with the next. After an error of `run` for want
+    /// of memory this makes it as if nothing had been run.
+    fn release(&mut self) -> Result<()>;
+
+    /// Of the device, that this computes on; 0 where it has none.
+    fn multiprocessors(&self) -> u32;
+
+    /// Whether its work goes before that of engines on the same device whose is not urgent. Between two steps.
+    fn set_urgent(&mut self, urgent: bool) -> Result<()>;
+
+    /// Goes on in other streams, as on other multiprocessors. Between two steps.
+    fn set_streams(&mut self, streams: Streams) -> Result<()>;
 }
 
 /// A model's step on one device. Belongs to one engine; weights and KV are shared.
@@ -57,6 +71,22 @@ struct Buffers<B: Backend> {
     logits: B::Buffer,
 }
 
+impl<B: Backend> Default for Buffers<B> {
+    fn default() -> Self {
+        Buffers {
+            x: B::Buffer::default(),
+            normed: B::Buffer::default(),
+            q: B::Buffer::default(),
+            k: B::Buffer::default(),
+            v: B::Buffer::default(),
+            attended: B::Buffer::default(),
+            gate: B::Buffer::default(),
+            up: B::Buffer::default(),
+            logits: B::Buffer::default(),
+        }
+    }
+}
+
 impl<B: Backend> Decoder<B> {
     /// INCOMPATIBLE when the KV pool is not of this model's shape.
     pub fn new(model: Arc<Model>, weights: Arc<Weights<B>>, backend: B, kv: Arc<B::Kv>) -> Result<Self> {
@@ -75,17 +105,7 @@ impl<B: Backend> Decoder<B> {
             kv,
             backend,
             rope_rows: RopeRows::default(),
-            buffers: Buffers {
-                x: B::Buffer::default(),
-                normed: B::Buffer::default(),
-                q: B::Buffer::default(),
-                k: B::Buffer::default(),
-                v: B::Buffer::default(),
-                attended: B::Buffer::default(),
-                gate: B::Buffer::default(),
-                up: B::Buffer::default(),
-                logits: B::Buffer::default(),
-            },
+            buffers: Buffers::default(),
         })
     }
 
@@ -184,5 +204,24 @@ impl<B: Backend> Executor for Decoder<B> {
 
     fn vocab_size(&self) -> usize {
         self.model.config().vocab_size as usize
+    }
+
+    fn release(&mut self) -> Result<()> {
+        // The backend first: it waits for the work that uses them.
+        self.backend.release()?;
+        self.buffers = Buffers::default();
+        Ok(())
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        self.backend.multiprocessors()
+    }
+
+    fn set_urgent(&mut self, urgent: bool) -> Result<()> {
+        self.backend.set_urgent(urgent)
+    }
+
+    fn set_streams(&mut self, streams: Streams) -> Result<()> {
+        self.backend.set_streams(streams)
     }
 }

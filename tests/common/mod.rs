@@ -33,8 +33,9 @@ pub fn cache_of(blocks: u64) -> Arc<ModelCache> {
     cache(CacheOptions { bytes: blocks * 16 * tiny().info().kv_bytes_per_token, ..CacheOptions::default() })
 }
 
+/// With steps of a length that is said: a device is not measured meanwhile.
 pub fn role(role: Role) -> EngineOptions {
-    EngineOptions { role: Some(role), threads: 1, ..EngineOptions::default() }
+    EngineOptions { role: Some(role), threads: 1, max_batch_tokens: 512, ..EngineOptions::default() }
 }
 
 /// Everything a request said.

@@ -63,7 +63,7 @@ fn count(name: &CStr) -> u64 {
 pub fn leaks() -> String {
     let leaks: extern "C" fn(*mut c_char, usize) -> i32 =
         unsafe { std::mem::transmute(symbol(c"simulated_cuda_leaks")) };
-    let mut text = vec![0u8; 4096];
+    let mut text = vec![0u8; 1 << 16];
     leaks(text.as_mut_ptr().cast(), text.len());
     let text = CStr::from_bytes_until_nul(&text).unwrap().to_string_lossy().into_owned();
     match if has_blas() { count(c"simulated_cublaslt_alive") } else { 0 } {
@@ -78,6 +78,19 @@ pub fn current_context() -> usize {
     let mut context = usize::MAX;
     assert_eq!(current(&mut context), 0);
     context
+}
+
+/// Whether the device is the simulated one.
+pub fn simulated() -> bool {
+    std::env::var_os("CLEAVE_GPU").is_none()
+}
+
+/// Where the last kernel ran: the priority of its stream, and on how many multiprocessors.
+pub fn last_kernel() -> (i32, u32) {
+    let last: extern "C" fn(*mut i32, *mut u32) = unsafe { std::mem::transmute(symbol(c"simulated_cuda_last_kernel")) };
+    let (mut priority, mut multiprocessors) = (0, 0);
+    last(&mut priority, &mut multiprocessors);
+    (priority, multiprocessors)
 }
 
 /// How many calls that can fail there were since the last `load`.

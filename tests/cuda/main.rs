@@ -10,7 +10,9 @@ mod generation;
 mod handoff;
 mod models;
 mod operations;
+mod partition;
 mod progress;
 mod roles;
+mod saturation;
 #[path = "../../benches/gpu/tool/mod.rs"]
 mod tool;

@@ -72,11 +72,14 @@ fn the_benchmark_runs_through() {
     let (table, json) = (report.markdown(), std::fs::read_to_string(json).unwrap());
     for what in [
         "copy on the device",
+        "prefill tokens per step, chosen",
         "prefill 40",
         "decode batch 3, context 24",
         "to another process",
         "handoff of 40",
         "role switch, idle",
+        "prefill beside decode, SM split 70 / 30",
+        "decode beside prefill, chunked in one engine: time between tokens, median",
     ] {
         assert!(table.contains(what) && json.contains(what), "{what}: {table}");
     }

@@ -14,7 +14,7 @@ struct EngineConfig {
     Role role = Role::Mixed;
     /// Sequences that run at once; 0: 64.
     std::uint32_t max_sequences = 0;
-    /// Tokens that a step computes at most; 0: 512.
+    /// Tokens that a step computes at most; 0: 512, on a CUDA device as many prompt tokens as are measured to saturate it.
     std::uint32_t max_batch_tokens = 0;
     /// Threads that compute; 0: the CPUs of cpu_mask, else those that the process may run on.
     std::uint32_t threads = 0;
@@ -26,6 +26,8 @@ struct EngineConfig {
     std::uint32_t local_prefill_tokens = 0;
     /// CPUs that the engine's threads may run on: CPU i is bit i % 64 of cpu_mask[i / 64]. All zero: any.
     std::array<std::uint64_t, 16> cpu_mask{};
+    /// Share of a CUDA device's multiprocessors that the engine's kernels run on, in percent; 0 or 100: all.
+    std::uint32_t sm_percent = 0;
 
     cleave_engine_config_t to_c() const noexcept
     {
@@ -39,6 +41,7 @@ struct EngineConfig {
         config.local_prefill_tokens = local_prefill_tokens;
         for (std::size_t i = 0; i < cpu_mask.size(); i++)
             config.cpu_mask[i] = cpu_mask[i];
+        config.sm_percent = sm_percent;
         return config;
     }
 };
@@ -124,6 +127,14 @@ public:
     {
         cleave_error_t error;
         return detail::result_of(cleave_engine_set_role(get(), cleave::to_c(role), &error), error);
+    }
+
+    /// Changes the share of a CUDA device's multiprocessors, from the next step boundary on; 0 or 100: all. [BLOCKING]
+    /// Milliseconds. Errors, after which the share is as it was: InvalidArgument, Unsupported, OutOfMemory, Device.
+    Result<void> set_sm_percent(std::uint32_t sm_percent) noexcept
+    {
+        cleave_error_t error;
+        return detail::result_of(cleave_engine_set_sm_percent(get(), sm_percent, &error), error);
     }
 
     /// Refuses new requests (Shutdown) from now on and waits until all accepted ones have ended. Go on polling

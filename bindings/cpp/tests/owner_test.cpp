@@ -127,6 +127,9 @@ TEST_F(Owners, ConfigsReachTheLibrary)
     engine_config.flags = 1;
     EXPECT_EQ(Engine::create(cache, queue, engine_config).status(), Status::Unsupported);
     engine_config = {};
+    engine_config.sm_percent = 50;
+    EXPECT_EQ(Engine::create(cache, queue, engine_config).status(), Status::Unsupported);
+    engine_config = {};
     engine_config.role = static_cast<Role>(7);
     EXPECT_EQ(Engine::create(cache, queue, engine_config).status(), Status::InvalidArgument);
     engine_config.role = Role::Decode;
@@ -136,6 +139,10 @@ TEST_F(Owners, ConfigsReachTheLibrary)
     EXPECT_EQ(engine_config.to_c().cpu_mask[0], 1u);
     EXPECT_EQ(engine_config.to_c().max_waiting, 3u);
     Engine decoder = must(Engine::create(cache, queue, engine_config));
+    EXPECT_EQ(decoder.set_sm_percent(101).status(), Status::InvalidArgument);
+    EXPECT_EQ(decoder.set_sm_percent(50).status(), Status::Unsupported);
+    EXPECT_EQ(decoder.set_sm_percent(0).status(), Status::Ok);
+    EXPECT_EQ(must(decoder.metrics()).multiprocessors, 0u);
     Request long_one = ask(1, 2);
     EXPECT_EQ(decoder.submit(long_one).status(), Status::PrefillElsewhere);
     ASSERT_TRUE(succeeded(decoder.set_role(Role::Mixed)));

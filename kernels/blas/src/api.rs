@@ -68,6 +68,10 @@ pub unsafe extern "C" fn cublasLtMatmulDescSetAttribute(
 ) -> i32 {
     enter(|state| {
         let operation = state.operation(handle)?;
+        // CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET: advice to the heuristics.
+        if attribute == 15 {
+            return if unsafe { read::<i32>(value, bytes)? } >= 0 { Ok(()) } else { Err(INVALID_VALUE) };
+        }
         match attribute {
             3 | 4 => {
                 operation.transposed[attribute as usize - 3] = match unsafe { read::<i32>(value, bytes)? } {

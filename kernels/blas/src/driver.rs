@@ -31,10 +31,13 @@ macro_rules! driver {
 
 driver! {
     current = c"cuCtxGetCurrent": fn(*mut usize),
-    load = c"cuModuleLoadData": fn(*mut usize, *const u8),
-    unload = c"cuModuleUnload": fn(usize),
-    function = c"cuModuleGetFunction": fn(*mut usize, usize, *const c_char),
-    set = c"cuFuncSetAttribute": fn(usize, i32, i32),
+    load = c"cuLibraryLoadData": fn(
+        *mut usize, *const u8, *const i32, *const usize, u32, *const i32, *const usize, u32
+    ),
+    unload = c"cuLibraryUnload": fn(usize),
+    function = c"cuLibraryGetKernel": fn(*mut usize, usize, *const c_char),
+    set = c"cuKernelSetAttribute": fn(i32, i32, usize, i32),
+    device = c"cuCtxGetDevice": fn(*mut i32),
     fill = c"cuMemsetD8Async": fn(u64, u8, usize, usize),
     launch = c"cuLaunchKernel": fn(
         usize, u32, u32, u32, u32, u32, u32, u32, usize, *mut *mut c_void, *mut *mut c_void
@@ -62,7 +65,7 @@ fn current() -> Result<usize> {
     if context == 0 { Err(NOT_INITIALIZED) } else { Ok(context) }
 }
 
-/// The kernels in one context.
+/// The kernels, for one context and the green ones of it.
 pub struct Module {
     context: usize,
     raw: usize,
@@ -72,8 +75,9 @@ impl Module {
     /// In the current context.
     pub fn load() -> Result<Module> {
         let (context, mut raw) = (current()?, 0);
-        // SAFETY: writes one handle.
-        check(unsafe { (driver()?.load)(&mut raw, c"simulated".as_ptr().cast()) })?;
+        let (image, none, nothing) = (c"simulated".as_ptr().cast(), std::ptr::null(), std::ptr::null());
+        // SAFETY: writes one handle; there are no options.
+        check(unsafe { (driver()?.load)(&mut raw, image, none, nothing, 0, none, nothing, 0) })?;
         Ok(Module { context, raw })
     }
 
@@ -100,12 +104,13 @@ impl Module {
         if current()? != self.context {
             return Err(INVALID_VALUE);
         }
-        let (driver, mut function) = (driver()?, 0);
+        let (driver, mut function, mut device) = (driver()?, 0, 0);
         let nothing = std::ptr::null_mut();
         // SAFETY: writes one handle; the caller vouches for the arguments.
         unsafe {
             check((driver.function)(&mut function, self.raw, kernel.as_ptr()))?;
-            check((driver.set)(function, 8, shared as i32))?;
+            check((driver.device)(&mut device))?;
+            check((driver.set)(8, shared as i32, function, device))?;
             let [x, y] = grid;
             check((driver.launch)(function, x, y, 1, threads, 1, 1, shared, stream, arguments.as_mut_ptr(), nothing))
         }

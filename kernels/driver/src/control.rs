@@ -44,6 +44,21 @@ pub extern "C" fn simulated_cuda_replays() -> u64 {
     lock().replayed
 }
 
+/// Where the last kernel ran: the priority of its stream, and on how many multiprocessors.
+///
+/// # Safety
+///
+/// There is room for both.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn simulated_cuda_last_kernel(priority: *mut i32, multiprocessors: *mut u32) {
+    let last = lock().last_kernel;
+    // SAFETY: the caller vouches for it.
+    unsafe {
+        priority.write(last.0);
+        multiprocessors.write(last.1);
+    }
+}
+
 /// Writes what is alive, or ended only with its context, one a line; `size` bytes with the NUL at most. Returns how many
 /// there are.
 ///

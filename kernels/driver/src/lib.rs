@@ -12,6 +12,7 @@ mod arena;
 mod capture;
 mod control;
 mod fault;
+mod green;
 mod memory;
 mod name;
 mod settings;
@@ -82,5 +83,8 @@ errors! {
     CAPTURED_EVENT = 907, "operation not permitted on an event last recorded in a capturing stream";
     STREAM_CAPTURE_WRONG_THREAD = 908, "attempt to terminate a thread-local capture sequence from another thread";
     INVALID_CLUSTER_SIZE = 912, "invalid cluster size";
+    INVALID_RESOURCE_TYPE = 914, "invalid resource type";
+    INVALID_RESOURCE_CONFIGURATION = 915, "invalid resource configuration";
+    STREAM_DETACHED = 917, "operation not permitted when stream is detached";
     UNKNOWN = 999, "unknown error";
 }

@@ -19,6 +19,8 @@ pub struct Settings {
     pub ipc: bool,
     /// `vmm=0`: cuMemCreate and its like are not supported.
     pub vmm: bool,
+    /// `green=0`: no green contexts. Drivers before 12.4 have none either.
+    pub green: bool,
     /// `pools=1`: cudarc then takes cuMemAllocAsync.
     pub pools: bool,
     /// `lanes=reversed`: the threads of a block run from the last to the first.
@@ -40,6 +42,7 @@ impl Default for Settings {
             peer: true,
             ipc: true,
             vmm: true,
+            green: true,
             pools: false,
             reversed: false,
             fail: 0,
@@ -74,10 +77,11 @@ impl Settings {
                 "driver" => out.driver = value.parse().ok()?,
                 "compute" => out.compute = value.parse().ok()?,
                 "memory" => out.memory = value.parse().ok()?,
-                "sms" => out.sms = value.parse().ok()?,
+                "sms" => out.sms = value.parse().ok().filter(|n| (1..=256).contains(n))?,
                 "peer" => out.peer = switch(value)?,
                 "ipc" => out.ipc = switch(value)?,
                 "vmm" => out.vmm = switch(value)?,
+                "green" => out.green = switch(value)?,
                 "pools" => out.pools = switch(value)?,
                 "lanes" => {
                     out.reversed = match value {

@@ -2,13 +2,14 @@
 
 use crate::arena::Arena;
 use crate::capture::{Capture, Ops};
+use crate::green::{self, Green};
 use crate::memory::{Physical, Range};
 use crate::settings::Settings;
 use crate::stream::{Event, Stream};
 use crate::*;
 use std::cell::{Cell, RefCell};
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{LazyLock, Mutex, MutexGuard};
 
@@ -28,7 +29,8 @@ pub struct Context {
 
 pub struct Function {
     pub module: usize,
-    pub context: usize,
+    /// None: a library's.
+    pub context: Option<usize>,
     pub name: String,
     pub sizes: Vec<usize>,
     pub max_dynamic: i32,
@@ -54,8 +56,12 @@ pub struct State {
     pub events: BTreeMap<usize, Event>,
     /// By handle, their contexts.
     pub modules: BTreeMap<usize, usize>,
+    pub libraries: BTreeSet<usize>,
     pub functions: BTreeMap<usize, Function>,
     pub captures: BTreeMap<u64, Capture>,
+    pub greens: BTreeMap<usize, Green>,
+    /// By descriptor: the device, and which of its multiprocessors.
+    pub descriptions: BTreeMap<usize, (usize, green::Set)>,
     pub graphs: BTreeMap<usize, (usize, Ops)>,
     pub execs: BTreeMap<usize, (usize, Ops)>,
     /// Peers that were enabled, (of, to).
@@ -63,6 +69,8 @@ pub struct State {
     /// What contexts took with them at their end.
     pub left: Vec<String>,
     pub faults: BTreeMap<i32, usize>,
+    /// Where the last kernel ran: its stream's priority, and on how many multiprocessors.
+    pub last_kernel: (i32, u32),
 }
 
 static STATE: LazyLock<Mutex<State>> = LazyLock::new(|| {
@@ -87,13 +95,17 @@ static STATE: LazyLock<Mutex<State>> = LazyLock::new(|| {
         next_place: 1,
         events: BTreeMap::new(),
         modules: BTreeMap::new(),
+        libraries: BTreeSet::new(),
         functions: BTreeMap::new(),
         captures: BTreeMap::new(),
+        greens: BTreeMap::new(),
+        descriptions: BTreeMap::new(),
         graphs: BTreeMap::new(),
         execs: BTreeMap::new(),
         peers: Vec::new(),
         left: Vec::new(),
         faults: BTreeMap::new(),
+        last_kernel: (0, 0),
     })
 });
 
@@ -241,7 +253,8 @@ impl State {
         self.streams.retain(|_, stream| stream.context != context);
         self.events.retain(|_, event| event.context != context);
         self.modules.retain(|_, of| *of != context);
-        self.functions.retain(|_, function| function.context != context);
+        self.functions.retain(|_, function| function.context != Some(context));
+        self.greens.retain(|_, green| green.context != context);
         self.captures.retain(|_, capture| capture.context != context);
         self.graphs.retain(|_, (of, _)| *of != context);
         self.execs.retain(|_, (of, _)| *of != context);
@@ -270,6 +283,13 @@ impl State {
         }
         for context in self.modules.values() {
             out.push((*context, format!("module of device {}", on(*context))));
+        }
+        for _ in &self.libraries {
+            out.push((0, "library".to_string()));
+        }
+        for green in self.greens.values() {
+            let n = green::count(&green.set);
+            out.push((green.context, format!("green context of {n} multiprocessors of device {}", green.device)));
         }
         for capture in self.captures.values() {
             out.push((capture.context, "capture under way".to_string()));

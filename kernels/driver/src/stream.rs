@@ -17,11 +17,13 @@ pub struct Stream {
     pub priority: i32,
     pub queue: Queue,
     pub capture: Option<u64>,
+    /// The green context that it is of; its `context` is the primary one then.
+    pub green: Option<usize>,
 }
 
 impl Stream {
     pub fn null(context: usize) -> Stream {
-        Stream { context, null: true, blocking: false, priority: 0, queue: Queue::new(), capture: None }
+        Stream { context, null: true, blocking: false, priority: 0, queue: Queue::new(), capture: None, green: None }
     }
 }
 
@@ -51,6 +53,8 @@ pub struct Launch {
     pub grid: [u32; 3],
     pub block: [u32; 3],
     pub shared: usize,
+    /// That it was launched or captured in: a graph's kernels stay there, wherever the graph is launched.
+    pub green: Option<usize>,
     /// Each argument in 16-byte words, for its alignment.
     pub params: Vec<Vec<u128>>,
 }
@@ -106,6 +110,14 @@ impl State {
 
     /// Adds work to a stream, or to the graph that is captured from it. Returns its place in the order of all work.
     pub fn submit(&mut self, stream: usize, op: Op) -> Result<u64> {
+        if self
+            .streams
+            .get(&stream)
+            .and_then(|found| found.green)
+            .is_some_and(|green| !self.greens.contains_key(&green))
+        {
+            return Err(STREAM_DETACHED);
+        }
         if self.add_to_capture(stream, &op)? {
             return Ok(0);
         }
@@ -170,6 +182,12 @@ impl State {
                 let lanes = if self.settings.reversed { Lanes::Descending } else { Lanes::Ascending };
                 let params: Vec<*const c_void> = launch.params.iter().map(|words| words.as_ptr().cast()).collect();
                 fault::catch();
+                let priority = self.streams.get(&stream).map_or(0, |found| found.priority);
+                let Some(multiprocessors) = self.multiprocessors_of(launch.green) else {
+                    let text = format!("{}: its green context is no more", launch.kernel);
+                    return Err(self.fault(context, LAUNCH_FAILED, &text));
+                };
+                self.last_kernel = (priority, multiprocessors);
                 // SAFETY: the caller of cuLaunchKernel vouched for the arguments; the other work waits.
                 let done = unsafe {
                     simulator::launch(&launch.kernel, launch.grid, launch.block, launch.shared, &params, lanes)

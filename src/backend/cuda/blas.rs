@@ -77,12 +77,12 @@ impl Blas {
     const MOST: usize = 4096;
 
     /// None where products of this type go without cuBLASLt. That of f32 would round to TF32 to gain anything.
-    pub fn new(device: &Arc<Device>, element: Element) -> Result<Option<Blas>> {
+    pub fn new(device: &Arc<Device>, element: Element, multiprocessors: Option<u32>) -> Result<Option<Blas>> {
         if element == Element::F32 {
             return Ok(None);
         }
         let Some(handle) = device.blas()? else { return Ok(None) };
-        Ok(Some(Blas {
+        let mut blas = Blas {
             device: device.clone(),
             handle,
             operation: Operation::new(false)?,
@@ -90,7 +90,15 @@ impl Blas {
             preference: Preference::new(WORKSPACE)?,
             workspace: None,
             plans: HashMap::new(),
-        }))
+        };
+        blas.set_multiprocessors(multiprocessors)?;
+        Ok(Some(blas))
+    }
+
+    /// Has algorithms chosen for so many of the device's multiprocessors, or for all.
+    pub fn set_multiprocessors(&mut self, multiprocessors: Option<u32>) -> Result<()> {
+        self.plans.clear();
+        self.operation.aim_at(multiprocessors.unwrap_or(0))
     }
 
     /// Makes room for what algorithms leave between their kernels. True if it moved.

@@ -143,6 +143,14 @@ impl Operation {
         // SAFETY: reads a value of this size.
         check(unsafe { sys::cublasLtMatmulDescSetAttribute(self.0, which, from, size_of::<T>()) }, "describe a product")
     }
+
+    /// For so many multiprocessors; 0: all. It is advice, which a cuBLASLt that does not take it does without.
+    pub fn aim_at(&self, multiprocessors: u32) -> Result<()> {
+        let (which, value) = (OperationAttribute::CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET, multiprocessors as i32);
+        // SAFETY: reads one int.
+        let set = unsafe { sys::cublasLtMatmulDescSetAttribute(self.0, which, (&raw const value).cast(), 4) };
+        if set == BlasStatus::CUBLAS_STATUS_NOT_SUPPORTED { Ok(()) } else { check(set, "describe a product") }
+    }
 }
 
 impl Layout {

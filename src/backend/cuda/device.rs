@@ -2,6 +2,7 @@
 
 use super::cublaslt::Handle as Blas;
 use super::driver::{check, has, ready};
+use super::partition::Partitions;
 use crate::bail;
 use crate::error::Result;
 use cudarc::cublaslt::sys::cublasLtHandle_t;
@@ -9,7 +10,7 @@ use cudarc::driver::sys::{self, CUdevice, CUdevice_attribute as Attribute, CUfun
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::marker::PhantomData;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// sm_80: what the kernels are written for at least.
 const OLDEST_ARCHITECTURE: u32 = 80;
@@ -115,6 +116,7 @@ pub struct Device {
     /// Streaming multiprocessors.
     pub multiprocessors: u32,
     kernels: Mutex<Kernels>,
+    partitions: Mutex<Partitions>,
     /// None until it is asked for.
     blas: Mutex<Option<Option<Blas>>>,
 }
@@ -132,13 +134,14 @@ impl Drop for Current {
 
 #[derive(Default)]
 struct Kernels {
-    modules: Vec<sys::CUmodule>,
+    /// Not modules: their kernels run in the context of whatever stream they are launched into (`partition`).
+    libraries: Vec<sys::CUlibrary>,
     functions: HashMap<String, Kernel>,
 }
 
 #[derive(Clone, Copy)]
 struct Kernel {
-    function: sys::CUfunction,
+    raw: sys::CUkernel,
     /// Dynamic shared memory that it may have.
     shared: u32,
 }
@@ -171,6 +174,7 @@ impl Device {
             architecture: (major * 10 + minor) as u32,
             multiprocessors: multiprocessors as u32,
             kernels: Mutex::default(),
+            partitions: Mutex::default(),
             blas: Mutex::default(),
         });
         open.push(Arc::downgrade(&device));
@@ -223,7 +227,7 @@ impl Device {
     pub fn load_kernels(&self) -> Result<()> {
         let _current = self.enter()?;
         let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
-        if !kernels.modules.is_empty() {
+        if !kernels.libraries.is_empty() {
             return Ok(());
         }
         if self.architecture < OLDEST_ARCHITECTURE {
@@ -239,20 +243,23 @@ impl Device {
         if images.is_empty() {
             bail!(Unsupported, "this build of the library has no kernels for CUDA devices: nvcc was not there");
         }
-        let mut modules = Vec::new();
+        let mut libraries = Vec::new();
         let loaded = images.iter().try_for_each(|image| {
-            let mut module = std::ptr::null_mut();
-            // SAFETY: a fatbin as nvcc made it, whole in memory.
-            let result = unsafe { sys::cuModuleLoadData(&mut module, image.as_ptr().cast()) };
+            let mut library = std::ptr::null_mut();
+            let (code, none, nothing) = (image.as_ptr().cast(), std::ptr::null_mut(), std::ptr::null_mut());
+            // SAFETY: a fatbin as nvcc made it, whole in memory; no options.
+            let result = unsafe {
+                sys::cuLibraryLoadData(&mut library, code, none, nothing, 0, std::ptr::null_mut(), nothing, 0)
+            };
             check(result, &format!("load kernels for CUDA device {}", self.ordinal))?;
-            modules.push(module);
+            libraries.push(library);
             Ok(())
         });
         if let Err(error) = loaded {
-            unload(&modules);
+            unload(&libraries);
             return Err(error);
         }
-        kernels.modules = modules;
+        kernels.libraries = libraries;
         Ok(())
     }
 
@@ -267,46 +274,55 @@ impl Device {
         Ok(handle.as_ref().map(Blas::raw))
     }
 
-    /// A kernel, with leave to use `shared` bytes of dynamic shared memory.
+    pub(super) fn raw(&self) -> CUdevice {
+        self.handle
+    }
+
+    pub(super) fn partitions(&self) -> MutexGuard<'_, Partitions> {
+        self.partitions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A kernel, with leave to use `shared` bytes of dynamic shared memory. cuLaunchKernel takes it as a function of the
+    /// context of the stream.
     pub(super) fn kernel(&self, name: &str, shared: u32) -> Result<sys::CUfunction> {
         let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
         let known = kernels.functions.get(name).copied();
         let kernel = match known {
             Some(kernel) => kernel,
-            None => Kernel { function: look_up(&kernels.modules, name)?, shared: SHARED_UNASKED },
+            None => Kernel { raw: look_up(&kernels.libraries, name)?, shared: SHARED_UNASKED },
         };
         let wanted = Kernel { shared: kernel.shared.max(shared), ..kernel };
         if wanted.shared > kernel.shared {
             let what = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: a function of a module that is loaded as long as self lives.
-            let result = unsafe { sys::cuFuncSetAttribute(kernel.function, what, shared as i32) };
+            // SAFETY: a kernel of a library that is loaded as long as self lives.
+            let result = unsafe { sys::cuKernelSetAttribute(what, shared as i32, kernel.raw, self.handle) };
             check(result, &format!("give {name} {shared} bytes of shared memory"))?;
         }
         if known.is_none_or(|known| known.shared < wanted.shared) {
             kernels.functions.insert(name.to_string(), wanted);
         }
-        Ok(kernel.function)
+        Ok(kernel.raw.cast())
     }
 }
 
-fn look_up(modules: &[sys::CUmodule], name: &str) -> Result<sys::CUfunction> {
+fn look_up(libraries: &[sys::CUlibrary], name: &str) -> Result<sys::CUkernel> {
     let symbol = CString::new(name).map_err(|_| crate::error!(Internal, "kernel name {name:?}"))?;
-    for module in modules {
-        let mut function = std::ptr::null_mut();
-        // SAFETY: a loaded module and a NUL-terminated name.
-        match unsafe { sys::cuModuleGetFunction(&mut function, *module, symbol.as_ptr()) } {
+    for library in libraries {
+        let mut kernel = std::ptr::null_mut();
+        // SAFETY: a loaded library and a NUL-terminated name.
+        match unsafe { sys::cuLibraryGetKernel(&mut kernel, *library, symbol.as_ptr()) } {
             CUresult::CUDA_ERROR_NOT_FOUND => continue,
             result => check(result, &format!("find the kernel {name}"))?,
         }
-        return Ok(function);
+        return Ok(kernel);
     }
     bail!(Unsupported, "this build of the library has no kernel {name}");
 }
 
-fn unload(modules: &[sys::CUmodule]) {
-    for module in modules {
+fn unload(libraries: &[sys::CUlibrary]) {
+    for library in libraries {
         // SAFETY: loaded, and nobody uses it any more. A failure leaves nothing to be done.
-        unsafe { sys::cuModuleUnload(*module) };
+        unsafe { sys::cuLibraryUnload(*library) };
     }
 }
 
@@ -323,7 +339,7 @@ impl Drop for Device {
         if let Ok(_current) = self.enter() {
             *self.blas.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
             let kernels = self.kernels.get_mut().unwrap_or_else(PoisonError::into_inner);
-            unload(&kernels.modules);
+            unload(&kernels.libraries);
         }
         // SAFETY: retained by `open`, released once.
         unsafe { sys::cuDevicePrimaryCtxRelease_v2(self.handle) };

@@ -23,6 +23,7 @@ const USED: &[&str] = &[
     "cuDevicePrimaryCtxRelease_v2",
     "cuCtxPushCurrent_v2",
     "cuCtxPopCurrent_v2",
+    "cuCtxGetStreamPriorityRange",
     "cuMemGetInfo_v2",
     "cuMemAlloc_v2",
     "cuMemFree_v2",
@@ -45,10 +46,10 @@ const USED: &[&str] = &[
     "cuEventRecord",
     "cuEventSynchronize",
     "cuEventDestroy_v2",
-    "cuModuleLoadData",
-    "cuModuleUnload",
-    "cuModuleGetFunction",
-    "cuFuncSetAttribute",
+    "cuLibraryLoadData",
+    "cuLibraryUnload",
+    "cuLibraryGetKernel",
+    "cuKernelSetAttribute",
     "cuLaunchKernel",
     "cuGetErrorName",
     "cuGetErrorString",
@@ -97,6 +98,8 @@ pub(super) fn check(result: CUresult, doing: &str) -> Result<()> {
         CUresult::CUDA_ERROR_OUT_OF_MEMORY => Status::OutOfMemory,
         CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU
         | CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION
+        | CUresult::CUDA_ERROR_INVALID_RESOURCE_TYPE
+        | CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION
         | CUresult::CUDA_ERROR_NOT_SUPPORTED => Status::Unsupported,
         CUresult::CUDA_ERROR_NO_DEVICE | CUresult::CUDA_ERROR_INVALID_DEVICE => Status::NotFound,
         _ => Status::Device,

@@ -8,6 +8,7 @@
 //! | devices, loading of kernels | `device` |
 //! | memory, streams, launches | `memory`, `stream` |
 //! | memory that other processes map | `shareable` |
+//! | priorities, parts of the multiprocessors | `streams`, `partition` |
 //! | how weights get there | `load`, `tensors` |
 //! | what the device is told of a step | `step`, `layout` |
 //! | recorded steps | `graph` |
@@ -28,6 +29,7 @@ mod host;
 mod layout;
 mod load;
 mod memory;
+mod partition;
 mod pool;
 mod product;
 mod shareable;
@@ -35,6 +37,7 @@ mod slab;
 mod staging;
 mod step;
 mod stream;
+mod streams;
 mod tensors;
 
 pub use device::{Device, DeviceInfo, count, info};
@@ -42,6 +45,7 @@ pub use load::Loader;
 pub use pool::DevicePool;
 pub(crate) use pool::Foreign;
 pub use slab::CudaSlab;
+pub use streams::Streams;
 pub use tensors::{CudaBuffer, CudaMatrix, CudaProjections, CudaVector};
 
 use super::{AttentionArgs, Backend, Batch, BlockStore, Drawn, Draws, KvGeometry, Linear, RopeRows};
@@ -55,10 +59,13 @@ use std::sync::Arc;
 use step::{Room, StepData};
 use stream::{Shape, Stream, arg};
 
-/// One engine's part of a device: its stream, and what it tells the device of a step.
+/// One engine's part of a device: its streams, and what it tells the device of a step.
 pub struct CudaBackend {
     device: Arc<Device>,
+    /// One of `streams`, before which it goes: of high priority while the engine decodes.
     stream: Arc<Stream>,
+    streams: Streams,
+    urgent: bool,
     /// What activations are between the matrix products; the residual stream and logits are f32.
     element: Element,
     /// Query heads for each KV head.
@@ -88,13 +95,16 @@ impl CudaBackend {
     ) -> Result<CudaBackend> {
         device.load_kernels()?;
         let element = Element::of(dtype)?;
+        let streams = Streams::new(device, 0, 0)?;
         Ok(CudaBackend {
             element,
             group: heads / kv.geometry().kv_heads,
-            stream: Arc::new(Stream::new(device)?),
+            stream: streams.of(false).clone(),
+            urgent: false,
             step: StepData::new(device)?,
             attention: attention::Plan::new(element, kv.geometry(), windows)?,
-            blas: blas::Blas::new(device, element)?,
+            blas: blas::Blas::new(device, element, streams.multiprocessors())?,
+            streams,
             graphs: Graphs::default(),
             grew: false,
             drawer: draw::Drawer::new(device)?,
@@ -367,6 +377,37 @@ impl Backend for CudaBackend {
             bail!(OutOfMemory, "cannot copy {rows} x {} activations", x.cols);
         }
         out.extend(self.fetched.as_slice()[..n].iter().map(|word| f32::from_bits(*word)));
+        Ok(())
+    }
+
+    fn release(&mut self) -> Result<()> {
+        self.stream.synchronize()?;
+        self.graphs.clear();
+        Ok(())
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        self.streams.multiprocessors().unwrap_or(self.device.multiprocessors)
+    }
+
+    /// Graphs stay good: they run with the priority of the stream that they are launched into.
+    fn set_urgent(&mut self, urgent: bool) -> Result<()> {
+        if self.urgent != urgent {
+            self.stream.synchronize()?;
+            self.urgent = urgent;
+            self.stream = self.streams.of(urgent).clone();
+        }
+        Ok(())
+    }
+
+    fn set_streams(&mut self, streams: Streams) -> Result<()> {
+        // What was recorded would run where it was recorded.
+        self.release()?;
+        if let Some(blas) = &mut self.blas {
+            blas.set_multiprocessors(streams.multiprocessors())?;
+        }
+        self.stream = streams.of(self.urgent).clone();
+        self.streams = streams;
         Ok(())
     }
 }

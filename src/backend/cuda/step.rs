@@ -66,8 +66,10 @@ impl Packed {
         let words = self.words.len();
         let grows = self.pinned.words() < words;
         if grows {
-            self.pinned = PinnedMemory::new(device, words.next_power_of_two())?;
-            self.memory = DeviceMemory::new(device, words.next_power_of_two() * 4)?;
+            // Both, or neither if there is no memory for one.
+            let words = words.next_power_of_two();
+            let (pinned, memory) = (PinnedMemory::new(device, words)?, DeviceMemory::new(device, words * 4)?);
+            (self.pinned, self.memory) = (pinned, memory);
         }
         self.pinned.as_mut_slice()[..words].copy_from_slice(&self.words);
         self.pinned.send(words * 4, &self.memory, 0, stream)?;

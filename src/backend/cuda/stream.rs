@@ -2,6 +2,7 @@
 
 use super::device::Device;
 use super::driver::check;
+use super::partition::Partition;
 use crate::error::Result;
 use cudarc::driver::sys;
 use std::ffi::c_void;
@@ -52,13 +53,36 @@ pub(super) fn arg<T: Argument>(value: &T) -> *mut c_void {
     std::ptr::from_ref(value).cast_mut().cast()
 }
 
+/// Whose blocks of threads begin first where both wait. Those that run are not interrupted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Priority {
+    Low,
+    High,
+}
+
 impl Stream {
+    /// On all of the device.
     pub fn new(device: &Arc<Device>) -> Result<Stream> {
+        Stream::within(device, None, Priority::Low)
+    }
+
+    /// The caller keeps the partition for as long as the stream.
+    pub fn within(device: &Arc<Device>, partition: Option<&Partition>, priority: Priority) -> Result<Stream> {
         let _current = device.enter()?;
         let mut raw = std::ptr::null_mut();
         let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
-        // SAFETY: writes one handle; destroyed when self is dropped.
-        check(unsafe { sys::cuStreamCreateWithPriority(&mut raw, flags, 0) }, "make a CUDA stream")?;
+        let (mut least, mut greatest) = (0, 0);
+        // SAFETY: writes two ints, of the current device.
+        check(unsafe { sys::cuCtxGetStreamPriorityRange(&mut least, &mut greatest) }, "ask for priorities")?;
+        let priority = if priority == Priority::High { greatest } else { least };
+        // SAFETY: write one handle; destroyed when self is dropped.
+        let made = unsafe {
+            match partition {
+                None => sys::cuStreamCreateWithPriority(&mut raw, flags, priority),
+                Some(partition) => sys::cuGreenCtxStreamCreate(&mut raw, partition.raw(), flags, priority),
+            }
+        };
+        check(made, "make a CUDA stream")?;
         Ok(Stream { device: device.clone(), raw })
     }
 

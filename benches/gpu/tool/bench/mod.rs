@@ -1,5 +1,6 @@
 //! Speed on device 0, each figure against what the device can do at most in the same run.
 
+mod beside;
 pub mod model;
 mod peer;
 mod phases;
@@ -18,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The parts of a run, in their order. Those of a model go by models.
-pub const PHASES: [&str; 7] = ["rates", "start", "prefill", "decode", "handoff", "role", "peer"];
+pub const PHASES: [&str; 9] = ["rates", "start", "step", "prefill", "handoff", "role", "split", "decode", "peer"];
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -119,7 +120,7 @@ pub fn run(options: &Options) -> Arc<Mutex<Report>> {
 
 /// The phases over one cache, which is made by the first.
 fn of_model(options: &Options, report: &Arc<Mutex<Report>>, shape: Shape, dir: &std::path::Path, until: Instant) {
-    if !["start", "prefill", "decode", "handoff", "role"].iter().any(|phase| options.wants(phase)) {
+    if !["start", "step", "prefill", "handoff", "role", "split", "decode"].iter().any(|phase| options.wants(phase)) {
         return;
     }
     let plan = options.plan();
@@ -132,10 +133,12 @@ fn of_model(options: &Options, report: &Arc<Mutex<Report>>, shape: Shape, dir: &
     });
     let Some(bench) = &mut bench else { return };
     type Phase = fn(&phases::Bench, &Plan, &Mutex<Report>) -> Outcome<()>;
-    let all: [(&str, u64, Phase); 4] = [
+    let all: [(&str, u64, Phase); 6] = [
+        ("step", 20, phases::Bench::step),
         ("prefill", 45, phases::Bench::prefill),
         ("handoff", 20, phases::Bench::handoff),
         ("role", 20, phases::Bench::role),
+        ("split", 40, phases::Bench::split),
         ("decode", 90, phases::Bench::decode),
     ];
     for (name, seconds, body) in all {

@@ -17,11 +17,11 @@ const RESERVE: u64 = 5 << 30;
 const SKIP: usize = 8;
 
 pub struct Bench {
-    shape: Shape,
+    pub(super) shape: Shape,
     pub host: Host,
     /// That its pool holds.
     tokens: usize,
-    chunk: usize,
+    pub(super) chunk: usize,
 }
 
 impl Bench {
@@ -41,7 +41,8 @@ impl Bench {
         let most = plan.batches.iter().map(|batch| batch * sequence).chain(plan.prompts.iter().map(|n| n + 64)).max();
         let reserve = if options.simulated { 0 } else { RESERVE };
         let fits = free.saturating_sub(info.weight_bytes + reserve) / info.kv_bytes_per_token;
-        let tokens = most.unwrap_or(1).min(fits as usize).max(16);
+        // Enough to choose the length of a step as well.
+        let tokens = most.unwrap_or(1).max(4096).min(fits as usize).max(16);
         let host = Host::new(&model, tokens, until)?;
         let chunk = options.chunk;
         let first = host.engine(Role::Mixed, 64, chunk)?;
@@ -63,11 +64,11 @@ impl Bench {
         Ok(bench)
     }
 
-    fn prompt(&self, len: usize, salt: u64) -> Vec<u32> {
+    pub(super) fn prompt(&self, len: usize, salt: u64) -> Vec<u32> {
         prompt(len, self.shape.vocab as u32, salt)
     }
 
-    fn release(&self, handles: &[u64]) -> Outcome<()> {
+    pub(super) fn release(&self, handles: &[u64]) -> Outcome<()> {
         handles.iter().filter(|kv| **kv != 0).try_for_each(|kv| self.host.cache.kv().release(KvId(*kv))).map_err(words)
     }
 

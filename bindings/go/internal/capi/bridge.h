@@ -171,6 +171,11 @@ static inline cleave_status_t bridge_engine_set_role(name_t engine, uint32_t rol
     return cleave_engine_set_role((cleave_engine_t *)engine, role, err);
 }
 
+static inline cleave_status_t bridge_engine_set_sm_percent(name_t engine, uint32_t percent, cleave_error_t *err)
+{
+    return cleave_engine_set_sm_percent((cleave_engine_t *)engine, percent, err);
+}
+
 static inline cleave_status_t bridge_engine_drain(name_t engine, uint32_t timeout_ms)
 {
     return cleave_engine_drain((cleave_engine_t *)engine, timeout_ms);

@@ -12,6 +12,7 @@ type EngineConfig struct {
 	MaxWaiting         uint32
 	LocalPrefillTokens uint32
 	CPUMask            [16]uint64
+	SMPercent          uint32
 }
 
 // EngineCreate is cleave_engine_create.
@@ -29,6 +30,7 @@ func EngineCreate(cache, queue uintptr, config *EngineConfig) (uintptr, *Error) 
 	for i, word := range config.CPUMask {
 		c.cpu_mask[i] = C.uint64_t(word)
 	}
+	c.sm_percent = C.uint32_t(config.SMPercent)
 	status := C.bridge_engine_create(C.name_t(cache), C.name_t(queue), &c, &out, &err)
 	return uintptr(out), failure(status, &err)
 }
@@ -37,6 +39,12 @@ func EngineCreate(cache, queue uintptr, config *EngineConfig) (uintptr, *Error) 
 func EngineSetRole(engine uintptr, role uint32) *Error {
 	var err C.cleave_error_t
 	return failure(C.bridge_engine_set_role(C.name_t(engine), C.uint32_t(role), &err), &err)
+}
+
+// EngineSetSMPercent is cleave_engine_set_sm_percent.
+func EngineSetSMPercent(engine uintptr, percent uint32) *Error {
+	var err C.cleave_error_t
+	return failure(C.bridge_engine_set_sm_percent(C.name_t(engine), C.uint32_t(percent), &err), &err)
 }
 
 // EngineDrain is cleave_engine_drain.

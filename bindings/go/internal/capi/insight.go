@@ -37,6 +37,10 @@ type Metrics struct {
 	KVBytesExposed  uint64
 	KVExposedTotal  time.Duration
 	KVExposedLast   time.Duration
+
+	PrefillStepTokens      int
+	Multiprocessors        int
+	PrefillTokensPerSecond uint64
 }
 
 // EngineMetrics is cleave_engine_metrics.
@@ -75,6 +79,10 @@ func EngineMetrics(engine uintptr) (Metrics, *Error) {
 		KVBytesExposed:  uint64(c.kv_bytes_exposed),
 		KVExposedTotal:  time.Duration(c.kv_exposed_ns_total),
 		KVExposedLast:   time.Duration(c.kv_exposed_ns_last),
+
+		PrefillStepTokens:      int(c.prefill_step_tokens),
+		Multiprocessors:        int(c.multiprocessors),
+		PrefillTokensPerSecond: uint64(c.prefill_tokens_per_second),
 	}, failure(status, nil)
 }
 

@@ -27,8 +27,8 @@ pub struct Attribute {
     value: [u64; 8],
 }
 
-fn load(state: &mut State, image: *const u8) -> Result<usize> {
-    let context = state.current()?;
+/// Whether there are kernels in it for these devices.
+pub fn known(state: &State, image: *const u8) -> Result<()> {
     if image.is_null() {
         return Err(INVALID_VALUE);
     }
@@ -43,6 +43,12 @@ fn load(state: &mut State, image: *const u8) -> Result<usize> {
     if state.settings.compute < 80 {
         return Err(NO_BINARY_FOR_GPU);
     }
+    Ok(())
+}
+
+fn load(state: &mut State, image: *const u8) -> Result<usize> {
+    let context = state.current()?;
+    known(state, image)?;
     let handle = state.handle();
     state.modules.insert(handle, context);
     Ok(handle)
@@ -64,9 +70,13 @@ fn launch(
 ) -> Result<()> {
     let stream = state.stream(stream)?;
     let found = function(state, handle)?;
-    if found.context != state.streams[&stream].context {
+    // A function is of the context that its module was loaded into, and is refused elsewhere, in its green contexts as
+    // well, which CUDA's documentation is silent on; a library's kernel goes to the context of the stream.
+    let to = &state.streams[&stream];
+    if found.context.is_some_and(|of| of != to.context || to.green.is_some()) {
         return Err(INVALID_HANDLE);
     }
+    let green = to.green;
     let threads = block.iter().map(|n| u64::from(*n)).product::<u64>();
     let grid_fits = grid.iter().all(|n| *n > 0) && grid[0] <= i32::MAX as u32 && grid[1].max(grid[2]) <= 65535;
     let block_fits = (1..=1024).contains(&threads) && block[2] <= 64;
@@ -83,7 +93,7 @@ fn launch(
         unsafe { std::ptr::copy_nonoverlapping(*params.add(i), param.as_mut_ptr().cast(), *bytes) };
         words.push(param);
     }
-    let launch = Launch { kernel: found.name.clone(), grid, block, shared: shared as usize, params: words };
+    let launch = Launch { kernel: found.name.clone(), grid, block, shared: shared as usize, green, params: words };
     state.submit(stream, Op::Kernel(Arc::new(launch))).map(|_| ())
 }
 
@@ -139,7 +149,7 @@ api! {
         }
         let sizes = simulator::params(&name).ok_or(NOT_FOUND)?;
         let handle = state.handle();
-        state.functions.insert(handle, Function { module, context, name, sizes, max_dynamic: 48 << 10 });
+        state.functions.insert(handle, Function { module, context: Some(context), name, sizes, max_dynamic: 48 << 10 });
         unsafe { put(out, handle) }
     }
 

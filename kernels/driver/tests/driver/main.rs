@@ -4,5 +4,6 @@ mod basics;
 mod capture;
 mod common;
 mod failures;
+mod green;
 mod sharing;
 mod streams;

@@ -1,0 +1,197 @@
+//! Prefill and decode on one device at once: priorities by role, and parts of the multiprocessors.
+
+use crate::common::*;
+use crate::device::{self, cache_on, last_kernel, simulated};
+use crate::drivers::alone;
+use crate::generation::{TEXTS, options, tokens};
+use cleave::engine::{Engine, EngineOptions, Request, Role};
+use cleave::error::Status;
+use std::time::{Duration, Instant};
+
+/// Steps are not measured: what ran last is a request's.
+fn with(role: Role, sm_percent: u32) -> EngineOptions {
+    EngineOptions { role: Some(role), max_batch_tokens: 512, threads: 1, sm_percent, ..EngineOptions::default() }
+}
+
+fn job(text: usize, n: u32) -> Request {
+    let mut job = request(&tokens(TEXTS[text]), n);
+    job.sampling.logprobs = None;
+    job
+}
+
+fn until(what: &str, reached: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !reached() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{what} did not come about");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn multiprocessors(engine: &Engine, expected: u32) {
+    until(&format!("{expected} multiprocessors"), || engine.metrics().multiprocessors == expected);
+}
+
+/// In a process of its own: other tests' kernels would be the last.
+#[test]
+fn priority_follows_the_role() {
+    if simulated() {
+        alone("partition::has_priority_by_role", "");
+    }
+}
+
+#[test]
+#[ignore = "run by priority_follows_the_role"]
+fn has_priority_by_role() {
+    device::simulate();
+    let cache = cache_on(&tiny(), 0, options());
+    let mut host = Host::new();
+    let engine = host.engine(&cache, with(Role::Prefill, 0));
+    // Long enough for recorded steps, which go with the stream.
+    let mut expected = Vec::new();
+    for (role, priority) in [(Role::Mixed, 0), (Role::Decode, -5), (Role::Mixed, 0), (Role::Decode, -5)] {
+        engine.set_role(role).unwrap();
+        until("the role", || engine.metrics().role == role as u32);
+        assert!(engine.metrics().role_switch_ns_last < 50_000_000);
+        let found = host.run(&engine, job(1, 12)).tokens;
+        assert_eq!(last_kernel(), (priority, 132), "{role:?}");
+        expected.push(found);
+    }
+    assert!(expected.iter().all(|tokens| *tokens == expected[0]));
+    drop((engine, cache, host));
+    assert_eq!(device::leaks(), "");
+}
+
+#[test]
+fn engines_have_parts_of_the_multiprocessors() {
+    if simulated() {
+        alone("partition::has_parts", "");
+    }
+}
+
+#[test]
+#[ignore = "run by engines_have_parts_of_the_multiprocessors"]
+fn has_parts() {
+    device::simulate();
+    let cache = cache_on(&tiny(), 0, options());
+    let mut host = Host::new();
+    let whole = host.engine(&cache, with(Role::Mixed, 100));
+    assert_eq!(whole.metrics().multiprocessors, 132);
+    let expected = host.run(&whole, job(0, 8)).tokens;
+
+    let (prefill, decode) = (host.engine(&cache, with(Role::Prefill, 70)), host.engine(&cache, with(Role::Decode, 30)));
+    // 16 groups of 8 and 4 that are left.
+    assert_eq!((prefill.metrics().multiprocessors, decode.metrics().multiprocessors), (96, 36));
+    let kv = host.run(&prefill, job(0, 8)).end.unwrap().kv;
+    assert_eq!(last_kernel(), (0, 96));
+    let first = host.outcomes.values().find(|o| o.end.is_some_and(|end| end.kv == kv)).unwrap().tokens.clone();
+    let rest = host.run(&decode, continuation(kv)).tokens;
+    assert_eq!(last_kernel(), (-5, 36));
+    assert_eq!([first, rest].concat(), expected);
+
+    // Engines with one share have one partition.
+    let another = host.engine(&cache, with(Role::Decode, 30));
+    assert_eq!(another.metrics().multiprocessors, 36);
+    assert_eq!(device::leaks().matches("green context").count(), 2, "{}", device::leaks());
+    drop(another);
+
+    // It is set while they run, first one that makes room and then one that takes it, and recorded steps go along.
+    prefill.set_sm_percent(40).unwrap();
+    multiprocessors(&prefill, 56);
+    decode.set_sm_percent(60).unwrap();
+    multiprocessors(&decode, 76);
+    assert_eq!(device::leaks().matches("green context").count(), 2, "{}", device::leaks());
+    assert_eq!(host.run(&decode, job(0, 8)).tokens, expected);
+    assert_eq!(last_kernel(), (-5, 76));
+    let id = host.submit(&decode, job(0, 40));
+    host.tokens(id, 8);
+    decode.set_sm_percent(0).unwrap();
+    multiprocessors(&decode, 132);
+    assert_eq!(host.finish(id).tokens[..8], expected[..]);
+    assert_eq!(last_kernel(), (-5, 132));
+    assert_eq!(device::leaks().matches("green context").count(), 1, "{}", device::leaks());
+
+    let error = decode.set_sm_percent(101).unwrap_err();
+    assert_eq!(error.status, Status::InvalidArgument, "{error}");
+    drop((whole, prefill, decode, cache, host));
+    assert_eq!(device::leaks(), "");
+}
+
+#[test]
+fn a_driver_or_device_without_parts() {
+    if simulated() {
+        alone("partition::has_no_parts", "driver=12040");
+        alone("partition::has_no_parts", "green=0");
+        alone("partition::has_no_parts", "sms=8");
+    }
+}
+
+#[test]
+#[ignore = "run by a_driver_or_device_without_parts"]
+fn has_no_parts() {
+    device::load(&crate::drivers::settings());
+    let cache = cache_on(&tiny(), 0, options());
+    let mut host = Host::new();
+    let refused = Engine::create(&cache, &host.queue, with(Role::Mixed, 50)).err().expect("there are no parts");
+    assert_eq!(refused.status, Status::Unsupported, "{refused}");
+    assert!(refused.message.contains("multiprocessors"), "{refused}");
+    // The engine keeps what it had.
+    let engine = host.engine(&cache, with(Role::Mixed, 0));
+    assert_eq!(engine.set_sm_percent(50).unwrap_err().status, Status::Unsupported);
+    engine.set_sm_percent(100).unwrap();
+    assert_eq!(host.run(&engine, job(1, 3)).tokens.len(), 3);
+    drop((engine, cache, host));
+    assert_eq!(device::leaks(), "");
+}
+
+#[test]
+fn the_cpu_has_none() {
+    let cache = cache(options());
+    let host = Host::new();
+    let refused = Engine::create(&cache, &host.queue, with(Role::Mixed, 50)).err().expect("no parts of a CPU");
+    assert_eq!(refused.status, Status::Unsupported, "{refused}");
+    let engine = host.engine(&cache, with(Role::Mixed, 0));
+    assert_eq!(engine.set_sm_percent(50).unwrap_err().status, Status::Unsupported);
+    engine.set_sm_percent(0).unwrap();
+}
+
+/// Each call of the driver that a partition takes fails in turn: an error, and nothing left behind.
+#[test]
+fn calls_that_fail() {
+    if simulated() {
+        alone("partition::fails_in_turn", "");
+    }
+}
+
+#[test]
+#[ignore = "run by calls_that_fail"]
+fn fails_in_turn() {
+    device::simulate();
+    assert_eq!(cleave::backend::cuda::count(), 1);
+    let life = || {
+        let cache = cleave::engine::ModelCache::create(&tiny(), &[0], options())?;
+        let host = Host::new();
+        device::load(""); // counts from here
+        let engine = Engine::create(&cache, &host.queue, with(Role::Mixed, 50));
+        let calls = device::calls();
+        engine.map(|_| calls)
+    };
+    let calls = life().unwrap();
+    assert!(calls > 20, "{calls}");
+    for k in 1..=calls {
+        let cache = cleave::engine::ModelCache::create(&tiny(), &[0], options()).unwrap();
+        let host = Host::new();
+        device::load(&format!("fail={k}"));
+        let outcome = Engine::create(&cache, &host.queue, with(Role::Mixed, 50));
+        device::load("fail=0");
+        match outcome {
+            // The streams on the whole device, which are given back at last.
+            Ok(engine) => {
+                drop(engine);
+                assert!(k + 2 > calls, "nobody noticed that call {k} of {calls} failed");
+            }
+            Err(error) => assert!(matches!(error.status, Status::Device | Status::OutOfMemory), "{error}"),
+        }
+        drop((cache, host));
+        assert_eq!(device::leaks(), "", "after call {k} of {calls} failed");
+    }
+}
