@@ -24,7 +24,7 @@ fail() {
 }
 step() { echo "--- $*"; }
 until_there() { # until_there PATTERN FILE [COUNT]: waits for so many lines of that kind
-    for _ in $(seq 600); do
+    for _ in $(seq 2400); do
         [ "$(grep -c "$1" "$2" 2>/dev/null || true)" -ge "${3:-1}" ] && return 0
         sleep 0.05
     done

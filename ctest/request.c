@@ -172,21 +172,28 @@ static void logprobs(void)
     CHECK_INT(tops, 12);
 }
 
-static void endings(void)
+static void endings(cleave_cache_t *cache)
 {
     cleave_request_desc_t desc = greedy(8, 100000);
-    cleave_request_t id = submit_one(engine, &desc, tokens, 64);
+    cleave_request_t id;
     cleave_event_t event;
     size_t n;
-    CHECK_OK(cleave_cancel(engine, id));
-    do {
-        event = next_event(queue);
-    } while (event.type != CLEAVE_EVENT_FINISHED);
-    CHECK_INT(event.finish_reason, CLEAVE_FINISH_ERROR);
-    CHECK_INT(event.status, CLEAVE_ERR_CANCELLED);
     {
-        cleave_status_t again = cleave_cancel(engine, id);
+        /* Without room for its tokens it does not end before it is cancelled. */
+        cleave_queue_t *small = make_queue(8);
+        cleave_engine_t *stalled = make_engine(cache, small, CLEAVE_ROLE_MIXED);
+        cleave_status_t again;
+        id = submit_one(stalled, &desc, tokens, 64);
+        CHECK_OK(cleave_cancel(stalled, id));
+        do {
+            event = next_event(small);
+        } while (event.type != CLEAVE_EVENT_FINISHED);
+        CHECK_INT(event.finish_reason, CLEAVE_FINISH_ERROR);
+        CHECK_INT(event.status, CLEAVE_ERR_CANCELLED);
+        again = cleave_cancel(stalled, id);
         CHECK(again == CLEAVE_OK || again == CLEAVE_ERR_NOT_FOUND);
+        cleave_engine_destroy(stalled);
+        cleave_queue_destroy(small);
     }
     CHECK_STATUS(cleave_cancel(engine, 0), CLEAVE_ERR_NOT_FOUND);
     CHECK_STATUS(cleave_export(engine, 0xdeadbeefcafeu), CLEAVE_ERR_NOT_FOUND);
@@ -230,7 +237,7 @@ int main(void)
     stops();
     fill_prompt(tokens, 64, vocab_size(model), 1);
     logprobs();
-    endings();
+    endings(cache);
     seeds();
     check_nothing_leaked(cache);
     cleave_engine_destroy(engine);

@@ -200,7 +200,7 @@ static void streams_from_prefill_engines_only(void)
 /* The exporter's lease is over, or the exporter is gone: an error, or the same tokens computed here. */
 static void recomputes(void)
 {
-    cleave_cache_t *from = cache_with_lease(50), *gone = cache_with_lease(0), *to = cache_with_lease(0);
+    cleave_cache_t *from = cache_with_lease(1000), *gone = cache_with_lease(0), *to = cache_with_lease(0);
     cleave_engine_t *decoder = make_engine(to, queue, CLEAVE_ROLE_DECODE);
     struct timespec tick = {0, 10000000};
     cleave_kv_info_t info = ZERO;
@@ -223,6 +223,8 @@ static void recomputes(void)
             cleave_cache_destroy(gone);
         if (i == 2) /* released by its host */
             CHECK_OK(cleave_kv_release(exporter, event.kv));
+        if (i == 1) /* over soon, now that it has its ticket */
+            CHECK_OK(cleave_kv_renew(exporter, event.kv, 20));
         while (i < 2 && cleave_kv_info(exporter, event.kv, &info) == CLEAVE_OK)
             nanosleep(&tick, NULL);
         kv = import(to, &ticket, 70u + (unsigned)i);

@@ -23,12 +23,19 @@ fn cpu_ns() -> u64 {
     sum
 }
 
+/// In some second, once what was begun has come to rest.
 fn assert_sleeps(what: &str) {
     std::thread::sleep(Duration::from_millis(100));
-    let before = cpu_ns();
-    std::thread::sleep(Duration::from_secs(1));
-    let spent = cpu_ns() - before;
-    assert!(spent < 5_000_000, "{what}: {spent} ns of CPU in a second of idleness");
+    let mut spent = Vec::new();
+    while spent.len() < 10 {
+        let before = cpu_ns();
+        std::thread::sleep(Duration::from_secs(1));
+        spent.push(cpu_ns() - before);
+        if spent.last() < Some(&5_000_000) {
+            return;
+        }
+    }
+    panic!("{what}: {spent:?} ns of CPU in seconds of idleness");
 }
 
 /// `blocks` blocks of 16 tokens, and no prefix index that would keep any.
@@ -102,7 +109,7 @@ fn a_smaller_request_behind_a_large_one_is_woken() {
     std::thread::sleep(Duration::from_millis(50));
     assert!(!host.outcomes.contains_key(&small));
     cache.kv().release(cleave::kv::KvId(second)).unwrap();
-    for _ in 0..100 {
+    for _ in 0..600 {
         host.poll(Duration::from_millis(50));
         if host.outcomes.get(&small).is_some_and(|o| o.end.is_some()) {
             return;

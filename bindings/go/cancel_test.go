@@ -21,7 +21,7 @@ func idle(t *testing.T, engine *Engine) {
 func TestContextCancels(t *testing.T) {
 	engine := newEngine(t, newCache(t, CacheConfig{}), EngineConfig{})
 	ctx, cancel := context.WithCancel(context.Background())
-	stream := must[*Stream](t)(engine.Submit(ctx, long(t)))
+	stream := must[*Stream](t)(engine.Submit(ctx, endless(t)))
 	must[Event](t)(stream.Next())
 	cancel()
 	for {
@@ -51,7 +51,7 @@ func TestDeadlineAndCauseOfAContext(t *testing.T) {
 
 	hungUp := errors.New("the client has hung up")
 	caused, cancelWith := context.WithCancelCause(context.Background())
-	stream := must[*Stream](t)(engine.Submit(caused, long(t)))
+	stream := must[*Stream](t)(engine.Submit(caused, endless(t)))
 	cancelWith(hungUp)
 	for _, err = range stream.Events() {
 	}
@@ -83,7 +83,7 @@ func TestContextThatEndsAfterTheRequest(t *testing.T) {
 
 func TestLeavingTheLoopCancels(t *testing.T) {
 	engine := newEngine(t, newCache(t, CacheConfig{}), EngineConfig{})
-	for event, err := range engine.Generate(testContext(t), long(t)) {
+	for event, err := range engine.Generate(testContext(t), endless(t)) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -94,19 +94,19 @@ func TestLeavingTheLoopCancels(t *testing.T) {
 	idle(t, engine)
 	func() {
 		defer func() { recover() }()
-		for range engine.Generate(testContext(t), long(t)) {
+		for range engine.Generate(testContext(t), endless(t)) {
 			panic("in the loop")
 		}
 	}()
 	idle(t, engine)
-	if m := must[Metrics](t)(engine.Metrics()); m.GeneratedTokens > 700 {
+	if m := must[Metrics](t)(engine.Metrics()); m.GeneratedTokens >= uint64(endless(t).MaxNewTokens) {
 		t.Errorf("%d tokens were generated", m.GeneratedTokens)
 	}
 }
 
 func TestCloseCancels(t *testing.T) {
 	engine := newEngine(t, newCache(t, CacheConfig{}), EngineConfig{})
-	stream := submit(t, engine, long(t))
+	stream := submit(t, engine, endless(t))
 	must[Event](t)(stream.Next())
 	var readers sync.WaitGroup
 	for range 4 {

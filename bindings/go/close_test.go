@@ -116,7 +116,7 @@ func TestCloseEverythingAtOnce(t *testing.T) {
 
 func TestEngineThatIsClosedGivesWhatItHas(t *testing.T) {
 	engine := newEngine(t, newCache(t, CacheConfig{}), EngineConfig{})
-	stream := submit(t, engine, long(t))
+	stream := submit(t, engine, endless(t))
 	must[Event](t)(stream.Next())
 	engine.Close()
 	n := 1
@@ -136,7 +136,7 @@ func TestEngineThatIsClosedGivesWhatItHas(t *testing.T) {
 func TestQueueThatIsClosedFailsItsStreams(t *testing.T) {
 	queue := must[*Queue](t)(NewQueue(0))
 	engine := newEngine(t, newCache(t, CacheConfig{}), EngineConfig{Queue: queue})
-	stream := submit(t, engine, long(t))
+	stream := submit(t, engine, endless(t))
 	must[Event](t)(stream.Next())
 	queue.Close()
 	var err error
@@ -150,7 +150,9 @@ func TestQueueThatIsClosedFailsItsStreams(t *testing.T) {
 
 func TestDrain(t *testing.T) {
 	engine := newEngine(t, newCache(t, CacheConfig{}), EngineConfig{})
-	stream := submit(t, engine, long(t))
+	request := long(t)
+	request.MaxNewTokens = 4000
+	stream := submit(t, engine, request)
 	soon, cancel := context.WithTimeout(context.Background(), time.Millisecond)
 	defer cancel()
 	expect(t, engine.Drain(soon), context.DeadlineExceeded, ErrTimeout)
@@ -159,7 +161,7 @@ func TestDrain(t *testing.T) {
 	if err := engine.Drain(testContext(t)); err != nil {
 		t.Error(err)
 	}
-	if tokens, _ := read(t, stream); len(tokens) != 400 {
+	if tokens, _ := read(t, stream); len(tokens) != request.MaxNewTokens {
 		t.Errorf("%d tokens", len(tokens))
 	}
 

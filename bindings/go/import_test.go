@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// slowPrompt takes an engine with MaxBatchTokens 1 some hundred steps.
+// slowPrompt takes an engine with MaxBatchTokens 1 some thousand steps.
 func slowPrompt(t testing.TB) []int32 {
 	question := "what does the red box hold?"
 	tokens := ask(t, question)
-	return tokenize(t, strings.Repeat(facts, 440/len(tokens))+question)
+	return tokenize(t, strings.Repeat(facts, 3000/len(tokens))+question)
 }
 
 // filling is a handle whose prompt is being computed, slowly, and the stream that it came from.
@@ -153,7 +153,7 @@ func TestCacheThatIsClosedWithImportsOnTheirWay(t *testing.T) {
 }
 
 func TestLease(t *testing.T) {
-	cache := newCache(t, CacheConfig{Lease: 50 * time.Millisecond})
+	cache := newCache(t, CacheConfig{Lease: 500 * time.Millisecond})
 	engine := newEngine(t, cache, EngineConfig{Role: RolePrefill})
 	_, end := generate(t, engine, Request{Prompt: []int32{1, 2, 3}})
 	_, kept := generate(t, engine, Request{Prompt: []int32{4, 5, 6}})

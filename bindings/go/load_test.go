@@ -82,7 +82,7 @@ func TestWouldBlock(t *testing.T) {
 	var err error
 	for len(streams) < 10 {
 		var stream *Stream
-		if stream, err = engine.Submit(testContext(t), long(t)); err != nil {
+		if stream, err = engine.Submit(testContext(t), endless(t)); err != nil {
 			break
 		}
 		streams = append(streams, stream)

@@ -2,9 +2,11 @@ package cleave
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/pprof"
 	"sync"
@@ -70,9 +72,16 @@ func newEngine(t testing.TB, cache *Cache, config EngineConfig) *Engine {
 // facts tokenised, with a question behind them.
 func ask(t testing.TB, question string) []int32 { return tokenize(t, facts+question) }
 
-// long is a request that runs until it is stopped, or its context is full.
+// long is a request that takes some time.
 func long(t testing.TB) Request {
 	return Request{Prompt: ask(t, "the old farmer"), IgnoreEOS: true, MaxNewTokens: 400}
+}
+
+// endless is one that is stopped before its end, also by a machine that is late. It may have a cache to itself.
+func endless(t testing.TB) Request {
+	request := long(t)
+	request.MaxNewTokens = 12000
+	return request
 }
 
 func tokenize(t testing.TB, text string) []int32 {
@@ -119,11 +128,49 @@ func must[T any](t testing.TB) func(T, error) T {
 	}
 }
 
-// TestMain looks for goroutines that nobody ended.
+// contextTokens is what sequences of the tests' model may have: more than it was trained for, so that some never end.
+const contextTokens = 1 << 14
+
+// stretch copies the model to a directory of its own, with that context.
+func stretch() (string, error) {
+	dir, err := os.MkdirTemp("", "cleave")
+	if err != nil {
+		return "", err
+	}
+	if err := os.CopyFS(dir, os.DirFS(modelPath())); err != nil {
+		return dir, err
+	}
+	path := filepath.Join(dir, "config.json")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return dir, err
+	}
+	var config map[string]any
+	if err := json.Unmarshal(data, &config); err != nil {
+		return dir, err
+	}
+	config["max_position_embeddings"] = contextTokens
+	if data, err = json.Marshal(config); err != nil {
+		return dir, err
+	}
+	return dir, os.WriteFile(path, data, 0o644)
+}
+
+// TestMain has the tests, and the examples, run on that copy, and looks for goroutines that nobody ended.
 func TestMain(m *testing.M) {
+	dir, err := stretch()
+	if err == nil {
+		err = os.Setenv("CLEAVE_TEST_MODEL", dir)
+	}
+	code := 1
 	before := runtime.NumGoroutine()
-	code := m.Run()
-	for range 2000 {
+	if err == nil {
+		code = m.Run()
+	} else {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	os.RemoveAll(dir)
+	for range 20000 {
 		if code != 0 || runtime.NumGoroutine() <= before {
 			os.Exit(code)
 		}

@@ -10,7 +10,7 @@ import (
 func TestModelInfo(t *testing.T) {
 	info := must[ModelInfo](t)(testModel(t).Info())
 	if info.Architecture != "LlamaForCausalLM" || info.Layers != 5 || info.Heads != 4 || info.KVHeads != 2 || info.HeadDim != 32 ||
-		info.VocabSize != 768 || info.MaxContextTokens != 512 || info.WeightBytes == 0 ||
+		info.VocabSize != 768 || info.MaxContextTokens != contextTokens || info.WeightBytes == 0 ||
 		info.KVBytesPerToken != 5*2*2*32*2 || info.Fingerprint == [32]byte{} {
 		t.Errorf("%+v", info)
 	}

@@ -159,6 +159,9 @@ func TestFrontPrefills(t *testing.T) {
 			}
 		}
 	}
+	if len(phases) == 5 {
+		slices.Sort(phases[2:4]) // of two workers, on two connections
+	}
 	if !slices.Equal(phases, []string{"prefill", "handoff", "kv_ready", "prefilled", "done"}) {
 		t.Error(phases)
 	}

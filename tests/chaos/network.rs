@@ -3,6 +3,10 @@
 use super::support::*;
 use std::process::{Command, Stdio};
 
+/// At the stage at which the cable is pulled: long enough for a program to be started meanwhile, on a busy machine too, and
+/// shorter than the timeout.
+const PAUSE: Duration = Duration::from_millis(400);
+
 /// A namespace that is gone with this.
 struct Cable {
     name: String,
@@ -38,7 +42,7 @@ impl Cable {
         assert!(self.set("up"));
         let address = format!("{}:{port}", self.there).parse().unwrap();
         let reached = || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(50)).is_ok();
-        assert!((0..100).any(|_| reached()), "the network did not come back");
+        assert!((0..400).any(|_| reached()), "the network did not come back");
     }
 
     fn set(&self, state: &str) -> bool {
@@ -63,6 +67,7 @@ fn a_cable_that_is_pulled() {
     let mut from = Worker::start_under(&["ip", "netns", "exec", &cable.name], config);
     let mut to = importer();
     pair(&mut from, &mut to, Way::Tcp);
+    let pause = PAUSE.as_millis().to_string();
     for (salt, stage) in [
         "import.open",
         "import.opened",
@@ -82,9 +87,9 @@ fn a_cable_that_is_pulled() {
         let offer = offer(&mut from, Job::long(stream, salt as u64));
         let place = format!("transport.{stage}");
         if stage.starts_with("import") {
-            to.arm(&place, 1, "150")
+            to.arm(&place, 1, &pause)
         } else {
-            from.arm(&place, 1, "150")
+            from.arm(&place, 1, &pause)
         }
         let kv = to.ask(import(&offer.ticket))["kv"].clone();
         let submitted = to.try_ask(decode(&kv, false));
@@ -92,7 +97,7 @@ fn a_cable_that_is_pulled() {
         assert!(cable.set("down"));
         let begun = Instant::now();
         let status = to.ask(json!({"do": "ready", "kv": kv}))["status"].as_i64().unwrap();
-        assert!(begun.elapsed() < NOTICED + Duration::from_millis(150), "{what}: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < NOTICED + PAUSE, "{what}: {:?}", begun.elapsed());
         assert_eq!((status, end(&mut to, submitted)), (PEER, End::Failed(PEER)), "{what}");
         no_transfers(&mut from, NOTICED, &what);
         let [ours, theirs] = bystanders;

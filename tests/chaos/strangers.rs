@@ -21,7 +21,7 @@ fn one_that_accepts_and_says_nothing() {
         let bystander = Bystander::begin(&mut to);
         let begun = Instant::now();
         assert_eq!(take(&mut to, &offer.ticket, false), End::Failed(PEER));
-        assert!(begun.elapsed() < 2 * TIMEOUT + TIMEOUT, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < 2 * TIMEOUT + SLACK, "{:?}", begun.elapsed());
         // A deadline is kept whatever the peer does, and a cancel.
         let kv = to.ask(import(&offer.ticket))["kv"].clone();
         let mut submit = decode(&kv, false);
@@ -29,7 +29,7 @@ fn one_that_accepts_and_says_nothing() {
         let begun = Instant::now();
         let submitted = to.try_ask(submit);
         assert_eq!(end(&mut to, submitted), End::Failed(-12));
-        assert!(begun.elapsed() < Duration::from_millis(400), "a deadline of 100 ms: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < TIMEOUT + SLACK, "a deadline of 100 ms: {:?}", begun.elapsed());
         assert_eq!(take(&mut to, &offer.ticket, true), End::Tokens(offer.job.want()));
         bystander.check(&mut to, "a silent peer");
         settled(&mut to, "importer");
@@ -76,7 +76,7 @@ fn one_that_speaks_garbage() {
         });
         let begun = Instant::now();
         assert_eq!(take(&mut to, &offers[0].ticket, false), End::Failed(PEER));
-        assert!(begun.elapsed() < 3 * TIMEOUT, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < 2 * TIMEOUT + SLACK, "{:?}", begun.elapsed());
         serve.join().unwrap();
     });
     settled(&mut to, "importer");
@@ -107,16 +107,20 @@ fn clients_that_scan_dawdle_or_speak_garbage() {
     // They have five seconds to prove themselves, however much they say meanwhile.
     let begun = Instant::now();
     for dawdler in &dawdlers {
-        dawdler.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
+        dawdler.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let _ = (&mut &*dawdler).write_all(b"C");
         let _ = (&mut &*dawdler).read(&mut [0; 64]);
     }
-    assert!(begun.elapsed() < Duration::from_secs(7), "{:?}", begun.elapsed());
-    std::thread::sleep(Duration::from_millis(200));
-    let after = from.ask(json!({"do": "metrics"}));
+    assert!(begun.elapsed() < Duration::from_secs(5) + SLACK, "{:?}", begun.elapsed());
+    // What served them is gone, as soon as the machine gets to it.
     for field in ["threads", "files"] {
-        let (before, after) = (before[field].as_u64().unwrap(), after[field].as_u64().unwrap());
-        assert!(after <= before + 8, "{field}: {before}, then {after}");
+        let most = before[field].as_u64().unwrap() + 8;
+        let mut now = || from.ask(json!({"do": "metrics"}))[field].as_u64().unwrap();
+        let until = Instant::now() + 3 * SLACK;
+        while now() > most {
+            assert!(Instant::now() < until, "{field}: at most {most} expected, {} found", now());
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
     works(&mut from, &mut to, Job::long(false, 2));
     settled(&mut from, "exporter");
@@ -130,12 +134,15 @@ fn clients_that_open_transfers_and_go_silent() {
         let mut to = importer();
         let mut from = exporter(way, &mut to);
         let offers: Vec<_> = (0..10).map(|salt| offer(&mut from, Job { max: 4, ..Job::long(false, salt) })).collect();
-        (1..=10).for_each(|nth| to.arm("transport.import.fetch", nth, "1600"));
-        let kvs: Vec<_> = offers.iter().map(|offer| to.ask(import(&offer.ticket))["kv"].clone()).collect();
-        std::thread::sleep(Duration::from_millis(100));
+        let silence = (NOTICED + TIMEOUT).as_millis().to_string();
+        (1..=10).for_each(|nth| to.arm("transport.import.fetch", nth, &silence));
         let begun = Instant::now();
+        let kvs: Vec<_> = offers.iter().map(|offer| to.ask(import(&offer.ticket))["kv"].clone()).collect();
+        while from.ask(json!({"do": "audit"}))["transfers"] == 0 && begun.elapsed() < TIMEOUT {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         no_transfers(&mut from, NOTICED, "silent importers");
-        assert!(begun.elapsed() > TIMEOUT / 4, "given up early: {:?}", begun.elapsed());
+        assert!(begun.elapsed() >= TIMEOUT, "given up early: {:?}", begun.elapsed());
         for (kv, offer) in kvs.iter().zip(&offers) {
             let status = to.ask(json!({"do": "ready", "kv": kv}))["status"].as_i64().unwrap();
             assert!([PEER, EXPIRED].contains(&status), "{way:?}, salt {}: {status}", offer.job.salt);

@@ -10,9 +10,11 @@ pub use std::time::{Duration, Instant};
 
 /// A silent peer is gone after this: `peer_timeout` of every worker.
 pub const TIMEOUT: Duration = Duration::from_millis(500);
+/// What a busy machine may add to any promise.
+pub const SLACK: Duration = Duration::from_secs(1);
 /// A dead or stopped peer is noticed, and its blocks are back, within this: promised are a second on one host and twice
-/// the timeout elsewhere; the rest is for a busy machine.
-pub const NOTICED: Duration = Duration::from_millis(1500);
+/// the timeout elsewhere.
+pub const NOTICED: Duration = TIMEOUT.saturating_mul(2).saturating_add(SLACK);
 
 pub const PEER: i64 = -14;
 pub const EXPIRED: i64 = -9;

@@ -15,8 +15,8 @@ def client_of(server, kind=openai.OpenAI):
     return kind(base_url=server.url + "/v1", api_key="none", max_retries=0, timeout=120)
 
 
-def mixed(language):
-    return Server(language, "--listen", "127.0.0.1:0", "--model", MODEL, "--page", PAGE, *SMALL)
+def mixed(language, model=MODEL):
+    return Server(language, "--listen", "127.0.0.1:0", "--model", model, "--page", PAGE, *SMALL)
 
 
 # Every set-up that a client may meet: one process, a front with workers, and the two languages among each other.

@@ -21,7 +21,7 @@ LANGUAGES = [name for name, path in BINARIES.items() if path]
 SMALL = ["--kv-mib", "64", "--threads", "1"]
 
 
-def get(url, timeout=10):
+def get(url, timeout=60):
     """Status and body, whatever the status is."""
     try:
         with urllib.request.urlopen(url, timeout=timeout) as answer:
@@ -30,7 +30,8 @@ def get(url, timeout=10):
         return error.code, error.read().decode()
 
 
-def wait_until(what, holds, seconds=10.0):
+def wait_until(what, holds, seconds=60.0):
+    """Long enough for a machine that is busy: what does not come about does so on no machine."""
     end = time.monotonic() + seconds
     while True:
         last = holds()
@@ -47,7 +48,7 @@ class Server:
         self.language = language
         self.errors = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen([BINARIES[language], *map(str, options)], stdout=subprocess.PIPE, stderr=self.errors, text=True)
-        watchdog = threading.Timer(60, self.process.kill)
+        watchdog = threading.Timer(120, self.process.kill)
         watchdog.start()
         line = self.process.stdout.readline()
         watchdog.cancel()
@@ -82,7 +83,7 @@ class Server:
             self.process.send_signal(signal.SIGCONT)
             self.process.terminate()
         try:
-            return self.process.wait(20)
+            return self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise AssertionError(f"{self.language} at {self.url} did not end on SIGTERM\n{self.log()}") from None
@@ -130,13 +131,13 @@ class Cluster:
             paired = all(set(exporters) <= set(w["paired"]) for w in importers.values())
             return len(exporters) == prefill and len(importers) == decode and paired
 
-        wait_until(f"{prefill} prefill and {decode} paired decode workers", complete, 20)
+        wait_until(f"{prefill} prefill and {decode} paired decode workers", complete)
 
-    def check_quiescent(self, seconds=20):
+    def check_quiescent(self):
         """Nobody holds anything: at once where all went well, else when the leases of what was lost are over."""
         for worker in self.workers:
             if worker.process.poll() is None:
-                wait_until(f"{worker.role} at {worker.url} holds nothing", worker.holds_nothing, seconds)
+                wait_until(f"{worker.role} at {worker.url} holds nothing", worker.holds_nothing)
 
     def stop(self):
         statuses = [server.stop() for server in [*self.workers, self.front] if server.process.poll() is None]

@@ -41,9 +41,9 @@ class Streams:
             alive = [worker for worker in cluster.of("decode") if worker.process.poll() is None]
             return sum(worker.metric("cleave_requests_running") for worker in alive) >= STREAMS * 2 / 3
 
-        wait_until("most streams run", most, 60)
+        wait_until("most streams run", most)
 
-    def finish(self, seconds=120):
+    def finish(self, seconds=300):
         end = time.monotonic() + seconds
         for thread in self.threads:
             thread.join(max(0, end - time.monotonic()))
@@ -94,7 +94,7 @@ def test_a_killed_decode_worker(cluster, wanted):
     streams.wait_until_most_run(cluster)
     [last] = [worker for worker in cluster.of("decode") if worker.process.poll() is None]
     last.kill()
-    _, failures = streams.finish(30)
+    _, failures = streams.finish()
     assert all(failures), "no stream can have ended well"
     with pytest.raises(openai.InternalServerError) as caught:
         client_of(cluster).completions.create(model=streams.model, prompt="the", max_tokens=1)
@@ -145,11 +145,11 @@ def test_a_worker_that_leaves_finishes_first(cluster, wanted):
     wait_until("some run, others are on their way", lambda: sum(w["requests"] for w in cluster.listed("decode")) >= 8)
     leaving = busy_decode_worker(cluster)
     leaving.signal(signal.SIGTERM)
-    wait_until("it left", lambda: len(cluster.listed("decode")) == 1, 2)
+    wait_until("it left", lambda: len(cluster.listed("decode")) == 1, 5)  # before what it runs has ended
     works(cluster)
     texts, failures = streams.finish()
     assert not any(failures) and texts == want
-    assert leaving.process.wait(20) == 0
+    assert leaving.process.wait(60) == 0
     assert cluster.front.metric("cleave_front_moved_total") == 0
     assert leaving.url not in [w["url"] for w in cluster.listed() + cluster.listed(state="dead")]
 
@@ -181,6 +181,8 @@ def test_clients_that_go_away(cluster):
             pass
         stream.close()
     for worker in cluster.workers:
-        wait_until("nothing runs", lambda worker=worker: worker.metric("cleave_requests_running") == 0, 5)
+        wait_until("nothing runs", lambda worker=worker: worker.metric("cleave_requests_running") == 0)
+    generated = sum(worker.metric("cleave_generated_tokens_total") for worker in cluster.of("decode"))
+    assert generated < 40 * 300 / 2, "what a client left was cancelled"
     cluster.check_quiescent()
     works(cluster)

@@ -45,6 +45,10 @@ def post(server, body, path="/v1/chat/completions", headers=()):
     return int(head[9:12]), head.decode().lower(), rest
 
 
+def model_of(server):
+    return json.loads(get(server.url + "/v1/models")[1])["data"][0]["id"]
+
+
 BODIES = [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"model": "tiny", "messages": [{"role": "user", "content": "\xff"}]}', b"[" * 100000,
           b'{"model": "tiny", "messages": ' + b"[" * 5000 + b"]" * 5000 + b"}", b'{"model": 1e999, "messages": []}',
           b'{"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "temperature": 1e400}',
@@ -169,24 +173,27 @@ def test_options(language, tmp_path):
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_shutting_down_finishes_what_runs(language):
-    server = mixed(language)
+def test_shutting_down_finishes_what_runs(language, slow_model):
+    server = mixed(language, slow_model)
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        body = {"model": "tiny", "prompt": "the old farmer", "max_tokens": 400, "ignore_eos": True}
+        # Long enough to be seen running, and well within the ten seconds that it has.
+        body = {"model": model_of(server), "prompt": "the old farmer", "max_tokens": 100, "ignore_eos": True}
         running = pool.submit(post, server, body, "/v1/completions")
         while server.metric("cleave_requests_running") == 0:
+            assert not running.done(), running.result()
             time.sleep(0.01)
         server.signal(signal.SIGTERM)
-        status, _, answer = running.result(30)
-        assert status == 200 and json.loads(answer)["usage"]["completion_tokens"] == 400
-    assert server.process.wait(15) == 0
+        status, _, answer = running.result(60)
+        assert status == 200 and json.loads(answer)["usage"]["completion_tokens"] == 100
+    assert server.process.wait(60) == 0
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_more_than_fits_is_told_to_come_back(language):
+def test_more_than_fits_is_told_to_come_back(language, slow_model):
     """One sequence at a time and a queue of 1024: the third of these requests finds no place."""
-    server = Server(language, "--listen", "127.0.0.1:0", "--model", MODEL, "--kv-mib", "64", "--threads", "1", "--max-sequences", "1")
-    body = {"model": "tiny", "prompt": ["the old farmer"] * 600, "max_tokens": 200, "ignore_eos": True, "stream": True}
+    server = Server(language, "--listen", "127.0.0.1:0", "--model", slow_model, "--kv-mib", "64", "--threads", "1", "--max-sequences", "1")
+    model = model_of(server)
+    body = {"model": model, "prompt": ["the old farmer"] * 600, "max_tokens": 200, "ignore_eos": True, "stream": True}
     url = urlsplit(server.url)
     first = []
     for waiting in (599, 1199):
@@ -201,5 +208,5 @@ def test_more_than_fits_is_told_to_come_back(language):
     for connection in first:
         connection.close()
     wait_until("what nobody waits for is cancelled", server.holds_nothing)
-    assert post(server, {"model": "tiny", "prompt": "the", "max_tokens": 1}, "/v1/completions")[0] == 200
+    assert post(server, {"model": model, "prompt": "the", "max_tokens": 1}, "/v1/completions")[0] == 200
     assert server.stop() == 0

@@ -12,6 +12,7 @@ from servers import LANGUAGES
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium")
+expect.set_options(timeout=30000)
 
 
 @pytest.fixture(scope="module")
