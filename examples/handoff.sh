@@ -66,7 +66,7 @@ echo "--- prefill_worker $model"
 # shellcheck disable=SC2086
 $set_a "$bin/prefill_worker" "$model" --rpc "$rpc" --secret-file "$work/secret" --step-tokens 32 $listen >"$work/prefill" 2>&1 &
 prefill=$!
-for _ in $(seq 300); do
+for _ in $(seq 1200); do
     grep -q "^waiting for" "$work/prefill" && break
     kill -0 "$prefill" 2>/dev/null || { cat "$work/prefill" && exit 1; }
     sleep 0.1

@@ -52,7 +52,7 @@ impl Way {
         }
         if self == Way::Cuda {
             // A simulated device does one thing at a time, and slowly.
-            (config["device"], config["peer_timeout_ms"]) = (json!(0), json!(5000));
+            (config["device"], config["peer_timeout_ms"]) = (json!(0), json!(30_000));
         }
         if self == Way::Encrypted {
             config["encryption"] = json!("always");
@@ -199,7 +199,7 @@ pub fn end(to: &mut Worker, submitted: Value) -> End {
     if submitted.get("error").is_some() {
         return End::Failed(submitted["status"].as_i64().unwrap());
     }
-    let done = to.ask(json!({"do": "wait", "request": submitted["request"], "within_ms": 30_000}));
+    let done = to.ask(json!({"do": "wait", "request": submitted["request"], "within_ms": 120_000}));
     assert_eq!(done["ends"], 1, "one end: {done}");
     let tokens: Vec<i64> = done["tokens"].as_array().unwrap().iter().map(|t| t.as_i64().unwrap()).collect();
     match done["status"].as_i64().unwrap() {
@@ -220,7 +220,7 @@ pub fn take(to: &mut Worker, ticket: &Value, recompute: bool) -> End {
     }
     let submitted = to.try_ask(decode(&imported["kv"], recompute));
     let ended = end(to, submitted);
-    let ready = to.ask(json!({"do": "ready", "kv": imported["kv"], "within_ms": 10_000}));
+    let ready = to.ask(json!({"do": "ready", "kv": imported["kv"], "within_ms": 60_000}));
     assert!(ready.get("timeout").is_none(), "an import said nothing of its end");
     ended
 }

@@ -114,7 +114,7 @@ impl Worker {
     #[track_caller]
     pub fn try_ask(&mut self, command: Value) -> Value {
         self.tell(command.clone());
-        self.answer(Duration::from_secs(60)).unwrap_or_else(|| panic!("no answer to {command}"))
+        self.answer(Duration::from_secs(180)).unwrap_or_else(|| panic!("no answer to {command}"))
     }
 
     pub fn signal(&self, signal: i32) {
@@ -138,7 +138,7 @@ impl Worker {
             if stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" T")) {
                 return;
             }
-            assert!(begun.elapsed() < Duration::from_secs(20), "the worker is neither dead nor stopped");
+            assert!(begun.elapsed() < Duration::from_secs(60), "the worker is neither dead nor stopped");
             std::thread::sleep(Duration::from_millis(2));
         }
     }

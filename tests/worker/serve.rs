@@ -87,12 +87,9 @@ fn run(served: &mut Option<Served>, command: &Value) -> cleave::error::Result<Va
                     "decode" => Role::Decode,
                     _ => Role::Mixed,
                 };
-                let options = EngineOptions {
-                    role: Some(code),
-                    threads: 1,
-                    max_batch_tokens: number(command, "chunk") as usize,
-                    ..Default::default()
-                };
+                // A length of steps that is said: otherwise a device is measured, in blocks that seem to be a request's.
+                let max_batch_tokens = command["chunk"].as_u64().unwrap_or(512) as usize;
+                let options = EngineOptions { role: Some(code), threads: 1, max_batch_tokens, ..Default::default() };
                 s.engines.insert(role.clone(), Engine::create(&s.cache, &s.queue, options)?);
             }
             let mut request = Request {
@@ -247,7 +244,7 @@ fn create(config: &Value) -> cleave::error::Result<(Served, u16)> {
 
 impl Served {
     fn until(&mut self, within: Option<Duration>, wanted: impl Fn(&Event) -> bool) -> Option<Event> {
-        let until = Instant::now() + within.unwrap_or(Duration::from_secs(50));
+        let until = Instant::now() + within.unwrap_or(Duration::from_secs(150));
         loop {
             if let Some(event) = self.events.iter().find(|e| wanted(e)) {
                 return Some(*event);
