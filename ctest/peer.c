@@ -272,8 +272,8 @@ static void bad_addresses(void)
 
     /* What is no question at all leaves the report as it is. */
     report = blank_report();
-    CHECK_ERR(cleave_cache_pair(to, address.bytes, address.len, 5, &report, &err), CLEAVE_ERR_INVALID_ARGUMENT);
-    CHECK(has_text(&err, "required_transport: 5"));
+    CHECK_ERR(cleave_cache_pair(to, address.bytes, address.len, CLEAVE_TRANSPORT_CUDA + 1, &report, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK(has_text(&err, "required_transport: 6"));
     CHECK_ERR(cleave_cache_pair(to, address.bytes, address.len, UINT32_MAX, &report, &err), CLEAVE_ERR_INVALID_ARGUMENT);
     CHECK_ERR(cleave_cache_pair(to, NULL, 0, 0, &report, &err), CLEAVE_ERR_INVALID_ARGUMENT);
     CHECK_ERR(cleave_cache_pair(to, "x", SIZE_MAX, 0, &report, &err), CLEAVE_ERR_INVALID_ARGUMENT);

@@ -151,7 +151,7 @@ func TestQueueThatIsClosedFailsItsStreams(t *testing.T) {
 func TestDrain(t *testing.T) {
 	engine := newEngine(t, newCache(t, CacheConfig{}), EngineConfig{})
 	request := long(t)
-	request.MaxNewTokens = 4000
+	request.MaxNewTokens = 2000
 	stream := submit(t, engine, request)
 	soon, cancel := context.WithTimeout(context.Background(), time.Millisecond)
 	defer cancel()

@@ -182,7 +182,7 @@ func TestExportOfARunningGeneration(t *testing.T) {
 	cache := newCache(t, CacheConfig{})
 	first, second := newEngine(t, cache, EngineConfig{}), newEngine(t, cache, EngineConfig{})
 	request := long(t)
-	request.MaxNewTokens = 4000
+	request.MaxNewTokens = 2000
 	want, _ := generate(t, first, request)
 	stream := submit(t, first, request)
 	var tokens []int32

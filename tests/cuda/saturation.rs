@@ -26,7 +26,7 @@ fn measured(engine: &Engine) -> Metrics {
         if metrics.prefill_tokens_per_second > 0 {
             return metrics;
         }
-        assert!(begun.elapsed() < Duration::from_secs(60), "nothing was chosen: {metrics:?}");
+        assert!(begun.elapsed() < Duration::from_secs(300), "nothing was chosen: {metrics:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
