@@ -82,7 +82,7 @@ int main(void)
     cache = NULL;
 
     config.dtype = CLEAVE_DTYPE_I8;
-    config.flags |= CLEAVE_CACHE_NO_CONVERT;
+    config.flags |= CLEAVE_CACHE_NO_CONVERT | CLEAVE_CACHE_SHARE_WEIGHTS;
     CHECK_ERR(cleave_cache_create(model, &cpu, 1, &config, &cache, &err), CLEAVE_OK);
     cleave_cache_destroy(cache);
     config.dtype = 0;

@@ -336,9 +336,10 @@ static int usage(void)
             "usage: %s MODEL_DIRECTORY [options] [PROMPT]     without PROMPT: each line of stdin is one\n"
             "  --rpc PATH|HOST:PORT          where the prefill worker waits (default: a socket in XDG_RUNTIME_DIR or /tmp)\n"
             "  --secret-file PATH            the prefill worker's (default: where that makes it)\n"
-            "  --transport any|shm|tcp|nixl  how the KV has to come (default: any)\n"
+            "  --transport any|shm|tcp|nixl|cuda  how the KV has to come (default: any)\n"
             "  --local-tokens N              prompts of up to N tokens that are not cached are computed here (default 32)\n"
             "  --cache-mib N                 memory for KV (default 128)\n"
+            "  --device N                    the GPU of that number (default: the CPU)\n"
             "  --max N                       tokens of an answer (default 64)\n"
             "  --count N                     asks each prompt N times, at once\n",
             program);
@@ -347,10 +348,10 @@ static int usage(void)
 
 int main(int argc, char **argv)
 {
-    static const char *const transports[] = {"any", "process", "shm", "tcp", "nixl"};
+    static const char *const transports[] = {"any", "process", "shm", "tcp", "nixl", "cuda"};
     char default_rpc[200], default_secret[200];
     const char *path = NULL, *prompt = NULL, *secret = NULL;
-    long local_tokens = 32, mib = 128;
+    long local_tokens = 32, mib = 128, device = CLEAVE_DEVICE_CPU;
     int reading, good = 1;
     program = argv[0];
     where = meeting_place("sock", default_rpc, sizeof default_rpc);
@@ -366,12 +367,14 @@ int main(int argc, char **argv)
         else if (strcmp(option, "--secret-file") == 0)
             secret = value;
         else if (strcmp(option, "--transport") == 0)
-            for (transport = 0; transport < 5 && strcmp(value, transports[transport]) != 0;)
+            for (transport = 0; transport < 6 && strcmp(value, transports[transport]) != 0;)
                 transport++;
         else if (strcmp(option, "--local-tokens") == 0)
             local_tokens = number(value);
         else if (strcmp(option, "--cache-mib") == 0)
             mib = number(value);
+        else if (strcmp(option, "--device") == 0)
+            good &= (device = number(value)) >= 0;
         else if (strcmp(option, "--max") == 0)
             max_tokens = number(value);
         else if (strcmp(option, "--count") == 0)
@@ -379,12 +382,13 @@ int main(int argc, char **argv)
         else
             good = 0;
     }
-    if (!good || path == NULL || transport > 4 || local_tokens < 1 || mib < 1 || max_tokens < 1 || count < 1)
+    if (!good || path == NULL || transport > 5 || local_tokens < 1 || mib < 1 || max_tokens < 1 || count < 1)
         return usage();
     cleave_engine_config_t config = {.struct_size = sizeof config, .role = CLEAVE_ROLE_MIXED,
                                      .local_prefill_tokens = (uint32_t)local_tokens};
     check(cleave_model_load(path, &model, &err), "load the model");
-    cache = open_cache(model, secret ? secret : meeting_place("secret", default_secret, sizeof default_secret), mib);
+    cache = open_cache(model, secret ? secret : meeting_place("secret", default_secret, sizeof default_secret), mib,
+                       (int32_t)device);
     check(cleave_queue_create(0, &queue, &err), "create the queue");
     check(cleave_engine_create(cache, queue, &config, &engine, &err), "create the engine");
     reading = prompt == NULL;

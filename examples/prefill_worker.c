@@ -191,6 +191,7 @@ static int usage(void)
             "  --secret-file PATH       32 bytes; made if there is none (default: a file in XDG_RUNTIME_DIR or /tmp)\n"
             "  --step-tokens N          prompt tokens in a step: KV can be fetched after each (default: the library's)\n"
             "  --cache-mib N            memory for KV (default 128)\n"
+            "  --device N               the GPU of that number (default: the CPU)\n"
             "  --count N                ends after so many prompts\n",
             program);
     return 2;
@@ -201,7 +202,7 @@ int main(int argc, char **argv)
     char default_rpc[200], default_secret[200];
     const char *path = NULL, *rpc = meeting_place("sock", default_rpc, sizeof default_rpc), *why;
     const char *secret = NULL, *kv_listen = NULL, *advertise = NULL;
-    long step_tokens = 0, mib = 128, count = 0;
+    long step_tokens = 0, mib = 128, count = 0, device = CLEAVE_DEVICE_CPU;
     program = argv[0];
     for (int i = 1; i < argc; i++) {
         const char *option = argv[i], *value = i + 1 < argc ? argv[i + 1] : "";
@@ -222,7 +223,10 @@ int main(int argc, char **argv)
             step_tokens = number(value);
         else if (strcmp(option, "--cache-mib") == 0)
             mib = number(value);
-        else if (strcmp(option, "--count") == 0)
+        else if (strcmp(option, "--device") == 0) {
+            if ((device = number(value)) < 0)
+                return usage();
+        } else if (strcmp(option, "--count") == 0)
             count = number(value);
         else
             return usage();
@@ -238,7 +242,7 @@ int main(int argc, char **argv)
     cleave_engine_config_t config = {.struct_size = sizeof config, .role = CLEAVE_ROLE_PREFILL,
                                      .max_batch_tokens = (uint32_t)step_tokens};
     check(cleave_model_load(path, &model, &err), "load the model");
-    cache = open_cache(model, secret, mib);
+    cache = open_cache(model, secret, mib, (int32_t)device);
     check(cleave_queue_create(0, &queue, &err), "create the queue");
     check(cleave_engine_create(cache, queue, &config, &engine, &err), "create the engine");
     if (kv_listen != NULL) {

@@ -81,12 +81,14 @@ static inline void read_secret(const char *path, uint8_t secret[32])
     close(fd);
 }
 
-static inline cleave_cache_t *open_cache(cleave_model_t *model, const char *secret_file, long mib)
+/* On a GPU (device 0 and on), or the CPU (-1). Workers on one GPU have one copy of the weights there. */
+static inline cleave_cache_t *open_cache(cleave_model_t *model, const char *secret_file, long mib, int32_t device)
 {
-    cleave_cache_config_t config = {.struct_size = sizeof config, .bytes_per_device = (uint64_t)mib << 20};
+    cleave_cache_config_t config = {.struct_size = sizeof config, .bytes_per_device = (uint64_t)mib << 20,
+                                    .flags = CLEAVE_CACHE_SHARE_WEIGHTS};
     cleave_cache_t *cache;
     read_secret(secret_file, config.secret);
-    check(cleave_cache_create(model, NULL, 0, &config, &cache, &err), "create the cache");
+    check(cleave_cache_create(model, &device, 1, &config, &cache, &err), "create the cache");
     memset(config.secret, 0, sizeof config.secret);
     return cache;
 }

@@ -22,5 +22,11 @@ for server in go cpp; do
         echo "SKIPPED: the $server server, which was not built" >&2
     fi
 done
+# A CUDA driver that simulates its device.
+if cargo build --quiet --locked -p simulated-cuda; then
+    export CLEAVE_SIMULATED_CUDA=$PWD/target/debug
+else
+    echo "SKIPPED: workers on a simulated device, whose driver could not be built" >&2
+fi
 [ $# -gt 0 ] && [ -e "${!#}" ] || set -- "$@" tests/servers
 PYTHONDONTWRITEBYTECODE=1 "$venv/bin/python" -m pytest --tb=short "$@"

@@ -37,6 +37,10 @@ type CacheConfig struct {
 	// NoConvert imports only KV of the cache's own layout: that of another block size or dtype is [ErrIncompatible]
 	// instead of converted.
 	NoConvert bool
+	// ShareWeights: one copy of the weights on a CUDA device for all processes of this user on this machine that set it. The
+	// first of them loads the weights, later ones map them, and they stay as long as anyone has them. On the CPU weights are
+	// shared in any case.
+	ShareWeights bool
 	// Lease is how long a KV handle lives that nobody renews. Default: 30 s.
 	Lease time.Duration
 	// Secret signs tickets and images: caches with the same secret can import from each other. All zero: a random one,
@@ -80,6 +84,9 @@ func (m *Model) NewCache(config CacheConfig) (*Cache, error) {
 	}
 	if config.NoConvert {
 		c.Flags |= capi.CacheNoConvert
+	}
+	if config.ShareWeights {
+		c.Flags |= capi.CacheShareWeights
 	}
 	devices := make([]int32, len(config.Devices))
 	for i, device := range config.Devices {

@@ -26,7 +26,8 @@ public:
         pool.lease = std::chrono::seconds(10); // of a prompt that no decode worker fetches
         if (options.is_worker())               // importers have to know it
             pool.secret = read_secret(options.secret_file);
-        cache = need(cleave::Cache::create(model, pool), "create the cache");
+        pool.share_weights = options.is_worker(); // those on one GPU have one copy there
+        cache = need(cleave::Cache::create(model, pool, {&options.device, 1}), "create the cache");
         if (!options.kv_listen.empty()) // importers on other machines: before anybody gets its address or a ticket
             need(cache.listen(options.kv_listen), "listen for importers");
 

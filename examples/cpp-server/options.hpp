@@ -1,6 +1,8 @@
 // The command line. See "Options" in ../README.md.
 #pragma once
 
+#include <cleave/cleave.h>
+
 #include <cstdint>
 #include <map>
 #include <stdexcept>
@@ -12,6 +14,7 @@ struct Options {
     std::string model, model_name;
     std::string front, advertise; // URLs without a slash at the end
     std::string secret_file, kv_listen, page;
+    std::int32_t device; // a GPU's number, or the CPU
     std::uint32_t kv_mib, max_sequences, max_batch_tokens, threads; // 0: the library's
 
     bool is_worker() const { return role == "prefill" || role == "decode"; }
@@ -23,7 +26,7 @@ inline Options parse_options(int argc, char **argv)
     std::map<std::string, std::string> values = {
         {"--role", "mixed"}, {"--listen", "127.0.0.1:8000"}, {"--model", ""}, {"--model-name", ""}, {"--front", ""},
         {"--advertise", ""}, {"--secret-file", ""}, {"--kv-listen", ""}, {"--kv-mib", "1024"}, {"--max-sequences", "0"},
-        {"--max-batch-tokens", "0"}, {"--threads", "0"}, {"--page", ""}};
+        {"--max-batch-tokens", "0"}, {"--threads", "0"}, {"--page", ""}, {"--device", ""}};
     const auto require = [](bool right, const std::string &option, const std::string &what) {
         if (!right)
             throw std::invalid_argument(option + ": " + what);
@@ -69,6 +72,8 @@ inline Options parse_options(int argc, char **argv)
         require(!out.is_worker() || !values[option].empty(), option, "is required");
     out.kv_listen = values["--kv-listen"];
     out.page = values["--page"];
+    const std::string device = values["--device"];
+    out.device = device.empty() ? CLEAVE_DEVICE_CPU : static_cast<std::int32_t>(number("--device", device, INT32_MAX));
     out.kv_mib = number("--kv-mib", values["--kv-mib"], UINT32_MAX);
     out.max_sequences = number("--max-sequences", values["--max-sequences"], UINT32_MAX);
     out.max_batch_tokens = number("--max-batch-tokens", values["--max-batch-tokens"], UINT32_MAX);

@@ -36,7 +36,12 @@ func openEngine(o *options, url string) (*engineHost, error) {
 	if h.about, err = h.model.Info(); err != nil {
 		return nil, err
 	}
-	config := cleave.CacheConfig{BytesPerDevice: uint64(o.kvMiB) << 20, Lease: kvLease}
+	config := cleave.CacheConfig{
+		Devices:        []int{o.device},
+		BytesPerDevice: uint64(o.kvMiB) << 20,
+		Lease:          kvLease,
+		ShareWeights:   o.worker(), // those on one GPU have one copy there
+	}
 	if o.worker() {
 		secret, err := os.ReadFile(o.secretFile)
 		if err != nil {

@@ -9,12 +9,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	cleave "cleave/go"
 )
 
 // options are those of ../README.md.
 type options struct {
 	role, listen, model, modelName, front, advertise, secretFile, kvListen, page string
 	kvMiB, maxSequences, maxBatchTokens, threads                                 uint
+	device                                                                       int
 }
 
 func (o *options) worker() bool { return o.role == "prefill" || o.role == "decode" }
@@ -32,6 +35,7 @@ func parseOptions(args []string) (*options, error) {
 	flags.StringVar(&o.advertise, "advertise", "", "`URL` of this worker for its front (default: where it listens)")
 	flags.StringVar(&o.secretFile, "secret-file", "", "`PATH` of 32 bytes, the same for all workers")
 	flags.StringVar(&o.kvListen, "kv-listen", "", "`HOST:PORT` where other machines fetch KV from a prefill worker")
+	flags.IntVar(&o.device, "device", cleave.DeviceCPU, "`N`, the number of a GPU (default: the CPU)")
 	flags.UintVar(&o.kvMiB, "kv-mib", 1024, "`MIB` of memory for KV")
 	flags.UintVar(&o.maxSequences, "max-sequences", 0, "`N` sequences that run at once (default: the library's)")
 	flags.UintVar(&o.maxBatchTokens, "max-batch-tokens", 0, "`N` tokens of a step at most (default: the library's)")
@@ -58,6 +62,8 @@ func parseOptions(args []string) (*options, error) {
 		return nil, errors.New("--model is missing")
 	case o.worker() && (!strings.HasPrefix(o.front, "http://") || o.secretFile == ""):
 		return nil, errors.New("a worker needs --front http://HOST:PORT and --secret-file")
+	case o.device < cleave.DeviceCPU:
+		return nil, fmt.Errorf("--device %d: GPUs are numbered from 0 on", o.device)
 	case max(o.kvMiB, o.maxSequences, o.maxBatchTokens, o.threads) > 1<<31 || o.kvMiB == 0:
 		return nil, errors.New("a number is out of range")
 	}

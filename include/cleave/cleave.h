@@ -406,6 +406,14 @@ void cleave_detokenizer_destroy(cleave_detokenizer_t *d);
 /** Imports only KV of its own layout: that of another block size or dtype is INCOMPATIBLE instead of converted. */
 #define CLEAVE_CACHE_NO_CONVERT (1u << 1)
 
+/**
+ * One copy of the weights on a CUDA device for all processes of this user on this machine (in one network namespace) that
+ * set this: the first of them loads the weights, later ones map them in milliseconds, and they stay as long as anyone has
+ * them, whoever ends or is killed. For the first cache of a model on a device in this process: further ones use what is
+ * there. UNSUPPORTED where devices cannot share memory. On the CPU weights are the mapped files, shared in any case.
+ */
+#define CLEAVE_CACHE_SHARE_WEIGHTS (1u << 2)
+
 /** How a cache is made. Zero means default in every field. */
 typedef struct cleave_cache_config_t {
     uint32_t struct_size;
@@ -463,7 +471,8 @@ cleave_status_t cleave_cache_create(cleave_model_t *model,
  * same `bytes_total` each time (as they lie on the device) and `bytes_done` from 0 to `bytes_total`, never less than
  * before. Where there is nothing to load it is told once, with everything done: on the CPU, which uses the mapped files
  * and reads pages as it comes to them, and on a device that another cache has brought the weights to, or is bringing
- * them: then this call waits for that first.
+ * them: then this call waits for that first. While another process loads weights that this one shares
+ * (CLEAVE_CACHE_SHARE_WEIGHTS), it is told again and again that nothing is there, and can end the waiting.
  *
  * `progress` may call every function of this API but cleave_cache_create and this one (CLEAVE_ERR_INVALID_ARGUMENT), and
  * must not wait for a thread that is in one of them.

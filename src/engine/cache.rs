@@ -2,7 +2,7 @@
 
 use super::active::Active;
 use super::event::{Event, EventKind};
-use super::home::{self, Home, Place};
+use super::home::{self, Home, Place, Sharing};
 use super::prepare::Bounds;
 use super::queue::Queue;
 use super::saturation;
@@ -38,6 +38,8 @@ pub struct CacheOptions {
     pub peer_timeout: Option<Duration>,
     /// Refuses to import KV of another block size, dtype or shards instead of converting it.
     pub no_convert: bool,
+    /// One copy of the weights on a CUDA device for all processes that say so.
+    pub share_weights: bool,
     /// Layout of a tensor-parallel group of as many shards, 0 means 1; the CPU computes on it as one device.
     pub shards: u32,
 }
@@ -93,7 +95,8 @@ impl ModelCache {
         }
         // Only whoever has the secret can import: without one that the host gave, nobody else does.
         let serve = options.secret.is_some();
-        let home = home::make(model, device, geometry, n_blocks, serve, progress)?;
+        let sharing = Sharing { pool: serve, weights: options.share_weights };
+        let home = home::make(model, device, geometry, n_blocks, sharing, progress)?;
         let identity = CacheIdentity {
             fingerprint: model.fingerprint(),
             tokenizer_digest: model.tokenizer_digest().unwrap_or_default(),

@@ -36,17 +36,26 @@ pub(super) trait Home: Send + Sync {
     fn streams(&self, percent: u32, leaving: u32) -> Result<Streams>;
 }
 
-/// `shared`: other processes can be given the pool to read, where its memory allows it. `progress` is told of the weights.
+/// What other processes can have of it, where its memory allows it.
+#[derive(Clone, Copy)]
+pub(super) struct Sharing {
+    /// To read.
+    pub pool: bool,
+    /// And this one theirs.
+    pub weights: bool,
+}
+
+/// `progress` is told of the weights.
 pub(super) fn make(
     model: &Arc<Model>,
     device: i32,
     geometry: KvGeometry,
     n_blocks: usize,
-    shared: bool,
+    sharing: Sharing,
     progress: &mut Progress<'_>,
 ) -> Result<Box<dyn Home>> {
     if device == DEVICE_CPU {
-        let slab = if shared { KvSlab::shared(geometry, n_blocks) } else { KvSlab::new(geometry, n_blocks) };
+        let slab = if sharing.pool { KvSlab::shared(geometry, n_blocks) } else { KvSlab::new(geometry, n_blocks) };
         let home = Cpu { slab: Arc::new(slab?), weights: model.cpu_weights()? };
         // They are where they are mapped: there is nothing to be waited for.
         let bytes = model.checkpoint().weight_bytes();
@@ -57,9 +66,9 @@ pub(super) fn make(
     CudaBackend::check(&geometry)?;
     device.load_kernels()?;
     // The pool first: whether it fits is known at once, the weights take their time.
-    let make = if shared { CudaSlab::shared } else { CudaSlab::new };
+    let make = if sharing.pool { CudaSlab::shared } else { CudaSlab::new };
     let slab = Arc::new(make(&device, geometry, n_blocks)?);
-    Ok(Box::new(Cuda { slab, weights: model.cuda_weights(&device, progress)?, device }))
+    Ok(Box::new(Cuda { slab, weights: model.cuda_weights(&device, sharing.weights, progress)?, device }))
 }
 
 struct Cpu {

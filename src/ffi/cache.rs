@@ -31,6 +31,11 @@ pub const CLEAVE_DTYPE_I8: u32 = 4;
 pub const CLEAVE_CACHE_NO_PREFIX: u32 = 1 << 0;
 /// Imports only KV of its own layout: that of another block size or dtype is INCOMPATIBLE instead of converted.
 pub const CLEAVE_CACHE_NO_CONVERT: u32 = 1 << 1;
+/// One copy of the weights on a CUDA device for all processes of this user on this machine (in one network namespace) that
+/// set this: the first of them loads the weights, later ones map them in milliseconds, and they stay as long as anyone has
+/// them, whoever ends or is killed. For the first cache of a model on a device in this process: further ones use what is
+/// there. UNSUPPORTED where devices cannot share memory. On the CPU weights are the mapped files, shared in any case.
+pub const CLEAVE_CACHE_SHARE_WEIGHTS: u32 = 1 << 2;
 
 /// How a cache is made. Zero means default in every field.
 #[repr(C)]
@@ -91,7 +96,8 @@ pub type cleave_progress_fn =
 /// same `bytes_total` each time (as they lie on the device) and `bytes_done` from 0 to `bytes_total`, never less than
 /// before. Where there is nothing to load it is told once, with everything done: on the CPU, which uses the mapped files
 /// and reads pages as it comes to them, and on a device that another cache has brought the weights to, or is bringing
-/// them: then this call waits for that first.
+/// them: then this call waits for that first. While another process loads weights that this one shares
+/// (CLEAVE_CACHE_SHARE_WEIGHTS), it is told again and again that nothing is there, and can end the waiting.
 ///
 /// `progress` may call every function of this API but cleave_cache_create and this one (CLEAVE_ERR_INVALID_ARGUMENT), and
 /// must not wait for a thread that is in one of them.
@@ -159,7 +165,8 @@ unsafe fn create(
 }
 
 fn options(config: &cleave_cache_config_t) -> crate::error::Result<CacheOptions> {
-    known_flags(config.flags, CLEAVE_CACHE_NO_PREFIX | CLEAVE_CACHE_NO_CONVERT, "config.flags")?;
+    let known = CLEAVE_CACHE_NO_PREFIX | CLEAVE_CACHE_NO_CONVERT | CLEAVE_CACHE_SHARE_WEIGHTS;
+    known_flags(config.flags, known, "config.flags")?;
     let dtype = match config.dtype {
         CLEAVE_DTYPE_DEFAULT => None,
         code => Some(
@@ -176,6 +183,7 @@ fn options(config: &cleave_cache_config_t) -> crate::error::Result<CacheOptions>
         peer_timeout: (config.peer_timeout_ms > 0).then(|| Duration::from_millis(u64::from(config.peer_timeout_ms))),
         no_prefix_cache: config.flags & CLEAVE_CACHE_NO_PREFIX != 0,
         no_convert: config.flags & CLEAVE_CACHE_NO_CONVERT != 0,
+        share_weights: config.flags & CLEAVE_CACHE_SHARE_WEIGHTS != 0,
         ..CacheOptions::default()
     })
 }

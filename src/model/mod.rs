@@ -29,10 +29,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use crate::backend::cpu::CpuBackend;
-use crate::backend::cuda::{CudaBackend, Device, Loader};
+use crate::backend::cuda::{CudaBackend, Depot, Device, Loader};
 use crate::backend::{KvGeometry, Progress};
 use crate::bail;
-use crate::error::Result;
+use crate::error::{Result, Status};
 use crate::tensor::Dtype;
 
 use chat::ChatTemplate;
@@ -163,8 +163,14 @@ impl Model {
     }
 
     /// The weights on a CUDA device: copied there once for all caches and engines, and there until the last of them goes.
-    /// `progress` must not ask for weights itself.
-    pub fn cuda_weights(&self, device: &Arc<Device>, progress: &mut Progress<'_>) -> Result<Arc<Weights<CudaBackend>>> {
+    /// `shared`: if this process has none there yet, those of another process that shares its own, and shared by this one
+    /// as well. `progress` must not ask for weights itself.
+    pub fn cuda_weights(
+        &self,
+        device: &Arc<Device>,
+        shared: bool,
+        progress: &mut Progress<'_>,
+    ) -> Result<Arc<Weights<CudaBackend>>> {
         let dtype = self.info().weight_dtype;
         let bytes = ToDevice::bytes(&self.checkpoint, dtype);
         let mut cuda = self.cuda.lock().unwrap_or_else(PoisonError::into_inner);
@@ -173,15 +179,55 @@ impl Model {
             progress(bytes, bytes)?;
             return Ok(weights);
         }
-        for shard in self.checkpoint.shards() {
-            shard.mapping.will_need();
-        }
-        let mut each = |done, total| progress(done, total);
-        let mut upload = ToDevice { loader: Loader::watched(device, bytes, &mut each)?, dtype };
-        let weights = Arc::new(Weights::build(&self.checkpoint, &mut upload)?);
-        upload.loader.finish()?;
+        let depot = match shared {
+            false => Depot::Apart(device.clone()),
+            true => self.shared_depot(device, dtype, bytes, progress)?,
+        };
+        let weights = match self.upload(depot, dtype, bytes, progress) {
+            // As of two builds of one version: nothing is lost but memory.
+            Err(error) if shared && error.status == Status::Incompatible => {
+                crate::log!(Warn, "model", "weights of this process's own: {error}");
+                self.upload(Depot::Apart(device.clone()), dtype, bytes, progress)?
+            }
+            loaded => loaded?,
+        };
+        let weights = Arc::new(weights);
         cuda.push((device.ordinal(), Arc::downgrade(&weights)));
         Ok(weights)
+    }
+
+    fn upload(
+        &self,
+        depot: Depot,
+        dtype: Dtype,
+        bytes: u64,
+        progress: &mut Progress<'_>,
+    ) -> Result<Weights<CudaBackend>> {
+        if !depot.is_filled() {
+            self.checkpoint.shards().iter().for_each(|shard| shard.mapping.will_need());
+        }
+        let mut each = |done, total| progress(done, total);
+        let mut upload = ToDevice { loader: Loader::watched(depot, bytes, &mut each)?, dtype };
+        let weights = Weights::build(&self.checkpoint, &mut upload)?;
+        upload.loader.finish()?;
+        Ok(weights)
+    }
+
+    /// Processes that load the same weights onto the same device in the same way meet here.
+    fn shared_depot(
+        &self,
+        device: &Arc<Device>,
+        dtype: Dtype,
+        bytes: u64,
+        progress: &mut Progress<'_>,
+    ) -> Result<Depot> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.fingerprint()).update(&device.uuid()?).update(&bytes.to_le_bytes());
+        hasher.update(dtype.name().as_bytes()).update(env!("CARGO_PKG_VERSION").as_bytes());
+        let name = format!("cleave-weights-{}", &hasher.finalize().to_hex()[..32]);
+        // A bias may be there in two types.
+        let (most, tensors) = (ToDevice::most_bytes(&self.checkpoint, dtype), 2 * self.checkpoint.tensors().len());
+        Depot::shared(device, &name, most, tensors, &mut || progress(0, bytes))
     }
 
     /// UNSUPPORTED when the directory has no tokenizer.json.

@@ -137,9 +137,18 @@ impl Upload<CudaBackend> for ToDevice<'_> {
 impl ToDevice<'_> {
     /// What all weights take there, as vectors are f32.
     pub fn bytes(checkpoint: &Checkpoint, dtype: Dtype) -> u64 {
+        Self::sum(checkpoint, dtype, 4)
+    }
+
+    /// Room for them in any case: a bias may be there in a second type, and for projections that have none.
+    pub fn most_bytes(checkpoint: &Checkpoint, dtype: Dtype) -> u64 {
+        Self::sum(checkpoint, dtype, 3 * (4 + 2))
+    }
+
+    fn sum(checkpoint: &Checkpoint, dtype: Dtype, of_vectors: u64) -> u64 {
         let bytes = |tensor: &&Tensor| {
             let elements = tensor.stored.shape.iter().product::<usize>() as u64;
-            elements * if tensor.stored.shape.len() == 2 { dtype.size() as u64 } else { 4 }
+            elements * if tensor.stored.shape.len() == 2 { dtype.size() as u64 } else { of_vectors }
         };
         checkpoint.tensors().iter().map(bytes).sum()
     }

@@ -290,13 +290,13 @@ struct Room {
 
 enum Place {
     Host(SharedMemory),
-    Device(DevicePool),
+    Device(Box<DevicePool>),
 }
 
 impl Room {
     fn new(cache: &Cache, n: usize, size: usize) -> Result<Room> {
         let place = match cache.store().on_device() {
-            Some(pool) => Place::Device(pool.beside(n, size)?),
+            Some(pool) => Place::Device(Box::new(pool.beside(n, size)?)),
             None => {
                 let memory = SharedMemory::create(n * size)?;
                 memory.populate(true)?;

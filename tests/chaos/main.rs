@@ -15,6 +15,7 @@ mod stops;
 mod strangers;
 mod support;
 mod tickets;
+mod weights;
 #[path = "../worker/mod.rs"]
 mod worker;
 

@@ -5,7 +5,10 @@ use crate::device;
 use cleave::backend::cuda;
 use cleave::engine::{CacheOptions, ModelCache, Role};
 use cleave::error::{Error, Status};
+use cleave::kv::KvId;
+use cleave::transport::Transport;
 use std::process::Command;
+use std::sync::Arc;
 
 /// Runs an ignored test of this program by itself. What cargo adds to the search path would find the simulated driver.
 pub fn alone(test: &str, settings: &str) {
@@ -144,6 +147,86 @@ fn fails_in_turn() {
         assert_eq!(device::leaks(), "", "after call {k} of {calls} failed");
     }
     assert!(refused > 60, "{refused} of {calls} calls were missed");
+}
+
+/// The same for memory that is mapped by others, and weights that are shared.
+#[test]
+fn handoffs_that_fail() {
+    alone("drivers::hands_over_in_spite", "");
+}
+
+#[test]
+#[ignore = "run by handoffs_that_fail"]
+fn hands_over_in_spite() {
+    device::simulate();
+    assert_eq!(cuda::count(), 1);
+    let alive = (tiny(), handing_over().unwrap());
+    assert_eq!(alive.1, handing_over().unwrap(), "greedy tokens");
+    device::load("");
+    handing_over().unwrap();
+    let calls = device::calls();
+    let mut failed = 0;
+    for k in (1..=calls).step_by(calls as usize / 60) {
+        device::load(&format!("fail={k}"));
+        let outcome = handing_over();
+        device::load("");
+        match outcome {
+            // As where there is another way, or what failed is nobody's error any more.
+            Ok(tokens) => assert_eq!(tokens, alive.1, "after call {k} of {calls} failed"),
+            Err(error) => {
+                let expected = [Status::Device, Status::OutOfMemory, Status::Unsupported, Status::Peer];
+                assert!(expected.contains(&error.status), "call {k} of {calls}: {error}");
+                failed += 1;
+            }
+        }
+        assert_eq!(device::leaks(), "", "after call {k} of {calls} failed");
+    }
+    assert!(failed > 30, "{failed} of {calls} calls were missed");
+}
+
+/// From one cache to another through the device's memory, as another process maps it: the tokens.
+fn handing_over() -> cleave::error::Result<Vec<u32>> {
+    let options = CacheOptions { share_weights: true, ..crate::generation::options() };
+    let caches = [options.clone(), options].map(|options| ModelCache::create(&tiny(), &[0], options));
+    let [from, to] = caches;
+    let (from, to) = (from?, to?);
+    let outcome = hand_over(&from, &to);
+    // Whatever became of it: nobody holds blocks for long.
+    for cache in [&from, &to] {
+        crate::common::assert_quiescent(cache);
+    }
+    outcome
+}
+
+fn hand_over(from: &Arc<ModelCache>, to: &Arc<ModelCache>) -> cleave::error::Result<Vec<u32>> {
+    let mut host = Host::new();
+    let prefill = cleave::engine::Engine::create(from, &host.queue, role(Role::Prefill))?;
+    let decode = cleave::engine::Engine::create(to, &host.queue, role(Role::Decode))?;
+    if let Some(error) = to.node().pair(&from.node().address(), Some(Transport::Cuda)).error {
+        return Err(error);
+    }
+    let mut run = |engine: &cleave::engine::Engine, request| {
+        let submitted = engine.submit(vec![request]);
+        if let Some(error) = submitted.refused {
+            return Err(error);
+        }
+        let outcome = host.finish(submitted.ids[0]);
+        let end = outcome.end.unwrap();
+        match end.status {
+            Some(status) => Err(Error::new(status, "a request failed")),
+            None => Ok((outcome.tokens, end.kv)),
+        }
+    };
+    let (mut tokens, kv) = run(&prefill, request(&PROMPT, 4))?;
+    let ticket = from.node().ticket(KvId(kv))?;
+    let landed = to.import(None, &ticket, 0)?;
+    let rest = run(&decode, crate::common::continuation(landed.0));
+    if rest.is_err() {
+        // It stays with the exporter, or in the importer: given back by hand.
+        let _ = (from.kv().release(KvId(kv)), to.kv().release(landed));
+    }
+    tokens.extend(rest?.0);
+    Ok(tokens)
 }
 
 /// A cache, an engine and a request, whose prompt is long enough for products of many rows.

@@ -18,6 +18,8 @@ struct Served {
     queue: Arc<Queue>,
     engines: HashMap<String, Engine>,
     events: Vec<Event>,
+    /// How often it was told that a part of the weights is loaded.
+    told: u64,
 }
 
 /// What `worker_process` calls: nothing, unless this process was started as a worker.
@@ -56,6 +58,7 @@ fn tokens(value: &Value) -> Vec<u32> {
 /// - ticket {kv}, import {ticket, tag}, ready {kv}: until KV_READY, release {kv}, info {kv}
 /// - address, pair {address, transport}, audit, metrics, arm {name, nth, action}, cancel {engine, request},
 ///   export {engine, request}, first {request}: until its first TOKEN
+/// - told: how often it was told that a part of the weights is loaded
 /// - forget: the events so far; destroy {engine}: that engine; destroy: the cache; exit: the process
 fn run(served: &mut Option<Served>, command: &Value) -> cleave::error::Result<Value> {
     let what = command["do"].as_str().unwrap();
@@ -79,6 +82,7 @@ fn run(served: &mut Option<Served>, command: &Value) -> cleave::error::Result<Va
     }
     let s = served.as_mut().expect("created");
     match what {
+        "told" => Ok(json!({"times": s.told})),
         "submit" => {
             let role = command["engine"].as_str().unwrap().to_string();
             if !s.engines.contains_key(&role) {
@@ -87,9 +91,13 @@ fn run(served: &mut Option<Served>, command: &Value) -> cleave::error::Result<Va
                     "decode" => Role::Decode,
                     _ => Role::Mixed,
                 };
-                // A length of steps that is said: otherwise a device is measured, in blocks that seem to be a request's.
-                let max_batch_tokens = command["chunk"].as_u64().unwrap_or(512) as usize;
-                let options = EngineOptions { role: Some(code), threads: 1, max_batch_tokens, ..Default::default() };
+                let options = EngineOptions {
+                    role: Some(code),
+                    threads: 1,
+                    // Said, as a device's engine would measure otherwise, which takes a simulated one long.
+                    max_batch_tokens: command["chunk"].as_u64().unwrap_or(512) as usize,
+                    ..Default::default()
+                };
                 s.engines.insert(role.clone(), Engine::create(&s.cache, &s.queue, options)?);
             }
             let mut request = Request {
@@ -222,6 +230,7 @@ fn create(config: &Value) -> cleave::error::Result<(Served, u16)> {
         dtype: config["dtype"].as_u64().and_then(|code| Dtype::from_code(code as u32)),
         shards: number(config, "shards") as u32,
         no_convert: config["no_convert"] == true,
+        share_weights: config["share_weights"] == true,
         ..CacheOptions::default()
     };
     // The device, and what the simulated driver is told of it.
@@ -229,7 +238,11 @@ fn create(config: &Value) -> cleave::error::Result<(Served, u16)> {
     if !devices.is_empty() || config["driver_loaded"] == true {
         super::device::load(config["driver"].as_str().unwrap_or_default());
     }
-    let cache = ModelCache::create(&model, &devices, options)?;
+    let mut told = 0;
+    let cache = ModelCache::create_watched(&model, &devices, options, &mut |done, total| {
+        told += u64::from(done > 0 && done < total);
+        Ok(())
+    })?;
     let mut port = 0;
     if let Some(address) = config["listen"].as_str() {
         let encryption = match config["encryption"].as_str() {
@@ -239,7 +252,7 @@ fn create(config: &Value) -> cleave::error::Result<(Served, u16)> {
         };
         port = cache.listen(address, config["advertise"].as_str(), encryption)?;
     }
-    Ok((Served { cache, queue: Queue::new(0)?, engines: HashMap::new(), events: Vec::new() }, port))
+    Ok((Served { cache, queue: Queue::new(0)?, engines: HashMap::new(), events: Vec::new(), told }, port))
 }
 
 impl Served {

@@ -28,7 +28,13 @@ impl Side {
     fn new(model: &Arc<Model>, role: Role) -> Outcome<Side> {
         // A simulated device takes its time.
         let lease = Some(Duration::from_secs(300));
-        let options = CacheOptions { bytes: 4 << 20, secret: Some([9; 32]), lease, ..CacheOptions::default() };
+        let options = CacheOptions {
+            bytes: 4 << 20,
+            secret: Some([9; 32]),
+            lease,
+            share_weights: true,
+            ..CacheOptions::default()
+        };
         let cache = ModelCache::create(model, &[0], options).map_err(words)?;
         let queue = Queue::new(0).map_err(words)?;
         let options = EngineOptions { role: Some(role), threads: 1, ..EngineOptions::default() };

@@ -24,6 +24,8 @@ struct CacheConfig {
     bool prefix_cache = true;
     /// Convert imported KV of another block size or dtype.
     bool convert_imports = true;
+    /// One copy of the weights on a CUDA device for all processes of this user that say so: CLEAVE_CACHE_SHARE_WEIGHTS.
+    bool share_weights = false;
     /// Further CLEAVE_CACHE_* of the C header.
     std::uint32_t flags = 0;
     /// Memory for KV blocks on each device; 0: 1 GiB.
@@ -40,7 +42,8 @@ struct CacheConfig {
         auto config = detail::sized<cleave_cache_config_t>();
         config.block_tokens = block_tokens;
         config.dtype = cleave::to_c(dtype);
-        config.flags = flags | (prefix_cache ? 0 : CLEAVE_CACHE_NO_PREFIX) | (convert_imports ? 0 : CLEAVE_CACHE_NO_CONVERT);
+        config.flags = flags | (prefix_cache ? 0 : CLEAVE_CACHE_NO_PREFIX) | (convert_imports ? 0 : CLEAVE_CACHE_NO_CONVERT) |
+            (share_weights ? CLEAVE_CACHE_SHARE_WEIGHTS : 0);
         config.bytes_per_device = bytes_per_device;
         config.lease_ms = detail::to_ms(lease);
         for (std::size_t i = 0; i < secret.size(); i++)

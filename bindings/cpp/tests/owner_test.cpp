@@ -110,10 +110,11 @@ TEST_F(Owners, ConfigsReachTheLibrary)
     config.flags = 0;
     config.prefix_cache = false;
     config.convert_imports = false;
+    config.share_weights = true;
     config.lease = std::chrono::seconds(1);
     config.peer_timeout = std::chrono::seconds(2);
     const cleave_cache_config_t c = config.to_c();
-    EXPECT_EQ(c.flags, CLEAVE_CACHE_NO_PREFIX | CLEAVE_CACHE_NO_CONVERT);
+    EXPECT_EQ(c.flags, CLEAVE_CACHE_NO_PREFIX | CLEAVE_CACHE_NO_CONVERT | CLEAVE_CACHE_SHARE_WEIGHTS);
     EXPECT_EQ(c.lease_ms, 1000u);
     EXPECT_EQ(c.peer_timeout_ms, 2000u);
     EXPECT_EQ(c.secret[31], 0x5e);

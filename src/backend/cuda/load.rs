@@ -1,8 +1,9 @@
 //! Brings weights to a device: from wherever they are mapped through two pinned buffers, one of which is filled while
 //! the device copies from the other.
 
+use super::depot::{Depot, Weight};
 use super::device::Device;
-use super::memory::{DeviceMemory, PinnedMemory};
+use super::memory::PinnedMemory;
 use super::stream::{Event, Stream};
 use crate::backend::Progress;
 use crate::error::Result;
@@ -15,7 +16,7 @@ const THREADS: usize = 4;
 
 /// One loading of weights.
 pub struct Loader<'a> {
-    device: Arc<Device>,
+    depot: Depot,
     stream: Stream,
     halves: [Half; 2],
     next: usize,
@@ -42,27 +43,44 @@ impl Half {
 
 impl<'a> Loader<'a> {
     pub fn new(device: &Arc<Device>) -> Result<Loader<'a>> {
+        Self::into(Depot::Apart(device.clone()))
+    }
+
+    fn into(depot: Depot) -> Result<Loader<'a>> {
+        let device = depot.device();
         Ok(Loader {
             stream: Stream::new(device)?,
             halves: [Half::new(device)?, Half::new(device)?],
             next: 0,
             watched: None,
-            device: device.clone(),
+            depot,
         })
     }
 
-    /// One of `total` bytes, whose progress is told from none to all of them.
-    pub fn watched(device: &Arc<Device>, total: u64, progress: &'a mut Progress<'a>) -> Result<Loader<'a>> {
-        progress(0, total)?;
-        Ok(Loader { watched: Some(Watched { progress, done: 0, total }), ..Loader::new(device)? })
+    /// One of `total` bytes into a depot, whose progress is told from none to all of them; once, if they are there.
+    pub fn watched(depot: Depot, total: u64, progress: &'a mut Progress<'a>) -> Result<Loader<'a>> {
+        if !depot.is_filled() {
+            progress(0, total)?;
+        }
+        Ok(Loader { watched: Some(Watched { progress, done: 0, total }), ..Loader::into(depot)? })
     }
 
-    pub(super) fn device(&self) -> &Arc<Device> {
-        &self.device
+    pub(super) fn place(&mut self, bytes: usize) -> Result<Weight> {
+        self.depot.place(bytes)
+    }
+
+    /// Whether all weights are there, and [`Loader::load`] has nothing to do.
+    pub(super) fn is_filled(&self) -> bool {
+        self.depot.is_filled()
     }
 
     /// Copies `bytes` to `offset` of `to`. They are there once [`Loader::finish`] has returned.
-    pub(super) fn load(&mut self, to: &DeviceMemory, offset: usize, bytes: &[u8]) -> Result<()> {
+    pub(super) fn load(&mut self, to: &Weight, offset: usize, bytes: &[u8]) -> Result<()> {
+        if self.is_filled() {
+            return Ok(());
+        }
+        let (to, begin) = to.memory();
+        let offset = begin + offset;
         for (i, piece) in bytes.chunks(WORDS * 4).enumerate() {
             let half = &mut self.halves[self.next];
             self.next = 1 - self.next;
@@ -83,6 +101,7 @@ impl<'a> Loader<'a> {
     /// Waits until everything is there.
     pub fn finish(self) -> Result<()> {
         self.stream.synchronize()?;
+        self.depot.finish()?;
         self.watched.map_or(Ok(()), |watched| (watched.progress)(watched.total, watched.total))
     }
 }

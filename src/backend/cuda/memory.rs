@@ -42,6 +42,11 @@ impl DeviceMemory {
         }
     }
 
+    /// The same, or nothing.
+    pub fn only_shareable(device: &Arc<Device>, bytes: usize) -> Result<DeviceMemory> {
+        Ok(Self::of(device, Shareable::new(device, bytes)?, bytes))
+    }
+
     /// Another process's bytes, read-only: what [`DeviceMemory::descriptor`] gave there, with its size.
     pub fn open(device: &Arc<Device>, fd: OwnedFd, bytes: usize) -> Result<DeviceMemory> {
         Ok(Self::of(device, Shareable::open(device, fd, bytes)?, bytes))

@@ -9,7 +9,7 @@
 //! | memory, streams, launches | `memory`, `stream` |
 //! | memory that other processes map | `shareable` |
 //! | priorities, parts of the multiprocessors | `streams`, `partition` |
-//! | how weights get there | `load`, `tensors` |
+//! | how weights get there, and are shared with other processes | `load`, `depot`, `tensors` |
 //! | what the device is told of a step | `step`, `layout` |
 //! | recorded steps | `graph` |
 //! | which kernel runs for an operation | this file, `attention`, `product` |
@@ -21,6 +21,7 @@
 mod attention;
 mod blas;
 mod cublaslt;
+mod depot;
 mod device;
 mod draw;
 mod driver;
@@ -40,6 +41,7 @@ mod stream;
 mod streams;
 mod tensors;
 
+pub use depot::Depot;
 pub use device::{Device, DeviceInfo, count, info};
 pub use load::Loader;
 pub use pool::DevicePool;

@@ -1,6 +1,7 @@
 //! Weights and activations on a device.
 
 use super::CudaBackend;
+use super::depot::Weight;
 use super::device::Device;
 use super::layout::Element;
 use super::load::Loader;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 
 /// A weight matrix `[rows, cols]`, row-major, in the type that the device computes with.
 pub struct CudaMatrix {
-    memory: DeviceMemory,
+    memory: Weight,
     pub(super) rows: u32,
     pub(super) cols: u32,
     pub(super) element: Element,
@@ -45,7 +46,10 @@ impl CudaMatrix {
         if !(cols * dtype.size()).is_multiple_of(16) {
             bail!(Unsupported, "matrix of {rows} x {cols} {dtype} on a CUDA device: rows are no multiple of 16 bytes");
         }
-        let memory = DeviceMemory::new(loader.device(), total)?;
+        let memory = loader.place(total)?;
+        if loader.is_filled() {
+            return Ok(CudaMatrix { memory, rows: n_rows, cols: n_cols, element });
+        }
         let mut loaded = 0;
         for bytes in parts {
             let bytes = bytes?;
@@ -68,9 +72,9 @@ impl CudaMatrix {
 
 /// A norm weight or bias, in f32 for our kernels.
 pub struct CudaVector {
-    memory: DeviceMemory,
+    memory: Weight,
     /// A bias in the type of matrices, for cuBLASLt, where that has all its values exactly.
-    rounded: Option<DeviceMemory>,
+    rounded: Option<Weight>,
 }
 
 impl CudaVector {
@@ -91,12 +95,12 @@ impl CudaVector {
 
     /// In the type of matrices.
     pub(super) fn rounded(&self) -> Option<u64> {
-        self.rounded.as_ref().map(DeviceMemory::address)
+        self.rounded.as_ref().map(Weight::address)
     }
 }
 
-fn load(loader: &mut Loader, bytes: &[u8]) -> Result<DeviceMemory> {
-    let memory = DeviceMemory::new(loader.device(), bytes.len())?;
+fn load(loader: &mut Loader, bytes: &[u8]) -> Result<Weight> {
+    let memory = loader.place(bytes.len())?;
     loader.load(&memory, 0, bytes)?;
     Ok(memory)
 }

@@ -48,22 +48,28 @@ pub(in crate::transport) struct Remote {
 }
 
 /// The way that the blocks take: the peer's pool, or NIXL's reader; neither for connections.
+#[derive(Default)]
+struct Reached {
+    mapped: Option<Arc<Mapped>>,
+    reader: Option<Arc<Reader>>,
+}
+
 fn reach(
     peer: &Peer,
     control: &mut Channel,
     block_bytes: usize,
     plane: Plane,
     question: Question<'_>,
-) -> Result<(Option<Arc<Mapped>>, Option<Arc<Reader>>)> {
+) -> Result<Reached> {
     match plane {
-        Plane::Streams => Ok((None, None)),
-        Plane::Nixl => Ok((None, Some(peer.reader(control, question)?))),
+        Plane::Streams => Ok(Reached::default()),
+        Plane::Nixl => Ok(Reached { reader: Some(peer.reader(control, question)?), mapped: None }),
         Plane::Mapped => {
             let mapped = peer.mapped(control, question)?;
             if mapped.block_bytes != block_bytes {
                 bail!(Incompatible, "the peer's blocks: expected {block_bytes} bytes, found {}", mapped.block_bytes);
             }
-            Ok((Some(mapped), None))
+            Ok(Reached { mapped: Some(mapped), reader: None })
         }
     }
 }
@@ -85,7 +91,7 @@ impl Remote {
         crate::failpoint::hit("transport.import.open")?;
         let (mut control, asked, answer) = peer.begin(open, question)?;
         let Message::Lent { loan } = answer else { return unexpected() };
-        let (mapped, reader) = match reach(peer, &mut control, block_bytes, plane, question) {
+        let Reached { mapped, reader } = match reach(peer, &mut control, block_bytes, plane, question) {
             Ok(found) => found,
             Err(error) => {
                 // Given back now rather than when the connection is seen to be closed: another way may be tried at once.

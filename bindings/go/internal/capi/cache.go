@@ -47,10 +47,11 @@ type CacheConfig struct {
 
 // Flags of a cache and of a listener.
 const (
-	CacheNoPrefix   = C.CLEAVE_CACHE_NO_PREFIX
-	CacheNoConvert  = C.CLEAVE_CACHE_NO_CONVERT
-	ListenEncrypt   = C.CLEAVE_LISTEN_ENCRYPT
-	ListenPlaintext = C.CLEAVE_LISTEN_PLAINTEXT
+	CacheNoPrefix     = C.CLEAVE_CACHE_NO_PREFIX
+	CacheNoConvert    = C.CLEAVE_CACHE_NO_CONVERT
+	CacheShareWeights = C.CLEAVE_CACHE_SHARE_WEIGHTS
+	ListenEncrypt     = C.CLEAVE_LISTEN_ENCRYPT
+	ListenPlaintext   = C.CLEAVE_LISTEN_PLAINTEXT
 )
 
 // CacheCreate is cleave_cache_create, or with progress cleave_cache_create_with_progress.
