@@ -66,6 +66,8 @@ pub struct State {
     pub execs: BTreeMap<usize, (usize, Ops)>,
     /// Peers that were enabled, (of, to).
     pub peers: Vec<(usize, usize)>,
+    /// Copies between devices that went through the host.
+    pub staged: u64,
     /// What contexts took with them at their end.
     pub left: Vec<String>,
     pub faults: BTreeMap<i32, usize>,
@@ -103,6 +105,7 @@ static STATE: LazyLock<Mutex<State>> = LazyLock::new(|| {
         graphs: BTreeMap::new(),
         execs: BTreeMap::new(),
         peers: Vec::new(),
+        staged: 0,
         left: Vec::new(),
         faults: BTreeMap::new(),
         last_kernel: (0, 0),

@@ -7,7 +7,7 @@
 //! | which functions of the driver are used, what their errors mean | `driver` |
 //! | devices, loading of kernels | `device` |
 //! | memory, streams, launches | `memory`, `stream` |
-//! | memory that other processes map | `shareable` |
+//! | memory that other processes map, or other devices read | `shareable`, `peer` |
 //! | priorities, parts of the multiprocessors | `streams`, `partition` |
 //! | how weights get there | `load`, `tensors` |
 //! | what the device is told of a step | `step`, `layout` |
@@ -30,6 +30,7 @@ mod layout;
 mod load;
 mod memory;
 mod partition;
+mod peer;
 mod pool;
 mod product;
 mod shareable;
