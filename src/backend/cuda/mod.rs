@@ -155,7 +155,7 @@ impl Backend for CudaBackend {
         batch: &Batch,
         rope: &RopeRows,
         kv: &CudaSlab,
-        body: impl FnOnce(&mut Self) -> Result<()>,
+        mut body: impl FnMut(&mut Self) -> Result<()>,
     ) -> Result<()> {
         let block_tokens = kv.geometry().block_tokens;
         let (room, repeats) = self.room(batch, block_tokens);
@@ -168,9 +168,18 @@ impl Backend for CudaBackend {
             Turn::Replay => return self.graphs.replay(&room, &self.stream),
             Turn::Record => {
                 let (device, stream) = (self.device.clone(), self.stream.clone());
-                let graph = Graph::record(&device, &stream, || body(self))?;
-                self.graphs.insert(&room, graph);
-                return self.graphs.replay(&room, &self.stream);
+                match Graph::record(&device, &stream, || body(self)) {
+                    Ok(graph) => {
+                        self.graphs.insert(&room, graph);
+                        return self.graphs.replay(&room, &self.stream);
+                    }
+                    // What cannot be recorded, or for whose graph there is no memory, may run all the same. What is wrong
+                    // with the device comes out there.
+                    Err(error) => {
+                        crate::log!(Warn, "cuda", "steps of {} rows are not recorded: {error}", room.rows);
+                        self.graphs.give_up(&room);
+                    }
+                }
             }
             Turn::Run => {}
         }
