@@ -78,7 +78,10 @@ impl State {
     pub fn place(&self, at: usize, bytes: usize) -> Result<Place> {
         let Some((mut start, mut range)) = self.range(at) else {
             let inside = self.ranges.range(at..at.saturating_add(bytes)).next().is_some();
-            return if inside || at == 0 { Err(INVALID_VALUE) } else { Ok(Place::Pageable) };
+            // Addresses that are reserved, or were, are nobody's host memory.
+            let before = [&self.reserved, &self.freed].map(|all| all.range(..=at).next_back());
+            let unmapped = before.iter().flatten().any(|(start, bytes)| at < *start + *bytes);
+            return if inside || unmapped || at == 0 { Err(INVALID_VALUE) } else { Ok(Place::Pageable) };
         };
         let place = range.kind.device().map_or(Place::Pinned, Place::Device);
         loop {

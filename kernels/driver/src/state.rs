@@ -51,6 +51,8 @@ pub struct State {
     pub physical: BTreeMap<u64, Physical>,
     /// Reserved addresses and their sizes.
     pub reserved: BTreeMap<usize, usize>,
+    /// Addresses that were reserved once.
+    pub freed: BTreeMap<usize, usize>,
     pub streams: BTreeMap<usize, Stream>,
     pub next_place: u64,
     pub events: BTreeMap<usize, Event>,
@@ -93,6 +95,7 @@ static STATE: LazyLock<Mutex<State>> = LazyLock::new(|| {
         ranges: BTreeMap::new(),
         physical: BTreeMap::new(),
         reserved: BTreeMap::new(),
+        freed: BTreeMap::new(),
         streams: BTreeMap::new(),
         next_place: 1,
         events: BTreeMap::new(),
