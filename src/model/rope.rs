@@ -59,8 +59,8 @@ impl Rope {
         matches!(self.config.scaling, Scaling::Dynamic { .. }) && len > self.config.max_positions
     }
 
-    /// Fills `out` with the cosines and sines of all rows of `batch`. A sine takes tens of nanoseconds and a row has a
-    /// hundred, while the device waits: those of the base are kept.
+    /// Fills `out` with the cosines and sines of all rows of `batch`. Those of the base are kept: the device waits for them,
+    /// and sines of 64 pairs take half a microsecond a row.
     pub fn rows(&mut self, batch: &Batch, out: &mut RopeRows) -> Result<()> {
         let half = self.config.head_dim as usize / 2;
         out.cos.clear();
