@@ -61,9 +61,9 @@ __device__ inline uint32_t draw(const Sampling &sampling, const SamplingRow &p, 
         const auto bin = [&](float logit) { return bin_of(softmax.largest - double(logit)); };
         bound = sampling.select(one, bin, [&](Weight) -> Weight { return p.top_k - 1; });
     }
+    // The bound first: few are within, and the exponential in double is what costs.
     const auto weight = [&](uint32_t id, float logit) -> Weight {
-        const Weight all = softmax.weight(logit);
-        return all != 0 && bound.keeps(order_of(logit), id) ? all : 0;
+        return bound.keeps(order_of(logit), id) ? softmax.weight(logit) : 0;
     };
     if (p.top_p < 1.0f) {
         const auto bin = [&](float logit) { return bin_of(softmax.distance(logit)); };

@@ -151,13 +151,13 @@ pub trait Backend: Send + Sized {
     type Kv: BlockStore;
 
     /// Runs the operations of a step, `body`; or, as they are the same for every batch of a shape, does once more what
-    /// they did before.
+    /// they did before. `body` is called a second time if the first had no effect.
     fn step(
         &mut self,
         _batch: &Batch,
         _rope: &RopeRows,
         _kv: &Self::Kv,
-        body: impl FnOnce(&mut Self) -> Result<()>,
+        mut body: impl FnMut(&mut Self) -> Result<()>,
     ) -> Result<()> {
         body(self)
     }

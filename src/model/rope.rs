@@ -18,18 +18,30 @@ pub struct Rope {
     attention_scaling: f32,
     /// The last stretched set (dynamic NTK) and its length.
     stretched: Option<(u32, Vec<f32>)>,
+    /// Angles of the base set, by page of positions.
+    pages: Vec<Option<Page>>,
 }
+
+/// Cosines and sines of [`PAGE`] consecutive positions, one position after the other each.
+struct Page {
+    cos: Box<[f32]>,
+    sin: Box<[f32]>,
+}
+
+/// Positions whose angles are computed at once, and those beyond which they are not kept: 16 MiB with heads of 128.
+const PAGE: u32 = 16;
+const KEPT: u32 = 32 << 10;
 
 impl Rope {
     pub fn new(config: &Config) -> Self {
         let (base, attention_scaling) = inverse_frequencies(config);
-        Rope { config: config.clone(), base, attention_scaling, stretched: None }
+        Rope { config: config.clone(), base, attention_scaling, stretched: None, pages: Vec::new() }
     }
 
     /// Inverse frequencies for a sequence of `len` tokens.
     pub fn inverse_frequencies(&mut self, len: u32) -> &[f32] {
         let Scaling::Dynamic { factor } = self.config.scaling else { return &self.base };
-        if len <= self.config.max_positions {
+        if !self.stretches(len) {
             return &self.base;
         }
         let fresh = self.stretched.as_ref().is_some_and(|(cached, _)| *cached == len);
@@ -42,7 +54,13 @@ impl Rope {
         self.stretched.as_ref().map_or(&self.base, |(_, set)| set)
     }
 
-    /// Fills `out` with the cosines and sines of all rows of `batch`.
+    /// Whether a sequence of `len` tokens has other frequencies than the base.
+    fn stretches(&self, len: u32) -> bool {
+        matches!(self.config.scaling, Scaling::Dynamic { .. }) && len > self.config.max_positions
+    }
+
+    /// Fills `out` with the cosines and sines of all rows of `batch`. Those of the base are kept: the device waits for them,
+    /// and sines of 64 pairs take half a microsecond a row.
     pub fn rows(&mut self, batch: &Batch, out: &mut RopeRows) -> Result<()> {
         let half = self.config.head_dim as usize / 2;
         out.cos.clear();
@@ -51,14 +69,40 @@ impl Rope {
         out.sin.reserve(batch.positions.len() * half);
         let scaling = self.attention_scaling;
         for (&position, &len) in batch.positions.iter().zip(&batch.rope_lens) {
+            if position < KEPT && !self.stretches(len) {
+                let at = (position % PAGE) as usize * half;
+                let page = self.page(position / PAGE);
+                out.cos.extend_from_slice(&page.cos[at..at + half]);
+                out.sin.extend_from_slice(&page.sin[at..at + half]);
+                continue;
+            }
             for &frequency in self.inverse_frequencies(len) {
-                let (sin, cos) = (position as f32 * frequency).sin_cos();
-                out.cos.push(cos * scaling);
-                out.sin.push(sin * scaling);
+                let (cos, sin) = angle(position, frequency, scaling);
+                out.cos.push(cos);
+                out.sin.push(sin);
             }
         }
         Ok(())
     }
+
+    fn page(&mut self, index: u32) -> &Page {
+        let (at, first) = (index as usize, index * PAGE);
+        if self.pages.len() <= at {
+            self.pages.resize_with(at + 1, || None);
+        }
+        self.pages[at].get_or_insert_with(|| {
+            let rows = first..first + PAGE;
+            let angles = rows.flat_map(|position| self.base.iter().map(move |frequency| (position, *frequency)));
+            let (cos, sin): (Vec<_>, Vec<_>) = angles.map(|(p, f)| angle(p, f, self.attention_scaling)).unzip();
+            Page { cos: cos.into(), sin: sin.into() }
+        })
+    }
+}
+
+/// The cosine and the sine that a pair is turned by at a position.
+fn angle(position: u32, frequency: f32, scaling: f32) -> (f32, f32) {
+    let (sin, cos) = (position as f32 * frequency).sin_cos();
+    (cos * scaling, sin * scaling)
 }
 
 /// `theta^(2j/d)` for each j, in f32. The power is taken in f64 and rounded once: within an ulp of the f32
@@ -126,4 +170,40 @@ fn yarn(config: &Config) -> (Vec<f32>, f32) {
         1.0 / (factor as f32 * power) * (1.0 - keep) + 1.0 / power * keep
     });
     (set.collect(), attention_factor as f32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(rope: &mut Rope, positions: &[u32], lens: &[u32]) -> RopeRows {
+        let mut out = RopeRows::default();
+        let batch = Batch { positions: positions.to_vec(), rope_lens: lens.to_vec(), ..Batch::default() };
+        rope.rows(&batch, &mut out).unwrap();
+        out
+    }
+
+    /// Whatever was asked for before, a row's angles are those of its position and length, to the bit.
+    #[test]
+    fn what_is_kept_is_what_is_computed() {
+        let positions = [0, 15, 16, 700, KEPT - 1, KEPT, KEPT + 1, 700, 100_000];
+        for scaling in [Scaling::Default, Scaling::Dynamic { factor: 4.0 }] {
+            let config = Config { head_dim: 8, theta: 1e4, max_positions: 600, scaling };
+            let mut rope = Rope::new(&config);
+            for _ in 0..2 {
+                let lens: Vec<u32> = positions.iter().map(|position| position + 1).collect();
+                let found = rows(&mut rope, &positions, &lens);
+                let mut at = 0;
+                for (position, len) in positions.iter().zip(&lens) {
+                    for frequency in rope.inverse_frequencies(*len).to_vec() {
+                        let x = *position as f32 * frequency;
+                        assert_eq!((found.cos[at], found.sin[at]), (x.cos(), x.sin()), "{position}");
+                        at += 1;
+                    }
+                }
+                assert_eq!((found.cos.len(), found.sin.len()), (at, at));
+            }
+            assert!(rope.pages.len() <= (KEPT / PAGE) as usize);
+        }
+    }
 }

@@ -98,6 +98,11 @@ pub fn calls() -> u64 {
     count(c"simulated_cuda_calls")
 }
 
+/// Copies between devices that went through the host since then.
+pub fn staged() -> u64 {
+    count(c"simulated_cuda_staged")
+}
+
 /// Captures that began since then, and launches of graphs.
 pub fn graphs() -> (u64, u64) {
     (count(c"simulated_cuda_captures"), count(c"simulated_cuda_replays"))

@@ -11,6 +11,7 @@ mod handoff;
 mod models;
 mod operations;
 mod partition;
+mod peers;
 mod progress;
 mod roles;
 mod saturation;

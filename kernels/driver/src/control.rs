@@ -17,7 +17,7 @@ pub unsafe extern "C" fn simulated_cuda_configure(settings: *const c_char) -> i3
     let mut state = lock();
     let Some(settings) = state.settings.with(&text) else { return -1 };
     state.settings = settings;
-    (state.calls, state.recorded, state.replayed) = (0, 0, 0);
+    (state.calls, state.recorded, state.replayed, state.staged) = (0, 0, 0, 0);
     if text.split([' ', ',']).any(|word| word == "reset") {
         state.left.clear();
         state.faults.clear();
@@ -42,6 +42,12 @@ pub extern "C" fn simulated_cuda_captures() -> u64 {
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_replays() -> u64 {
     lock().replayed
+}
+
+/// The number of copies between devices that went through the host: nobody had asked for a direct way.
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_staged() -> u64 {
+    lock().staged
 }
 
 /// Where the last kernel ran: the priority of its stream, and on how many multiprocessors.

@@ -16,8 +16,8 @@ pub enum Kind {
     Registered,
     /// cuIpcOpenMemHandle: opened so many times. Its own offset in the other process's memory.
     Opened { device: usize, times: usize, of: (u32, i32, usize) },
-    /// cuMemMap of a handle's memory; accessible once cuMemSetAccess says so.
-    Mapped { device: usize, physical: u64, access: bool },
+    /// cuMemMap of a handle's memory; accessible to the devices (bits) that cuMemSetAccess says.
+    Mapped { device: usize, physical: u64, read: u16, write: u16 },
 }
 
 impl Kind {
@@ -78,11 +78,14 @@ impl State {
     pub fn place(&self, at: usize, bytes: usize) -> Result<Place> {
         let Some((mut start, mut range)) = self.range(at) else {
             let inside = self.ranges.range(at..at.saturating_add(bytes)).next().is_some();
-            return if inside || at == 0 { Err(INVALID_VALUE) } else { Ok(Place::Pageable) };
+            // Addresses that are reserved, or were, are nobody's host memory.
+            let before = [&self.reserved, &self.freed].map(|all| all.range(..=at).next_back());
+            let unmapped = before.iter().flatten().any(|(start, bytes)| at < *start + *bytes);
+            return if inside || unmapped || at == 0 { Err(INVALID_VALUE) } else { Ok(Place::Pageable) };
         };
         let place = range.kind.device().map_or(Place::Pinned, Place::Device);
         loop {
-            if matches!(range.kind, Kind::Mapped { access: false, .. }) {
+            if matches!(range.kind, Kind::Mapped { read: 0, .. }) {
                 return Err(INVALID_VALUE);
             }
             let end = start + range.bytes;
@@ -96,6 +99,16 @@ impl State {
                 }
                 _ => return Err(INVALID_VALUE),
             }
+        }
+    }
+
+    /// Whether the device of a context reads the memory at `at` directly: its own, and others' if that was asked for.
+    pub fn reaches(&self, context: usize, at: usize) -> bool {
+        let device = self.contexts[&context].device;
+        match self.range(at).map(|(_, range)| (range.kind, range.context)) {
+            Some((Kind::Mapped { read, .. }, _)) => read & 1 << device != 0,
+            Some((Kind::Allocated { device: of }, owner)) => of == device || self.peers.contains(&(context, owner)),
+            _ => true,
         }
     }
 

@@ -21,6 +21,8 @@ pub struct Settings {
     pub vmm: bool,
     /// `green=0`: no green contexts. Drivers before 12.4 have none either.
     pub green: bool,
+    /// `graphs=0`: none can be instantiated for want of memory.
+    pub graphs: bool,
     /// `pools=1`: cudarc then takes cuMemAllocAsync.
     pub pools: bool,
     /// `lanes=reversed`: the threads of a block run from the last to the first.
@@ -43,6 +45,7 @@ impl Default for Settings {
             ipc: true,
             vmm: true,
             green: true,
+            graphs: true,
             pools: false,
             reversed: false,
             fail: 0,
@@ -82,6 +85,7 @@ impl Settings {
                 "ipc" => out.ipc = switch(value)?,
                 "vmm" => out.vmm = switch(value)?,
                 "green" => out.green = switch(value)?,
+                "graphs" => out.graphs = switch(value)?,
                 "pools" => out.pools = switch(value)?,
                 "lanes" => {
                     out.reversed = match value {

@@ -51,6 +51,8 @@ pub struct State {
     pub physical: BTreeMap<u64, Physical>,
     /// Reserved addresses and their sizes.
     pub reserved: BTreeMap<usize, usize>,
+    /// Addresses that were reserved once.
+    pub freed: BTreeMap<usize, usize>,
     pub streams: BTreeMap<usize, Stream>,
     pub next_place: u64,
     pub events: BTreeMap<usize, Event>,
@@ -66,6 +68,8 @@ pub struct State {
     pub execs: BTreeMap<usize, (usize, Ops)>,
     /// Peers that were enabled, (of, to).
     pub peers: Vec<(usize, usize)>,
+    /// Copies between devices that went through the host.
+    pub staged: u64,
     /// What contexts took with them at their end.
     pub left: Vec<String>,
     pub faults: BTreeMap<i32, usize>,
@@ -91,6 +95,7 @@ static STATE: LazyLock<Mutex<State>> = LazyLock::new(|| {
         ranges: BTreeMap::new(),
         physical: BTreeMap::new(),
         reserved: BTreeMap::new(),
+        freed: BTreeMap::new(),
         streams: BTreeMap::new(),
         next_place: 1,
         events: BTreeMap::new(),
@@ -103,6 +108,7 @@ static STATE: LazyLock<Mutex<State>> = LazyLock::new(|| {
         graphs: BTreeMap::new(),
         execs: BTreeMap::new(),
         peers: Vec::new(),
+        staged: 0,
         left: Vec::new(),
         faults: BTreeMap::new(),
         last_kernel: (0, 0),

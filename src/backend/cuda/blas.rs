@@ -48,6 +48,17 @@ pub(super) struct Matrices {
     pub bias: u64,
 }
 
+/// Whether it says that it has no kernel for what it was asked, and has done nothing. Versions differ in how they say that of
+/// types, biases and strides that they do not combine, and of devices that are newer than they are.
+fn cannot(status: BlasStatus) -> bool {
+    matches!(
+        status,
+        BlasStatus::CUBLAS_STATUS_NOT_SUPPORTED
+            | BlasStatus::CUBLAS_STATUS_INVALID_VALUE
+            | BlasStatus::CUBLAS_STATUS_ARCH_MISMATCH
+    )
+}
+
 struct Plan {
     w: Layout,
     x: Layout,
@@ -152,11 +163,12 @@ impl Blas {
                 stream.raw().cast(),
             )
         };
-        if status == BlasStatus::CUBLAS_STATUS_NOT_SUPPORTED {
+        let Product { m, n, k, .. } = product;
+        if cannot(status) {
+            crate::log!(Info, "cuda", "cuBLASLt does not multiply {m} x {k} by {k} x {n}: {status:?}");
             self.plans.insert(*product, None);
             return Ok(false);
         }
-        let Product { m, n, k, .. } = product;
         check(status, &format!("multiply {m} x {k} by {k} x {n} with cuBLASLt"))?;
         Ok(true)
     }
@@ -192,7 +204,8 @@ impl Blas {
                 &mut count,
             )
         };
-        if status == BlasStatus::CUBLAS_STATUS_NOT_SUPPORTED {
+        if cannot(status) {
+            crate::log!(Info, "cuda", "cuBLASLt has no kernel for {m} x {k} by {k} x {n}: {status:?}");
             return Ok(None);
         }
         check(status, &format!("find how to multiply {m} x {k} by {k} x {n} with cuBLASLt"))?;

@@ -149,7 +149,10 @@ impl Operation {
         let (which, value) = (OperationAttribute::CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET, multiprocessors as i32);
         // SAFETY: reads one int.
         let set = unsafe { sys::cublasLtMatmulDescSetAttribute(self.0, which, (&raw const value).cast(), 4) };
-        if set == BlasStatus::CUBLAS_STATUS_NOT_SUPPORTED { Ok(()) } else { check(set, "describe a product") }
+        match set {
+            BlasStatus::CUBLAS_STATUS_NOT_SUPPORTED | BlasStatus::CUBLAS_STATUS_INVALID_VALUE => Ok(()),
+            set => check(set, "describe a product"),
+        }
     }
 }
 

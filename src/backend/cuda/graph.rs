@@ -12,7 +12,15 @@ use std::sync::Arc;
 /// The graphs of one engine, by the room of their batches. They refer to its memory: when that moves, they go.
 #[derive(Default)]
 pub(super) struct Graphs {
-    known: HashMap<Room, Option<Graph>>,
+    known: HashMap<Room, Known>,
+}
+
+enum Known {
+    /// A batch of it has run.
+    Seen,
+    Recorded(Graph),
+    /// It cannot be.
+    Unrecorded,
 }
 
 /// What to do with a batch.
@@ -29,25 +37,31 @@ impl Graphs {
 
     pub fn turn(&mut self, room: &Room) -> Turn {
         match self.known.get(room) {
-            Some(Some(_)) => Turn::Replay,
-            Some(None) => Turn::Record,
+            Some(Known::Recorded(_)) => Turn::Replay,
+            Some(Known::Seen) => Turn::Record,
+            Some(Known::Unrecorded) => Turn::Run,
             None => {
                 if self.known.len() >= Self::MOST {
                     self.known.clear();
                 }
-                self.known.insert(*room, None);
+                self.known.insert(*room, Known::Seen);
                 Turn::Run
             }
         }
     }
 
     pub fn insert(&mut self, room: &Room, graph: Graph) {
-        self.known.insert(*room, Some(graph));
+        self.known.insert(*room, Known::Recorded(graph));
+    }
+
+    /// Has the batches of a room run one by one until memory moves.
+    pub fn give_up(&mut self, room: &Room) {
+        self.known.insert(*room, Known::Unrecorded);
     }
 
     pub fn replay(&self, room: &Room, stream: &Stream) -> Result<()> {
         match self.known.get(room) {
-            Some(Some(graph)) => graph.launch(stream),
+            Some(Known::Recorded(graph)) => graph.launch(stream),
             _ => crate::bail!(Internal, "no graph for {room:?}"),
         }
     }

@@ -64,6 +64,11 @@ impl DeviceMemory {
         }
     }
 
+    /// None: allocated for this process alone.
+    pub(super) fn mapped(&self) -> Option<&Shareable> {
+        self.shareable.as_ref()
+    }
+
     pub(super) fn device(&self) -> &Arc<Device> {
         &self.device
     }

@@ -7,7 +7,7 @@
 //! | which functions of the driver are used, what their errors mean | `driver` |
 //! | devices, loading of kernels | `device` |
 //! | memory, streams, launches | `memory`, `stream` |
-//! | memory that other processes map | `shareable` |
+//! | memory that other processes map, or other devices read | `shareable`, `peer` |
 //! | priorities, parts of the multiprocessors | `streams`, `partition` |
 //! | how weights get there, and are shared with other processes | `load`, `depot`, `tensors` |
 //! | what the device is told of a step | `step`, `layout` |
@@ -31,6 +31,7 @@ mod layout;
 mod load;
 mod memory;
 mod partition;
+mod peer;
 mod pool;
 mod product;
 mod shareable;
@@ -156,7 +157,7 @@ impl Backend for CudaBackend {
         batch: &Batch,
         rope: &RopeRows,
         kv: &CudaSlab,
-        body: impl FnOnce(&mut Self) -> Result<()>,
+        mut body: impl FnMut(&mut Self) -> Result<()>,
     ) -> Result<()> {
         let block_tokens = kv.geometry().block_tokens;
         let (room, repeats) = self.room(batch, block_tokens);
@@ -169,9 +170,18 @@ impl Backend for CudaBackend {
             Turn::Replay => return self.graphs.replay(&room, &self.stream),
             Turn::Record => {
                 let (device, stream) = (self.device.clone(), self.stream.clone());
-                let graph = Graph::record(&device, &stream, || body(self))?;
-                self.graphs.insert(&room, graph);
-                return self.graphs.replay(&room, &self.stream);
+                match Graph::record(&device, &stream, || body(self)) {
+                    Ok(graph) => {
+                        self.graphs.insert(&room, graph);
+                        return self.graphs.replay(&room, &self.stream);
+                    }
+                    // What cannot be recorded, or for whose graph there is no memory, may run all the same. What is wrong
+                    // with the device comes out there.
+                    Err(error) => {
+                        crate::log!(Warn, "cuda", "steps of {} rows are not recorded: {error}", room.rows);
+                        self.graphs.give_up(&room);
+                    }
+                }
             }
             Turn::Run => {}
         }

@@ -5,6 +5,7 @@ use super::device::Device;
 use super::driver::check;
 use super::layout::KvLayout;
 use super::memory::{DeviceMemory, PinnedMemory};
+use super::peer::Readers;
 use super::staging::Staging;
 use super::stream::{Shape, Stream, arg};
 use crate::backend::{BlockId, KvGeometry};
@@ -24,10 +25,12 @@ const AHEAD: usize = 4;
 pub struct DevicePool {
     n_blocks: usize,
     block_bytes: usize,
-    memory: DeviceMemory,
     /// For copies within the pool: an engine's step waits for those, and so for nothing else.
     within: Stream,
     transfers: Mutex<Transfers>,
+    readers: Readers,
+    /// After the streams, which wait for their work as they go: unmapping memory does not.
+    memory: DeviceMemory,
 }
 
 /// What copies from and to elsewhere need.
@@ -75,7 +78,8 @@ impl DevicePool {
         let device = memory.device();
         let (stream, staging) = (Stream::new(device)?, Staging::new(device));
         let transfers = Mutex::new(Transfers { stream, staging, ids: None, landing: None });
-        Ok(DevicePool { n_blocks, block_bytes, within: Stream::new(device)?, memory, transfers })
+        let within = Stream::new(device)?;
+        Ok(DevicePool { n_blocks, block_bytes, within, transfers, readers: Readers::default(), memory })
     }
 
     fn transfers(&self) -> MutexGuard<'_, Transfers> {
@@ -180,10 +184,11 @@ impl DevicePool {
         transfers.stream.synchronize()
     }
 
-    /// Between devices: over NVLink or PCIe where they reach each other, else the driver goes through the host.
+    /// Between devices: over NVLink or PCIe where the target reaches the source, else the driver goes through the host.
     fn copy_across(&self, other: &DevicePool, from: &[BlockId], to: &[BlockId]) -> Result<()> {
         let transfers = &*self.transfers();
         let (target, source) = (self.memory.device(), other.memory.device());
+        let direct = other.readers.reach(&other.memory, target);
         let _current = target.enter()?;
         let doing = || format!("copy KV from CUDA device {} to {}", source.ordinal(), target.ordinal());
         for (from, to) in from.iter().zip(to) {
@@ -191,7 +196,12 @@ impl DevicePool {
             let to = self.memory.at(self.offset(*to, 0, self.block_bytes), self.block_bytes);
             let (bytes, stream) = (self.block_bytes, transfers.stream.raw());
             // SAFETY: both in range, in the memory of these contexts, which live as long as the pools.
-            let result = unsafe { sys::cuMemcpyPeerAsync(to, target.context(), from, source.context(), bytes, stream) };
+            let result = unsafe {
+                match direct {
+                    true => sys::cuMemcpyDtoDAsync_v2(to, from, bytes, stream),
+                    false => sys::cuMemcpyPeerAsync(to, target.context(), from, source.context(), bytes, stream),
+                }
+            };
             check(result, &doing())?;
         }
         transfers.stream.synchronize()

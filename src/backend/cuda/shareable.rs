@@ -110,6 +110,15 @@ impl Shareable {
         Ok(self)
     }
 
+    /// Lets another device, which can, read it: what is enabled between contexts does not hold for mapped memory.
+    pub fn open_to(&self, reader: &Device) -> Result<()> {
+        let _current = self.device.enter()?;
+        let access = sys::CUmemAccessDesc { location: location(reader), flags: READ };
+        // SAFETY: all of what `map` mapped; what else is allowed there stays so.
+        let result = unsafe { sys::cuMemSetAccess(self.at, self.bytes, &access, 1) };
+        check(result, &format!("map memory of CUDA device {} on {}", self.device.ordinal(), reader.ordinal()))
+    }
+
     pub fn address(&self) -> sys::CUdeviceptr {
         self.at
     }

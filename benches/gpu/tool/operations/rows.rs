@@ -13,7 +13,7 @@ fn step(
     cuda: &mut CudaBackend,
     tokens: &[u32],
     wanted: &[u32],
-    body: impl FnOnce(&mut CudaBackend) -> Result<()>,
+    body: impl FnMut(&mut CudaBackend) -> Result<()>,
 ) -> Result<()> {
     let geometry = KvGeometry { layers: 1, kv_heads: 1, head_dim: 64, block_tokens: 16, dtype: Dtype::Bf16, shards: 1 };
     let kv = CudaSlab::new(&check.device, geometry, 1)?;

@@ -1,7 +1,7 @@
 //! Copies and memsets. Host memory that is not pinned is read at the call, and written before it returns.
 
 use super::api;
-use crate::memory::Place;
+use crate::memory::{Kind, Place};
 use crate::state::State;
 use crate::stream::{From, Op};
 use crate::*;
@@ -95,6 +95,17 @@ api! {
     enter cuMemcpyDtoDAsync_v2(to: usize, from: usize, bytes: usize, stream: usize) |state| {
         device_only(state, to, bytes)?;
         device_only(state, from, bytes)?;
+        let context = state.streams[&state.stream(stream)?].context;
+        for at in [to, from] {
+            if bytes > 0 && !state.reaches(context, at) {
+                // Memory of cuMemAlloc goes through the host then; what is mapped for other devices only cannot be used.
+                let (_, range) = state.range(at).ok_or(INVALID_VALUE)?;
+                if matches!(range.kind, Kind::Mapped { .. }) {
+                    return Err(INVALID_VALUE);
+                }
+                state.staged += 1;
+            }
+        }
         copy(state, to, from, bytes, stream)
     }
 
@@ -112,6 +123,7 @@ api! {
         stream: usize,
     ) |state| {
         peers(state, to, to_context, from, from_context, bytes)?;
+        state.staged += u64::from(bytes > 0 && !state.reaches(to_context, from));
         copy(state, to, from, bytes, stream)
     }
 

@@ -13,6 +13,9 @@ api! {
     enter cuGraphInstantiateWithFlags(exec: *mut usize, graph: usize, _flags: u64) |state| {
         let (context, ops) = state.graphs.get(&graph).ok_or(INVALID_VALUE)?.clone();
         state.healthy(context)?;
+        if !state.settings.graphs {
+            return Err(OUT_OF_MEMORY);
+        }
         let handle = state.handle();
         state.execs.insert(handle, (context, ops));
         unsafe { put(exec, handle) }

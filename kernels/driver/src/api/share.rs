@@ -222,7 +222,8 @@ api! {
             return Err(INVALID_VALUE);
         }
         state.reserved.remove(&at);
-        arena::unmap(at, bytes);
+        // They are never given out again: what still uses them is found.
+        state.freed.insert(at, bytes);
         Ok(())
     }
 
@@ -240,23 +241,17 @@ api! {
         let device = found.device;
         arena::map(at, bytes, libc::PROT_NONE, found.fd, 0)?;
         state.physical.get_mut(&handle).expect("it is there").mappings += 1;
-        let kind = Kind::Mapped { device, physical: handle, access: false };
+        let kind = Kind::Mapped { device, physical: handle, read: 0, write: 0 };
         state.ranges.insert(at, Range { bytes, context: 0, kind });
         Ok(())
     }
 
     leave cuMemUnmap(at: usize, bytes: usize) |state| {
-        let all = mappings(state, at, bytes)?;
-        // As a GPU, which does not take memory from work that is under way.
-        let contexts: Vec<_> = state.contexts.keys().copied().collect();
-        let mut ran = Ok(());
-        for context in contexts {
-            ran = ran.and(state.run_all(context));
-        }
-        for at in all {
+        // Unlike cuMemFree it waits for nothing: work that is under way finds no memory.
+        for at in mappings(state, at, bytes)? {
             state.forget(at);
         }
-        ran
+        Ok(())
     }
 
     enter cuMemSetAccess(at: usize, bytes: usize, given: *const Access, count: usize) |state| {
@@ -268,18 +263,25 @@ api! {
         let all = mappings(state, at, bytes)?;
         for at in all {
             for access in given {
-                state.device(access.location.id)?;
-                let (pages, may) = match access.flags {
-                    0 => (libc::PROT_NONE, false),
-                    1 => (libc::PROT_READ, true),
-                    3 => (arena::READ_WRITE, true),
-                    _ => return Err(INVALID_VALUE),
-                };
+                let (device, peer) = (state.device(access.location.id)?, state.settings.peer);
                 let range = state.ranges.get_mut(&at).expect("it is there");
-                arena::protect(at, range.bytes, pages)?;
-                if let Kind::Mapped { access, .. } = &mut range.kind {
-                    *access = may;
+                let Kind::Mapped { device: of, read, write, .. } = &mut range.kind else { return Err(INVALID_VALUE) };
+                if device != *of && !peer {
+                    return Err(NOT_SUPPORTED);
                 }
+                let (bit, (reads, writes)) = (1 << device, match access.flags {
+                    0 => (0, 0),
+                    1 => (1 << device, 0),
+                    3 => (1 << device, 1 << device),
+                    _ => return Err(INVALID_VALUE),
+                });
+                (*read, *write) = (*read & !bit | reads, *write & !bit | writes);
+                let pages = match (*read, *write) {
+                    (0, _) => libc::PROT_NONE,
+                    (_, 0) => libc::PROT_READ,
+                    _ => arena::READ_WRITE,
+                };
+                arena::protect(at, range.bytes, pages)?;
             }
         }
         Ok(())

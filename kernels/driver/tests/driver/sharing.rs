@@ -169,3 +169,62 @@ fn maps_a_descriptor() {
     // SAFETY: imported above.
     unsafe { sys::cuMemRelease(handle).result().unwrap() };
 }
+
+fn physical() -> sys::CUmemGenericAllocationHandle {
+    let mut handle = 0;
+    // SAFETY: there is room for it.
+    unsafe { sys::cuMemCreate(&mut handle, GRANULE, &properties(), 0).result().unwrap() };
+    handle
+}
+
+#[test]
+fn unmapping_takes_memory_from_work_under_way() {
+    let _session = session("");
+    let _gpu = Gpu::new(0).unwrap();
+    let (handle, stream, pinned) = (physical(), Stream::new().unwrap(), Pinned::new(64).unwrap());
+    mapped(&[handle], |at| {
+        // SAFETY: as large, and alive until the stream has run.
+        unsafe { result::memcpy_htod_async(at, &pinned.floats(16)[..], stream.0).unwrap() };
+    });
+    assert_eq!(stream.synchronise().unwrap_err().0, Code::CUDA_ERROR_ILLEGAL_ADDRESS);
+    // SAFETY: made above.
+    unsafe { sys::cuMemRelease(handle).result().unwrap() };
+}
+
+#[test]
+fn each_device_is_let_into_mapped_memory() {
+    let session = session("devices=2");
+    let (other, gpu) = (Gpu::new(1).unwrap(), Gpu::new(0).unwrap());
+    let handle = physical();
+    mapped(&[handle], |at| {
+        // SAFETY: within it.
+        unsafe { result::memcpy_htod_sync(at, &[1u32, 2, 3]).unwrap() };
+        other.enter().unwrap();
+        let (memory, stream) = (Memory::new(12).unwrap(), Stream::new().unwrap());
+        // SAFETY: both have so many bytes.
+        let copy = || unsafe { result::memcpy_dtod_async(memory.0, at, 12, stream.0) };
+        // What is enabled between contexts is for what they allocate.
+        // SAFETY: both are alive.
+        unsafe { sys::cuCtxEnablePeerAccess(gpu.context, 0).result().unwrap() };
+        assert_eq!(copy().unwrap_err().0, Code::CUDA_ERROR_INVALID_VALUE);
+        let mut access = sys::CUmemAccessDesc {
+            location: properties().location,
+            flags: sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READ,
+        };
+        access.location.id = 1;
+        // SAFETY: all of it.
+        let allow = || unsafe { sys::cuMemSetAccess(at, GRANULE, &access, 1) };
+        session.configure("peer=0");
+        assert_eq!(allow(), Code::CUDA_ERROR_NOT_SUPPORTED);
+        session.configure("peer=1");
+        allow().result().unwrap();
+        copy().unwrap();
+        stream.synchronise().unwrap();
+        assert_eq!(memory.read::<u32>(3).unwrap(), [1, 2, 3]);
+        gpu.enter().unwrap();
+        // SAFETY: the owner still writes.
+        unsafe { result::memcpy_htod_sync(at, &[4u32]).unwrap() };
+    });
+    // SAFETY: made above.
+    unsafe { sys::cuMemRelease(handle).result().unwrap() };
+}

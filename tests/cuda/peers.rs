@@ -1,0 +1,41 @@
+//! KV from one device to another of the same process.
+
+use crate::device;
+use crate::drivers::{alone, settings};
+use cleave::backend::cuda::{Device, DevicePool};
+
+const BLOCK: usize = 4096;
+
+#[test]
+fn a_device_reads_the_other_directly_where_it_can() {
+    for settings in ["devices=2", "devices=2 peer=0"] {
+        alone("peers::reads_the_other", settings);
+    }
+}
+
+#[test]
+#[ignore = "run by a_device_reads_the_other_directly_where_it_can"]
+fn reads_the_other() {
+    device::load(&settings());
+    let can = !settings().contains("peer=0");
+    let (a, b) = (Device::open(0).unwrap(), Device::open(1).unwrap());
+    let bytes: Vec<u8> = (0..BLOCK).map(|i| i as u8).collect();
+    let mut found = vec![0; BLOCK];
+    // Memory that is mapped, which takes more to be read; then allocated. The second time nothing is asked for.
+    for shared in [true, false] {
+        let from = DevicePool::new(&a, 4, BLOCK, shared).unwrap();
+        let to = DevicePool::new(&b, 4, BLOCK, shared).unwrap();
+        from.write(2, 0, &bytes).unwrap();
+        for target in [1, 3] {
+            let before = device::staged();
+            to.copy_from(&from, &[2, 0], &[target, 2]).unwrap();
+            assert_eq!(device::staged() - before, if can { 0 } else { 2 }, "shared: {shared}");
+            to.read(target, 0, &mut found).unwrap();
+            assert_eq!(found, bytes);
+        }
+        // What the owner may do stays as it was.
+        from.write(2, 0, &[7; BLOCK]).unwrap();
+    }
+    drop((a, b));
+    assert_eq!(device::leaks(), "");
+}
