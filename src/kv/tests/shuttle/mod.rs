@@ -66,18 +66,18 @@ impl BlockStore for SlowStore {
         self.memory.n_blocks()
     }
 
-    fn read(&self, id: BlockId, offset: usize, out: &mut [u8]) {
-        self.others().read(id, offset, out);
+    fn read(&self, id: BlockId, offset: usize, out: &mut [u8]) -> Result<()> {
+        self.others().read(id, offset, out)
     }
 
-    fn write(&self, id: BlockId, offset: usize, data: &[u8]) {
-        self.others().write(id, offset, data);
+    fn write(&self, id: BlockId, offset: usize, data: &[u8]) -> Result<()> {
+        self.others().write(id, offset, data)
     }
 
-    fn copy(&self, from: BlockId, to: BlockId) {
+    fn copy(&self, from: BlockId, to: BlockId) -> Result<()> {
         let mut data = vec![0; GEOMETRY.block_bytes()];
-        self.read(from, 0, &mut data);
-        self.write(to, 0, &data);
+        self.read(from, 0, &mut data)?;
+        self.write(to, 0, &data)
     }
 }
 
