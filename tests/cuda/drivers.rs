@@ -2,8 +2,9 @@
 
 use crate::common::{Host, request, role, tiny};
 use crate::device;
+use crate::generation::{assert_all_alike, on, options};
 use cleave::backend::cuda;
-use cleave::engine::{CacheOptions, ModelCache, Role};
+use cleave::engine::{CacheOptions, DEVICE_CPU, ModelCache, Role};
 use cleave::error::{Error, Status};
 use cleave::kv::KvId;
 use cleave::transport::Transport;
@@ -149,6 +150,24 @@ fn fails_in_turn() {
     assert!(refused > 60, "{refused} of {calls} calls were missed");
 }
 
+/// Where there is no memory for graphs, say: the same, one by one.
+#[test]
+fn steps_that_cannot_be_recorded_run_all_the_same() {
+    alone("drivers::is_not_recorded", "graphs=0");
+}
+
+#[test]
+#[ignore = "run by steps_that_cannot_be_recorded_run_all_the_same"]
+fn is_not_recorded() {
+    device::simulate();
+    device::load(&settings());
+    let found = on(0, options(), role(Role::Decode), 16);
+    let (tried, repeated) = device::graphs();
+    assert!((1..16).contains(&tried) && repeated == 0, "{tried} tries, {repeated} repetitions");
+    assert_all_alike(&found, &on(DEVICE_CPU, options(), role(Role::Decode), 16));
+    assert_eq!(device::leaks(), "");
+}
+
 /// The same for memory that is mapped by others, and weights that are shared.
 #[test]
 fn handoffs_that_fail() {
@@ -186,8 +205,8 @@ fn hands_over_in_spite() {
 
 /// From one cache to another through the device's memory, as another process maps it: the tokens.
 fn handing_over() -> cleave::error::Result<Vec<u32>> {
-    let options = CacheOptions { share_weights: true, ..crate::generation::options() };
-    let caches = [options.clone(), options].map(|options| ModelCache::create(&tiny(), &[0], options));
+    let shared = || CacheOptions { share_weights: true, ..options() };
+    let caches = [shared(), shared()].map(|options| ModelCache::create(&tiny(), &[0], options));
     let [from, to] = caches;
     let (from, to) = (from?, to?);
     let outcome = hand_over(&from, &to);

@@ -1,8 +1,7 @@
 //! Requests on a device give what they give on the CPU.
 
 use crate::common::*;
-use crate::device::{self, cache_on, current_context};
-use crate::drivers::{alone, settings};
+use crate::device::{cache_on, current_context};
 use cleave::engine::{CacheOptions, DEVICE_CPU, EngineOptions, Role};
 use cleave::tensor::Dtype;
 
@@ -31,7 +30,7 @@ pub fn assert_alike(found: &Outcome, expected: &Outcome, what: &str) {
     }
 }
 
-fn on(device: i32, options: CacheOptions, engine: EngineOptions, n: u32) -> Vec<Outcome> {
+pub fn on(device: i32, options: CacheOptions, engine: EngineOptions, n: u32) -> Vec<Outcome> {
     let cache = cache_on(&tiny(), device, options);
     let mut host = Host::new();
     let engine = host.engine(&cache, engine);
@@ -41,7 +40,7 @@ fn on(device: i32, options: CacheOptions, engine: EngineOptions, n: u32) -> Vec<
     outcomes
 }
 
-fn assert_all_alike(found: &[Outcome], expected: &[Outcome]) {
+pub fn assert_all_alike(found: &[Outcome], expected: &[Outcome]) {
     for ((found, expected), text) in found.iter().zip(expected).zip(TEXTS) {
         assert_alike(found, expected, text);
     }
@@ -51,24 +50,6 @@ fn assert_all_alike(found: &[Outcome], expected: &[Outcome]) {
 fn greedy_tokens_are_the_cpus() {
     let expected = on(DEVICE_CPU, options(), role(Role::Mixed), 16);
     assert_all_alike(&on(0, options(), role(Role::Mixed), 16), &expected);
-}
-
-/// Where there is no memory for graphs, say: the same, one by one.
-#[test]
-fn steps_that_cannot_be_recorded_run_all_the_same() {
-    alone("generation::is_not_recorded", "graphs=0");
-}
-
-#[test]
-#[ignore = "run by steps_that_cannot_be_recorded_run_all_the_same"]
-fn is_not_recorded() {
-    device::simulate();
-    device::load(&settings());
-    let found = on(0, options(), role(Role::Decode), 16);
-    let (tried, repeated) = device::graphs();
-    assert!((1..16).contains(&tried) && repeated == 0, "{tried} tries, {repeated} repetitions");
-    assert_all_alike(&found, &on(DEVICE_CPU, options(), role(Role::Decode), 16));
-    assert_eq!(device::leaks(), "");
 }
 
 #[test]
