@@ -109,7 +109,8 @@ impl Blas {
     /// Has algorithms chosen for so many of the device's multiprocessors, or for all.
     pub fn set_multiprocessors(&mut self, multiprocessors: Option<u32>) -> Result<()> {
         self.plans.clear();
-        self.operation.aim_at(multiprocessors.unwrap_or(0))
+        self.operation.aim_at(multiprocessors.unwrap_or(0))?;
+        self.with_bias.aim_at(multiprocessors.unwrap_or(0))
     }
 
     /// Makes room for what algorithms leave between their kernels. True if it moved.
