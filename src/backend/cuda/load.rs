@@ -1,25 +1,23 @@
-//! Brings weights to a device: from wherever they are mapped through two pinned buffers, one of which is filled while
-//! the device copies from the other.
+//! Brings weights to a device, from wherever they are mapped, and tells how far it is.
 
 use super::depot::{Depot, Weight};
 use super::device::Device;
-use super::memory::PinnedMemory;
-use super::stream::{Event, Stream};
+use super::staging::Staging;
+use super::stream::Stream;
 use crate::backend::Progress;
 use crate::error::Result;
 use std::sync::Arc;
 
-/// Of each buffer. Large enough that a copy's start costs nothing beside it.
-const WORDS: usize = 4 << 20;
-/// Copies from page cache to pinned memory take as many threads to keep up with the bus.
+/// Of each pinned buffer.
+const STAGED: usize = 16 << 20;
 const THREADS: usize = 4;
 
 /// One loading of weights.
 pub struct Loader<'a> {
-    depot: Depot,
+    /// First: what is under way is waited for before its memory goes, which unmapping does not.
     stream: Stream,
-    halves: [Half; 2],
-    next: usize,
+    staging: Staging,
+    depot: Depot,
     watched: Option<Watched<'a>>,
 }
 
@@ -27,18 +25,6 @@ struct Watched<'a> {
     progress: &'a mut Progress<'a>,
     done: u64,
     total: u64,
-}
-
-struct Half {
-    pinned: PinnedMemory,
-    /// The device has copied what was in it.
-    free: Event,
-}
-
-impl Half {
-    fn new(device: &Arc<Device>) -> Result<Half> {
-        Ok(Half { pinned: PinnedMemory::new(device, WORDS)?, free: Event::new(device)? })
-    }
 }
 
 impl<'a> Loader<'a> {
@@ -50,8 +36,7 @@ impl<'a> Loader<'a> {
         let device = depot.device();
         Ok(Loader {
             stream: Stream::new(device)?,
-            halves: [Half::new(device)?, Half::new(device)?],
-            next: 0,
+            staging: Staging::new(device, STAGED, THREADS),
             watched: None,
             depot,
         })
@@ -80,22 +65,12 @@ impl<'a> Loader<'a> {
             return Ok(());
         }
         let (to, begin) = to.memory();
-        let offset = begin + offset;
-        for (i, piece) in bytes.chunks(WORDS * 4).enumerate() {
-            let half = &mut self.halves[self.next];
-            self.next = 1 - self.next;
-            half.free.synchronize()?;
-            copy(half.pinned.as_mut_bytes(), piece);
-            half.pinned.send(piece.len(), to, offset + i * WORDS * 4, &self.stream)?;
-            half.free.record(&self.stream)?;
-            if let Some(watched) = &mut self.watched {
-                watched.done += piece.len() as u64;
-                if watched.done < watched.total {
-                    (watched.progress)(watched.done, watched.total)?;
-                }
-            }
-        }
-        Ok(())
+        let Loader { stream, staging, watched, .. } = self;
+        staging.send(to, begin + offset, bytes, stream, |piece| {
+            let Some(watched) = watched else { return Ok(()) };
+            watched.done += piece as u64;
+            if watched.done < watched.total { (watched.progress)(watched.done, watched.total) } else { Ok(()) }
+        })
     }
 
     /// Waits until everything is there.
@@ -104,18 +79,4 @@ impl<'a> Loader<'a> {
         self.depot.finish()?;
         self.watched.map_or(Ok(()), |watched| (watched.progress)(watched.total, watched.total))
     }
-}
-
-/// Touches pages that are still on disk, so it may take its time.
-fn copy(to: &mut [u8], from: &[u8]) {
-    let to = &mut to[..from.len()];
-    if from.len() < 1 << 20 {
-        return to.copy_from_slice(from);
-    }
-    let part = from.len().div_ceil(THREADS);
-    std::thread::scope(|scope| {
-        for (to, from) in to.chunks_mut(part).zip(from.chunks(part)) {
-            scope.spawn(move || to.copy_from_slice(from));
-        }
-    });
 }

@@ -17,6 +17,8 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// Of each pinned buffer.
+const STAGED: usize = 4 << 20;
 /// Threads of a block of the copying kernels, and words of 16 bytes that each takes.
 const THREADS: u32 = 256;
 const AHEAD: usize = 4;
@@ -76,7 +78,7 @@ impl DevicePool {
 
     fn of(memory: DeviceMemory, n_blocks: usize, block_bytes: usize) -> Result<DevicePool> {
         let device = memory.device();
-        let (stream, staging) = (Stream::new(device)?, Staging::new(device));
+        let (stream, staging) = (Stream::new(device)?, Staging::new(device, STAGED, 1));
         let transfers = Mutex::new(Transfers { stream, staging, ids: None, landing: None });
         let within = Stream::new(device)?;
         Ok(DevicePool { n_blocks, block_bytes, within, transfers, readers: Readers::default(), memory })

@@ -7,13 +7,19 @@ use super::stream::{Event, Stream};
 use crate::error::Result;
 use std::sync::Arc;
 
-/// Of each buffer. Large enough that a copy's start costs little beside it.
-const BYTES: usize = 4 << 20;
+/// A piece of less is not worth a second thread.
+const SMALL: usize = 1 << 20;
 
 pub(super) struct Staging {
     device: Arc<Device>,
+    /// Of each buffer.
+    bytes: usize,
+    /// That fill a buffer.
+    threads: usize,
     /// Made when they are first used.
     halves: Option<[Half; 2]>,
+    /// The one to be filled next.
+    next: usize,
 }
 
 struct Half {
@@ -23,51 +29,74 @@ struct Half {
 }
 
 impl Half {
-    fn new(device: &Arc<Device>) -> Result<Half> {
-        Ok(Half { pinned: PinnedMemory::new(device, BYTES / 4)?, free: Event::new(device)? })
+    fn new(device: &Arc<Device>, bytes: usize) -> Result<Half> {
+        Ok(Half { pinned: PinnedMemory::new(device, bytes / 4)?, free: Event::new(device)? })
     }
 }
 
 impl Staging {
-    pub fn new(device: &Arc<Device>) -> Staging {
-        Staging { device: device.clone(), halves: None }
+    /// `bytes` of each buffer: enough for a copy's start to cost little beside it. `threads` fill it: from page cache it
+    /// takes some to keep up with the bus.
+    pub fn new(device: &Arc<Device>, bytes: usize, threads: usize) -> Staging {
+        Staging { device: device.clone(), bytes, threads, halves: None, next: 0 }
     }
 
     fn halves(&mut self) -> Result<&mut [Half; 2]> {
         match self.halves.take() {
             Some(halves) => Ok(self.halves.insert(halves)),
-            None => Ok(self.halves.insert([Half::new(&self.device)?, Half::new(&self.device)?])),
+            None => {
+                Ok(self.halves.insert([Half::new(&self.device, self.bytes)?, Half::new(&self.device, self.bytes)?]))
+            }
         }
     }
 
-    /// Copies `data` to `offset` of `to`, in the order of `stream`, and waits for it.
-    pub fn write(&mut self, to: &DeviceMemory, offset: usize, data: &[u8], stream: &Stream) -> Result<()> {
-        let halves = self.halves()?;
-        for (i, piece) in data.chunks(BYTES).enumerate() {
-            let half = &mut halves[i % 2];
+    /// Copies `data` to `offset` of `to`, in the order of `stream`. It is there once that was waited for; `data` is free
+    /// at once. `each` is told of the bytes of every piece.
+    pub fn send(
+        &mut self,
+        to: &DeviceMemory,
+        offset: usize,
+        data: &[u8],
+        stream: &Stream,
+        mut each: impl FnMut(usize) -> Result<()>,
+    ) -> Result<()> {
+        let (bytes, threads) = (self.bytes, self.threads);
+        for (i, piece) in data.chunks(bytes).enumerate() {
+            let next = self.next;
+            self.next = 1 - next;
+            let half = &mut self.halves()?[next];
             half.free.synchronize()?;
-            half.pinned.as_mut_bytes()[..piece.len()].copy_from_slice(piece);
-            half.pinned.send(piece.len(), to, offset + i * BYTES, stream)?;
+            copy(half.pinned.as_mut_bytes(), piece, threads);
+            half.pinned.send(piece.len(), to, offset + i * bytes, stream)?;
             half.free.record(stream)?;
+            each(piece.len())?;
         }
+        Ok(())
+    }
+
+    /// The same, and waits for it.
+    pub fn write(&mut self, to: &DeviceMemory, offset: usize, data: &[u8], stream: &Stream) -> Result<()> {
+        self.send(to, offset, data, stream, |_| Ok(()))?;
         stream.synchronize()
     }
 
-    /// Copies `out.len()` bytes from `offset` of `from`, in the order of `stream`, and waits for them.
+    /// Copies `out.len()` bytes from `offset` of `from`, in the order of `stream`, and waits for them. Nothing that was sent
+    /// is under way.
     pub fn read(&mut self, from: &DeviceMemory, offset: usize, out: &mut [u8], stream: &Stream) -> Result<()> {
+        let bytes = self.bytes;
         let halves = self.halves()?;
-        let (total, pieces) = (out.len(), out.len().div_ceil(BYTES));
-        for (i, out) in out.chunks_mut(BYTES).enumerate() {
+        let (total, pieces) = (out.len(), out.len().div_ceil(bytes));
+        for (i, out) in out.chunks_mut(bytes).enumerate() {
             // The first piece is asked for here, each later one while the one before it is taken out.
             let ask = |half: &mut Half, i: usize, len: usize| -> Result<()> {
-                half.pinned.receive(len, from, offset + i * BYTES, stream)?;
+                half.pinned.receive(len, from, offset + i * bytes, stream)?;
                 half.free.record(stream)
             };
             if i == 0 {
                 ask(&mut halves[0], 0, out.len())?;
             }
             if i + 1 < pieces {
-                ask(&mut halves[(i + 1) % 2], i + 1, BYTES.min(total - (i + 1) * BYTES))?;
+                ask(&mut halves[(i + 1) % 2], i + 1, bytes.min(total - (i + 1) * bytes))?;
             }
             let half = &mut halves[i % 2];
             half.free.synchronize()?;
@@ -75,4 +104,18 @@ impl Staging {
         }
         Ok(())
     }
+}
+
+/// Touches pages that may still be on disk, so it may take its time.
+fn copy(to: &mut [u8], from: &[u8], threads: usize) {
+    let to = &mut to[..from.len()];
+    if from.len() < SMALL || threads < 2 {
+        return to.copy_from_slice(from);
+    }
+    let part = from.len().div_ceil(threads);
+    std::thread::scope(|scope| {
+        for (to, from) in to.chunks_mut(part).zip(from.chunks(part)) {
+            scope.spawn(move || to.copy_from_slice(from));
+        }
+    });
 }
