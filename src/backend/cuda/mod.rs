@@ -12,7 +12,7 @@
 //! | how weights get there, and are shared with other processes | `load`, `depot`, `tensors` |
 //! | what the device is told of a step | `step`, `layout` |
 //! | recorded steps | `graph` |
-//! | which kernel runs for an operation | this file, `attention`, `product` |
+//! | which kernel runs for an operation | `rows`, `attention`, `product` |
 //! | what goes through cuBLASLt, and how | `blas`, `cublaslt` |
 //! | the KV pool, and how blocks get into and out of it | `slab`, `pool`, `staging` |
 //! | how tokens are drawn | `draw` |
@@ -34,6 +34,7 @@ mod partition;
 mod peer;
 mod pool;
 mod product;
+mod rows;
 mod shareable;
 mod slab;
 mod staging;
@@ -56,11 +57,11 @@ use crate::bail;
 use crate::error::Result;
 use crate::tensor::Dtype;
 use graph::{Graph, Graphs, Turn};
-use layout::{Element, KvLayout, named};
+use layout::{Element, KvLayout};
 use memory::PinnedMemory;
 use std::sync::Arc;
 use step::{Room, StepData};
-use stream::{Shape, Stream, arg};
+use stream::Stream;
 
 /// One engine's part of a device: its streams, and what it tells the device of a step.
 pub struct CudaBackend {
@@ -194,21 +195,7 @@ impl Backend for CudaBackend {
     }
 
     fn embed(&mut self, table: &CudaMatrix, tokens: &[u32], out: &mut CudaBuffer) -> Result<()> {
-        let (rows, hidden) = (self.step.rows.max(tokens.len() as u32), table.cols);
-        self.shape(out, rows, hidden, Element::F32)?;
-        let shape = Shape { grid: [rows, 1, 1], threads: 128, shared: 0 };
-        let kernel = named!(table.element, "embed_");
-        self.stream.launch(
-            kernel,
-            shape,
-            &mut [
-                arg(&table.address()),
-                arg(&self.step.address(self.step.tokens)),
-                arg(&out.address()),
-                arg(&rows),
-                arg(&hidden),
-            ],
-        )
+        self.run_embed(table, tokens, out)
     }
 
     fn rms_norm(
@@ -219,30 +206,7 @@ impl Backend for CudaBackend {
         eps: f32,
         out: &mut CudaBuffer,
     ) -> Result<()> {
-        x.expect(Element::F32, x.cols)?;
-        let (ids, n) = match rows {
-            Some(rows) if rows.len() <= self.step.logit_rows.len => {
-                (self.step.address(self.step.logit_rows), self.step.logit_rows.len as u32)
-            }
-            Some(rows) => bail!(Internal, "{} rows to normalise that the device was not told of", rows.len()),
-            None => (0, x.rows),
-        };
-        self.shape(out, n, x.cols, self.element)?;
-        let threads = if x.cols >= 4096 { 512 } else { 256 };
-        let shape = Shape { grid: [n, 1, 1], threads, shared: threads / 32 * 4 };
-        self.stream.launch(
-            named!(self.element, "rms_norm_"),
-            shape,
-            &mut [
-                arg(&x.address()),
-                arg(&ids),
-                arg(&weight.address()),
-                arg(&out.address()),
-                arg(&n),
-                arg(&x.cols),
-                arg(&eps),
-            ],
-        )
+        self.run_rms_norm(x, rows, weight, eps, out)
     }
 
     fn project(&mut self, x: &CudaBuffer, projections: &CudaProjections, outs: &mut [&mut CudaBuffer]) -> Result<()> {
@@ -296,45 +260,7 @@ impl Backend for CudaBackend {
         args: &AttentionArgs<'_>,
         kv: &CudaSlab,
     ) -> Result<()> {
-        let geometry = kv.geometry();
-        let (heads, kv_heads) = (args.heads as u32, geometry.kv_heads);
-        q.expect(self.element, heads * geometry.head_dim)?;
-        k.expect(self.element, kv_heads * geometry.head_dim)?;
-        v.expect(self.element, kv_heads * geometry.head_dim)?;
-        let lanes = geometry.head_dim.div_ceil(8).next_power_of_two();
-        let rows = q.rows;
-        let items = rows as usize * (heads + 2 * kv_heads) as usize * lanes as usize;
-        let (q_norm, k_norm, eps) = norms.map_or((0, 0, 0.0), |(q, k, eps)| (q.address(), k.address(), eps));
-        let kernel = match geometry.dtype {
-            Dtype::F32 => named!(self.element, "rope_store_", "_float"),
-            Dtype::F16 => named!(self.element, "rope_store_", "_f16"),
-            Dtype::Bf16 => named!(self.element, "rope_store_", "_bf16"),
-            Dtype::I8 => named!(self.element, "rope_store_", "_int8"),
-        };
-        let layout = KvLayout::of(geometry)?;
-        self.stream.launch(
-            kernel,
-            Shape::over(items, 128),
-            &mut [
-                arg(&q.address()),
-                arg(&q.stride),
-                arg(&k.address()),
-                arg(&k.stride),
-                arg(&v.address()),
-                arg(&v.stride),
-                arg(&q_norm),
-                arg(&k_norm),
-                arg(&eps),
-                arg(&self.step.address(self.step.cos)),
-                arg(&self.step.address(self.step.sin)),
-                arg(&self.step.address(self.step.slots)),
-                arg(&kv.address()),
-                arg(&layout),
-                arg(&(args.layer as u32)),
-                arg(&heads),
-                arg(&rows),
-            ],
-        )
+        self.run_rope_store([q, k, v], norms, args, kv)
     }
 
     fn attention(
@@ -351,21 +277,7 @@ impl Backend for CudaBackend {
     }
 
     fn silu_mul(&mut self, gate: &mut CudaBuffer, up: &CudaBuffer) -> Result<()> {
-        gate.expect(self.element, up.cols)?;
-        up.expect(self.element, gate.cols)?;
-        let pieces = gate.rows as usize * gate.cols as usize * self.element.size() / 16;
-        self.stream.launch(
-            named!(self.element, "silu_mul_"),
-            Shape::over(pieces, 256),
-            &mut [
-                arg(&gate.address()),
-                arg(&gate.stride),
-                arg(&up.address()),
-                arg(&up.stride),
-                arg(&gate.rows),
-                arg(&gate.cols),
-            ],
-        )
+        self.run_silu_mul(gate, up)
     }
 
     fn draw(&mut self, logits: &mut CudaBuffer, draws: &Draws, out: &mut Vec<Drawn>) -> Result<bool> {
