@@ -408,7 +408,7 @@ void cleave_detokenizer_destroy(cleave_detokenizer_t *d);
 
 /**
  * One copy of the weights on a CUDA device for all processes of this user on this machine (in one network namespace) that
- * set this: the first of them loads the weights, later ones map them in milliseconds, and they stay as long as anyone has
+ * set this: the first of them loads the weights, later ones map them, and they stay as long as anyone has
  * them, whoever ends or is killed. For the first cache of a model on a device in this process: further ones use what is
  * there. UNSUPPORTED where devices cannot share memory. On the CPU weights are the mapped files, shared in any case.
  */
@@ -602,7 +602,7 @@ cleave_status_t cleave_engine_set_role(cleave_engine_t *engine, uint32_t role, c
  * all), from the next step boundary on. Running work goes on; weights, cache and memory are not touched. After an error
  * the engine keeps the share it had. Together with other engines' shares: make room first, then take it.
  *
- * Callable from any thread. [BLOCKING] Asks the driver for the multiprocessors: milliseconds, and no step is waited for.
+ * Callable from any thread. [BLOCKING] Asks the driver for the multiprocessors; no step is waited for.
  * Errors: INVALID_ARGUMENT (over 100), UNSUPPORTED (the CPU, or a driver or device without parts), OUT_OF_MEMORY, DEVICE,
  * NOT_FOUND, SHUTDOWN.
  */

@@ -124,6 +124,7 @@ impl Home for Cuda {
         }
         Ok(Box::new(Decoder::new(model.clone(), self.weights.clone(), backend, self.slab.clone())?))
     }
+
     fn streams(&self, percent: u32, leaving: u32) -> Result<Streams> {
         Streams::new(&self.device, percent, leaving)
     }

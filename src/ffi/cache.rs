@@ -32,7 +32,7 @@ pub const CLEAVE_CACHE_NO_PREFIX: u32 = 1 << 0;
 /// Imports only KV of its own layout: that of another block size or dtype is INCOMPATIBLE instead of converted.
 pub const CLEAVE_CACHE_NO_CONVERT: u32 = 1 << 1;
 /// One copy of the weights on a CUDA device for all processes of this user on this machine (in one network namespace) that
-/// set this: the first of them loads the weights, later ones map them in milliseconds, and they stay as long as anyone has
+/// set this: the first of them loads the weights, later ones map them, and they stay as long as anyone has
 /// them, whoever ends or is killed. For the first cache of a model on a device in this process: further ones use what is
 /// there. UNSUPPORTED where devices cannot share memory. On the CPU weights are the mapped files, shared in any case.
 pub const CLEAVE_CACHE_SHARE_WEIGHTS: u32 = 1 << 2;

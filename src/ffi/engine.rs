@@ -135,7 +135,7 @@ pub unsafe extern "C" fn cleave_engine_set_role(
 /// all), from the next step boundary on. Running work goes on; weights, cache and memory are not touched. After an error
 /// the engine keeps the share it had. Together with other engines' shares: make room first, then take it.
 ///
-/// Callable from any thread. [BLOCKING] Asks the driver for the multiprocessors: milliseconds, and no step is waited for.
+/// Callable from any thread. [BLOCKING] Asks the driver for the multiprocessors; no step is waited for.
 /// Errors: INVALID_ARGUMENT (over 100), UNSUPPORTED (the CPU, or a driver or device without parts), OUT_OF_MEMORY, DEVICE,
 /// NOT_FOUND, SHUTDOWN.
 #[unsafe(no_mangle)]
