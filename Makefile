@@ -89,7 +89,7 @@ fmt:
 
 lint:
 	cargo clippy --locked --all-targets --features $(FEATURES) -- -D warnings
-	cargo clippy --locked --all-targets -p cleave-kernels -p simulated-cuda -p simulated-cublaslt --features cleave-kernels/simulator -- -D warnings
+	cargo clippy --locked --all-targets -p simulated-kernels -p simulated-cuda -p simulated-cublaslt -- -D warnings
 
 rust:
 	$(CARGO_TEST)

@@ -78,7 +78,7 @@ int main(void)
     desc.max_new_tokens = 32;
     id = submit_one(engine, &desc, prompt, 8);
     CHECK_OK(cleave_engine_drain(engine, UINT32_MAX));
-    CHECK(cleave_submit(engine, &desc, 1, prompt, 8, &id, &n, &err) == CLEAVE_ERR_SHUTDOWN);
+    CHECK(cleave_engine_submit(engine, &desc, 1, prompt, 8, &id, &n, &err) == CLEAVE_ERR_SHUTDOWN);
     CHECK_INT(n, 0);
     do {
         end = next_event(queue);
@@ -98,7 +98,7 @@ int main(void)
         CHECK_INT(end.request, id);
     } while (end.type != CLEAVE_EVENT_FINISHED);
     CHECK(end.status == CLEAVE_ERR_SHUTDOWN || end.finish_reason == CLEAVE_FINISH_LENGTH);
-    CHECK_OK(cleave_poll(queue, &end, sizeof end, 1, 0, &n));
+    CHECK_OK(cleave_queue_poll(queue, &end, sizeof end, 1, 0, &n));
     CHECK_INT(n, 0);
     check_nothing_leaked(cache);
     cleave_cache_destroy(cache);

@@ -28,7 +28,7 @@ int main(void)
     while (!done) {
         CHECK_INT(poll(&p, 1, 60000), 1);
         memset(wide, 0x55, sizeof wide);
-        CHECK_OK(cleave_poll(queue, (cleave_event_t *)(void *)wide, 96, 4, 0, &n));
+        CHECK_OK(cleave_queue_poll(queue, (cleave_event_t *)(void *)wide, 96, 4, 0, &n));
         CHECK(n <= 4);
         for (i = 0; i < n; i++) {
             cleave_event_t event;
@@ -62,7 +62,7 @@ int main(void)
     submit_one(engine, &desc, prompt, 8);
     CHECK_INT(poll(&p, 1, 60000), 1);
     memset(narrow, 0x55, sizeof narrow);
-    CHECK_OK(cleave_poll(queue, (cleave_event_t *)(void *)narrow, head, 1, 60000, &n));
+    CHECK_OK(cleave_queue_poll(queue, (cleave_event_t *)(void *)narrow, head, 1, 60000, &n));
     CHECK_INT(n, 1);
     {
         uint32_t type;

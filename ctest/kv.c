@@ -136,7 +136,7 @@ int main(void)
         cleave_request_desc_t desc = greedy(0, 0);
         cleave_request_t id;
         desc.kv = kv;
-        CHECK(cleave_submit(decoder, &desc, 1, NULL, 0, &id, &n, &err) < 0);
+        CHECK(cleave_engine_submit(decoder, &desc, 1, NULL, 0, &id, &n, &err) < 0);
         CHECK(err.code == CLEAVE_ERR_NOT_FOUND || err.code == CLEAVE_ERR_EXPIRED);
     }
 
@@ -193,7 +193,7 @@ int main(void)
         cleave_request_t id = submit_one(mixed, &desc, prompt, PROMPT);
         int32_t got[2 * NEW];
         size_t more = 0;
-        cleave_status_t exported = cleave_export(mixed, id);
+        cleave_status_t exported = cleave_engine_export(mixed, id);
         CHECK(exported == CLEAVE_OK || exported == CLEAVE_ERR_NOT_FOUND); /* it may have been quicker */
         event = run_to_end(queue, id, got, NEW, &n);
         if (event.finish_reason == CLEAVE_FINISH_EXPORTED) {

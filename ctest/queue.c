@@ -10,7 +10,7 @@ static void *wait_for_ever(void *status)
 {
     cleave_event_t event;
     size_t n = 5;
-    *(cleave_status_t *)status = cleave_poll(waited_on, &event, sizeof event, 1, UINT32_MAX, &n);
+    *(cleave_status_t *)status = cleave_queue_poll(waited_on, &event, sizeof event, 1, UINT32_MAX, &n);
     CHECK_INT(n, 0);
     return NULL;
 }
@@ -44,20 +44,20 @@ int main(void)
     CHECK_INT(poll(&p, 1, 0), 0);
 
     /* A timeout is no error. */
-    CHECK_OK(cleave_poll(queue, events, sizeof events[0], 4, 0, &n));
+    CHECK_OK(cleave_queue_poll(queue, events, sizeof events[0], 4, 0, &n));
     CHECK_INT(n, 0);
     start = now_ms();
-    CHECK_OK(cleave_poll(queue, events, sizeof events[0], 4, 30, &n));
+    CHECK_OK(cleave_queue_poll(queue, events, sizeof events[0], 4, 30, &n));
     CHECK(now_ms() - start >= 29);
-    CHECK_OK(cleave_poll(queue, NULL, sizeof events[0], 0, UINT32_MAX, &n));
+    CHECK_OK(cleave_queue_poll(queue, NULL, sizeof events[0], 0, UINT32_MAX, &n));
 
-    CHECK_STATUS(cleave_poll(queue, NULL, sizeof events[0], 4, 0, &n), CLEAVE_ERR_INVALID_ARGUMENT);
-    CHECK_STATUS(cleave_poll(queue, events, sizeof events[0], 4, 0, NULL), CLEAVE_ERR_INVALID_ARGUMENT);
-    CHECK_STATUS(cleave_poll(queue, events, 0, 4, 0, &n), CLEAVE_ERR_INVALID_ARGUMENT);
-    CHECK_STATUS(cleave_poll(queue, events, 40, 1, 0, &n), CLEAVE_ERR_INVALID_ARGUMENT);
-    CHECK_STATUS(cleave_poll(queue, events, 65, 1, 0, &n), CLEAVE_ERR_INVALID_ARGUMENT);
-    CHECK_STATUS(cleave_poll(queue, events, SIZE_MAX & ~(size_t)7, 1, 0, &n), CLEAVE_ERR_INVALID_ARGUMENT);
-    CHECK_STATUS(cleave_poll(queue, events, 64, SIZE_MAX, 0, &n), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(cleave_queue_poll(queue, NULL, sizeof events[0], 4, 0, &n), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(cleave_queue_poll(queue, events, sizeof events[0], 4, 0, NULL), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(cleave_queue_poll(queue, events, 0, 4, 0, &n), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(cleave_queue_poll(queue, events, 40, 1, 0, &n), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(cleave_queue_poll(queue, events, 65, 1, 0, &n), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(cleave_queue_poll(queue, events, SIZE_MAX & ~(size_t)7, 1, 0, &n), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(cleave_queue_poll(queue, events, 64, SIZE_MAX, 0, &n), CLEAVE_ERR_INVALID_ARGUMENT);
 
     /* Destroying a queue wakes who waits. */
     waited_on = queue;

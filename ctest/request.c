@@ -9,7 +9,7 @@ static void refused(cleave_request_desc_t desc, cleave_status_t status, const ch
     cleave_error_t err;
     cleave_request_t id = 0;
     size_t n = 9;
-    CHECK_ERR(cleave_submit(engine, &desc, 1, tokens, 64, &id, &n, &err), status);
+    CHECK_ERR(cleave_engine_submit(engine, &desc, 1, tokens, 64, &id, &n, &err), status);
     CHECK_INT(n, 0);
     CHECK_INT(id, 0);
     CHECK(has_text(&err, named));
@@ -77,7 +77,7 @@ static void a_batch_with_a_bad_one(void)
         batch[i].user_tag = 100u + (unsigned)i;
     }
     batch[2].top_p = 2;
-    CHECK_ERR(cleave_submit(engine, batch, 4, tokens, 64, ids, &n, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_ERR(cleave_engine_submit(engine, batch, 4, tokens, 64, ids, &n, &err), CLEAVE_ERR_INVALID_ARGUMENT);
     CHECK_INT(n, 2);
     CHECK(has_text(&err, "requests[2]"));
     CHECK(ids[0] != 0 && ids[1] != 0 && ids[0] != ids[1] && ids[2] == 0);
@@ -88,19 +88,19 @@ static void a_batch_with_a_bad_one(void)
     }
     batch[1].struct_size = 104;
     batch[2].top_p = 0;
-    CHECK_ERR(cleave_submit(engine, batch, 4, tokens, 64, ids, &n, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_ERR(cleave_engine_submit(engine, batch, 4, tokens, 64, ids, &n, &err), CLEAVE_ERR_INVALID_ARGUMENT);
     CHECK_INT(n, 1);
     CHECK(has_text(&err, "requests[1]"));
     do {
     } while (next_event(queue).type != CLEAVE_EVENT_FINISHED);
-    CHECK_ERR(cleave_submit(engine, NULL, 0, NULL, 0, NULL, &n, &err), CLEAVE_OK);
+    CHECK_ERR(cleave_engine_submit(engine, NULL, 0, NULL, 0, NULL, &n, &err), CLEAVE_OK);
     CHECK_INT(n, 0);
-    CHECK_ERR(cleave_submit(engine, NULL, 1, tokens, 64, ids, &n, &err), CLEAVE_ERR_INVALID_ARGUMENT);
-    CHECK_ERR(cleave_submit(engine, batch, 1, NULL, 64, ids, &n, &err), CLEAVE_ERR_INVALID_ARGUMENT);
-    CHECK_ERR(cleave_submit(engine, batch, 1, tokens, 64, NULL, &n, &err), CLEAVE_ERR_INVALID_ARGUMENT);
-    CHECK_ERR(cleave_submit(engine, batch, 1, tokens, 64, ids, NULL, &err), CLEAVE_ERR_INVALID_ARGUMENT);
-    CHECK_ERR(cleave_submit(engine, batch, SIZE_MAX, tokens, 64, ids, &n, &err), CLEAVE_ERR_INVALID_ARGUMENT);
-    CHECK_ERR(cleave_submit(engine, batch, 1, tokens, SIZE_MAX, ids, &n, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_ERR(cleave_engine_submit(engine, NULL, 1, tokens, 64, ids, &n, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_ERR(cleave_engine_submit(engine, batch, 1, NULL, 64, ids, &n, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_ERR(cleave_engine_submit(engine, batch, 1, tokens, 64, NULL, &n, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_ERR(cleave_engine_submit(engine, batch, 1, tokens, 64, ids, NULL, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_ERR(cleave_engine_submit(engine, batch, SIZE_MAX, tokens, 64, ids, &n, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_ERR(cleave_engine_submit(engine, batch, 1, tokens, SIZE_MAX, ids, &n, &err), CLEAVE_ERR_INVALID_ARGUMENT);
 }
 
 static void stops(void)
@@ -184,19 +184,19 @@ static void endings(cleave_cache_t *cache)
         cleave_engine_t *stalled = make_engine(cache, small, CLEAVE_ROLE_MIXED);
         cleave_status_t again;
         id = submit_one(stalled, &desc, tokens, 64);
-        CHECK_OK(cleave_cancel(stalled, id));
+        CHECK_OK(cleave_engine_cancel(stalled, id));
         do {
             event = next_event(small);
         } while (event.type != CLEAVE_EVENT_FINISHED);
         CHECK_INT(event.finish_reason, CLEAVE_FINISH_ERROR);
         CHECK_INT(event.status, CLEAVE_ERR_CANCELLED);
-        again = cleave_cancel(stalled, id);
+        again = cleave_engine_cancel(stalled, id);
         CHECK(again == CLEAVE_OK || again == CLEAVE_ERR_NOT_FOUND);
         cleave_engine_destroy(stalled);
         cleave_queue_destroy(small);
     }
-    CHECK_STATUS(cleave_cancel(engine, 0), CLEAVE_ERR_NOT_FOUND);
-    CHECK_STATUS(cleave_export(engine, 0xdeadbeefcafeu), CLEAVE_ERR_NOT_FOUND);
+    CHECK_STATUS(cleave_engine_cancel(engine, 0), CLEAVE_ERR_NOT_FOUND);
+    CHECK_STATUS(cleave_engine_export(engine, 0xdeadbeefcafeu), CLEAVE_ERR_NOT_FOUND);
 
     desc.deadline_us = 1;
     id = submit_one(engine, &desc, tokens, 64);
@@ -204,7 +204,7 @@ static void endings(cleave_cache_t *cache)
         event = next_event(queue);
     } while (event.type != CLEAVE_EVENT_FINISHED);
     CHECK_INT(event.status, CLEAVE_ERR_TIMEOUT);
-    CHECK_OK(cleave_poll(queue, &event, sizeof event, 1, 0, &n));
+    CHECK_OK(cleave_queue_poll(queue, &event, sizeof event, 1, 0, &n));
     CHECK_INT(n, 0);
 }
 

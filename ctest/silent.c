@@ -68,8 +68,8 @@ static void scenario(cleave_model_t *model)
     CHECK(cleave_model_load("/proc/self", &none, &err) < 0);
     CHECK(cleave_kv_import(cache, queue, "garbage", 7, 0, &kv, &err) < 0);
     CHECK(cleave_kv_load(cache, "/proc/self/cmdline", &kv, &err) < 0);
-    CHECK(cleave_submit(engine, NULL, 1, NULL, 0, &id, &n, &err) < 0);
-    CHECK(cleave_poll(NULL, NULL, 0, 0, 0, &n) < 0);
+    CHECK(cleave_engine_submit(engine, NULL, 1, NULL, 0, &id, &n, &err) < 0);
+    CHECK(cleave_queue_poll(NULL, NULL, 0, 0, 0, &n) < 0);
     desc.kv = run_to_end(queue, submit_one(engine, &desc, tokens, 8), got, 8, &n).kv;
     desc.prompt_len = 0;
     run_to_end(queue, submit_one(decoder, &desc, tokens, 8), got, 8, &n);

@@ -80,7 +80,7 @@ static uint32_t goes_on(cleave_engine_t *engine, cleave_kv_t kv, uint32_t flags)
     return event.flags;
 }
 
-/* KV_STARTED comes first, FINISHED with the same handle; what was computed between the two is pulled meanwhile. */
+/* KV_STREAM_STARTED comes first, FINISHED with the same handle; what was computed between the two is pulled meanwhile. */
 static void streams(void)
 {
     cleave_error_t err;
@@ -100,12 +100,12 @@ static void streams(void)
     desc.user_tag = 7;
     id = submit_one(prefiller, &desc, prompt, PROMPT);
     event = next_event(queue);
-    CHECK_INT(event.type, CLEAVE_EVENT_KV_STARTED);
+    CHECK_INT(event.type, CLEAVE_EVENT_KV_STREAM_STARTED);
     CHECK(event.request == id && event.user_tag == 7 && event.kv != 0 && event.token == -1 && event.timestamp_ns > 0);
     kv = event.kv;
     CHECK_OK(cleave_kv_info(from, kv, &info));
     CHECK(info.n_tokens >= PROMPT && info.n_tokens <= PROMPT + 1 && info.n_computed <= PROMPT && info.lease_left_ms > 0);
-    CHECK(info.n_computed == PROMPT || info.flags & CLEAVE_KV_FILLING);
+    CHECK(info.n_computed == PROMPT || info.flags & CLEAVE_KV_STREAMING);
     ticket = ticket_of(from, kv);
     there = import(to, &ticket, 8);
     desc = greedy(0, 0);
@@ -149,9 +149,9 @@ static void streams(void)
     desc.cache_salt = 5; /* all of it is to be computed */
     id = submit_one(prefiller, &desc, prompt, PROMPT);
     event = next_event(queue);
-    CHECK_INT(event.type, CLEAVE_EVENT_KV_STARTED);
+    CHECK_INT(event.type, CLEAVE_EVENT_KV_STREAM_STARTED);
     kv = event.kv;
-    cancelled = cleave_cancel(prefiller, id);
+    cancelled = cleave_engine_cancel(prefiller, id);
     CHECK(cancelled == CLEAVE_OK || cancelled == CLEAVE_ERR_NOT_FOUND); /* the prompt may have been quicker */
     do {
         event = next_event(queue);
@@ -186,7 +186,7 @@ static void streams_from_prefill_engines_only(void)
         submit_one(engine, &desc, prompt, PROMPT);
         do {
             event = next_event(queue);
-            started += event.type == CLEAVE_EVENT_KV_STARTED;
+            started += event.type == CLEAVE_EVENT_KV_STREAM_STARTED;
         } while (event.type != CLEAVE_EVENT_FINISHED);
         CHECK_INT(started, role == CLEAVE_ROLE_PREFILL);
         CHECK((event.kv != 0) == (role == CLEAVE_ROLE_PREFILL));
@@ -239,7 +239,7 @@ static void recomputes(void)
             cleave_request_t id;
             desc = greedy(0, 0);
             desc.kv = kv;
-            CHECK_ERR(cleave_submit(decoder, &desc, 1, NULL, 0, &id, &n, &err), why);
+            CHECK_ERR(cleave_engine_submit(decoder, &desc, 1, NULL, 0, &id, &n, &err), why);
             CHECK_INT(n, 0);
         }
         CHECK_INT(goes_on(decoder, kv, CLEAVE_REQUEST_RECOMPUTE | CLEAVE_REQUEST_EMIT_PENDING), CLEAVE_EVENT_RECOMPUTED);
@@ -270,20 +270,20 @@ static void refuses_long_prompts(void)
     config.threads = 1;
     config.local_prefill_tokens = 32;
     CHECK_ERR(cleave_engine_create(cache, queue, &config, &decoder, &err), CLEAVE_OK);
-    CHECK_ERR(cleave_submit(decoder, &desc, 1, prompt, PROMPT, &id, &n, &err), CLEAVE_ERR_PREFILL_ELSEWHERE);
+    CHECK_ERR(cleave_engine_submit(decoder, &desc, 1, prompt, PROMPT, &id, &n, &err), CLEAVE_ERR_PREFILL_ELSEWHERE);
     CHECK(n == 0 && id == 0 && has_text(&err, "local_prefill_tokens is 32") && has_text(&err, "33 to compute"));
     desc.prompt_len = 32; /* short enough */
     CHECK_INT(run_to_end(queue, submit_one(decoder, &desc, prompt, PROMPT), got, NEW, &n).status, CLEAVE_OK);
 
     /* The rest of a prompt whose beginning is cached; in another salt nothing is. */
     desc = greedy(PROMPT, NEW);
-    CHECK_ERR(cleave_submit(decoder, &desc, 1, prompt, PROMPT, &id, &n, &err), CLEAVE_ERR_PREFILL_ELSEWHERE);
+    CHECK_ERR(cleave_engine_submit(decoder, &desc, 1, prompt, PROMPT, &id, &n, &err), CLEAVE_ERR_PREFILL_ELSEWHERE);
     CHECK(has_text(&err, "32 of them cached"));
     run_to_end(queue, submit_one(mixed, &desc, prompt, PROMPT), got, NEW, &n);
     run_to_end(queue, submit_one(decoder, &desc, prompt, PROMPT), got, NEW, &n);
     CHECK(n == NEW && memcmp(got, wanted, sizeof got) == 0);
     desc.cache_salt = 1;
-    CHECK_ERR(cleave_submit(decoder, &desc, 1, prompt, PROMPT, &id, &n, &err), CLEAVE_ERR_PREFILL_ELSEWHERE);
+    CHECK_ERR(cleave_engine_submit(decoder, &desc, 1, prompt, PROMPT, &id, &n, &err), CLEAVE_ERR_PREFILL_ELSEWHERE);
 
     /* A handle is what the engine is for, whatever its length; and the limit is one of the role. */
     {
@@ -298,7 +298,7 @@ static void refuses_long_prompts(void)
     CHECK(n == NEW && memcmp(got, wanted, sizeof got) == 0);
     desc.cache_salt = 3;
     CHECK_ERR(cleave_engine_set_role(decoder, CLEAVE_ROLE_DECODE, &err), CLEAVE_OK);
-    CHECK_ERR(cleave_submit(decoder, &desc, 1, prompt, PROMPT, &id, &n, &err), CLEAVE_ERR_PREFILL_ELSEWHERE);
+    CHECK_ERR(cleave_engine_submit(decoder, &desc, 1, prompt, PROMPT, &id, &n, &err), CLEAVE_ERR_PREFILL_ELSEWHERE);
     cleave_engine_destroy(decoder);
     cleave_engine_destroy(mixed);
     check_nothing_leaked(cache);

@@ -75,7 +75,7 @@ static cleave_status_t submit_with(const void *desc, cleave_error_t *err)
 {
     cleave_request_t id;
     size_t n;
-    cleave_status_t status = cleave_submit(engine, (const cleave_request_desc_t *)desc, 1, NULL, 0, &id, &n, err);
+    cleave_status_t status = cleave_engine_submit(engine, (const cleave_request_desc_t *)desc, 1, NULL, 0, &id, &n, err);
     return status == CLEAVE_ERR_INVALID_ARGUMENT && strstr(err->message, "prompt_len is 0") ? CLEAVE_OK : status;
 }
 
@@ -133,7 +133,7 @@ static void strides(void)
             desc.struct_size = sizes[k];
             memcpy(array.bytes + i * sizes[k], &desc, sizes[k] < sizeof desc ? sizes[k] : sizeof desc);
         }
-        CHECK_ERR(cleave_submit(engine, (const cleave_request_desc_t *)(const void *)&array, 3, tokens, 8, ids, &n, &err),
+        CHECK_ERR(cleave_engine_submit(engine, (const cleave_request_desc_t *)(const void *)&array, 3, tokens, 8, ids, &n, &err),
                   CLEAVE_OK);
         CHECK_INT(n, 3);
         while (finished < 3) {

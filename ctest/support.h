@@ -159,7 +159,7 @@ static inline cleave_request_t submit_one(cleave_engine_t *engine, const cleave_
     cleave_error_t err;
     cleave_request_t id = 0;
     size_t n_accepted = 0;
-    CHECK_ERR(cleave_submit(engine, desc, 1, tokens, n_tokens, &id, &n_accepted, &err), CLEAVE_OK);
+    CHECK_ERR(cleave_engine_submit(engine, desc, 1, tokens, n_tokens, &id, &n_accepted, &err), CLEAVE_OK);
     CHECK_INT(n_accepted, 1);
     CHECK(id != 0);
     return id;
@@ -170,7 +170,7 @@ static inline cleave_event_t next_event(cleave_queue_t *queue)
 {
     cleave_event_t event = ZERO;
     size_t n = 0;
-    CHECK_OK(cleave_poll(queue, &event, sizeof event, 1, 60000, &n));
+    CHECK_OK(cleave_queue_poll(queue, &event, sizeof event, 1, 60000, &n));
     CHECK_INT(n, 1);
     return event;
 }

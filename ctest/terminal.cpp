@@ -66,7 +66,7 @@ void Round::submit()
             desc.prompt_len = pick(2) ? 0 : 3;
         }
     }
-    const auto status = cleave_submit(engines[pick(static_cast<uint32_t>(engines.size()))], batch, wanted, tokens, 48,
+    const auto status = cleave_engine_submit(engines[pick(static_cast<uint32_t>(engines.size()))], batch, wanted, tokens, 48,
                                       out, &n, nullptr);
     CHECK((status == CLEAVE_OK) == (n == wanted));
     CHECK(status != CLEAVE_ERR_INTERNAL);
@@ -109,7 +109,7 @@ void Round::poll(uint32_t timeout_ms, bool until_empty)
     cleave_event_t events[16];
     size_t n = 0;
     do {
-        CHECK_OK(cleave_poll(queue, events, sizeof events[0], 16, timeout_ms, &n));
+        CHECK_OK(cleave_queue_poll(queue, events, sizeof events[0], 16, timeout_ms, &n));
         for (size_t i = 0; i < n; i++)
             take(events[i]);
     } while (until_empty && n > 0);
@@ -130,9 +130,9 @@ void Round::run()
             auto id = ids[own() % ids.size()].load();
             auto *engine = engines[own() % engines.size()];
             if (own() % 2)
-                cleave_cancel(engine, id);
+                cleave_engine_cancel(engine, id);
             else
-                cleave_export(engine, id);
+                cleave_engine_export(engine, id);
             cleave_engine_set_role(engine, own() % 3, nullptr);
             std::this_thread::sleep_for(std::chrono::microseconds(own() % 300));
         }

@@ -37,7 +37,7 @@ cleave_status_t submit(cleave_engine_t *to, cleave_kv_t kv)
     cleave_request_t id = 0;
     size_t n = 0;
     desc.kv = kv;
-    auto status = cleave_submit(to, &desc, 1, prompt, 16, &id, &n, nullptr);
+    auto status = cleave_engine_submit(to, &desc, 1, prompt, 16, &id, &n, nullptr);
     if (n == 1)
         last_id = id;
     return status;
@@ -48,7 +48,7 @@ cleave_status_t poll_once()
 {
     cleave_event_t events[8];
     size_t n = 0;
-    auto status = cleave_poll(queue, events, sizeof events[0], 8, 0, &n);
+    auto status = cleave_queue_poll(queue, events, sizeof events[0], 8, 0, &n);
     for (size_t i = 0; i < n; i++)
         if (events[i].type == CLEAVE_EVENT_FINISHED && events[i].kv != 0) {
             auto old = last_kv.exchange(events[i].kv);
@@ -98,8 +98,8 @@ const std::vector<Call> calls = {
     {"submit", [] { return submit(engine, 0); }},
     {"submit_prefill", [] { return submit(prefiller, 0); }},
     {"submit_kv", [] { auto kv = last_kv.exchange(0); return kv != 0 ? submit(engine, kv) : CLEAVE_OK; }},
-    {"cancel", [] { return cleave_cancel(engine, last_id); }},
-    {"export", [] { return cleave_export(engine, last_id); }},
+    {"cancel", [] { return cleave_engine_cancel(engine, last_id); }},
+    {"export", [] { return cleave_engine_export(engine, last_id); }},
     {"poll", poll_once},
     {"kv_info", [] { auto i = sized<cleave_kv_info_t>(); return cleave_kv_info(cache, last_kv, &i); }},
     {"kv_ticket", [] {
@@ -168,7 +168,7 @@ void settle()
     for (int quiet = 0; quiet < 3;) {
         cleave_event_t event;
         size_t n = 0;
-        CHECK_OK(cleave_poll(queue, &event, sizeof event, 1, 200, &n));
+        CHECK_OK(cleave_queue_poll(queue, &event, sizeof event, 1, 200, &n));
         quiet = n == 0 ? quiet + 1 : 0;
         if (n == 1 && event.kv != 0 && event.type == CLEAVE_EVENT_FINISHED)
             cleave_kv_release(cache, event.kv);
@@ -206,7 +206,7 @@ int main()
         while (!stop) {
             submit(engine, 0);
             poll_once();
-            cleave_cancel(engine, last_id);
+            cleave_engine_cancel(engine, last_id);
             auto audit = sized<cleave_audit_t>();
             cleave_cache_audit(cache, &audit);
             auto info = sized<cleave_model_info_t>();

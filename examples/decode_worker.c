@@ -75,7 +75,7 @@ static cleave_status_t submit(size_t i, const cleave_request_desc_t *desc, const
 {
     cleave_request_t id;
     size_t accepted;
-    cleave_status_t status = cleave_submit(engine, desc, 1, requests[i].tokens, requests[i].n_tokens, &id, &accepted, &err);
+    cleave_status_t status = cleave_engine_submit(engine, desc, 1, requests[i].tokens, requests[i].n_tokens, &id, &accepted, &err);
     if (status == CLEAVE_OK) {
         requests[i].state = RUNNING;
         requests[i].how = how;
@@ -407,7 +407,7 @@ int main(int argc, char **argv)
         if (poll(fds, 3, prefiller.fd < 0 || !paired ? 100 : 1000) < 0)
             continue;
         if (fds[0].revents) {
-            check(cleave_poll(queue, events, sizeof *events, 64, 0, &n), "poll");
+            check(cleave_queue_poll(queue, events, sizeof *events, 64, 0, &n), "poll");
             for (size_t i = 0; i < n; i++)
                 handle_event(&events[i]);
             print_text();

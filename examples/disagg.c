@@ -67,7 +67,7 @@ static cleave_event_t collect(cleave_queue_t *queue, struct output *out, cleave_
     for (;;) {
         cleave_event_t event;
         size_t n;
-        check(cleave_poll(queue, &event, sizeof event, 1, UINT32_MAX, &n), "poll");
+        check(cleave_queue_poll(queue, &event, sizeof event, 1, UINT32_MAX, &n), "poll");
         if (n == 1 && event.type == CLEAVE_EVENT_TOKEN && out->n < out->cap) {
             out->tokens[out->n] = event.token;
             out->times[out->n++] = event.timestamp_ns;
@@ -103,7 +103,7 @@ static void submit(cleave_engine_t *to, const cleave_request_desc_t *desc, const
 {
     cleave_request_t id;
     size_t accepted;
-    check(cleave_submit(to, desc, 1, tokens, n, &id, &accepted, &err), "submit");
+    check(cleave_engine_submit(to, desc, 1, tokens, n, &id, &accepted, &err), "submit");
 }
 
 int main(int argc, char **argv)

@@ -42,18 +42,18 @@ int main(int argc, char **argv)
     cleave_request_t id;
     check(cleave_tokenize(model, argv[2], strlen(argv[2]), 0, tokens, 4096, &n_tokens, &err));
     cleave_request_desc_t ask = {.struct_size = sizeof ask, .prompt_len = (uint32_t)n_tokens, .max_new_tokens = 64};
-    check(cleave_submit(prefill, &ask, 1, tokens, n_tokens, &id, &n, &err));
+    check(cleave_engine_submit(prefill, &ask, 1, tokens, n_tokens, &id, &n, &err));
 
     for (int done = 0; !done;) {
         cleave_event_t event;
         char piece[256];
-        check(cleave_poll(queue, &event, sizeof event, 1, UINT32_MAX, &n));
+        check(cleave_queue_poll(queue, &event, sizeof event, 1, UINT32_MAX, &n));
         if (event.type == CLEAVE_EVENT_TOKEN && cleave_detokenizer_push(text, event.token, piece, sizeof piece, &n) == CLEAVE_OK) {
             fwrite(piece, 1, n, stdout);
             fflush(stdout);
         } else if (event.type == CLEAVE_EVENT_FINISHED && event.finish_reason == CLEAVE_FINISH_PREFILLED) {
             cleave_request_desc_t go_on = {.struct_size = sizeof go_on, .kv = event.kv}; /* the handoff */
-            check(cleave_submit(decode, &go_on, 1, NULL, 0, &id, &n, &err));
+            check(cleave_engine_submit(decode, &go_on, 1, NULL, 0, &id, &n, &err));
         } else if (event.type == CLEAVE_EVENT_FINISHED) {
             done = 1;
         }

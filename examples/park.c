@@ -50,7 +50,7 @@ static cleave_request_t submit_prompt(void)
     desc.prompt_len = (uint32_t)n_tokens;
     desc.temperature = 0.8f; /* sampled: the seed goes with the handle, and the samples go on as they would have */
     desc.seed = 42;
-    check(cleave_submit(engine, &desc, 1, tokens, n_tokens, &id, &n, &err), "submit");
+    check(cleave_engine_submit(engine, &desc, 1, tokens, n_tokens, &id, &n, &err), "submit");
     return id;
 }
 
@@ -63,7 +63,7 @@ static cleave_event_t stream(cleave_request_t id, int stop_after)
         cleave_event_t event;
         char piece[256];
         size_t n, i;
-        check(cleave_poll(queue, &event, sizeof event, 1, UINT32_MAX, &n), "poll");
+        check(cleave_queue_poll(queue, &event, sizeof event, 1, UINT32_MAX, &n), "poll");
         if (event.type == CLEAVE_EVENT_FINISHED) {
             printf("\n");
             return event;
@@ -74,7 +74,7 @@ static cleave_event_t stream(cleave_request_t id, int stop_after)
             for (i = 0; i < n; i++)
                 putchar(piece[i] == '\n' ? ' ' : piece[i]);
         if (++n_tokens == stop_after)
-            check(cleave_export(engine, id), "export");
+            check(cleave_engine_export(engine, id), "export");
     }
 }
 
@@ -101,7 +101,7 @@ int main(int argc, char **argv)
         cleave_request_t id;
         size_t n;
         check(cleave_kv_load(cache, argv[3], &desc.kv, &err), "load");
-        check(cleave_submit(engine, &desc, 1, NULL, 0, &id, &n, &err), "submit");
+        check(cleave_engine_submit(engine, &desc, 1, NULL, 0, &id, &n, &err), "submit");
         printf("%u tokens in all\n", stream(id, 0).index);
     }
     cleave_detokenizer_destroy(text);

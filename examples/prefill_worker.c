@@ -47,7 +47,7 @@ static void forget_peer(int peer)
     for (int i = 0; i < MOST_JOBS; i++)
         if (jobs[i].used && jobs[i].peer == peer) {
             jobs[i].peer = -1;
-            cleave_cancel(engine, jobs[i].request);
+            cleave_engine_cancel(engine, jobs[i].request);
         }
 }
 
@@ -85,7 +85,7 @@ static void take_prompt(int peer, uint64_t id, const unsigned char *body, size_t
     cleave_request_desc_t desc = {.struct_size = sizeof desc, .flags = CLEAVE_REQUEST_STREAM_KV, .user_tag = i,
                                   .prompt_len = prompt.n_tokens, .max_new_tokens = prompt.max_new_tokens,
                                   .temperature = prompt.temperature, .seed = prompt.seed};
-    status = cleave_submit(engine, &desc, 1, tokens, prompt.n_tokens, &jobs[i].request, &accepted, &err);
+    status = cleave_engine_submit(engine, &desc, 1, tokens, prompt.n_tokens, &jobs[i].request, &accepted, &err);
     free(tokens);
     if (status == CLEAVE_OK) {
         n_accepted++;
@@ -162,7 +162,7 @@ static void handle_event(const cleave_event_t *event)
         exit(1);
     }
     job = &jobs[event->user_tag];
-    if (event->type == CLEAVE_EVENT_KV_STARTED && job->peer >= 0)
+    if (event->type == CLEAVE_EVENT_KV_STREAM_STARTED && job->peer >= 0)
         send_ticket(job, event->kv);
     if (event->type != CLEAVE_EVENT_FINISHED)
         return; /* the first token goes with the KV: the decode worker repeats it (CLEAVE_REQUEST_EMIT_PENDING) */
@@ -279,7 +279,7 @@ int main(int argc, char **argv)
         if (poll(fds, 2 + MOST_PEERS, told_to_end ? 20 : 1000) < 0)
             continue; /* a signal */
         if (fds[0].revents) {
-            check(cleave_poll(queue, events, sizeof *events, 64, 0, &n), "poll");
+            check(cleave_queue_poll(queue, events, sizeof *events, 64, 0, &n), "poll");
             for (size_t i = 0; i < n; i++)
                 handle_event(&events[i]);
         }

@@ -33,10 +33,10 @@ fn pair() -> Pair {
     let done = host.run(&prefill, request(&prompt(40, 2), 12)).end.unwrap().kv;
     let Consumed::Ready(snapshot, table) = from.kv().consume(KvId(done)).unwrap() else { panic!("pending") };
     let begin = Snapshot { tokens: snapshot.tokens[..40].to_vec(), last_logprob: 0.0, ..snapshot.clone() };
-    let filling = from.kv().begin_filling(begin, &table).unwrap();
-    let kv = filling.id().0;
+    let streaming = from.kv().begin_streaming_export(begin, &table).unwrap();
+    let kv = streaming.id().0;
     let ticket = cleave::transport::ticket(from.kv(), KvId(kv)).unwrap();
-    let land = move || _ = filling.finish(snapshot, table).unwrap();
+    let land = move || _ = streaming.finish(snapshot, table).unwrap();
     Pair { from, to, host, kv, ticket, land: Some(Box::new(land)) }
 }
 

@@ -104,7 +104,7 @@ closure() { # closure FILE
         seen[$file]=1
         while read -r next; do
             queue+=("$(dirname "$file")/$next")
-        done < <(sed -n 's/^#include "\([^"]*\)".*/\1/p' "$file" | grep -v '^\.\./sim/')
+        done < <(sed -n 's/^#include "\([^"]*\)".*/\1/p' "$file")
     done
     printf '%s\n' "${!seen[@]}" | sort
 }

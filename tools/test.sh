@@ -49,7 +49,7 @@ optional nixl tests/nixl.rs tools/nixl.sh
 if optional nvcc 'the check of the compiled kernels' tools/kernels.sh --install; then
     part kernels tools/kernels.sh --check
 fi
-part simulator cargo test --locked -p cleave-kernels -p simulated-cuda -p simulated-cublaslt --features cleave-kernels/simulator
+part simulator cargo test --locked -p simulated-kernels -p simulated-cuda -p simulated-cublaslt
 # --no-fail-fast: one broken test does not hide another.
 part rust cargo test --locked --features failpoints,fuzzing --no-fail-fast
 # Schedules of the lease and ownership code: a build of its own, because its locks are a model checker's.

@@ -83,7 +83,7 @@ func goCPU(b *testing.B) (ns int64) {
 
 // The queue holds all tokens of 64 streams, as engines left them there, when the dispatcher is started: the time from
 // there until 64 goroutines have read their streams to the end. It is all that lies between the queue and the
-// reader: cgo, cleave_poll, dispatch, inboxes, wake-ups.
+// reader: cgo, cleave_queue_poll, dispatch, inboxes, wake-ups.
 func BenchmarkTokenFromAFullQueue(b *testing.B) {
 	engineCache := newCache(b, CacheConfig{BytesPerDevice: 128 << 20})
 	var spent time.Duration
@@ -138,7 +138,7 @@ func BenchmarkTokenAsItComes(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// One call of cleave_poll that finds nothing: what entering and leaving C costs.
+// One call of cleave_queue_poll that finds nothing: what entering and leaving C costs.
 func BenchmarkPoll(b *testing.B) {
 	d := must[*dispatcher](b)(openDispatcher(0))
 	defer capi.QueueDestroy(d.name)

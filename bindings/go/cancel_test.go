@@ -157,7 +157,7 @@ func TestHandlesOfClosedStreams(t *testing.T) {
 	})
 }
 
-// The handle of EventKVStarted is the reader's from then on: what becomes of the stream after the request's good end is
+// The handle of EventKVStreamStarted is the reader's from then on: what becomes of the stream after the request's good end is
 // of no concern to it.
 func TestHandleThatWasReadOutlivesItsStream(t *testing.T) {
 	cache := newCache(t, CacheConfig{})

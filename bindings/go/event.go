@@ -15,8 +15,8 @@ const (
 	EventToken EventType = 1
 	// EventFinished: the request has ended; always its last event. Reason, KV, Index and CachedTokens are set.
 	EventFinished EventType = 2
-	// EventKVStarted: the prompt's turn has come, and KV is its handle, still being filled; see [Request.StreamKV].
-	EventKVStarted EventType = 6
+	// EventKVStreamStarted: the prompt's turn has come, and KV is its handle, still being filled; see [Request.StreamKV].
+	EventKVStreamStarted EventType = 6
 )
 
 // FinishReason is why a request has ended.
@@ -78,7 +78,7 @@ type Event struct {
 	// Top are the likeliest tokens at the token's place, best first: [Request.TopLogprobs] of them.
 	Top []TokenLogprob
 	// KV is the handle, if the request hands one over, and the caller's: to submit or to close. EventFinished carries
-	// the same one as EventKVStarted did.
+	// the same one as EventKVStreamStarted did.
 	KV *KV
 	// Time is when the engine said it, on the monotonic clock: what it had to wait to be read is not in it.
 	Time time.Time
@@ -86,7 +86,7 @@ type Event struct {
 
 // noted is a token as a stream keeps it until it is read.
 type noted struct {
-	kv          *KV // of EventKVStarted
+	kv          *KV // of EventKVStreamStarted
 	top         []TokenLogprob
 	timestampNS uint64
 	token       int32
@@ -96,7 +96,7 @@ type noted struct {
 
 func (n *noted) event() Event {
 	if n.kv != nil {
-		return Event{Type: EventKVStarted, KV: n.kv, Time: monotonicTime(n.timestampNS)}
+		return Event{Type: EventKVStreamStarted, KV: n.kv, Time: monotonicTime(n.timestampNS)}
 	}
 	return Event{
 		Type: EventToken, Token: n.token, Index: int(n.index), Logprob: n.logprob, Top: n.top,

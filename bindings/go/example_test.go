@@ -161,7 +161,7 @@ func ExampleCache_Import() {
 		request := cleave.Request{Prompt: prompt, MaxNewTokens: 16, StreamKV: true}
 		for event, err := range prefill.Generate(ctx, request) {
 			check(err)
-			if event.Type == cleave.EventKVStarted {
+			if event.Type == cleave.EventKVStreamStarted {
 				ticket, err := event.KV.Ticket()
 				check(err)
 				wire <- ticket

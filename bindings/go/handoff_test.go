@@ -106,7 +106,7 @@ func TestStreamedKV(t *testing.T) {
 			t.Fatal(err)
 		}
 		switch event.Type {
-		case EventKVStarted:
+		case EventKVStreamStarted:
 			started = event.KV
 			imported := must[*KV](t)(p.to.Import(must[[]byte](t)(started.Ticket())))
 			decoding = submit(t, p.decode, Request{KV: imported, EmitPending: true, Recompute: true})

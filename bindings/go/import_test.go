@@ -22,7 +22,7 @@ func filling(t *testing.T, cache *Cache) (*KV, *Stream) {
 	engine := newEngine(t, cache, EngineConfig{Role: RolePrefill, MaxBatchTokens: 1})
 	stream := submit(t, engine, Request{Prompt: slowPrompt(t), MaxNewTokens: 8, IgnoreEOS: true, StreamKV: true})
 	event := must[Event](t)(stream.Next())
-	if event.Type != EventKVStarted || event.KV == nil {
+	if event.Type != EventKVStreamStarted || event.KV == nil {
 		t.Fatalf("%+v", event)
 	}
 	return event.KV, stream

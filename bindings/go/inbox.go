@@ -18,7 +18,7 @@ type inbox struct {
 	request uint64 // 0 until it was accepted
 	unread  []noted
 	read    int         // how many of unread were read
-	started *KV         // of EventKVStarted
+	started *KV         // of EventKVStreamStarted
 	shown   bool        // started was read: it is the reader's
 	detach  func() bool // from the context
 
@@ -121,7 +121,7 @@ func (in *inbox) receive(event *capi.Event, top []TokenLogprob) {
 				token: event.Token, index: event.Index, logprob: event.Logprob,
 			})
 		}
-	case capi.EventKVStarted:
+	case capi.EventKVStreamStarted:
 		in.started = newKV(in.engine.cache, event.KV, nil)
 		if in.stopped == nil {
 			in.keep(noted{kv: in.started, timestampNS: event.TimestampNS})

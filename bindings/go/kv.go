@@ -62,7 +62,7 @@ func newKV(cache *Cache, id uint64, landing *landing) *KV {
 // Close releases the handle; its blocks are free once no transfer touches them. A handle that was submitted, fetched,
 // closed before or has expired is left alone, so that a deferred Close is right in any case. It always returns nil.
 //
-// The handle of [EventKVStarted] belongs to its request until that ends: closing it before that takes it from whoever
+// The handle of [EventKVStreamStarted] belongs to its request until that ends: closing it before that takes it from whoever
 // imports it, while the request goes on and may end with another handle.
 func (kv *KV) Close() error {
 	kv.mu.Lock()
@@ -129,7 +129,7 @@ func (kv *KV) Info() (KVInfo, error) {
 		Computed:    int(i.Computed),
 		Blocks:      int(i.Blocks),
 		Importing:   i.Flags&capi.KVImporting != 0,
-		Filling:     i.Flags&capi.KVFilling != 0,
+		Filling:     i.Flags&capi.KVStreaming != 0,
 		TicketBytes: int64(i.TicketBytes),
 		ImageBytes:  int64(i.ImageBytes),
 		LeaseLeft:   time.Duration(i.LeaseLeftMS) * time.Millisecond,

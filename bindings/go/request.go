@@ -62,7 +62,7 @@ type Request struct {
 
 	// KeepKV: the end of the request hands over a KV handle. Implied on a prefill engine.
 	KeepKV bool
-	// StreamKV, on an engine whose role is prefill: [EventKVStarted] carries the handle as soon as the prompt's turn has
+	// StreamKV, on an engine whose role is prefill: [EventKVStreamStarted] carries the handle as soon as the prompt's turn has
 	// come, so that its ticket can go out and the importer pulls what is computed while the rest is. The handle belongs
 	// to the request: it fails if that ends without its KV, and EventFinished carries it otherwise.
 	StreamKV bool

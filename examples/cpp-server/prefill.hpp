@@ -18,7 +18,7 @@ inline void answer_prefill(HttpServer &server, EngineHost &host, const Call &cal
     request[0].stream_kv = true; // the ticket goes out before the prompt is computed
     const auto sequences = std::make_shared<Sequences>(host, 1);
     sequences->submit(0, std::move(request));
-    const auto next = [&server, call, sequences] { // KvStarted, or Finished
+    const auto next = [&server, call, sequences] { // KvStreamStarted, or Finished
         for (;;) {
             server.check(call);
             const auto event = sequences->next();

@@ -21,7 +21,7 @@ func (h *engineHost) prefill(ctx context.Context, a *reply, q *request, prompts 
 		switch {
 		case err != nil:
 			return err
-		case event.Type == cleave.EventKVStarted:
+		case event.Type == cleave.EventKVStreamStarted:
 			ticket, err := event.KV.Ticket()
 			if err != nil {
 				return err

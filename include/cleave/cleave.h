@@ -121,7 +121,7 @@ typedef struct cleave_error_t {
 /** Checksum, truncation, malformed file. */
 #define CLEAVE_ERR_CORRUPT (-10)
 
-/** Of a request that cleave_cancel ended. */
+/** Of a request that cleave_engine_cancel ended. */
 #define CLEAVE_ERR_CANCELLED (-11)
 
 /** A deadline or a timeout has passed. */
@@ -507,7 +507,7 @@ void cleave_cache_destroy(cleave_cache_t *cache);
 cleave_status_t cleave_queue_create(uint32_t capacity, cleave_queue_t **out, cleave_error_t *err);
 
 /**
- * Ends a queue: who waits in cleave_poll gets SHUTDOWN, events that wait and events that come later are dropped, its
+ * Ends a queue: who waits in cleave_queue_poll gets SHUTDOWN, events that wait and events that come later are dropped, its
  * engines accept no more requests. Its descriptor is closed once its last engine is destroyed. Destroy engines first
  * to get every FINISHED event. NULL and a queue that was destroyed before are ignored.
  */
@@ -516,7 +516,7 @@ void cleave_queue_destroy(cleave_queue_t *queue);
 /**
  * The queue's eventfd, readable while events wait, for poll, epoll, kqueue-like loops and Go's netpoller. It is the
  * library's: watch it, but do not read, write or close it, and take it out of the loop before cleave_queue_destroy.
- * Level-triggered use is simplest; edge-triggered, call cleave_poll until it gives no event.
+ * Level-triggered use is simplest; edge-triggered, call cleave_queue_poll until it gives no event.
  *
  * Callable from any thread. A negative status for a queue that is none.
  */
@@ -644,7 +644,7 @@ void cleave_engine_destroy(cleave_engine_t *engine);
 #define CLEAVE_REQUEST_OVERRIDE_SAMPLING (1u << 4)
 
 /**
- * On an engine whose role is prefill: KV_STARTED carries the handle as soon as the prompt's turn has come, so that its
+ * On an engine whose role is prefill: KV_STREAM_STARTED carries the handle as soon as the prompt's turn has come, so that its
  * ticket can go out and the importer pulls what is computed while the rest is. FINISHED carries the same handle.
  * Without effect on engines of another role.
  */
@@ -726,21 +726,21 @@ typedef struct cleave_request_desc_t {
  * (engine, KV handle), INCOMPATIBLE, UNSUPPORTED (flags), OUT_OF_MEMORY (more than the whole cache holds),
  * SHUTDOWN (draining or destroyed), PREFILL_ELSEWHERE (see local_prefill_tokens).
  */
-cleave_status_t cleave_submit(cleave_engine_t *engine,
-                              const struct cleave_request_desc_t *requests,
-                              size_t n_requests,
-                              const int32_t *tokens,
-                              size_t n_tokens,
-                              cleave_request_t *ids,
-                              size_t *n_accepted,
-                              cleave_error_t *err);
+cleave_status_t cleave_engine_submit(cleave_engine_t *engine,
+                                     const struct cleave_request_desc_t *requests,
+                                     size_t n_requests,
+                                     const int32_t *tokens,
+                                     size_t n_tokens,
+                                     cleave_request_t *ids,
+                                     size_t *n_accepted,
+                                     cleave_error_t *err);
 
 /**
  * Asks an engine to end a request with FINISHED (ERROR, CANCELLED) at the next step boundary. Asynchronous and
  * idempotent: a request that has ended meanwhile is CLEAVE_OK or NOT_FOUND, and no second event follows.
  * Callable from any thread. Errors: NOT_FOUND (engine, id), INVALID_ARGUMENT.
  */
-cleave_status_t cleave_cancel(cleave_engine_t *engine, cleave_request_t id);
+cleave_status_t cleave_engine_cancel(cleave_engine_t *engine, cleave_request_t id);
 
 /**
  * Stops a running generation at the next step boundary and hands it over: its FINISHED event (EXPORTED) carries the
@@ -748,7 +748,7 @@ cleave_status_t cleave_cancel(cleave_engine_t *engine, cleave_request_t id);
  * ends before that ends as it would have. Callable from any thread. Errors: NOT_FOUND (engine, id),
  * INVALID_ARGUMENT.
  */
-cleave_status_t cleave_export(cleave_engine_t *engine, cleave_request_t id);
+cleave_status_t cleave_engine_export(cleave_engine_t *engine, cleave_request_t id);
 
 
 /* ---- events ---- */
@@ -766,7 +766,7 @@ cleave_status_t cleave_export(cleave_engine_t *engine, cleave_request_t id);
 
 /**
  * One of the likeliest tokens at the place of the TOKEN event before it, best first; see CLEAVE_REQUEST_LOGPROBS. They
- * follow that event directly, though a cleave_poll with little room may end between them.
+ * follow that event directly, though a cleave_queue_poll with little room may end between them.
  */
 #define CLEAVE_EVENT_TOP_LOGPROB 5
 
@@ -774,7 +774,7 @@ cleave_status_t cleave_export(cleave_engine_t *engine, cleave_request_t id);
  * A prompt's turn has come: `kv` is its handle, still being filled; see CLEAVE_REQUEST_STREAM_KV. It belongs to the
  * request: it fails if that ends without its KV, and FINISHED carries it otherwise.
  */
-#define CLEAVE_EVENT_KV_STARTED 6
+#define CLEAVE_EVENT_KV_STREAM_STARTED 6
 
 /** Flag of FINISHED: the KV of the handle did not come, and was computed anew; see CLEAVE_REQUEST_RECOMPUTE. */
 #define CLEAVE_EVENT_RECOMPUTED (1u << 0)
@@ -788,7 +788,7 @@ cleave_status_t cleave_export(cleave_engine_t *engine, cleave_request_t id);
 /** A prefill engine has done its part: `kv` is the handle to continue from. */
 #define CLEAVE_FINISH_PREFILLED 3
 
-/** cleave_export: `kv` is the handle to continue from. */
+/** cleave_engine_export: `kv` is the handle to continue from. */
 #define CLEAVE_FINISH_EXPORTED 4
 
 /** `status` says why: CANCELLED, TIMEOUT (deadline), SHUTDOWN, ... */
@@ -833,12 +833,12 @@ typedef struct cleave_event_t {
  * Callable from any thread; of several threads that wait on one queue each event goes to one. [BLOCKING] up to the
  * timeout. Errors: INVALID_ARGUMENT, NOT_FOUND, SHUTDOWN (the queue was destroyed meanwhile).
  */
-cleave_status_t cleave_poll(cleave_queue_t *queue,
-                            struct cleave_event_t *events,
-                            size_t event_size,
-                            size_t capacity,
-                            uint32_t timeout_ms,
-                            size_t *n);
+cleave_status_t cleave_queue_poll(cleave_queue_t *queue,
+                                  struct cleave_event_t *events,
+                                  size_t event_size,
+                                  size_t capacity,
+                                  uint32_t timeout_ms,
+                                  size_t *n);
 
 
 /* ---- KV handles ---- */
@@ -846,7 +846,7 @@ cleave_status_t cleave_poll(cleave_queue_t *queue,
 #define CLEAVE_KV_IMPORTING (1u << 0)
 
 /** The handle is of a prompt that is still being computed; n_computed says how far. */
-#define CLEAVE_KV_FILLING (1u << 1)
+#define CLEAVE_KV_STREAMING (1u << 1)
 
 /** What is known of a handle. Set struct_size before the call. */
 typedef struct cleave_kv_info_t {
@@ -877,7 +877,7 @@ cleave_status_t cleave_kv_info(cleave_cache_t *cache, cleave_kv_t kv, struct cle
  * secret pulls the blocks itself, in this process, on this machine (shared memory) or from elsewhere (TCP, after
  * cleave_cache_listen). The handle lives on until that has happened, it is released or its lease ends; a transfer that
  * begins renews the lease, and so does every sign of life from the importer. The tokens are readable in it: keep it
- * private. A handle of a prompt that is still being computed (KV_STARTED) has a ticket too. (`buf`, `cap`, `len`)
+ * private. A handle of a prompt that is still being computed (KV_STREAM_STARTED) has a ticket too. (`buf`, `cap`, `len`)
  * follow the conventions for buffers above. Callable from any thread.
  * Errors: NOT_FOUND, EXPIRED, INVALID_ARGUMENT (buffer too small), UNSUPPORTED.
  */

@@ -82,8 +82,6 @@ fn inputs(source: &Path) -> std::io::Result<String> {
     while let Some(file) = queue.pop() {
         let text = fs::read_to_string(&file)?;
         let names = text.lines().filter_map(|line| line.strip_prefix("#include \"")?.split('"').next());
-        // The simulator's are not nvcc's.
-        let names = names.filter(|name| !name.starts_with("../sim/"));
         let found: Vec<PathBuf> = names.map(|name| file.with_file_name(name)).collect();
         if seen.insert(file.to_str().expect("names are ASCII").to_string()) {
             queue.extend(found);

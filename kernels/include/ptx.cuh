@@ -1,10 +1,10 @@
-// The only place with inline PTX. Each wrapper has a model in sim/ptx.hpp that does the same on the CPU.
+// The only place with inline PTX. Each wrapper has a model in simulator/lanes/src/ptx.hpp that does the same on the CPU.
 #pragma once
 
 #include "types.cuh"
 
 #ifdef CLEAVE_SIM
-#include "../sim/ptx.hpp"
+#include <ptx.hpp>
 #else
 
 namespace cleave {

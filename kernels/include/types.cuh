@@ -1,4 +1,4 @@
-// Element types and their conversions, the same for nvcc and for the simulator (kernels/sim).
+// Element types and their conversions, the same for nvcc and for the simulator (simulator/lanes).
 #pragma once
 
 #ifndef CLEAVE_SIM

@@ -5,9 +5,6 @@
 //! has it do so where there is an nvcc, and embeds what is there. A build without nvcc has no kernels and is no error,
 //! unless CLEAVE_REQUIRE_KERNELS is set. See `build/fatbins.rs`.
 
-#[cfg(feature = "simulator")]
-pub mod simulator;
-
 /// The driver reads numbers in it.
 #[allow(dead_code)] // where there are no fatbins
 #[repr(C, align(64))]

@@ -9,16 +9,16 @@
 pub mod cpu;
 #[allow(unsafe_code)]
 pub mod cuda;
-mod draw;
+mod device_sampling;
 mod geometry;
 pub(crate) mod int8;
 
-pub use draw::{Draw, Drawn, Draws};
+pub use device_sampling::{DeviceSample, DeviceSamplingBatch, DeviceSamplingRow};
 pub use geometry::KvGeometry;
 
 use crate::bail;
 use crate::error::Result;
-use crate::sys::bytes::{Source, Target};
+use crate::sys::bytes::{ByteSource, ByteTarget};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicU8;
 
@@ -38,12 +38,12 @@ pub trait BlockStore: Send + Sync {
     fn copy(&self, from: BlockId, to: BlockId) -> Result<()>;
 
     /// The block where it lies, if that is host memory. Panics out of range.
-    fn source(&self, _id: BlockId) -> Option<Source<'_>> {
+    fn source(&self, _id: BlockId) -> Option<ByteSource<'_>> {
         None
     }
 
     /// The same, to be written by the block's one owner.
-    fn target(&self, _id: BlockId) -> Option<Target<'_>> {
+    fn target(&self, _id: BlockId) -> Option<ByteTarget<'_>> {
         None
     }
 
@@ -58,7 +58,7 @@ pub trait BlockStore: Send + Sync {
     }
 
     /// What another process of this machine needs to map the pool read-only. UNSUPPORTED if it cannot.
-    fn share(&self) -> Result<Shared> {
+    fn share(&self) -> Result<PoolExport> {
         bail!(Unsupported, "the pool's memory cannot be shared with other processes")
     }
 
@@ -69,7 +69,7 @@ pub trait BlockStore: Send + Sync {
 }
 
 /// The memory of a pool, block after block, for another process.
-pub struct Shared {
+pub struct PoolExport {
     pub fd: OwnedFd,
     pub bytes: usize,
     /// The UUID of the device that it is of; None: host memory.
@@ -227,9 +227,14 @@ pub trait Backend: Send + Sized {
     /// `gate = silu(gate) * up`.
     fn silu_mul(&mut self, gate: &mut Self::Buffer, up: &Self::Buffer) -> Result<()>;
 
-    /// Draws a token from each of the first rows of logits, in place of their download, and waits until the step is done.
+    /// DeviceSamplingBatch a token from each of the first rows of logits, in place of their download, and waits until the step is done.
     /// The logits are unspecified then. False if this backend leaves that to the host, and has done nothing.
-    fn draw(&mut self, _logits: &mut Self::Buffer, _draws: &Draws, _out: &mut Vec<Drawn>) -> Result<bool> {
+    fn draw(
+        &mut self,
+        _logits: &mut Self::Buffer,
+        _draws: &DeviceSamplingBatch,
+        _out: &mut Vec<DeviceSample>,
+    ) -> Result<bool> {
         Ok(false)
     }
 
@@ -252,7 +257,7 @@ pub trait Backend: Send + Sized {
     }
 
     /// Goes on in other streams, as on other multiprocessors. Between two steps.
-    fn set_streams(&mut self, _streams: cuda::Streams) -> Result<()> {
+    fn set_compute_share(&mut self, _streams: cuda::ComputeShare) -> Result<()> {
         Ok(())
     }
 }

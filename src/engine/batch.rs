@@ -1,12 +1,12 @@
 //! From a plan to the packed rows that a model runs.
 
-use super::active::Active;
+use super::running::RunningRequest;
 use crate::backend::{Batch, SeqSpan};
 use crate::scheduler::Plan;
 use std::collections::HashMap;
 
 /// Fills `batch` with the rows of `plan`, in its order.
-pub(super) fn build(plan: &Plan, active: &HashMap<u64, Active>, block_tokens: usize, batch: &mut Batch) {
+pub(super) fn build(plan: &Plan, active: &HashMap<u64, RunningRequest>, block_tokens: usize, batch: &mut Batch) {
     batch.tokens.clear();
     batch.positions.clear();
     batch.rope_lens.clear();

@@ -1,19 +1,19 @@
 //! The scheduler's view of the block pool: an engine's sequences and their tables.
 
-use super::active::Active;
-use super::shared::Shared;
+use super::running::RunningRequest;
+use super::shared::EngineShared;
 use crate::scheduler::{Blocks, SeqId};
 use std::collections::HashMap;
 
 pub(super) struct ActiveBlocks<'a> {
-    shared: &'a Shared,
-    active: &'a mut HashMap<u64, Active>,
+    shared: &'a EngineShared,
+    active: &'a mut HashMap<u64, RunningRequest>,
     /// Prompt tokens that prefix-cache hits saved.
     pub prefix_hits: u64,
 }
 
 impl<'a> ActiveBlocks<'a> {
-    pub fn new(shared: &'a Shared, active: &'a mut HashMap<u64, Active>) -> Self {
+    pub fn new(shared: &'a EngineShared, active: &'a mut HashMap<u64, RunningRequest>) -> Self {
         ActiveBlocks { shared, active, prefix_hits: 0 }
     }
 }

@@ -1,12 +1,12 @@
 //! A KV cache with its model: what the engines over it share.
 
-use super::active::Active;
+use super::device_runtime::{self, DeviceRuntime, Placement, Sharing};
 use super::event::{Event, EventKind};
-use super::home::{self, Home, Place, Sharing};
 use super::prepare::Bounds;
 use super::queue::Queue;
+use super::running::RunningRequest;
 use super::saturation;
-use crate::backend::cuda::Streams;
+use crate::backend::cuda::ComputeShare;
 use crate::backend::{KvGeometry, Progress};
 use crate::error::Result;
 use crate::kv::{self, BlockTable, CacheConfig, CacheIdentity, HashChain, KvId};
@@ -47,7 +47,7 @@ pub struct CacheOptions {
 /// A KV cache for one model on one device, with what its engines share: weights, block pool, handles.
 pub struct ModelCache {
     model: Arc<Model>,
-    home: Box<dyn Home>,
+    home: Box<dyn DeviceRuntime>,
     geometry: KvGeometry,
     n_blocks: usize,
     kv: Arc<kv::Cache>,
@@ -75,7 +75,7 @@ impl ModelCache {
         if devices.len() > 1 {
             crate::bail!(Unsupported, "{} devices: a cache lies on one", devices.len());
         }
-        let device = devices.first().copied().unwrap_or(home::DEVICE_CPU);
+        let device = devices.first().copied().unwrap_or(device_runtime::DEVICE_CPU);
         let info = model.info();
         let block_tokens = if options.block_tokens == 0 { DEFAULT_BLOCK_TOKENS } else { options.block_tokens };
         if block_tokens > MAX_BLOCK_TOKENS {
@@ -96,7 +96,7 @@ impl ModelCache {
         // Only whoever has the secret can import: without one that the host gave, nobody else does.
         let serve = options.secret.is_some();
         let sharing = Sharing { pool: serve, weights: options.share_weights };
-        let home = home::make(model, device, geometry, n_blocks, sharing, progress)?;
+        let home = device_runtime::make(model, device, geometry, n_blocks, sharing, progress)?;
         let identity = CacheIdentity {
             fingerprint: model.fingerprint(),
             tokenizer_digest: model.tokenizer_digest().unwrap_or_default(),
@@ -136,12 +136,12 @@ impl ModelCache {
         &self.kv
     }
 
-    pub(super) fn executor(&self, place: Place) -> Result<Box<dyn Executor>> {
+    pub(super) fn executor(&self, place: Placement) -> Result<Box<dyn Executor>> {
         self.home.executor(&self.model, place)
     }
 
-    /// See [`Home::streams`].
-    pub(super) fn streams(&self, percent: u32, leaving: u32) -> Result<Streams> {
+    /// See [`DeviceRuntime::streams`].
+    pub(super) fn streams(&self, percent: u32, leaving: u32) -> Result<ComputeShare> {
         self.home.streams(percent, leaving)
     }
 
@@ -185,7 +185,7 @@ impl ModelCache {
     }
 
     /// Gives an empty table the longest cached run of blocks that leaves at least one token to compute.
-    pub(super) fn adopt_prefix(&self, active: &mut Active) -> usize {
+    pub(super) fn adopt_prefix(&self, active: &mut RunningRequest) -> usize {
         if !self.shareable(&active.snapshot) {
             return 0;
         }
@@ -209,7 +209,7 @@ impl ModelCache {
     }
 
     /// Puts the blocks that the last step filled into the prefix index.
-    pub(super) fn publish(&self, active: &mut Active) {
+    pub(super) fn publish(&self, active: &mut RunningRequest) {
         let snapshot = &active.snapshot;
         let full = snapshot.computed.min(self.shareable_up_to) as usize / self.block_tokens();
         if full <= active.published || !self.shareable(snapshot) {

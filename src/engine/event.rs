@@ -16,7 +16,7 @@ pub enum EventKind {
     /// One of the likeliest alternatives to the TOKEN event that came just before, best first.
     TopLogprob = 5,
     /// The handle of a prompt whose computation begins.
-    KvStarted = 6,
+    KvStreamStarted = 6,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,32 +1,32 @@
 //! Engines: one step thread each, over a cache that they share.
 //!
 //! Commands go in through an inbox ([`shared`]), events come out through a [`Queue`]; host threads never wait
-//! for a step. [`step`] is the loop, [`requests`] how requests come in and end, [`place`] why they end exactly once,
+//! for a step. [`step`] is the loop, [`requests`] how requests come in and end, [`guard`] why they end exactly once,
 //! [`prepare`] what a request must satisfy to be accepted, [`cache`] what engines share, [`probe`] how the length of
 //! prefill steps is measured and [`saturation`] how it is chosen.
 
-mod active;
 mod batch;
 mod blocks;
 mod cache;
 mod counters;
-mod draw;
+mod device_runtime;
 mod event;
-mod home;
+mod guard;
 mod metrics;
-mod place;
 mod prepare;
 mod probe;
 mod queue;
 mod request;
 mod requests;
+mod running;
+mod sampler;
 mod saturation;
 mod shared;
 mod step;
 
 pub use cache::{CacheOptions, ModelCache};
+pub use device_runtime::DEVICE_CPU;
 pub use event::{Event, EventKind};
-pub use home::DEVICE_CPU;
 pub use metrics::Metrics;
 pub use queue::{Queue, Reservation, SpaceWaker};
 pub use request::{Request, SamplingFields};
@@ -36,11 +36,11 @@ use crate::error::{Error, Result};
 use crate::kv::{Consumed, KvId};
 use crate::sequence::Snapshot;
 use crate::sys::monotonic_ns;
-use active::{Arrival, Source};
-use place::Place;
+use guard::RequestGuard;
 use prepare::{Bounds, prepare};
+use running::{PendingRequest, SequenceSource};
 use saturation::Budget;
-use shared::{EngineLimits, Shared};
+use shared::{EngineLimits, EngineShared};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -114,7 +114,7 @@ impl EngineOptions {
 
 /// A running engine. Dropping it ends everything still open with SHUTDOWN.
 pub struct Engine {
-    shared: Arc<Shared>,
+    shared: Arc<EngineShared>,
     bounds: Bounds,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -131,16 +131,16 @@ impl Engine {
         let limits = options.limits()?;
         let role = options.role.unwrap_or(Role::Mixed);
         let sm_percent = sm_percent(options.sm_percent)?;
-        let place = home::Place { threads: options.threads, cpus: options.cpus.clone(), sm_percent };
+        let place = device_runtime::Placement { threads: options.threads, cpus: options.cpus.clone(), sm_percent };
         let executor = cache.executor(place)?;
         let bounds = cache.bounds();
         let failure = queue.reserve()?;
         let fixed = (options.max_batch_tokens > 0).then_some(options.max_batch_tokens);
         let multiprocessors = executor.multiprocessors();
         let budget = Budget::new(fixed, cache.saturation_key(multiprocessors));
-        let shared = Arc::new(Shared::new(cache.clone(), queue.clone(), limits, budget, role, sm_percent));
+        let shared = Arc::new(EngineShared::new(cache.clone(), queue.clone(), limits, budget, role, sm_percent));
         shared.counters.multiprocessors.store(multiprocessors, Relaxed);
-        let stepper = step::Stepper::new(shared.clone(), executor, bounds, failure);
+        let stepper = step::StepLoop::new(shared.clone(), executor, bounds, failure);
         let (ready, bound) = crossbeam_channel::bounded(1);
         let thread = crate::sys::spawn("cleave-engine", move || {
             let outcome = if options.cpus.is_empty() { Ok(()) } else { bind_current_thread(&options.cpus) };
@@ -179,17 +179,17 @@ impl Engine {
         let id = place.id;
         let source = self.source(&request, &mut place)?;
         let prefill_only = self.shared.role.load(Relaxed) == Role::Prefill as u32;
-        self.shared.arrive(Arrival { place, request, prefill_only, deadline, export: false, source });
+        self.shared.arrive(PendingRequest { place, request, prefill_only, deadline, export: false, source });
         Ok(id)
     }
 
     /// The sequence to run. The handle is taken last, when nothing else can refuse the request.
-    fn source(&self, request: &Request, place: &mut Place) -> Result<Source> {
+    fn source(&self, request: &Request, place: &mut RequestGuard) -> Result<SequenceSource> {
         let cache = &self.shared.cache;
         if request.kv == 0 {
             let snapshot = prepare(request, None, &self.bounds)?;
             self.check_local(&snapshot)?;
-            return Ok(Source::Ready(Box::new(snapshot), cache.table()));
+            return Ok(SequenceSource::Ready(Box::new(snapshot), cache.table()));
         }
         let kv = KvId(request.kv);
         let base = match cache.kv().peek(kv) {
@@ -207,20 +207,20 @@ impl Engine {
             Consumed::Pending => self.claim(request, kv, place.id),
             Consumed::Ready(snapshot, table) => {
                 self.shared.counters.handed_off(monotonic_ns() - started);
-                Ok(Source::Ready(Box::new(prepare(request, Some(snapshot), &self.bounds)?), table))
+                Ok(SequenceSource::Ready(Box::new(prepare(request, Some(snapshot), &self.bounds)?), table))
             }
         }
     }
 
     /// Of a handle whose KV did not come: its sequence, to be computed here if the request says so.
-    fn recompute(&self, request: &Request, kv: KvId, error: Error) -> Result<Source> {
+    fn recompute(&self, request: &Request, kv: KvId, error: Error) -> Result<SequenceSource> {
         let cache = &self.shared.cache;
         let Some(sequence) = cache.kv().failed_sequence(kv).filter(|_| request.recompute) else { return Err(error) };
         let base = Snapshot { computed: 0, ..Snapshot::clone(&sequence) };
         let snapshot = prepare(request, Some(base), &self.bounds)?;
         cache.kv().release(kv)?;
         self.shared.counters.recomputed.fetch_add(1, Relaxed);
-        Ok(Source::Ready(Box::new(snapshot), cache.table()))
+        Ok(SequenceSource::Ready(Box::new(snapshot), cache.table()))
     }
 
     /// Refuses a prompt that is better prefilled elsewhere.
@@ -242,11 +242,11 @@ impl Engine {
     }
 
     /// Takes a handle that is still on its way; what can be checked without it is checked now.
-    fn claim(&self, request: &Request, kv: KvId, id: u64) -> Result<Source> {
+    fn claim(&self, request: &Request, kv: KvId, id: u64) -> Result<SequenceSource> {
         prepare::check_prompt(&request.prompt, self.bounds.vocab_size)?;
         let engine = Arc::downgrade(&self.shared);
         let landed = move || engine.upgrade().into_iter().for_each(|engine| engine.landed(id));
-        Ok(Source::Importing(self.shared.cache.kv().claim(kv, Arc::new(landed))?))
+        Ok(SequenceSource::Importing(self.shared.cache.kv().claim(kv, Arc::new(landed))?))
     }
 
     /// Asks for the end of a request; its FINISHED event follows. NOT_FOUND once that is out.
@@ -274,7 +274,7 @@ impl Engine {
         let percent = sm_percent(percent)?;
         let mut now = self.shared.sm_percent.lock().unwrap_or_else(PoisonError::into_inner);
         if *now != percent {
-            self.shared.replace_streams(self.shared.cache.streams(percent, *now)?);
+            self.shared.replace_compute_share(self.shared.cache.streams(percent, *now)?);
             *now = percent;
         }
         Ok(())

@@ -3,7 +3,7 @@
 //! it with each as they share it with any prompt of that length.
 
 use super::saturation::{self, Claim, Point, SMALLEST};
-use super::shared::Shared;
+use super::shared::EngineShared;
 use super::{ModelCache, Role};
 use crate::backend::{Batch, SeqSpan};
 use crate::error::{Result, Status};
@@ -36,7 +36,7 @@ struct UnderWay {
 
 impl Probe {
     /// Runs one step of a measurement, if there is one to make. False if there is nothing to do.
-    pub fn turn(&mut self, shared: &Shared, executor: &mut dyn Executor) -> Result<bool> {
+    pub fn turn(&mut self, shared: &EngineShared, executor: &mut dyn Executor) -> Result<bool> {
         if self.under_way.is_none() {
             // A decode engine's few prompt tokens are not for throughput.
             if shared.role.load(Relaxed) == Role::Decode as u32 {

@@ -17,13 +17,13 @@ pub trait SpaceWaker: Send + Sync {
 }
 
 pub struct Queue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     ready: Condvar,
     eventfd: EventFd,
     capacity: usize,
 }
 
-struct State {
+struct QueueState {
     events: VecDeque<Event>,
     /// Places kept for FINISHED events of accepted requests (and KV_READY of accepted imports).
     reserved: usize,
@@ -47,7 +47,7 @@ impl Queue {
             crate::bail!(InvalidArgument, "queue capacity {capacity} is outside 4..=16777216");
         }
         Ok(Arc::new(Queue {
-            state: Mutex::new(State {
+            state: Mutex::new(QueueState {
                 events: VecDeque::with_capacity(capacity.min(Queue::DEFAULT_CAPACITY)),
                 reserved: 0,
                 closed: false,
@@ -59,7 +59,7 @@ impl Queue {
         }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -106,7 +106,7 @@ impl Queue {
         true
     }
 
-    fn append(&self, state: &mut State, events: &mut [Event]) {
+    fn append(&self, state: &mut QueueState, events: &mut [Event]) {
         if events.is_empty() {
             return;
         }

@@ -15,7 +15,7 @@ pub struct Request {
     pub sampling: SamplingFields,
     /// FINISHED carries a KV handle.
     pub keep_kv: bool,
-    /// On an engine whose role is prefill: KV_STARTED carries a handle that can be pulled while it is filled.
+    /// On an engine whose role is prefill: KV_STREAM_STARTED carries a handle that can be pulled while it is filled.
     pub stream_kv: bool,
     /// If the handle's KV does not come, compute it here from the tokens of its ticket.
     pub recompute: bool,

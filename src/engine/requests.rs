@@ -1,25 +1,25 @@
 //! How requests come in, and how their events and their ends go out: the step thread's side of it.
 
-use super::active::{Active, Arrival, End, Source, finished};
 use super::event::{Event, EventKind};
 use super::prepare::prepare;
-use super::step::Stepper;
+use super::running::{End, PendingRequest, RunningRequest, SequenceSource, finished};
+use super::step::StepLoop;
 use crate::error::{Error, Result, Status};
-use crate::kv::{BlockTable, Consumed, Filling, KvId};
+use crate::kv::{BlockTable, Consumed, KvId, StreamingExport};
 use crate::scheduler::NewSeq;
 use crate::sequence::{FinishReason, Snapshot};
 use crate::sys::monotonic_ns;
 use std::time::Instant;
 
-impl Stepper {
+impl StepLoop {
     // ---- in ----
 
-    pub(super) fn arrive(&mut self, mut arrival: Arrival) {
+    pub(super) fn arrive(&mut self, mut arrival: PendingRequest) {
         let _ = crate::failpoint::hit("engine.arrive");
         let started = monotonic_ns();
         let source = match arrival.source {
-            Source::Ready(..) => return self.start(arrival),
-            Source::Importing(ref mut claim) => claim.take(),
+            SequenceSource::Ready(..) => return self.start(arrival),
+            SequenceSource::Importing(ref mut claim) => claim.take(),
         };
         match source {
             Ok(Consumed::Pending) => {
@@ -35,9 +35,9 @@ impl Stepper {
     }
 
     /// The KV of a request did not come: it is computed anew, if the request says so.
-    fn failed_to_land(&mut self, mut arrival: Arrival, error: Error) {
+    fn failed_to_land(&mut self, mut arrival: PendingRequest, error: Error) {
         let sequence = match &arrival.source {
-            Source::Importing(claim) if arrival.request.recompute => claim.sequence(),
+            SequenceSource::Importing(claim) if arrival.request.recompute => claim.sequence(),
             _ => None,
         };
         match sequence {
@@ -65,9 +65,11 @@ impl Stepper {
         }
     }
 
-    fn landed(&mut self, arrival: Arrival, snapshot: Snapshot, table: BlockTable) {
+    fn landed(&mut self, arrival: PendingRequest, snapshot: Snapshot, table: BlockTable) {
         match prepare(&arrival.request, Some(snapshot), &self.bounds) {
-            Ok(snapshot) => self.start(Arrival { source: Source::Ready(Box::new(snapshot), table), ..arrival }),
+            Ok(snapshot) => {
+                self.start(PendingRequest { source: SequenceSource::Ready(Box::new(snapshot), table), ..arrival })
+            }
             Err(error) => {
                 drop(table);
                 arrival.refuse(&error);
@@ -75,26 +77,26 @@ impl Stepper {
         }
     }
 
-    fn start(&mut self, arrival: Arrival) {
-        let Arrival { request, prefill_only, deadline, export, source, place } = arrival;
-        let Source::Ready(snapshot, table) = source else { return };
+    fn start(&mut self, arrival: PendingRequest) {
+        let PendingRequest { request, prefill_only, deadline, export, source, place } = arrival;
+        let SequenceSource::Ready(snapshot, table) = source else { return };
         let id = place.id;
         let chain = self.shared.cache.hash_chain(&snapshot);
-        let filling = match prefill_only && request.stream_kv {
-            true => self.shared.cache.kv().begin_filling(Snapshot::clone(&snapshot), &table).ok(),
+        let streaming = match prefill_only && request.stream_kv {
+            true => self.shared.cache.kv().begin_streaming_export(Snapshot::clone(&snapshot), &table).ok(),
             false => None,
         };
-        let started = filling.as_ref().map(|filling| {
-            let mut event = Event::new(EventKind::KvStarted, place.user_tag, id);
-            event.kv = filling.id().0;
+        let started = streaming.as_ref().map(|streaming| {
+            let mut event = Event::new(EventKind::KvStreamStarted, place.user_tag, id);
+            event.kv = streaming.id().0;
             event
         });
-        let active = Active {
+        let active = RunningRequest {
             published: 0,
             prefix_hit: None,
             begun: false,
             snapshot: *snapshot,
-            filling,
+            streaming,
             table,
             chain,
             prefill_only,
@@ -226,11 +228,11 @@ impl Stepper {
         let mut status = failure.as_ref().map(|error| error.status);
         let hands_over = active.hands_over(reason);
         // Bindings go last to first: the place last, also in a panic.
-        let Active { place, table, filling, snapshot, chain, .. } = active;
+        let RunningRequest { place, table, streaming, snapshot, chain, .. } = active;
         let (index, cached_tokens) = (snapshot.generated(), snapshot.cached_tokens);
         let mut kv = 0;
         if hands_over {
-            match self.hand_over(snapshot, filling, table, reason) {
+            match self.hand_over(snapshot, streaming, table, reason) {
                 Ok(handle) => {
                     self.shared.cache.kv().set_chain(handle, &chain);
                     kv = handle.0;
@@ -238,8 +240,9 @@ impl Stepper {
                 Err(error) => (reason, status) = (FinishReason::Error, Some(error.status)),
             }
         } else {
-            if let Some(filling) = filling {
-                filling.fail(failure.unwrap_or_else(|| Error::new(Status::Cancelled, "the request ended without KV")));
+            if let Some(streaming) = streaming {
+                streaming
+                    .fail(failure.unwrap_or_else(|| Error::new(Status::Cancelled, "the request ended without KV")));
             }
             drop(table);
         }
@@ -253,14 +256,14 @@ impl Stepper {
     fn hand_over(
         &self,
         mut snapshot: Snapshot,
-        filling: Option<Filling>,
+        streaming: Option<StreamingExport>,
         table: BlockTable,
         reason: FinishReason,
     ) -> Result<KvId> {
         snapshot.finished = matches!(reason, FinishReason::Stop | FinishReason::Length).then_some(reason);
         let started = monotonic_ns();
-        let handle = match filling {
-            Some(filling) => filling.finish(snapshot, table),
+        let handle = match streaming {
+            Some(streaming) => streaming.finish(snapshot, table),
             None => self.shared.cache.hand_over(snapshot, table),
         };
         self.shared.counters.export_ns_last.store(monotonic_ns() - started, std::sync::atomic::Ordering::Relaxed);

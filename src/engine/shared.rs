@@ -1,14 +1,14 @@
 //! What the host's threads and the step thread share: the inbox with its wake-up, the set of open requests,
 //! and counters. Host calls touch nothing else, so none of them waits for a step.
 
-use super::active::Arrival;
 use super::counters::Counters;
 use super::event::Event;
-use super::place::Place;
+use super::guard::RequestGuard;
 use super::queue::{Queue, Reservation, SpaceWaker};
+use super::running::PendingRequest;
 use super::saturation::Budget;
 use super::{ModelCache, Role};
-use crate::backend::cuda::Streams;
+use crate::backend::cuda::ComputeShare;
 use crate::error::{Error, Result, Status};
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -21,7 +21,7 @@ const REMEMBERED_CANCELS: usize = 1024;
 /// Prompt tokens that a decode engine takes into a step.
 const DECODE_ROLE_PREFILL_TOKENS: usize = 64;
 
-pub(super) struct Shared {
+pub(super) struct EngineShared {
     pub cache: Arc<ModelCache>,
     pub queue: Arc<Queue>,
     pub limits: EngineLimits,
@@ -50,13 +50,13 @@ pub(super) struct EngineLimits {
 /// Host calls that the step thread has not looked at yet.
 #[derive(Default)]
 pub(super) struct Work {
-    pub arrivals: Vec<Arrival>,
+    pub arrivals: Vec<PendingRequest>,
     pub cancels: Vec<u64>,
     pub exports: Vec<u64>,
     /// Requests whose import is no longer in flight.
     pub landed: Vec<u64>,
     /// To go on in.
-    pub streams: Option<Streams>,
+    pub streams: Option<ComputeShare>,
     pub stop: bool,
 }
 
@@ -73,7 +73,7 @@ struct Inbox {
     last_id: u64,
 }
 
-impl Shared {
+impl EngineShared {
     pub fn new(
         cache: Arc<ModelCache>,
         queue: Arc<Queue>,
@@ -81,11 +81,11 @@ impl Shared {
         budget: Budget,
         role: Role,
         sm_percent: u32,
-    ) -> Shared {
+    ) -> EngineShared {
         static ENGINES: AtomicU64 = AtomicU64::new(1);
         let counters = Counters::default();
         counters.role_in_effect.store(role as u32, Ordering::Relaxed);
-        Shared {
+        EngineShared {
             cache,
             queue,
             limits,
@@ -111,7 +111,7 @@ impl Shared {
     }
 
     /// Takes a place for one request, or says why there is none.
-    pub fn admit(self: &Arc<Self>, user_tag: u64) -> Result<Place> {
+    pub fn admit(self: &Arc<Self>, user_tag: u64) -> Result<RequestGuard> {
         let mut inbox = self.lock();
         if let Some(error) = &inbox.failed {
             return Err(error.clone().context("the engine has failed"));
@@ -133,7 +133,7 @@ impl Shared {
         inbox.last_id += 1;
         let id = self.number << 40 | inbox.last_id & 0xff_ffff_ffff;
         inbox.open.insert(id);
-        Ok(Place::new(self.clone(), id, user_tag, reservation))
+        Ok(RequestGuard::new(self.clone(), id, user_tag, reservation))
     }
 
     /// Takes back an admission that came to nothing: no event will name it.
@@ -158,7 +158,7 @@ impl Shared {
     }
 
     /// Accepts a request: from here on it ends with an event.
-    pub fn arrive(&self, mut arrival: Arrival) {
+    pub fn arrive(&self, mut arrival: PendingRequest) {
         arrival.place.accept();
         let mut inbox = self.lock();
         if !inbox.ended {
@@ -206,7 +206,7 @@ impl Shared {
     }
 
     /// Has the step thread go on in other streams.
-    pub fn replace_streams(&self, streams: Streams) {
+    pub fn replace_compute_share(&self, streams: ComputeShare) {
         let mut inbox = self.lock();
         if !inbox.ended {
             inbox.work.streams = Some(streams);
@@ -290,7 +290,7 @@ impl Shared {
     }
 }
 
-impl SpaceWaker for Shared {
+impl SpaceWaker for EngineShared {
     fn space(&self) {
         self.kick();
     }

@@ -1,16 +1,16 @@
 //! The step thread: take what the host asked for, plan, run the model, sample, tell.
 
-use super::active::{Active, Arrival, End};
 use super::blocks::ActiveBlocks;
-use super::draw::Sampler;
 use super::event::{Event, EventKind};
 use super::prepare::Bounds;
 use super::probe::Probe;
 use super::queue::{Reservation, SpaceWaker};
-use super::shared::{Shared, Work};
+use super::running::{End, PendingRequest, RunningRequest};
+use super::sampler::Sampler;
+use super::shared::{EngineShared, Work};
 use super::{Role, batch};
 use crate::backend::Batch;
-use crate::backend::cuda::Streams;
+use crate::backend::cuda::ComputeShare;
 use crate::error::{Error, Result, Status};
 use crate::kv::Waker;
 use crate::model::decoder::Executor;
@@ -27,17 +27,17 @@ use std::time::{Duration, Instant};
 /// others while it planned are no news to the count it waits for.
 const RELOOK: Duration = Duration::from_millis(200);
 
-pub(super) struct Stepper {
-    pub(super) shared: Arc<Shared>,
+pub(super) struct StepLoop {
+    pub(super) shared: Arc<EngineShared>,
     /// Called when a full queue has room again, and when there are more free blocks.
     pub(super) space: Weak<dyn SpaceWaker>,
     more_blocks: Waker,
     executor: Box<dyn Executor>,
     pub(super) bounds: Bounds,
     pub(super) scheduler: Scheduler,
-    pub(super) active: HashMap<u64, Active>,
+    pub(super) active: HashMap<u64, RunningRequest>,
     /// Requests whose KV is still on its way.
-    pub(super) importing: HashMap<u64, Arrival>,
+    pub(super) importing: HashMap<u64, PendingRequest>,
     /// Of the open requests, whether they run or not.
     pub(super) deadlines: BTreeSet<(Instant, u64)>,
     /// Requests with events that the queue had no room for.
@@ -48,15 +48,20 @@ pub(super) struct Stepper {
     batch: Batch,
     sampler: Sampler,
     probe: Probe,
-    /// Place for the ENGINE_FAILED event, kept since creation.
+    /// RequestGuard for the ENGINE_FAILED event, kept since creation.
     failure: Option<Reservation>,
 }
 
-impl Stepper {
-    pub fn new(shared: Arc<Shared>, executor: Box<dyn Executor>, bounds: Bounds, failure: Reservation) -> Stepper {
+impl StepLoop {
+    pub fn new(
+        shared: Arc<EngineShared>,
+        executor: Box<dyn Executor>,
+        bounds: Bounds,
+        failure: Reservation,
+    ) -> StepLoop {
         let space: Arc<dyn SpaceWaker> = shared.clone();
         let engine = Arc::downgrade(&shared);
-        Stepper {
+        StepLoop {
             space: Arc::downgrade(&space),
             more_blocks: Arc::new(move || engine.upgrade().into_iter().for_each(|engine| engine.kick())),
             shared,
@@ -182,10 +187,10 @@ impl Stepper {
     }
 
     /// Goes on in other streams, as on other multiprocessors.
-    fn move_to(&mut self, streams: Streams) -> Result<()> {
+    fn move_to(&mut self, streams: ComputeShare) -> Result<()> {
         // What is being measured is of the former.
         self.probe.abandon();
-        self.executor.set_streams(streams)?;
+        self.executor.set_compute_share(streams)?;
         let multiprocessors = self.executor.multiprocessors();
         self.shared.counters.multiprocessors.store(multiprocessors, Relaxed);
         self.shared.budget.set_key(self.shared.cache.saturation_key(multiprocessors));

@@ -5,7 +5,7 @@ use super::device::CLEAVE_DEVICE_CPU;
 use super::error::{cleave_error_t, cleave_status_t};
 use super::handle::{cleave_cache, cleave_cache_t, cleave_model_t};
 use super::registry::{self, Kind, Object};
-use super::sized::{self, sized_struct};
+use super::versioned::{self, sized_struct};
 use crate::engine::{CacheOptions, ModelCache};
 use crate::model::Model;
 use crate::tensor::Dtype;
@@ -140,7 +140,7 @@ unsafe fn create(
     required(out, "out")?;
     // SAFETY: the caller's contract.
     let (devices, config) = unsafe {
-        let config: cleave_cache_config_t = sized::read_optional(config, "config")?;
+        let config: cleave_cache_config_t = versioned::read_optional(config, "config")?;
         (slice(devices, n_devices, "devices")?, config)
     };
     let devices = if devices.is_empty() { &[CLEAVE_DEVICE_CPU] } else { devices };

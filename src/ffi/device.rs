@@ -2,7 +2,7 @@
 
 use super::boundary::{call, call_int, fixed_text};
 use super::error::cleave_status_t;
-use super::sized::{Output, Sized, sized_struct};
+use super::versioned::{Output, VersionedStruct, sized_struct};
 use crate::backend::cuda;
 use crate::bail;
 use libc::c_char;

@@ -4,7 +4,7 @@ use super::boundary::{call, call_void, known_flags, put, required, timeout};
 use super::error::{cleave_error_t, cleave_status_t};
 use super::handle::{cleave_cache_t, cleave_engine, cleave_engine_t, cleave_queue_t};
 use super::registry::{self, Kind, Object};
-use super::sized::{self, sized_struct};
+use super::versioned::{self, sized_struct};
 use crate::bail;
 use crate::engine::{Engine, EngineOptions, ModelCache, Queue, Role};
 use crate::error::Result;
@@ -96,7 +96,7 @@ pub unsafe extern "C" fn cleave_engine_create(
         let cache = registry::get::<ModelCache>(cache, "cache")?;
         let queue = registry::get::<Queue>(queue, "queue")?;
         required(out, "out")?;
-        let config: cleave_engine_config_t = sized::read_optional(config, "config")?;
+        let config: cleave_engine_config_t = versioned::read_optional(config, "config")?;
         known_flags(config.flags, 0, "config.flags")?;
         known_flags(config.reserved, 0, "config.reserved")?;
         let options = EngineOptions {

@@ -27,7 +27,7 @@ pub const CLEAVE_ERR_PERMISSION: cleave_status_t = -8;
 pub const CLEAVE_ERR_EXPIRED: cleave_status_t = -9;
 /// Checksum, truncation, malformed file.
 pub const CLEAVE_ERR_CORRUPT: cleave_status_t = -10;
-/// Of a request that cleave_cancel ended.
+/// Of a request that cleave_engine_cancel ended.
 pub const CLEAVE_ERR_CANCELLED: cleave_status_t = -11;
 /// A deadline or a timeout has passed.
 pub const CLEAVE_ERR_TIMEOUT: cleave_status_t = -12;

@@ -17,11 +17,11 @@ pub const CLEAVE_EVENT_KV_READY: u32 = 3;
 /// An engine has failed and takes no more requests. The FINISHED events of its requests follow, and tell which one it was.
 pub const CLEAVE_EVENT_ENGINE_FAILED: u32 = 4;
 /// One of the likeliest tokens at the place of the TOKEN event before it, best first; see CLEAVE_REQUEST_LOGPROBS. They
-/// follow that event directly, though a cleave_poll with little room may end between them.
+/// follow that event directly, though a cleave_queue_poll with little room may end between them.
 pub const CLEAVE_EVENT_TOP_LOGPROB: u32 = 5;
 /// A prompt's turn has come: `kv` is its handle, still being filled; see CLEAVE_REQUEST_STREAM_KV. It belongs to the
 /// request: it fails if that ends without its KV, and FINISHED carries it otherwise.
-pub const CLEAVE_EVENT_KV_STARTED: u32 = 6;
+pub const CLEAVE_EVENT_KV_STREAM_STARTED: u32 = 6;
 
 /// Flag of FINISHED: the KV of the handle did not come, and was computed anew; see CLEAVE_REQUEST_RECOMPUTE.
 pub const CLEAVE_EVENT_RECOMPUTED: u32 = 1 << 0;
@@ -32,7 +32,7 @@ pub const CLEAVE_FINISH_STOP: u32 = 1;
 pub const CLEAVE_FINISH_LENGTH: u32 = 2;
 /// A prefill engine has done its part: `kv` is the handle to continue from.
 pub const CLEAVE_FINISH_PREFILLED: u32 = 3;
-/// cleave_export: `kv` is the handle to continue from.
+/// cleave_engine_export: `kv` is the handle to continue from.
 pub const CLEAVE_FINISH_EXPORTED: u32 = 4;
 /// `status` says why: CANCELLED, TIMEOUT (deadline), SHUTDOWN, ...
 pub const CLEAVE_FINISH_ERROR: u32 = 5;
@@ -99,7 +99,7 @@ fn convert(event: &Event) -> cleave_event_t {
 /// Callable from any thread; of several threads that wait on one queue each event goes to one. [BLOCKING] up to the
 /// timeout. Errors: INVALID_ARGUMENT, NOT_FOUND, SHUTDOWN (the queue was destroyed meanwhile).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cleave_poll(
+pub unsafe extern "C" fn cleave_queue_poll(
     queue: *mut cleave_queue_t,
     events: *mut cleave_event_t,
     event_size: size_t,

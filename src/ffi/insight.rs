@@ -5,7 +5,7 @@ use super::engine::EngineObject;
 use super::error::cleave_status_t;
 use super::handle::{cleave_cache_t, cleave_engine_t};
 use super::registry;
-use super::sized::{Output, sized_struct};
+use super::versioned::{Output, sized_struct};
 use crate::engine::{Metrics, ModelCache};
 use libc::{c_char, size_t};
 use std::fmt::Write;

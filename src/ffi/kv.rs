@@ -4,7 +4,7 @@ use super::boundary::{c_string, call, fill, put, required, slice};
 use super::error::{cleave_error_t, cleave_status_t};
 use super::handle::{cleave_cache_t, cleave_kv_t, cleave_queue_t};
 use super::registry;
-use super::sized::{Output, Sized, sized_struct};
+use super::versioned::{Output, VersionedStruct, sized_struct};
 use crate::bail;
 use crate::engine::{ModelCache, Queue};
 use crate::error::Result;
@@ -17,7 +17,7 @@ use std::time::Duration;
 /// The handle is of an import that has not landed yet.
 pub const CLEAVE_KV_IMPORTING: u32 = 1 << 0;
 /// The handle is of a prompt that is still being computed; n_computed says how far.
-pub const CLEAVE_KV_FILLING: u32 = 1 << 1;
+pub const CLEAVE_KV_STREAMING: u32 = 1 << 1;
 
 /// What is known of a handle. Set struct_size before the call.
 #[repr(C)]
@@ -63,7 +63,7 @@ pub unsafe extern "C" fn cleave_kv_info(
         c.n_tokens = info.n_tokens;
         c.n_blocks = info.n_blocks;
         c.flags =
-            if info.importing { CLEAVE_KV_IMPORTING } else { 0 } | if info.filling { CLEAVE_KV_FILLING } else { 0 };
+            if info.importing { CLEAVE_KV_IMPORTING } else { 0 } | if info.streaming { CLEAVE_KV_STREAMING } else { 0 };
         c.ticket_bytes = info.ticket_bytes;
         c.image_bytes = info.image_bytes;
         c.lease_left_ms = u64::try_from(info.lease_left.as_millis()).unwrap_or(u64::MAX);
@@ -78,7 +78,7 @@ pub unsafe extern "C" fn cleave_kv_info(
 /// secret pulls the blocks itself, in this process, on this machine (shared memory) or from elsewhere (TCP, after
 /// cleave_cache_listen). The handle lives on until that has happened, it is released or its lease ends; a transfer that
 /// begins renews the lease, and so does every sign of life from the importer. The tokens are readable in it: keep it
-/// private. A handle of a prompt that is still being computed (KV_STARTED) has a ticket too. (`buf`, `cap`, `len`)
+/// private. A handle of a prompt that is still being computed (KV_STREAM_STARTED) has a ticket too. (`buf`, `cap`, `len`)
 /// follow the conventions for buffers above. Callable from any thread.
 /// Errors: NOT_FOUND, EXPIRED, INVALID_ARGUMENT (buffer too small), UNSUPPORTED.
 #[unsafe(no_mangle)]

@@ -12,7 +12,7 @@ compile_error!("cleave hands out 64-bit handles in pointers: 32-bit targets are 
 
 mod boundary;
 mod registry;
-mod sized;
+mod versioned;
 
 pub mod cache;
 pub mod device;

@@ -4,7 +4,7 @@ use super::boundary::{c_string, call, call_void, fixed_text, put, required};
 use super::error::{cleave_error_t, cleave_status_t};
 use super::handle::{cleave_model, cleave_model_t};
 use super::registry::{self, Kind, Object};
-use super::sized::{Output, Sized, sized_struct};
+use super::versioned::{Output, VersionedStruct, sized_struct};
 use crate::model::Model;
 use libc::c_char;
 

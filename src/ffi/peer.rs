@@ -4,7 +4,7 @@ use super::boundary::{c_string, call, fill, fixed_text, known_flags, put, requir
 use super::error::{CLEAVE_OK, cleave_error_t, cleave_status_t};
 use super::handle::cleave_cache_t;
 use super::registry;
-use super::sized::{Output, Sized, sized_struct};
+use super::versioned::{Output, VersionedStruct, sized_struct};
 use crate::bail;
 use crate::engine::ModelCache;
 use crate::transport::{Encryption, Transport};

@@ -29,7 +29,7 @@ pub unsafe extern "C" fn cleave_queue_create(
     })
 }
 
-/// Ends a queue: who waits in cleave_poll gets SHUTDOWN, events that wait and events that come later are dropped, its
+/// Ends a queue: who waits in cleave_queue_poll gets SHUTDOWN, events that wait and events that come later are dropped, its
 /// engines accept no more requests. Its descriptor is closed once its last engine is destroyed. Destroy engines first
 /// to get every FINISHED event. NULL and a queue that was destroyed before are ignored.
 #[unsafe(no_mangle)]
@@ -44,7 +44,7 @@ pub unsafe extern "C" fn cleave_queue_destroy(queue: *mut cleave_queue_t) {
 
 /// The queue's eventfd, readable while events wait, for poll, epoll, kqueue-like loops and Go's netpoller. It is the
 /// library's: watch it, but do not read, write or close it, and take it out of the loop before cleave_queue_destroy.
-/// Level-triggered use is simplest; edge-triggered, call cleave_poll until it gives no event.
+/// Level-triggered use is simplest; edge-triggered, call cleave_queue_poll until it gives no event.
 ///
 /// Callable from any thread. A negative status for a queue that is none.
 #[unsafe(no_mangle)]

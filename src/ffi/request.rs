@@ -5,7 +5,7 @@ use super::engine::EngineObject;
 use super::error::{cleave_error_t, cleave_status_t};
 use super::handle::{cleave_engine_t, cleave_kv_t, cleave_request_t};
 use super::registry;
-use super::sized::{Input, sized_struct};
+use super::versioned::{Input, sized_struct};
 use crate::bail;
 use crate::engine::{Request, SamplingFields};
 use crate::error::Result;
@@ -24,7 +24,7 @@ pub const CLEAVE_REQUEST_IGNORE_EOS: u32 = 1 << 3;
 /// With a handle: take every sampling and stop field from this request, and none from the handle.
 pub const CLEAVE_REQUEST_OVERRIDE_SAMPLING: u32 = 1 << 4;
 
-/// On an engine whose role is prefill: KV_STARTED carries the handle as soon as the prompt's turn has come, so that its
+/// On an engine whose role is prefill: KV_STREAM_STARTED carries the handle as soon as the prompt's turn has come, so that its
 /// ticket can go out and the importer pulls what is computed while the rest is. FINISHED carries the same handle.
 /// Without effect on engines of another role.
 pub const CLEAVE_REQUEST_STREAM_KV: u32 = 1 << 5;
@@ -111,7 +111,7 @@ sized_struct!(cleave_request_desc_t);
 /// (engine, KV handle), INCOMPATIBLE, UNSUPPORTED (flags), OUT_OF_MEMORY (more than the whole cache holds),
 /// SHUTDOWN (draining or destroyed), PREFILL_ELSEWHERE (see local_prefill_tokens).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cleave_submit(
+pub unsafe extern "C" fn cleave_engine_submit(
     engine: *mut cleave_engine_t,
     requests: *const cleave_request_desc_t,
     n_requests: size_t,
@@ -160,7 +160,7 @@ pub unsafe extern "C" fn cleave_submit(
 /// idempotent: a request that has ended meanwhile is CLEAVE_OK or NOT_FOUND, and no second event follows.
 /// Callable from any thread. Errors: NOT_FOUND (engine, id), INVALID_ARGUMENT.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cleave_cancel(engine: *mut cleave_engine_t, id: cleave_request_t) -> cleave_status_t {
+pub unsafe extern "C" fn cleave_engine_cancel(engine: *mut cleave_engine_t, id: cleave_request_t) -> cleave_status_t {
     call(std::ptr::null_mut(), || registry::get::<EngineObject>(engine, "engine")?.engine.cancel(id))
 }
 
@@ -169,7 +169,7 @@ pub unsafe extern "C" fn cleave_cancel(engine: *mut cleave_engine_t, id: cleave_
 /// ends before that ends as it would have. Callable from any thread. Errors: NOT_FOUND (engine, id),
 /// INVALID_ARGUMENT.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cleave_export(engine: *mut cleave_engine_t, id: cleave_request_t) -> cleave_status_t {
+pub unsafe extern "C" fn cleave_engine_export(engine: *mut cleave_engine_t, id: cleave_request_t) -> cleave_status_t {
     call(std::ptr::null_mut(), || registry::get::<EngineObject>(engine, "engine")?.engine.export(id))
 }
 

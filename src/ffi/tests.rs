@@ -71,7 +71,7 @@ fn no_value_of_a_handle_is_worse_than_an_error() {
         unsafe {
             queue::cleave_queue_destroy(handle);
             let mut n = 9;
-            assert!(event::cleave_poll(handle, null_mut(), 64, 0, 0, &mut n) < 0);
+            assert!(event::cleave_queue_poll(handle, null_mut(), 64, 0, 0, &mut n) < 0);
             assert_eq!(n, 0);
         }
     }

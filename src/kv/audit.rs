@@ -1,7 +1,7 @@
 //! The audit: who owns each block, found by walking the owners and not by believing the reference counts.
 
 use super::handle::Body;
-use super::state::{Owner, State};
+use super::state::{Owner, PoolState};
 use crate::backend::BlockId;
 
 /// Blocks by kind of owner. A block that is shared counts once for every kind that holds it.
@@ -31,7 +31,7 @@ struct Seen {
     times_free: u32,
 }
 
-fn walk(state: &State) -> Vec<Seen> {
+fn walk(state: &PoolState) -> Vec<Seen> {
     let mut seen = vec![Seen::default(); state.blocks.refs.len()];
     let mut own = |block: BlockId, kind: u8| {
         seen[block as usize].kinds |= kind;
@@ -59,7 +59,7 @@ fn walk(state: &State) -> Vec<Seen> {
     seen
 }
 
-pub(super) fn audit(state: &State) -> Audit {
+pub(super) fn audit(state: &PoolState) -> Audit {
     let mut audit = Audit { total: state.blocks.refs.len(), free: state.blocks.free.len(), ..Audit::default() };
     for (seen, &refs) in walk(state).iter().zip(&state.blocks.refs) {
         let count = |kind: u8| usize::from(seen.kinds & kind != 0);
@@ -74,7 +74,7 @@ pub(super) fn audit(state: &State) -> Audit {
 }
 
 /// Every invariant; the first broken one in words.
-pub(super) fn check(state: &State) -> Result<(), String> {
+pub(super) fn check(state: &PoolState) -> Result<(), String> {
     let seen = walk(state);
     for (block, (seen, &refs)) in seen.iter().zip(&state.blocks.refs).enumerate() {
         if seen.owners != refs || seen.times_free != u32::from(refs == 0) {
@@ -99,7 +99,7 @@ pub(super) fn check(state: &State) -> Result<(), String> {
     check_slots(state)
 }
 
-fn check_slots(state: &State) -> Result<(), String> {
+fn check_slots(state: &PoolState) -> Result<(), String> {
     let (mut deadlines, mut exports) = (0, 0);
     for (slot, body) in state.slots.live() {
         let deadline = match body {
@@ -112,7 +112,7 @@ fn check_slots(state: &State) -> Result<(), String> {
                 export.deadline
             }
             Body::Failed { deadline, .. } => *deadline,
-            Body::Importing { .. } | Body::Filling(_) | Body::Vacant => continue,
+            Body::Importing { .. } | Body::StreamingExport(_) | Body::Vacant => continue,
         };
         deadlines += 1;
         if !state.deadlines.contains(&(deadline, slot)) {

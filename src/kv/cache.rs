@@ -10,7 +10,7 @@ use super::convert::Conversion;
 use super::endpoint::Endpoint;
 use super::handle::{Body, End};
 use super::image::{Keys, TransportKeys};
-use super::state::{Owner, State};
+use super::state::{Owner, PoolState};
 use super::table::BlockTable;
 use super::{Waker, lease};
 use crate::backend::{BlockStore, KvGeometry};
@@ -75,13 +75,13 @@ pub struct CacheStats {
 }
 
 /// What tables, handles, the timer and the cache share. Lives until the last table is dropped.
-pub(super) struct Shared {
+pub(super) struct CacheShared {
     pub identity: CacheIdentity,
     pub config: CacheConfig,
     pub keys: Keys,
     pub store: Arc<dyn BlockStore>,
     pub geometry: KvGeometry,
-    state: Mutex<State>,
+    state: Mutex<PoolState>,
     pub timer: Condvar,
     /// Signalled when a prompt that is being computed has more blocks, or is done.
     pub progress: Condvar,
@@ -105,9 +105,9 @@ pub(super) fn wake(due: Vec<Waker>) {
     }
 }
 
-impl Shared {
+impl CacheShared {
     /// The lock. A panic while it was held is a bug that was caught elsewhere; the bookkeeping goes on.
-    pub fn lock(&self) -> MutexGuard<'_, State> {
+    pub fn lock(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -116,7 +116,7 @@ impl Shared {
     }
 
     /// Runs `f` under the lock, then wakes without it whom `f` gave reason to wake.
-    pub fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
+    pub fn with<R>(&self, f: impl FnOnce(&mut PoolState) -> R) -> R {
         let mut state = self.lock();
         let result = f(&mut state);
         let due = state.due();
@@ -140,7 +140,7 @@ impl Shared {
 ///
 /// Dropping it closes it. Tables may outlive it; their blocks return to the pool all the same.
 pub struct Cache {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<CacheShared>,
     timer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -157,8 +157,8 @@ impl Cache {
             _ => bail!(InvalidArgument, "KV pool: expected 1 to {} blocks, found {}", u32::MAX - 1, store.n_blocks()),
         };
         let secret = config.secret.map_or_else(random_bytes, Ok)?;
-        let state = State::new(blocks, NEXT_NONCE.fetch_add(1, Relaxed), random_bytes()?);
-        let shared = Arc::new(Shared {
+        let state = PoolState::new(blocks, NEXT_NONCE.fetch_add(1, Relaxed), random_bytes()?);
+        let shared = Arc::new(CacheShared {
             identity,
             config,
             keys: Keys::new(&secret),
@@ -222,7 +222,8 @@ impl Cache {
     pub fn stats(&self) -> CacheStats {
         let state = self.shared.lock();
         let imports = state.slots.live().filter(|(_, body)| matches!(body, Body::Importing { .. })).count();
-        let exports = state.slots.live().filter(|(_, body)| matches!(body, Body::Ready(_) | Body::Filling(_))).count();
+        let exports =
+            state.slots.live().filter(|(_, body)| matches!(body, Body::Ready(_) | Body::StreamingExport(_))).count();
         CacheStats {
             blocks_total: state.blocks.refs.len(),
             blocks_free: state.blocks.free.len(),
@@ -346,7 +347,7 @@ impl Cache {
     }
 }
 
-fn end_everything(state: &mut State) {
+fn end_everything(state: &mut PoolState) {
     let live: Vec<u32> = state.slots.live().map(|(slot, _)| slot).collect();
     live.into_iter().for_each(|slot| state.end_and_free(slot, End::LeaseOver));
     state.blocks.evict_all();

@@ -1,11 +1,11 @@
 //! Handles that a request takes while their KV is still on its way: in an import, or being computed.
 
 use super::Waker;
-use super::cache::{Cache, Shared};
+use super::cache::{Cache, CacheShared};
 use super::export::Consumed;
-use super::filling::Progress;
 use super::handle::{Body, End, KvId};
-use super::state::State;
+use super::state::PoolState;
+use super::streaming::Progress;
 use crate::error::Result;
 use crate::sequence::Snapshot;
 use crate::sync::Arc;
@@ -13,7 +13,7 @@ use crate::sync::Arc;
 /// A handle taken before it has landed. For everybody else it is consumed; dropping the claim ends it, and then the
 /// exporter keeps its own.
 pub struct Claim {
-    shared: Arc<Shared>,
+    shared: Arc<CacheShared>,
     id: KvId,
 }
 
@@ -23,7 +23,8 @@ impl Cache {
     pub fn claim(&self, id: KvId, waker: Waker) -> Result<Claim> {
         self.shared.with(|state| {
             let slot = state.find(id)?;
-            if let Body::Importing { wakers, .. } | Body::Filling(Progress { wakers, .. }) = state.slots.body_mut(slot)
+            if let Body::Importing { wakers, .. } | Body::StreamingExport(Progress { wakers, .. }) =
+                state.slots.body_mut(slot)
             {
                 wakers.push(waker);
             }
@@ -43,7 +44,7 @@ impl Cache {
 impl Claim {
     /// The sequence, once it has landed; the failure of an import that failed.
     pub fn take(&mut self) -> Result<Consumed> {
-        self.shared.consume(self.id, State::find_claimed)
+        self.shared.consume(self.id, PoolState::find_claimed)
     }
 
     /// The sequence of a handle that failed, to be computed anew.

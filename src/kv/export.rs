@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::cache::{Cache, Shared};
-use super::filling::Progress;
+use super::cache::{Cache, CacheShared};
 use super::handle::{Body, End, Export, ImageHead, KvId};
 use super::hash::{BlockHash, HashChain};
 use super::image::{self, Origin};
-use super::state::{Owner, State};
+use super::state::{Owner, PoolState};
+use super::streaming::Progress;
 use super::table::BlockTable;
 use super::{Waker, ticket};
 use crate::bail;
@@ -37,7 +37,7 @@ pub struct KvInfo {
     /// The import has not landed.
     pub importing: bool,
     /// The prompt is still being computed.
-    pub filling: bool,
+    pub streaming: bool,
 }
 
 /// How far a handle's KV is.
@@ -47,7 +47,7 @@ enum Landing {
     Done,
 }
 
-impl Shared {
+impl CacheShared {
     /// Makes a handle of a table: O(1) in tokens, the blocks stay where they are.
     pub(super) fn export(
         self: &Arc<Self>,
@@ -61,7 +61,7 @@ impl Shared {
     /// The same, under the id of the handle that was being filled if that is still there.
     pub(super) fn export_as(
         self: &Arc<Self>,
-        filling: Option<KvId>,
+        streaming: Option<KvId>,
         snapshot: Snapshot,
         table: BlockTable,
         lease: Option<Duration>,
@@ -93,7 +93,7 @@ impl Shared {
                 state.tables[key as usize].blocks.truncate(need);
             }
             let lease = lease.unwrap_or(self.config.lease);
-            let waiting = filling.and_then(|id| Some((id, state.find_claimed(id).ok()?)));
+            let waiting = streaming.and_then(|id| Some((id, state.find_claimed(id).ok()?)));
             let issued = match waiting {
                 _ if state.closed => Err(crate::error!(Shutdown, "KV export: the cache is closed")),
                 Some((id, slot)) => {
@@ -113,12 +113,12 @@ impl Shared {
     pub(super) fn consume(
         self: &Arc<Self>,
         id: KvId,
-        find: impl FnOnce(&mut State, KvId) -> Result<u32>,
+        find: impl FnOnce(&mut PoolState, KvId) -> Result<u32>,
     ) -> Result<Consumed> {
         let taken = self.with(|state| {
             let slot = find(state, id)?;
             match state.slots.body(slot) {
-                Body::Importing { .. } | Body::Filling(_) => return Ok(None),
+                Body::Importing { .. } | Body::StreamingExport(_) => return Ok(None),
                 Body::Failed { error, .. } => return Err(error.clone()),
                 Body::Ready(export) => {
                     let key = export.table as usize;
@@ -147,7 +147,7 @@ impl Cache {
     /// Takes the sequence out of a handle. Of several callers exactly one gets it, the others get EXPIRED. The
     /// handle of an import that failed gives that failure.
     pub fn consume(&self, id: KvId) -> Result<Consumed> {
-        self.shared.consume(id, State::find)
+        self.shared.consume(id, PoolState::find)
     }
 
     /// The snapshot of a handle, to look at before consuming it. None while its KV is on its way.
@@ -157,7 +157,7 @@ impl Cache {
             match state.slots.body(slot) {
                 Body::Ready(export) => Ok(Some(export.snapshot.clone())),
                 Body::Failed { error, .. } => Err(error.clone()),
-                Body::Importing { .. } | Body::Filling(_) | Body::Vacant => Ok(None),
+                Body::Importing { .. } | Body::StreamingExport(_) | Body::Vacant => Ok(None),
             }
         })
     }
@@ -203,7 +203,7 @@ impl Cache {
             let slot = state.find(id)?;
             let landing = match state.slots.body(slot) {
                 Body::Importing { sequence, .. } => Some((sequence.clone(), Landing::Import)),
-                Body::Filling(progress) => {
+                Body::StreamingExport(progress) => {
                     let computed = state.table(progress.table).map_or(0, |table| table.computed);
                     Some((progress.prompt.clone(), Landing::Prompt(computed)))
                 }
@@ -219,7 +219,7 @@ impl Cache {
         })?;
         let (snapshot, deadline, landing) = found;
         let Some(deadline) = deadline else {
-            let (computed, filling) = match landing {
+            let (computed, streaming) = match landing {
                 Landing::Prompt(computed) => (computed, true),
                 _ => (0, false),
             };
@@ -228,10 +228,10 @@ impl Cache {
                 computed,
                 n_blocks: 0,
                 image_bytes: 0,
-                ticket_bytes: if filling { self.ticket_len(&snapshot) } else { 0 },
+                ticket_bytes: if streaming { self.ticket_len(&snapshot) } else { 0 },
                 lease_left: shared.config.lease,
-                importing: !filling,
-                filling,
+                importing: !streaming,
+                streaming,
             });
         };
         let n_blocks = snapshot.computed.div_ceil(shared.geometry.block_tokens);
@@ -244,7 +244,7 @@ impl Cache {
             ticket_bytes: self.ticket_len(&snapshot),
             lease_left: deadline.saturating_duration_since(Instant::now()),
             importing: false,
-            filling: false,
+            streaming: false,
         })
     }
 
@@ -281,7 +281,7 @@ impl Cache {
         self.shared.with(|state| {
             let Ok(slot) = state.find(id) else { return false };
             match state.slots.body_mut(slot) {
-                Body::Importing { wakers, .. } | Body::Filling(Progress { wakers, .. }) => {
+                Body::Importing { wakers, .. } | Body::StreamingExport(Progress { wakers, .. }) => {
                     wakers.push(waker);
                     true
                 }
@@ -309,13 +309,13 @@ impl Cache {
     /// What a ticket of a handle says: its sequence, where it comes from, and whether its prompt is being computed.
     #[expect(clippy::type_complexity, reason = "told apart by their types")]
     pub(super) fn ticket_origin(&self, id: KvId) -> Result<(Arc<Snapshot>, Origin, bool, Option<(u32, BlockHash)>)> {
-        let filling = self.shared.with(|state| {
+        let streaming = self.shared.with(|state| {
             let slot = state.find(id)?;
-            let Body::Filling(progress) = state.slots.body(slot) else { return Ok(None) };
+            let Body::StreamingExport(progress) = state.slots.body(slot) else { return Ok(None) };
             let lease_ms = u32::try_from(self.shared.config.lease.as_millis()).unwrap_or(u32::MAX);
             Ok(Some((progress.prompt.clone(), Origin { epoch: state.epoch, handle: id.0, lease_ms })))
         })?;
-        match filling {
+        match streaming {
             Some((prompt, origin)) => Ok((prompt, origin, true, None)),
             None => {
                 let (snapshot, origin, _) = self.origin(id)?;

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Waker;
-use super::filling::Progress;
 use super::hash::BlockHash;
 use super::state::TableKey;
+use super::streaming::Progress;
 use crate::backend::BlockId;
 use crate::bail;
 use crate::error::{Error, Result};
@@ -63,7 +63,7 @@ pub(super) enum Body {
         wakers: Vec<Waker>,
     },
     /// A prompt is being computed here.
-    Filling(Progress),
+    StreamingExport(Progress),
     /// The transfer failed; kept until released or the lease is over, so that whoever asks learns why.
     Failed {
         error: Error,

@@ -1,6 +1,6 @@
 //! Handles whose KV is still on its way, and tables being filled for them.
 
-use super::cache::{Cache, Shared};
+use super::cache::{Cache, CacheShared};
 use super::convert::Conversion;
 use super::handle::{Body, End, KvId};
 use super::hash::HashChain;
@@ -13,12 +13,12 @@ use crate::error::{Error, Result};
 use crate::sequence::Snapshot;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering::Relaxed;
-use crate::sys::bytes::Target;
+use crate::sys::bytes::ByteTarget;
 use std::ops::Range;
 
 /// Blocks being filled from outside, held by a transfer until they are whole. Dropping it returns them.
 pub(crate) struct Incoming {
-    shared: Arc<Shared>,
+    shared: Arc<CacheShared>,
     snapshot: Snapshot,
     chain: HashChain,
     table: BlockTable,
@@ -89,7 +89,7 @@ impl Incoming {
     }
 
     /// Where a block of the source belongs byte for byte, if it does and that is host memory.
-    pub fn direct(&self, index: usize) -> Option<Target<'_>> {
+    pub fn direct(&self, index: usize) -> Option<ByteTarget<'_>> {
         self.conversion.is_identity().then(|| self.shared.store.target(self.table.blocks()[index])).flatten()
     }
 
@@ -168,7 +168,7 @@ impl Cache {
             };
             state.fire.extend(wakers);
             let lease = self.shared.config.lease;
-            let fail = |state: &mut super::state::State, error: Error| {
+            let fail = |state: &mut super::state::PoolState, error: Error| {
                 state.fail(slot, error.clone(), lease, Some(sequence.clone()));
                 Err(error)
             };

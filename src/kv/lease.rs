@@ -1,10 +1,10 @@
 //! The lease timer: the only thing that ends a lease, whatever engines and peers are doing.
 
-use super::cache::{Shared, wake};
+use super::cache::{CacheShared, wake};
 use crate::sync::{Arc, Instant, PoisonError};
 
 /// Sleeps until the next deadline, ends what is due, and returns once the cache is closed.
-pub(super) fn run(shared: &Arc<Shared>) {
+pub(super) fn run(shared: &Arc<CacheShared>) {
     let mut state = shared.lock();
     while !state.closed {
         let now = Instant::now();

@@ -12,7 +12,7 @@
 //! | `blocks`, `prefix`, `hash` | the pool, the prefix index and its eviction order, block names |
 //! | `handle` | ids and their slots |
 //! | `filling` | handles whose prompt is still being computed |
-//! | `loan` | blocks of a handle that a transfer reads, and the handle's end after it |
+//! | `hold` | blocks of a handle that a transfer reads, and the handle's end after it |
 //! | `lease` | the timer thread |
 //! | `audit` | every block by owner, counted without the reference counts |
 //! | `image`, `ticket`, `endpoint` | the formats of docs/kv-image-format.md |
@@ -28,15 +28,15 @@ mod claim;
 mod convert;
 pub(crate) mod endpoint;
 mod export;
-mod filling;
 mod handle;
 mod hash;
+pub(crate) mod hold;
 pub(crate) mod image;
 pub(crate) mod import;
 mod lease;
-pub(crate) mod loan;
 mod prefix;
 mod state;
+mod streaming;
 mod table;
 pub(crate) mod ticket;
 
@@ -47,9 +47,9 @@ pub use audit::Audit;
 pub use cache::{Cache, CacheConfig, CacheIdentity, CacheStats};
 pub use claim::Claim;
 pub use export::{Consumed, KvInfo};
-pub use filling::Filling;
 pub use handle::KvId;
 pub use hash::{BlockHash, HashChain};
+pub use streaming::StreamingExport;
 pub use table::BlockTable;
 
 /// Called once, from whatever thread made true what was waited for, with no lock held. Must not block.

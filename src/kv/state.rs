@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::Waker;
 use super::blocks::Blocks;
-use super::filling::Progress;
 use super::handle::{Body, End, Export, KvId, Slots};
+use super::streaming::Progress;
 use crate::backend::BlockId;
 use crate::bail;
 use crate::error::Result;
@@ -22,7 +22,7 @@ pub(super) enum Owner {
     Transfer,
 }
 
-/// Index into [`State::tables`].
+/// Index into [`PoolState::tables`].
 pub(super) type TableKey = u32;
 
 pub(super) struct Table {
@@ -45,7 +45,7 @@ pub(super) struct TableId {
 /// Leases longer than this are cut: the C API counts them in 32 bits of milliseconds.
 const LONGEST_LEASE: Duration = Duration::from_millis(u32::MAX as u64);
 
-pub(super) struct State {
+pub(super) struct PoolState {
     pub blocks: Blocks,
     pub tables: Vec<Table>,
     pub vacant: Vec<TableKey>,
@@ -65,9 +65,9 @@ pub(super) struct State {
     pub short: Vec<(usize, Waker)>,
 }
 
-impl State {
-    pub fn new(n_blocks: u32, nonce: u32, epoch: [u8; 16]) -> State {
-        State {
+impl PoolState {
+    pub fn new(n_blocks: u32, nonce: u32, epoch: [u8; 16]) -> PoolState {
+        PoolState {
             blocks: Blocks::new(n_blocks),
             tables: Vec::new(),
             vacant: Vec::new(),
@@ -155,7 +155,7 @@ impl State {
         self.tables[table as usize].owner = Owner::Export;
         let body = self.slots.body_mut(slot);
         let prompt = match body {
-            Body::Filling(progress) => {
+            Body::StreamingExport(progress) => {
                 self.fire.append(&mut progress.wakers);
                 Some(progress.prompt.clone())
             }
@@ -202,7 +202,7 @@ impl State {
             Body::Ready(export) => Ok((slot, export)),
             Body::Failed { error, .. } => Err(error.clone()),
             Body::Importing { .. } => bail!(WouldBlock, "{id}: its import is in flight"),
-            Body::Filling(_) => bail!(WouldBlock, "{id}: its prompt is being computed"),
+            Body::StreamingExport(_) => bail!(WouldBlock, "{id}: its prompt is being computed"),
             Body::Vacant => bail!(Internal, "{id}: live, but its slot is empty"),
         }
     }
@@ -212,7 +212,7 @@ impl State {
         match self.slots.body(slot) {
             Body::Importing { sequence, .. } => Some(sequence.clone()),
             Body::Failed { sequence, .. } => sequence.clone(),
-            Body::Filling(progress) => Some(progress.prompt.clone()),
+            Body::StreamingExport(progress) => Some(progress.prompt.clone()),
             Body::Ready(_) | Body::Vacant => None,
         }
     }
@@ -233,7 +233,7 @@ impl State {
     pub fn end_and_free(&mut self, slot: u32, end: End) {
         match self.end(slot, end) {
             Body::Ready(export) => self.drop_table(export.table),
-            Body::Importing { wakers, .. } | Body::Filling(Progress { wakers, .. }) => self.fire.extend(wakers),
+            Body::Importing { wakers, .. } | Body::StreamingExport(Progress { wakers, .. }) => self.fire.extend(wakers),
             Body::Failed { .. } | Body::Vacant => {}
         }
     }

@@ -1,6 +1,6 @@
 //! Block tables: the blocks of one sequence, in order.
 
-use super::cache::Shared;
+use super::cache::CacheShared;
 use super::hash::BlockHash;
 use super::state::{Owner, TableKey};
 use crate::backend::BlockId;
@@ -8,14 +8,14 @@ use crate::sync::Arc;
 
 /// Blocks of one sequence: token `t` lies in block `t / block_tokens`. Dropping it returns them.
 pub struct BlockTable {
-    shared: Arc<Shared>,
+    shared: Arc<CacheShared>,
     /// None once the table was given to a handle.
     key: Option<TableKey>,
     blocks: Vec<BlockId>,
 }
 
 impl BlockTable {
-    pub(super) fn new(shared: Arc<Shared>, key: TableKey, blocks: Vec<BlockId>) -> BlockTable {
+    pub(super) fn new(shared: Arc<CacheShared>, key: TableKey, blocks: Vec<BlockId>) -> BlockTable {
         BlockTable { shared, key: Some(key), blocks }
     }
 
@@ -28,7 +28,7 @@ impl BlockTable {
         self.key
     }
 
-    pub(super) fn belongs_to(&self, shared: &Arc<Shared>) -> bool {
+    pub(super) fn belongs_to(&self, shared: &Arc<CacheShared>) -> bool {
         Arc::ptr_eq(&self.shared, shared)
     }
 

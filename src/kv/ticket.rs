@@ -25,7 +25,7 @@ pub(crate) struct Ticket {
     /// The sequence; of a prompt that is still being computed, as it was when that began.
     pub snapshot: Snapshot,
     /// Its KV is still being computed: more of it comes than `snapshot.computed` says.
-    pub filling: bool,
+    pub streaming: bool,
     /// Of the sequence: what the exporter compares with the handle's.
     pub digest: [u8; 32],
     pub endpoints: Vec<Endpoint>,
@@ -73,27 +73,27 @@ impl Ticket {
 
     /// The tokens whose KV will come.
     pub fn tokens(&self) -> &[u32] {
-        chained(&self.snapshot, self.filling)
+        chained(&self.snapshot, self.streaming)
     }
 }
 
-fn chained(snapshot: &Snapshot, filling: bool) -> &[u32] {
-    &snapshot.tokens[..if filling { snapshot.tokens.len() } else { snapshot.computed as usize }]
+fn chained(snapshot: &Snapshot, streaming: bool) -> &[u32] {
+    &snapshot.tokens[..if streaming { snapshot.tokens.len() } else { snapshot.computed as usize }]
 }
 
 impl Cache {
     /// A ticket for a handle, good as long as the handle and this cache's epoch are.
     pub(crate) fn encode_ticket(&self, id: KvId) -> Result<Vec<u8>> {
         let shared = &self.shared;
-        let (snapshot, origin, filling, known) = self.ticket_origin(id)?;
+        let (snapshot, origin, streaming, known) = self.ticket_origin(id)?;
         let chain = known.unwrap_or_else(|| {
-            let chain = HashChain::of(snapshot.cache_salt, shared.geometry.block_tokens, chained(&snapshot, filling));
+            let chain = HashChain::of(snapshot.cache_salt, shared.geometry.block_tokens, chained(&snapshot, streaming));
             (chain.hashes().len() as u32, chain.head())
         });
         let mut w = Writer::default();
         write_common(&mut w, LIBRARY_TEXT, &shared.identity, &shared.geometry, &origin);
         let endpoints = endpoint::encode(&shared.endpoints());
-        write_ticket(&mut w, &encode_sequence(&snapshot), chain, filling, &endpoints);
+        write_ticket(&mut w, &encode_sequence(&snapshot), chain, streaming, &endpoints);
         Ok(seal(Kind::Ticket, &w.0, 0, &shared.keys))
     }
 
@@ -111,7 +111,7 @@ impl Cache {
             handle: KvId(origin.handle),
             geometry,
             snapshot,
-            filling: sections.filling()?,
+            streaming: sections.streaming()?,
             digest,
             endpoints: endpoint::decode(sections.get(ENDPOINTS)?)?,
             given,

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::backend::cuda::Streams;
-use crate::backend::{AttentionArgs, Backend, Batch, BlockStore, Drawn, Draws, KvGeometry, RopeRows};
+use crate::backend::cuda::ComputeShare;
+use crate::backend::{
+    AttentionArgs, Backend, Batch, BlockStore, DeviceSample, DeviceSamplingBatch, KvGeometry, RopeRows,
+};
 use crate::bail;
 use crate::error::Result;
 use crate::model::Model;
@@ -19,8 +21,8 @@ pub trait Executor: Send {
     /// The logits of the batch that ran, `[rows, vocab]`.
     fn logits(&mut self, rows: usize, out: &mut Vec<f32>) -> Result<()>;
 
-    /// Draws a token from each row of them instead. False if the device does not: then `logits` and `sampling` do.
-    fn draw(&mut self, draws: &Draws, out: &mut Vec<Drawn>) -> Result<bool>;
+    /// DeviceSamplingBatch a token from each row of them instead. False if the device does not: then `logits` and `sampling` do.
+    fn draw(&mut self, draws: &DeviceSamplingBatch, out: &mut Vec<DeviceSample>) -> Result<bool>;
 
     fn execute(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<()> {
         logits.clear();
@@ -41,7 +43,7 @@ pub trait Executor: Send {
     fn set_urgent(&mut self, urgent: bool) -> Result<()>;
 
     /// Goes on in other streams, as on other multiprocessors. Between two steps.
-    fn set_streams(&mut self, streams: Streams) -> Result<()>;
+    fn set_compute_share(&mut self, streams: ComputeShare) -> Result<()>;
 }
 
 /// A model's step on one device. Belongs to one engine; weights and KV are shared.
@@ -198,7 +200,7 @@ impl<B: Backend> Executor for Decoder<B> {
         self.backend.download(&self.buffers.logits, rows, out)
     }
 
-    fn draw(&mut self, draws: &Draws, out: &mut Vec<Drawn>) -> Result<bool> {
+    fn draw(&mut self, draws: &DeviceSamplingBatch, out: &mut Vec<DeviceSample>) -> Result<bool> {
         self.backend.draw(&mut self.buffers.logits, draws, out)
     }
 
@@ -221,7 +223,7 @@ impl<B: Backend> Executor for Decoder<B> {
         self.backend.set_urgent(urgent)
     }
 
-    fn set_streams(&mut self, streams: Streams) -> Result<()> {
-        self.backend.set_streams(streams)
+    fn set_compute_share(&mut self, streams: ComputeShare) -> Result<()> {
+        self.backend.set_compute_share(streams)
     }
 }

@@ -57,7 +57,7 @@ impl Scheme {
     }
 }
 
-/// Streams the text of one sequence. A character whose bytes are spread over several tokens comes with the last
+/// ComputeShare the text of one sequence. A character whose bytes are spread over several tokens comes with the last
 /// of them; bytes that are no UTF-8 come as U+FFFD as soon as that is certain. Spacing is that of decoding all
 /// pushed tokens at once: a SentencePiece model's leading space is dropped before the first token only, so to
 /// continue a prompt's text rather than begin a reply, push the prompt's tokens first and ignore what they give.

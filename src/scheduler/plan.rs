@@ -1,6 +1,6 @@
 //! Planning a step: decodes, admissions, prompt chunks; and taking blocks from the least entitled.
 
-use super::queue::{Rank, Seq, Slot, State, UNPLANNED};
+use super::queue::{Rank, Seq, SeqState, Slot, UNPLANNED};
 use super::{Blocks, CHUNK, Item, Limits, Plan, Scheduler};
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -96,7 +96,7 @@ impl Scheduler {
                     self.prefilling.push(slot);
                 }
             }
-            if step.plan.preempted.len() > preempted && self.seqs[slot].state == State::Running {
+            if step.plan.preempted.len() > preempted && self.seqs[slot].state == SeqState::Running {
                 break;
             }
             match landed {
@@ -118,7 +118,7 @@ impl Scheduler {
     /// priority.
     fn admit_one(&mut self, slot: Slot, step: &mut Step<'_>) -> bool {
         let seq = &mut self.seqs[slot];
-        let landed = seq.state == State::Landed;
+        let landed = seq.state == SeqState::Landed;
         if !landed {
             seq.computed = step.blocks.attach_prefix(seq.id).min(seq.tokens - 1);
         }
@@ -133,7 +133,7 @@ impl Scheduler {
             }
             let victim = self.least_entitled().filter(|&victim| {
                 let weaker = self.seqs[victim].level < priority;
-                weaker || (landed && alone && self.seqs[victim].state == State::Landed)
+                weaker || (landed && alone && self.seqs[victim].state == SeqState::Landed)
             });
             match victim {
                 Some(victim) => {
@@ -152,7 +152,7 @@ impl Scheduler {
         }
         self.dequeue(slot);
         let seq = &mut self.seqs[slot];
-        seq.state = State::Running;
+        seq.state = SeqState::Running;
         seq.level = seq.level_at(seq.arrival_ns, step.now_ns);
         self.enqueue(slot);
         true
@@ -179,7 +179,7 @@ impl Scheduler {
             for (&slot, &len) in group.iter().zip(&share.amounts) {
                 let seq = &self.seqs[slot];
                 // One of them may have lost its blocks to another.
-                if len > 0 && seq.state == State::Running && self.make_room(slot, seq.computed + len, step) {
+                if len > 0 && seq.state == SeqState::Running && self.make_room(slot, seq.computed + len, step) {
                     self.put(slot, len, step);
                     step.prompts_left -= len;
                     let seq = &mut self.seqs[slot];

@@ -17,7 +17,7 @@ pub(super) type Slot = usize;
 pub(super) const UNPLANNED: usize = usize::MAX;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum SeqState {
     /// Holds no blocks.
     Waiting,
     /// Waits, but came with blocks (an imported handle).
@@ -38,7 +38,7 @@ pub(super) struct Seq {
     pub arrival_ns: u64,
     /// Counts arrivals.
     pub order: u64,
-    pub state: State,
+    pub state: SeqState,
     pub paused: bool,
     /// Priority, and since admission the whole seconds waited before it.
     pub level: u64,
@@ -60,7 +60,7 @@ impl Seq {
             priority: new.priority,
             arrival_ns: new.now_ns,
             order,
-            state: if new.computed > 0 { State::Landed } else { State::Waiting },
+            state: if new.computed > 0 { SeqState::Landed } else { SeqState::Waiting },
             paused: false,
             level: u64::from(new.priority),
             preemptions: 0,
@@ -109,7 +109,7 @@ impl Seq {
         self.computed = 0;
         self.preemptions += 1;
         self.level = u64::from(self.priority);
-        self.state = State::Waiting;
+        self.state = SeqState::Waiting;
         self.item = UNPLANNED;
         self.served_ns = self.arrival_ns;
     }

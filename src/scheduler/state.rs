@@ -1,6 +1,6 @@
 //! The scheduler's sequences, and what happens to them between plans.
 
-use super::queue::{Rank, Seq, Slot, State};
+use super::queue::{Rank, Seq, SeqState, Slot};
 use super::share::Share;
 use super::{NewSeq, Plan, SeqId};
 use std::collections::{BTreeSet, HashMap};
@@ -119,13 +119,13 @@ impl Scheduler {
     pub(super) fn enqueue(&mut self, slot: Slot) {
         let seq = &self.seqs[slot];
         match seq.state {
-            State::Waiting => {
+            SeqState::Waiting => {
                 self.waiting.insert(seq.rank(slot));
             }
-            State::Landed => {
+            SeqState::Landed => {
                 self.landed.insert(seq.rank(slot));
             }
-            State::Running => {
+            SeqState::Running => {
                 let at = self.running_place(slot).unwrap_or_else(|at| at);
                 self.running.insert(at, slot);
             }
@@ -136,9 +136,9 @@ impl Scheduler {
     pub(super) fn dequeue(&mut self, slot: Slot) {
         let seq = &self.seqs[slot];
         let found = match seq.state {
-            State::Waiting => self.waiting.remove(&seq.rank(slot)),
-            State::Landed => self.landed.remove(&seq.rank(slot)),
-            State::Running => self.running_place(slot).map(|at| self.running.remove(at)).is_ok(),
+            SeqState::Waiting => self.waiting.remove(&seq.rank(slot)),
+            SeqState::Landed => self.landed.remove(&seq.rank(slot)),
+            SeqState::Running => self.running_place(slot).map(|at| self.running.remove(at)).is_ok(),
         };
         debug_assert!(found, "sequence {} is not where its state says", seq.id);
     }
@@ -156,10 +156,10 @@ impl Scheduler {
             let seq = &self.seqs[slot];
             assert_eq!(seq.id, id);
             assert!(seq.computed <= seq.tokens && seq.item == super::queue::UNPLANNED);
-            assert_eq!(self.waiting.contains(&seq.rank(slot)), seq.state == State::Waiting);
-            assert_eq!(self.landed.contains(&seq.rank(slot)), seq.state == State::Landed);
-            assert_eq!(self.running.contains(&slot), seq.state == State::Running);
-            assert!(seq.state != State::Waiting || seq.computed == 0);
+            assert_eq!(self.waiting.contains(&seq.rank(slot)), seq.state == SeqState::Waiting);
+            assert_eq!(self.landed.contains(&seq.rank(slot)), seq.state == SeqState::Landed);
+            assert_eq!(self.running.contains(&slot), seq.state == SeqState::Running);
+            assert!(seq.state != SeqState::Waiting || seq.computed == 0);
         }
         assert!(self.running.is_sorted_by_key(|&slot| self.seqs[slot].entitlement()));
     }

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicU8;
 
 /// Bytes that may be read.
 #[derive(Clone, Copy)]
-pub struct Source<'a> {
+pub struct ByteSource<'a> {
     ptr: *const u8,
     len: usize,
     life: PhantomData<&'a ()>,
@@ -16,33 +16,33 @@ pub struct Source<'a> {
 
 /// Bytes that may be written, by whoever holds this.
 #[derive(Clone, Copy)]
-pub struct Target<'a> {
+pub struct ByteTarget<'a> {
     ptr: *mut u8,
     len: usize,
     life: PhantomData<&'a ()>,
 }
 
 // SAFETY: a pointer and a length; who may touch the memory when is what the holders agree on, as the module says.
-unsafe impl Send for Source<'_> {}
+unsafe impl Send for ByteSource<'_> {}
 // SAFETY: as above.
-unsafe impl Send for Target<'_> {}
+unsafe impl Send for ByteTarget<'_> {}
 
 /// The most pieces of one gathering or scattering call (IOV_MAX is 1024).
 const MAX_PIECES: usize = 512;
 
-impl<'a> Source<'a> {
+impl<'a> ByteSource<'a> {
     /// # Safety
     /// `ptr` must be valid for reads of `len` bytes during `'a`.
-    pub unsafe fn new(ptr: *const u8, len: usize) -> Source<'a> {
-        Source { ptr, len, life: PhantomData }
+    pub unsafe fn new(ptr: *const u8, len: usize) -> ByteSource<'a> {
+        ByteSource { ptr, len, life: PhantomData }
     }
 
-    pub fn of(bytes: &'a [u8]) -> Source<'a> {
-        Source { ptr: bytes.as_ptr(), len: bytes.len(), life: PhantomData }
+    pub fn of(bytes: &'a [u8]) -> ByteSource<'a> {
+        ByteSource { ptr: bytes.as_ptr(), len: bytes.len(), life: PhantomData }
     }
 
-    pub fn of_atomic(bytes: &'a [AtomicU8]) -> Source<'a> {
-        Source { ptr: bytes.as_ptr().cast(), len: bytes.len(), life: PhantomData }
+    pub fn of_atomic(bytes: &'a [AtomicU8]) -> ByteSource<'a> {
+        ByteSource { ptr: bytes.as_ptr().cast(), len: bytes.len(), life: PhantomData }
     }
 
     pub fn len(&self) -> usize {
@@ -54,10 +54,10 @@ impl<'a> Source<'a> {
     }
 
     /// `len` bytes from `offset`. Panics out of range.
-    pub fn slice(&self, offset: usize, len: usize) -> Source<'a> {
+    pub fn slice(&self, offset: usize, len: usize) -> ByteSource<'a> {
         check(self.len, offset, len);
         // SAFETY: in range, by the check.
-        Source { ptr: unsafe { self.ptr.add(offset) }, len, life: PhantomData }
+        ByteSource { ptr: unsafe { self.ptr.add(offset) }, len, life: PhantomData }
     }
 
     /// Copies all of it. Panics if the lengths differ.
@@ -80,15 +80,15 @@ impl<'a> Source<'a> {
     }
 }
 
-impl<'a> Target<'a> {
+impl<'a> ByteTarget<'a> {
     /// # Safety
     /// `ptr` must be valid for reads and writes of `len` bytes during `'a`.
-    pub unsafe fn new(ptr: *mut u8, len: usize) -> Target<'a> {
-        Target { ptr, len, life: PhantomData }
+    pub unsafe fn new(ptr: *mut u8, len: usize) -> ByteTarget<'a> {
+        ByteTarget { ptr, len, life: PhantomData }
     }
 
-    pub fn of(bytes: &'a mut [u8]) -> Target<'a> {
-        Target { ptr: bytes.as_mut_ptr(), len: bytes.len(), life: PhantomData }
+    pub fn of(bytes: &'a mut [u8]) -> ByteTarget<'a> {
+        ByteTarget { ptr: bytes.as_mut_ptr(), len: bytes.len(), life: PhantomData }
     }
 
     pub fn len(&self) -> usize {
@@ -100,14 +100,14 @@ impl<'a> Target<'a> {
     }
 
     /// `len` bytes from `offset`. Panics out of range.
-    pub fn slice(&self, offset: usize, len: usize) -> Target<'a> {
+    pub fn slice(&self, offset: usize, len: usize) -> ByteTarget<'a> {
         check(self.len, offset, len);
         // SAFETY: in range, by the check.
-        Target { ptr: unsafe { self.ptr.add(offset) }, len, life: PhantomData }
+        ByteTarget { ptr: unsafe { self.ptr.add(offset) }, len, life: PhantomData }
     }
 
-    pub fn source(&self) -> Source<'a> {
-        Source { ptr: self.ptr, len: self.len, life: PhantomData }
+    pub fn source(&self) -> ByteSource<'a> {
+        ByteSource { ptr: self.ptr, len: self.len, life: PhantomData }
     }
 
     pub fn address(&self) -> usize {
@@ -129,7 +129,7 @@ fn check(len: usize, offset: usize, n: usize) {
 
 /// Copies large pieces past the caches: what is copied is not read again soon, and a store that first reads what it
 /// overwrites costs a third of the bandwidth. Panics if the lengths differ; they must not overlap.
-pub fn copy(from: Source<'_>, to: Target<'_>) {
+pub fn copy(from: ByteSource<'_>, to: ByteTarget<'_>) {
     assert_eq!(from.len, to.len);
     // SAFETY: both are valid for their length by construction, and do not overlap by this function's contract.
     unsafe { stream(from.ptr, to.ptr, from.len) }
@@ -168,7 +168,7 @@ fn result(n: isize) -> io::Result<usize> {
 }
 
 /// Sends what it can of `pieces`, in order, straight from where they lie. Never raises SIGPIPE.
-pub fn send(socket: BorrowedFd<'_>, pieces: &[Source<'_>]) -> io::Result<usize> {
+pub fn send(socket: BorrowedFd<'_>, pieces: &[ByteSource<'_>]) -> io::Result<usize> {
     let vectors: Vec<libc::iovec> = pieces
         .iter()
         .take(MAX_PIECES)
@@ -184,7 +184,7 @@ pub fn send(socket: BorrowedFd<'_>, pieces: &[Source<'_>]) -> io::Result<usize> 
 }
 
 /// Receives into `pieces`, in order, straight to where they lie; 0 is the end of the stream.
-pub fn receive(socket: BorrowedFd<'_>, pieces: &[Target<'_>]) -> io::Result<usize> {
+pub fn receive(socket: BorrowedFd<'_>, pieces: &[ByteTarget<'_>]) -> io::Result<usize> {
     let vectors: Vec<libc::iovec> =
         pieces.iter().take(MAX_PIECES).map(|p| libc::iovec { iov_base: p.ptr.cast(), iov_len: p.len }).collect();
     // SAFETY: zero is a valid msghdr; the vectors are valid for writes by construction and live through the call.
@@ -206,7 +206,7 @@ mod tests {
         for (at, len) in [(0, 0), (0, 1), (3, 63), (1, 64), (5, 65), (16, 512), (7, 900)] {
             for shift in [0, 1, 15, 16, 33] {
                 let mut to = vec![0u8; 1000];
-                copy(Source::of(&from).slice(at, len), Target::of(&mut to).slice(shift, len));
+                copy(ByteSource::of(&from).slice(at, len), ByteTarget::of(&mut to).slice(shift, len));
                 assert_eq!(to[shift..shift + len], from[at..at + len]);
                 assert!(to[..shift].iter().chain(&to[shift + len..]).all(|&b| b == 0));
             }
@@ -216,13 +216,13 @@ mod tests {
     #[test]
     fn a_sum_goes_on() {
         let text = b"123456789";
-        assert_eq!(Source::of(text).crc32(0), 0xcbf4_3926);
-        assert_eq!(Source::of(text).slice(4, 5).crc32(crc32(0, &text[..4])), 0xcbf4_3926);
+        assert_eq!(ByteSource::of(text).crc32(0), 0xcbf4_3926);
+        assert_eq!(ByteSource::of(text).slice(4, 5).crc32(crc32(0, &text[..4])), 0xcbf4_3926);
     }
 
     #[test]
     #[should_panic(expected = "3 bytes at 8 of 10")]
     fn out_of_range_is_noticed() {
-        Source::of(&[0; 10]).slice(8, 3);
+        ByteSource::of(&[0; 10]).slice(8, 3);
     }
 }

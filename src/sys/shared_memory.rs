@@ -1,6 +1,6 @@
 //! Memory that can be given to another process: a sealed memfd and its mapping.
 
-use super::bytes::{Source, Target};
+use super::bytes::{ByteSource, ByteTarget};
 use crate::error::{Error, Result, Status};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -127,16 +127,16 @@ impl SharedMemory {
         self.fd.try_clone().map_err(|error| Error::io("shared memory: a descriptor", &error))
     }
 
-    pub fn source(&self) -> Source<'_> {
+    pub fn source(&self) -> ByteSource<'_> {
         // SAFETY: mapped readable for this length as long as self lives.
-        unsafe { Source::new(self.ptr, self.len) }
+        unsafe { ByteSource::new(self.ptr, self.len) }
     }
 
     /// A writable view of memory that [`SharedMemory::create`] made. Panics out of range, and on another process's.
-    pub fn target(&self, offset: usize, len: usize) -> Target<'_> {
+    pub fn target(&self, offset: usize, len: usize) -> ByteTarget<'_> {
         assert!(self.writable, "another process's memory is not written");
         // SAFETY: mapped writable for this length as long as self lives.
-        unsafe { Target::new(self.ptr, self.len) }.slice(offset, len)
+        unsafe { ByteTarget::new(self.ptr, self.len) }.slice(offset, len)
     }
 
     /// All of it, where others may write it meanwhile. Panics on another process's.
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn what_one_side_writes_the_other_reads_and_cannot_write() {
         let own = SharedMemory::create(10_000).unwrap();
-        super::super::bytes::copy(Source::of(b"abc"), own.target(4096, 3));
+        super::super::bytes::copy(ByteSource::of(b"abc"), own.target(4096, 3));
         let fd = own.descriptor().unwrap();
         let other = SharedMemory::open(fd, 10_000).unwrap();
         other.populate(false).unwrap();

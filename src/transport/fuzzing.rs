@@ -17,7 +17,7 @@ pub(crate) fn message(data: &[u8]) -> Result<()> {
 pub(crate) fn messages() -> Vec<Vec<u8>> {
     let messages = [
         Message::Open { epoch: [1; 16], handle: 2, digest: [3; 32] },
-        Message::Read { loan: 1, first: 2, count: 3 },
+        Message::Read { hold: 1, first: 2, count: 3 },
         Message::Test { blocks: 1, seed: [7; 32] },
         Message::Blocks { first: 1, ids: vec![5, 6], sequence: None },
         Message::Blocks { first: 0, ids: vec![9], sequence: Some(vec![1, 2]) },

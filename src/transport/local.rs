@@ -4,12 +4,12 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use super::source::{Destination, More, Source, Wanted};
+use super::source::{Destination, More, TransferSource, Wanted};
 use crate::bail;
 use crate::error::Result;
 use crate::kv::Cache;
 use crate::kv::endpoint::ProcessId;
-use crate::kv::loan::Loan;
+use crate::kv::hold::TransferHold;
 use crate::sys::bytes::copy;
 
 /// Caches that tickets of this process can name. Holds none of them alive.
@@ -54,29 +54,29 @@ pub(super) fn find(epoch: &[u8; 16]) -> Result<Arc<Cache>> {
 
 /// A transfer out of a cache of this process.
 pub(super) struct Local {
-    pub loan: Loan,
+    pub hold: TransferHold,
 }
 
-impl Source for Local {
+impl TransferSource for Local {
     fn more(&mut self, wanted: Wanted<'_>) -> Result<More> {
         wanted()?;
-        self.loan.more(self.loan.blocks().len(), LOOK)?;
-        let whole = self.loan.whole().map(|snapshot| (**snapshot).clone());
-        Ok(More { available: self.loan.blocks().len(), whole })
+        self.hold.more(self.hold.blocks().len(), LOOK)?;
+        let whole = self.hold.whole().map(|snapshot| (**snapshot).clone());
+        Ok(More { available: self.hold.blocks().len(), whole })
     }
 
     fn fetch(&mut self, blocks: Range<usize>, into: &dyn Destination, wanted: Wanted<'_>) -> Result<()> {
-        let store = self.loan.store();
+        let store = self.hold.store();
         if let Some(pool) = store.on_device()
-            && into.take_from_device(pool, self.loan.blocks(), blocks.clone())?
+            && into.take_from_device(pool, self.hold.blocks(), blocks.clone())?
         {
-            self.loan.count_out(blocks.len() * store.geometry().block_bytes());
+            self.hold.count_out(blocks.len() * store.geometry().block_bytes());
             return Ok(());
         }
         let mut scratch = Vec::new();
         for index in blocks {
             wanted()?;
-            let block = self.loan.blocks()[index];
+            let block = self.hold.blocks()[index];
             match (store.source(block), into.direct(index)) {
                 (Some(source), Some(target)) => {
                     copy(source, target);
@@ -88,17 +88,17 @@ impl Source for Local {
                     into.write_block(index, &scratch)?;
                 }
             }
-            self.loan.count_out(store.geometry().block_bytes());
+            self.hold.count_out(store.geometry().block_bytes());
         }
         Ok(())
     }
 
     fn keep_alive(&mut self, _: Wanted<'_>) -> Result<()> {
-        self.loan.renew();
+        self.hold.renew();
         Ok(())
     }
 
     fn commit(&mut self, _: Wanted<'_>) -> Result<()> {
-        self.loan.commit()
+        self.hold.commit()
     }
 }

@@ -6,7 +6,7 @@ use crate::backend::{BlockId, BlockStore};
 use crate::bail;
 use crate::error::Result;
 use crate::kv::Cache;
-use crate::sys::bytes::Source;
+use crate::sys::bytes::ByteSource;
 use crate::sys::nixl::{Agent, Memory, Piece, Registration, Transfer};
 use crate::sys::random_bytes;
 use std::ops::Range;
@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Bytes that one read asks for at most.
 const MOST: usize = 64 << 20;
-/// Room for blocks that cannot land where they belong: they are converted from here.
+/// StagedBlocks for blocks that cannot land where they belong: they are converted from here.
 const BOUNCE: usize = 8 << 20;
 
 /// The whole pool of a cache.
@@ -27,9 +27,9 @@ impl AsRef<[AtomicU8]> for Pool {
     }
 }
 
-struct Room(Box<[AtomicU8]>);
+struct StagedBlocks(Box<[AtomicU8]>);
 
-impl AsRef<[AtomicU8]> for Room {
+impl AsRef<[AtomicU8]> for StagedBlocks {
     fn as_ref(&self) -> &[AtomicU8] {
         &self.0
     }
@@ -110,7 +110,7 @@ impl Reader {
     pub fn prepare(store: &Arc<dyn BlockStore>) -> Result<Prepared> {
         let memory = pool(store)?;
         let agent = agent()?;
-        let room = Room((0..BOUNCE).map(|_| AtomicU8::new(0)).collect());
+        let room = StagedBlocks((0..BOUNCE).map(|_| AtomicU8::new(0)).collect());
         Ok(Prepared { pool: agent.register(memory)?, bounce: agent.register(Arc::new(room))?, agent })
     }
 
@@ -184,7 +184,7 @@ impl Batch<'_> {
             into.count(self.blocks.len() * self.block_bytes);
             return Ok(());
         };
-        let room = Source::of_atomic((**bounce.memory()).as_ref());
+        let room = ByteSource::of_atomic((**bounce.memory()).as_ref());
         let mut block = vec![0; self.block_bytes];
         for (i, index) in self.blocks.enumerate() {
             room.slice(i * self.block_bytes, self.block_bytes).read(&mut block);

@@ -4,7 +4,7 @@ use super::client::{Peers, Plane, Question, Remote, describe, routes};
 use super::local;
 use super::net::message::Message;
 use super::server::pattern;
-use super::source::{Destination, Source, Transport, Wanted};
+use super::source::{Destination, TransferSource, Transport, Wanted};
 use crate::backend::cuda::DevicePool;
 use crate::backend::{BlockId, KvGeometry};
 use crate::bail;
@@ -13,7 +13,7 @@ use crate::kv::Cache;
 use crate::kv::endpoint::Endpoint;
 use crate::kv::image::hex;
 use crate::kv::ticket::Address;
-use crate::sys::bytes::{Source as Bytes, Target, copy};
+use crate::sys::bytes::{ByteSource as Bytes, ByteTarget, copy};
 use crate::sys::shared_memory::SharedMemory;
 use std::ops::Range;
 use std::sync::Arc;
@@ -232,7 +232,7 @@ fn reach(
         }
         remote.populate()?;
         let n = remote.more(question.wanted)?.available;
-        let room = Room::new(cache, n, size)?;
+        let room = SelfTestBuffer::new(cache, n, size)?;
         Ok((transport, measure(&mut remote, &room, n, &seed, question.wanted)?))
     };
     let bytes = if cache.store().on_device().is_some() { TEST_BYTES_ON_DEVICE } else { TEST_BYTES };
@@ -251,21 +251,27 @@ fn reach(
 /// The copy within a process, block by block as a transfer does it.
 fn measure_local(cache: &Cache, exporter: &Arc<Cache>, report: &mut Report) -> Result<()> {
     let begun = Instant::now();
-    let loan = exporter.lend_scratch((TEST_BYTES / exporter.geometry().block_bytes()).max(1))?;
+    let hold = exporter.lend_scratch((TEST_BYTES / exporter.geometry().block_bytes()).max(1))?;
     report.round_trip = begun.elapsed();
     let seed = crate::sys::random_bytes()?;
     let size = exporter.geometry().block_bytes();
-    let n = loan.blocks().len();
-    for (index, &block) in loan.blocks().iter().enumerate() {
+    let n = hold.blocks().len();
+    for (index, &block) in hold.blocks().iter().enumerate() {
         exporter.store().write(block, 0, &pattern(&seed, index, size))?;
     }
-    let room = Room::new(cache, n, size)?;
-    report.bytes_per_second = measure(&mut local::Local { loan }, &room, n, &seed, &|| Ok(()))? as u64;
+    let room = SelfTestBuffer::new(cache, n, size)?;
+    report.bytes_per_second = measure(&mut local::Local { hold }, &room, n, &seed, &|| Ok(()))? as u64;
     Ok(())
 }
 
 /// Fetches `n` blocks of the self-test, compares them with what they have to be, and measures how fast they come.
-fn measure(source: &mut dyn Source, room: &Room, n: usize, seed: &[u8; 32], wanted: Wanted<'_>) -> Result<f64> {
+fn measure(
+    source: &mut dyn TransferSource,
+    room: &SelfTestBuffer,
+    n: usize,
+    seed: &[u8; 32],
+    wanted: Wanted<'_>,
+) -> Result<f64> {
     source.fetch(0..n, room, wanted)?;
     let mut block = vec![0; room.size];
     for index in 0..n {
@@ -282,57 +288,57 @@ fn measure(source: &mut dyn Source, room: &Room, n: usize, seed: &[u8; 32], want
     Ok(bytes as f64 / begun.elapsed().as_secs_f64())
 }
 
-/// Room beside the pool for the blocks of a self-test, in the same kind of memory.
-struct Room {
-    place: Place,
+/// SelfTestBuffer beside the pool for the blocks of a self-test, in the same kind of memory.
+struct SelfTestBuffer {
+    place: BufferPlace,
     size: usize,
 }
 
-enum Place {
+enum BufferPlace {
     Host(SharedMemory),
     Device(Box<DevicePool>),
 }
 
-impl Room {
-    fn new(cache: &Cache, n: usize, size: usize) -> Result<Room> {
+impl SelfTestBuffer {
+    fn new(cache: &Cache, n: usize, size: usize) -> Result<SelfTestBuffer> {
         let place = match cache.store().on_device() {
-            Some(pool) => Place::Device(Box::new(pool.beside(n, size)?)),
+            Some(pool) => BufferPlace::Device(Box::new(pool.beside(n, size)?)),
             None => {
                 let memory = SharedMemory::create(n * size)?;
                 memory.populate(true)?;
-                Place::Host(memory)
+                BufferPlace::Host(memory)
             }
         };
-        Ok(Room { place, size })
+        Ok(SelfTestBuffer { place, size })
     }
 
     fn read(&self, index: usize, out: &mut [u8]) -> Result<()> {
         match &self.place {
-            Place::Host(memory) => memory.source().slice(index * self.size, self.size).read(out),
-            Place::Device(pool) => pool.read(index as BlockId, 0, out)?,
+            BufferPlace::Host(memory) => memory.source().slice(index * self.size, self.size).read(out),
+            BufferPlace::Device(pool) => pool.read(index as BlockId, 0, out)?,
         }
         Ok(())
     }
 }
 
-impl Destination for Room {
-    fn direct(&self, index: usize) -> Option<Target<'_>> {
+impl Destination for SelfTestBuffer {
+    fn direct(&self, index: usize) -> Option<ByteTarget<'_>> {
         match &self.place {
-            Place::Host(memory) => Some(memory.target(index * self.size, self.size)),
-            Place::Device(_) => None,
+            BufferPlace::Host(memory) => Some(memory.target(index * self.size, self.size)),
+            BufferPlace::Device(_) => None,
         }
     }
 
     fn write_block(&self, index: usize, data: &[u8]) -> Result<()> {
         match &self.place {
-            Place::Host(memory) => copy(Bytes::of(data), memory.target(index * self.size, self.size)),
-            Place::Device(pool) => pool.write(index as BlockId, 0, data)?,
+            BufferPlace::Host(memory) => copy(Bytes::of(data), memory.target(index * self.size, self.size)),
+            BufferPlace::Device(pool) => pool.write(index as BlockId, 0, data)?,
         }
         Ok(())
     }
 
     fn take_from_device(&self, pool: &DevicePool, ids: &[BlockId], blocks: Range<usize>) -> Result<bool> {
-        let Place::Device(own) = &self.place else { return Ok(false) };
+        let BufferPlace::Device(own) = &self.place else { return Ok(false) };
         let to: Vec<BlockId> = blocks.clone().map(|index| index as BlockId).collect();
         own.copy_from(pool, &ids[blocks], &to)?;
         Ok(true)

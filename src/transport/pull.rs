@@ -2,7 +2,7 @@
 
 use super::client::Peers;
 use super::local::{self, Local};
-use super::source::{Source, Wanted};
+use super::source::{TransferSource, Wanted};
 use crate::bail;
 use crate::error::{Result, Status};
 use crate::kv::endpoint::Endpoint;
@@ -41,11 +41,11 @@ pub(super) fn pull(
         }
         let exporter = local::find(&ticket.epoch)?;
         crate::failpoint::hit("transport.import.open")?;
-        let loan = exporter.lend(ticket.handle, &ticket.epoch, &ticket.digest)?;
+        let hold = exporter.lend(ticket.handle, &ticket.epoch, &ticket.digest)?;
         if Arc::ptr_eq(&exporter, cache) {
-            return within(cache, ticket, loan, wanted);
+            return within(cache, ticket, hold, wanted);
         }
-        return transfer(cache, ticket, &mut Local { loan }, want);
+        return transfer(cache, ticket, &mut Local { hold }, want);
     }
     match peers {
         Some(peers) => transfer(cache, ticket, &mut *peers.open(ticket, wanted)?, want),
@@ -57,10 +57,10 @@ pub(super) fn pull(
 fn within(
     cache: &Arc<Cache>,
     ticket: &Ticket,
-    loan: crate::kv::loan::Loan,
+    hold: crate::kv::hold::TransferHold,
     wanted: Wanted<'_>,
 ) -> Result<(Snapshot, BlockTable)> {
-    let mut source = Local { loan };
+    let mut source = Local { hold };
     while source.more(wanted)?.whole.is_none() {}
     drop(source);
     match cache.consume(ticket.handle)? {
@@ -72,7 +72,7 @@ fn within(
 fn transfer(
     cache: &Arc<Cache>,
     ticket: &Ticket,
-    source: &mut dyn Source,
+    source: &mut dyn TransferSource,
     want: &Want<'_>,
 ) -> Result<(Snapshot, BlockTable)> {
     let wanted = want.wanted;
@@ -133,7 +133,7 @@ fn room(
     ticket: &Ticket,
     expected: &Snapshot,
     chain: HashChain,
-    source: &mut dyn Source,
+    source: &mut dyn TransferSource,
     want: &Want<'_>,
 ) -> Result<Incoming> {
     let since = Instant::now();
@@ -159,7 +159,7 @@ fn room(
 /// Is what came the ticket's sequence? One whose prompt was being computed has got its first token meanwhile.
 fn check_sequence(ticket: &Ticket, whole: &Snapshot) -> Result<()> {
     let said = &ticket.snapshot;
-    let same = if ticket.filling {
+    let same = if ticket.streaming {
         whole.tokens.starts_with(&said.tokens)
             && whole.prompts == said.prompts
             && whole.params == said.params

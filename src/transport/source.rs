@@ -5,7 +5,7 @@ use crate::backend::cuda::DevicePool;
 use crate::error::Result;
 use crate::kv::import::Incoming;
 use crate::sequence::Snapshot;
-use crate::sys::bytes::Target;
+use crate::sys::bytes::ByteTarget;
 use std::ops::Range;
 
 /// How KV gets from one cache to another. The numbers are `CLEAVE_TRANSPORT_*`.
@@ -56,7 +56,7 @@ pub(super) type Wanted<'a> = &'a dyn Fn() -> Result<()>;
 /// Where the blocks of a transfer go, by their number in the sequence.
 pub(super) trait Destination: Sync {
     /// Where a block belongs byte for byte, if it does and that is host memory.
-    fn direct(&self, index: usize) -> Option<Target<'_>>;
+    fn direct(&self, index: usize) -> Option<ByteTarget<'_>>;
     /// Takes a block in as it is in its source.
     fn write_block(&self, index: usize, data: &[u8]) -> Result<()>;
     /// Takes blocks in that lie on a device, `ids` from the sequence's first on, without a way through the host. False, and
@@ -67,7 +67,7 @@ pub(super) trait Destination: Sync {
 }
 
 impl Destination for Incoming {
-    fn direct(&self, index: usize) -> Option<Target<'_>> {
+    fn direct(&self, index: usize) -> Option<ByteTarget<'_>> {
         Incoming::direct(self, index)
     }
 
@@ -85,7 +85,7 @@ impl Destination for Incoming {
 }
 
 /// An open transfer. Dropping it ends it, and the exporter's handle stays unless it was committed.
-pub(super) trait Source {
+pub(super) trait TransferSource {
     /// Waits until there are more blocks than it told of before, or all of them. May come back early with no more.
     /// The importer may have more of them itself than the exporter has computed yet.
     fn more(&mut self, wanted: Wanted<'_>) -> Result<More>;

@@ -19,36 +19,36 @@ const LINGER: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(250);
 
 thread_local! {
-    /// Whose thread this is: the address of its `Shared`.
+    /// Whose thread this is: the address of its `WorkersShared`.
     static OWN: Cell<usize> = const { Cell::new(0) };
 }
 
 #[derive(Default)]
-struct State {
+struct WorkersState {
     jobs: VecDeque<Job>,
     threads: usize,
     idle: usize,
     closed: bool,
 }
 
-struct Shared {
-    state: Mutex<State>,
+struct WorkersShared {
+    state: Mutex<WorkersState>,
     wake: Condvar,
     ended: Condvar,
     chore: Chore,
 }
 
-pub(super) struct Workers(Arc<Shared>);
+pub(super) struct Workers(Arc<WorkersShared>);
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl WorkersShared {
+    fn lock(&self) -> MutexGuard<'_, WorkersState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Workers {
     pub fn new(chore: Chore) -> Workers {
-        Workers(Arc::new(Shared { state: Mutex::default(), wake: Condvar::new(), ended: Condvar::new(), chore }))
+        Workers(Arc::new(WorkersShared { state: Mutex::default(), wake: Condvar::new(), ended: Condvar::new(), chore }))
     }
 
     /// Queues a job. Every accepted job runs, also those still queued at close: they must notice themselves.
@@ -87,7 +87,7 @@ impl Workers {
     }
 }
 
-fn run(shared: &Shared) {
+fn run(shared: &WorkersShared) {
     OWN.set(std::ptr::from_ref(shared) as usize);
     let mut state = shared.lock();
     let mut since = Instant::now();

@@ -1,5 +1,5 @@
-//! The CUDA backend as it is, on a simulated driver (kernels/driver) that runs the kernels' sources on the CPU, and a
-//! simulated cuBLASLt (kernels/blas): load, prefill, handoff, decode. The CPU backend says what has to come out.
+//! The CUDA backend as it is, on a simulated driver (simulator/driver) that runs the kernels' sources on the CPU, and a
+//! simulated cuBLASLt (simulator/blas): load, prefill, handoff, decode. The CPU backend says what has to come out.
 
 mod blas;
 #[path = "../common/mod.rs"]

@@ -8,7 +8,7 @@ use cleave::engine::{CacheOptions, Request, Role};
 use cleave::kv::KvId;
 use cleave::sequence::FinishReason;
 
-/// Drawn by the device.
+/// DeviceSample by the device.
 fn plain(prompt: &[u32], n: u32) -> Request {
     let mut request = request(prompt, n);
     request.sampling.logprobs = None;

@@ -54,7 +54,7 @@ fn tokens(value: &Value) -> Vec<u32> {
 /// - create {config: {device, driver, driver_loaded, model, blocks, block_tokens, lease_ms, peer_timeout_ms, secret, listen, advertise, encryption}}: port
 /// - submit {engine: role, tokens, kv, max, stream, recompute, deadline_ms, tag, emit, seed, temperature}
 /// - wait {request}: until its FINISHED; the events of a request
-/// - started {request}: until its KV_STARTED
+/// - started {request}: until its KV_STREAM_STARTED
 /// - ticket {kv}, import {ticket, tag}, ready {kv}: until KV_READY, release {kv}, info {kv}
 /// - address, pair {address, transport}, audit, metrics, arm {name, nth, action}, cancel {engine, request},
 ///   export {engine, request}, first {request}: until its first TOKEN
@@ -134,7 +134,7 @@ fn run(served: &mut Option<Served>, command: &Value) -> cleave::error::Result<Va
         }
         "first" | "started" => {
             let request = number(command, "request");
-            let kind = if what == "first" { EventKind::Token } else { EventKind::KvStarted };
+            let kind = if what == "first" { EventKind::Token } else { EventKind::KvStreamStarted };
             let event = s.until(None, |e| e.kind == kind && e.request == request);
             Ok(json!({"kv": event.map_or(0, |e| e.kv)}))
         }

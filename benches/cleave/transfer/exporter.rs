@@ -104,7 +104,7 @@ pub fn serve(args: &[String]) {
             "stream" => {
                 let request = Request { stream_kv: true, ..request(TOKENS, 2, number) };
                 let started = |event: &Event| {
-                    if event.kind == EventKind::KvStarted {
+                    if event.kind == EventKind::KvStreamStarted {
                         println!("{}", hex(&host.cache.node().ticket(KvId(event.kv)).unwrap()));
                     }
                 };

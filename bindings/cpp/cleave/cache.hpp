@@ -119,7 +119,7 @@ public:
         return id != 0 ? Kv::adopt(get(), id) : Kv();
     }
 
-    /// A handle that is not the caller's, as of a KvStarted event.
+    /// A handle that is not the caller's, as of a KvStreamStarted event.
     KvView view(KvId id) const noexcept { return KvView(get(), id); }
 
     /// Takes in a ticket or an image. The handle can be submitted at once; a request waits for the blocks. Once they

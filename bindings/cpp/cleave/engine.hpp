@@ -108,7 +108,7 @@ public:
         const auto ids = packer.ids();
         cleave_error_t error;
         std::size_t accepted = 0;
-        const cleave_status_t status = cleave_submit(get(), packed.data(), packed.size(), tokens.data(), tokens.size(),
+        const cleave_status_t status = cleave_engine_submit(get(), packed.data(), packed.size(), tokens.data(), tokens.size(),
                                                      ids.data(), &accepted, &error);
         for (Request &request : Span<Request>(requests.data(), accepted))
             static_cast<void>(request.kv.take());
@@ -117,10 +117,10 @@ public:
 
     /// Asks to end a request with Finished (Error, Cancelled) at the next step boundary. One that has ended meanwhile
     /// is Ok or NotFound.
-    Result<void> cancel(RequestId id) noexcept { return detail::result_of(cleave_cancel(get(), id)); }
+    Result<void> cancel(RequestId id) noexcept { return detail::result_of(cleave_engine_cancel(get(), id)); }
 
     /// Asks to stop a generation at the next step boundary and to hand it over: Finished (Exported) carries the handle.
-    Result<void> export_kv(RequestId id) noexcept { return detail::result_of(cleave_export(get(), id)); }
+    Result<void> export_kv(RequestId id) noexcept { return detail::result_of(cleave_engine_export(get(), id)); }
 
     /// Changes what the engine is for, from the next step boundary on. Errors: InvalidArgument, NotFound, Shutdown.
     Result<void> set_role(Role role) noexcept

@@ -35,7 +35,7 @@ enum class EventType : std::uint32_t {
     KvReady = CLEAVE_EVENT_KV_READY,
     EngineFailed = CLEAVE_EVENT_ENGINE_FAILED,
     TopLogprob = CLEAVE_EVENT_TOP_LOGPROB,
-    KvStarted = CLEAVE_EVENT_KV_STARTED,
+    KvStreamStarted = CLEAVE_EVENT_KV_STREAM_STARTED,
 };
 
 /// How keys and values are stored.
@@ -123,7 +123,7 @@ constexpr const char *to_string(EventType value) noexcept
     case EventType::KvReady: return "KV_READY";
     case EventType::EngineFailed: return "ENGINE_FAILED";
     case EventType::TopLogprob: return "TOP_LOGPROB";
-    case EventType::KvStarted: return "KV_STARTED";
+    case EventType::KvStreamStarted: return "KV_STREAM_STARTED";
     }
     return "UNKNOWN";
 }

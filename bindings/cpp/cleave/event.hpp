@@ -46,7 +46,7 @@ public:
     std::uint64_t user_tag() const noexcept { return event_.user_tag; }
     RequestId request() const noexcept { return event_.request; }
     /// The handle, if there is one. Finished: the host's to submit or to release, see Cache::take_kv. KvReady: the
-    /// import. KvStarted: the request's still, see Cache::view.
+    /// import. KvStreamStarted: the request's still, see Cache::view.
     KvId kv() const noexcept { return event_.kv; }
 
     /// When the event was queued.

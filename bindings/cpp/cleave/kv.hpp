@@ -20,10 +20,10 @@ struct KvInfo : cleave_kv_info_t {
         return std::chrono::milliseconds(static_cast<std::int64_t>(lease_left_ms));
     }
     bool importing() const noexcept { return (flags & CLEAVE_KV_IMPORTING) != 0; }
-    bool filling() const noexcept { return (flags & CLEAVE_KV_FILLING) != 0; }
+    bool filling() const noexcept { return (flags & CLEAVE_KV_STREAMING) != 0; }
 };
 
-/// A handle that somebody else owns: another part of the program, or the request that fills it (KvStarted). Harmless
+/// A handle that somebody else owns: another part of the program, or the request that fills it (KvStreamStarted). Harmless
 /// after the end of handle or cache: calls then say NotFound or Expired.
 class KvView {
 public:

@@ -35,7 +35,7 @@ public:
     {
         std::size_t n = 0;
         const cleave_status_t status =
-            cleave_poll(get(), reinterpret_cast<cleave_event_t *>(events.data()), sizeof(Event), events.size(),
+            cleave_queue_poll(get(), reinterpret_cast<cleave_event_t *>(events.data()), sizeof(Event), events.size(),
                         detail::to_ms(timeout), &n);
         if (status != CLEAVE_OK)
             return Error(static_cast<Status>(status));

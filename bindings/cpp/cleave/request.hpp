@@ -71,7 +71,7 @@ struct Request {
     bool ignore_eos = false;
     /// With a handle: take every sampling and stop field from this request, and none from the handle.
     bool override_sampling = false;
-    /// On a prefill engine: KvStarted carries the handle as soon as the prompt's turn has come.
+    /// On a prefill engine: KvStreamStarted carries the handle as soon as the prompt's turn has come.
     bool stream_kv = false;
     /// If the KV of the handle does not come, compute it here.
     bool recompute = false;
@@ -79,7 +79,7 @@ struct Request {
     std::uint32_t flags = 0;
 };
 
-/// Lays requests out as cleave_submit takes them. Keep one per thread that submits: its memory is used again.
+/// Lays requests out as cleave_engine_submit takes them. Keep one per thread that submits: its memory is used again.
 class Packer {
 public:
     void clear() noexcept

@@ -86,7 +86,7 @@ TEST_F(KvHandles, AreTakenFromAnEventOnce)
     EXPECT_FALSE(cache.take_kv(finished));
 
     cleave_event_t c{};
-    c.type = CLEAVE_EVENT_KV_STARTED;
+    c.type = CLEAVE_EVENT_KV_STREAM_STARTED;
     c.kv = id;
     Event started(c);
     EXPECT_FALSE(cache.take_kv(started)); // the request's still
@@ -231,7 +231,7 @@ TEST_F(KvHandles, StreamWhileTheyAreFilled)
     Event event;
     do {
         event = next_event();
-        if (event.type() == EventType::KvStarted)
+        if (event.type() == EventType::KvStreamStarted)
             imported = must(other.import_kv(must(cache.view(event.kv()).ticket())));
     } while (event.type() != EventType::Finished);
     ASSERT_TRUE(imported);

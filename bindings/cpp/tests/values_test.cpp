@@ -109,7 +109,7 @@ TEST(Enums, HaveTheNamesOfTheHeaderAndKeepWhatTheyDoNotKnow)
     EXPECT_STREQ(to_string(Status::PrefillElsewhere), "PREFILL_ELSEWHERE");
     EXPECT_STREQ(to_string(Role::Decode), "DECODE");
     EXPECT_STREQ(to_string(FinishReason::Exported), "EXPORTED");
-    EXPECT_STREQ(to_string(EventType::KvStarted), "KV_STARTED");
+    EXPECT_STREQ(to_string(EventType::KvStreamStarted), "KV_STREAM_STARTED");
     EXPECT_STREQ(to_string(Dtype::I8), "I8");
     EXPECT_STREQ(to_string(Transport::SharedMemory), "SHARED_MEMORY");
     EXPECT_STREQ(to_string(PairReason::SelfTest), "SELF_TEST");

@@ -25,7 +25,7 @@ type Job = *const (dyn Fn(usize) + Sync);
 const OPEN: u64 = 1 << 31;
 const INSIDE: u64 = OPEN - 1;
 
-struct Shared {
+struct PoolShared {
     state: AtomicU64,
     /// Written while no region is open and nobody is inside.
     job: UnsafeCell<Option<Job>>,
@@ -40,11 +40,11 @@ struct Shared {
 
 // SAFETY: `job` is written by the caller only while the region is closed and empty, and read by workers only
 // inside it; `state` orders the two.
-unsafe impl Sync for Shared {}
+unsafe impl Sync for PoolShared {}
 // SAFETY: the job pointer is only followed inside a region, while the caller keeps it alive.
-unsafe impl Send for Shared {}
+unsafe impl Send for PoolShared {}
 
-impl Shared {
+impl PoolShared {
     fn guard(&self) -> MutexGuard<'_, ()> {
         self.lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -56,14 +56,14 @@ impl Shared {
 
 /// The threads of one backend: the calling thread and `threads - 1` workers.
 pub struct Pool {
-    shared: Arc<Shared>,
+    shared: Arc<PoolShared>,
     workers: Vec<JoinHandle<()>>,
 }
 
 impl Pool {
     /// Workers are bound to `cpus` where given; the caller binds itself ([`bind_current_thread`]).
     pub fn new(threads: usize, cpus: Option<&[usize]>) -> Result<Pool> {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(PoolShared {
             state: AtomicU64::new(0),
             job: UnsafeCell::new(None),
             sleeping: AtomicUsize::new(0),
@@ -207,7 +207,7 @@ pub(super) fn claim(next: &AtomicUsize, items: usize, grain: usize) -> Option<Ra
     (start < items).then(|| start..(start + grain).min(items))
 }
 
-fn work(shared: &Shared, index: usize) {
+fn work(shared: &PoolShared, index: usize) {
     let mut seen = 0;
     while let Some(number) = next_region(shared, seen) {
         seen = number;
@@ -228,13 +228,13 @@ fn work(shared: &Shared, index: usize) {
 }
 
 /// Counts itself into region `number`; false where it has been closed meanwhile.
-fn enter(shared: &Shared, number: u64) -> bool {
+fn enter(shared: &PoolShared, number: u64) -> bool {
     let join = |state: u64| (state >> 32 == number && state & OPEN != 0).then_some(state + 1);
     shared.state.fetch_update(SeqCst, SeqCst, join).is_ok()
 }
 
 /// Waits for a region other than `seen`; None when the pool is dropped.
-fn next_region(shared: &Shared, seen: u64) -> Option<u64> {
+fn next_region(shared: &PoolShared, seen: u64) -> Option<u64> {
     let number = || shared.state.load(SeqCst) >> 32;
     let stop = || shared.stop.load(SeqCst);
     let begin = Instant::now();

@@ -1,10 +1,10 @@
 //! The KV pool of the CPU: one mapping, cut into blocks.
 
 use super::memory::{Mapping, out_of_memory};
-use crate::backend::{BlockId, BlockStore, KvGeometry, Shared};
+use crate::backend::{BlockId, BlockStore, KvGeometry, PoolExport};
 use crate::bail;
 use crate::error::Result;
-use crate::sys::bytes::{Source, Target};
+use crate::sys::bytes::{ByteSource, ByteTarget};
 use crate::sys::shared_memory::SharedMemory;
 use std::sync::atomic::AtomicU8;
 
@@ -18,14 +18,14 @@ pub struct KvSlab {
 
 enum Memory {
     Private(Mapping),
-    Shared(SharedMemory),
+    PoolExport(SharedMemory),
 }
 
 impl Memory {
     fn as_ptr(&self) -> *mut u8 {
         match self {
             Memory::Private(mapping) => mapping.as_ptr(),
-            Memory::Shared(memory) => memory.as_ptr(),
+            Memory::PoolExport(memory) => memory.as_ptr(),
         }
     }
 }
@@ -37,7 +37,7 @@ impl KvSlab {
 
     /// A pool that other processes can be given to read.
     pub fn shared(geometry: KvGeometry, n_blocks: usize) -> Result<KvSlab> {
-        Self::of(geometry, n_blocks, |len| SharedMemory::create(len).map(Memory::Shared))
+        Self::of(geometry, n_blocks, |len| SharedMemory::create(len).map(Memory::PoolExport))
     }
 
     fn of(geometry: KvGeometry, n_blocks: usize, map: impl FnOnce(usize) -> Result<Memory>) -> Result<KvSlab> {
@@ -100,14 +100,14 @@ impl BlockStore for KvSlab {
         Ok(())
     }
 
-    fn source(&self, id: BlockId) -> Option<Source<'_>> {
+    fn source(&self, id: BlockId) -> Option<ByteSource<'_>> {
         // SAFETY: in range, and mapped as long as self lives.
-        Some(unsafe { Source::new(self.range(id, 0, self.block_bytes), self.block_bytes) })
+        Some(unsafe { ByteSource::new(self.range(id, 0, self.block_bytes), self.block_bytes) })
     }
 
-    fn target(&self, id: BlockId) -> Option<Target<'_>> {
+    fn target(&self, id: BlockId) -> Option<ByteTarget<'_>> {
         // SAFETY: in range, and mapped as long as self lives; `kv` gives a block that is written one owner.
-        Some(unsafe { Target::new(self.range(id, 0, self.block_bytes), self.block_bytes) })
+        Some(unsafe { ByteTarget::new(self.range(id, 0, self.block_bytes), self.block_bytes) })
     }
 
     fn pool(&self) -> Option<&[AtomicU8]> {
@@ -116,17 +116,19 @@ impl BlockStore for KvSlab {
         Some(unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast::<AtomicU8>(), len) })
     }
 
-    fn share(&self) -> Result<Shared> {
+    fn share(&self) -> Result<PoolExport> {
         match &self.memory {
             Memory::Private(_) => bail!(Unsupported, "the pool's memory is not shared with other processes"),
-            Memory::Shared(memory) => Ok(Shared { fd: memory.descriptor()?, bytes: memory.len(), device: None }),
+            Memory::PoolExport(memory) => {
+                Ok(PoolExport { fd: memory.descriptor()?, bytes: memory.len(), device: None })
+            }
         }
     }
 
     fn populate(&self) -> Result<()> {
         match &self.memory {
             Memory::Private(_) => Ok(()),
-            Memory::Shared(memory) => memory.populate(true),
+            Memory::PoolExport(memory) => memory.populate(true),
         }
     }
 }

@@ -50,7 +50,7 @@ impl Drop for Tiles {
 
 /// A source of A tiles: `rows` bytes from one row of a tile to the next, `step` bytes to the next 32 k.
 #[derive(Clone, Copy)]
-pub(super) struct Source {
+pub(super) struct TileSource {
     pub first: *const u8,
     /// The tile of the next 16 rows.
     pub second: *const u8,
@@ -122,7 +122,7 @@ pub(super) unsafe fn store(to: *mut f32) {
 /// # Safety
 /// Tiles are configured; sources are valid for `steps` tiles. `ahead` may be any address.
 #[inline(always)]
-pub(super) unsafe fn multiply_2x2<const AHEAD: bool>(a: Source, b: *const u8, steps: usize, ahead: *const u8) {
+pub(super) unsafe fn multiply_2x2<const AHEAD: bool>(a: TileSource, b: *const u8, steps: usize, ahead: *const u8) {
     if steps == 0 {
         return;
     }
@@ -160,7 +160,7 @@ pub(super) unsafe fn multiply_2x2<const AHEAD: bool>(a: Source, b: *const u8, st
 /// # Safety
 /// As for [`multiply_2x2`].
 #[inline(always)]
-pub(super) unsafe fn multiply_2x1<const AHEAD: bool>(a: Source, b: *const u8, steps: usize, ahead: *const u8) {
+pub(super) unsafe fn multiply_2x1<const AHEAD: bool>(a: TileSource, b: *const u8, steps: usize, ahead: *const u8) {
     if steps == 0 {
         return;
     }

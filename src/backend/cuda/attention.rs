@@ -8,7 +8,7 @@ use super::device::Device;
 use super::layout::{Element, KvLayout, named};
 use super::memory::DeviceMemory;
 use super::slab::CudaSlab;
-use super::step::{Packed, Part, Room, StepData};
+use super::step::{Packed, Part, StepBuffers, StepData};
 use super::stream::{Shape, Stream, arg};
 use super::tensors::CudaBuffer;
 use crate::backend::{AttentionArgs, Batch, BlockStore, KvGeometry, SeqSpan};
@@ -123,7 +123,7 @@ impl Plan {
     }
 
     /// Adds the work of the batch to what the device is told.
-    pub fn pack(&mut self, batch: &Batch, group: u32, room: &Room, step: &mut Packed) {
+    pub fn pack(&mut self, batch: &Batch, group: u32, room: &StepBuffers, step: &mut Packed) {
         let tile_rows = (self.tile / group).max(1);
         for (window, work) in self.windows.iter().zip(&mut self.works) {
             let mut todo = Todo::default();

@@ -43,7 +43,7 @@ fn find() -> bool {
     if !unsafe { sys::is_culib_present() } || USED.iter().any(|name| !has(name)) {
         return false;
     }
-    // A simulated one (kernels/blas) goes with a simulated driver, and only with that.
+    // A simulated one (simulator/blas) goes with a simulated driver, and only with that.
     if has("simulated_cublaslt_configure") != driver::has("simulated_cuda_configure") {
         return false;
     }

@@ -43,20 +43,20 @@ impl Weight {
 pub enum Depot {
     /// Each in memory of its own.
     Apart(Arc<Device>),
-    Shared(Box<Shared>),
+    SharedWeights(Box<SharedWeights>),
 }
 
 /// One piece of memory for all.
-pub struct Shared {
+pub struct SharedWeights {
     name: String,
     arena: Arc<Arena>,
     used: usize,
     /// What has been placed where: the same in all processes, or they do not mean the same.
     places: blake3::Hasher,
-    state: State,
+    state: WeightsState,
 }
 
-enum State {
+enum WeightsState {
     /// This process loads them; others wait until it is done or gone.
     Making(#[expect(dead_code, reason = "held, not used")] Making),
     /// Another process has: they lie as its places say.
@@ -77,16 +77,16 @@ impl Depot {
             bail!(Unsupported, "CUDA device {}: weights cannot be shared with other processes", device.ordinal());
         }
         loop {
-            if let Some(there) = Shared::take(device, name)? {
-                return Ok(Depot::Shared(Box::new(there)));
+            if let Some(there) = SharedWeights::take(device, name)? {
+                return Ok(Depot::SharedWeights(Box::new(there)));
             }
             if let Some(making) = handout::make(name)? {
                 // They may have been made between the two questions.
-                let room = match Shared::take(device, name)? {
+                let room = match SharedWeights::take(device, name)? {
                     Some(there) => there,
-                    None => Shared::new(device, name, bytes, tensors, making)?,
+                    None => SharedWeights::new(device, name, bytes, tensors, making)?,
                 };
-                return Ok(Depot::Shared(Box::new(room)));
+                return Ok(Depot::SharedWeights(Box::new(room)));
             }
             wait()?;
             std::thread::sleep(LOOK);
@@ -96,13 +96,13 @@ impl Depot {
     pub(super) fn device(&self) -> &Arc<Device> {
         match self {
             Depot::Apart(device) => device,
-            Depot::Shared(shared) => shared.arena.memory.device(),
+            Depot::SharedWeights(shared) => shared.arena.memory.device(),
         }
     }
 
     /// Whether what is placed has its bytes already.
     pub fn is_filled(&self) -> bool {
-        matches!(self, Depot::Shared(shared) if matches!(shared.state, State::There(_)))
+        matches!(self, Depot::SharedWeights(shared) if matches!(shared.state, WeightsState::There(_)))
     }
 
     pub(super) fn place(&mut self, bytes: usize) -> Result<Weight> {
@@ -111,7 +111,7 @@ impl Depot {
                 let arena = Arena { memory: DeviceMemory::new(device, bytes)?, handout: Mutex::default() };
                 Ok(Weight { arena: Arc::new(arena), offset: 0, bytes })
             }
-            Depot::Shared(shared) => shared.place(bytes),
+            Depot::SharedWeights(shared) => shared.place(bytes),
         }
     }
 
@@ -120,30 +120,30 @@ impl Depot {
     pub(super) fn finish(self) -> Result<()> {
         match self {
             Depot::Apart(_) => Ok(()),
-            Depot::Shared(shared) => shared.finish(),
+            Depot::SharedWeights(shared) => shared.finish(),
         }
     }
 }
 
-impl Shared {
-    fn new(device: &Arc<Device>, name: &str, bytes: u64, tensors: usize, making: Making) -> Result<Shared> {
+impl SharedWeights {
+    fn new(device: &Arc<Device>, name: &str, bytes: u64, tensors: usize, making: Making) -> Result<SharedWeights> {
         let whole = usize::try_from(bytes).ok().and_then(|bytes| bytes.checked_add(tensors * ALIGN));
         let whole = whole.ok_or_else(|| crate::error!(OutOfMemory, "weights of {bytes} bytes"))?;
-        Ok(Self::of(name, DeviceMemory::only_shareable(device, whole)?, State::Making(making)))
+        Ok(Self::of(name, DeviceMemory::only_shareable(device, whole)?, WeightsState::Making(making)))
     }
 
     /// Another process's.
-    fn take(device: &Arc<Device>, name: &str) -> Result<Option<Shared>> {
+    fn take(device: &Arc<Device>, name: &str) -> Result<Option<SharedWeights>> {
         let Some((fd, note)) = handout::take(name) else { return Ok(None) };
         let note = note.split_first_chunk::<8>().and_then(|(bytes, places)| Some((bytes, places.try_into().ok()?)));
         let Some((bytes, places)) = note else { bail!(Corrupt, "weights of another process: an odd note of them") };
         let memory = DeviceMemory::open(device, fd, u64::from_le_bytes(*bytes) as usize)?;
-        Ok(Some(Self::of(name, memory, State::There(places))))
+        Ok(Some(Self::of(name, memory, WeightsState::There(places))))
     }
 
-    fn of(name: &str, memory: DeviceMemory, state: State) -> Shared {
+    fn of(name: &str, memory: DeviceMemory, state: WeightsState) -> SharedWeights {
         let arena = Arc::new(Arena { handout: Mutex::default(), memory });
-        Shared { name: name.to_string(), arena, used: 0, places: blake3::Hasher::new(), state }
+        SharedWeights { name: name.to_string(), arena, used: 0, places: blake3::Hasher::new(), state }
     }
 
     fn place(&mut self, bytes: usize) -> Result<Weight> {
@@ -159,7 +159,7 @@ impl Shared {
 
     fn finish(self) -> Result<()> {
         let places = *self.places.finalize().as_bytes();
-        if let State::There(there) = self.state
+        if let WeightsState::There(there) = self.state
             && there != places
         {
             bail!(Incompatible, "weights of another process lie otherwise than here");

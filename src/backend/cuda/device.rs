@@ -326,7 +326,7 @@ fn unload(libraries: &[sys::CUlibrary]) {
     }
 }
 
-/// What to load. A driver that brings its own code for each kernel (kernels/driver) is satisfied with any.
+/// What to load. A driver that brings its own code for each kernel (simulator/driver) is satisfied with any.
 fn images() -> Vec<&'static [u8]> {
     if has("simulated_cuda_configure") {
         return vec![b"simulated\0"];

@@ -2,7 +2,7 @@
 
 use super::device::Device;
 use super::driver::check;
-use super::step::Room;
+use super::step::StepBuffers;
 use super::stream::Stream;
 use crate::error::Result;
 use cudarc::driver::sys;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// The graphs of one engine, by the room of their batches. They refer to its memory: when that moves, they go.
 #[derive(Default)]
 pub(super) struct Graphs {
-    known: HashMap<Room, Known>,
+    known: HashMap<StepBuffers, Known>,
 }
 
 enum Known {
@@ -35,7 +35,7 @@ impl Graphs {
     /// Engines see few rooms; one that sees more than this begins anew.
     const MOST: usize = 256;
 
-    pub fn turn(&mut self, room: &Room) -> Turn {
+    pub fn turn(&mut self, room: &StepBuffers) -> Turn {
         match self.known.get(room) {
             Some(Known::Recorded(_)) => Turn::Replay,
             Some(Known::Seen) => Turn::Record,
@@ -50,16 +50,16 @@ impl Graphs {
         }
     }
 
-    pub fn insert(&mut self, room: &Room, graph: Graph) {
+    pub fn insert(&mut self, room: &StepBuffers, graph: Graph) {
         self.known.insert(*room, Known::Recorded(graph));
     }
 
     /// Has the batches of a room run one by one until memory moves.
-    pub fn give_up(&mut self, room: &Room) {
+    pub fn give_up(&mut self, room: &StepBuffers) {
         self.known.insert(*room, Known::Unrecorded);
     }
 
-    pub fn replay(&self, room: &Room, stream: &Stream) -> Result<()> {
+    pub fn replay(&self, room: &StepBuffers, stream: &Stream) -> Result<()> {
         match self.known.get(room) {
             Some(Known::Recorded(graph)) => graph.launch(stream),
             _ => crate::bail!(Internal, "no graph for {room:?}"),

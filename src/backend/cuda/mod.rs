@@ -20,10 +20,11 @@
 
 mod attention;
 mod blas;
+mod compute_share;
 mod cublaslt;
 mod depot;
 mod device;
-mod draw;
+mod device_sampling;
 mod driver;
 mod graph;
 mod host;
@@ -40,19 +41,20 @@ mod slab;
 mod staging;
 mod step;
 mod stream;
-mod streams;
 mod tensors;
 
+pub use compute_share::ComputeShare;
 pub use depot::Depot;
 pub use device::{Device, DeviceInfo, count, info};
 pub use load::Loader;
 pub use pool::DevicePool;
 pub(crate) use pool::Foreign;
 pub use slab::CudaSlab;
-pub use streams::Streams;
 pub use tensors::{CudaBuffer, CudaMatrix, CudaProjections, CudaVector};
 
-use super::{AttentionArgs, Backend, Batch, BlockStore, Drawn, Draws, KvGeometry, Linear, RopeRows};
+use super::{
+    AttentionArgs, Backend, Batch, BlockStore, DeviceSample, DeviceSamplingBatch, KvGeometry, Linear, RopeRows,
+};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::Dtype;
@@ -60,7 +62,7 @@ use graph::{Graph, Graphs, Turn};
 use layout::{Element, KvLayout};
 use memory::PinnedMemory;
 use std::sync::Arc;
-use step::{Room, StepData};
+use step::{StepBuffers, StepData};
 use stream::Stream;
 
 /// One engine's part of a device: its streams, and what it tells the device of a step.
@@ -68,7 +70,7 @@ pub struct CudaBackend {
     device: Arc<Device>,
     /// One of `streams`, before which it goes: of high priority while the engine decodes.
     stream: Arc<Stream>,
-    streams: Streams,
+    streams: ComputeShare,
     urgent: bool,
     /// What activations are between the matrix products; the residual stream and logits are f32.
     element: Element,
@@ -81,7 +83,7 @@ pub struct CudaBackend {
     graphs: Graphs,
     /// Memory of this step's had to grow.
     grew: bool,
-    drawer: draw::Drawer,
+    device_sampler: device_sampling::DeviceSampler,
     fetched: PinnedMemory,
 }
 
@@ -99,7 +101,7 @@ impl CudaBackend {
     ) -> Result<CudaBackend> {
         device.load_kernels()?;
         let element = Element::of(dtype)?;
-        let streams = Streams::new(device, 0, 0)?;
+        let streams = ComputeShare::new(device, 0, 0)?;
         Ok(CudaBackend {
             element,
             group: heads / kv.geometry().kv_heads,
@@ -111,7 +113,7 @@ impl CudaBackend {
             streams,
             graphs: Graphs::default(),
             grew: false,
-            drawer: draw::Drawer::new(device)?,
+            device_sampler: device_sampling::DeviceSampler::new(device)?,
             fetched: PinnedMemory::new(device, 1)?,
             device: device.clone(),
         })
@@ -124,7 +126,7 @@ impl CudaBackend {
     }
 
     /// How much room a batch is given, and whether others are likely to have the same.
-    fn room(&self, batch: &Batch, block_tokens: u32) -> (Room, bool) {
+    fn room(&self, batch: &Batch, block_tokens: u32) -> (StepBuffers, bool) {
         let rows = batch.tokens.len();
         let filled = ROWS.iter().find(|filled| **filled >= rows);
         let decodes = batch.spans.len() == rows && batch.logit_rows.len() == rows;
@@ -134,9 +136,11 @@ impl CudaBackend {
                 let pieces = pieces.max(*filled).next_power_of_two();
                 // As many as the pieces' positions lie in at most.
                 let tables = pieces * (attention::SPLIT.div_ceil(block_tokens) as usize + 1);
-                (Room { rows: *filled, logit_rows: *filled, tables, pieces }, true)
+                (StepBuffers { rows: *filled, logit_rows: *filled, tables, pieces }, true)
             }
-            _ => (Room { rows, logit_rows: batch.logit_rows.len(), tables: batch.tables.len(), pieces: 0 }, false),
+            _ => {
+                (StepBuffers { rows, logit_rows: batch.logit_rows.len(), tables: batch.tables.len(), pieces: 0 }, false)
+            }
         }
     }
 
@@ -280,9 +284,14 @@ impl Backend for CudaBackend {
         self.run_silu_mul(gate, up)
     }
 
-    fn draw(&mut self, logits: &mut CudaBuffer, draws: &Draws, out: &mut Vec<Drawn>) -> Result<bool> {
+    fn draw(
+        &mut self,
+        logits: &mut CudaBuffer,
+        draws: &DeviceSamplingBatch,
+        out: &mut Vec<DeviceSample>,
+    ) -> Result<bool> {
         logits.expect(Element::F32, logits.cols)?;
-        self.drawer.run(&self.device, &self.stream, logits, draws, out)?;
+        self.device_sampler.run(&self.device, &self.stream, logits, draws, out)?;
         Ok(true)
     }
 
@@ -324,7 +333,7 @@ impl Backend for CudaBackend {
         Ok(())
     }
 
-    fn set_streams(&mut self, streams: Streams) -> Result<()> {
+    fn set_compute_share(&mut self, streams: ComputeShare) -> Result<()> {
         // What was recorded would run where it was recorded.
         self.release()?;
         if let Some(blas) = &mut self.blas {

@@ -65,7 +65,7 @@ impl DevicePool {
         Ok(pool)
     }
 
-    /// Room for other blocks on the same device.
+    /// StepBuffers for other blocks on the same device.
     pub fn beside(&self, n_blocks: usize, block_bytes: usize) -> Result<DevicePool> {
         Self::new(self.memory.device(), n_blocks, block_bytes, false)
     }

@@ -2,7 +2,7 @@
 
 use super::device::Device;
 use super::pool::DevicePool;
-use crate::backend::{BlockId, BlockStore, KvGeometry, Shared};
+use crate::backend::{BlockId, BlockStore, KvGeometry, PoolExport};
 use crate::error::Result;
 use std::sync::Arc;
 
@@ -58,8 +58,8 @@ impl BlockStore for CudaSlab {
         Some(&self.pool)
     }
 
-    fn share(&self) -> Result<Shared> {
+    fn share(&self) -> Result<PoolExport> {
         let (fd, bytes, device) = self.pool.descriptor()?;
-        Ok(Shared { fd, bytes, device: Some(device) })
+        Ok(PoolExport { fd, bytes, device: Some(device) })
     }
 }

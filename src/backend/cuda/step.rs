@@ -16,7 +16,7 @@ const NO_SLOT: u32 = u32::MAX;
 /// How much a step has room for, on the device and in the grids of its kernels. Batches with the same room run the same
 /// kernels with the same arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Room {
+pub(super) struct StepBuffers {
     pub rows: usize,
     pub logit_rows: usize,
     pub tables: usize,
@@ -112,7 +112,7 @@ impl StepData {
 
     /// Packs what every step has, for as many rows and blocks of tables as `room` says: rows beyond the batch's are
     /// computed, and stored nowhere. The step before is over.
-    pub fn pack(&mut self, batch: &Batch, rope: &RopeRows, block_tokens: u32, room: &Room) {
+    pub fn pack(&mut self, batch: &Batch, rope: &RopeRows, block_tokens: u32, room: &StepBuffers) {
         self.packed.clear();
         let angles = rope.cos.len() / batch.tokens.len().max(1) * room.rows;
         let logit_rows = if batch.logit_rows.is_empty() { 0 } else { batch.logit_rows.len().max(room.logit_rows) };

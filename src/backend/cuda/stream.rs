@@ -1,4 +1,4 @@
-//! Streams of work on a device.
+//! ComputeShare of work on a device.
 
 use super::device::Device;
 use super::driver::check;

@@ -1,6 +1,6 @@
 //! The sections of a head: what is written, and what an importer insists on.
 
-use super::super::cache::{CacheIdentity, Shared};
+use super::super::cache::{CacheIdentity, CacheShared};
 use super::super::hash::BlockHash;
 use super::wire::{Reader, Writer};
 use crate::backend::KvGeometry;
@@ -29,7 +29,7 @@ const ORIGIN_LEN: usize = 28;
 const BLOCKS_LEN: usize = 48;
 const STATE_LEN: usize = 4;
 /// Bit 0 of the state: the prompt is still being computed.
-const FILLING: u32 = 1;
+const STREAMING: u32 = 1;
 
 /// Longest block that is taken in: bounds what a reader allocates for one.
 const MAX_BLOCK_TOKENS: u32 = 4096;
@@ -100,14 +100,14 @@ pub(in crate::kv) fn write_ticket(
     w: &mut Writer,
     sequence: &[u8],
     chain: (u32, BlockHash),
-    filling: bool,
+    streaming: bool,
     endpoints: &[u8],
 ) {
     w.section(SEQUENCE, CRITICAL, sequence);
     let mut section = Writer::default();
     section.u32(chain.0).bytes(&chain.1.0);
     w.section(CHAIN, CRITICAL, &section.0);
-    w.section(STATE, CRITICAL, &(if filling { FILLING } else { 0 }).to_le_bytes());
+    w.section(STATE, CRITICAL, &(if streaming { STREAMING } else { 0 }).to_le_bytes());
     w.section(ENDPOINTS, CRITICAL, endpoints);
 }
 
@@ -190,14 +190,14 @@ impl<'a> Sections<'a> {
     }
 
     /// Is the KV of a ticket's prompt still being computed?
-    pub fn filling(&self) -> Result<bool> {
+    pub fn streaming(&self) -> Result<bool> {
         let mut r = Reader::new("state", self.get(STATE)?);
         let flags = r.u32("flags")?;
         r.end()?;
-        if flags & !FILLING != 0 {
-            bail!(Incompatible, "state: flags: expected 0 or {FILLING}, found {flags:#x}");
+        if flags & !STREAMING != 0 {
+            bail!(Incompatible, "state: flags: expected 0 or {STREAMING}, found {flags:#x}");
         }
-        Ok(flags & FILLING != 0)
+        Ok(flags & STREAMING != 0)
     }
 
     pub fn identity(&self) -> Result<CacheIdentity> {
@@ -256,7 +256,7 @@ impl<'a> Sections<'a> {
 
     /// The layout of the KV. Refuses that of another model or tokenizer, and what cannot be converted; any other
     /// layout than the cache's own if that is what its config says.
-    pub fn check_compatible(&self, shared: &Shared) -> Result<KvGeometry> {
+    pub fn check_compatible(&self, shared: &CacheShared) -> Result<KvGeometry> {
         let (own, peer) = (&shared.identity, self.identity()?);
         if peer.fingerprint != own.fingerprint {
             let expected = format!("{} ({})", hex(&own.fingerprint), own.name);

@@ -2,7 +2,6 @@
 
 mod claims;
 mod convert;
-mod filling;
 mod format;
 mod handles;
 pub(crate) mod held;
@@ -12,6 +11,7 @@ mod random;
 #[cfg(feature = "shuttle")]
 mod shuttle;
 pub(crate) mod store;
+mod streaming;
 
 use crate::backend::{BlockId, BlockStore, KvGeometry};
 use crate::error::Result;

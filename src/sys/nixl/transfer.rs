@@ -53,14 +53,14 @@ impl Drop for Transfer {
 
 /// A posted request. The agent holds it until it has ended, whoever else does.
 pub(super) struct Request {
-    state: Mutex<State>,
+    state: Mutex<TransferState>,
     pub peer: String,
     bytes: usize,
     /// Kept until the request is dropped, which is after its end.
     _memory: Arc<Registered>,
 }
 
-enum State {
+enum TransferState {
     Active(Handle),
     Ended(Result<()>),
 }
@@ -104,31 +104,31 @@ impl Request {
         }
         // SAFETY: the request just made.
         let status = unsafe { (functions.post_xfer_req)(agent, handle, none) };
-        let request = Request { state: Mutex::new(State::Active(handle)), peer: name, bytes, _memory: memory };
+        let request = Request { state: Mutex::new(TransferState::Active(handle)), peer: name, bytes, _memory: memory };
         request.end_by(functions, agent, status);
         match &*request.state() {
-            State::Ended(Err(error)) => Err(error.clone()),
+            TransferState::Ended(Err(error)) => Err(error.clone()),
             _ => Ok(()),
         }?;
         Ok(request)
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> std::sync::MutexGuard<'_, TransferState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What became of it, if it has ended.
     pub fn ended(&self) -> Option<Result<()>> {
         match &*self.state() {
-            State::Active(_) => None,
-            State::Ended(result) => Some(result.clone()),
+            TransferState::Active(_) => None,
+            TransferState::Ended(result) => Some(result.clone()),
         }
     }
 
     /// Asks NIXL for its state.
     pub fn poll(&self, functions: &Functions, agent: Handle) {
         let mut state = self.state();
-        if let State::Active(handle) = *state {
+        if let TransferState::Active(handle) = *state {
             // SAFETY: a live agent and a request that is released below only, under the same lock.
             let status = unsafe { (functions.get_xfer_status)(agent, handle) };
             self.end(&mut state, functions, agent, status);
@@ -138,9 +138,9 @@ impl Request {
     /// Ends it because its agent is about to be destroyed.
     pub fn abandon(&self, functions: &Functions, agent: Handle, error: Error) {
         let mut state = self.state();
-        if let State::Active(handle) = *state {
+        if let TransferState::Active(handle) = *state {
             release(functions, agent, handle);
-            *state = State::Ended(Err(error));
+            *state = TransferState::Ended(Err(error));
         }
     }
 
@@ -148,13 +148,13 @@ impl Request {
         self.end(&mut self.state(), functions, agent, status);
     }
 
-    fn end(&self, state: &mut State, functions: &Functions, agent: Handle, status: i32) {
-        let State::Active(handle) = *state else { return };
+    fn end(&self, state: &mut TransferState, functions: &Functions, agent: Handle, status: i32) {
+        let TransferState::Active(handle) = *state else { return };
         if status == capi::IN_PROGRESS {
             return;
         }
         release(functions, agent, handle);
-        *state = State::Ended(match status {
+        *state = TransferState::Ended(match status {
             capi::SUCCESS => Ok(()),
             // NIXL forgets a peer whose connection broke: its other requests find nothing.
             _ => Err(crate::error!(

@@ -1,7 +1,7 @@
 //! A peer's pool, mapped: host memory, or that of a CUDA device.
 
 use crate::backend::cuda::DevicePool;
-use crate::backend::{BlockId, Shared};
+use crate::backend::{BlockId, PoolExport};
 use crate::error::{Error, Result, Status};
 use crate::sys::bytes::copy;
 use crate::sys::shared_memory::SharedMemory;
@@ -23,8 +23,8 @@ enum Memory {
 }
 
 impl Mapped {
-    pub fn open(shared: Shared, block_bytes: usize) -> Result<Mapped> {
-        let Shared { fd, bytes, device } = shared;
+    pub fn open(shared: PoolExport, block_bytes: usize) -> Result<Mapped> {
+        let PoolExport { fd, bytes, device } = shared;
         let memory = match device {
             None => Memory::Host(SharedMemory::open(fd, bytes)?),
             Some(uuid) => {

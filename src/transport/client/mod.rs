@@ -5,7 +5,7 @@ mod peer;
 mod remote;
 mod streams;
 
-use super::source::{Source, Transport, Wanted};
+use super::source::{TransferSource, Transport, Wanted};
 use crate::bail;
 use crate::error::{Error, Result, Status};
 use crate::kv::Cache;
@@ -104,7 +104,7 @@ impl Peers {
     // ---- transfers ----
 
     /// Begins the transfer of a ticket, by the transport that pairing chose, or by the best that reaches the exporter.
-    pub fn open(&self, ticket: &Ticket, wanted: Wanted<'_>) -> Result<Box<dyn Source>> {
+    pub fn open(&self, ticket: &Ticket, wanted: Wanted<'_>) -> Result<Box<dyn TransferSource>> {
         let choice = self.choice(&ticket.epoch, &ticket.endpoints);
         let chosen = choice.as_ref().map(|choice| choice.transport);
         let mut routes = routes(&ticket.endpoints, chosen);

@@ -2,7 +2,7 @@
 
 use super::mapped::Mapped;
 use super::{describe, patience};
-use crate::backend::{BlockStore, Shared};
+use crate::backend::{BlockStore, PoolExport};
 use crate::bail;
 use crate::error::{Error, Result, Status};
 use crate::kv::endpoint::Endpoint;
@@ -31,12 +31,12 @@ pub(in crate::transport) struct Question<'a> {
 
 pub(in crate::transport) struct Peer {
     pub endpoint: Endpoint,
-    state: Mutex<State>,
+    state: Mutex<PeerState>,
     /// NIXL's agent for reads from this peer: one for each, so that one that hangs can be cut off by itself.
     reader: Mutex<Option<Arc<Reader>>>,
 }
 
-struct State {
+struct PeerState {
     idle: Vec<Channel>,
     mapped: Option<Arc<Mapped>>,
     /// Who answered last, if that is on this machine.
@@ -46,11 +46,11 @@ struct State {
 
 impl Peer {
     pub fn new(endpoint: Endpoint) -> Peer {
-        let state = State { idle: Vec::new(), mapped: None, process: None, used: Instant::now() };
+        let state = PeerState { idle: Vec::new(), mapped: None, process: None, used: Instant::now() };
         Peer { endpoint, state: Mutex::new(state), reader: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, PeerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -180,7 +180,7 @@ impl Peer {
         };
         let patience = patience(question.timeout, question.wanted);
         let fd = channel.stream().receive_fd(&patience).map_err(|e| e.context("the peer's memory"))?;
-        let shared = Shared { fd, bytes: usize::try_from(len).unwrap_or(0), device };
+        let shared = PoolExport { fd, bytes: usize::try_from(len).unwrap_or(0), device };
         let mapped = Mapped::open(shared, usize::try_from(block_bytes).unwrap_or(usize::MAX));
         let mapped = Arc::new(mapped.map_err(|e| e.context("the peer's memory"))?);
         // Of several that were made at once the first stays.

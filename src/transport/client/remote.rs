@@ -11,7 +11,7 @@ use crate::kv::ticket::Ticket;
 use crate::transport::net::Channel;
 use crate::transport::net::message::Message;
 use crate::transport::nixl::Reader;
-use crate::transport::source::{Destination, More, Source, Transport, Wanted};
+use crate::transport::source::{Destination, More, TransferSource, Transport, Wanted};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,7 +35,7 @@ pub(in crate::transport) struct Remote {
     keys: crate::kv::image::TransportKeys,
     timeout: Duration,
     store: Arc<dyn BlockStore>,
-    loan: u64,
+    hold: u64,
     /// The exporter's blocks of this sequence, as far as they are known.
     ids: Vec<BlockId>,
     block_bytes: usize,
@@ -90,12 +90,12 @@ impl Remote {
     ) -> Result<Remote> {
         crate::failpoint::hit("transport.import.open")?;
         let (mut control, asked, answer) = peer.begin(open, question)?;
-        let Message::Lent { loan } = answer else { return unexpected() };
+        let Message::Lent { hold } = answer else { return unexpected() };
         let Reached { mapped, reader } = match reach(peer, &mut control, block_bytes, plane, question) {
             Ok(found) => found,
             Err(error) => {
                 // Given back now rather than when the connection is seen to be closed: another way may be tried at once.
-                if error.status != Status::Peer && peer.ask(&mut control, &Message::Close { loan }, question).is_ok() {
+                if error.status != Status::Peer && peer.ask(&mut control, &Message::Close { hold }, question).is_ok() {
                     peer.keep(control);
                 }
                 return Err(error);
@@ -109,7 +109,7 @@ impl Remote {
             keys,
             timeout,
             store: store.clone(),
-            loan,
+            hold,
             ids: Vec::new(),
             block_bytes,
             mapped,
@@ -199,13 +199,13 @@ impl Remote {
     }
 }
 
-impl Source for Remote {
+impl TransferSource for Remote {
     fn more(&mut self, wanted: Wanted<'_>) -> Result<More> {
         wanted()?;
         // What this cache has already may be more than the exporter has computed: its blocks are asked for from where
         // they are known to.
         let known = self.ids.len();
-        let answer = self.ask(&Message::More { loan: self.loan, have: known as u32 }, wanted)?;
+        let answer = self.ask(&Message::More { hold: self.hold, have: known as u32 }, wanted)?;
         let Message::Blocks { first, ids, sequence } = answer else { return unexpected() };
         let first = first as usize;
         if first > known || ids.len() > u32::MAX as usize - first {
@@ -228,7 +228,7 @@ impl Source for Remote {
         let store = self.store.clone();
         let question = Question { keys: self.keys, timeout: self.timeout, store: &store, wanted };
         let Some(mut control) = self.control.take() else { bail!(Peer, "the connection to the peer broke before") };
-        streams::fetch(&self.peer, &mut control, self.loan, blocks, self.block_bytes, into, question)?;
+        streams::fetch(&self.peer, &mut control, self.hold, blocks, self.block_bytes, into, question)?;
         self.control = Some(control);
         Ok(())
     }
@@ -238,7 +238,7 @@ impl Source for Remote {
     }
 
     fn commit(&mut self, wanted: Wanted<'_>) -> Result<()> {
-        let answer = self.ask(&Message::Commit { loan: self.loan }, wanted)?;
+        let answer = self.ask(&Message::Commit { hold: self.hold }, wanted)?;
         self.over = true;
         if answer == Message::Done { Ok(()) } else { unexpected() }
     }
@@ -247,7 +247,7 @@ impl Source for Remote {
 impl Drop for Remote {
     fn drop(&mut self) {
         // Without an answer the connection is closed, which ends the loan as well.
-        let close = Message::Close { loan: self.loan };
+        let close = Message::Close { hold: self.hold };
         if !self.over && self.ask(&close, &|| Ok(())).is_err() {
             return;
         }

@@ -4,7 +4,7 @@ use super::patience;
 use super::peer::{Peer, Question, unexpected};
 use crate::bail;
 use crate::error::{Error, Result};
-use crate::sys::bytes::Target;
+use crate::sys::bytes::ByteTarget;
 use crate::transport::net::Channel;
 use crate::transport::net::message::Message;
 use crate::transport::source::Destination;
@@ -38,7 +38,7 @@ impl Pieces {
 pub(super) fn fetch(
     peer: &Peer,
     control: &mut Channel,
-    loan: u64,
+    hold: u64,
     blocks: Range<usize>,
     block_bytes: usize,
     into: &dyn Destination,
@@ -67,7 +67,7 @@ pub(super) fn fetch(
                 let question = Question { keys, timeout, store, wanted: &wanted };
                 // Without a further connection the others carry it.
                 let Ok(mut channel) = peer.connection(question) else { return };
-                match run(&mut channel, loan, pieces, block_bytes, into, question) {
+                match run(&mut channel, hold, pieces, block_bytes, into, question) {
                     Ok(()) => peer.keep(channel),
                     Err(error) => fail(error),
                 }
@@ -76,7 +76,7 @@ pub(super) fn fetch(
                 break;
             }
         }
-        if let Err(error) = run(control, loan, &pieces, block_bytes, into, question) {
+        if let Err(error) = run(control, hold, &pieces, block_bytes, into, question) {
             given_up.store(true, Relaxed);
             fail(error);
         }
@@ -87,7 +87,7 @@ pub(super) fn fetch(
 /// One stream's share.
 fn run(
     channel: &mut Channel,
-    loan: u64,
+    hold: u64,
     pieces: &Pieces,
     block_bytes: usize,
     into: &dyn Destination,
@@ -98,7 +98,7 @@ fn run(
     while let Some(range) = pieces.next() {
         (question.wanted)()?;
         let (first, count) = (range.start as u32, range.len() as u32);
-        channel.send(&Message::Read { loan, first, count }, &patience)?;
+        channel.send(&Message::Read { hold, first, count }, &patience)?;
         let bytes = match channel.receive(&patience)? {
             Message::Data { bytes } => bytes,
             Message::Failed(error) => return Err(error.context("the peer")),
@@ -108,7 +108,7 @@ fn run(
         if bytes != expected as u64 {
             bail!(Corrupt, "the peer: {count} blocks: expected {expected} bytes, found {bytes}");
         }
-        let direct: Option<Vec<Target<'_>>> = range.clone().map(|index| into.direct(index)).collect();
+        let direct: Option<Vec<ByteTarget<'_>>> = range.clone().map(|index| into.direct(index)).collect();
         match direct {
             Some(targets) => {
                 channel.receive_blocks(&targets, &patience)?;
@@ -116,7 +116,7 @@ fn run(
             }
             None => {
                 scratch.resize(expected, 0);
-                channel.receive_blocks(&[Target::of(&mut scratch)], &patience)?;
+                channel.receive_blocks(&[ByteTarget::of(&mut scratch)], &patience)?;
                 for (index, block) in range.zip(scratch.chunks(block_bytes)) {
                     into.write_block(index, block)?;
                 }

@@ -5,7 +5,7 @@ use super::message::{HEADER, Message};
 use super::stream::{Patience, Stream};
 use crate::bail;
 use crate::error::Result;
-use crate::sys::bytes::{Source, Target};
+use crate::sys::bytes::{ByteSource, ByteTarget};
 use std::sync::Arc;
 
 /// The longest message: the blocks and tokens of a sequence of a million tokens fit.
@@ -43,7 +43,7 @@ impl Channel {
         match &mut self.protection {
             Protection::Codes { send, .. } => {
                 let code = send.next(&header, &payload);
-                let pieces = [&header[..], &payload[..], &code[..]].map(Source::of);
+                let pieces = [&header[..], &payload[..], &code[..]].map(ByteSource::of);
                 self.stream.send(&pieces, patience)
             }
             Protection::Noise(records) => records.send(&self.stream, &[&header[..], &payload].concat(), patience),
@@ -83,7 +83,7 @@ impl Channel {
     /// Sends block bytes, and their sum where nothing else notices damage. `sent` is told how many went out.
     pub fn send_blocks(
         &mut self,
-        blocks: &[Source<'_>],
+        blocks: &[ByteSource<'_>],
         mut sent: impl FnMut(usize),
         patience: Patience<'_>,
     ) -> Result<()> {
@@ -93,9 +93,9 @@ impl Channel {
                 for group in groups(blocks) {
                     sum = group.iter().fold(sum, |sum, piece| piece.crc32(sum));
                     self.stream.send(&group, patience)?;
-                    sent(group.iter().map(Source::len).sum());
+                    sent(group.iter().map(ByteSource::len).sum());
                 }
-                self.stream.send(&[Source::of(&u32::to_le_bytes(sum))], patience)
+                self.stream.send(&[ByteSource::of(&u32::to_le_bytes(sum))], patience)
             }
             Protection::Noise(records) => {
                 let mut piece = vec![0; PIECE];
@@ -113,11 +113,11 @@ impl Channel {
     }
 
     /// Receives what `send_blocks` sent, straight to where it belongs.
-    pub fn receive_blocks(&mut self, blocks: &[Target<'_>], patience: Patience<'_>) -> Result<()> {
+    pub fn receive_blocks(&mut self, blocks: &[ByteTarget<'_>], patience: Patience<'_>) -> Result<()> {
         match &mut self.protection {
             Protection::Codes { .. } => {
                 let mut sum = 0;
-                let mut left: Vec<Target<'_>> = blocks.to_vec();
+                let mut left: Vec<ByteTarget<'_>> = blocks.to_vec();
                 let mut first = 0;
                 while first < left.len() {
                     let window = window(&left[first..]);
@@ -145,7 +145,7 @@ impl Channel {
                     for at in (0..block.len()).step_by(PIECE) {
                         let piece = &mut piece[..PIECE.min(block.len() - at)];
                         records.receive(&self.stream, piece, patience)?;
-                        crate::sys::bytes::copy(Source::of(piece), block.slice(at, piece.len()));
+                        crate::sys::bytes::copy(ByteSource::of(piece), block.slice(at, piece.len()));
                     }
                 }
                 Ok(())
@@ -155,7 +155,7 @@ impl Channel {
 }
 
 /// Cuts blocks into groups of about [`PIECE`] bytes, each of which one call sends.
-pub(super) fn groups<'a>(blocks: &[Source<'a>]) -> Vec<Vec<Source<'a>>> {
+pub(super) fn groups<'a>(blocks: &[ByteSource<'a>]) -> Vec<Vec<ByteSource<'a>>> {
     let mut groups = Vec::new();
     let (mut group, mut size) = (Vec::new(), 0);
     for block in blocks {
@@ -177,7 +177,7 @@ pub(super) fn groups<'a>(blocks: &[Source<'a>]) -> Vec<Vec<Source<'a>>> {
 }
 
 /// The first [`PIECE`] bytes of what is left to receive.
-pub(super) fn window<'a>(left: &[Target<'a>]) -> Vec<Target<'a>> {
+pub(super) fn window<'a>(left: &[ByteTarget<'a>]) -> Vec<ByteTarget<'a>> {
     let (mut window, mut size) = (Vec::new(), 0);
     for block in left {
         let n = block.len().min(PIECE - size);

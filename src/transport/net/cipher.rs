@@ -3,7 +3,7 @@
 use super::stream::{Patience, Stream};
 use crate::bail;
 use crate::error::{Error, Result, Status};
-use crate::sys::bytes::{Source, Target};
+use crate::sys::bytes::{ByteSource, ByteTarget};
 use snow::StatelessTransportState;
 
 /// Bytes of a message's code.
@@ -77,11 +77,11 @@ impl Records {
             wrote.map_err(|e| Error::new(Status::Internal, format!("encryption: {e}")))?;
             self.sent += 1;
             if self.out.len() >= AHEAD {
-                stream.send(&[Source::of(&self.out)], patience)?;
+                stream.send(&[ByteSource::of(&self.out)], patience)?;
                 self.out.clear();
             }
         }
-        if self.out.is_empty() { Ok(()) } else { stream.send(&[Source::of(&self.out)], patience) }
+        if self.out.is_empty() { Ok(()) } else { stream.send(&[ByteSource::of(&self.out)], patience) }
     }
 
     pub fn receive(&mut self, stream: &Stream, mut out: &mut [u8], patience: Patience<'_>) -> Result<()> {
@@ -133,7 +133,7 @@ impl Records {
             (self.at, self.end) = (0, self.end - self.at);
         }
         while self.end - self.at < n {
-            self.end += stream.receive(&[Target::of(&mut self.ahead[self.end..])], patience)?;
+            self.end += stream.receive(&[ByteTarget::of(&mut self.ahead[self.end..])], patience)?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use super::{NEWEST, OLDEST};
 use crate::bail;
 use crate::error::{Error, Result, Status};
 use crate::kv::image::{Reader, TransportKeys, Writer};
-use crate::sys::bytes::Source;
+use crate::sys::bytes::ByteSource;
 use crate::sys::random_bytes;
 use snow::{Builder, HandshakeState};
 use std::sync::Arc;
@@ -102,7 +102,7 @@ pub(in crate::transport) fn connect(
     let patience: Patience<'_> = &|_: Duration| patience(begun.elapsed());
     let mode = if encrypt { ENCRYPTED } else { PLAIN };
     let hello = Hello { oldest: OLDEST, newest: NEWEST, mode, verdict: 0 }.encode(&random_bytes()?);
-    stream.send(&[Source::of(&hello)], patience)?;
+    stream.send(&[ByteSource::of(&hello)], patience)?;
     let mut answer = [0; HELLO];
     stream.receive_exact(&mut answer, patience)?;
     let peer = Hello::decode(&answer)?;
@@ -122,7 +122,7 @@ pub(in crate::transport) fn connect(
         let mut state = noise(keys, &transcript, true)?;
         let mut message = [0; NOISE_MESSAGE];
         state.write_message(&[], &mut message).map_err(|e| internal(&e))?;
-        stream.send(&[Source::of(&message)], patience)?;
+        stream.send(&[ByteSource::of(&message)], patience)?;
         stream.receive_exact(&mut message, patience)?;
         if state.read_message(&message, &mut []).is_err() {
             return wrong_secret();
@@ -135,7 +135,7 @@ pub(in crate::transport) fn connect(
     if !same(&proof, &keyed(keys, "server", &transcript)) {
         return wrong_secret();
     }
-    stream.send(&[Source::of(&keyed(keys, "client", &transcript))], patience)?;
+    stream.send(&[ByteSource::of(&keyed(keys, "client", &transcript))], patience)?;
     let (up, down) = (keyed(keys, "client messages", &transcript), keyed(keys, "server messages", &transcript));
     Ok(Channel::new(stream, Protection::Codes { send: Codes::new(up), receive: Codes::new(down) }))
 }
@@ -163,26 +163,26 @@ pub(in crate::transport) fn accept(
     let answer = Hello { oldest: OLDEST, newest: NEWEST, mode: version, verdict }.encode(&random_bytes()?);
     let transcript = blake3::hash(&[&hello[..], &answer[..]].concat());
     if verdict != WELCOME {
-        stream.send(&[Source::of(&answer)], patience)?;
+        stream.send(&[ByteSource::of(&answer)], patience)?;
         bail!(Incompatible, "a peer of versions {} to {}, mode {}, was refused", peer.oldest, peer.newest, peer.mode);
     }
     if peer.mode == ENCRYPTED {
-        stream.send(&[Source::of(&answer)], patience)?;
+        stream.send(&[ByteSource::of(&answer)], patience)?;
         let mut state = noise(keys, &transcript, false)?;
         let mut message = [0; NOISE_MESSAGE];
         stream.receive_exact(&mut message, patience)?;
         if state.read_message(&message, &mut []).is_err() {
             // Zeros, which no handshake says: the client learns that it is the secret, and not this side's end.
-            stream.send(&[Source::of(&[0; NOISE_MESSAGE])], patience)?;
+            stream.send(&[ByteSource::of(&[0; NOISE_MESSAGE])], patience)?;
             return wrong_secret();
         }
         state.write_message(&[], &mut message).map_err(|e| internal(&e))?;
-        stream.send(&[Source::of(&message)], patience)?;
+        stream.send(&[ByteSource::of(&message)], patience)?;
         let records = Records::new(state.into_stateless_transport_mode().map_err(|e| internal(&e))?);
         return Ok(Channel::new(stream, Protection::Noise(Box::new(records))));
     }
     let proof = keyed(keys, "server", &transcript);
-    stream.send(&[Source::of(&answer), Source::of(&proof)], patience)?;
+    stream.send(&[ByteSource::of(&answer), ByteSource::of(&proof)], patience)?;
     let mut theirs = [0; PROOF];
     stream.receive_exact(&mut theirs, patience)?;
     if !same(&theirs, &keyed(keys, "client", &transcript)) {

@@ -24,22 +24,22 @@ pub(in crate::transport) enum Message {
     },
     /// The blocks of a transfer beyond the first `have`, as soon as there are any, or none after a while: BLOCKS.
     More {
-        loan: u64,
+        hold: u64,
         have: u32,
     },
     /// The bytes of blocks of a transfer: DATA, then the bytes.
     Read {
-        loan: u64,
+        hold: u64,
         first: u32,
         count: u32,
     },
     /// Everything is here, end the handle: DONE.
     Commit {
-        loan: u64,
+        hold: u64,
     },
     /// The transfer is over, however far it is: DONE.
     Close {
-        loan: u64,
+        hold: u64,
     },
     /// Still here: DONE.
     Ping,
@@ -56,7 +56,7 @@ pub(in crate::transport) enum Message {
     // ---- answers ----
     Address(Vec<u8>),
     Lent {
-        loan: u64,
+        hold: u64,
     },
     /// `sequence` is there once the blocks are all there: the handle's, as an image has it; never of a self-test.
     Blocks {
@@ -111,9 +111,9 @@ impl Message {
         match self {
             Message::Describe | Message::Ping | Message::Share | Message::Nixl | Message::Done => {}
             Message::Open { epoch, handle, digest } => _ = w.bytes(epoch).u64(*handle).bytes(digest),
-            Message::More { loan, have } => _ = w.u64(*loan).u32(*have),
-            Message::Read { loan, first, count } => _ = w.u64(*loan).u32(*first).u32(*count),
-            Message::Commit { loan } | Message::Close { loan } | Message::Lent { loan } => _ = w.u64(*loan),
+            Message::More { hold, have } => _ = w.u64(*hold).u32(*have),
+            Message::Read { hold, first, count } => _ = w.u64(*hold).u32(*first).u32(*count),
+            Message::Commit { hold } | Message::Close { hold } | Message::Lent { hold } => _ = w.u64(*hold),
             Message::Test { blocks, seed } => _ = w.u32(*blocks).bytes(seed),
             Message::Address(address) => _ = w.bytes(address),
             Message::Blocks { first, ids, sequence } => {
@@ -143,16 +143,16 @@ impl Message {
         let message = match kind {
             1 => Message::Describe,
             2 => Message::Open { epoch: r.array("epoch")?, handle: r.u64("handle")?, digest: r.array("digest")? },
-            3 => Message::More { loan: r.u64("loan")?, have: r.u32("blocks")? },
-            4 => Message::Read { loan: r.u64("loan")?, first: r.u32("first block")?, count: r.u32("block count")? },
-            5 => Message::Commit { loan: r.u64("loan")? },
-            6 => Message::Close { loan: r.u64("loan")? },
+            3 => Message::More { hold: r.u64("hold")?, have: r.u32("blocks")? },
+            4 => Message::Read { hold: r.u64("hold")?, first: r.u32("first block")?, count: r.u32("block count")? },
+            5 => Message::Commit { hold: r.u64("hold")? },
+            6 => Message::Close { hold: r.u64("hold")? },
             7 => Message::Ping,
             8 => Message::Test { blocks: r.u32("block count")?, seed: r.array("seed")? },
             9 => Message::Share,
             10 => Message::Nixl,
             101 => Message::Address(r.bytes(r.left(), "address")?.to_vec()),
-            102 => Message::Lent { loan: r.u64("loan")? },
+            102 => Message::Lent { hold: r.u64("hold")? },
             103 => {
                 let (first, n, whole) = (r.u32("first block")?, r.u32("block count")?, r.u32("flags")?);
                 let ids = r.u32s(n, "blocks")?;
@@ -224,16 +224,16 @@ mod tests {
         let messages = [
             Message::Describe,
             Message::Open { epoch: [1; 16], handle: 2, digest: [3; 32] },
-            Message::More { loan: 1, have: 2 },
-            Message::Read { loan: 1, first: 2, count: 3 },
-            Message::Commit { loan: 9 },
-            Message::Close { loan: 9 },
+            Message::More { hold: 1, have: 2 },
+            Message::Read { hold: 1, first: 2, count: 3 },
+            Message::Commit { hold: 9 },
+            Message::Close { hold: 9 },
             Message::Ping,
             Message::Test { blocks: 1, seed: [7; 32] },
             Message::Share,
             Message::Nixl,
             Message::Address(vec![1, 2, 3]),
-            Message::Lent { loan: 4 },
+            Message::Lent { hold: 4 },
             Message::Blocks { first: 1, ids: vec![5, 6], sequence: None },
             Message::Blocks { first: 0, ids: vec![], sequence: Some(vec![1, 2]) },
             Message::Data { bytes: 7 },

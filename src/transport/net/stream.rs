@@ -2,7 +2,7 @@
 
 use crate::bail;
 use crate::error::{Error, Result, Status};
-use crate::sys::bytes::{Source, Target, receive, send};
+use crate::sys::bytes::{ByteSource, ByteTarget, receive, send};
 use crate::sys::socket::{
     PeerProcess, effective_uid, is_closed, is_stopped, peer_process, receive_fd, set_tcp_user_timeout,
 };
@@ -100,7 +100,7 @@ impl Stream {
     }
 
     /// Receives what has come, at least a byte.
-    pub fn receive(&self, into: &[Target<'_>], patience: Patience<'_>) -> Result<usize> {
+    pub fn receive(&self, into: &[ByteTarget<'_>], patience: Patience<'_>) -> Result<usize> {
         let since = Instant::now();
         loop {
             match receive(self.fd(), into) {
@@ -114,7 +114,7 @@ impl Stream {
     }
 
     pub fn receive_exact(&self, out: &mut [u8], patience: Patience<'_>) -> Result<()> {
-        let target = Target::of(out);
+        let target = ByteTarget::of(out);
         let mut at = 0;
         while at < target.len() {
             at += self.receive(&[target.slice(at, target.len() - at)], patience)?;
@@ -137,7 +137,7 @@ impl Stream {
     }
 
     /// Sends all of `pieces`, straight from where they lie.
-    pub fn send(&self, pieces: &[Source<'_>], patience: Patience<'_>) -> Result<()> {
+    pub fn send(&self, pieces: &[ByteSource<'_>], patience: Patience<'_>) -> Result<()> {
         let mut left = pieces.to_vec();
         let mut since = Instant::now();
         let mut first = 0;

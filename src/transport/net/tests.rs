@@ -6,7 +6,7 @@ use super::message::Message;
 use super::*;
 use crate::error::{Result, Status};
 use crate::kv::image::TransportKeys;
-use crate::sys::bytes::{Source, Target};
+use crate::sys::bytes::{ByteSource, ByteTarget};
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -30,7 +30,7 @@ fn plain(socket: UnixStream) -> Channel {
 fn messages() -> [Message; 2] {
     [
         Message::Blocks { first: 1, ids: vec![5, 6, 7], sequence: Some(vec![9; 40]) },
-        Message::Read { loan: 77, first: 3, count: 2 },
+        Message::Read { hold: 77, first: 3, count: 2 },
     ]
 }
 
@@ -42,7 +42,7 @@ fn say(channel: &mut Channel) {
     let [first, second] = messages();
     channel.send(&first, &patience).unwrap();
     let blocks = blocks();
-    channel.send_blocks(&[Source::of(&blocks[0]), Source::of(&blocks[1])], |_| (), &patience).unwrap();
+    channel.send_blocks(&[ByteSource::of(&blocks[0]), ByteSource::of(&blocks[1])], |_| (), &patience).unwrap();
     channel.send(&second, &patience).unwrap();
 }
 
@@ -55,7 +55,7 @@ fn hear(channel: &mut Channel) -> (usize, Option<Status>) {
         heard += 1;
         let mut room = blocks().map(|block| vec![0; block.len()]);
         let [a, b] = &mut room;
-        channel.receive_blocks(&[Target::of(a), Target::of(b)], &patience)?;
+        channel.receive_blocks(&[ByteTarget::of(a), ByteTarget::of(b)], &patience)?;
         assert_eq!(room, blocks());
         heard += 1;
         assert_eq!(channel.receive(&patience)?, second);
@@ -109,7 +109,7 @@ fn no_byte_of_a_plain_connection_can_change() {
         });
         for message in &order {
             let bytes = &encoded[usize::from(*message == &second)];
-            sender.stream().send(&[Source::of(bytes)], &patience).unwrap();
+            sender.stream().send(&[ByteSource::of(bytes)], &patience).unwrap();
         }
         let heard: Vec<_> = order.iter().map(|_| receiver.receive(&patience)).collect();
         assert_eq!(heard.last().unwrap().as_ref().unwrap_err().status, Status::Corrupt);
@@ -163,11 +163,11 @@ fn records_of_every_size_come_in_pieces_of_any() {
     for len in [1, 15, 65_518, 65_519, 65_520, 131_038, 700_001] {
         let data: Vec<u8> = (0..len).map(|i| (i * 7 + i / 256) as u8).collect();
         std::thread::scope(|scope| {
-            let sent = scope.spawn(|| client.send_blocks(&[Source::of(&data)], |_| (), &patience));
+            let sent = scope.spawn(|| client.send_blocks(&[ByteSource::of(&data)], |_| (), &patience));
             let mut got = vec![0; len];
             let cut = len / 3;
             let (first, rest) = got.split_at_mut(cut);
-            server.receive_blocks(&[Target::of(first), Target::of(rest)], &patience).unwrap();
+            server.receive_blocks(&[ByteTarget::of(first), ByteTarget::of(rest)], &patience).unwrap();
             sent.join().unwrap().unwrap();
             assert!(got == data, "{len} bytes");
         });
@@ -209,10 +209,10 @@ fn blocks_are_cut_into_pieces_that_are_all_of_them() {
     const PIECE: usize = 256 << 10;
     for sizes in [vec![1], vec![PIECE], vec![PIECE + 1], vec![PIECE - 1, 2, 3 * PIECE], vec![20_480; 40], vec![]] {
         let mut data: Vec<Vec<u8>> = sizes.iter().map(|&n| vec![7; n]).collect();
-        let sources: Vec<_> = data.iter().map(|block| Source::of(block)).collect();
-        let ends = |source: &Source<'_>| (source.address(), source.address() + source.len());
+        let sources: Vec<_> = data.iter().map(|block| ByteSource::of(block)).collect();
+        let ends = |source: &ByteSource<'_>| (source.address(), source.address() + source.len());
         let groups = groups(&sources);
-        let total = |group: &Vec<Source<'_>>| group.iter().map(Source::len).sum::<usize>();
+        let total = |group: &Vec<ByteSource<'_>>| group.iter().map(ByteSource::len).sum::<usize>();
         assert!(groups.iter().rev().skip(1).all(|group| total(group) == PIECE));
         assert!(groups.iter().all(|group| (1..=PIECE).contains(&total(group))));
         // Next to each other, they are the blocks again.
@@ -224,10 +224,10 @@ fn blocks_are_cut_into_pieces_that_are_all_of_them() {
             }
         }
         assert_eq!(joined.iter().map(|(a, b)| b - a).sum::<usize>(), sizes.iter().sum::<usize>());
-        let targets: Vec<_> = data.iter_mut().map(|block| Target::of(block)).collect();
+        let targets: Vec<_> = data.iter_mut().map(|block| ByteTarget::of(block)).collect();
         let window = window(&targets);
         let expected = sizes.iter().sum::<usize>().min(PIECE);
-        assert_eq!(window.iter().map(Target::len).sum::<usize>(), expected);
+        assert_eq!(window.iter().map(ByteTarget::len).sum::<usize>(), expected);
         assert!(window.iter().zip(&targets).all(|(piece, block)| piece.address() == block.address()));
     }
 }

@@ -1,6 +1,6 @@
 //! Listening sockets, and the addresses by which peers can reach them.
 
-use super::Shared;
+use super::ServerShared;
 use crate::bail;
 use crate::error::{Error, Result, Status};
 use crate::kv::endpoint::{Endpoint, MAX_ENDPOINTS};
@@ -56,7 +56,7 @@ fn failed(what: impl std::fmt::Display, error: &io::Error) -> Error {
 }
 
 impl Listener {
-    pub fn unix(shared: &Arc<Shared>) -> Result<(Listener, Vec<u8>)> {
+    pub fn unix(shared: &Arc<ServerShared>) -> Result<(Listener, Vec<u8>)> {
         let random: [u8; 16] = crate::sys::random_bytes()?;
         let digits: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         let name = format!("cleave-{}-{digits}", std::process::id()).into_bytes();
@@ -67,7 +67,7 @@ impl Listener {
         Ok((Listener::start(shared, socket, accept)?, name))
     }
 
-    pub fn tcp(shared: &Arc<Shared>, address: SocketAddr, encryption: Encryption) -> Result<(Listener, u16)> {
+    pub fn tcp(shared: &Arc<ServerShared>, address: SocketAddr, encryption: Encryption) -> Result<(Listener, u16)> {
         // The standard library sets SO_REUSEADDR: a process that comes back has its port again at once.
         let listener = TcpListener::bind(address).map_err(|e| failed(address, &e))?;
         let port = listener.local_addr().map_err(|e| failed(address, &e))?.port();
@@ -81,7 +81,7 @@ impl Listener {
     }
 
     fn start(
-        shared: &Arc<Shared>,
+        shared: &Arc<ServerShared>,
         socket: OwnedFd,
         accept: impl Fn() -> io::Result<(Result<Stream>, bool)> + Send + 'static,
     ) -> Result<Listener> {

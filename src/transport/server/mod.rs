@@ -8,7 +8,7 @@ use super::nixl::OwnAgent;
 use crate::bail;
 use crate::error::Result;
 use crate::kv::Cache;
-use crate::kv::loan::Loan;
+use crate::kv::hold::TransferHold;
 use crate::sys::monotonic_ns;
 use listen::Listener;
 use std::cell::Cell;
@@ -25,24 +25,24 @@ pub(super) use session::pattern;
 const MOST_CONNECTIONS: usize = 4096;
 
 pub(super) struct Server {
-    shared: Arc<Shared>,
+    shared: Arc<ServerShared>,
     listeners: Mutex<Vec<Listener>>,
 }
 
 thread_local! {
-    /// Whose thread this is: the address of its `Shared`.
+    /// Whose thread this is: the address of its `ServerShared`.
     static OWN: Cell<usize> = const { Cell::new(0) };
 }
 
 /// What the threads of a server share.
-struct Shared {
+struct ServerShared {
     cache: Arc<Cache>,
     /// A peer with an open transfer that is silent for so long is gone.
     timeout: Duration,
     closed: AtomicBool,
     connections: Mutex<HashMap<u64, Arc<Stream>>>,
     none_left: Condvar,
-    loans: Mutex<HashMap<u64, Arc<Lent>>>,
+    holds: Mutex<HashMap<u64, Arc<Lent>>>,
     next: AtomicU64,
     nixl: OwnAgent,
 }
@@ -50,15 +50,15 @@ struct Shared {
 /// A transfer, held by the connection that began it and read by others of the same peer.
 struct Lent {
     id: u64,
-    loan: Mutex<Loan>,
+    hold: Mutex<TransferHold>,
     scratch: bool,
     /// When something of it went out or was asked for last.
     heard: AtomicU64,
 }
 
 impl Lent {
-    fn loan(&self) -> MutexGuard<'_, Loan> {
-        self.loan.lock().unwrap_or_else(PoisonError::into_inner)
+    fn hold(&self) -> MutexGuard<'_, TransferHold> {
+        self.hold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn touch(&self) {
@@ -70,28 +70,28 @@ impl Lent {
     }
 }
 
-impl Shared {
+impl ServerShared {
     fn connections(&self) -> MutexGuard<'_, HashMap<u64, Arc<Stream>>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn loans(&self) -> MutexGuard<'_, HashMap<u64, Arc<Lent>>> {
-        self.loans.lock().unwrap_or_else(PoisonError::into_inner)
+    fn holds(&self) -> MutexGuard<'_, HashMap<u64, Arc<Lent>>> {
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn id(&self) -> u64 {
         self.next.fetch_add(1, Relaxed)
     }
 
-    fn lend(&self, loan: Loan, scratch: bool) -> Arc<Lent> {
+    fn lend(&self, hold: TransferHold, scratch: bool) -> Arc<Lent> {
         let lent =
-            Arc::new(Lent { id: self.id(), loan: Mutex::new(loan), scratch, heard: AtomicU64::new(monotonic_ns()) });
-        self.loans().insert(lent.id, lent.clone());
+            Arc::new(Lent { id: self.id(), hold: Mutex::new(hold), scratch, heard: AtomicU64::new(monotonic_ns()) });
+        self.holds().insert(lent.id, lent.clone());
         lent
     }
 
     fn find(&self, id: u64) -> Result<Arc<Lent>> {
-        match self.loans().get(&id) {
+        match self.holds().get(&id) {
             Some(lent) => Ok(lent.clone()),
             None => bail!(Expired, "transfer {id}: over, or given up because its importer was silent"),
         }
@@ -129,13 +129,13 @@ impl Server {
     pub fn new(cache: Arc<Cache>, timeout: Duration) -> Result<Server> {
         // Numbers of transfers begin anywhere: one of an earlier process is not taken for one of this.
         let first = u64::from_le_bytes(crate::sys::random_bytes()?) >> 1;
-        let shared = Shared {
+        let shared = ServerShared {
             cache,
             timeout,
             closed: AtomicBool::new(false),
             connections: Mutex::default(),
             none_left: Condvar::new(),
-            loans: Mutex::default(),
+            holds: Mutex::default(),
             next: AtomicU64::new(first),
             nixl: OwnAgent::default(),
         };

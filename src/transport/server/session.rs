@@ -1,11 +1,11 @@
 //! One connection of a peer: its questions, answered in order.
 
-use super::{Lent, Shared};
+use super::{Lent, ServerShared};
 use crate::backend::{BlockId, BlockStore};
 use crate::bail;
 use crate::error::Result;
 use crate::kv::image::{encode_sequence, mask};
-use crate::sys::bytes::Source;
+use crate::sys::bytes::ByteSource;
 use crate::transport::net::message::Message;
 use crate::transport::net::{Channel, Stream, accept};
 use std::collections::HashMap;
@@ -23,18 +23,18 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const TEST_BYTES: usize = 64 << 20;
 
 struct Session<'a> {
-    shared: &'a Arc<Shared>,
+    shared: &'a Arc<ServerShared>,
     /// The transfers begun here. They end with the connection.
-    loans: HashMap<u64, Arc<Lent>>,
+    holds: HashMap<u64, Arc<Lent>>,
 }
 
 impl Drop for Session<'_> {
     fn drop(&mut self) {
-        self.loans.keys().for_each(|id| _ = self.shared.loans().remove(id));
+        self.holds.keys().for_each(|id| _ = self.shared.holds().remove(id));
     }
 }
 
-pub(super) fn run(shared: &Arc<Shared>, stream: &Arc<Stream>, must_encrypt: bool) -> Result<()> {
+pub(super) fn run(shared: &Arc<ServerShared>, stream: &Arc<Stream>, must_encrypt: bool) -> Result<()> {
     let open = || {
         if shared.closed.load(Relaxed) {
             bail!(Shutdown, "the cache is closed");
@@ -49,12 +49,12 @@ pub(super) fn run(shared: &Arc<Shared>, stream: &Arc<Stream>, must_encrypt: bool
         Ok(())
     };
     let mut channel = accept(stream.clone(), &shared.cache.transport_keys(), must_encrypt, &soon)?;
-    let mut session = Session { shared, loans: HashMap::new() };
+    let mut session = Session { shared, holds: HashMap::new() };
     loop {
         // A connection on which nothing is under way may rest for ever.
         let patience = |_: Duration| {
             open()?;
-            match session.loans.values().map(|lent| lent.silent()).min() {
+            match session.holds.values().map(|lent| lent.silent()).min() {
                 Some(silent) if silent > shared.timeout => {
                     bail!(Peer, "an importer was silent for {} ms in the middle of a transfer", silent.as_millis())
                 }
@@ -70,8 +70,8 @@ pub(super) fn run(shared: &Arc<Shared>, stream: &Arc<Stream>, must_encrypt: bool
             }
             Ok(())
         };
-        if let Message::Read { loan, first, count } = question {
-            match session.blocks(loan, first, count) {
+        if let Message::Read { hold, first, count } = question {
+            match session.blocks(hold, first, count) {
                 Ok(blocks) => blocks.send(&mut channel, &sending)?,
                 Err(error) => channel.send(&Message::Failed(error), &sending)?,
             }
@@ -94,66 +94,66 @@ pub(super) fn run(shared: &Arc<Shared>, stream: &Arc<Stream>, must_encrypt: bool
 }
 
 impl Session<'_> {
-    fn own(&self, loan: u64) -> Result<&Arc<Lent>> {
-        match self.loans.get(&loan) {
+    fn own(&self, hold: u64) -> Result<&Arc<Lent>> {
+        match self.holds.get(&hold) {
             Some(lent) => {
                 lent.touch();
                 Ok(lent)
             }
-            None => bail!(Expired, "transfer {loan}: not one of this connection"),
+            None => bail!(Expired, "transfer {hold}: not one of this connection"),
         }
     }
 
-    fn end(&mut self, loan: u64) {
-        if self.loans.remove(&loan).is_some() {
-            self.shared.loans().remove(&loan);
+    fn end(&mut self, hold: u64) {
+        if self.holds.remove(&hold).is_some() {
+            self.shared.holds().remove(&hold);
         }
     }
 
     fn answer(&mut self, question: Message, stream: &Stream) -> Result<Message> {
         let cache = &self.shared.cache;
-        for lent in self.loans.values() {
+        for lent in self.holds.values() {
             lent.touch();
-            lent.loan().renew();
+            lent.hold().renew();
         }
         Ok(match question {
             Message::Describe => Message::Address(cache.encode_address()),
             Message::Open { epoch, handle, digest } => {
                 crate::failpoint::hit("transport.export.open")?;
-                let loan = cache.lend(crate::kv::KvId(handle), &epoch, &digest)?;
-                let lent = self.shared.lend(loan, false);
-                self.loans.insert(lent.id, lent.clone());
+                let hold = cache.lend(crate::kv::KvId(handle), &epoch, &digest)?;
+                let lent = self.shared.lend(hold, false);
+                self.holds.insert(lent.id, lent.clone());
                 crate::failpoint::hit("transport.export.opened")?;
-                Message::Lent { loan: lent.id }
+                Message::Lent { hold: lent.id }
             }
-            Message::More { loan, have } => {
+            Message::More { hold, have } => {
                 crate::failpoint::hit("transport.export.more")?;
-                let lent = self.own(loan)?;
-                let mut loan = lent.loan();
+                let lent = self.own(hold)?;
+                let mut hold = lent.hold();
                 if lent.scratch {
-                    return Ok(Message::Blocks { first: 0, ids: loan.blocks().to_vec(), sequence: None });
+                    return Ok(Message::Blocks { first: 0, ids: hold.blocks().to_vec(), sequence: None });
                 }
-                loan.more(have as usize, MORE_WAIT)?;
-                let first = (have as usize).min(loan.blocks().len());
-                let ids = loan.blocks()[first..].to_vec();
-                let sequence = loan.whole().map(|snapshot| encode_sequence(snapshot));
+                hold.more(have as usize, MORE_WAIT)?;
+                let first = (have as usize).min(hold.blocks().len());
+                let ids = hold.blocks()[first..].to_vec();
+                let sequence = hold.whole().map(|snapshot| encode_sequence(snapshot));
                 Message::Blocks { first: first as u32, ids, sequence }
             }
-            Message::Commit { loan } => {
+            Message::Commit { hold } => {
                 crate::failpoint::hit("transport.export.commit")?;
                 // As when this process was stopped meanwhile: the importer uses nothing, so the handle stays.
                 if stream.is_closed() {
                     bail!(Peer, "the importer is gone, and its transfer with it");
                 }
-                let lent = self.own(loan)?.clone();
-                let committed = lent.loan().commit();
-                self.end(loan);
+                let lent = self.own(hold)?.clone();
+                let committed = lent.hold().commit();
+                self.end(hold);
                 committed?;
                 crate::failpoint::hit("transport.export.committed")?;
                 Message::Done
             }
-            Message::Close { loan } => {
-                self.end(loan);
+            Message::Close { hold } => {
+                self.end(hold);
                 Message::Done
             }
             Message::Ping => Message::Done,
@@ -172,7 +172,7 @@ impl Session<'_> {
             bail!(Unsupported, "the pool's memory cannot be shared over this connection")
         };
         let cache = &self.shared.cache;
-        let crate::backend::Shared { fd, bytes, device } = cache.store().share()?;
+        let crate::backend::PoolExport { fd, bytes, device } = cache.store().share()?;
         let block_bytes = cache.geometry().block_bytes() as u64;
         Ok((Message::Shared { len: bytes as u64, block_bytes, device }, socket, fd))
     }
@@ -182,27 +182,27 @@ impl Session<'_> {
         let cache = &self.shared.cache;
         let size = cache.geometry().block_bytes();
         let most = (blocks as usize).min(TEST_BYTES / size).max(1);
-        let loan = cache.lend_scratch(most)?;
-        for (index, &block) in loan.blocks().iter().enumerate() {
+        let hold = cache.lend_scratch(most)?;
+        for (index, &block) in hold.blocks().iter().enumerate() {
             cache.store().write(block, 0, &pattern(seed, index, size))?;
         }
-        let lent = self.shared.lend(loan, true);
-        self.loans.insert(lent.id, lent.clone());
-        Ok(Message::Lent { loan: lent.id })
+        let lent = self.shared.lend(hold, true);
+        self.holds.insert(lent.id, lent.clone());
+        Ok(Message::Lent { hold: lent.id })
     }
 
-    fn blocks(&self, loan: u64, first: u32, count: u32) -> Result<Blocks> {
+    fn blocks(&self, hold: u64, first: u32, count: u32) -> Result<Blocks> {
         crate::failpoint::hit("transport.export.read")?;
-        let lent = self.shared.find(loan)?;
+        let lent = self.shared.find(hold)?;
         lent.touch();
         let range = first as usize..(first as usize).saturating_add(count as usize);
         let (pinned, computed) = {
-            let loan = lent.loan();
-            loan.renew();
-            (loan.pin(range.clone()), loan.whole().map(|snapshot| snapshot.computed))
+            let hold = lent.hold();
+            hold.renew();
+            (hold.pin(range.clone()), hold.whole().map(|snapshot| snapshot.computed))
         };
         let Some(pinned) = pinned else {
-            bail!(InvalidArgument, "transfer {loan}: blocks {range:?} are not there (yet)");
+            bail!(InvalidArgument, "transfer {hold}: blocks {range:?} are not there (yet)");
         };
         Ok(Blocks { shared: self.shared.clone(), lent, pinned, first: first as usize, computed })
     }
@@ -218,7 +218,7 @@ pub(in crate::transport) fn pattern(seed: &[u8; 32], index: usize, len: usize) -
 
 /// Blocks on their way out.
 struct Blocks {
-    shared: Arc<Shared>,
+    shared: Arc<ServerShared>,
     lent: Arc<Lent>,
     pinned: crate::kv::BlockTable,
     first: usize,
@@ -236,10 +236,10 @@ impl Blocks {
         };
         let bytes = (ids.len() * store.geometry().block_bytes()) as u64;
         channel.send(&Message::Data { bytes }, patience)?;
-        let sources: Vec<Source<'_>> = ids
+        let sources: Vec<ByteSource<'_>> = ids
             .iter()
             .zip(&copies)
-            .filter_map(|(&id, copy)| copy.as_deref().map(Source::of).or_else(|| store.source(id)))
+            .filter_map(|(&id, copy)| copy.as_deref().map(ByteSource::of).or_else(|| store.source(id)))
             .collect();
         let sent = |bytes| {
             self.lent.touch();

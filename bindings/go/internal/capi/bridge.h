@@ -153,7 +153,7 @@ static inline int bridge_queue_fd(name_t queue)
 
 static inline cleave_status_t bridge_poll(name_t queue, cleave_event_t *events, size_t event_size, size_t capacity, size_t *n)
 {
-    return cleave_poll((cleave_queue_t *)queue, events, event_size, capacity, 0, n);
+    return cleave_queue_poll((cleave_queue_t *)queue, events, event_size, capacity, 0, n);
 }
 
 static inline cleave_status_t bridge_engine_create(name_t cache, name_t queue, const cleave_engine_config_t *config,
@@ -195,17 +195,17 @@ static inline cleave_status_t bridge_submit(name_t engine, const cleave_request_
                                             const int32_t *tokens, size_t n_tokens, uint64_t *ids, size_t *n_accepted,
                                             cleave_error_t *err)
 {
-    return cleave_submit((cleave_engine_t *)engine, requests, n_requests, tokens, n_tokens, ids, n_accepted, err);
+    return cleave_engine_submit((cleave_engine_t *)engine, requests, n_requests, tokens, n_tokens, ids, n_accepted, err);
 }
 
 static inline cleave_status_t bridge_cancel(name_t engine, uint64_t id)
 {
-    return cleave_cancel((cleave_engine_t *)engine, id);
+    return cleave_engine_cancel((cleave_engine_t *)engine, id);
 }
 
 static inline cleave_status_t bridge_export(name_t engine, uint64_t id)
 {
-    return cleave_export((cleave_engine_t *)engine, id);
+    return cleave_engine_export((cleave_engine_t *)engine, id);
 }
 
 static inline cleave_status_t bridge_kv_info(name_t cache, uint64_t kv, cleave_kv_info_t *out)

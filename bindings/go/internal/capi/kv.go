@@ -22,7 +22,7 @@ type KVInfo struct {
 // Flags of a handle.
 const (
 	KVImporting = C.CLEAVE_KV_IMPORTING
-	KVFilling   = C.CLEAVE_KV_FILLING
+	KVStreaming   = C.CLEAVE_KV_STREAMING
 )
 
 // GetKVInfo is cleave_kv_info.

@@ -7,7 +7,7 @@ import "C"
 
 import "unsafe"
 
-// Event is cleave_event_t, field by field: cleave_poll writes into a slice of these. bridge.h checks the layout.
+// Event is cleave_event_t, field by field: cleave_queue_poll writes into a slice of these. bridge.h checks the layout.
 type Event struct {
 	Type         uint32
 	FinishReason uint32
@@ -30,7 +30,7 @@ const (
 	EventKVReady      = C.CLEAVE_EVENT_KV_READY
 	EventEngineFailed = C.CLEAVE_EVENT_ENGINE_FAILED
 	EventTopLogprob   = C.CLEAVE_EVENT_TOP_LOGPROB
-	EventKVStarted    = C.CLEAVE_EVENT_KV_STARTED
+	EventKVStreamStarted    = C.CLEAVE_EVENT_KV_STREAM_STARTED
 
 	FinishStop      = C.CLEAVE_FINISH_STOP
 	FinishLength    = C.CLEAVE_FINISH_LENGTH
@@ -55,7 +55,7 @@ func QueueDestroy(queue uintptr) { C.bridge_queue_destroy(C.name_t(queue)) }
 // QueueFD is cleave_queue_fd.
 func QueueFD(queue uintptr) int { return int(C.bridge_queue_fd(C.name_t(queue))) }
 
-// Poll is cleave_poll without waiting. It allocates nothing.
+// Poll is cleave_queue_poll without waiting. It allocates nothing.
 func Poll(queue uintptr, events []Event) (int, int32) {
 	var n C.size_t
 	status := C.bridge_poll(C.name_t(queue), (*C.cleave_event_t)(unsafe.Pointer(unsafe.SliceData(events))), C.size_t(unsafe.Sizeof(Event{})),

@@ -44,7 +44,7 @@ const (
 	RequestRecompute        = C.CLEAVE_REQUEST_RECOMPUTE
 )
 
-// Submit is cleave_submit. It returns the ids of the requests that were accepted: all, or those before the first that
+// Submit is cleave_engine_submit. It returns the ids of the requests that were accepted: all, or those before the first that
 // was refused.
 func Submit(engine uintptr, requests []Request, tokens []int32) ([]uint64, *Error) {
 	var one [1]C.cleave_request_desc_t
@@ -88,12 +88,12 @@ func (r *Request) fill(c *C.cleave_request_desc_t) {
 	c.cache_salt = C.uint64_t(r.CacheSalt)
 }
 
-// Cancel is cleave_cancel.
+// Cancel is cleave_engine_cancel.
 func Cancel(engine uintptr, request uint64) *Error {
 	return failure(C.bridge_cancel(C.name_t(engine), C.uint64_t(request)), nil)
 }
 
-// Export is cleave_export.
+// Export is cleave_engine_export.
 func Export(engine uintptr, request uint64) *Error {
 	return failure(C.bridge_export(C.name_t(engine), C.uint64_t(request)), nil)
 }

@@ -7,7 +7,7 @@
 
 use super::tiles::{Kv, exp2, load_kv, pack_queries, prefetch_kv, write_out};
 use super::{Call, FLOOR, Item, Scratch, TILE};
-use crate::backend::cpu::tile::{self, Source, TILE_BYTES, Tiles};
+use crate::backend::cpu::tile::{self, TILE_BYTES, TileSource, Tiles};
 use std::arch::x86_64::*;
 
 /// Floats of four tiles.
@@ -121,7 +121,7 @@ unsafe fn attend(call: &Call<'_>, parts: &Parts, pair: usize, second: bool, tile
         let row = dims * 64;
         for half in 0..2 {
             let first = parts.kv.keys.add(half * 32 * row).cast_const();
-            let keys = Source { first, second: first.add(16 * row), rows: row, step: 64 };
+            let keys = TileSource { first, second: first.add(16 * row), rows: row, step: 64 };
             tile::zero();
             if second {
                 tile::multiply_2x2::<false>(keys, queries, dims, first);
@@ -136,7 +136,7 @@ unsafe fn attend(call: &Call<'_>, parts: &Parts, pair: usize, second: bool, tile
         for dim in 0..dims {
             let sums = parts.sums.add((pair * dims + dim) * FOUR);
             let first = parts.kv.values.add(dim * 4 * TILE_BYTES).cast_const();
-            let values = Source { first, second: first.add(TILE_BYTES), rows: 64, step: 2 * TILE_BYTES };
+            let values = TileSource { first, second: first.add(TILE_BYTES), rows: 64, step: 2 * TILE_BYTES };
             tile::load(sums);
             if second {
                 tile::multiply_2x2::<false>(values, parts.weights, 2, first);

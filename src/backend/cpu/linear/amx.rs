@@ -7,7 +7,7 @@
 use super::{Job, Output, pack};
 use crate::backend::cpu::memory::Aligned;
 use crate::backend::cpu::simd::transpose16;
-use crate::backend::cpu::tile::{self, Source, TILE_BYTES};
+use crate::backend::cpu::tile::{self, TILE_BYTES, TileSource};
 use crate::error::Result;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -61,7 +61,7 @@ pub(super) unsafe fn few(
     unsafe {
         let first = job.weight.bytes().as_ptr().add(columns.start * k * 2);
         let a = if k.is_multiple_of(32) && columns.len() == PAIR {
-            Source { first, second: first.add(16 * k * 2), rows: k * 2, step: 64 }
+            TileSource { first, second: first.add(16 * k * 2), rows: k * 2, step: 64 }
         } else {
             copy_pair(first, columns.len(), k, 0..k, scratch.panel.as_mut_ptr().cast());
             packed(scratch.panel.as_ptr().cast())
@@ -193,8 +193,8 @@ unsafe fn panel(
 }
 
 /// Pairs of A tiles one after the other.
-fn packed(first: *const u8) -> Source {
-    Source { first, second: first.wrapping_add(TILE_BYTES), rows: 64, step: 2 * TILE_BYTES }
+fn packed(first: *const u8) -> TileSource {
+    TileSource { first, second: first.wrapping_add(TILE_BYTES), rows: 64, step: 2 * TILE_BYTES }
 }
 
 /// Copies `inputs` of up to 32 rows of W to pairs of tiles, the rest zeros.

@@ -78,9 +78,9 @@ fn a_claim_dropped_ends_the_import() {
         let from = exporter.cache.clone();
         let lander = model.go(move |cache| {
             let outcome = cache.take_image(&image);
-            let mut loan = lend(&from, source).unwrap();
-            loan.more(0, Duration::ZERO).unwrap();
-            let wanted = cache.check_import(id).and_then(|()| loan.commit());
+            let mut hold = lend(&from, source).unwrap();
+            hold.more(0, Duration::ZERO).unwrap();
+            let wanted = cache.check_import(id).and_then(|()| hold.commit());
             let outcome = outcome.and_then(|taken| wanted.clone().map(|()| taken));
             let landed = cache.finish_import(id, outcome);
             assert!(wanted.is_ok() || landed.is_err());

@@ -76,12 +76,12 @@ fn a_failed_prompt_keeps_its_sequence() {
     explore(|| {
         let model = Model::new(4);
         let mut seq = Seq::new(&model.cache, (0..9).collect(), 1);
-        let filling = model.cache.begin_filling(seq.snapshot.clone(), &seq.table).unwrap();
-        let (id, submitted) = (filling.id(), Some(Arc::new(seq.snapshot.clone())));
+        let streaming = model.cache.begin_streaming_export(seq.snapshot.clone(), &seq.table).unwrap();
+        let (id, submitted) = (streaming.id(), Some(Arc::new(seq.snapshot.clone())));
         let prefill = model.go(move |cache| {
             assert!(seq.step(cache.store(), 5));
-            filling.advance(5);
-            filling.fail(Error::new(Status::Cancelled, "cancelled"));
+            streaming.advance(5);
+            streaming.fail(Error::new(Status::Cancelled, "cancelled"));
         });
         let time = model.go(|cache| (0..2).for_each(|_| pass(cache, LEASE)));
         let sleeper = Sleeper::new();

@@ -4,11 +4,11 @@
 mod claims;
 mod closing;
 mod failures;
-mod filling;
 mod handles;
+mod holds;
 mod imports;
 mod leases;
-mod loans;
+mod streaming;
 mod waiting;
 
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use super::model::{GEOMETRY, Seq, config, identity, snapshot};
 use super::store::MemoryStore;
 use super::{BlockId, BlockStore, Cache, CacheConfig, Consumed, KvGeometry, KvId, Snapshot, sound};
 use crate::error::{Error, Result, Status};
-use crate::kv::loan::Loan;
+use crate::kv::hold::TransferHold;
 use crate::kv::{Waker, lease, ticket};
 use crate::sync::{Instant, advance, reset_clock};
 
@@ -155,7 +155,7 @@ fn ticket(cache: &Cache, id: KvId) -> Result<([u8; 16], [u8; 32])> {
 }
 
 /// The exporter's side of a transfer, with a ticket written just now.
-fn lend(cache: &Cache, id: KvId) -> Result<Loan> {
+fn lend(cache: &Cache, id: KvId) -> Result<TransferHold> {
     let (epoch, digest) = ticket(cache, id)?;
     cache.lend(id, &epoch, &digest)
 }

@@ -1,0 +1,112 @@
+//! Drawing tokens on the device: the draws go there behind the step, and a word for each row comes back.
+
+use super::device::Device;
+use super::memory::{DeviceMemory, PinnedMemory};
+use super::step::Packed;
+use super::stream::{Shape, Stream, arg};
+use super::tensors::CudaBuffer;
+use crate::backend::{DeviceSample, DeviceSamplingBatch, DeviceSamplingRow};
+use crate::bail;
+use crate::error::Result;
+use std::sync::Arc;
+
+/// sizeof(SamplingMemory) of kernels/include/sampling.cuh.
+const SHARED: u32 = 33304;
+
+pub(super) struct DeviceSampler {
+    packed: Packed,
+    /// Tokens, then what became of them.
+    results: DeviceMemory,
+    fetched: PinnedMemory,
+}
+
+impl DeviceSampler {
+    pub fn new(device: &Arc<Device>) -> Result<DeviceSampler> {
+        const ROWS: usize = 256;
+        Ok(DeviceSampler {
+            packed: Packed::new(device)?,
+            results: DeviceMemory::new(device, 2 * ROWS * 4)?,
+            fetched: PinnedMemory::new(device, 2 * ROWS)?,
+        })
+    }
+
+    /// DeviceSamplingBatch from the first rows of `logits`, and waits.
+    pub fn run(
+        &mut self,
+        device: &Arc<Device>,
+        stream: &Stream,
+        logits: &CudaBuffer,
+        draws: &DeviceSamplingBatch,
+        out: &mut Vec<DeviceSample>,
+    ) -> Result<()> {
+        let n = draws.rows.len();
+        // Not its number of rows: a recorded step that ran again did not say how many it has.
+        let held = logits.memory().map_or(0, DeviceMemory::bytes);
+        if n * logits.cols as usize * 4 > held {
+            bail!(Internal, "{n} draws from {held} bytes of logits");
+        }
+        if self.fetched.words() < 2 * n {
+            self.results = DeviceMemory::new(device, 2 * n.next_power_of_two() * 4)?;
+            self.fetched = PinnedMemory::new(device, 2 * n.next_power_of_two())?;
+        }
+        self.packed.clear();
+        let rows = self.packed.push(draws.rows.iter().enumerate().flat_map(|(row, draw)| words(row as u32, draw)), 0);
+        let biases = self.packed.push(draws.biases.iter().flat_map(|(token, bias)| [*token, bias.to_bits()]), 0);
+        let counts = self.packed.push(draws.counts.iter().flat_map(|(token, count)| [*token, *count]), 0);
+        let masked = self.packed.push(draws.masked.iter().copied(), 0);
+        self.packed.send(device, stream)?;
+        let vocab = logits.cols;
+        let threads = vocab.div_ceil(32).clamp(1, 32) * 32;
+        stream.launch(
+            "sample_float",
+            Shape { grid: [n as u32, 1, 1], threads, shared: SHARED },
+            &mut [
+                arg(&logits.address()),
+                arg(&logits.cols),
+                arg(&vocab),
+                arg(&self.packed.address(rows)),
+                arg(&self.packed.address(biases)),
+                arg(&self.packed.address(counts)),
+                arg(&self.packed.address(masked)),
+                arg(&self.results.at(0, n * 4)),
+                arg(&self.results.at(n * 4, n * 4)),
+            ],
+        )?;
+        self.fetched.fetch(2 * n, &self.results, stream)?;
+        stream.synchronize()?;
+        let (tokens, statuses) = self.fetched.as_slice()[..2 * n].split_at(n);
+        out.clear();
+        out.extend(tokens.iter().zip(statuses).map(|(token, status)| match status {
+            0 => DeviceSample::Token(*token),
+            1 => DeviceSample::Broken(*token),
+            _ => DeviceSample::Nothing,
+        }));
+        Ok(())
+    }
+}
+
+/// A SamplingRow of kernels/include/sampling_params.cuh.
+fn words(row: u32, draw: &DeviceSamplingRow) -> [u32; 18] {
+    let halves = |x: u64| [x as u32, (x >> 32) as u32];
+    let ([seed, seed_high], [position, position_high]) = (halves(draw.seed), halves(draw.position));
+    [
+        seed,
+        seed_high,
+        position,
+        position_high,
+        row,
+        draw.temperature.to_bits(),
+        draw.top_p.to_bits(),
+        draw.min_p.to_bits(),
+        draw.top_k,
+        draw.repetition_penalty.to_bits(),
+        draw.presence_penalty.to_bits(),
+        draw.frequency_penalty.to_bits(),
+        draw.biases.0,
+        draw.biases.1,
+        draw.counts.0,
+        draw.counts.1,
+        draw.masked.0,
+        draw.masked.1,
+    ]
+}

@@ -1,0 +1,201 @@
+//! The exporter's side of a transfer: blocks of a handle that a peer reads, and the end of the handle once it has them.
+
+use std::time::Duration;
+
+use crate::sync::{Arc, Instant, PoisonError};
+
+use super::cache::{Cache, CacheShared, wake};
+use super::handle::{Body, End, KvId};
+use super::state::{Owner, Table, TableKey};
+use super::ticket;
+use crate::backend::BlockId;
+use crate::bail;
+use crate::error::Result;
+use crate::sequence::Snapshot;
+
+/// Blocks held for one transfer. Dropping it lets go of them; the handle stays unless the loan was committed.
+pub(crate) struct TransferHold {
+    shared: Arc<CacheShared>,
+    id: KvId,
+    epoch: [u8; 16],
+    pins: TableKey,
+    blocks: Vec<BlockId>,
+    /// Blocks at the front that are no longer held.
+    let_go: usize,
+    whole: Option<Arc<Snapshot>>,
+}
+
+impl Cache {
+    /// Begins a transfer of a handle. `digest` is that of the ticket: what the handle holds must be what the ticket was
+    /// written for. The handle's lease begins anew.
+    pub(crate) fn lend(&self, id: KvId, epoch: &[u8; 16], digest: &[u8; 32]) -> Result<TransferHold> {
+        // What the handle holds, and what it held when a ticket was written while its prompt was being computed.
+        let held = self.shared.with(|state| {
+            if state.epoch != *epoch {
+                bail!(Expired, "{id}: the exporting cache began a new epoch");
+            }
+            let slot = state.find(id)?;
+            if let Body::StreamingExport(progress) = state.slots.body(slot) {
+                return Ok(vec![progress.prompt.clone()]);
+            }
+            let (_, export) = state.ready(id)?;
+            let held = std::iter::once(export.snapshot.clone()).chain(export.prompt.clone()).collect();
+            let lease = export.lease;
+            state.renew(slot, lease);
+            Ok(held)
+        })?;
+        if !held.iter().any(|snapshot| ticket::digest(snapshot) == *digest) {
+            let (tokens, computed) = (held[0].tokens.len(), held[0].computed);
+            bail!(Corrupt, "KV ticket: sequence: {id} holds {tokens} tokens, {computed} computed, or other ones");
+        }
+        let pins = self.shared.with(|state| state.add_table(Owner::Transfer, Vec::new()));
+        Ok(TransferHold {
+            shared: self.shared.clone(),
+            id,
+            epoch: *epoch,
+            pins,
+            blocks: Vec::new(),
+            let_go: 0,
+            whole: None,
+        })
+    }
+
+    /// A loan of free blocks for a self-test: `most` of them, or half of what there is (others go on meanwhile), at least one.
+    pub(crate) fn lend_scratch(&self, most: usize) -> Result<TransferHold> {
+        let (pins, blocks, epoch) = self.shared.with(|state| {
+            if state.closed {
+                bail!(Shutdown, "the cache is closed");
+            }
+            let n = most.min(state.blocks.free.len() / 2).max(1);
+            let mut blocks = Vec::with_capacity(n);
+            if !state.blocks.allocate(n, &mut blocks) {
+                bail!(OutOfMemory, "self-test: no KV block is free");
+            }
+            Ok((state.add_table(Owner::Transfer, blocks.clone()), blocks, state.epoch))
+        })?;
+        Ok(TransferHold { shared: self.shared.clone(), id: KvId(0), epoch, pins, blocks, let_go: 0, whole: None })
+    }
+}
+
+impl TransferHold {
+    /// Waits until there are more than `have` blocks, or all, at most for `timeout`; then holds all that are there. The peer
+    /// has the first `have` already: while the prompt is being computed, they are let go.
+    pub fn more(&mut self, have: usize, timeout: Duration) -> Result<()> {
+        let until = Instant::now() + timeout;
+        let shared = self.shared.clone();
+        let mut state = shared.lock();
+        loop {
+            if state.epoch != self.epoch {
+                bail!(Expired, "{}: the exporting cache began a new epoch", self.id);
+            }
+            let slot = state.find(self.id)?;
+            let (found, whole) = match state.slots.body(slot) {
+                Body::Ready(export) => (export.blocks.clone(), Some((export.snapshot.clone(), export.lease))),
+                Body::Failed { error, .. } => return Err(error.clone()),
+                Body::StreamingExport(progress) => {
+                    let full = |table: &Table| {
+                        let full = (table.computed / shared.geometry.block_tokens) as usize;
+                        table.blocks[..full.min(table.blocks.len())].to_vec()
+                    };
+                    (state.table(progress.table).map(full).unwrap_or_default(), None)
+                }
+                Body::Importing { .. } | Body::Vacant => bail!(WouldBlock, "{}: its import is in flight", self.id),
+            };
+            if let Some((snapshot, lease)) = whole {
+                state.renew(slot, lease);
+                self.whole = Some(snapshot);
+            }
+            // What the peer has need not be held for it: a prompt that was preempted may need those very blocks, to be
+            // computed again.
+            let fetched = have.min(self.blocks.len());
+            if self.whole.is_none() && fetched > self.let_go {
+                let pins = &mut state.tables[self.pins as usize].blocks;
+                let let_go: Vec<BlockId> = pins.drain(..fetched - self.let_go).collect();
+                state.blocks.release_all(&let_go);
+                self.let_go = fetched;
+            }
+            // A preempted prompt is computed again, to the same bits: blocks held already stay as they are.
+            let known = self.blocks.len();
+            if let Some(new) = found.get(known..).filter(|new| !new.is_empty()) {
+                new.iter().for_each(|&block| state.blocks.retain(block));
+                state.tables[self.pins as usize].blocks.extend_from_slice(new);
+                self.blocks.extend_from_slice(new);
+            }
+            let due = state.due();
+            if !due.is_empty() {
+                drop(state);
+                wake(due);
+                state = shared.lock();
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if self.whole.is_some() || self.blocks.len() > have || left.is_zero() {
+                return Ok(());
+            }
+            state = shared.progress.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// The importer is still at it: the handle's lease begins anew.
+    pub fn renew(&self) {
+        self.shared.with(|state| {
+            if state.epoch == self.epoch
+                && let Ok(slot) = state.find(self.id)
+                && let Body::Ready(export) = state.slots.body(slot)
+            {
+                let lease = export.lease;
+                state.renew(slot, lease);
+            }
+        });
+    }
+
+    /// The blocks held so far, in the sequence's order.
+    pub fn blocks(&self) -> &[BlockId] {
+        &self.blocks
+    }
+
+    /// Which of them are still held.
+    #[cfg(all(test, feature = "shuttle"))]
+    pub fn held(&self) -> std::ops::Range<usize> {
+        self.let_go..self.blocks.len()
+    }
+
+    /// The sequence, once all of its blocks are held.
+    pub fn whole(&self) -> Option<&Arc<Snapshot>> {
+        self.whole.as_ref()
+    }
+
+    /// The peer has everything: the handle ends as consumed. Fails if it ended meanwhile, and then the peer must not
+    /// use what it has.
+    pub fn commit(&mut self) -> Result<()> {
+        self.shared.with(|state| {
+            if state.epoch != self.epoch {
+                bail!(Expired, "{}: the exporting cache began a new epoch", self.id);
+            }
+            let (slot, _) = state.ready(self.id)?;
+            state.end_and_free(slot, End::Consumed);
+            Ok(())
+        })
+    }
+
+    /// Counts KV bytes that left.
+    pub fn count_out(&self, bytes: usize) {
+        self.shared.bytes_out.fetch_add(bytes as u64, crate::sync::atomic::Ordering::Relaxed);
+    }
+
+    pub fn store(&self) -> &dyn crate::backend::BlockStore {
+        &*self.shared.store
+    }
+
+    /// A hold of its own on blocks of this loan, for somebody who reads them while the loan may end.
+    pub fn pin(&self, range: std::ops::Range<usize>) -> Option<super::BlockTable> {
+        let blocks = self.blocks.get(range.clone()).filter(|_| range.start >= self.let_go)?.to_vec();
+        let key = self.shared.with(|state| state.share(Owner::Transfer, &blocks));
+        Some(super::BlockTable::new(self.shared.clone(), key, blocks))
+    }
+}
+
+impl Drop for TransferHold {
+    fn drop(&mut self) {
+        self.shared.with(|state| state.drop_table(self.pins));
+    }
+}

@@ -1,0 +1,105 @@
+//! Handles whose prompt is still being computed: a peer may begin to pull what is there.
+
+use crate::sync::Arc;
+
+use super::cache::{Cache, CacheShared};
+use super::handle::{Body, KvId};
+use super::state::TableId;
+use super::table::BlockTable;
+use crate::bail;
+use crate::error::{Error, Result, Status};
+use crate::sequence::Snapshot;
+
+/// The engine's side of such a handle, held beside the sequence's table. Dropping it fails the handle; if the table goes
+/// first, nobody gets a block of it any more.
+pub struct StreamingExport {
+    shared: Arc<CacheShared>,
+    id: Option<KvId>,
+}
+
+impl Cache {
+    /// A handle of a prompt whose KV will be computed into `table`. It has no lease: it ends with the request.
+    pub fn begin_streaming_export(&self, prompt: Snapshot, table: &BlockTable) -> Result<StreamingExport> {
+        let Some(table) = table.key().filter(|_| table.belongs_to(&self.shared)) else {
+            bail!(InvalidArgument, "KV export: the block table is another cache's, or was exported already");
+        };
+        let prompt = Arc::new(Snapshot { computed: 0, ..prompt });
+        let id = self.shared.with(|state| {
+            if state.closed {
+                bail!(Shutdown, "KV export: the cache is closed");
+            }
+            state.tables[table as usize].computed = 0;
+            let table = state.table_id(table);
+            Ok(state.slots.issue(Body::StreamingExport(Progress { prompt, table, wakers: Vec::new() }))?.0)
+        })?;
+        Ok(StreamingExport { shared: self.shared.clone(), id: Some(id) })
+    }
+}
+
+/// A prompt whose KV is being computed; how far is in the table.
+pub(super) struct Progress {
+    /// As submitted, nothing of it computed.
+    pub prompt: Arc<Snapshot>,
+    /// The request's: its blocks may change, as by a preemption, but what a computed one holds does not.
+    pub table: TableId,
+    pub wakers: Vec<super::Waker>,
+}
+
+impl StreamingExport {
+    pub fn id(&self) -> KvId {
+        self.id.unwrap_or(KvId(0))
+    }
+
+    /// Tokens `0..computed` of the table are final, until it is cleared or reserves them anew.
+    pub fn advance(&self, computed: u32) {
+        let id = self.id();
+        let grew = self.shared.with(|state| {
+            let Ok(slot) = state.find_claimed(id) else { return false };
+            let Body::StreamingExport(Progress { table, .. }) = *state.slots.body(slot) else { return false };
+            state.table_mut(table).is_some_and(|table| std::mem::replace(&mut table.computed, computed) < computed)
+        });
+        if grew {
+            self.shared.progress.notify_all();
+        }
+    }
+
+    /// The prompt is computed: the handle becomes that of the sequence, under a lease. If the host gave it back
+    /// meanwhile, the sequence gets another one.
+    pub fn finish(mut self, snapshot: Snapshot, table: BlockTable) -> Result<KvId> {
+        // The handle stays this one's to end until that is done, whatever goes wrong.
+        let finished = self.shared.export_as(self.id, snapshot, table, None);
+        match &finished {
+            Ok(_) => {
+                self.id = None;
+                self.shared.progress.notify_all();
+            }
+            Err(error) => self.end(error.clone()),
+        }
+        finished
+    }
+
+    /// The request ended without its prompt's KV: so does the handle, with this as the reason.
+    pub fn fail(mut self, error: Error) {
+        self.end(error);
+    }
+
+    fn end(&mut self, error: Error) {
+        let Some(id) = self.id.take() else { return };
+        self.shared.with(|state| {
+            if let Ok(slot) = state.find_claimed(id)
+                && let Body::StreamingExport(progress) = state.slots.body_mut(slot)
+            {
+                let (wakers, prompt) = (std::mem::take(&mut progress.wakers), progress.prompt.clone());
+                state.fire.extend(wakers);
+                state.fail(slot, error, self.shared.config.lease, Some(prompt));
+            }
+        });
+        self.shared.progress.notify_all();
+    }
+}
+
+impl Drop for StreamingExport {
+    fn drop(&mut self) {
+        self.end(Error::new(Status::Internal, "the request that computed this handle's KV was lost"));
+    }
+}
