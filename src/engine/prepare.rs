@@ -25,6 +25,9 @@ impl Bounds {
 /// is consumed, and once with what was consumed.
 pub(super) fn prepare(request: &Request, base: Option<Snapshot>, bounds: &Bounds) -> Result<Snapshot> {
     check_prompt(&request.prompt, bounds.vocab_size)?;
+    if let Some(base) = &base {
+        check_base(base, bounds.vocab_size)?;
+    }
     let fresh = base.is_none();
     let mut snapshot = match base {
         Some(snapshot) => snapshot,
@@ -81,6 +84,31 @@ pub(super) fn check_prompt(prompt: &[u32], vocab_size: u32) -> Result<()> {
         }
         None => Ok(()),
     }
+}
+
+/// Refuses a handle's sequence that no engine on this model can have left behind. Whoever wrote an image or a ticket knew
+/// the secret, and the format was checked on the way in, but not against the model: one token outside the vocabulary in a
+/// step would be the end of every request of the engine. Sampling parameters are checked after the request's own are in.
+fn check_base(snapshot: &Snapshot, vocab_size: u32) -> Result<()> {
+    let n = snapshot.tokens.len();
+    let outside = |token: &u32| *token >= vocab_size;
+    if let Some(i) = snapshot.tokens.iter().position(outside) {
+        crate::bail!(
+            Corrupt,
+            "KV handle: token {} at index {i} of {n} is not below vocab_size {vocab_size}",
+            snapshot.tokens[i]
+        );
+    }
+    if let Some((token, _)) = snapshot.last_top.iter().find(|top| outside(&top.0)) {
+        crate::bail!(Corrupt, "KV handle: alternative {token} of its last token is not below vocab_size {vocab_size}");
+    }
+    if let Some((begin, end)) = snapshot.prompts.iter().find(|prompt| prompt.0 >= prompt.1) {
+        crate::bail!(Corrupt, "KV handle: prompt range {begin}..{end} is empty");
+    }
+    if snapshot.cached_tokens as usize > n {
+        crate::bail!(Corrupt, "KV handle: {} cached tokens of {n}", snapshot.cached_tokens);
+    }
+    Ok(())
 }
 
 fn check_length(snapshot: &Snapshot, bounds: &Bounds) -> Result<()> {

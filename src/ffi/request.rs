@@ -108,7 +108,8 @@ sized_struct!(cleave_request_desc_t);
 ///
 /// Callable from any thread; does not wait for the engine. Errors: WOULD_BLOCK (too many wait, or the queue has no
 /// place: retry after a FINISHED event), INVALID_ARGUMENT (the text names request and field), NOT_FOUND and EXPIRED
-/// (engine, KV handle), INCOMPATIBLE, UNSUPPORTED (flags), OUT_OF_MEMORY (more than the whole cache holds),
+/// (engine, KV handle), CORRUPT (the KV handle's sequence cannot come from this model, by whomever it is signed), INCOMPATIBLE,
+/// UNSUPPORTED (flags), OUT_OF_MEMORY (more than the whole cache holds),
 /// SHUTDOWN (draining or destroyed), PREFILL_ELSEWHERE (see local_prefill_tokens).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleave_engine_submit(

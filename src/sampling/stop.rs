@@ -2,7 +2,7 @@
 
 use crate::bail;
 use crate::error::Result;
-use crate::sequence::{FinishReason, SamplingParams};
+use crate::sequence::{FinishReason, MAX_LOGPROBS, SamplingParams};
 
 /// Whether the sequence is over with its newest token, which is in `tokens`. `prompt_end` is the end of the last
 /// prompt range; what follows it was generated in this turn, perhaps partly on another engine. `context_limit`
@@ -55,9 +55,14 @@ pub fn validate(params: &SamplingParams, vocab: usize) -> Result<()> {
         );
     }
     if let Some(n) = params.logprobs
-        && n as usize > vocab
+        && n as usize > vocab.min(MAX_LOGPROBS as usize)
     {
-        bail!(InvalidArgument, "logprobs {n} is more than the vocabulary of {vocab} tokens");
+        bail!(InvalidArgument, "logprobs {n} is over {MAX_LOGPROBS}, or over the vocabulary of {vocab} tokens");
+    }
+    for (field, n) in [("stop_ids", params.stop_ids.len()), ("logit_bias", params.logit_bias.len())] {
+        if n > vocab {
+            bail!(InvalidArgument, "{field} has {n} entries, more than the vocabulary of {vocab} tokens");
+        }
     }
     let known = |field: &str, id: u32| {
         if (id as usize) < vocab {
