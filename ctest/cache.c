@@ -17,7 +17,7 @@ static int32_t progress(uintptr_t user_data, uint64_t done, uint64_t total)
     told->calls++;
     told->done = done;
     told->total = total;
-    CHECK_OK(cleave_model_info(told->model, &info));
+    CHECK_OK(cleave_model_info(told->model, &info, NULL));
     CHECK_ERR(cleave_cache_create(told->model, NULL, 0, NULL, &cache, &err), CLEAVE_ERR_INVALID_ARGUMENT);
     CHECK(has_text(&err, "progress function"));
     CHECK(cache == NULL);
@@ -32,7 +32,7 @@ static void check_progress(cleave_model_t *model, const cleave_cache_config_t *c
     struct told told = ZERO;
     uintptr_t user_data = (uintptr_t)&told;
     info.struct_size = sizeof info;
-    CHECK_OK(cleave_model_info(model, &info));
+    CHECK_OK(cleave_model_info(model, &info, NULL));
     told.model = model;
 
     told.cancel = -3;
@@ -88,16 +88,16 @@ int main(void)
     config.dtype = 0;
 
     CHECK_ERR(cleave_cache_create(model, &cpu, 1, &config, &cache, &err), CLEAVE_OK);
-    CHECK_OK(cleave_cache_audit(cache, &audit));
+    CHECK_OK(cleave_cache_audit(cache, &audit, NULL));
     CHECK(audit.total > 0 && audit.free == audit.total && audit.leaked == 0);
     CHECK_ERR(cleave_cache_create(model, NULL, 0, NULL, &defaults, &err), CLEAVE_OK);
 
     /* A cache keeps the model. */
     cleave_model_release(model);
-    CHECK_OK(cleave_cache_audit(cache, &audit));
+    CHECK_OK(cleave_cache_audit(cache, &audit, NULL));
     cleave_cache_destroy(defaults);
     cleave_cache_destroy(cache);
-    CHECK_STATUS(cleave_cache_audit(cache, &audit), CLEAVE_ERR_NOT_FOUND);
+    CHECK_STATUS(cleave_cache_audit(cache, &audit, NULL), CLEAVE_ERR_NOT_FOUND);
     cleave_cache_destroy(cache);
     cleave_cache_destroy(NULL);
     return 0;

@@ -52,7 +52,7 @@ int main(void)
         config.cpu_mask[0] = 0;
         CHECK_ERR(cleave_engine_create(cache, queue, &config, &engine, &err), CLEAVE_OK);
     }
-    CHECK_OK(cleave_engine_metrics(engine, &metrics));
+    CHECK_OK(cleave_engine_metrics(engine, &metrics, NULL));
     CHECK_INT(metrics.role, CLEAVE_ROLE_PREFILL);
 
     /* A prefill engine hands over; the same engine as a mixed one runs to the end. */
@@ -61,7 +61,7 @@ int main(void)
     CHECK_INT(end.finish_reason, CLEAVE_FINISH_PREFILLED);
     CHECK_INT(end.status, CLEAVE_OK);
     CHECK(end.kv != 0);
-    CHECK_OK(cleave_kv_release(cache, end.kv));
+    CHECK_OK(cleave_kv_release(cache, end.kv, NULL));
     CHECK_ERR(cleave_engine_set_role(engine, 9, &err), CLEAVE_ERR_INVALID_ARGUMENT);
     CHECK_ERR(cleave_engine_set_role(engine, CLEAVE_ROLE_MIXED, &err), CLEAVE_OK);
     id = submit_one(engine, &desc, prompt, 8);
@@ -69,7 +69,7 @@ int main(void)
     CHECK_INT(end.finish_reason, CLEAVE_FINISH_LENGTH);
     CHECK_INT(n, 8);
     CHECK_INT(end.index, 8);
-    CHECK_OK(cleave_engine_metrics(engine, &metrics));
+    CHECK_OK(cleave_engine_metrics(engine, &metrics, NULL));
     CHECK_INT(metrics.role, CLEAVE_ROLE_MIXED);
     CHECK(metrics.steps > 0 && metrics.generated_tokens >= 8 && metrics.busy_ns > 0);
     check_nothing_leaked(cache);
@@ -77,7 +77,7 @@ int main(void)
     /* Draining: nothing new, everything old to its end. */
     desc.max_new_tokens = 32;
     id = submit_one(engine, &desc, prompt, 8);
-    CHECK_OK(cleave_engine_drain(engine, UINT32_MAX));
+    CHECK_OK(cleave_engine_drain(engine, UINT32_MAX, NULL));
     CHECK(cleave_engine_submit(engine, &desc, 1, prompt, 8, &id, &n, &err) == CLEAVE_ERR_SHUTDOWN);
     CHECK_INT(n, 0);
     do {

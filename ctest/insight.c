@@ -4,11 +4,11 @@ static char *metrics_text(size_t *len)
 {
     char *text;
     size_t again;
-    CHECK_OK(cleave_metrics_text(NULL, 0, len));
+    CHECK_OK(cleave_metrics_text(NULL, 0, len, NULL));
     CHECK(*len > 0);
     text = (char *)malloc(*len + 256);
     CHECK(text != NULL);
-    CHECK_OK(cleave_metrics_text(text, *len + 256, &again));
+    CHECK_OK(cleave_metrics_text(text, *len + 256, &again, NULL));
     CHECK_INT(strlen(text), again);
     *len = again;
     return text;
@@ -23,10 +23,10 @@ int main(void)
     CHECK(strcmp(text + len - 6, "# EOF\n") == 0);
     CHECK(strstr(text, "engine=") == NULL);
     free(text);
-    CHECK_STATUS(cleave_metrics_text(small, sizeof small, &got), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(cleave_metrics_text(small, sizeof small, &got, NULL), CLEAVE_ERR_INVALID_ARGUMENT);
     CHECK(got > sizeof small);
-    CHECK_STATUS(cleave_metrics_text(NULL, 5, &got), CLEAVE_ERR_INVALID_ARGUMENT);
-    CHECK_STATUS(cleave_metrics_text(small, 4, NULL), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(cleave_metrics_text(NULL, 5, &got, NULL), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(cleave_metrics_text(small, 4, NULL, NULL), CLEAVE_ERR_INVALID_ARGUMENT);
     {
         cleave_model_t *model = load_model();
         cleave_cache_t *cache = make_cache(model);
@@ -39,7 +39,7 @@ int main(void)
         fill_prompt(tokens, 20, vocab_size(model), 2);
         run_to_end(queue, submit_one(one, &desc, tokens, 20), new_tokens, 5, &got);
         metrics.struct_size = sizeof metrics;
-        CHECK_OK(cleave_engine_metrics(one, &metrics));
+        CHECK_OK(cleave_engine_metrics(one, &metrics, NULL));
         CHECK_INT(metrics.prompt_tokens, 20);
         CHECK_INT(metrics.generated_tokens, 5);
         CHECK(metrics.blocks_total > 0 && metrics.blocks_free <= metrics.blocks_total);

@@ -55,7 +55,7 @@ static unsigned char *read_image(cleave_cache_t *cache, cleave_kv_t kv, size_t *
     unsigned char *image;
     size_t got = 1, at = 0;
     info.struct_size = sizeof info;
-    CHECK_OK(cleave_kv_info(cache, kv, &info));
+    CHECK_OK(cleave_kv_info(cache, kv, &info, NULL));
     *len = (size_t)info.image_bytes;
     CHECK(*len > 0);
     image = (unsigned char *)malloc(*len);
@@ -126,12 +126,12 @@ int main(void)
 
     /* In one cache: the handle moves, is consumed, and is gone. */
     kv = prefill(prefiller, queue);
-    CHECK_OK(cleave_kv_info(cache, kv, &info));
+    CHECK_OK(cleave_kv_info(cache, kv, &info, NULL));
     CHECK_INT(info.n_tokens, PROMPT + 1);
     CHECK_INT(info.n_computed, PROMPT);
     CHECK(info.n_blocks > 0 && info.image_bytes > info.ticket_bytes && info.lease_left_ms > 0);
     continues(decoder, queue, kv, 0);
-    CHECK(cleave_kv_info(cache, kv, &info) < 0);
+    CHECK(cleave_kv_info(cache, kv, &info, NULL) < 0);
     {
         cleave_request_desc_t desc = greedy(0, 0);
         cleave_request_t id;
@@ -168,9 +168,9 @@ int main(void)
 
     /* As a file. */
     snprintf(path, sizeof path, "cleave-kv-test.%ld", (long)getpid());
-    CHECK_STATUS(cleave_kv_renew(cache, kv, 60000), CLEAVE_ERR_EXPIRED); /* who pulled with the ticket has it now */
+    CHECK_STATUS(cleave_kv_renew(cache, kv, 60000, NULL), CLEAVE_ERR_EXPIRED); /* who pulled with the ticket has it now */
     kv = prefill(prefiller, queue);
-    CHECK_OK(cleave_kv_renew(cache, kv, 60000));
+    CHECK_OK(cleave_kv_renew(cache, kv, 60000, NULL));
     CHECK_ERR(cleave_kv_save(cache, kv, path, &err), CLEAVE_OK);
     CHECK_ERR(cleave_kv_save(cache, kv, "/no/such/directory/file", &err), CLEAVE_ERR_NOT_FOUND);
     CHECK_ERR(cleave_kv_load(second, path, &copy, &err), CLEAVE_OK);
@@ -180,11 +180,11 @@ int main(void)
     CHECK(has_text(&err, path));
 
     /* Release is idempotent; unknown ids are not found. */
-    CHECK_STATUS(cleave_kv_renew(cache, kv, 0), CLEAVE_ERR_INVALID_ARGUMENT);
-    CHECK_OK(cleave_kv_release(cache, kv));
-    CHECK_OK(cleave_kv_release(cache, kv));
-    CHECK(cleave_kv_renew(cache, kv, 1000) < 0);
-    CHECK_STATUS(cleave_kv_info(cache, 0, &info), CLEAVE_ERR_NOT_FOUND);
+    CHECK_STATUS(cleave_kv_renew(cache, kv, 0, NULL), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_OK(cleave_kv_release(cache, kv, NULL));
+    CHECK_OK(cleave_kv_release(cache, kv, NULL));
+    CHECK(cleave_kv_renew(cache, kv, 1000, NULL) < 0);
+    CHECK_STATUS(cleave_kv_info(cache, 0, &info, NULL), CLEAVE_ERR_NOT_FOUND);
     CHECK_ERR(cleave_kv_save(cache, 0x7777777777u, path, &err), CLEAVE_ERR_NOT_FOUND);
 
     /* A running generation leaves for another engine, and goes on there. */
@@ -193,7 +193,7 @@ int main(void)
         cleave_request_t id = submit_one(mixed, &desc, prompt, PROMPT);
         int32_t got[2 * NEW];
         size_t more = 0;
-        cleave_status_t exported = cleave_engine_export(mixed, id);
+        cleave_status_t exported = cleave_engine_export(mixed, id, NULL);
         CHECK(exported == CLEAVE_OK || exported == CLEAVE_ERR_NOT_FOUND); /* it may have been quicker */
         event = run_to_end(queue, id, got, NEW, &n);
         if (event.finish_reason == CLEAVE_FINISH_EXPORTED) {

@@ -18,7 +18,7 @@ static void sink(uintptr_t user_data, int32_t level, const char *target, const c
     named_model |= strstr(message, "model-1") != NULL;
     if (reentered_status == 1) {
         reentered_status = 2;
-        reentered_status = cleave_log_set(CLEAVE_LOG_OFF, NULL, 0);
+        reentered_status = cleave_log_set(CLEAVE_LOG_OFF, NULL, 0, NULL);
         /* Every other function may be called. */
         CHECK(cleave_device_count() >= 0);
     }
@@ -52,7 +52,7 @@ static void tells_of_work(void)
     cleave_engine_t *engine;
     cleave_cache_t *cache;
     cleave_request_desc_t desc = ZERO;
-    CHECK_OK(cleave_log_set(CLEAVE_LOG_TRACE, count, 0));
+    CHECK_OK(cleave_log_set(CLEAVE_LOG_TRACE, count, 0, NULL));
     CHECK_OK(cleave_queue_create(0, &queue, NULL));
     cache = make_cache(load_model());
     engine = make_engine(cache, queue, CLEAVE_ROLE_MIXED);
@@ -65,7 +65,7 @@ static void tells_of_work(void)
     cleave_engine_destroy(engine);
     cleave_cache_destroy(cache);
     cleave_queue_destroy(queue);
-    CHECK_OK(cleave_log_set(CLEAVE_LOG_OFF, NULL, 0));
+    CHECK_OK(cleave_log_set(CLEAVE_LOG_OFF, NULL, 0, NULL));
     CHECK(loaded == 1 && caches == 1 && engines == 1 && ended == 1 && steps == 4);
 }
 
@@ -73,13 +73,13 @@ int main(void)
 {
     int before;
     main_thread = pthread_self();
-    CHECK_STATUS(cleave_log_set(6, sink, 0), CLEAVE_ERR_INVALID_ARGUMENT);
-    CHECK_STATUS(cleave_log_set(-1, sink, 0), CLEAVE_ERR_INVALID_ARGUMENT);
-    CHECK_OK(cleave_log_set(CLEAVE_LOG_OFF, NULL, 0));
+    CHECK_STATUS(cleave_log_set(6, sink, 0, NULL), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_STATUS(cleave_log_set(-1, sink, 0, NULL), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_OK(cleave_log_set(CLEAVE_LOG_OFF, NULL, 0, NULL));
 
-    CHECK_OK(cleave_log_set(CLEAVE_LOG_DEBUG, sink, 0x1234));
+    CHECK_OK(cleave_log_set(CLEAVE_LOG_DEBUG, sink, 0x1234, NULL));
     fail_once("/no/such/model-1");
-    CHECK_OK(cleave_log_set(CLEAVE_LOG_OFF, NULL, 0)); /* flushes */
+    CHECK_OK(cleave_log_set(CLEAVE_LOG_OFF, NULL, 0, NULL)); /* flushes */
     CHECK(calls > 0);
     CHECK(named_model);
     CHECK_INT(from_main, 0);
@@ -92,9 +92,9 @@ int main(void)
     CHECK_INT(calls, before);
 
     /* The level filters. */
-    CHECK_OK(cleave_log_set(CLEAVE_LOG_WARN, sink, 0x1234));
+    CHECK_OK(cleave_log_set(CLEAVE_LOG_WARN, sink, 0x1234, NULL));
     fail_once("/no/such/model-3");
-    CHECK_OK(cleave_log_set(CLEAVE_LOG_OFF, sink, 0x1234));
+    CHECK_OK(cleave_log_set(CLEAVE_LOG_OFF, sink, 0x1234, NULL));
     CHECK_INT(calls, before);
     tells_of_work();
     return 0;

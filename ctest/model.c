@@ -19,7 +19,7 @@ int main(void)
 
     model = load_model();
     info.struct_size = sizeof info;
-    CHECK_OK(cleave_model_info(model, &info));
+    CHECK_OK(cleave_model_info(model, &info, NULL));
     CHECK(info.n_layers > 0 && info.n_heads >= info.n_kv_heads && info.n_kv_heads > 0 && info.head_dim > 0);
     CHECK(info.vocab_size > 0 && info.max_context_tokens > 0);
     CHECK(info.weight_bytes > 0 && info.kv_bytes_per_token > 0);
@@ -32,13 +32,13 @@ int main(void)
     {
         cleave_model_info_t other = ZERO;
         other.struct_size = sizeof other;
-        CHECK_OK(cleave_model_info(again, &other));
+        CHECK_OK(cleave_model_info(again, &other, NULL));
         CHECK(memcmp(other.fingerprint, info.fingerprint, 32) == 0);
     }
     cleave_model_release(again);
-    CHECK_STATUS(cleave_model_info(again, &info), CLEAVE_ERR_NOT_FOUND);
+    CHECK_STATUS(cleave_model_info(again, &info, NULL), CLEAVE_ERR_NOT_FOUND);
     cleave_model_release(again);
-    CHECK_OK(cleave_model_info(model, &info));
+    CHECK_OK(cleave_model_info(model, &info, NULL));
     cleave_model_release(model);
     return 0;
 }

@@ -139,18 +139,18 @@ static void hands_over(cleave_cache_t *exporter, cleave_cache_t *importer)
     int32_t got[NEW];
     size_t len, n;
     before.struct_size = after.struct_size = sizeof before;
-    CHECK_OK(cleave_engine_metrics(engine, &before));
+    CHECK_OK(cleave_engine_metrics(engine, &before, NULL));
     CHECK_ERR(cleave_kv_ticket(exporter, kv, ticket, sizeof ticket, &len, &err), CLEAVE_OK);
     CHECK_ERR(cleave_kv_import(importer, NULL, ticket, len, 0, &desc.kv, &err), CLEAVE_OK);
     desc.flags = CLEAVE_REQUEST_EMIT_PENDING;
     CHECK_INT(run_to_end(queue, submit_one(engine, &desc, NULL, 0), got, NEW, &n).status, CLEAVE_OK);
     CHECK_INT(n, NEW);
     CHECK(memcmp(got, wanted, sizeof got) == 0);
-    CHECK_OK(cleave_engine_metrics(engine, &after));
+    CHECK_OK(cleave_engine_metrics(engine, &after, NULL));
     CHECK_INT(after.imports, before.imports + 1);
     CHECK_INT(after.imports_failed, before.imports_failed);
     CHECK(after.kv_bytes_in > before.kv_bytes_in);
-    CHECK_STATUS(cleave_kv_renew(exporter, kv, 1000), CLEAVE_ERR_EXPIRED); /* consumed */
+    CHECK_STATUS(cleave_kv_renew(exporter, kv, 1000, NULL), CLEAVE_ERR_EXPIRED); /* consumed */
     cleave_engine_destroy(engine);
     check_nothing_leaked(exporter);
     check_nothing_leaked(importer);
@@ -310,7 +310,7 @@ static void dead_peers(void)
     CHECK_INT(event.type, CLEAVE_EVENT_KV_READY);
     CHECK_INT(event.user_tag, 77);
     CHECK_INT(event.status, CLEAVE_ERR_PEER);
-    CHECK_OK(cleave_kv_release(to, kv));
+    CHECK_OK(cleave_kv_release(to, kv, NULL));
     check_nothing_leaked(to);
     cleave_cache_destroy(to);
     CHECK_ERR(cleave_cache_pair(to, address.bytes, address.len, 0, &(cleave_pair_report_t){.struct_size = 192}, &err),

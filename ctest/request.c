@@ -184,19 +184,19 @@ static void endings(cleave_cache_t *cache)
         cleave_engine_t *stalled = make_engine(cache, small, CLEAVE_ROLE_MIXED);
         cleave_status_t again;
         id = submit_one(stalled, &desc, tokens, 64);
-        CHECK_OK(cleave_engine_cancel(stalled, id));
+        CHECK_OK(cleave_engine_cancel(stalled, id, NULL));
         do {
             event = next_event(small);
         } while (event.type != CLEAVE_EVENT_FINISHED);
         CHECK_INT(event.finish_reason, CLEAVE_FINISH_ERROR);
         CHECK_INT(event.status, CLEAVE_ERR_CANCELLED);
-        again = cleave_engine_cancel(stalled, id);
+        again = cleave_engine_cancel(stalled, id, NULL);
         CHECK(again == CLEAVE_OK || again == CLEAVE_ERR_NOT_FOUND);
         cleave_engine_destroy(stalled);
         cleave_queue_destroy(small);
     }
-    CHECK_STATUS(cleave_engine_cancel(engine, 0), CLEAVE_ERR_NOT_FOUND);
-    CHECK_STATUS(cleave_engine_export(engine, 0xdeadbeefcafeu), CLEAVE_ERR_NOT_FOUND);
+    CHECK_STATUS(cleave_engine_cancel(engine, 0, NULL), CLEAVE_ERR_NOT_FOUND);
+    CHECK_STATUS(cleave_engine_export(engine, 0xdeadbeefcafeu, NULL), CLEAVE_ERR_NOT_FOUND);
 
     desc.deadline_us = 1;
     id = submit_one(engine, &desc, tokens, 64);

@@ -27,7 +27,7 @@ static cleave_metrics_t metrics_of(cleave_engine_t *engine)
 {
     cleave_metrics_t metrics = ZERO;
     metrics.struct_size = sizeof metrics;
-    CHECK_OK(cleave_engine_metrics(engine, &metrics));
+    CHECK_OK(cleave_engine_metrics(engine, &metrics, NULL));
     return metrics;
 }
 
@@ -103,7 +103,7 @@ static void streams(void)
     CHECK_INT(event.type, CLEAVE_EVENT_KV_STREAM_STARTED);
     CHECK(event.request == id && event.user_tag == 7 && event.kv != 0 && event.token == -1 && event.timestamp_ns > 0);
     kv = event.kv;
-    CHECK_OK(cleave_kv_info(from, kv, &info));
+    CHECK_OK(cleave_kv_info(from, kv, &info, NULL));
     CHECK(info.n_tokens >= PROMPT && info.n_tokens <= PROMPT + 1 && info.n_computed <= PROMPT && info.lease_left_ms > 0);
     CHECK(info.n_computed == PROMPT || info.flags & CLEAVE_KV_STREAMING);
     ticket = ticket_of(from, kv);
@@ -131,11 +131,11 @@ static void streams(void)
         }
     }
     CHECK_INT(ready, 1);
-    CHECK_STATUS(cleave_kv_info(from, kv, &info), CLEAVE_ERR_EXPIRED); /* fetched */
+    CHECK_STATUS(cleave_kv_info(from, kv, &info, NULL), CLEAVE_ERR_EXPIRED); /* fetched */
     there = import(to, &ticket, 10);                                   /* too late for another one */
     event = next_event(queue);
     CHECK(event.type == CLEAVE_EVENT_KV_READY && event.user_tag == 10 && event.status == CLEAVE_ERR_EXPIRED);
-    CHECK_OK(cleave_kv_release(to, there));
+    CHECK_OK(cleave_kv_release(to, there, NULL));
     {
         cleave_metrics_t m = metrics_of(decoder);
         CHECK(m.imports == 1 && m.imports_failed == 1 && m.recomputed == 0 && m.kv_bytes_in > 0);
@@ -151,7 +151,7 @@ static void streams(void)
     event = next_event(queue);
     CHECK_INT(event.type, CLEAVE_EVENT_KV_STREAM_STARTED);
     kv = event.kv;
-    cancelled = cleave_engine_cancel(prefiller, id);
+    cancelled = cleave_engine_cancel(prefiller, id, NULL);
     CHECK(cancelled == CLEAVE_OK || cancelled == CLEAVE_ERR_NOT_FOUND); /* the prompt may have been quicker */
     do {
         event = next_event(queue);
@@ -161,7 +161,7 @@ static void streams(void)
         CHECK(cleave_kv_ticket(from, kv, ticket.bytes, sizeof ticket.bytes, &ticket.len, &err) < 0);
     } else {
         CHECK_INT(event.kv, kv);
-        CHECK_OK(cleave_kv_release(from, kv));
+        CHECK_OK(cleave_kv_release(from, kv, NULL));
     }
     cleave_engine_destroy(prefiller);
     cleave_engine_destroy(decoder);
@@ -190,7 +190,7 @@ static void streams_from_prefill_engines_only(void)
         } while (event.type != CLEAVE_EVENT_FINISHED);
         CHECK_INT(started, role == CLEAVE_ROLE_PREFILL);
         CHECK((event.kv != 0) == (role == CLEAVE_ROLE_PREFILL));
-        cleave_kv_release(cache, event.kv);
+        cleave_kv_release(cache, event.kv, NULL);
         cleave_engine_destroy(engine);
     }
     check_nothing_leaked(cache);
@@ -222,10 +222,10 @@ static void recomputes(void)
         if (i == 3)
             cleave_cache_destroy(gone);
         if (i == 2) /* released by its host */
-            CHECK_OK(cleave_kv_release(exporter, event.kv));
+            CHECK_OK(cleave_kv_release(exporter, event.kv, NULL));
         if (i == 1) /* over soon, now that it has its ticket */
-            CHECK_OK(cleave_kv_renew(exporter, event.kv, 20));
-        while (i < 2 && cleave_kv_info(exporter, event.kv, &info) == CLEAVE_OK)
+            CHECK_OK(cleave_kv_renew(exporter, event.kv, 20, NULL));
+        while (i < 2 && cleave_kv_info(exporter, event.kv, &info, NULL) == CLEAVE_OK)
             nanosleep(&tick, NULL);
         kv = import(to, &ticket, 70u + (unsigned)i);
         if (i % 2 == 0) { /* announced first */
@@ -245,7 +245,7 @@ static void recomputes(void)
         CHECK_INT(goes_on(decoder, kv, CLEAVE_REQUEST_RECOMPUTE | CLEAVE_REQUEST_EMIT_PENDING), CLEAVE_EVENT_RECOMPUTED);
         CHECK_INT(metrics_of(decoder).recomputed, i + 1);
         CHECK_INT(metrics_of(decoder).imports_failed, i + 1);
-        CHECK(cleave_kv_info(to, kv, &info) < 0);
+        CHECK(cleave_kv_info(to, kv, &info, NULL) < 0);
     }
     cleave_engine_destroy(decoder);
     check_nothing_leaked(from);

@@ -8,11 +8,11 @@ static cleave_queue_t *queue;
 static cleave_engine_t *engine;
 static cleave_kv_t kv;
 
-static cleave_status_t device_info(void *out) { return cleave_device_info(CLEAVE_DEVICE_CPU, (cleave_device_info_t *)out); }
-static cleave_status_t model_info(void *out) { return cleave_model_info(model, (cleave_model_info_t *)out); }
-static cleave_status_t kv_info(void *out) { return cleave_kv_info(cache, kv, (cleave_kv_info_t *)out); }
-static cleave_status_t metrics(void *out) { return cleave_engine_metrics(engine, (cleave_metrics_t *)out); }
-static cleave_status_t audit(void *out) { return cleave_cache_audit(cache, (cleave_audit_t *)out); }
+static cleave_status_t device_info(void *out) { return cleave_device_info(CLEAVE_DEVICE_CPU, (cleave_device_info_t *)out, NULL); }
+static cleave_status_t model_info(void *out) { return cleave_model_info(model, (cleave_model_info_t *)out, NULL); }
+static cleave_status_t kv_info(void *out) { return cleave_kv_info(cache, kv, (cleave_kv_info_t *)out, NULL); }
+static cleave_status_t metrics(void *out) { return cleave_engine_metrics(engine, (cleave_metrics_t *)out, NULL); }
+static cleave_status_t audit(void *out) { return cleave_cache_audit(cache, (cleave_audit_t *)out, NULL); }
 
 /* Refused for what is no address, which is found out after the struct was checked; the report is written all the same. */
 static cleave_status_t pair_report(void *out)
@@ -183,7 +183,7 @@ int main(void)
     grows_in("cleave_engine_config_t", make_engine_with, sizeof(cleave_engine_config_t));
     grows_in("cleave_request_desc_t", submit_with, sizeof(cleave_request_desc_t));
     strides();
-    cleave_kv_release(cache, kv);
+    cleave_kv_release(cache, kv, NULL);
     cleave_engine_destroy(engine);
     cleave_queue_destroy(queue);
     cleave_cache_destroy(cache);

@@ -97,7 +97,7 @@ static inline uint32_t vocab_size(const cleave_model_t *model)
 {
     cleave_model_info_t info = ZERO;
     info.struct_size = sizeof info;
-    CHECK_OK(cleave_model_info(model, &info));
+    CHECK_OK(cleave_model_info(model, &info, NULL));
     return info.vocab_size;
 }
 
@@ -198,7 +198,7 @@ static inline void check_nothing_leaked(cleave_cache_t *cache)
 {
     cleave_audit_t audit = ZERO;
     audit.struct_size = sizeof audit;
-    CHECK_OK(cleave_cache_audit(cache, &audit));
+    CHECK_OK(cleave_cache_audit(cache, &audit, NULL));
     CHECK_INT(audit.leaked, 0);
     CHECK_INT(audit.by_requests + audit.by_transfers + audit.by_exports + audit.by_prefix_index + audit.free,
               audit.total);

@@ -77,7 +77,7 @@ void Round::submit()
     }
     for (size_t i = n; i < wanted; i++)
         if (batch[i].kv != 0)
-            cleave_kv_release(cache, batch[i].kv);
+            cleave_kv_release(cache, batch[i].kv, nullptr);
 }
 
 void Round::take(const cleave_event_t &event)
@@ -130,9 +130,9 @@ void Round::run()
             auto id = ids[own() % ids.size()].load();
             auto *engine = engines[own() % engines.size()];
             if (own() % 2)
-                cleave_engine_cancel(engine, id);
+                cleave_engine_cancel(engine, id, nullptr);
             else
-                cleave_engine_export(engine, id);
+                cleave_engine_export(engine, id, nullptr);
             cleave_engine_set_role(engine, own() % 3, nullptr);
             std::this_thread::sleep_for(std::chrono::microseconds(own() % 300));
         }
@@ -159,10 +159,10 @@ void Round::run()
         }
     CHECK_INT(seen.size(), accepted.size());
     for (auto kv : handles)
-        CHECK_OK(cleave_kv_release(cache, kv));
+        CHECK_OK(cleave_kv_release(cache, kv, nullptr));
     cleave_audit_t audit = {};
     audit.struct_size = sizeof audit;
-    CHECK_OK(cleave_cache_audit(cache, &audit));
+    CHECK_OK(cleave_cache_audit(cache, &audit, nullptr));
     CHECK_INT(audit.leaked, 0);
     CHECK_INT(audit.by_requests, 0);
     CHECK_INT(audit.by_exports, 0);

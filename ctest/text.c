@@ -41,16 +41,16 @@ int main(void)
     CHECK_ERR(cleave_detokenizer_create(model, &d, &err), CLEAVE_OK);
     for (i = 0; i < n_plain; i++) {
         /* A push that asks for the length, or finds too small a buffer, has not happened. */
-        CHECK_OK(cleave_detokenizer_push(d, plain[i], NULL, 0, &got));
+        CHECK_OK(cleave_detokenizer_push(d, plain[i], NULL, 0, &got, NULL));
         if (got > 1)
-            CHECK_STATUS(cleave_detokenizer_push(d, plain[i], text, 1, &n), CLEAVE_ERR_INVALID_ARGUMENT);
-        CHECK_OK(cleave_detokenizer_push(d, plain[i], text, sizeof text, &n));
+            CHECK_STATUS(cleave_detokenizer_push(d, plain[i], text, 1, &n, NULL), CLEAVE_ERR_INVALID_ARGUMENT);
+        CHECK_OK(cleave_detokenizer_push(d, plain[i], text, sizeof text, &n, NULL));
         CHECK_INT(n, got);
         CHECK_INT(text[n], 0);
         memcpy(whole + used, text, n);
         used += n;
     }
-    CHECK_OK(cleave_detokenizer_flush(d, whole + used, sizeof whole - used, &n));
+    CHECK_OK(cleave_detokenizer_flush(d, whole + used, sizeof whole - used, &n, NULL));
     used += n;
     whole[used] = 0;
     if (strcmp(whole[0] == ' ' ? whole + 1 : whole, sentence) != 0) {
@@ -71,10 +71,10 @@ int main(void)
     CHECK_ERR(cleave_token_bytes(model, -1, text, sizeof text, &n, &err), CLEAVE_ERR_INVALID_ARGUMENT);
     CHECK_ERR(cleave_token_bytes(model, INT32_MAX, text, sizeof text, &n, &err), CLEAVE_ERR_INVALID_ARGUMENT);
     CHECK_ERR(cleave_token_bytes(model, plain[0], text, sizeof text, NULL, &err), CLEAVE_ERR_INVALID_ARGUMENT);
-    CHECK_STATUS(cleave_detokenizer_push(d, -1, text, sizeof text, &n), CLEAVE_ERR_INVALID_ARGUMENT);
-    CHECK(cleave_detokenizer_push(d, INT32_MAX, text, sizeof text, &n) != CLEAVE_ERR_INTERNAL);
+    CHECK_STATUS(cleave_detokenizer_push(d, -1, text, sizeof text, &n, NULL), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK(cleave_detokenizer_push(d, INT32_MAX, text, sizeof text, &n, NULL) != CLEAVE_ERR_INTERNAL);
     cleave_detokenizer_destroy(d);
-    CHECK_STATUS(cleave_detokenizer_push(d, plain[0], text, sizeof text, &n), CLEAVE_ERR_NOT_FOUND);
+    CHECK_STATUS(cleave_detokenizer_push(d, plain[0], text, sizeof text, &n, NULL), CLEAVE_ERR_NOT_FOUND);
 
     /* The chat template, where the model has one. */
     {

@@ -53,7 +53,7 @@ cleave_status_t poll_once()
         if (events[i].type == CLEAVE_EVENT_FINISHED && events[i].kv != 0) {
             auto old = last_kv.exchange(events[i].kv);
             if (old != 0)
-                cleave_kv_release(cache, old);
+                cleave_kv_release(cache, old, nullptr);
         }
     return status;
 }
@@ -65,8 +65,8 @@ const std::vector<Call> calls = {
          cleave_model_release(m);
          return status;
      }},
-    {"model_info", [] { auto i = sized<cleave_model_info_t>(); return cleave_model_info(model, &i); }},
-    {"device_info", [] { auto i = sized<cleave_device_info_t>(); return cleave_device_info(CLEAVE_DEVICE_CPU, &i); }},
+    {"model_info", [] { auto i = sized<cleave_model_info_t>(); return cleave_model_info(model, &i, nullptr); }},
+    {"device_info", [] { auto i = sized<cleave_device_info_t>(); return cleave_device_info(CLEAVE_DEVICE_CPU, &i, nullptr); }},
     {"tokenize", [] {
          int32_t t[64];
          size_t n;
@@ -81,7 +81,7 @@ const std::vector<Call> calls = {
     {"detokenizer_push", [] {
          char text[256];
          size_t n;
-         return detokenizer ? cleave_detokenizer_push(detokenizer, 9, text, sizeof text, &n) : CLEAVE_OK;
+         return detokenizer ? cleave_detokenizer_push(detokenizer, 9, text, sizeof text, &n, nullptr) : CLEAVE_OK;
      }},
     {"cache_create", [] { cleave_cache_destroy(make_cache(model)); return CLEAVE_OK; }},
     {"queue_create", [] { cleave_queue_destroy(make_queue(8)); return CLEAVE_OK; }},
@@ -98,10 +98,10 @@ const std::vector<Call> calls = {
     {"submit", [] { return submit(engine, 0); }},
     {"submit_prefill", [] { return submit(prefiller, 0); }},
     {"submit_kv", [] { auto kv = last_kv.exchange(0); return kv != 0 ? submit(engine, kv) : CLEAVE_OK; }},
-    {"cancel", [] { return cleave_engine_cancel(engine, last_id); }},
-    {"export", [] { return cleave_engine_export(engine, last_id); }},
+    {"cancel", [] { return cleave_engine_cancel(engine, last_id, nullptr); }},
+    {"export", [] { return cleave_engine_export(engine, last_id, nullptr); }},
     {"poll", poll_once},
-    {"kv_info", [] { auto i = sized<cleave_kv_info_t>(); return cleave_kv_info(cache, last_kv, &i); }},
+    {"kv_info", [] { auto i = sized<cleave_kv_info_t>(); return cleave_kv_info(cache, last_kv, &i, nullptr); }},
     {"kv_ticket", [] {
          char ticket[4096];
          size_t n;
@@ -113,24 +113,24 @@ const std::vector<Call> calls = {
          cleave_kv_t kv = 0;
          auto status = cleave_kv_read_image(cache, last_kv, 0, image, sizeof image, &n, nullptr);
          if (status == CLEAVE_OK && cleave_kv_import(cache, nullptr, image, n, 0, &kv, nullptr) == CLEAVE_OK)
-             status = cleave_kv_release(cache, kv);
+             status = cleave_kv_release(cache, kv, nullptr);
          return status;
      }},
     {"kv_duplicate", [] {
          cleave_kv_t kv = 0;
          auto status = cleave_kv_duplicate(cache, last_kv, &kv, nullptr);
-         return status == CLEAVE_OK ? cleave_kv_release(cache, kv) : status;
+         return status == CLEAVE_OK ? cleave_kv_release(cache, kv, nullptr) : status;
      }},
-    {"kv_renew", [] { return cleave_kv_renew(cache, last_kv, 1000); }},
-    {"kv_release", [] { return cleave_kv_release(cache, last_kv.exchange(0)); }},
-    {"cache_audit", [] { auto a = sized<cleave_audit_t>(); return cleave_cache_audit(cache, &a); }},
-    {"engine_metrics", [] { auto m = sized<cleave_metrics_t>(); return cleave_engine_metrics(engine, &m); }},
+    {"kv_renew", [] { return cleave_kv_renew(cache, last_kv, 1000, nullptr); }},
+    {"kv_release", [] { return cleave_kv_release(cache, last_kv.exchange(0), nullptr); }},
+    {"cache_audit", [] { auto a = sized<cleave_audit_t>(); return cleave_cache_audit(cache, &a, nullptr); }},
+    {"engine_metrics", [] { auto m = sized<cleave_metrics_t>(); return cleave_engine_metrics(engine, &m, nullptr); }},
     {"metrics_text", [] {
          static thread_local char text[1 << 16];
          size_t n;
-         return cleave_metrics_text(text, sizeof text, &n);
+         return cleave_metrics_text(text, sizeof text, &n, nullptr);
      }},
-    {"log_set", [] { return cleave_log_set(CLEAVE_LOG_OFF, nullptr, 0); }},
+    {"log_set", [] { return cleave_log_set(CLEAVE_LOG_OFF, nullptr, 0, nullptr); }},
 };
 
 bool fits(cleave_status_t status)
@@ -171,7 +171,7 @@ void settle()
         CHECK_OK(cleave_queue_poll(queue, &event, sizeof event, 1, 200, &n));
         quiet = n == 0 ? quiet + 1 : 0;
         if (n == 1 && event.kv != 0 && event.type == CLEAVE_EVENT_FINISHED)
-            cleave_kv_release(cache, event.kv);
+            cleave_kv_release(cache, event.kv, nullptr);
     }
 }
 
@@ -197,7 +197,7 @@ int main()
             poll_once();
         }
     settle();
-    cleave_kv_release(cache, last_kv);
+    cleave_kv_release(cache, last_kv, nullptr);
     check_nothing_leaked(cache);
 
     // Each object destroyed while another thread is in calls on it.
@@ -206,11 +206,11 @@ int main()
         while (!stop) {
             submit(engine, 0);
             poll_once();
-            cleave_engine_cancel(engine, last_id);
+            cleave_engine_cancel(engine, last_id, nullptr);
             auto audit = sized<cleave_audit_t>();
-            cleave_cache_audit(cache, &audit);
+            cleave_cache_audit(cache, &audit, nullptr);
             auto info = sized<cleave_model_info_t>();
-            cleave_model_info(model, &info);
+            cleave_model_info(model, &info, nullptr);
         }
     });
     std::this_thread::yield();

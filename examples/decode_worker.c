@@ -193,7 +193,7 @@ static void take_ticket(size_t i, const unsigned char *ticket, size_t len)
         desc.flags = CLEAVE_REQUEST_RECOMPUTE | CLEAVE_REQUEST_EMIT_PENDING;
         status = submit(i, &desc, there);
         if (status != CLEAVE_OK)
-            cleave_kv_release(cache, desc.kv);
+            cleave_kv_release(cache, desc.kv, NULL);
     }
     if (status != CLEAVE_OK) {
         fprintf(stderr, "%zu: cannot use the ticket: %s (%s)\n", i + 1, err.message, cleave_status_string(status));
@@ -281,10 +281,10 @@ static void handle_event(const cleave_event_t *event)
     } else if (event->type == CLEAVE_EVENT_TOKEN) {
         if (event->index == 0)
             r->first = event->timestamp_ns;
-        if (cleave_detokenizer_push(r->detokenizer, event->token, piece, sizeof piece, &n) == CLEAVE_OK)
+        if (cleave_detokenizer_push(r->detokenizer, event->token, piece, sizeof piece, &n, NULL) == CLEAVE_OK)
             append(r, piece, n);
     } else if (event->type == CLEAVE_EVENT_FINISHED) {
-        if (cleave_detokenizer_flush(r->detokenizer, piece, sizeof piece, &n) == CLEAVE_OK)
+        if (cleave_detokenizer_flush(r->detokenizer, piece, sizeof piece, &n, NULL) == CLEAVE_OK)
             append(r, piece, n);
         if (event->finish_reason == CLEAVE_FINISH_ERROR)
             fprintf(stderr, "%u: failed: %s\n", (unsigned)event->user_tag + 1, cleave_status_string(event->status));
@@ -302,7 +302,7 @@ static void handle_event(const cleave_event_t *event)
 static void report(void)
 {
     cleave_metrics_t m = {.struct_size = sizeof m};
-    check(cleave_engine_metrics(engine, &m), "read metrics");
+    check(cleave_engine_metrics(engine, &m, &err), "read metrics");
     fprintf(stderr, "transport             %s\n", pairing.transport == CLEAVE_TRANSPORT_ANY ? "none" : pairing.detail);
     fprintf(stderr, "handed over           %llu, %llu did not come; %llu requests were recomputed here\n", (unsigned long long)m.imports,
             (unsigned long long)m.imports_failed, (unsigned long long)m.recomputed);

@@ -56,7 +56,7 @@ static void print_token(cleave_detokenizer_t *text, int32_t token)
 {
     char piece[1024];
     size_t n;
-    if (cleave_detokenizer_push(text, token, piece, sizeof piece, &n) == CLEAVE_OK)
+    if (cleave_detokenizer_push(text, token, piece, sizeof piece, &n, NULL) == CLEAVE_OK)
         fwrite(piece, 1, n, stdout);
     fflush(stdout);
 }
@@ -95,7 +95,7 @@ static cleave_engine_t *engine(cleave_cache_t *cache, cleave_queue_t *queue, uin
 static cleave_metrics_t metrics_of(cleave_engine_t *of)
 {
     cleave_metrics_t metrics = {.struct_size = sizeof metrics};
-    check(cleave_engine_metrics(of, &metrics), "read metrics");
+    check(cleave_engine_metrics(of, &metrics, &err), "read metrics");
     return metrics;
 }
 
@@ -132,7 +132,7 @@ int main(int argc, char **argv)
     cleave_model_info_t info = {.struct_size = sizeof info};
     uint64_t start = now_ns();
     check(cleave_model_load(path, &model, &err), "load the model");
-    check(cleave_model_info(model, &info), "describe the model");
+    check(cleave_model_info(model, &info, &err), "describe the model");
     check(cleave_cache_create(model, NULL, 0, NULL, &cache, &err), "create the cache");
     check(cleave_queue_create(0, &queue, &err), "create the queue");
     cleave_engine_t *prefill = engine(cache, queue, CLEAVE_ROLE_PREFILL);
@@ -161,7 +161,7 @@ int main(int argc, char **argv)
     int handed_over = end.finish_reason == CLEAVE_FINISH_PREFILLED;
     if (handed_over) {
         /* Decode: another engine goes on with the handle. */
-        check(cleave_kv_info(cache, end.kv, &kv), "look at the KV handle");
+        check(cleave_kv_info(cache, end.kv, &kv, &err), "look at the KV handle");
         cleave_metrics_t in = metrics_of(decode), out = metrics_of(prefill);
         cleave_request_desc_t go_on = {.struct_size = sizeof go_on, .kv = end.kv};
         handoff_start = now_ns();
@@ -172,7 +172,7 @@ int main(int argc, char **argv)
     }
     char rest[64];
     size_t n_rest;
-    if (cleave_detokenizer_flush(text, rest, sizeof rest, &n_rest) == CLEAVE_OK)
+    if (cleave_detokenizer_flush(text, rest, sizeof rest, &n_rest, NULL) == CLEAVE_OK)
         fwrite(rest, 1, n_rest, stdout);
     printf("\n\n");
 

@@ -48,7 +48,7 @@ int main(int argc, char **argv)
         cleave_event_t event;
         char piece[256];
         check(cleave_queue_poll(queue, &event, sizeof event, 1, UINT32_MAX, &n));
-        if (event.type == CLEAVE_EVENT_TOKEN && cleave_detokenizer_push(text, event.token, piece, sizeof piece, &n) == CLEAVE_OK) {
+        if (event.type == CLEAVE_EVENT_TOKEN && cleave_detokenizer_push(text, event.token, piece, sizeof piece, &n, NULL) == CLEAVE_OK) {
             fwrite(piece, 1, n, stdout);
             fflush(stdout);
         } else if (event.type == CLEAVE_EVENT_FINISHED && event.finish_reason == CLEAVE_FINISH_PREFILLED) {

@@ -70,11 +70,11 @@ static cleave_event_t stream(cleave_request_t id, int stop_after)
         }
         if (event.type != CLEAVE_EVENT_TOKEN)
             continue;
-        if (cleave_detokenizer_push(text, event.token, piece, sizeof piece, &n) == CLEAVE_OK)
+        if (cleave_detokenizer_push(text, event.token, piece, sizeof piece, &n, NULL) == CLEAVE_OK)
             for (i = 0; i < n; i++)
                 putchar(piece[i] == '\n' ? ' ' : piece[i]);
         if (++n_tokens == stop_after)
-            check(cleave_engine_export(engine, id), "export");
+            check(cleave_engine_export(engine, id, &err), "export");
     }
 }
 
@@ -94,7 +94,7 @@ int main(int argc, char **argv)
             return 1;
         }
         check(cleave_kv_save(cache, end.kv, argv[3], &err), "save");
-        check(cleave_kv_release(cache, end.kv), "release");
+        check(cleave_kv_release(cache, end.kv, &err), "release");
         printf("parked after %u tokens\n", end.index);
     } else {
         cleave_request_desc_t desc = {.struct_size = sizeof desc};

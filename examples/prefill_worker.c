@@ -47,7 +47,7 @@ static void forget_peer(int peer)
     for (int i = 0; i < MOST_JOBS; i++)
         if (jobs[i].used && jobs[i].peer == peer) {
             jobs[i].peer = -1;
-            cleave_engine_cancel(engine, jobs[i].request);
+            cleave_engine_cancel(engine, jobs[i].request, NULL);
         }
 }
 
@@ -140,7 +140,7 @@ static void send_ticket(struct job *job, cleave_kv_t kv)
     cleave_kv_info_t info = {.struct_size = sizeof info};
     size_t len = 0;
     unsigned char *ticket = NULL;
-    cleave_status_t status = cleave_kv_info(cache, kv, &info);
+    cleave_status_t status = cleave_kv_info(cache, kv, &info, NULL);
     snprintf(err.message, sizeof err.message, "the handle is gone");
     if (status == CLEAVE_OK)
         ticket = malloc((size_t)info.ticket_bytes);
@@ -168,7 +168,7 @@ static void handle_event(const cleave_event_t *event)
         return; /* the first token goes with the KV: the decode worker repeats it (CLEAVE_REQUEST_EMIT_PENDING) */
     if (job->peer < 0) {
         if (event->kv != 0)
-            cleave_kv_release(cache, event->kv);
+            cleave_kv_release(cache, event->kv, NULL);
     } else if (event->kv == 0) {
         refuse(job->peer, job->id, event->status, "the prompt was not computed");
     } else {
@@ -269,7 +269,7 @@ int main(int argc, char **argv)
         size_t n;
         if (count > 0 && n_accepted >= count)
             told_to_end = 1;
-        check(cleave_engine_metrics(engine, &metrics), "read metrics");
+        check(cleave_engine_metrics(engine, &metrics, &err), "read metrics");
         if (told_to_end && n_open == 0 && metrics.exports_open == 0)
             break; /* everything was fetched, or its lease is over */
         for (int i = 0; i < MOST_PEERS; i++) {

@@ -131,6 +131,35 @@ fn every_function_is_declared_and_documented() {
     assert!(count >= 40, "{count}");
 }
 
+/// A function that returns a status takes `err` last. Polling is called in a loop and does without.
+#[test]
+fn every_function_that_can_fail_takes_err_last() {
+    let header = generate();
+    let mut count = 0;
+    for declaration in header.split("cleave_status_t cleave_").skip(1) {
+        let (name, rest) = declaration.split_once('(').expect("a parameter list");
+        let parameters = rest.split_once(");").expect("the end of a declaration").0;
+        let last = parameters.rsplit(',').next().unwrap_or_default().trim();
+        assert!(last == "cleave_error_t *err" || name == "queue_poll", "cleave_{name}: the last parameter is {last}");
+        count += 1;
+    }
+    assert!(count >= 35, "{count}");
+}
+
+/// ctest/handles.c calls every function that takes an object, with handles that stand for nothing.
+#[test]
+fn every_function_that_takes_an_object_is_tried_with_bad_handles() {
+    let (header, tests) = (generate(), read("ctest/handles.c"));
+    let objects = ["model", "cache", "queue", "engine", "detokenizer"].map(|object| format!("cleave_{object}_t *"));
+    for declaration in header.split("cleave_status_t cleave_").skip(1) {
+        let (name, parameters) = declaration.split_once('(').expect("a parameter list");
+        let first = parameters.trim_start_matches("const ");
+        if objects.iter().any(|object| first.starts_with(object)) {
+            assert!(tests.contains(&format!(", {name}, ")), "cleave_{name} is not in ctest/handles.c");
+        }
+    }
+}
+
 #[test]
 fn the_header_compiles_as_c99_and_cpp17() {
     let include = root().join("include");

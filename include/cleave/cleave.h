@@ -11,10 +11,11 @@
  *
  * API CONVENTIONS
  *
- * Status. Functions return CLEAVE_OK (0) or a negative CLEAVE_ERR_*. Where there is an `err` it may be NULL, and is
- * filled on failure only: code, and a text that names what is at fault. There is no last error anywhere else. Results
- * are written on success only, except counts (`*n`, `*len`, `*n_accepted`), which are always in a defined state once
- * the arguments they depend on were found to be right.
+ * Errors. A function that can fail returns CLEAVE_OK (0) or a negative CLEAVE_ERR_* and takes a `cleave_error_t *err` as its
+ * last parameter. `err` may be NULL. It is written on failure only, with the status and a text that names what is at fault.
+ * There is no other record of the last error. The exceptions are cleave_queue_poll and cleave_queue_fd, which are called
+ * in a loop and return a status alone. Results are written on success only, except counts (`*n`, `*len`, `*n_accepted`),
+ * which are set as soon as the arguments that they depend on have been checked.
  *
  * Threads. Every function may be called from any thread at any time, also two at once on the same object. The
  * *_destroy and *_release functions are no exception as far as memory is concerned: a call that is under way in another
@@ -188,7 +189,7 @@ typedef void (*cleave_log_fn)(uintptr_t user_data, int32_t level, const char *ta
  * Callable from any thread but the sink's own. Blocks for as long as the old sink needs for what is queued, 1024
  * messages at most. Errors: INVALID_ARGUMENT (level outside of 0..=5), OUT_OF_MEMORY (no thread to be had).
  */
-cleave_status_t cleave_log_set(int32_t max_level, cleave_log_fn fn, uintptr_t user_data);
+cleave_status_t cleave_log_set(int32_t max_level, cleave_log_fn fn, uintptr_t user_data, cleave_error_t *err);
 
 
 /* ---- devices ---- */
@@ -223,7 +224,7 @@ int32_t cleave_device_count(void);
  * [BLOCKING] Of a CUDA device that is not in use, until it is opened and closed again.
  * Errors: NOT_FOUND (no such device, no driver), UNSUPPORTED (the driver is too old), DEVICE, INVALID_ARGUMENT.
  */
-cleave_status_t cleave_device_info(int32_t ordinal, struct cleave_device_info_t *out);
+cleave_status_t cleave_device_info(int32_t ordinal, struct cleave_device_info_t *out, cleave_error_t *err);
 
 
 /* ---- objects and ids ----
@@ -306,7 +307,7 @@ cleave_status_t cleave_model_load(const char *path, cleave_model_t **out, cleave
 void cleave_model_release(cleave_model_t *model);
 
 /** Describes a model. Callable from any thread. Errors: INVALID_ARGUMENT, NOT_FOUND (released). */
-cleave_status_t cleave_model_info(const cleave_model_t *model, struct cleave_model_info_t *out);
+cleave_status_t cleave_model_info(const cleave_model_t *model, struct cleave_model_info_t *out, cleave_error_t *err);
 
 
 /* ---- text, for hosts without a tokenizer of their own ----
@@ -374,14 +375,23 @@ cleave_status_t cleave_detokenizer_create(const cleave_model_t *model, cleave_de
  * Callable from any thread; one sequence's tokens have to come in order. Errors: INVALID_ARGUMENT (no token of the
  * model, buffer too small), NOT_FOUND.
  */
-cleave_status_t cleave_detokenizer_push(cleave_detokenizer_t *d, int32_t token, char *text, size_t cap, size_t *n);
+cleave_status_t cleave_detokenizer_push(cleave_detokenizer_t *d,
+                                        int32_t token,
+                                        char *text,
+                                        size_t cap,
+                                        size_t *n,
+                                        cleave_error_t *err);
 
 /**
  * Gives what is left at the end of a sequence: an unfinished character as U+FFFD. Afterwards the detokenizer is as
  * new. (`text`, `cap`, `n`) follow the conventions for buffers above; a call that was refused for its buffer, or that
  * asked for the length, is repeated. Callable from any thread. Errors: INVALID_ARGUMENT, NOT_FOUND.
  */
-cleave_status_t cleave_detokenizer_flush(cleave_detokenizer_t *d, char *text, size_t cap, size_t *n);
+cleave_status_t cleave_detokenizer_flush(cleave_detokenizer_t *d,
+                                         char *text,
+                                         size_t cap,
+                                         size_t *n,
+                                         cleave_error_t *err);
 
 /** Ends a detokenizer. NULL and one that was destroyed before are ignored. */
 void cleave_detokenizer_destroy(cleave_detokenizer_t *d);
@@ -617,7 +627,7 @@ cleave_status_t cleave_engine_set_sm_percent(cleave_engine_t *engine,
  *
  * Callable from any thread. [BLOCKING] Errors: TIMEOUT, INVALID_ARGUMENT, NOT_FOUND, SHUTDOWN (destroyed meanwhile).
  */
-cleave_status_t cleave_engine_drain(cleave_engine_t *engine, uint32_t timeout_ms);
+cleave_status_t cleave_engine_drain(cleave_engine_t *engine, uint32_t timeout_ms, cleave_error_t *err);
 
 /**
  * Ends an engine: every request still open gets its FINISHED event (ERROR, status SHUTDOWN), then its threads end.
@@ -741,7 +751,7 @@ cleave_status_t cleave_engine_submit(cleave_engine_t *engine,
  * idempotent: a request that has ended meanwhile is CLEAVE_OK or NOT_FOUND, and no second event follows.
  * Callable from any thread. Errors: NOT_FOUND (engine, id), INVALID_ARGUMENT.
  */
-cleave_status_t cleave_engine_cancel(cleave_engine_t *engine, cleave_request_t id);
+cleave_status_t cleave_engine_cancel(cleave_engine_t *engine, cleave_request_t id, cleave_error_t *err);
 
 /**
  * Stops a running generation at the next step boundary and hands it over: its FINISHED event (EXPORTED) carries the
@@ -749,7 +759,7 @@ cleave_status_t cleave_engine_cancel(cleave_engine_t *engine, cleave_request_t i
  * ends before that ends as it would have. Callable from any thread. Errors: NOT_FOUND (engine, id),
  * INVALID_ARGUMENT.
  */
-cleave_status_t cleave_engine_export(cleave_engine_t *engine, cleave_request_t id);
+cleave_status_t cleave_engine_export(cleave_engine_t *engine, cleave_request_t id, cleave_error_t *err);
 
 
 /* ---- events ---- */
@@ -871,7 +881,10 @@ typedef struct cleave_kv_info_t {
 } cleave_kv_info_t;
 
 /** Describes a handle. Callable from any thread. Errors: NOT_FOUND, EXPIRED, INVALID_ARGUMENT. */
-cleave_status_t cleave_kv_info(cleave_cache_t *cache, cleave_kv_t kv, struct cleave_kv_info_t *out);
+cleave_status_t cleave_kv_info(cleave_cache_t *cache,
+                               cleave_kv_t kv,
+                               struct cleave_kv_info_t *out,
+                               cleave_error_t *err);
 
 /**
  * Writes the handle's ticket: some hundred signed bytes and four for each token, with which a cache that has the same
@@ -951,14 +964,14 @@ cleave_status_t cleave_kv_duplicate(cleave_cache_t *cache, cleave_kv_t kv, cleav
  * Makes the handle live `lease_ms` from now on (more than 0). Callable from any thread.
  * Errors: NOT_FOUND, EXPIRED (too late), INVALID_ARGUMENT.
  */
-cleave_status_t cleave_kv_renew(cleave_cache_t *cache, cleave_kv_t kv, uint32_t lease_ms);
+cleave_status_t cleave_kv_renew(cleave_cache_t *cache, cleave_kv_t kv, uint32_t lease_ms, cleave_error_t *err);
 
 /**
  * Gives a handle back; its blocks are free once no transfer touches them. Idempotent: a handle that was released,
  * consumed or has expired is CLEAVE_OK. Callable from any thread. Errors: NOT_FOUND (the cache, or an id that this
  * cache never gave out), INVALID_ARGUMENT.
  */
-cleave_status_t cleave_kv_release(cleave_cache_t *cache, cleave_kv_t kv);
+cleave_status_t cleave_kv_release(cleave_cache_t *cache, cleave_kv_t kv, cleave_error_t *err);
 
 
 /* ---- peers: check and warm a pair before traffic ---- */
@@ -1181,7 +1194,7 @@ typedef struct cleave_audit_t {
 } cleave_audit_t;
 
 /** Reads an engine's counters, without stopping it. Callable from any thread. Errors: NOT_FOUND, INVALID_ARGUMENT. */
-cleave_status_t cleave_engine_metrics(cleave_engine_t *engine, struct cleave_metrics_t *out);
+cleave_status_t cleave_engine_metrics(cleave_engine_t *engine, struct cleave_metrics_t *out, cleave_error_t *err);
 
 /**
  * Writes the counters of every engine of the process as OpenMetrics text, for a scrape endpoint of the host's
@@ -1189,13 +1202,13 @@ cleave_status_t cleave_engine_metrics(cleave_engine_t *engine, struct cleave_met
  * of creation. (`buf`, `cap`, `len`) follow the conventions for buffers above; the text may grow between a call that
  * asks for the length and the next, so leave some room. Callable from any thread. Errors: INVALID_ARGUMENT.
  */
-cleave_status_t cleave_metrics_text(char *buf, size_t cap, size_t *len);
+cleave_status_t cleave_metrics_text(char *buf, size_t cap, size_t *len, cleave_error_t *err);
 
 /**
  * Counts a cache's blocks by owner. Callable from any thread; holds the cache's lock while it counts.
  * Errors: NOT_FOUND, INVALID_ARGUMENT.
  */
-cleave_status_t cleave_cache_audit(cleave_cache_t *cache, struct cleave_audit_t *out);
+cleave_status_t cleave_cache_audit(cleave_cache_t *cache, struct cleave_audit_t *out, cleave_error_t *err);
 
 #ifdef __cplusplus
 } /* extern "C" */

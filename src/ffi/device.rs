@@ -1,7 +1,7 @@
 //! devices
 
 use super::boundary::{call, call_int, fixed_text};
-use super::error::cleave_status_t;
+use super::error::{cleave_error_t, cleave_status_t};
 use super::versioned::{Output, VersionedStruct, sized_struct};
 use crate::backend::cuda;
 use crate::bail;
@@ -42,8 +42,12 @@ pub extern "C" fn cleave_device_count() -> i32 {
 /// [BLOCKING] Of a CUDA device that is not in use, until it is opened and closed again.
 /// Errors: NOT_FOUND (no such device, no driver), UNSUPPORTED (the driver is too old), DEVICE, INVALID_ARGUMENT.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cleave_device_info(ordinal: i32, out: *mut cleave_device_info_t) -> cleave_status_t {
-    call(std::ptr::null_mut(), || unsafe {
+pub unsafe extern "C" fn cleave_device_info(
+    ordinal: i32,
+    out: *mut cleave_device_info_t,
+    err: *mut cleave_error_t,
+) -> cleave_status_t {
+    call(err, || unsafe {
         let out = Output::new(out, "out")?;
         if ordinal < CLEAVE_DEVICE_CPU {
             bail!(InvalidArgument, "{ordinal} is no device ordinal");

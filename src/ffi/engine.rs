@@ -153,8 +153,12 @@ pub unsafe extern "C" fn cleave_engine_set_sm_percent(
 ///
 /// Callable from any thread. [BLOCKING] Errors: TIMEOUT, INVALID_ARGUMENT, NOT_FOUND, SHUTDOWN (destroyed meanwhile).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cleave_engine_drain(engine: *mut cleave_engine_t, timeout_ms: u32) -> cleave_status_t {
-    call(std::ptr::null_mut(), || registry::get::<EngineObject>(engine, "engine")?.engine.drain(timeout(timeout_ms)))
+pub unsafe extern "C" fn cleave_engine_drain(
+    engine: *mut cleave_engine_t,
+    timeout_ms: u32,
+    err: *mut cleave_error_t,
+) -> cleave_status_t {
+    call(err, || registry::get::<EngineObject>(engine, "engine")?.engine.drain(timeout(timeout_ms)))
 }
 
 /// Ends an engine: every request still open gets its FINISHED event (ERROR, status SHUTDOWN), then its threads end.

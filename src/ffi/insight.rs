@@ -2,7 +2,7 @@
 
 use super::boundary::{call, fill_text};
 use super::engine::EngineObject;
-use super::error::cleave_status_t;
+use super::error::{cleave_error_t, cleave_status_t};
 use super::handle::{cleave_cache_t, cleave_engine_t};
 use super::registry;
 use super::versioned::{Output, sized_struct};
@@ -118,8 +118,9 @@ fn convert(m: &Metrics) -> cleave_metrics_t {
 pub unsafe extern "C" fn cleave_engine_metrics(
     engine: *mut cleave_engine_t,
     out: *mut cleave_metrics_t,
+    err: *mut cleave_error_t,
 ) -> cleave_status_t {
-    call(std::ptr::null_mut(), || unsafe {
+    call(err, || unsafe {
         let engine = registry::get::<EngineObject>(engine, "engine")?;
         let out = Output::new(out, "out")?;
         out.write(&convert(&engine.engine.metrics()));
@@ -132,8 +133,13 @@ pub unsafe extern "C" fn cleave_engine_metrics(
 /// of creation. (`buf`, `cap`, `len`) follow the conventions for buffers above; the text may grow between a call that
 /// asks for the length and the next, so leave some room. Callable from any thread. Errors: INVALID_ARGUMENT.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cleave_metrics_text(buf: *mut c_char, cap: size_t, len: *mut size_t) -> cleave_status_t {
-    call(std::ptr::null_mut(), || unsafe { fill_text(&open_metrics(), buf, cap, len) })
+pub unsafe extern "C" fn cleave_metrics_text(
+    buf: *mut c_char,
+    cap: size_t,
+    len: *mut size_t,
+    err: *mut cleave_error_t,
+) -> cleave_status_t {
+    call(err, || unsafe { fill_text(&open_metrics(), buf, cap, len) })
 }
 
 /// A metric family: name, whether it counts, help, and how it is read.
@@ -221,8 +227,12 @@ pub struct cleave_audit_t {
 /// Counts a cache's blocks by owner. Callable from any thread; holds the cache's lock while it counts.
 /// Errors: NOT_FOUND, INVALID_ARGUMENT.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cleave_cache_audit(cache: *mut cleave_cache_t, out: *mut cleave_audit_t) -> cleave_status_t {
-    call(std::ptr::null_mut(), || unsafe {
+pub unsafe extern "C" fn cleave_cache_audit(
+    cache: *mut cleave_cache_t,
+    out: *mut cleave_audit_t,
+    err: *mut cleave_error_t,
+) -> cleave_status_t {
+    call(err, || unsafe {
         let cache = registry::get::<ModelCache>(cache, "cache")?;
         let out = Output::new(out, "out")?;
         let audit = cache.kv().audit();

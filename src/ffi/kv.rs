@@ -54,8 +54,9 @@ pub unsafe extern "C" fn cleave_kv_info(
     cache: *mut cleave_cache_t,
     kv: cleave_kv_t,
     out: *mut cleave_kv_info_t,
+    err: *mut cleave_error_t,
 ) -> cleave_status_t {
-    call(std::ptr::null_mut(), || unsafe {
+    call(err, || unsafe {
         let cache = get(cache)?;
         let out = Output::new(out, "out")?;
         let info = cache.kv().info(KvId(kv))?;
@@ -224,8 +225,9 @@ pub unsafe extern "C" fn cleave_kv_renew(
     cache: *mut cleave_cache_t,
     kv: cleave_kv_t,
     lease_ms: u32,
+    err: *mut cleave_error_t,
 ) -> cleave_status_t {
-    call(std::ptr::null_mut(), || {
+    call(err, || {
         let cache = get(cache)?;
         if lease_ms == 0 {
             bail!(InvalidArgument, "lease_ms is 0");
@@ -238,6 +240,10 @@ pub unsafe extern "C" fn cleave_kv_renew(
 /// consumed or has expired is CLEAVE_OK. Callable from any thread. Errors: NOT_FOUND (the cache, or an id that this
 /// cache never gave out), INVALID_ARGUMENT.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cleave_kv_release(cache: *mut cleave_cache_t, kv: cleave_kv_t) -> cleave_status_t {
-    call(std::ptr::null_mut(), || get(cache)?.kv().release(KvId(kv)))
+pub unsafe extern "C" fn cleave_kv_release(
+    cache: *mut cleave_cache_t,
+    kv: cleave_kv_t,
+    err: *mut cleave_error_t,
+) -> cleave_status_t {
+    call(err, || get(cache)?.kv().release(KvId(kv)))
 }

@@ -3,7 +3,7 @@
 //! The library writes nothing to stdout or stderr. What it has to say goes to the sink, if there is one.
 
 use super::boundary::call;
-use super::error::cleave_status_t;
+use super::error::{cleave_error_t, cleave_status_t};
 use crate::bail;
 use crate::log::{Level, Sink};
 use libc::{c_char, uintptr_t};
@@ -37,8 +37,13 @@ pub type cleave_log_fn =
 /// Callable from any thread but the sink's own. Blocks for as long as the old sink needs for what is queued, 1024
 /// messages at most. Errors: INVALID_ARGUMENT (level outside of 0..=5), OUT_OF_MEMORY (no thread to be had).
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cleave_log_set(max_level: i32, r#fn: cleave_log_fn, user_data: uintptr_t) -> cleave_status_t {
-    call(std::ptr::null_mut(), || {
+pub unsafe extern "C" fn cleave_log_set(
+    max_level: i32,
+    r#fn: cleave_log_fn,
+    user_data: uintptr_t,
+    err: *mut cleave_error_t,
+) -> cleave_status_t {
+    call(err, || {
         if !(CLEAVE_LOG_OFF..=CLEAVE_LOG_TRACE).contains(&max_level) {
             bail!(InvalidArgument, "log level {max_level} is outside of 0..=5");
         }

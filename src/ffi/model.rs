@@ -76,8 +76,9 @@ pub unsafe extern "C" fn cleave_model_release(model: *mut cleave_model_t) {
 pub unsafe extern "C" fn cleave_model_info(
     model: *const cleave_model_t,
     out: *mut cleave_model_info_t,
+    err: *mut cleave_error_t,
 ) -> cleave_status_t {
-    call(std::ptr::null_mut(), || unsafe {
+    call(err, || unsafe {
         let model = registry::get::<Model>(model, "model")?;
         let out = Output::new(out, "out")?;
         let info = model.info();

@@ -161,8 +161,12 @@ pub unsafe extern "C" fn cleave_engine_submit(
 /// idempotent: a request that has ended meanwhile is CLEAVE_OK or NOT_FOUND, and no second event follows.
 /// Callable from any thread. Errors: NOT_FOUND (engine, id), INVALID_ARGUMENT.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cleave_engine_cancel(engine: *mut cleave_engine_t, id: cleave_request_t) -> cleave_status_t {
-    call(std::ptr::null_mut(), || registry::get::<EngineObject>(engine, "engine")?.engine.cancel(id))
+pub unsafe extern "C" fn cleave_engine_cancel(
+    engine: *mut cleave_engine_t,
+    id: cleave_request_t,
+    err: *mut cleave_error_t,
+) -> cleave_status_t {
+    call(err, || registry::get::<EngineObject>(engine, "engine")?.engine.cancel(id))
 }
 
 /// Stops a running generation at the next step boundary and hands it over: its FINISHED event (EXPORTED) carries the
@@ -170,8 +174,12 @@ pub unsafe extern "C" fn cleave_engine_cancel(engine: *mut cleave_engine_t, id: 
 /// ends before that ends as it would have. Callable from any thread. Errors: NOT_FOUND (engine, id),
 /// INVALID_ARGUMENT.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cleave_engine_export(engine: *mut cleave_engine_t, id: cleave_request_t) -> cleave_status_t {
-    call(std::ptr::null_mut(), || registry::get::<EngineObject>(engine, "engine")?.engine.export(id))
+pub unsafe extern "C" fn cleave_engine_export(
+    engine: *mut cleave_engine_t,
+    id: cleave_request_t,
+    err: *mut cleave_error_t,
+) -> cleave_status_t {
+    call(err, || registry::get::<EngineObject>(engine, "engine")?.engine.export(id))
 }
 
 fn decode(desc: &cleave_request_desc_t, tokens: &[i32]) -> Result<Request> {

@@ -148,8 +148,9 @@ pub unsafe extern "C" fn cleave_detokenizer_push(
     text: *mut c_char,
     cap: size_t,
     n: *mut size_t,
+    err: *mut cleave_error_t,
 ) -> cleave_status_t {
-    call(std::ptr::null_mut(), || unsafe {
+    call(err, || unsafe {
         let stream = registry::get::<Mutex<Stream>>(d, "d")?;
         required(n, "n")?;
         if token < 0 {
@@ -174,8 +175,9 @@ pub unsafe extern "C" fn cleave_detokenizer_flush(
     text: *mut c_char,
     cap: size_t,
     n: *mut size_t,
+    err: *mut cleave_error_t,
 ) -> cleave_status_t {
-    call(std::ptr::null_mut(), || unsafe {
+    call(err, || unsafe {
         let stream = registry::get::<Mutex<Stream>>(d, "d")?;
         required(n, "n")?;
         let mut stream = lock(&stream);

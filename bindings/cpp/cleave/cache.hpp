@@ -161,13 +161,12 @@ public:
     /// Where other caches find this one and what it holds: for `pair` of a peer. Changes with listen.
     Result<Bytes> address() const
     {
-        cleave_error_t error;
         Bytes out;
-        const auto call = [&](std::uint8_t *data, std::size_t cap, std::size_t *n) {
-            return cleave_cache_address(get(), data, cap, n, &error);
-        };
-        if (detail::fill(out, 512, call) != CLEAVE_OK)
-            return Error(error);
+        const auto done = detail::fill(out, 512, [&](std::uint8_t *data, std::size_t cap, std::size_t *n, cleave_error_t *err) {
+            return cleave_cache_address(get(), data, cap, n, err);
+        });
+        if (!done)
+            return done.error();
         return out;
     }
 
@@ -188,7 +187,8 @@ public:
     /// Counts the blocks by owner.
     Result<Audit> audit() const noexcept
     {
-        return detail::read_info<Audit, cleave_audit_t>([&](cleave_audit_t *out) { return cleave_cache_audit(get(), out); });
+        return detail::read_info<Audit, cleave_audit_t>(
+            [&](cleave_audit_t *out, cleave_error_t *err) { return cleave_cache_audit(get(), out, err); });
     }
 
 private:

@@ -31,15 +31,16 @@ public:
     Result<std::size_t> push(std::int32_t token, Span<char> text) noexcept
     {
         std::size_t n = 0;
-        const cleave_status_t status = cleave_detokenizer_push(get(), token, text.data(), text.size(), &n);
-        return length(status, n, text);
+        cleave_error_t error;
+        const cleave_status_t status = cleave_detokenizer_push(get(), token, text.data(), text.size(), &n, &error);
+        return length(status, error, n, text);
     }
 
     /// The same, appended to `text`. Allocates only where its capacity is too small.
     Result<void> push(std::int32_t token, std::string &text)
     {
-        return append(text, [&](char *out, std::size_t cap, std::size_t *n) {
-            return cleave_detokenizer_push(get(), token, out, cap, n);
+        return append(text, [&](char *out, std::size_t cap, std::size_t *n, cleave_error_t *err) {
+            return cleave_detokenizer_push(get(), token, out, cap, n, err);
         });
     }
 
@@ -48,25 +49,27 @@ public:
     Result<std::size_t> flush(Span<char> text) noexcept
     {
         std::size_t n = 0;
-        const cleave_status_t status = cleave_detokenizer_flush(get(), text.data(), text.size(), &n);
-        return length(status, n, text);
+        cleave_error_t error;
+        const cleave_status_t status = cleave_detokenizer_flush(get(), text.data(), text.size(), &n, &error);
+        return length(status, error, n, text);
     }
 
     Result<void> flush(std::string &text)
     {
-        return append(text, [&](char *out, std::size_t cap, std::size_t *n) {
-            return cleave_detokenizer_flush(get(), out, cap, n);
+        return append(text, [&](char *out, std::size_t cap, std::size_t *n, cleave_error_t *err) {
+            return cleave_detokenizer_flush(get(), out, cap, n, err);
         });
     }
 
 private:
     explicit Detokenizer(cleave_detokenizer_t *detokenizer) noexcept : Owner(detokenizer) {}
 
-    static Result<std::size_t> length(cleave_status_t status, std::size_t n, Span<char> text) noexcept
+    static Result<std::size_t> length(cleave_status_t status, const cleave_error_t &error, std::size_t n,
+                                      Span<char> text) noexcept
     {
         const bool no_room = status == CLEAVE_ERR_INVALID_ARGUMENT && n > text.size();
         if (status != CLEAVE_OK && !no_room)
-            return Error(static_cast<Status>(status));
+            return Error(error);
         return n;
     }
 
@@ -74,16 +77,17 @@ private:
     {
         char piece[256];
         std::size_t n = 0;
-        cleave_status_t status = call(piece, sizeof piece, &n);
+        cleave_error_t error;
+        cleave_status_t status = call(piece, sizeof piece, &n, &error);
         if (status == CLEAVE_OK) {
             text.append(piece, n);
         } else if (status == CLEAVE_ERR_INVALID_ARGUMENT && n > sizeof piece) {
             const std::size_t before = text.size();
             text.resize(before + n);
-            status = call(&text[before], n, &n);
+            status = call(&text[before], n, &n, &error);
             text.resize(status == CLEAVE_OK ? before + n : before);
         }
-        return detail::result_of(status);
+        return detail::result_of(status, error);
     }
 };
 

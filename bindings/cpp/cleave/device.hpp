@@ -21,7 +21,7 @@ inline std::int32_t device_count() noexcept { return cleave_device_count(); }
 inline Result<DeviceInfo> device_info(std::int32_t ordinal) noexcept
 {
     return detail::read_info<DeviceInfo, cleave_device_info_t>(
-        [&](cleave_device_info_t *out) { return cleave_device_info(ordinal, out); });
+        [&](cleave_device_info_t *out, cleave_error_t *err) { return cleave_device_info(ordinal, out, err); });
 }
 
 } // namespace cleave

@@ -117,10 +117,18 @@ public:
 
     /// Asks to end a request with Finished (Error, Cancelled) at the next step boundary. One that has ended meanwhile
     /// is Ok or NotFound.
-    Result<void> cancel(RequestId id) noexcept { return detail::result_of(cleave_engine_cancel(get(), id)); }
+    Result<void> cancel(RequestId id) noexcept
+    {
+        cleave_error_t error;
+        return detail::result_of(cleave_engine_cancel(get(), id, &error), error);
+    }
 
     /// Asks to stop a generation at the next step boundary and to hand it over: Finished (Exported) carries the handle.
-    Result<void> export_kv(RequestId id) noexcept { return detail::result_of(cleave_engine_export(get(), id)); }
+    Result<void> export_kv(RequestId id) noexcept
+    {
+        cleave_error_t error;
+        return detail::result_of(cleave_engine_export(get(), id, &error), error);
+    }
 
     /// Changes what the engine is for, from the next step boundary on. Errors: InvalidArgument, NotFound, Shutdown.
     Result<void> set_role(Role role) noexcept
@@ -141,13 +149,14 @@ public:
     /// meanwhile. [BLOCKING] Errors: Timeout (still draining; call again), NotFound, Shutdown (ended meanwhile).
     Result<void> drain(std::chrono::milliseconds timeout = forever) noexcept
     {
-        return detail::result_of(cleave_engine_drain(get(), detail::to_ms(timeout)));
+        cleave_error_t error;
+        return detail::result_of(cleave_engine_drain(get(), detail::to_ms(timeout), &error), error);
     }
 
     Result<Metrics> metrics() const noexcept
     {
         return detail::read_info<Metrics, cleave_metrics_t>(
-            [&](cleave_metrics_t *out) { return cleave_engine_metrics(get(), out); });
+            [&](cleave_metrics_t *out, cleave_error_t *err) { return cleave_engine_metrics(get(), out, err); });
     }
 
 private:

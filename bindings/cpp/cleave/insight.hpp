@@ -34,8 +34,7 @@ struct Audit : cleave_audit_t {};
 /// Replaces what is in `out` by the counters of every engine of the process as OpenMetrics text.
 inline Result<void> metrics_text(std::string &out)
 {
-    const auto call = [](char *data, std::size_t cap, std::size_t *n) { return cleave_metrics_text(data, cap, n); };
-    return detail::result_of(detail::fill(out, out.capacity() + 4096, call));
+    return detail::fill(out, out.capacity() + 4096, cleave_metrics_text);
 }
 inline Result<std::string> metrics_text()
 {

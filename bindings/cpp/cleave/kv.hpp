@@ -38,18 +38,16 @@ public:
     Result<KvInfo> info() const noexcept
     {
         return detail::read_info<KvInfo, cleave_kv_info_t>(
-            [&](cleave_kv_info_t *out) { return cleave_kv_info(cache_, id_, out); });
+            [&](cleave_kv_info_t *out, cleave_error_t *err) { return cleave_kv_info(cache_, id_, out, err); });
     }
 
     /// Replaces what is in `out` by the ticket, with which Cache::import_kv of another cache fetches the blocks. The
     /// tokens are readable in it.
     Result<void> ticket(Bytes &out) const
     {
-        cleave_error_t error;
-        const auto call = [&](std::uint8_t *data, std::size_t cap, std::size_t *n) {
-            return cleave_kv_ticket(cache_, id_, data, cap, n, &error);
-        };
-        return detail::result_of(detail::fill(out, 1024, call), error);
+        return detail::fill(out, 1024, [&](std::uint8_t *data, std::size_t cap, std::size_t *n, cleave_error_t *err) {
+            return cleave_kv_ticket(cache_, id_, data, cap, n, err);
+        });
     }
     Result<Bytes> ticket() const
     {
@@ -102,7 +100,8 @@ public:
     /// Makes the handle live `lease` from now on.
     Result<void> renew(std::chrono::milliseconds lease) const noexcept
     {
-        return detail::result_of(cleave_kv_renew(cache_, id_, detail::to_ms(lease)));
+        cleave_error_t error;
+        return detail::result_of(cleave_kv_renew(cache_, id_, detail::to_ms(lease), &error), error);
     }
 
 private:
@@ -143,7 +142,7 @@ public:
     void reset() noexcept
     {
         if (id() != 0)
-            cleave_kv_release(cache(), id());
+            cleave_kv_release(cache(), id(), nullptr);
         forget();
     }
 

@@ -47,10 +47,11 @@ public:
         const std::lock_guard<std::mutex> lock(state().mutex);
         const auto function_place = reinterpret_cast<std::uintptr_t>(sink.function_.get());
         detail::before(function_place);
-        const auto status = cleave_log_set(to_c(max_level), call, function_place);
+        cleave_error_t error;
+        const auto status = cleave_log_set(to_c(max_level), call, function_place, &error);
         detail::after(reinterpret_cast<std::uintptr_t>(state().current));
         if (status != CLEAVE_OK)
-            return Error(static_cast<Status>(status));
+            return Error(error);
         state().current = sink.function_.get();
         return sink;
     }
@@ -66,7 +67,7 @@ public:
         }
         const std::lock_guard<std::mutex> lock(state().mutex);
         if (state().current == function_.get()) {
-            cleave_log_set(CLEAVE_LOG_OFF, nullptr, 0);
+            cleave_log_set(CLEAVE_LOG_OFF, nullptr, 0, nullptr);
             detail::after(reinterpret_cast<std::uintptr_t>(function_.get()));
             state().current = nullptr;
         }

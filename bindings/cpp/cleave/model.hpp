@@ -41,18 +41,18 @@ public:
     Result<ModelInfo> info() const noexcept
     {
         return detail::read_info<ModelInfo, cleave_model_info_t>(
-            [&](cleave_model_info_t *out) { return cleave_model_info(get(), out); });
+            [&](cleave_model_info_t *out, cleave_error_t *err) { return cleave_model_info(get(), out, err); });
     }
 
     /// Replaces what is in `tokens` by the ids of `text` (UTF-8).
     /// Errors: InvalidArgument (not UTF-8), Unsupported (a model without tokenizer files).
     Result<void> tokenize(std::string_view text, std::vector<std::int32_t> &tokens, Special special = Special::Add) const
     {
-        cleave_error_t error;
-        const auto call = [&](std::int32_t *out, std::size_t cap, std::size_t *n) {
-            return cleave_tokenize(get(), text.data(), text.size(), static_cast<std::uint32_t>(special), out, cap, n, &error);
+        const auto flags = static_cast<std::uint32_t>(special);
+        const auto call = [&](std::int32_t *out, std::size_t cap, std::size_t *n, cleave_error_t *err) {
+            return cleave_tokenize(get(), text.data(), text.size(), flags, out, cap, n, err);
         };
-        return detail::result_of(detail::fill(tokens, text.size() + 8, call), error);
+        return detail::fill(tokens, text.size() + 8, call);
     }
     Result<std::vector<std::int32_t>> tokenize(std::string_view text, Special special = Special::Add) const
     {
@@ -67,13 +67,13 @@ public:
     /// result with Special::None. Errors: InvalidArgument (not JSON, refused by the template), Unsupported (none).
     Result<std::string> chat_prompt(std::string_view messages_json) const
     {
-        cleave_error_t error;
         std::string text;
-        const auto call = [&](char *out, std::size_t cap, std::size_t *n) {
-            return cleave_chat_prompt(get(), messages_json.data(), messages_json.size(), out, cap, n, &error);
+        const auto call = [&](char *out, std::size_t cap, std::size_t *n, cleave_error_t *err) {
+            return cleave_chat_prompt(get(), messages_json.data(), messages_json.size(), out, cap, n, err);
         };
-        if (detail::fill(text, messages_json.size() + 256, call) != CLEAVE_OK)
-            return Error(error);
+        const auto done = detail::fill(text, messages_json.size() + 256, call);
+        if (!done)
+            return done.error();
         return text;
     }
 
@@ -81,11 +81,9 @@ public:
     /// characters; of a special token its written form. Errors: InvalidArgument (no token of the model), Unsupported.
     Result<void> token_bytes(std::int32_t token, std::string &bytes) const
     {
-        cleave_error_t error;
-        const auto call = [&](char *out, std::size_t cap, std::size_t *n) {
-            return cleave_token_bytes(get(), token, out, cap, n, &error);
-        };
-        return detail::result_of(detail::fill(bytes, 32, call), error);
+        return detail::fill(bytes, 32, [&](char *out, std::size_t cap, std::size_t *n, cleave_error_t *err) {
+            return cleave_token_bytes(get(), token, out, cap, n, err);
+        });
     }
     Result<std::string> token_bytes(std::int32_t token) const
     {

@@ -68,31 +68,32 @@ template <class T> T sized() noexcept
     return value;
 }
 
-/// Reads an info struct `Info`, derived from the C struct `C`, by `call(C *)`.
+/// Reads an info struct `Info`, derived from the C struct `C`, by `call(C *out, cleave_error_t *err)`.
 template <class Info, class C, class Call> Result<Info> read_info(Call call) noexcept
 {
     static_assert(sizeof(Info) == sizeof(C), "an info struct adds methods only");
     Info info{};
     info.struct_size = sizeof(C);
-    const cleave_status_t status = call(static_cast<C *>(&info));
-    if (status != CLEAVE_OK)
-        return Error(static_cast<Status>(status));
+    cleave_error_t error;
+    if (call(static_cast<C *>(&info), &error) != CLEAVE_OK)
+        return Error(error);
     return info;
 }
 
-/// Fills `out` by `call(data, cap, &n)`, which follows the conventions for buffers: once if `guess` elements are
-/// enough. What was there is replaced, its memory used again; after a failure it is empty.
-template <class Container, class Call> cleave_status_t fill(Container &out, std::size_t guess, Call call)
+/// Replaces the content of `out` by the result of `call(data, cap, &n, &err)`, which follows the conventions for buffers.
+/// One call is made if `guess` elements are enough. The memory of `out` is used again; after a failure `out` is empty.
+template <class Container, class Call> Result<void> fill(Container &out, std::size_t guess, Call call)
 {
+    cleave_error_t error;
     for (out.resize(guess);;) {
         std::size_t n = 0;
-        const cleave_status_t status = call(out.data(), out.size(), &n);
+        const cleave_status_t status = call(out.data(), out.size(), &n, &error);
         if (status == CLEAVE_ERR_INVALID_ARGUMENT && n > out.size()) {
             out.resize(n);
             continue;
         }
         out.resize(status == CLEAVE_OK ? n : 0);
-        return status;
+        return result_of(status, error);
     }
 }
 

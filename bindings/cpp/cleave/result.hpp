@@ -69,7 +69,7 @@ private:
     std::variant<T, Error> is_;
 };
 
-/// Of a function that gives nothing but can fail.
+/// What a function without a value returns: success, or an Error.
 template <> class [[nodiscard]] Result<void> {
 public:
     using value_type = void;
@@ -101,10 +101,7 @@ private:
 
 namespace detail {
 
-/// The result of a C function that gives no text.
-inline Result<void> result_of(cleave_status_t status) noexcept { return Error(static_cast<Status>(status)); }
-
-/// The result of one that does.
+/// The result of a C function that returned `status` and, on failure, filled `error`.
 inline Result<void> result_of(cleave_status_t status, const cleave_error_t &error) noexcept
 {
     return status == CLEAVE_OK ? Result<void>() : Result<void>(Error(error));

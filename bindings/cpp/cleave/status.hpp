@@ -56,7 +56,7 @@ public:
 
     Status code() const noexcept { return static_cast<Status>(error_.code); }
 
-    /// UTF-8, NUL-terminated, names what is at fault. Of calls that give no text, the name of the code.
+    /// What went wrong: UTF-8, NUL-terminated. The name of the code where there is no text, as in events.
     const char *message() const noexcept { return error_.message[0] != '\0' ? error_.message : to_string(code()); }
 
     const cleave_error_t &get() const noexcept { return error_; }

@@ -11,10 +11,11 @@
  *
  * API CONVENTIONS
  *
- * Status. Functions return CLEAVE_OK (0) or a negative CLEAVE_ERR_*. Where there is an `err` it may be NULL, and is
- * filled on failure only: code, and a text that names what is at fault. There is no last error anywhere else. Results
- * are written on success only, except counts (`*n`, `*len`, `*n_accepted`), which are always in a defined state once
- * the arguments they depend on were found to be right.
+ * Errors. A function that can fail returns CLEAVE_OK (0) or a negative CLEAVE_ERR_* and takes a `cleave_error_t *err` as its
+ * last parameter. `err` may be NULL. It is written on failure only, with the status and a text that names what is at fault.
+ * There is no other record of the last error. The exceptions are cleave_queue_poll and cleave_queue_fd, which are called
+ * in a loop and return a status alone. Results are written on success only, except counts (`*n`, `*len`, `*n_accepted`),
+ * which are set as soon as the arguments that they depend on have been checked.
  *
  * Threads. Every function may be called from any thread at any time, also two at once on the same object. The
  * *_destroy and *_release functions are no exception as far as memory is concerned: a call that is under way in another

@@ -35,9 +35,9 @@ static inline void bridge_model_release(name_t model)
     cleave_model_release((cleave_model_t *)model);
 }
 
-static inline cleave_status_t bridge_model_info(name_t model, cleave_model_info_t *out)
+static inline cleave_status_t bridge_model_info(name_t model, cleave_model_info_t *out, cleave_error_t *err)
 {
-    return cleave_model_info((const cleave_model_t *)model, out);
+    return cleave_model_info((const cleave_model_t *)model, out, err);
 }
 
 static inline cleave_status_t bridge_tokenize(name_t model, const char *text, size_t len, uint32_t flags, int32_t *tokens,
@@ -67,14 +67,14 @@ static inline cleave_status_t bridge_detokenizer_create(name_t model, name_t *ou
     return status;
 }
 
-static inline cleave_status_t bridge_detokenizer_push(name_t d, int32_t token, char *text, size_t cap, size_t *n)
+static inline cleave_status_t bridge_detokenizer_push(name_t d, int32_t token, char *text, size_t cap, size_t *n, cleave_error_t *err)
 {
-    return cleave_detokenizer_push((cleave_detokenizer_t *)d, token, text, cap, n);
+    return cleave_detokenizer_push((cleave_detokenizer_t *)d, token, text, cap, n, err);
 }
 
-static inline cleave_status_t bridge_detokenizer_flush(name_t d, char *text, size_t cap, size_t *n)
+static inline cleave_status_t bridge_detokenizer_flush(name_t d, char *text, size_t cap, size_t *n, cleave_error_t *err)
 {
-    return cleave_detokenizer_flush((cleave_detokenizer_t *)d, text, cap, n);
+    return cleave_detokenizer_flush((cleave_detokenizer_t *)d, text, cap, n, err);
 }
 
 static inline void bridge_detokenizer_destroy(name_t d)
@@ -127,9 +127,9 @@ static inline cleave_status_t bridge_cache_pair(name_t cache, const uint8_t *add
     return cleave_cache_pair((cleave_cache_t *)cache, address, len, transport, out, err);
 }
 
-static inline cleave_status_t bridge_cache_audit(name_t cache, cleave_audit_t *out)
+static inline cleave_status_t bridge_cache_audit(name_t cache, cleave_audit_t *out, cleave_error_t *err)
 {
-    return cleave_cache_audit((cleave_cache_t *)cache, out);
+    return cleave_cache_audit((cleave_cache_t *)cache, out, err);
 }
 
 static inline cleave_status_t bridge_queue_create(uint32_t capacity, name_t *out, cleave_error_t *err)
@@ -176,9 +176,9 @@ static inline cleave_status_t bridge_engine_set_sm_percent(name_t engine, uint32
     return cleave_engine_set_sm_percent((cleave_engine_t *)engine, percent, err);
 }
 
-static inline cleave_status_t bridge_engine_drain(name_t engine, uint32_t timeout_ms)
+static inline cleave_status_t bridge_engine_drain(name_t engine, uint32_t timeout_ms, cleave_error_t *err)
 {
-    return cleave_engine_drain((cleave_engine_t *)engine, timeout_ms);
+    return cleave_engine_drain((cleave_engine_t *)engine, timeout_ms, err);
 }
 
 static inline void bridge_engine_destroy(name_t engine)
@@ -186,9 +186,9 @@ static inline void bridge_engine_destroy(name_t engine)
     cleave_engine_destroy((cleave_engine_t *)engine);
 }
 
-static inline cleave_status_t bridge_engine_metrics(name_t engine, cleave_metrics_t *out)
+static inline cleave_status_t bridge_engine_metrics(name_t engine, cleave_metrics_t *out, cleave_error_t *err)
 {
-    return cleave_engine_metrics((cleave_engine_t *)engine, out);
+    return cleave_engine_metrics((cleave_engine_t *)engine, out, err);
 }
 
 static inline cleave_status_t bridge_submit(name_t engine, const cleave_request_desc_t *requests, size_t n_requests,
@@ -198,19 +198,19 @@ static inline cleave_status_t bridge_submit(name_t engine, const cleave_request_
     return cleave_engine_submit((cleave_engine_t *)engine, requests, n_requests, tokens, n_tokens, ids, n_accepted, err);
 }
 
-static inline cleave_status_t bridge_cancel(name_t engine, uint64_t id)
+static inline cleave_status_t bridge_cancel(name_t engine, uint64_t id, cleave_error_t *err)
 {
-    return cleave_engine_cancel((cleave_engine_t *)engine, id);
+    return cleave_engine_cancel((cleave_engine_t *)engine, id, err);
 }
 
-static inline cleave_status_t bridge_export(name_t engine, uint64_t id)
+static inline cleave_status_t bridge_export(name_t engine, uint64_t id, cleave_error_t *err)
 {
-    return cleave_engine_export((cleave_engine_t *)engine, id);
+    return cleave_engine_export((cleave_engine_t *)engine, id, err);
 }
 
-static inline cleave_status_t bridge_kv_info(name_t cache, uint64_t kv, cleave_kv_info_t *out)
+static inline cleave_status_t bridge_kv_info(name_t cache, uint64_t kv, cleave_kv_info_t *out, cleave_error_t *err)
 {
-    return cleave_kv_info((cleave_cache_t *)cache, kv, out);
+    return cleave_kv_info((cleave_cache_t *)cache, kv, out, err);
 }
 
 static inline cleave_status_t bridge_kv_ticket(name_t cache, uint64_t kv, uint8_t *buf, size_t cap, size_t *len,
@@ -246,14 +246,14 @@ static inline cleave_status_t bridge_kv_duplicate(name_t cache, uint64_t kv, uin
     return cleave_kv_duplicate((cleave_cache_t *)cache, kv, out, err);
 }
 
-static inline cleave_status_t bridge_kv_renew(name_t cache, uint64_t kv, uint32_t lease_ms)
+static inline cleave_status_t bridge_kv_renew(name_t cache, uint64_t kv, uint32_t lease_ms, cleave_error_t *err)
 {
-    return cleave_kv_renew((cleave_cache_t *)cache, kv, lease_ms);
+    return cleave_kv_renew((cleave_cache_t *)cache, kv, lease_ms, err);
 }
 
-static inline cleave_status_t bridge_kv_release(name_t cache, uint64_t kv)
+static inline cleave_status_t bridge_kv_release(name_t cache, uint64_t kv, cleave_error_t *err)
 {
-    return cleave_kv_release((cleave_cache_t *)cache, kv);
+    return cleave_kv_release((cleave_cache_t *)cache, kv, err);
 }
 
 #endif

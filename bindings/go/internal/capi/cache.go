@@ -155,7 +155,8 @@ type Audit struct {
 func CacheAudit(cache uintptr) (Audit, *Error) {
 	var c C.cleave_audit_t
 	c.struct_size = C.sizeof_cleave_audit_t
-	status := C.bridge_cache_audit(C.name_t(cache), &c)
+	var err C.cleave_error_t
+	status := C.bridge_cache_audit(C.name_t(cache), &c, &err)
 	return Audit{
 		ByRequests:    int(c.by_requests),
 		ByTransfers:   int(c.by_transfers),
@@ -164,5 +165,5 @@ func CacheAudit(cache uintptr) (Audit, *Error) {
 		Leaked:        int(c.leaked),
 		Total:         int(c.total),
 		Free:          int(c.free),
-	}, failure(status, nil)
+	}, failure(status, &err)
 }

@@ -49,7 +49,8 @@ func EngineSetSMPercent(engine uintptr, percent uint32) *Error {
 
 // EngineDrain is cleave_engine_drain.
 func EngineDrain(engine uintptr, timeoutMS uint32) *Error {
-	return failure(C.bridge_engine_drain(C.name_t(engine), C.uint32_t(timeoutMS)), nil)
+	var err C.cleave_error_t
+	return failure(C.bridge_engine_drain(C.name_t(engine), C.uint32_t(timeoutMS), &err), &err)
 }
 
 // EngineDestroy is cleave_engine_destroy.

@@ -8,22 +8,18 @@ import "C"
 
 import "unsafe"
 
-// Error is a status other than CLEAVE_OK. Message is empty where the function gives none.
+// Error is a status other than CLEAVE_OK, and the text that came with it.
 type Error struct {
 	Status  int32
 	Message string
 }
 
-// failure makes an Error of a status and the text that came with it. err may be nil.
+// failure makes an Error of a status and the text that came with it.
 func failure(status C.cleave_status_t, err *C.cleave_error_t) *Error {
 	if status == C.CLEAVE_OK {
 		return nil
 	}
-	e := &Error{Status: int32(status)}
-	if err != nil {
-		e.Message = text(err.message[:])
-	}
-	return e
+	return &Error{Status: int32(status), Message: text(err.message[:])}
 }
 
 // text is what stands in a fixed array before its NUL.

@@ -47,7 +47,8 @@ type Metrics struct {
 func EngineMetrics(engine uintptr) (Metrics, *Error) {
 	var c C.cleave_metrics_t
 	c.struct_size = C.sizeof_cleave_metrics_t
-	status := C.bridge_engine_metrics(C.name_t(engine), &c)
+	var err C.cleave_error_t
+	status := C.bridge_engine_metrics(C.name_t(engine), &c, &err)
 	return Metrics{
 		Running:         int(c.running),
 		Waiting:         int(c.waiting),
@@ -83,13 +84,14 @@ func EngineMetrics(engine uintptr) (Metrics, *Error) {
 		PrefillStepTokens:      int(c.prefill_step_tokens),
 		Multiprocessors:        int(c.multiprocessors),
 		PrefillTokensPerSecond: uint64(c.prefill_tokens_per_second),
-	}, failure(status, nil)
+	}, failure(status, &err)
 }
 
 // MetricsText is cleave_metrics_text.
 func MetricsText() ([]byte, *Error) {
 	return enough(8192, func(buf *byte, capacity C.size_t, n *C.size_t) *Error {
-		return failure(C.cleave_metrics_text(chars(buf), capacity, n), nil)
+		var err C.cleave_error_t
+		return failure(C.cleave_metrics_text(chars(buf), capacity, n, &err), &err)
 	})
 }
 
@@ -114,7 +116,8 @@ func DeviceCount() int { return int(C.cleave_device_count()) }
 func GetDeviceInfo(ordinal int32) (DeviceInfo, *Error) {
 	var c C.cleave_device_info_t
 	c.struct_size = C.sizeof_cleave_device_info_t
-	status := C.cleave_device_info(C.int32_t(ordinal), &c)
+	var err C.cleave_error_t
+	status := C.cleave_device_info(C.int32_t(ordinal), &c, &err)
 	return DeviceInfo{
 		Ordinal:           int(c.ordinal),
 		ComputeCapability: int(c.compute_capability),
@@ -123,5 +126,5 @@ func GetDeviceInfo(ordinal int32) (DeviceInfo, *Error) {
 		FreeBytes:         uint64(c.free_bytes),
 		UUID:              text(c.uuid[:]),
 		Name:              text(c.name[:]),
-	}, failure(status, nil)
+	}, failure(status, &err)
 }

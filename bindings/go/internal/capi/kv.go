@@ -22,15 +22,16 @@ type KVInfo struct {
 // Flags of a handle.
 const (
 	KVImporting = C.CLEAVE_KV_IMPORTING
-	KVStreaming   = C.CLEAVE_KV_STREAMING
+	KVStreaming = C.CLEAVE_KV_STREAMING
 )
 
 // GetKVInfo is cleave_kv_info.
 func GetKVInfo(cache uintptr, kv uint64) (KVInfo, *Error) {
 	var c C.cleave_kv_info_t
 	c.struct_size = C.sizeof_cleave_kv_info_t
-	if err := failure(C.bridge_kv_info(C.name_t(cache), C.uint64_t(kv), &c), nil); err != nil {
-		return KVInfo{}, err
+	var err C.cleave_error_t
+	if status := C.bridge_kv_info(C.name_t(cache), C.uint64_t(kv), &c, &err); status != C.CLEAVE_OK {
+		return KVInfo{}, failure(status, &err)
 	}
 	info := KVInfo{
 		Tokens:      uint32(c.n_tokens),
@@ -106,10 +107,12 @@ func KVDuplicate(cache uintptr, kv uint64) (uint64, *Error) {
 
 // KVRenew is cleave_kv_renew.
 func KVRenew(cache uintptr, kv uint64, leaseMS uint32) *Error {
-	return failure(C.bridge_kv_renew(C.name_t(cache), C.uint64_t(kv), C.uint32_t(leaseMS)), nil)
+	var err C.cleave_error_t
+	return failure(C.bridge_kv_renew(C.name_t(cache), C.uint64_t(kv), C.uint32_t(leaseMS), &err), &err)
 }
 
 // KVRelease is cleave_kv_release.
 func KVRelease(cache uintptr, kv uint64) *Error {
-	return failure(C.bridge_kv_release(C.name_t(cache), C.uint64_t(kv)), nil)
+	var err C.cleave_error_t
+	return failure(C.bridge_kv_release(C.name_t(cache), C.uint64_t(kv), &err), &err)
 }

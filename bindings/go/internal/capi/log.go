@@ -44,7 +44,8 @@ func LogSet(level int32, call LogSink) *Error {
 	sinks.Unlock()
 
 	// Not under the lock: this waits for the sink that it replaces.
-	err := failure(C.cleave_log_set(C.int32_t(level), fn, C.uintptr_t(id)), nil)
+	var text C.cleave_error_t
+	err := failure(C.cleave_log_set(C.int32_t(level), fn, C.uintptr_t(id), &text), &text)
 
 	sinks.Lock()
 	defer sinks.Unlock()

@@ -46,8 +46,9 @@ func ModelRelease(model uintptr) { C.bridge_model_release(C.name_t(model)) }
 func GetModelInfo(model uintptr) (ModelInfo, *Error) {
 	var c C.cleave_model_info_t
 	c.struct_size = C.sizeof_cleave_model_info_t
-	if err := failure(C.bridge_model_info(C.name_t(model), &c), nil); err != nil {
-		return ModelInfo{}, err
+	var err C.cleave_error_t
+	if status := C.bridge_model_info(C.name_t(model), &c, &err); status != C.CLEAVE_OK {
+		return ModelInfo{}, failure(status, &err)
 	}
 	info := ModelInfo{
 		Architecture:     text(c.architecture[:]),
@@ -110,15 +111,17 @@ func DetokenizerCreate(model uintptr) (uintptr, *Error) {
 // nothing has happened.
 func DetokenizerPush(d uintptr, token int32, buf []byte) (n int, err *Error) {
 	var length C.size_t
-	status := C.bridge_detokenizer_push(C.name_t(d), C.int32_t(token), chars(unsafe.SliceData(buf)), C.size_t(len(buf)), &length)
-	return int(length), failure(status, nil)
+	var text C.cleave_error_t
+	status := C.bridge_detokenizer_push(C.name_t(d), C.int32_t(token), chars(unsafe.SliceData(buf)), C.size_t(len(buf)), &length, &text)
+	return int(length), failure(status, &text)
 }
 
 // DetokenizerFlush is cleave_detokenizer_flush, likewise.
 func DetokenizerFlush(d uintptr, buf []byte) (n int, err *Error) {
 	var length C.size_t
-	status := C.bridge_detokenizer_flush(C.name_t(d), chars(unsafe.SliceData(buf)), C.size_t(len(buf)), &length)
-	return int(length), failure(status, nil)
+	var text C.cleave_error_t
+	status := C.bridge_detokenizer_flush(C.name_t(d), chars(unsafe.SliceData(buf)), C.size_t(len(buf)), &length, &text)
+	return int(length), failure(status, &text)
 }
 
 // DetokenizerDestroy is cleave_detokenizer_destroy.

@@ -25,12 +25,12 @@ type Event struct {
 
 // Types of events, reasons of FINISHED, and its flags.
 const (
-	EventToken        = C.CLEAVE_EVENT_TOKEN
-	EventFinished     = C.CLEAVE_EVENT_FINISHED
-	EventKVReady      = C.CLEAVE_EVENT_KV_READY
-	EventEngineFailed = C.CLEAVE_EVENT_ENGINE_FAILED
-	EventTopLogprob   = C.CLEAVE_EVENT_TOP_LOGPROB
-	EventKVStreamStarted    = C.CLEAVE_EVENT_KV_STREAM_STARTED
+	EventToken           = C.CLEAVE_EVENT_TOKEN
+	EventFinished        = C.CLEAVE_EVENT_FINISHED
+	EventKVReady         = C.CLEAVE_EVENT_KV_READY
+	EventEngineFailed    = C.CLEAVE_EVENT_ENGINE_FAILED
+	EventTopLogprob      = C.CLEAVE_EVENT_TOP_LOGPROB
+	EventKVStreamStarted = C.CLEAVE_EVENT_KV_STREAM_STARTED
 
 	FinishStop      = C.CLEAVE_FINISH_STOP
 	FinishLength    = C.CLEAVE_FINISH_LENGTH

@@ -90,10 +90,12 @@ func (r *Request) fill(c *C.cleave_request_desc_t) {
 
 // Cancel is cleave_engine_cancel.
 func Cancel(engine uintptr, request uint64) *Error {
-	return failure(C.bridge_cancel(C.name_t(engine), C.uint64_t(request)), nil)
+	var err C.cleave_error_t
+	return failure(C.bridge_cancel(C.name_t(engine), C.uint64_t(request), &err), &err)
 }
 
 // Export is cleave_engine_export.
 func Export(engine uintptr, request uint64) *Error {
-	return failure(C.bridge_export(C.name_t(engine), C.uint64_t(request)), nil)
+	var err C.cleave_error_t
+	return failure(C.bridge_export(C.name_t(engine), C.uint64_t(request), &err), &err)
 }
