@@ -5,7 +5,8 @@
 #             SERVER=go|cpp  MODEL=<directory>  PORT=<port>
 # make test   everything that CI runs; of it `make go` and `make servers` are the Go module, and the servers under real clients
 # make check  formatting, lints, fast tests
-# make kernels compiles the CUDA kernels for all architectures; without nvcc it installs one in target/cuda
+# make kernels compiles the CUDA kernels for all architectures and checks them (kernels/checked remembers for which
+#             sources: make test then compiles for one); without nvcc it installs one in target/cuda
 # make gpu-check   checks and measures the CUDA backend on this machine's GPU (docs/performance-gpu.md);
 #             gpu-check-pack makes a folder, build/gpu-check, that does so on a machine without Rust
 # make header writes include/cleave/cleave.h anew
@@ -101,13 +102,14 @@ test:
 	@tools/test.sh
 
 check: fmt lint
-	$(CARGO_TEST) --lib --test header --test failpoints --test dependency_order
+	cargo test --locked -p source-checks
+	$(CARGO_TEST) --lib --test header --test failpoints
 
 fuzz:
 	@tools/fuzz.sh
 
 kernels:
-	@tools/kernels.sh
+	@tools/kernels.sh --check
 
 gpu-check-pack:
 	@tools/gpu-check-pack.sh $(BUILD)/gpu-check

@@ -15,7 +15,8 @@ use std::path::Path;
 use cleave::fuzzing::{TARGETS, Target};
 use mutate::Mutator;
 
-const CASES: u64 = 20_000;
+/// Mutants of each target, times CLEAVE_TEST_EFFORT.
+const CASES: u64 = 10_000;
 /// What reading may allocate at one time: so many bytes for one of input, and what is there for any input.
 const PER_BYTE: usize = 64;
 const FIXED: usize = 256 << 10;
@@ -35,6 +36,8 @@ fn read(target: &Target, data: &[u8], case: &str) -> bool {
 
 #[test]
 fn no_input_panics_or_allocates_beyond_its_size() {
+    let effort = std::env::var("CLEAVE_TEST_EFFORT").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    let cases = CASES * effort;
     for target in TARGETS {
         let seeds = (target.seeds)();
         for (i, seed) in seeds.iter().enumerate() {
@@ -44,15 +47,15 @@ fn no_input_panics_or_allocates_beyond_its_size() {
             assert_eq!(&sealed, seed, "{}: resealing changes seed {i}", target.name);
         }
         let mut taken = 0;
-        for case in 0..CASES {
+        for case in 0..cases {
             let mut data = Mutator::new(case, &seeds, target.words).mutant();
             if case % 2 == 0 {
                 (target.reseal)(&mut data);
             }
             taken += u64::from(read(target, &data, &format!("case {case}")));
         }
-        println!("{}: {taken} of {CASES} mutants are taken", target.name);
-        assert!(taken > 0 && taken < CASES, "{}: {taken} of {CASES}: the mutants show nothing", target.name);
+        println!("{}: {taken} of {cases} mutants are taken", target.name);
+        assert!(taken > 0 && taken < cases, "{}: {taken} of {cases}: the mutants show nothing", target.name);
     }
 }
 

@@ -8,23 +8,34 @@
 #                 they are meant; prints a table
 #   --no-install  ends with status 3 where nvcc would have to be installed
 #   --install     only sees to it that nvcc is there
+#   --unchanged   only says by its status whether the sources are those that kernels/checked names: the last ones that were
+#                 compiled and checked for all architectures
+# CLEAVE_KERNEL_ARCHS ("90 100") compiles for these of the architectures in kernels/nvcc.flags only, without PTX.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export LC_ALL=C
 
-check= install=1 only_install=
+check= install=1 only_install= only_compare=
 for option in "$@"; do
     case $option in
     --check) check=1 ;;
     --no-install) install= ;;
     --install) only_install=1 ;;
-    *) echo "$0: $option: expected --check, --no-install or --install" >&2 && exit 2 ;;
+    --unchanged) only_compare=1 ;;
+    *) echo "$0: $option: expected --check, --no-install, --install or --unchanged" >&2 && exit 2 ;;
     esac
 done
 out=${CLEAVE_KERNELS_DIR:-target/kernels}
 wheels=target/cuda
 min_nvcc=12.8 # the first that knows compute capability 10.0
 max_bytes=$((60 << 20)) # of all fatbins: what a package holds
+
+# One hash over all that nvcc sees.
+sources_hash() { cat kernels/nvcc.flags kernels/*.cu kernels/include/*.cuh | sha256sum | cut -d ' ' -f 1; }
+if [ -n "$only_compare" ]; then
+    [ "$(sources_hash)" = "$(cat kernels/checked 2>/dev/null)" ]
+    exit
+fi
 
 # ---- nvcc ----
 
@@ -110,13 +121,13 @@ closure() { # closure FILE
 }
 # kernels/build.rs writes the same text but for the first line: what is there is fresh if it is equal.
 inputs() { # inputs FILE
-    echo "nvcc $(version_of "$nvcc")"
+    echo "nvcc $(version_of "$nvcc")${CLEAVE_KERNEL_ARCHS:+ for $CLEAVE_KERNEL_ARCHS}"
     closure "$1" | xargs cat kernels/nvcc.flags
 }
 compile() { # compile NAME
     local name=$1 new=$out/$1.new
     # -gencode and all: one process for all architectures, since two of these run.
-    if ! "$nvcc" -fatbin -optf kernels/nvcc.flags -Xptxas -v -o "$new.fatbin" "kernels/$name.cu" >"$new.log" 2>&1; then
+    if ! "$nvcc" -fatbin -optf "$flags" -Xptxas -v -o "$new.fatbin" "kernels/$name.cu" >"$new.log" 2>&1; then
         cat "$new.log" >&2
         return 1
     fi
@@ -129,12 +140,19 @@ compile() { # compile NAME
     done
     echo "compiled $name"
 }
+flags=$out/nvcc.flags
 export -f compile inputs closure version_of
-export out nvcc
+export out nvcc flags
 
 mkdir -p "$out"
 exec 9>"$out/lock"
 flock 9
+if [ -n "${CLEAVE_KERNEL_ARCHS:-}" ]; then
+    { grep -v '^-gencode' kernels/nvcc.flags && for arch in $CLEAVE_KERNEL_ARCHS; do grep -x -- "-gencode=.*,code=sm_$arch" kernels/nvcc.flags; done; } >"$flags" ||
+        { echo "CLEAVE_KERNEL_ARCHS=$CLEAVE_KERNEL_ARCHS: not all of them are in kernels/nvcc.flags" >&2 && exit 2; }
+else
+    cp kernels/nvcc.flags "$flags"
+fi
 rm -f "$out"/*.new.* # of a run that failed
 sources=(kernels/*.cu)
 stale=()
@@ -207,7 +225,7 @@ for source in "${sources[@]}"; do
     (cd "$cubins" && "$cuobjdump" -xelf all "$OLDPWD/$out/$name.fatbin" >/dev/null)
     resources "$out/$name.log" >"$cubins/resources"
     ! grep -q warning "$out/$name.log" || wrong "$name: $(grep -m 1 warning "$out/$name.log")"
-    wanted=$(sed -n 's/^-gencode=.*code=\(sm_[0-9a-z]*\)$/\1/p' kernels/nvcc.flags)
+    wanted=$(sed -n 's/^-gencode=.*code=\(sm_[0-9a-z]*\)$/\1/p' "$flags")
     for arch in $wanted; do
         cubin=$(echo "$cubins"/*."$arch".cubin)
         [ -e "$cubin" ] || { wrong "$name: nothing for $arch" && continue; }
@@ -240,4 +258,5 @@ done
 [ "$bytes" -le $max_bytes ] || wrong "fatbins of $bytes bytes, more than $max_bytes"
 cat "$errors"
 echo "$total$([ -s "$errors" ] && echo ", $(wc -l <"$errors") WRONG")"
-[ ! -s "$errors" ]
+[ ! -s "$errors" ] || exit 1
+[ -n "${CLEAVE_KERNEL_ARCHS:-}" ] || sources_hash >kernels/checked

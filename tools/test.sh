@@ -1,74 +1,111 @@
 #!/usr/bin/env bash
-# Everything that CI runs, in the order in which it fails fastest; every part runs, and the end says how they went.
+# Everything that CI runs. Parts that do not need each other run side by side, in two lanes; every part runs whatever
+# became of the others, prints its output in one piece when it is over, and the end says how all went and how long each took.
+#
+# CLEAVE_TEST_EFFORT (1) multiplies what sweeps cover: fuzzed inputs, schedules, handoffs under load, repetitions.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 log=$(mktemp -d)
 trap 'rm -rf "$log"' EXIT
-failed=()
-summary=()
+: >"$log/summary"
 
-part() { # part NAME COMMAND...
-    local name=$1 start=$SECONDS status=ok
-    shift
-    echo
-    echo "=== $name: $*"
-    "$@" 2>&1 | tee "$log/$name"
-    if [ "${PIPESTATUS[0]}" -ne 0 ]; then
-        status=FAILED
-        failed+=("$name")
-    fi
-    summary+=("$(printf '%-12s %-7s %4d s  %s' "$name" "$status" "$((SECONDS - start))" "$(totals "$name")")")
-}
+# The kernels are compiled for one architecture where their sources were checked for all of them before, and beside those of
+# a build that is to be used.
+export CLEAVE_KERNELS_DIR=target/kernels-test
+if tools/kernels.sh --unchanged; then
+    export CLEAVE_KERNEL_ARCHS=90
+fi
 
-totals() {
+# ---- parts ----
+
+totals() { # totals NAME: what a part's own runner counted
     case $1 in
-    rust | shuttle | simulator) awk '/^test result:/ {p += $4; f += $6; i += $8} END {printf "%d passed, %d failed, %d ignored", p, f, i}' "$log/$1" ;;
+    sources | rust | shuttle | simulator)
+        awk '/^test result:/ {p += $4; f += $6; i += $8} END {printf "%d passed, %d failed, %d ignored", p, f, i}' "$log/$1" ;;
     servers | kernels) tail -n 1 "$log/$1" ;;
     ctest) awk '/tests passed/ {print} /Not Run|Skipped/ {s++} END {if (s) printf "(%d lines about skipped tests)", s}' "$log/ctest" | tr '\n' ' ' ;;
     esac
 }
-
-# What only some parts need, which are skipped without it: no reason to fail where there is no network.
+finish() { # finish NAME STATUS SECONDS NOTE: its output, and its line in the summary
+    (
+        flock 9
+        printf '\n=== %s: %s, %d s\n' "$1" "$2" "$3"
+        cat "$log/$1"
+        printf '%-12s %-7s %4d s  %s\n' "$1" "$2" "$3" "$4" >>"$log/summary"
+    ) 9>"$log/lock"
+}
+part() { # part NAME COMMAND...
+    local name=$1 start=$SECONDS status=ok
+    shift
+    "$@" >"$log/$name" 2>&1 </dev/null || status=FAILED
+    finish "$name" $status $((SECONDS - start)) "$(totals "$name")"
+    [ $status = ok ]
+}
+# A part without which others are skipped: no reason to fail where there is no network.
 optional() { # optional NAME WHAT-IS-SKIPPED COMMAND...
     local name=$1 skipped=$2 start=$SECONDS status=ok note=
     shift 2
-    echo
-    echo "=== $name: $*"
-    "$@" 2>&1 | tee "$log/$name"
-    if [ "${PIPESTATUS[0]}" -ne 0 ]; then
-        status=ABSENT
-        note="SKIPPED: $skipped ($(tail -n 1 "$log/$name"))"
-    fi
-    summary+=("$(printf '%-12s %-7s %4d s  %s' "$name" "$status" "$((SECONDS - start))" "$note")")
+    "$@" >"$log/$name" 2>&1 </dev/null || { status=ABSENT note="SKIPPED: $skipped ($(tail -n 1 "$log/$name"))"; }
+    finish "$name" $status $((SECONDS - start)) "$note"
     [ $status = ok ]
 }
+absent() { # absent NAME WHAT-IS-SKIPPED WHY
+    : >"$log/$1"
+    finish "$1" ABSENT 0 "SKIPPED: $2 ($3)"
+}
 
-part format make --no-print-directory fmt
-part clippy make --no-print-directory lint
-optional nixl tests/nixl.rs tools/nixl.sh
-if optional nvcc 'the check of the compiled kernels' tools/kernels.sh --install; then
-    part kernels tools/kernels.sh --check
-fi
-part simulator cargo test --locked -p simulated-kernels -p simulated-cuda -p simulated-cublaslt
-# --no-fail-fast: one broken test does not hide another.
-part rust cargo test --locked --features failpoints,fuzzing --no-fail-fast
-# Schedules of the lease and ownership code: a build of its own, because its locks are a model checker's.
-part shuttle cargo test --locked --features failpoints,fuzzing,shuttle --lib kv::tests::shuttle
-part build make --no-print-directory build
-part ctest make --no-print-directory ctest
-if [ "$(go version 2>/dev/null | sed -n 's/.*go1\.\([0-9]*\).*/\1/p')" -ge 24 ] 2>/dev/null; then
-    part go make --no-print-directory go
-    part go-server make --no-print-directory go-server
-else
-    summary+=("$(printf '%-12s %-7s %4d s  %s' go ABSENT 0 'SKIPPED: bindings/go and examples/go-server (go 1.24 or later is not there)')")
-fi
-part servers tools/servers.sh
+# ---- lanes ----
+
+# What comes over the network, and what needs no build.
+prepare() {
+    optional nixl tests/nixl.rs tools/nixl.sh
+    if optional nvcc 'the check of the compiled kernels' tools/kernels.sh --install; then
+        part kernels tools/kernels.sh --check
+    fi
+}
+quick() {
+    part format make --no-print-directory fmt
+    part sources cargo test --locked -p source-checks
+}
+# cargo's profile for tests.
+rust() {
+    # --no-fail-fast: one broken test does not hide another.
+    part rust cargo test --locked --features failpoints,fuzzing --no-fail-fast
+    part simulator cargo test --locked -p simulated-kernels -p simulated-cuda -p simulated-cublaslt
+    # Schedules of the lease and ownership code: a build of its own, because its locks are a model checker's.
+    part shuttle cargo test --locked --features failpoints,fuzzing,shuttle --lib kv::tests::shuttle
+    part clippy make --no-print-directory lint
+}
+# The release build, and all that uses the library as its users do.
+installed() {
+    part build make --no-print-directory build || return
+    local go=
+    if [ "$(go version 2>/dev/null | sed -n 's/.*go1\.\([0-9]*\).*/\1/p')" -ge 24 ] 2>/dev/null; then
+        part go-server make --no-print-directory go-server
+        go=1
+    fi
+    part servers tools/servers.sh
+    part ctest make --no-print-directory ctest
+    if [ -n "$go" ]; then
+        part go make --no-print-directory go
+    else
+        absent go 'bindings/go and examples/go-server' 'go 1.24 or later is not there'
+    fi
+}
+
+prepare &
+quick
+wait
+rust &
+installed
+wait
 
 echo
 echo "=== totals ($SECONDS s)"
-printf '%s\n' "${summary[@]}"
-if [ ${#failed[@]} -gt 0 ]; then
-    echo "FAILED: ${failed[*]}"
+cat "$log/summary"
+failed=$(awk '$2 == "FAILED" {print $1}' "$log/summary" | tr '\n' ' ')
+if [ -n "$failed" ]; then
+    echo "FAILED: $failed"
     exit 1
 fi
 echo "all passed"

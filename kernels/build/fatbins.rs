@@ -16,7 +16,8 @@ const SCRIPT: &str = "tools/kernels.sh";
 const FLAGS: &str = "nvcc.flags";
 
 pub fn embed() {
-    for variable in ["CLEAVE_KERNELS_DIR", "CLEAVE_REQUIRE_KERNELS", "CLEAVE_NVCC", "CUDA_HOME"] {
+    for variable in ["CLEAVE_KERNELS_DIR", "CLEAVE_KERNEL_ARCHS", "CLEAVE_REQUIRE_KERNELS", "CLEAVE_NVCC", "CUDA_HOME"]
+    {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     let root = Path::new("..");

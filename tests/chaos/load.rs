@@ -4,8 +4,8 @@ use super::support::*;
 
 const BATCH: u64 = 20;
 
-/// Handoffs of a run, unless `CLEAVE_CHAOS_HANDOFFS` says otherwise: about half a minute.
-const HANDOFFS: u64 = 10_000;
+/// Handoffs of a run, times CLEAVE_TEST_EFFORT.
+const HANDOFFS: u64 = 4_000;
 
 /// Idle connections that a worker keeps of a peer, and its peer of it: how many there are depends on how many transfers ever coincided.
 const KEPT: u64 = 2 * 16;
@@ -50,7 +50,8 @@ fn exchange(workers: &mut [Worker; 2], salt: &mut u64) {
 
 #[test]
 fn thousands_of_handoffs_leave_nothing_behind() {
-    let wanted = std::env::var("CLEAVE_CHAOS_HANDOFFS").ok().and_then(|n| n.parse().ok()).unwrap_or(HANDOFFS);
+    let effort = std::env::var("CLEAVE_TEST_EFFORT").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    let wanted = HANDOFFS * effort;
     let config = json!({"listen": "127.0.0.1:0", "blocks": 160});
     let mut workers = [Worker::start(config.clone()), Worker::start(config)];
     let [a, b] = &mut workers;

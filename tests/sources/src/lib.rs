@@ -1,0 +1,135 @@
+//! The order of dependencies that ARCHITECTURE.md draws, held against the sources: which module may name which.
+#![cfg(test)]
+
+mod files;
+mod paths;
+
+use files::{Module, Sources};
+use std::collections::BTreeMap;
+
+/// Module → the modules it may use. `error`, `log`, `panics`, `failpoint`, `sys` and `sync` are the floor under all.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("error", &[]),
+    ("tensor", &[]),
+    ("sequence", &[]),
+    ("sys", &[]),
+    ("sync", &[]),
+    ("log", &[]),
+    ("panics", &[]),
+    ("failpoint", &[]),
+    ("backend", &["tensor"]),
+    ("sampling", &["sequence"]),
+    ("scheduler", &[]),
+    ("kv", &["backend", "tensor", "sequence"]),
+    ("transport", &["kv", "backend", "tensor", "sequence"]),
+    ("model", &["backend", "tensor"]),
+    ("fuzzing", &["transport", "kv", "model", "backend", "tensor", "sequence"]),
+    ("engine", &["model", "transport", "kv", "scheduler", "sampling", "backend", "tensor", "sequence"]),
+    ("ffi", &["engine", "model", "transport", "kv", "sampling", "backend", "tensor", "sequence"]),
+];
+const FLOOR: &[&str] = &["error", "sys", "sync", "log", "panics", "failpoint"];
+
+/// Circles that are one idea in more than one file.
+const ALLOWED_CIRCLES: &[&[&str]] = &[
+    &["backend::cpu::attention::amx", "backend::cpu::attention::tiles"],
+    &["backend::cuda::device", "backend::cuda::partition"],
+    &["engine", "engine::cache", "engine::counters", "engine::guard", "engine::running", "engine::shared"],
+    &[
+        "kv::audit",
+        "kv::cache",
+        "kv::convert",
+        "kv::endpoint",
+        "kv::handle",
+        "kv::image",
+        "kv::image::sections",
+        "kv::image::source",
+        "kv::lease",
+        "kv::state",
+        "kv::streaming",
+        "kv::table",
+    ],
+    &["model::detokenizer", "model::tokenizer"],
+    &["sys::nixl::agent", "sys::nixl::memory", "sys::nixl::transfer"],
+    &["sys::nixl::capi", "sys::nixl::library", "sys::nixl::quiet"],
+    &["transport::server", "transport::server::listen"],
+];
+
+fn name(module: &Module) -> String {
+    module.join("::")
+}
+
+#[test]
+fn modules_depend_one_way() {
+    let may_use: BTreeMap<&str, &[&str]> = MAY_USE.iter().copied().collect();
+    let sources = Sources::read();
+    let mut wrong = Vec::new();
+    for module in sources.modules().filter(|module| !module.is_empty()) {
+        let top = module[0].as_str();
+        let Some(allowed) = may_use.get(top) else {
+            wrong.push(format!("{}: module {top} has no place in the order yet", name(module)));
+            continue;
+        };
+        for used in sources.uses(module) {
+            let used = used[0].as_str();
+            if used != top && !FLOOR.contains(&used) && !allowed.contains(&used) {
+                wrong.push(format!("{}: {top} may not use {used}", name(module)));
+            }
+        }
+    }
+    for (top, _) in MAY_USE {
+        assert!(sources.modules().any(|module| module.first().is_some_and(|m| m == top)), "{top} has no source");
+    }
+    assert!(wrong.is_empty(), "against the order of dependencies:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn files_of_a_module_do_not_use_each_other_in_circles() {
+    let circles: Vec<Vec<String>> =
+        Sources::read().circles().iter().map(|circle| circle.iter().map(name).collect()).collect();
+    let wrong: Vec<String> = circles
+        .iter()
+        .filter(|circle| !ALLOWED_CIRCLES.contains(&circle.iter().map(String::as_str).collect::<Vec<_>>().as_slice()))
+        .map(|circle| circle.join(" <-> "))
+        .collect();
+    assert!(wrong.is_empty(), "circles:\n{}", wrong.join("\n"));
+    for allowed in ALLOWED_CIRCLES {
+        assert!(circles.iter().any(|circle| circle == allowed), "the allowed circle {allowed:?} is gone: drop it");
+    }
+}
+
+fn sources(files: &[(&str, &str)]) -> Sources {
+    let module = |name: &str| name.split("::").filter(|part| !part.is_empty()).map(str::to_string).collect();
+    Sources::new(files.iter().map(|(name, text)| (module(name), text.to_string())).collect())
+}
+
+#[test]
+fn the_check_sees_every_form_of_use() {
+    let sources = sources(&[
+        ("", ""),
+        ("kv", "mod pool;\npub use pool::Pool;"),
+        ("kv::pool", ""),
+        ("model", ""),
+        ("engine", "use crate::{kv::{Pool,\n  pool}, model as m};\n// crate::ffi\nfn f() {\n    use super::log::x;\n}"),
+        ("ffi", "fn g() { crate::engine::Role::Mixed; }"),
+        ("log", ""),
+    ]);
+    let uses = |module: &str| {
+        sources.uses(&module.split("::").map(str::to_string).collect()).iter().map(name).collect::<Vec<_>>()
+    };
+    assert_eq!(uses("engine"), ["kv::pool", "log", "model"]);
+    assert_eq!(uses("ffi"), ["engine"]);
+    assert!(uses("kv").is_empty(), "passing a name on is no use");
+}
+
+#[test]
+fn the_check_sees_circles() {
+    let sources = sources(&[
+        ("kv", "mod a; mod b; mod c;\npub use a::A;"),
+        ("kv::a", "use super::b::B;"),
+        ("kv::b", "use crate::kv::c::{C, D};"),
+        ("kv::c", "use super::A;"),
+        ("kv::d", "use super::a;"),
+    ]);
+    let circles: Vec<Vec<String>> = sources.circles().iter().map(|c| c.iter().map(name).collect()).collect();
+    assert_eq!(circles, [["kv::a", "kv::b", "kv::c"]]);
+}
