@@ -45,11 +45,8 @@ fn is_path(span: &str) -> bool {
     let plain = span.chars().all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c));
     let endings =
         [".rs", ".md", ".h", ".hpp", ".cuh", ".cu", ".sh", ".py", ".toml", ".txt", ".c", ".go", ".svg", ".csv"];
-    let built = ["target/", "build/", "out/", "/dev/", "/proc/", "/sys/"].iter().any(|d| span.starts_with(d));
-    plain
-        && !built
-        && !span.starts_with('.')
-        && (endings.iter().any(|e| span.ends_with(e)) || span.contains('/') && span.len() > 3)
+    let elsewhere = ["target/", "build/", "out/", "/", "."].iter().any(|start| span.starts_with(start));
+    plain && !elsewhere && (endings.iter().any(|e| span.ends_with(e)) || span.contains('/') && span.len() > 3)
 }
 
 #[test]
