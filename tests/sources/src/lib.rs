@@ -1,6 +1,8 @@
-//! The order of dependencies that ARCHITECTURE.md draws, held against the sources: which module may name which.
+//! Tests that read the sources instead of running them. Here: the order of dependencies that ARCHITECTURE.md draws, which says
+//! which module may name which. In `docs`: what documents say about the sources.
 #![cfg(test)]
 
+mod docs;
 mod files;
 mod paths;
 

@@ -1,5 +1,6 @@
 //! The documents are held against the sources: links and paths lead somewhere, names exist, quoted error texts are real.
 
+mod figures;
 mod links;
 mod names;
 mod page;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 const NOT_OURS: &[&str] = &["target", ".git", "node_modules", "__pycache__", "corpus", "artifacts"];
 
 fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
 }
 
 fn read(path: &str) -> String {
