@@ -30,6 +30,13 @@ impl Tensor {
         &self.stored.name
     }
 
+    /// Name, dtype and shape, as the fingerprint takes them.
+    pub fn describe(&self) -> String {
+        let shape = self.stored.shape.iter().map(|n| n.to_string()).collect::<Vec<_>>().join("x");
+        format!("{} {} {shape}", self.name(), self.dtype)
+    }
+
+    /// The elements, row-major and little-endian.
     pub fn bytes(&self) -> &[u8] {
         self.stored.bytes()
     }

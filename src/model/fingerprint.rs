@@ -1,80 +1,93 @@
 //! The identity of a model: what must be equal for KV computed by one host to mean anything to another.
 //!
-//! BLAKE3 over the canonical decoder facts of config.json and, for every tensor the decoder uses in a fixed
-//! order, its name, dtype, shape and contents. File names, sharding, metadata and unused tensors do not enter,
-//! so the same weights sharded otherwise are the same model; the same weights in another dtype are not.
+//! BLAKE3 over the canonical decoder facts of config.json and, for every tensor the decoder uses in a fixed order,
+//! its name, dtype, shape and **every byte of its contents**. File names, sharding, metadata and unused tensors do not
+//! enter, so the same weights sharded otherwise are the same model; the same weights in another dtype are not.
 //!
-//! **Contents are sampled.** Tensors of at most 256 KiB (all norms and biases) are hashed whole; of larger ones
-//! 16 pieces of 16 KiB, evenly spread, the first and the last included. A 2 GB model then costs some milliseconds
-//! and a 140 GB one tens, where hashing everything takes 0.4 s and 25 s (5.5 GB/s on one core, measured) and reads
-//! every byte of the checkpoint before the first handle can be exported, at every start of every process.
-//! Fine-tuning, merging adapters, other quantisation or pruning change nearly every element of a matrix, so any
-//! sample shows them. What a sample can miss is a checkpoint edited by hand in a few rows of a large matrix and
-//! nowhere else (a few embedding rows, say); whoever does that and mixes both in one fleet should compare
-//! whole-file digests of their own.
+//! Contents are hashed in pieces of [`PIECE`] bytes, each by whichever thread is free, and the digests of the pieces in
+//! order; the result does not depend on the number of threads. What a large model costs on later loads is the business
+//! of [`super::fingerprint_cache`].
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::error::Result;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
 
-const WHOLE: usize = 256 << 10;
-const PIECE: usize = 16 << 10;
-const PIECES: usize = WHOLE / PIECE;
+/// Unit of work of a hashing thread. Part of the fingerprint's definition.
+const PIECE: usize = 1 << 20;
 
-/// Takes the fingerprint. Reads up to 256 KiB of each tensor.
-pub fn fingerprint(config: &ModelConfig, checkpoint: &Checkpoint) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new_derive_key("cleave 2026 model fingerprint v1");
+/// Hashes config and all weights, on as many threads as the process has CPUs.
+pub fn fingerprint(config: &ModelConfig, checkpoint: &Checkpoint) -> Result<[u8; 32]> {
+    let tensors = checkpoint.tensors();
+    let digests = piece_digests(&tensors.iter().map(|tensor| tensor.bytes()).collect::<Vec<_>>())?;
+    let mut digests = digests.iter();
+    let mut hasher = blake3::Hasher::new_derive_key("cleave 2026 model fingerprint v2");
     field(&mut hasher, config.canonical().as_bytes());
-    for tensor in checkpoint.tensors() {
-        let shape = tensor.stored.shape.iter().map(|n| n.to_string()).collect::<Vec<_>>().join("x");
-        field(&mut hasher, format!("{} {} {shape}", tensor.name(), tensor.dtype).as_bytes());
-        contents(&mut hasher, tensor.bytes());
+    for tensor in tensors {
+        field(&mut hasher, tensor.describe().as_bytes());
+        hasher.update(&(tensor.bytes().len() as u64).to_le_bytes());
+        for digest in digests.by_ref().take(tensor.bytes().len().div_ceil(PIECE)) {
+            hasher.update(digest);
+        }
     }
-    *hasher.finalize().as_bytes()
+    Ok(*hasher.finalize().as_bytes())
 }
 
-fn field(hasher: &mut blake3::Hasher, bytes: &[u8]) {
+/// A text with its length before it, so that no two lists of fields hash alike.
+pub(super) fn field(hasher: &mut blake3::Hasher, bytes: &[u8]) {
     hasher.update(&(bytes.len() as u64).to_le_bytes());
     hasher.update(bytes);
 }
 
-fn contents(hasher: &mut blake3::Hasher, bytes: &[u8]) {
-    if bytes.len() <= WHOLE {
-        hasher.update(bytes);
-        return;
+/// The digests of all pieces of all `contents`, in order.
+fn piece_digests(contents: &[&[u8]]) -> Result<Vec<[u8; 32]>> {
+    let pieces: Vec<&[u8]> = contents.iter().flat_map(|bytes| bytes.chunks(PIECE)).collect();
+    let digest = |piece: &[u8]| *blake3::hash(piece).as_bytes();
+    let cpus = std::thread::available_parallelism().map_or(1, |count| count.get());
+    let threads = cpus.min(pieces.len());
+    if threads <= 1 {
+        return Ok(pieces.into_iter().map(digest).collect());
     }
-    let last = bytes.len() - PIECE;
-    for i in 0..PIECES {
-        let start = (last as u128 * i as u128 / (PIECES as u128 - 1)) as usize;
-        hasher.update(&bytes[start..start + PIECE]);
-    }
+    let next = AtomicUsize::new(0);
+    let digests = Mutex::new(vec![[0; 32]; pieces.len()]);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            crate::sys::spawn_scoped(scope, "cleave-hash", || {
+                while let Some((at, piece)) = take(&next, &pieces) {
+                    let digest = digest(piece);
+                    digests.lock().unwrap_or_else(PoisonError::into_inner)[at] = digest;
+                }
+            })?;
+        }
+        Ok(())
+    })?;
+    Ok(digests.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn take<'a>(next: &AtomicUsize, pieces: &[&'a [u8]]) -> Option<(usize, &'a [u8])> {
+    let at = next.fetch_add(1, Ordering::Relaxed);
+    Some((at, *pieces.get(at)?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn hash(bytes: &[u8]) -> blake3::Hash {
-        let mut hasher = blake3::Hasher::new();
-        contents(&mut hasher, bytes);
-        hasher.finalize()
-    }
-
-    /// A change that reaches over a sixteenth of a large tensor shows wherever it is, and so do the ends.
+    /// The digests are those of one thread going through the pieces in order, and every byte enters.
     #[test]
-    fn samples_of_large_tensors() {
-        for len in [WHOLE, WHOLE + 1, WHOLE + PIECE, 3_000_001] {
-            let good = vec![7u8; len];
-            let stretch = len / (PIECES - 1);
-            for start in (0..len - stretch).step_by(stretch / 3) {
-                let mut bytes = good.clone();
-                bytes[start..start + stretch].fill(8);
-                assert_ne!(hash(&bytes), hash(&good), "{len} from {start}");
-            }
-            for at in [0, len - 1] {
-                let mut bytes = good.clone();
-                bytes[at] = 8;
-                assert_ne!(hash(&bytes), hash(&good), "{len} at {at}");
-            }
+    fn pieces_are_hashed_in_order_and_whole() {
+        let tensors = [vec![1u8; 5 * PIECE + 7], vec![2; 10], Vec::new(), vec![3; PIECE]];
+        let refs = |tensors: &[Vec<u8>]| piece_digests(&tensors.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
+        let good = refs(&tensors);
+        let expected =
+            tensors.iter().flat_map(|bytes| bytes.chunks(PIECE)).map(|piece| *blake3::hash(piece).as_bytes());
+        assert_eq!(good, expected.collect::<Vec<_>>());
+        for at in [0, 1, PIECE - 1, PIECE, 3 * PIECE + 12_345, 5 * PIECE + 6] {
+            let mut tensors = tensors.clone();
+            tensors[0][at] ^= 1;
+            assert_ne!(refs(&tensors), good, "byte {at}");
         }
     }
 }

@@ -7,7 +7,7 @@
 //! | rotary scaling | `rope` |
 //! | what a valid checkpoint is | `safetensors`, `checkpoint` |
 //! | the forward pass | `decoder` |
-//! | when two models are the same | `fingerprint` |
+//! | when two models are the same | `fingerprint`, and `fingerprint_cache` for models loaded before |
 //! | text | `tokenizer`, `detokenizer`, `chat`, `chat_functions` |
 
 pub mod arch;
@@ -18,6 +18,7 @@ pub mod config;
 pub mod decoder;
 pub mod detokenizer;
 pub mod fingerprint;
+pub mod fingerprint_cache;
 pub mod json;
 pub mod rope;
 pub mod rope_config;
@@ -39,16 +40,17 @@ use chat::ChatTemplate;
 use checkpoint::Checkpoint;
 use config::ModelConfig;
 use detokenizer::Detokenizer;
+use fingerprint_cache::FingerprintCache;
 use tokenizer::Tokenizer;
 use weights::{InPlace, ToDevice, Weights};
 
-/// A loaded model directory. Weights stay mapped; tokenizer, template and fingerprint are made when first asked
-/// for, so a host that brings its own tokens does not pay for them.
+/// A loaded model directory. Weights stay mapped; tokenizer and template are made when first asked for, so a host that
+/// brings its own tokens does not pay for them.
 pub struct Model {
     dir: PathBuf,
     config: ModelConfig,
     checkpoint: Checkpoint,
-    fingerprint: OnceLock<[u8; 32]>,
+    fingerprint: [u8; 32],
     cpu: Mutex<Option<Arc<Weights<CpuBackend>>>>,
     /// By device ordinal.
     cuda: Mutex<Vec<(i32, Weak<Weights<CudaBackend>>)>>,
@@ -74,8 +76,8 @@ pub struct ModelInfo {
 }
 
 impl Model {
-    /// Loads a directory with config.json and model.safetensors (or its shards and index). All of config and
-    /// tensor headers is checked here; tensor data is first read when used.
+    /// Loads a directory with config.json and model.safetensors (or its shards and index). Config and tensor headers
+    /// are checked in full, and the weights are read once for the fingerprint, unless that is known from an earlier load.
     pub fn load(path: &str) -> Result<Arc<Model>> {
         let dir = PathBuf::from(path);
         match std::fs::metadata(&dir) {
@@ -87,12 +89,17 @@ impl Model {
         }
         let config = ModelConfig::read(&dir)?;
         let checkpoint = Checkpoint::open(&dir, &config)?;
+        let hash = || fingerprint::fingerprint(&config, &checkpoint);
+        let fingerprint = match FingerprintCache::of_user() {
+            Some(cache) => cache.get_or(&dir, &config, &checkpoint, hash)?,
+            None => hash()?,
+        };
         crate::log!(Info, "model", "loaded {path}");
         Ok(Arc::new(Model {
             dir,
             config,
             checkpoint,
-            fingerprint: OnceLock::new(),
+            fingerprint,
             cpu: Mutex::new(None),
             cuda: Mutex::default(),
             tokenizer: OnceLock::new(),
@@ -143,9 +150,9 @@ impl Model {
         self.config.rope.depends_on_length()
     }
 
-    /// The identity of this model; see [`fingerprint`]. The first call reads up to 256 KiB of each tensor.
+    /// The identity of this model; see the module [`fingerprint`].
     pub fn fingerprint(&self) -> [u8; 32] {
-        *self.fingerprint.get_or_init(|| fingerprint::fingerprint(&self.config, &self.checkpoint))
+        self.fingerprint
     }
 
     /// The weights for the CPU: the mapping itself, shared by all engines.

@@ -1,7 +1,8 @@
 //! Files mapped read-only into memory: checkpoint shards, used in place.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// A whole regular file, mapped read-only. Pages are shared with every other process that maps it and are
@@ -13,6 +14,36 @@ use std::path::Path;
 /// name plus `mv`, and every download tool, does); the mapping then keeps the old contents alive.
 pub struct Mapping {
     map: memmap2::Mmap,
+    identity: FileIdentity,
+}
+
+/// Which file it was, and in which state: equal as long as nobody has written to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileIdentity {
+    /// Device number and inode.
+    pub inode: (u64, u64),
+    /// Size in bytes.
+    pub size: u64,
+    /// Modification time: seconds and nanoseconds since 1970. Its owner can set it.
+    pub modified: (i64, i64),
+    /// Change time, likewise. Nobody can set it.
+    pub changed: (i64, i64),
+}
+
+impl FileIdentity {
+    /// The file that `path` leads to now.
+    pub fn of_path(path: &Path) -> io::Result<FileIdentity> {
+        std::fs::metadata(path).map(|meta| FileIdentity::of(&meta))
+    }
+
+    fn of(meta: &Metadata) -> FileIdentity {
+        FileIdentity {
+            inode: (meta.dev(), meta.ino()),
+            size: meta.size(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+        }
+    }
 }
 
 impl Mapping {
@@ -24,7 +55,8 @@ impl Mapping {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
         let file = File::open(path)?;
-        let len = file.metadata()?.len();
+        let meta = file.metadata()?;
+        let len = meta.len();
         let len = usize::try_from(len).map_err(|_| io::Error::new(io::ErrorKind::FileTooLarge, "too large to map"))?;
         // SAFETY: the mapping is read-only and private to this object, its length was taken from the open file,
         // and it is handed out as `&[u8]` bounded by the object's life. What remains is a file that another
@@ -32,11 +64,17 @@ impl Mapping {
         // metadata that decides about bounds is copied out once; truncation is documented above.
         #[allow(unsafe_code)]
         let map = unsafe { memmap2::MmapOptions::new().len(len).map(&file)? };
-        Ok(Mapping { map })
+        Ok(Mapping { map, identity: FileIdentity::of(&meta) })
     }
 
+    /// All of the file.
     pub fn bytes(&self) -> &[u8] {
         &self.map
+    }
+
+    /// The file as it was when it was mapped.
+    pub fn identity(&self) -> &FileIdentity {
+        &self.identity
     }
 
     /// Asks the kernel to begin reading the file in the background. Only a hint.

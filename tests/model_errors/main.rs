@@ -81,6 +81,36 @@ fn harmless() {
     assert_ne!(load(dir.path()).fingerprint(), good.fingerprint());
 }
 
+/// Any byte of any weight makes another model, however large the tensor is and wherever the byte.
+#[test]
+fn every_byte_enters_the_fingerprint() {
+    // An embedding of 8 MiB in a model that is small otherwise.
+    let (vocab, hidden) = (1 << 16, 32);
+    let dir = copy("llama2-mha");
+    set(dir.path(), "vocab_size", json!(vocab));
+    let bytes = fs::read(weights(dir.path())).unwrap();
+    let tensors = ::safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let table = vec![0u8; vocab * hidden * 4];
+    let shape = vec![vocab, hidden];
+    let view = || ::safetensors::tensor::TensorView::new(::safetensors::Dtype::F32, shape.clone(), &table).unwrap();
+    let replaced = |name: &str| name.starts_with("model.embed_tokens") || name.starts_with("lm_head");
+    let all =
+        tensors.tensors().into_iter().map(|(name, old)| if replaced(&name) { (name, view()) } else { (name, old) });
+    fs::write(weights(dir.path()), ::safetensors::serialize(all, None).unwrap()).unwrap();
+    let print = || Model::load(dir.path().to_str().unwrap()).unwrap_or_else(|e| panic!("{e}")).fingerprint();
+    let good = print();
+    let bytes = fs::read(weights(dir.path())).unwrap();
+    let data = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut random = Random(5);
+    for _ in 0..12 {
+        let at = data + random.below(bytes.len() - data);
+        edit_bytes(&weights(dir.path()), |bytes| bytes[at] ^= 1);
+        assert_ne!(print(), good, "byte {at}");
+        edit_bytes(&weights(dir.path()), |bytes| bytes[at] ^= 1);
+    }
+    assert_eq!(print(), good);
+}
+
 /// Random damage to every parser: an error or a model, never a panic.
 #[test]
 fn mutations() {
