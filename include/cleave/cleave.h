@@ -282,18 +282,27 @@ typedef struct cleave_model_info_t {
     uint64_t weight_bytes;
     /** Keys and values of one token over all layers, in the KV dtype that is the model's default. */
     uint64_t kv_bytes_per_token;
-    /** Over config and weights: equal for what can exchange KV. */
+    /** Hash of the decoder's config and of every byte of its weights: equal for models that can exchange KV. */
     uint8_t fingerprint[32];
     /** NUL-terminated, as config.json names it: "LlamaForCausalLM". */
     char architecture[64];
 } cleave_model_info_t;
 
 /**
- * Opens the model in directory `path` (NUL-terminated UTF-8) and checks it whole; the weights stay mapped files.
- * `*out` is the caller's, to be given back with cleave_model_release. Without tokenizer files everything but the text
- * functions works.
+ * Opens the model in directory `path` (NUL-terminated UTF-8), checks config and headers in full and takes the
+ * fingerprint. `*out` is the caller's, to be given back with cleave_model_release. Without tokenizer files everything
+ * but the text functions works.
  *
- * Callable from any thread. [BLOCKING] Reads the headers of all files, and the weights once for the fingerprint.
+ * The weights stay mapped files. While the model is loaded its files must not be truncated or overwritten in place:
+ * truncation makes the process receive SIGBUS, overwriting changes what the model computes. Replace a model by
+ * writing new files and renaming them over the old ones, which leaves loaded models as they are.
+ *
+ * The fingerprint covers every byte of the weights that the decoder uses. The first load of a directory reads them
+ * all, on all CPUs. The result is kept in $XDG_CACHE_HOME/cleave, or else $HOME/.cache/cleave, for models of 64 MiB
+ * or more; a later load uses it if size, inode, modification and change time of every file are the same and a sample
+ * of each tensor is. A cache directory that is missing, read-only or writable by others is not used.
+ *
+ * Callable from any thread. [BLOCKING] Reads the headers of all files, and the weights if the fingerprint is not known.
  * Errors: NOT_FOUND (directory or file), CORRUPT (malformed or truncated file, missing tensor: the text names file,
  * tensor and reason), UNSUPPORTED (architecture, rope variant, quantisation), IO, OUT_OF_MEMORY.
  */
