@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# Puts all that `make gpu-check` needs on a machine with a GPU into build/gpu-check (or DIR): programs with the kernels in
-# them, the tiny model, the tests' models, scripts. There it is run with `./gpu-check.sh`; neither Rust nor nvcc nor a
-# network is needed.
+# Puts everything that `make gpu-check` needs on a machine with a GPU into build/gpu-check (or DIR): programs with embedded
+# kernels, the tiny model, the tests' models, scripts. Run `./gpu-check.sh` there; it needs neither Rust nor nvcc nor a network.
 #   gpu-check-pack.sh [DIR]
 set -euo pipefail
-cd "$(dirname "$0")/.."
+. "$(dirname "$0")/lib.sh"
 export LC_ALL=C
 pack=${1:-build/gpu-check}
 max_bytes=$((60 << 20))
@@ -15,7 +14,7 @@ mkdir -p "$(dirname "$pack")"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 cargo test --locked --release --no-run --bench gpu --test cuda --message-format=json-render-diagnostics >"$log"
-program() { # program TARGET: what cargo made of it
+program() { # program TARGET: the executable that cargo built for it
     sed -n 's/.*"executable":"\([^"]*\/'"$1"'-[0-9a-f]*\)".*/\1/p' "$log" | tail -n 1
 }
 
@@ -30,7 +29,4 @@ git describe --always --dirty >"$pack/commit" 2>/dev/null || echo unknown >"$pac
 
 bytes=$(find "$pack" -type f -printf '%s\n' | awk '{sum += $1} END {print sum}')
 printf 'gpu-check: %d.%d MiB in %s\n' $((bytes >> 20)) $(((bytes & 0xfffff) * 10 >> 20)) "$pack"
-if [ "$bytes" -gt $max_bytes ]; then
-    echo "gpu-check: more than $((max_bytes >> 20)) MiB" >&2
-    exit 1
-fi
+[ "$bytes" -le $max_bytes ] || die "gpu-check: more than $((max_bytes >> 20)) MiB"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Checks and measures the CUDA backend on device 0 with what lies beside this script (tools/gpu-check-pack.sh): the kernels
-# under compute-sanitizer where that is found, the kernels against the CPU, whole models against the CPU, a handoff between
-# two processes, speed. Every part runs whatever became of those before. What is printed is also in OUT/log.txt, figures in
-# OUT/results.json.
+# Checks and measures the CUDA backend on device 0 with the files beside this script (tools/gpu-check-pack.sh): the kernels
+# under compute-sanitizer if it is installed, the kernels against the CPU, whole models against the CPU, a handoff between
+# two processes, speed. A part that fails does not stop the parts after it. The output is also in OUT/log.txt, the figures
+# are in OUT/results.json. Stands alone, without tools/lib.sh: it runs where there is no repository.
 #   gpu-check.sh [--out DIR] [--dir DIR] [--only PART,PART...] [--quick] [--seconds N] [-- ARGUMENTS OF bench]
-# Parts: sanitizer, kernels, equality, processes, bench. --dir: where models are written, 20 GB. --seconds: of the whole.
-# Status 0 if all is well; missed targets are no failure.
+# Parts: sanitizer, kernels, equality, processes, bench. --dir: where models are written, 20 GB. --seconds: limit for all parts.
+# Status 0 if all is well, 1 if a part failed, 4 without a device. A missed target is not a failure.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 started=$SECONDS
@@ -27,7 +27,7 @@ mkdir -p "$out" || exit 2
 out=$(cd "$out" && pwd)
 made=
 if [ -z "$dir" ]; then
-    # Memory is quicker than disk, where there is plenty.
+    # Memory is faster than disk, if there is enough of it.
     free=$(df -k --output=avail /dev/shm 2>/dev/null | tail -n 1)
     base=${TMPDIR:-/tmp}
     [ "${free:-0}" -lt $((40 << 20)) ] || base=/dev/shm
@@ -88,7 +88,7 @@ part equality 90 ./cuda-tests --test-threads=4 generation:: handoff:: models::
 part processes 60 ./gpu-check processes --model models/tiny
 bench=$(($(left) - 25))
 [ $bench -le 500 ] || bench=500
-# Whatever hangs in it ends itself 15 seconds later, with the table so far.
+# The benchmark ends itself 15 seconds after its limit if something hangs, and prints the table so far.
 part bench $((bench + 20)) ./gpu-check bench $quick --dir "$dir" --json "$out/results.json" --peer ./gpu-peer.py \
     --seconds $bench "$@"
 

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
 # Compiles kernels/*.cu with the flags in kernels/nvcc.flags into target/kernels (or CLEAVE_KERNELS_DIR), where
-# kernels/build.rs looks for them: a fatbin for each, with the names of its kernels (.entries), what ptxas said of them
-# (.log) and what it was made of (.inputs). What was made of the same is left alone. Needs no GPU.
-# nvcc is CLEAVE_NVCC, that of PATH, that of CUDA_HOME, or of the wheels in target/cuda, which are installed there, 280 MB,
-# where there is no other.
-#   --check       then looks at each kernel: no spills and stacks, registers that suit its threads, tensor cores where
-#                 they are meant; prints a table
-#   --no-install  ends with status 3 where nvcc would have to be installed
-#   --install     only sees to it that nvcc is there
-#   --unchanged   only says by its status whether the sources are those that kernels/checked names: the last ones that were
-#                 compiled and checked for all architectures
-# CLEAVE_KERNEL_ARCHS ("90 100") compiles for these of the architectures in kernels/nvcc.flags only, without PTX.
+# kernels/build.rs looks for the results: for each source a fatbin, the names of its kernels (.entries), the output of ptxas
+# (.log) and the text it was compiled from (.inputs). Recompiles only what changed. Needs no GPU.
+# Uses the nvcc of CLEAVE_NVCC, of PATH, of CUDA_HOME, or of the wheels in target/cuda. If there is none, installs those wheels
+# (280 MB).
+#   --check       also checks each kernel: no spills, no stack, registers that suit its number of threads, tensor cores where
+#                 they are intended; prints a table
+#   --no-install  exits with status 3 instead of installing nvcc
+#   --install     only makes sure that nvcc is there
+#   --unchanged   only tells by its status whether the sources are those named in kernels/checked, which were last compiled and
+#                 checked for all architectures
+# CLEAVE_KERNEL_ARCHS ("90 100") limits the architectures in kernels/nvcc.flags to these, without PTX.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+. "$(dirname "$0")/lib.sh"
 export LC_ALL=C
 
 check= install=1 only_install= only_compare=
@@ -22,13 +22,13 @@ for option in "$@"; do
     --no-install) install= ;;
     --install) only_install=1 ;;
     --unchanged) only_compare=1 ;;
-    *) echo "$0: $option: expected --check, --no-install, --install or --unchanged" >&2 && exit 2 ;;
+    *) bad_option "$option" "--check, --no-install, --install or --unchanged" ;;
     esac
 done
 out=${CLEAVE_KERNELS_DIR:-target/kernels}
 wheels=target/cuda
-min_nvcc=12.8 # the first that knows compute capability 10.0
-max_bytes=$((60 << 20)) # of all fatbins: what a package holds
+min_nvcc=12.8 # the first with compute capability 10.0
+max_bytes=$((60 << 20)) # limit for all fatbins: the size of a package
 
 # One hash over all that nvcc sees.
 sources_hash() { cat kernels/nvcc.flags kernels/*.cu kernels/include/*.cuh | sha256sum | cut -d ' ' -f 1; }
@@ -39,10 +39,10 @@ fi
 
 # ---- nvcc ----
 
-version_of() { "$1" --version 2>/dev/null | sed -n 's/.*, release \([0-9.]*\),.*/\1/p'; }
+nvcc_version() { "$1" --version 2>/dev/null | sed -n 's/.*, release \([0-9.]*\),.*/\1/p'; }
 is_good() { # is_good NVCC
     local version
-    version=$(version_of "$1") && [ -n "$version" ] && [ "$(printf '%s\n%s\n' $min_nvcc "$version" | sort -V | head -n 1)" = $min_nvcc ]
+    version=$(nvcc_version "$1") && [ -n "$version" ] && at_least "$version" $min_nvcc
 }
 find_nvcc() {
     if [ -n "${CLEAVE_NVCC:-}" ]; then
@@ -57,55 +57,24 @@ find_nvcc() {
             return
         fi
     done
-    # Other wheels than these are none.
+    # Wheels of other versions do not count.
     cmp -s tools/kernels-requirements.txt $wheels/requirements.txt && is_good $wheels/nvidia/cu13/bin/nvcc &&
         echo "$PWD/$wheels/nvidia/cu13/bin/nvcc"
 }
 
-has_pip() { python3 -m pip --version >/dev/null 2>&1; }
-install_pip() {
-    local as_root=
-    [ "$(id -u)" -eq 0 ] || as_root=sudo
-    if ! command -v apt-get >/dev/null || { [ -n "$as_root" ] && ! sudo -n true 2>/dev/null; }; then
-        echo "nvcc needs python3 with pip, and this user may not install them. Run:" >&2
-        echo "    apt-get install -y --no-install-recommends python3 python3-pip" >&2
-        return 1
-    fi
-    $as_root apt-get update
-    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 python3-pip
-}
-install_nvcc() {
-    has_pip || install_pip || return 1
-    # Beside its place first: what is interrupted leaves nothing that looks complete.
-    rm -rf $wheels.new
-    mkdir -p "$(dirname $wheels)"
-    if ! python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --no-compile \
-        --only-binary :all: --target $wheels.new -r tools/kernels-requirements.txt; then
-        rm -rf $wheels.new
-        echo "the wheels of tools/kernels-requirements.txt cannot be installed: no network, or none for this machine" >&2
-        return 1
-    fi
-    cp tools/kernels-requirements.txt $wheels.new/requirements.txt
-    rm -rf $wheels
-    mv $wheels.new $wheels
-    echo "installed nvcc in $wheels"
-}
-
 if ! nvcc=$(find_nvcc); then
-    if [ -n "${CLEAVE_NVCC:-}" ]; then
-        [ -n "$install" ] || exit 3
-        echo "CLEAVE_NVCC=$CLEAVE_NVCC is not nvcc $min_nvcc or later" >&2
-        exit 1
-    fi
     [ -n "$install" ] || exit 3
-    install_nvcc
-    nvcc=$(find_nvcc) || { echo "the nvcc in $wheels does not run" >&2 && exit 1; }
+    [ -z "${CLEAVE_NVCC:-}" ] || die "CLEAVE_NVCC=$CLEAVE_NVCC is not nvcc $min_nvcc or later"
+    install_wheels "nvcc (tools/kernels-requirements.txt)" $wheels -r tools/kernels-requirements.txt
+    cp tools/kernels-requirements.txt $wheels/requirements.txt
+    echo "installed nvcc in $wheels"
+    nvcc=$(find_nvcc) || die "the nvcc in $wheels does not run"
 fi
 [ -z "$only_install" ] || exit 0
 
 # ---- compile ----
 
-# The sources that a source is made of, itself among them; without the simulator's, which nvcc never sees.
+# A source and the files that it includes, directly or not.
 closure() { # closure FILE
     local -A seen=()
     local queue=("$1") file next
@@ -119,14 +88,14 @@ closure() { # closure FILE
     done
     printf '%s\n' "${!seen[@]}" | sort
 }
-# kernels/build.rs writes the same text but for the first line: what is there is fresh if it is equal.
+# The text that decides whether a result is fresh. kernels/build.rs writes the same one, except for the first line.
 inputs() { # inputs FILE
-    echo "nvcc $(version_of "$nvcc")${CLEAVE_KERNEL_ARCHS:+ for $CLEAVE_KERNEL_ARCHS}"
+    echo "nvcc $(nvcc_version "$nvcc")${CLEAVE_KERNEL_ARCHS:+ for $CLEAVE_KERNEL_ARCHS}"
     closure "$1" | xargs cat kernels/nvcc.flags
 }
 compile() { # compile NAME
     local name=$1 new=$out/$1.new
-    # -gencode and all: one process for all architectures, since two of these run.
+    # One process compiles for all architectures, because several of these run at once.
     if ! "$nvcc" -fatbin -optf "$flags" -Xptxas -v -o "$new.fatbin" "kernels/$name.cu" >"$new.log" 2>&1; then
         cat "$new.log" >&2
         return 1
@@ -134,14 +103,14 @@ compile() { # compile NAME
     grep -E '(warning|error)' "$new.log" >&2 || true
     sed -n "s/.*Compiling entry function '\([^']*\)' for .*/\1/p" "$new.log" | sort -u >"$new.entries"
     inputs "kernels/$name.cu" >"$new.inputs"
-    rm -f "$out/$name.inputs" # last to come, first to go
+    rm -f "$out/$name.inputs" # written last, removed first
     for part in fatbin log entries inputs; do
         mv "$new.$part" "$out/$name.$part"
     done
     echo "compiled $name"
 }
 flags=$out/nvcc.flags
-export -f compile inputs closure version_of
+export -f compile inputs closure nvcc_version
 export out nvcc flags
 
 mkdir -p "$out"
@@ -153,7 +122,7 @@ if [ -n "${CLEAVE_KERNEL_ARCHS:-}" ]; then
 else
     cp kernels/nvcc.flags "$flags"
 fi
-rm -f "$out"/*.new.* # of a run that failed
+rm -f "$out"/*.new.* # left by a run that failed
 sources=(kernels/*.cu)
 stale=()
 for source in "${sources[@]}"; do

@@ -1,18 +1,11 @@
 #!/usr/bin/env bash
-# Runs tests/servers: real clients (the official openai package, a browser, raw sockets) against the example servers, in
-# every language whose server could be built. Takes what pytest takes, paths last. The clients come by name and version from the
-# package index into target/clients, once.
+# Runs tests/servers: real clients (the official openai package, a browser, raw sockets) against the example servers that were
+# built. Takes pytest's arguments, paths last. The clients are installed into target/clients once.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+. "$(dirname "$0")/lib.sh"
 
 venv=target/clients
-stamp=$venv/.$(sha256sum tests/servers/requirements.txt | cut -c 1-16)
-if [ ! -e "$stamp" ]; then
-    rm -rf "$venv"
-    python3 -m venv "$venv" || { echo "python3 with venv is needed: apt-get install python3-venv" >&2; exit 1; }
-    "$venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: -r tests/servers/requirements.txt
-    touch "$stamp"
-fi
+need_venv "$venv" --only-binary :all: -r tests/servers/requirements.txt
 
 for server in go cpp; do
     binary=$PWD/build/examples/$server-server/$server-server
@@ -22,7 +15,7 @@ for server in go cpp; do
         echo "SKIPPED: the $server server, which was not built" >&2
     fi
 done
-# A CUDA driver that simulates its device.
+# A CUDA driver that simulates a device.
 if cargo build --quiet --locked -p simulated-cuda; then
     export CLEAVE_SIMULATED_CUDA=$PWD/target/debug
 else

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Installs what building cleave needs and this machine lacks: a C and a C++ compiler, make, CMake, pkg-config, Rust.
-# For Debian and Ubuntu. Does nothing, and touches no network, where all is there. Without the right to install it
+# For Debian and Ubuntu. If nothing is missing, does nothing and uses no network. Without the right to install packages it
 # says what to run, and fails. --check only looks. --all adds what the C++ tests, the servers in examples/ and their
 # clients need: GoogleTest, cpp-httplib, nlohmann/json, Go, Python with venv, a browser.
 set -euo pipefail
+. "$(dirname "$0")/lib.sh"
 
 rust_min=1.89
 cmake_min=3.16
@@ -13,24 +14,18 @@ for option in "$@"; do
     case $option in
     --check) check=1 ;;
     --all) all=1 ;;
-    *) echo "$0: $option: expected --check or --all" >&2 && exit 2 ;;
+    *) bad_option "$option" "--check or --all" ;;
     esac
 done
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 
-at_least() { # at_least FOUND WANTED
-    [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]
-}
-version_of() { # version_of COMMAND...: the first number with a dot that it prints
-    "$@" 2>/dev/null | grep -oE '[0-9]+(\.[0-9]+)+' | head -n 1 || true
-}
 rust_is_good() {
     command -v cargo >/dev/null && at_least "$(version_of rustc --version || echo 0)" "$rust_min"
 }
 missing_packages() {
     command -v cc >/dev/null || echo gcc
     command -v c++ >/dev/null || echo g++
-    # Compilers without the C library's headers are found on slim images.
+    # Slim images have compilers without the headers of the C library.
     echo '#include <stdio.h>' | cc -E - >/dev/null 2>&1 || echo libc6-dev
     command -v make >/dev/null || echo make
     at_least "$(version_of cmake --version)" "$cmake_min" || echo cmake
@@ -46,7 +41,7 @@ missing_packages_for_all() {
     python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3-venv
     command -v curl >/dev/null || echo curl
     command -v chromium >/dev/null || command -v google-chrome >/dev/null || echo chromium
-    # Older distributions have an older Go only, which is no use.
+    # Older distributions have only an older Go, which does not help.
     go_is_good || ! at_least "$(apt-cache policy golang-go 2>/dev/null | sed -n 's/.*Candidate: [0-9]*:*\([0-9.]*\).*/\1/p')" "$go_min" || echo golang-go
 }
 has_header() { echo "#include <$1>" | c++ -x c++ -E - >/dev/null 2>&1; }
@@ -56,22 +51,17 @@ packages=${packages% }
 need_rust=
 rust_is_good || need_rust=1
 [ -n "$packages$need_rust" ] || exit 0
-# Only examples/handoff.sh --netns needs it, a test that is skipped without: it comes along, and is no reason to install.
+# Only examples/handoff.sh --netns needs iproute2, and that test is skipped without it: it is installed along with others only.
 command -v ip >/dev/null || [ -x /usr/sbin/ip ] || packages="${packages:+$packages }iproute2"
 
-as_root=
-if [ "$(id -u)" -ne 0 ]; then
-    as_root="sudo "
-fi
 if ! command -v apt-get >/dev/null; then
     echo "cleave needs: ${packages:+$packages }${need_rust:+and rustc $rust_min or later with cargo}" >&2
-    echo "This is no Debian or Ubuntu: install them in this system's way, then run this again." >&2
-    exit 1
+    die "This is not Debian or Ubuntu: install them with this system's package manager, then run this again."
 fi
 
-# What has to be run, in the order in which it has to be.
+# The commands to run, in order.
 commands=()
-# A name that other packages merely mention is known to apt-cache too: only a candidate can be installed.
+# apt-cache also knows names that other packages merely mention; only one with a candidate can be installed.
 has_rustup_package() { apt-cache policy rustup 2>/dev/null | grep -qE 'Candidate: [0-9]'; }
 plan() {
     commands=()
@@ -80,7 +70,7 @@ plan() {
         wanted="${wanted:+$wanted }rustup"
     fi
     if [ -n "$wanted" ]; then
-        commands+=("${as_root}apt-get update" "${as_root}env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $wanted")
+        commands+=("$apt_update" "$apt_install $wanted")
     fi
     if [ -n "$need_rust" ]; then
         if command -v rustup >/dev/null || has_rustup_package; then
@@ -102,8 +92,6 @@ show_plan() {
     done
 }
 
-may_install() { [ "$(id -u)" -eq 0 ] || { command -v sudo >/dev/null && sudo -n true 2>/dev/null; }; }
-
 plan
 if [ -n "$check" ]; then
     echo "missing: ${packages}${need_rust:+ rustc >= $rust_min}" >&2
@@ -115,9 +103,9 @@ if ! may_install; then
     show_plan
     exit 1
 fi
-# A machine that never ran apt-get update knows no packages, rustup among them.
+# Before its first apt-get update a machine knows no packages, rustup included.
 if [ -n "$need_rust" ] && ! command -v rustup >/dev/null && ! has_rustup_package; then
-    ${as_root}apt-get update
+    $apt_update
     plan
 fi
 for command in "${commands[@]}"; do
@@ -134,11 +122,5 @@ done
 hash -r
 
 packages=$(missing_packages | sort -u | tr '\n' ' ')
-if [ -n "$packages" ]; then
-    echo "still missing or too old: $packages" >&2
-    exit 1
-fi
-if ! rust_is_good; then
-    echo "rustc $(version_of rustc --version) is what 'rustc' finds, $rust_min or later is needed: check PATH and 'rustup default'" >&2
-    exit 1
-fi
+[ -z "$packages" ] || die "still missing or too old: $packages"
+rust_is_good || die "'rustc' is version $(version_of rustc --version), $rust_min or later is needed: check PATH and 'rustup default'"
