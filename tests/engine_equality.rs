@@ -196,6 +196,28 @@ fn a_running_generation_moves_on_export_and_through_a_file() {
     assert_same(&joined(&[first, rest]), &want, "exported, saved, loaded");
 }
 
+/// Counts for penalties are kept while a sequence runs, and made anew where it goes on.
+#[test]
+fn penalties_count_alike_after_a_handoff() {
+    let mut job = sampled(&prompt(60, 31), 30, 8);
+    job.sampling.repetition_penalty = 1.3;
+    job.sampling.presence_penalty = 0.4;
+    job.sampling.frequency_penalty = 0.7;
+    let want = reference(job.clone());
+    let cache = cache_of(100);
+    let mut host = Host::with_capacity(16);
+    let prefill = host.engine(&cache, role(Role::Prefill));
+    let decode = host.engine(&cache, role(Role::Decode));
+    let first = host.run(&prefill, job);
+    let id = host.squeeze(&decode, continuation(first.end.unwrap().kv));
+    host.tokens(id, 3);
+    decode.export(id).unwrap();
+    let second = host.finish(id);
+    assert_eq!(second.reason(), FinishReason::Exported, "the queue has no room for all of its tokens");
+    let third = host.run(&decode, continuation(second.end.unwrap().kv));
+    assert_same(&joined(&[first, second, third]), &want, "penalties over two handoffs");
+}
+
 #[test]
 fn a_kept_chat_takes_another_turn() {
     let (turn1, turn2) = (prompt(40, 1), prompt(25, 2));

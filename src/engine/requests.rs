@@ -6,6 +6,7 @@ use super::running::{End, PendingRequest, RunningRequest, SequenceSource, finish
 use super::step::StepLoop;
 use crate::error::{Error, Result, Status};
 use crate::kv::{BlockTable, Consumed, KvId, StreamingExport};
+use crate::sampling::TokenCounts;
 use crate::scheduler::NewSeq;
 use crate::sequence::{FinishReason, Snapshot};
 use crate::sys::monotonic_ns;
@@ -91,7 +92,9 @@ impl StepLoop {
             event.kv = streaming.id().0;
             event
         });
+        let turn = snapshot.tokens.len() - snapshot.generated() as usize;
         let active = RunningRequest {
+            counts: TokenCounts::new(&snapshot.params, &snapshot.tokens, turn),
             published: 0,
             prefix_hit: None,
             begun: false,

@@ -5,6 +5,7 @@ use super::guard::RequestGuard;
 use super::request::Request;
 use crate::error::{Error, Status};
 use crate::kv::{BlockTable, Claim, HashChain, StreamingExport};
+use crate::sampling::TokenCounts;
 use crate::sequence::{FinishReason, Snapshot};
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -48,6 +49,8 @@ pub(super) enum End {
 
 pub(super) struct RunningRequest {
     pub snapshot: Snapshot,
+    /// Of `snapshot.tokens`, kept up with each that is generated.
+    pub counts: TokenCounts,
     /// The handle by which a peer pulls the prompt's KV while it is computed.
     pub streaming: Option<StreamingExport>,
     pub table: BlockTable,

@@ -13,7 +13,6 @@ use std::collections::HashMap;
 #[derive(Default)]
 pub(super) struct Sampler {
     draws: DeviceSamplingBatch,
-    counter: Counter,
     drawn: Vec<DeviceSample>,
     logits: Vec<f32>,
     scratch: Scratch,
@@ -40,7 +39,7 @@ impl Sampler {
                 match active.get(&item.seq) {
                     Some(active) => {
                         let ctx = context(active, eos_ids);
-                        push(&mut self.draws, &mut self.counter, &active.snapshot.params, ctx);
+                        push(&mut self.draws, &active.snapshot.params, ctx);
                     }
                     None => self.draws.rows.push(DeviceSamplingRow::default()), // nobody asks for it
                 }
@@ -80,51 +79,11 @@ impl Sampler {
 
 fn context<'a>(active: &'a RunningRequest, eos_ids: &'a [u32]) -> Ctx<'a> {
     let snapshot = &active.snapshot;
-    Ctx {
-        tokens: &snapshot.tokens,
-        prompts: &snapshot.prompts,
-        generated: snapshot.generated(),
-        position: snapshot.tokens.len() as u64,
-        eos_ids,
-    }
-}
-
-/// Counts the tokens of one sequence after the other, each in a few nanoseconds: with penalties that is all of the
-/// context for every token, while the device waits.
-#[derive(Default)]
-struct Counter {
-    sequence: u32,
-    /// By token: the sequence that it was last met in, and its place in the list.
-    places: Vec<(u32, u32)>,
-}
-
-impl Counter {
-    /// Adds each token of both to `out` once, with how often it is in `counted`.
-    fn count(&mut self, seen: &[u32], counted: &[u32], out: &mut Vec<(u32, u32)>) {
-        self.sequence = self.sequence.wrapping_add(1);
-        if self.sequence == 0 {
-            self.places.clear();
-            self.sequence = 1;
-        }
-        for (tokens, adds) in [(seen, 0), (counted, 1)] {
-            for &token in tokens {
-                if self.places.len() <= token as usize {
-                    self.places.resize(token as usize + 1, (0, 0));
-                }
-                let place = &mut self.places[token as usize];
-                if place.0 == self.sequence {
-                    out[place.1 as usize].1 += adds;
-                } else {
-                    *place = (self.sequence, out.len() as u32);
-                    out.push((token, adds));
-                }
-            }
-        }
-    }
+    Ctx { counts: &active.counts, generated: snapshot.generated(), position: snapshot.tokens.len() as u64, eos_ids }
 }
 
 /// Adds one row's draw: see `sampling::sample` and its penalties for what each number does.
-fn push(draws: &mut DeviceSamplingBatch, counter: &mut Counter, params: &SamplingParams, ctx: Ctx<'_>) {
+fn push(draws: &mut DeviceSamplingBatch, params: &SamplingParams, ctx: Ctx<'_>) {
     fn range(begin: usize, end: usize) -> (u32, u32) {
         (begin as u32, (end - begin) as u32)
     }
@@ -133,12 +92,7 @@ fn push(draws: &mut DeviceSamplingBatch, counter: &mut Counter, params: &Samplin
     draws.biases[biases..].sort_by_key(|bias| bias.0); // stable
 
     let counts = draws.counts.len();
-    let of_turn = params.presence_penalty != 0.0 || params.frequency_penalty != 0.0;
-    if params.repetition_penalty != 1.0 || of_turn {
-        let turn = ctx.prompts.last().map_or(0, |prompt| prompt.1 as usize).min(ctx.tokens.len());
-        let before = if params.repetition_penalty != 1.0 { turn } else { 0 };
-        counter.count(&ctx.tokens[..before], &ctx.tokens[turn..], &mut draws.counts);
-    }
+    draws.counts.extend_from_slice(ctx.counts.entries());
 
     let masked = draws.masked.len();
     if ctx.generated < params.min_new_tokens {
@@ -158,23 +112,4 @@ fn push(draws: &mut DeviceSamplingBatch, counter: &mut Counter, params: &Samplin
         counts: range(counts, draws.counts.len()),
         masked: range(masked, draws.masked.len()),
     });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Counter;
-
-    #[test]
-    fn tokens_are_counted_once_for_each_sequence() {
-        let mut counter = Counter::default();
-        let mut out = vec![(9, 9)];
-        counter.count(&[3, 5, 3], &[5, 7, 5], &mut out);
-        assert_eq!(out, [(9, 9), (3, 0), (5, 2), (7, 1)]);
-        counter.count(&[], &[5, 3], &mut out);
-        assert_eq!(out[4..], [(5, 1), (3, 1)]);
-        // As after so many sequences that their numbers begin anew.
-        counter.sequence = u32::MAX;
-        counter.count(&[5], &[3], &mut out);
-        assert_eq!(out[6..], [(5, 0), (3, 1)]);
-    }
 }

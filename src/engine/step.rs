@@ -291,6 +291,7 @@ impl StepLoop {
     fn accept(&mut self, id: u64, sampled: sampling::Sampled) {
         let Some(active) = self.active.get_mut(&id) else { return };
         active.snapshot.tokens.push(sampled.token);
+        active.counts.push(sampled.token);
         active.snapshot.last_logprob = sampled.logprob;
         active.snapshot.last_top = sampled.top;
         self.scheduler.append(id);

@@ -1,6 +1,7 @@
 //! From logits to the next token, as a function of nothing but the logits, the parameters, the tokens so far
 //! and the position: no generator state, no dependence on batch, thread count or host.
 
+mod counts;
 pub mod math;
 mod penalties;
 pub mod philox;
@@ -10,19 +11,18 @@ mod stop;
 mod tests;
 mod topk;
 
+pub use counts::TokenCounts;
 pub use sampler::{Scratch, sample};
 pub use stop::{check, validate};
 
 /// The sequence whose next token is sampled.
 #[derive(Clone, Copy, Debug)]
 pub struct Ctx<'a> {
-    /// All tokens so far.
-    pub tokens: &'a [u32],
-    /// Ranges of `tokens` that came as prompt (`Snapshot::prompts`).
-    pub prompts: &'a [(u32, u32)],
+    /// Its tokens so far, as penalties see them.
+    pub counts: &'a TokenCounts,
     /// Tokens generated since the last prompt (`Snapshot::generated`).
     pub generated: u32,
-    /// Position in the sequence of the token to be sampled: `tokens.len()`.
+    /// Position in the sequence of the token to be sampled, which is how many tokens there are.
     pub position: u64,
     /// The model's end-of-sequence ids.
     pub eos_ids: &'a [u32],

@@ -1,6 +1,6 @@
 //! One token from one row of logits.
 
-use super::penalties::{self, Marks};
+use super::penalties;
 use super::topk::{Candidate, likelier, top_k};
 use super::{Ctx, Sampled, math, philox};
 use crate::bail;
@@ -20,7 +20,6 @@ const NONE_FROM: f64 = 30.0;
 #[derive(Default)]
 pub struct Scratch {
     raw: Vec<f32>,
-    marks: Marks,
     candidates: Vec<Candidate>,
     boundary: Vec<(Candidate, u64)>,
     weights: Vec<u64>,
@@ -48,7 +47,7 @@ pub fn sample(logits: &mut [f32], params: &SamplingParams, ctx: Ctx<'_>, scratch
     if params.logprobs.is_some() {
         scratch.raw.extend_from_slice(logits);
     }
-    penalties::apply(logits, params, &ctx, &mut scratch.marks);
+    penalties::apply(logits, params, &ctx);
     let Some(best) = argmax(logits) else {
         bail!(
             Internal,

@@ -1,16 +1,19 @@
 //! Sampling and stopping against values worked out by hand.
 
-use super::{Ctx, Sampled, Scratch, check, sample, validate};
+use super::{Ctx, Sampled, Scratch, TokenCounts, check, sample, validate};
 use crate::error::{Result, Status};
 use crate::sequence::{FinishReason, SamplingParams};
 
-fn ctx<'a>(tokens: &'a [u32], prompts: &'a [(u32, u32)]) -> Ctx<'a> {
-    let generated = (tokens.len() - prompts.last().map_or(0, |p| p.1 as usize)) as u32;
-    Ctx { tokens, prompts, generated, position: tokens.len() as u64, eos_ids: &[7] }
+/// Samples after `tokens`, of which those from `turn` on were generated.
+fn after(logits: &mut [f32], params: &SamplingParams, tokens: &[u32], turn: usize) -> Result<Sampled> {
+    let counts = TokenCounts::new(params, tokens, turn);
+    let generated = (tokens.len() - turn) as u32;
+    let ctx = Ctx { counts: &counts, generated, position: tokens.len() as u64, eos_ids: &[7] };
+    sample(logits, params, ctx, &mut Scratch::default())
 }
 
 fn at(logits: &[f32], params: &SamplingParams, position: u64) -> Result<Sampled> {
-    let ctx = Ctx { position, ..ctx(&[0], &[(0, 1)]) };
+    let ctx = Ctx { counts: &TokenCounts::default(), generated: 0, position, eos_ids: &[7] };
     sample(&mut logits.to_vec(), params, ctx, &mut Scratch::default())
 }
 
@@ -19,9 +22,9 @@ fn token(logits: &[f32], params: &SamplingParams, position: u64) -> u32 {
 }
 
 /// Logits after bias and penalties: what greedy sampling leaves in the buffer.
-fn processed(logits: &[f32], params: &SamplingParams, ctx: Ctx<'_>) -> Vec<f32> {
+fn processed(logits: &[f32], params: &SamplingParams, tokens: &[u32], turn: usize) -> Vec<f32> {
     let mut logits = logits.to_vec();
-    sample(&mut logits, params, ctx, &mut Scratch::default()).unwrap();
+    after(&mut logits, params, tokens, turn).unwrap();
     logits
 }
 
@@ -122,7 +125,7 @@ fn seed_and_position_decide_and_nothing_else() {
     let draws = |seed, scratch: &mut Scratch| -> Vec<u32> {
         let params = SamplingParams { seed, top_p: 0.9, ..warm() };
         let one = |position| {
-            let ctx = Ctx { position, ..ctx(&[0], &[(0, 1)]) };
+            let ctx = Ctx { counts: &TokenCounts::default(), generated: 0, position, eos_ids: &[7] };
             sample(&mut logits.clone(), &params, ctx, scratch).unwrap().token
         };
         (0..64).map(one).collect()
@@ -133,7 +136,9 @@ fn seed_and_position_decide_and_nothing_else() {
     assert!(first.iter().any(|&token| token != first[0]));
     // Scratch used for another vocabulary meanwhile, and another history, change nothing.
     let repeat = SamplingParams { repetition_penalty: 1.5, frequency_penalty: 1.0, logprobs: Some(3), ..warm() };
-    sample(&mut [1.0; 50], &repeat, ctx(&[3, 4, 49, 99], &[(0, 1)]), &mut scratch).unwrap();
+    let counts = TokenCounts::new(&repeat, &[3, 4, 49, 99], 1);
+    let ctx = Ctx { counts: &counts, generated: 3, position: 4, eos_ids: &[7] };
+    sample(&mut [1.0; 50], &repeat, ctx, &mut scratch).unwrap();
     assert_eq!(first, draws(1, &mut scratch));
 }
 
@@ -203,18 +208,17 @@ fn draws_are_those_of_the_definition() {
 fn penalties_are_those_of_hugging_face_and_openai() {
     let logits = [2.0, -2.0, 1.0, 0.5, -1.0, 3.0, 0.0, -4.0];
     let tokens = [0, 1, 5, 5, 1, 2, 1, 1];
-    let prompts = [(0, 2), (4, 5)];
     let repetition = SamplingParams { repetition_penalty: 2.0, ..SamplingParams::default() };
     let expected = [1.0, -4.0, 0.5, 0.5, -1.0, 1.5, 0.0, -4.0];
-    assert_eq!(processed(&logits, &repetition, ctx(&tokens, &prompts)), expected);
+    assert_eq!(processed(&logits, &repetition, &tokens, 5), expected);
     // Generated in this turn: 2, 1, 1.
     let others = SamplingParams { presence_penalty: 0.5, frequency_penalty: 0.25, ..SamplingParams::default() };
     let expected = [2.0, -3.0, 0.25, 0.5, -1.0, 3.0, 0.0, -4.0];
-    assert_eq!(processed(&logits, &others, ctx(&tokens, &prompts)), expected);
+    assert_eq!(processed(&logits, &others, &tokens, 5), expected);
     let all = SamplingParams { logit_bias: vec![(0, -1.0), (6, 1.0)], ..others };
     let all = SamplingParams { repetition_penalty: 2.0, ..all };
     let expected = [0.5, -5.0, -0.25, 0.5, -1.0, 1.5, 1.0, -4.0];
-    assert_eq!(processed(&logits, &all, ctx(&tokens, &prompts)), expected);
+    assert_eq!(processed(&logits, &all, &tokens, 5), expected);
 }
 
 #[test]
@@ -222,7 +226,7 @@ fn a_bias_of_minus_infinity_bans_a_token() {
     let params = SamplingParams { logit_bias: vec![(7, f32::NEG_INFINITY)], ..SamplingParams::default() };
     validate(&params, 8).unwrap();
     let logits = [0.0, 1.0, 2.0, 9.0, 0.0, 0.0, 0.0, 10.0];
-    let sampled = sample(&mut logits.to_vec(), &params, ctx(&[0], &[(0, 1)]), &mut Scratch::default()).unwrap();
+    let sampled = after(&mut logits.to_vec(), &params, &[0], 1).unwrap();
     assert_eq!(sampled.token, 3);
 }
 
@@ -230,9 +234,7 @@ fn a_bias_of_minus_infinity_bans_a_token() {
 fn no_stop_before_min_new_tokens() {
     let params = SamplingParams { min_new_tokens: 2, stop_ids: vec![3], ..SamplingParams::default() };
     let logits = [0.0, 1.0, 2.0, 9.0, 0.0, 0.0, 0.0, 10.0];
-    let token = |tokens: &[u32]| {
-        sample(&mut logits.to_vec(), &params, ctx(tokens, &[(0, 1)]), &mut Scratch::default()).unwrap().token
-    };
+    let token = |tokens: &[u32]| after(&mut logits.to_vec(), &params, tokens, 1).unwrap().token;
     assert_eq!([token(&[0]), token(&[0, 1]), token(&[0, 1, 1])], [2, 2, 7]);
 }
 
