@@ -23,6 +23,7 @@ static cleave_request_desc_t desc_ = ZERO;
 static cleave_event_t event_;
 static cleave_request_t id_;
 static cleave_kv_t kv_;
+static int32_t ids_[4];
 static int32_t tokens_[8];
 static cleave_cache_t *cache_;
 static cleave_engine_t *engine_;
@@ -43,6 +44,9 @@ static cleave_detokenizer_t *detokenizer_;
     F(QUEUE, queue_poll, QUEUE_OF(h), &event_, sizeof event_, 1, 0, &n) \
     F(CACHE, engine_create, CACHE_OF(h), QUEUE_OF(alive[QUEUE]), NULL, &engine_, &err) \
     F(CACHE, kv_info, CACHE_OF(h), 1, &kv_info_, &err) \
+    F(CACHE, kv_tokens, CACHE_OF(h), 1, ids_, 4, &n, &err) \
+    F(CACHE, kv_set_host_data, CACHE_OF(h), 1, "x", 1, &err) \
+    F(CACHE, kv_host_data, CACHE_OF(h), 1, buffer, sizeof buffer, &n, &err) \
     F(CACHE, kv_ticket, CACHE_OF(h), 1, buffer, sizeof buffer, &n, &err) \
     F(CACHE, kv_read_image, CACHE_OF(h), 1, 0, buffer, sizeof buffer, &n, &err) \
     F(CACHE, kv_import, CACHE_OF(h), NULL, buffer, 10, 0, &kv_, &err) \

@@ -1,4 +1,6 @@
+#define _GNU_SOURCE
 #include "support.h"
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define PROMPT 37
@@ -96,6 +98,98 @@ static void refuses_bad_images(cleave_cache_t *cache, unsigned char *image, size
     cleave_cache_destroy(other);
 }
 
+/* The handle's sequence is the prompt and the first token. */
+static void has_tokens(cleave_cache_t *cache, cleave_kv_t kv)
+{
+    cleave_error_t err;
+    int32_t tokens[PROMPT + 1];
+    size_t n = 0;
+    CHECK_ERR(cleave_kv_tokens(cache, kv, NULL, 0, &n, &err), CLEAVE_OK);
+    CHECK_INT(n, PROMPT + 1);
+    CHECK_ERR(cleave_kv_tokens(cache, kv, tokens, PROMPT, &n, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_ERR(cleave_kv_tokens(cache, kv, tokens, PROMPT + 1, &n, &err), CLEAVE_OK);
+    CHECK(memcmp(tokens, prompt, sizeof prompt) == 0);
+    CHECK_INT(tokens[PROMPT], wanted[0]);
+}
+
+static void has_host_data(cleave_cache_t *cache, cleave_kv_t kv, const void *data, size_t len)
+{
+    cleave_error_t err;
+    unsigned char got[CLEAVE_KV_HOST_DATA_MAX];
+    size_t n = 1;
+    CHECK_ERR(cleave_kv_host_data(cache, kv, got, sizeof got, &n, &err), CLEAVE_OK);
+    CHECK_INT(n, len);
+    CHECK(memcmp(got, data, len) == 0);
+    if (len > 0)
+        CHECK_ERR(cleave_kv_host_data(cache, kv, got, len - 1, &n, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+}
+
+/* Bytes of the host's own go with handle, duplicate, image and ticket, and through a request that hands over again. */
+static void carries_host_data(cleave_cache_t *cache, cleave_cache_t *second, cleave_engine_t *prefiller, cleave_queue_t *queue)
+{
+    cleave_error_t err;
+    cleave_kv_t kv = prefill(prefiller, queue), copy = 0, there = 0;
+    cleave_request_desc_t desc = greedy(1, NEW);
+    cleave_event_t end;
+    unsigned char most[CLEAVE_KV_HOST_DATA_MAX + 1], *image;
+    char ticket[8192];
+    int32_t got[2];
+    size_t len, n;
+    memset(most, 0xc3, sizeof most);
+    has_host_data(cache, kv, "", 0);
+    CHECK_ERR(cleave_kv_set_host_data(cache, kv, most, sizeof most, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_ERR(cleave_kv_set_host_data(cache, kv, NULL, 1, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_ERR(cleave_kv_set_host_data(cache, kv, most, sizeof most - 1, &err), CLEAVE_OK);
+    CHECK_ERR(cleave_kv_duplicate(cache, kv, &copy, &err), CLEAVE_OK);
+    has_host_data(cache, copy, most, sizeof most - 1);
+    CHECK_ERR(cleave_kv_set_host_data(cache, kv, "trace 7", 7, &err), CLEAVE_OK);
+    has_host_data(cache, copy, most, sizeof most - 1);
+
+    image = read_image(cache, copy, &len);
+    CHECK_ERR(cleave_kv_set_host_data(cache, copy, "x", 1, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK(has_text(&err, "duplicate"));
+    CHECK_ERR(cleave_kv_import(second, NULL, image, len, 0, &there, &err), CLEAVE_OK);
+    has_host_data(second, there, most, sizeof most - 1);
+    CHECK_OK(cleave_kv_release(second, there, NULL));
+    CHECK_OK(cleave_kv_release(cache, copy, NULL));
+    free(image);
+
+    CHECK_ERR(cleave_kv_ticket(cache, kv, ticket, sizeof ticket, &len, &err), CLEAVE_OK);
+    CHECK_ERR(cleave_kv_import(second, queue, ticket, len, 0, &there, &err), CLEAVE_OK);
+    has_host_data(second, there, "trace 7", 7); /* at once */
+    has_tokens(second, there);
+    CHECK_INT(next_event(queue).status, CLEAVE_OK);
+    has_host_data(second, there, "trace 7", 7);
+    CHECK_ERR(cleave_kv_set_host_data(second, there, NULL, 0, &err), CLEAVE_OK);
+    has_host_data(second, there, "", 0);
+    CHECK_OK(cleave_kv_release(second, there, NULL));
+
+    kv = prefill(prefiller, queue);
+    CHECK_ERR(cleave_kv_set_host_data(cache, kv, "turn 1", 6, &err), CLEAVE_OK);
+    desc.kv = kv;
+    end = run_to_end(queue, submit_one(prefiller, &desc, prompt, 1), got, 2, &n);
+    CHECK_INT(end.finish_reason, CLEAVE_FINISH_PREFILLED);
+    has_host_data(cache, end.kv, "turn 1", 6);
+    CHECK_OK(cleave_kv_release(cache, end.kv, NULL));
+    CHECK_ERR(cleave_kv_host_data(cache, end.kv, NULL, 0, &n, &err), CLEAVE_ERR_NOT_FOUND);
+}
+
+/* Returns, whatever is at the path: a FIFO without a writer would hold up a plain open for ever. */
+static void refuses_what_is_no_file(cleave_cache_t *cache, cleave_kv_t kv)
+{
+    cleave_error_t err;
+    cleave_kv_t loaded = 0;
+    char path[64];
+    snprintf(path, sizeof path, "cleave-kv-fifo.%ld", (long)getpid());
+    CHECK_INT(mkfifo(path, 0600), 0);
+    CHECK_ERR(cleave_kv_load(cache, path, &loaded, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK(has_text(&err, path) && has_text(&err, "regular file"));
+    CHECK_ERR(cleave_kv_save(cache, kv, path, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_INT(remove(path), 0);
+    CHECK_ERR(cleave_kv_load(cache, "/dev/zero", &loaded, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+    CHECK_INT(loaded, 0);
+}
+
 int main(void)
 {
     cleave_error_t err;
@@ -129,6 +223,7 @@ int main(void)
     CHECK_OK(cleave_kv_info(cache, kv, &info, NULL));
     CHECK_INT(info.n_tokens, PROMPT + 1);
     CHECK_INT(info.n_computed, PROMPT);
+    has_tokens(cache, kv);
     CHECK(info.n_blocks > 0 && info.image_bytes > info.ticket_bytes && info.lease_left_ms > 0);
     continues(decoder, queue, kv, 0);
     CHECK(cleave_kv_info(cache, kv, &info, NULL) < 0);
@@ -173,11 +268,14 @@ int main(void)
     CHECK_OK(cleave_kv_renew(cache, kv, 60000, NULL));
     CHECK_ERR(cleave_kv_save(cache, kv, path, &err), CLEAVE_OK);
     CHECK_ERR(cleave_kv_save(cache, kv, "/no/such/directory/file", &err), CLEAVE_ERR_NOT_FOUND);
+    refuses_what_is_no_file(cache, kv);
     CHECK_ERR(cleave_kv_load(second, path, &copy, &err), CLEAVE_OK);
     continues(elsewhere, queue, copy, 0);
     CHECK_INT(remove(path), 0);
     CHECK_ERR(cleave_kv_load(second, path, &copy, &err), CLEAVE_ERR_NOT_FOUND);
     CHECK(has_text(&err, path));
+
+    carries_host_data(cache, second, prefiller, queue);
 
     /* Release is idempotent; unknown ids are not found. */
     CHECK_STATUS(cleave_kv_renew(cache, kv, 0, NULL), CLEAVE_ERR_INVALID_ARGUMENT);

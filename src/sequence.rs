@@ -73,6 +73,9 @@ pub enum FinishReason {
 /// As many alternatives as a request may ask for with each token.
 pub const MAX_LOGPROBS: u32 = 128;
 
+/// Most bytes of host data that a sequence carries.
+pub const MAX_HOST_DATA: usize = 4096;
+
 /// A sequence at a step boundary: what a KV handle is, apart from the blocks themselves.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
@@ -98,6 +101,8 @@ pub struct Snapshot {
     pub converted: bool,
     /// Set when the generation was over (stop or length) as the snapshot was taken.
     pub finished: Option<FinishReason>,
+    /// Bytes of the host's own that travel with the sequence; nothing here reads them.
+    pub host_data: Vec<u8>,
 }
 
 impl Snapshot {

@@ -61,6 +61,7 @@ fn an_image_carries_everything() {
     s.params.temperature = 0.7;
     s.finished = Some(FinishReason::Prefilled);
     s.prompts = vec![(0, 4), (6, 9)];
+    s.host_data = b"trace 7".to_vec();
     let before = seq.snapshot.clone();
     let id = a.export(seq.snapshot, seq.table, None).unwrap();
     let image = read(&a, id);
@@ -319,4 +320,52 @@ fn a_parked_sequence_survives_its_cache() {
     refused(b.load(directory.path()), Status::InvalidArgument, &["regular file"]);
     refused(b.load(&directory.path().join("none")), Status::NotFound, &["none"]);
     assert_idle(&b);
+}
+
+/// Each of these would hold up a plain open or read for ever, or be taken away from whoever uses it.
+#[test]
+fn only_regular_files_are_opened_and_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let (fifo, socket) = (directory.path().join("fifo"), directory.path().join("socket"));
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status().unwrap();
+    assert!(made.success());
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let a = cache(16);
+    let id = exported(&a, 6);
+    for path in [&fifo, &socket, std::path::Path::new("/dev/null")] {
+        refused(a.load(path), Status::InvalidArgument, &[&path.display().to_string(), "expected a regular file"]);
+        refused(a.save(id, path), Status::InvalidArgument, &["expected a regular file"]);
+        assert!(!std::fs::symlink_metadata(path).unwrap().is_file());
+    }
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn host_data_travels_with_the_sequence() {
+    let (a, b) = (cache(16), cache(16));
+    let id = exported(&a, 6);
+    let data = |cache: &Cache, id: KvId| cache.sequence(id).unwrap().host_data.clone();
+    assert_eq!(data(&a, id), b"");
+    let most = vec![7; cleave::sequence::MAX_HOST_DATA];
+    refused(a.set_host_data(id, &[7; 4097]), Status::InvalidArgument, &["at most 4096 bytes, found 4097"]);
+    a.set_host_data(id, &most).unwrap();
+    let copy = a.duplicate(id).unwrap();
+    a.set_host_data(id, b"short").unwrap();
+    assert_eq!((data(&a, copy), data(&a, id)), (most.clone(), b"short".to_vec()));
+    let image = read(&a, copy);
+    assert_eq!(image.len() as u64, a.info(copy).unwrap().image_bytes);
+    refused(a.set_host_data(copy, b""), Status::InvalidArgument, &["its image was read"]);
+    let here = b.import_image(&image).unwrap();
+    assert_eq!(data(&b, here), most);
+    // What the host attaches after it has written a ticket does not change that ticket.
+    let ticket = transport::ticket(&a, id).unwrap();
+    assert_eq!(ticket.len() as u64, a.info(id).unwrap().ticket_bytes);
+    a.set_host_data(id, b"later").unwrap();
+    let there = transport::import(&b, &ticket).unwrap();
+    assert_eq!(data(&b, there), b"short");
+    refused(a.sequence(id), Status::Expired, &[]);
+    let own = transport::ticket(&b, there).unwrap();
+    b.set_host_data(there, b"later").unwrap();
+    let moved = transport::import(&b, &own).unwrap();
+    assert_eq!(consume(&b, moved).unwrap().snapshot.host_data, b"short");
 }

@@ -95,6 +95,27 @@ func TestTicketToAnotherCache(t *testing.T) {
 	}
 }
 
+func TestHostData(t *testing.T) {
+	p := newPair(t)
+	kv, first := p.prefilled(t)
+	if tokens := must[[]int32](t)(kv.Tokens()); !slices.Equal(tokens, append(slices.Clone(p.prompt), first...)) {
+		t.Errorf("%v", tokens)
+	}
+	if data := must[[]byte](t)(kv.HostData()); len(data) != 0 {
+		t.Errorf("%q", data)
+	}
+	expect(t, kv.SetHostData(make([]byte, MaxHostData+1)), ErrInvalidArgument)
+	most := bytes.Repeat([]byte{0xc3}, MaxHostData)
+	if err := kv.SetHostData(most); err != nil {
+		t.Fatal(err)
+	}
+	imported := must[*KV](t)(p.to.Import(must[[]byte](t)(kv.Ticket())))
+	defer imported.Close()
+	if data := must[[]byte](t)(imported.HostData()); !bytes.Equal(data, most) {
+		t.Errorf("%d bytes", len(data))
+	}
+}
+
 func TestStreamedKV(t *testing.T) {
 	p := newPair(t)
 	request := p.request()

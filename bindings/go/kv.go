@@ -137,6 +137,33 @@ func (kv *KV) Info() (KVInfo, error) {
 	}, kv.wrap(e)
 }
 
+// Tokens returns the ids of the sequence: prompts and generated tokens in order, a pending one (sampled, not yet run
+// through the model) last. For an import they are those of its ticket, also after the import failed.
+func (kv *KV) Tokens() ([]int32, error) {
+	defer runtime.KeepAlive(kv)
+	tokens, e := capi.KVTokens(kv.cache.name, kv.id)
+	return tokens, kv.wrap(e)
+}
+
+// MaxHostData is the most bytes that [KV.SetHostData] takes.
+const MaxHostData = 4096
+
+// SetHostData attaches bytes of the caller's own to the sequence, in place of those before: a trace id, say, or the
+// state of a detokenizer. Tickets and images made from now on carry them, signed with the cache's secret but readable.
+// They stay with the sequence when a request continues it and hands it over again, and in duplicates.
+// Errors: [ErrInvalidArgument] (more than [MaxHostData] bytes; an image that was read already does not change).
+func (kv *KV) SetHostData(data []byte) error {
+	defer runtime.KeepAlive(kv)
+	return kv.wrap(capi.KVSetHostData(kv.cache.name, kv.id, data))
+}
+
+// HostData returns the bytes that [KV.SetHostData] attached, here or where the sequence came from; none: empty.
+func (kv *KV) HostData() ([]byte, error) {
+	defer runtime.KeepAlive(kv)
+	data, e := capi.KVHostData(kv.cache.name, kv.id)
+	return data, kv.wrap(e)
+}
+
 // Ticket returns the right to fetch the handle's KV: some hundred signed bytes and four for each token, for
 // [Cache.Import] of a cache with the same secret, in this process, on this machine, or elsewhere after [Cache.Listen].
 // The handle lives on until that has happened, it is closed or its lease ends. The tokens are readable in it: keep it

@@ -868,6 +868,9 @@ cleave_status_t cleave_queue_poll(cleave_queue_t *queue,
 /** The handle is of a prompt that is still being computed; n_computed says how far. */
 #define CLEAVE_KV_STREAMING (1u << 1)
 
+/** Most bytes that cleave_kv_set_host_data attaches to a sequence. */
+#define CLEAVE_KV_HOST_DATA_MAX 4096
+
 /** What is known of a handle. Set struct_size before the call. */
 typedef struct cleave_kv_info_t {
     uint32_t struct_size;
@@ -894,6 +897,48 @@ cleave_status_t cleave_kv_info(cleave_cache_t *cache,
                                cleave_kv_t kv,
                                struct cleave_kv_info_t *out,
                                cleave_error_t *err);
+
+/**
+ * Writes the token ids of the handle's sequence: prompts and generated tokens in order, the pending one (sampled, not
+ * yet run through the model) last. For a handle whose prompt is still being computed these are the prompt's tokens, for
+ * an import those that its ticket names, also after the import failed. (`tokens`, `cap`, `n`) follow the conventions for
+ * buffers above. Callable from any thread. Errors: NOT_FOUND, EXPIRED, INVALID_ARGUMENT (buffer too small).
+ */
+cleave_status_t cleave_kv_tokens(cleave_cache_t *cache,
+                                 cleave_kv_t kv,
+                                 int32_t *tokens,
+                                 size_t cap,
+                                 size_t *n,
+                                 cleave_error_t *err);
+
+/**
+ * Attaches up to CLEAVE_KV_HOST_DATA_MAX bytes of the host's own (`len` at `data`, copied; 0 removes them) to the
+ * handle's sequence, in place of what was attached before: a trace id, say, or the state of a detokenizer. The library
+ * does not interpret them. Tickets and images written from now on carry them, signed with the cache's secret but
+ * readable; the importer reads them with cleave_kv_host_data at once. They stay with the sequence when a request
+ * continues it and hands it over again, and in duplicates, until they are replaced.
+ *
+ * An image that was read does not change, so after cleave_kv_read_image or cleave_kv_save this is INVALID_ARGUMENT:
+ * attach to a duplicate of the handle instead. Callable from any thread.
+ * Errors: NOT_FOUND, EXPIRED, INVALID_ARGUMENT (too long, image read); for a failed import the reason why it failed.
+ */
+cleave_status_t cleave_kv_set_host_data(cleave_cache_t *cache,
+                                        cleave_kv_t kv,
+                                        const void *data,
+                                        size_t len,
+                                        cleave_error_t *err);
+
+/**
+ * Reads the bytes that cleave_kv_set_host_data attached to the handle's sequence, here or where it came from; `*len` is
+ * 0 if there are none. (`buf`, `cap`, `len`) follow the conventions for buffers above. Callable from any thread.
+ * Errors: NOT_FOUND, EXPIRED, INVALID_ARGUMENT (buffer too small).
+ */
+cleave_status_t cleave_kv_host_data(cleave_cache_t *cache,
+                                    cleave_kv_t kv,
+                                    void *buf,
+                                    size_t cap,
+                                    size_t *len,
+                                    cleave_error_t *err);
 
 /**
  * Writes the handle's ticket: some hundred signed bytes and four for each token, with which a cache that has the same
@@ -953,13 +998,14 @@ cleave_status_t cleave_kv_import(cleave_cache_t *cache,
 /**
  * Writes the handle's image to the file `path` (NUL-terminated UTF-8), whole or not at all: what was there is replaced
  * in one step. The handle lives on. Callable from any thread. [BLOCKING]
- * Errors: NOT_FOUND (handle, directory), EXPIRED, IO, INVALID_ARGUMENT.
+ * Errors: NOT_FOUND (handle, directory), EXPIRED, IO, INVALID_ARGUMENT (`path` exists and is no regular file).
  */
 cleave_status_t cleave_kv_save(cleave_cache_t *cache, cleave_kv_t kv, const char *path, cleave_error_t *err);
 
 /**
  * Reads an image from a file. `*kv` is the host's to submit or to release. Callable from any thread. [BLOCKING]
- * Errors: NOT_FOUND (file), CORRUPT, INCOMPATIBLE, PERMISSION, OUT_OF_MEMORY, IO, INVALID_ARGUMENT.
+ * Errors: NOT_FOUND (file), CORRUPT, INCOMPATIBLE, PERMISSION, OUT_OF_MEMORY, IO, INVALID_ARGUMENT (no regular file:
+ * a FIFO or a device is refused without waiting for it).
  */
 cleave_status_t cleave_kv_load(cleave_cache_t *cache, const char *path, cleave_kv_t *kv, cleave_error_t *err);
 

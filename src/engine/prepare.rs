@@ -70,6 +70,7 @@ fn empty(cache_salt: u64) -> Snapshot {
         cache_salt,
         converted: false,
         finished: None,
+        host_data: Vec::new(),
     }
 }
 

@@ -19,6 +19,10 @@ pub const CLEAVE_KV_IMPORTING: u32 = 1 << 0;
 /// The handle is of a prompt that is still being computed; n_computed says how far.
 pub const CLEAVE_KV_STREAMING: u32 = 1 << 1;
 
+/// Most bytes that cleave_kv_set_host_data attaches to a sequence.
+pub const CLEAVE_KV_HOST_DATA_MAX: u32 = 4096;
+const _: () = assert!(CLEAVE_KV_HOST_DATA_MAX as usize == crate::sequence::MAX_HOST_DATA);
+
 /// What is known of a handle. Set struct_size before the call.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -72,6 +76,71 @@ pub unsafe extern "C" fn cleave_kv_info(
         c.n_computed = info.computed;
         out.write(&c);
         Ok(())
+    })
+}
+
+/// Writes the token ids of the handle's sequence: prompts and generated tokens in order, the pending one (sampled, not
+/// yet run through the model) last. For a handle whose prompt is still being computed these are the prompt's tokens, for
+/// an import those that its ticket names, also after the import failed. (`tokens`, `cap`, `n`) follow the conventions for
+/// buffers above. Callable from any thread. Errors: NOT_FOUND, EXPIRED, INVALID_ARGUMENT (buffer too small).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleave_kv_tokens(
+    cache: *mut cleave_cache_t,
+    kv: cleave_kv_t,
+    tokens: *mut i32,
+    cap: size_t,
+    n: *mut size_t,
+    err: *mut cleave_error_t,
+) -> cleave_status_t {
+    call(err, || {
+        let sequence = get(cache)?.kv().sequence(KvId(kv))?;
+        let ids: Vec<i32> = sequence.tokens.iter().map(|&token| token as i32).collect();
+        // SAFETY: the caller's contract for (`tokens`, `cap`, `n`).
+        unsafe { fill(&ids, tokens, cap, n, "tokens") }
+    })
+}
+
+/// Attaches up to CLEAVE_KV_HOST_DATA_MAX bytes of the host's own (`len` at `data`, copied; 0 removes them) to the
+/// handle's sequence, in place of what was attached before: a trace id, say, or the state of a detokenizer. The library
+/// does not interpret them. Tickets and images written from now on carry them, signed with the cache's secret but
+/// readable; the importer reads them with cleave_kv_host_data at once. They stay with the sequence when a request
+/// continues it and hands it over again, and in duplicates, until they are replaced.
+///
+/// An image that was read does not change, so after cleave_kv_read_image or cleave_kv_save this is INVALID_ARGUMENT:
+/// attach to a duplicate of the handle instead. Callable from any thread.
+/// Errors: NOT_FOUND, EXPIRED, INVALID_ARGUMENT (too long, image read); for a failed import the reason why it failed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleave_kv_set_host_data(
+    cache: *mut cleave_cache_t,
+    kv: cleave_kv_t,
+    data: *const c_void,
+    len: size_t,
+    err: *mut cleave_error_t,
+) -> cleave_status_t {
+    call(err, || {
+        let cache = get(cache)?;
+        // SAFETY: `data` is valid for `len` bytes by contract.
+        let data = unsafe { slice(data.cast::<u8>(), len, "data")? };
+        cache.kv().set_host_data(KvId(kv), data)
+    })
+}
+
+/// Reads the bytes that cleave_kv_set_host_data attached to the handle's sequence, here or where it came from; `*len` is
+/// 0 if there are none. (`buf`, `cap`, `len`) follow the conventions for buffers above. Callable from any thread.
+/// Errors: NOT_FOUND, EXPIRED, INVALID_ARGUMENT (buffer too small).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleave_kv_host_data(
+    cache: *mut cleave_cache_t,
+    kv: cleave_kv_t,
+    buf: *mut c_void,
+    cap: size_t,
+    len: *mut size_t,
+    err: *mut cleave_error_t,
+) -> cleave_status_t {
+    call(err, || {
+        let sequence = get(cache)?.kv().sequence(KvId(kv))?;
+        // SAFETY: the caller's contract for (`buf`, `cap`, `len`).
+        unsafe { fill(&sequence.host_data, buf.cast::<u8>(), cap, len, "buf") }
     })
 }
 
@@ -173,7 +242,7 @@ pub unsafe extern "C" fn cleave_kv_import(
 
 /// Writes the handle's image to the file `path` (NUL-terminated UTF-8), whole or not at all: what was there is replaced
 /// in one step. The handle lives on. Callable from any thread. [BLOCKING]
-/// Errors: NOT_FOUND (handle, directory), EXPIRED, IO, INVALID_ARGUMENT.
+/// Errors: NOT_FOUND (handle, directory), EXPIRED, IO, INVALID_ARGUMENT (`path` exists and is no regular file).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleave_kv_save(
     cache: *mut cleave_cache_t,
@@ -185,7 +254,8 @@ pub unsafe extern "C" fn cleave_kv_save(
 }
 
 /// Reads an image from a file. `*kv` is the host's to submit or to release. Callable from any thread. [BLOCKING]
-/// Errors: NOT_FOUND (file), CORRUPT, INCOMPATIBLE, PERMISSION, OUT_OF_MEMORY, IO, INVALID_ARGUMENT.
+/// Errors: NOT_FOUND (file), CORRUPT, INCOMPATIBLE, PERMISSION, OUT_OF_MEMORY, IO, INVALID_ARGUMENT (no regular file:
+/// a FIFO or a device is refused without waiting for it).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleave_kv_load(
     cache: *mut cleave_cache_t,

@@ -75,6 +75,7 @@ fn snapshot(tokens: u32, computed: u32) -> Snapshot {
         params: SamplingParams::default(),
         cache_salt: 0,
         finished: None,
+        host_data: Vec::new(),
         converted: false,
     }
 }

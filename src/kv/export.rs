@@ -12,7 +12,7 @@ use super::table::BlockTable;
 use super::{Waker, ticket};
 use crate::bail;
 use crate::error::Result;
-use crate::sequence::Snapshot;
+use crate::sequence::{MAX_HOST_DATA, Snapshot};
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{Arc, Instant};
 
@@ -168,6 +168,41 @@ impl Cache {
             let slot = state.find(id).ok()?;
             let failed = matches!(state.slots.body(slot), Body::Failed { .. });
             state.sequence(slot).filter(|_| failed)
+        })
+    }
+
+    /// The sequence of a handle: as its ticket says where it is being imported, the prompt where that is being computed;
+    /// also of one whose KV did not come.
+    pub fn sequence(&self, id: KvId) -> Result<Arc<Snapshot>> {
+        self.shared.with(|state| {
+            let slot = state.find(id)?;
+            match state.sequence(slot) {
+                Some(sequence) => Ok(sequence),
+                None => state.ready(id).map(|(_, export)| export.snapshot.clone()),
+            }
+        })
+    }
+
+    /// Replaces the host data of a handle's sequence. Refused once its image was read: that does not change.
+    pub fn set_host_data(&self, id: KvId, data: &[u8]) -> Result<()> {
+        if data.len() > MAX_HOST_DATA {
+            bail!(InvalidArgument, "host data: expected at most {MAX_HOST_DATA} bytes, found {}", data.len());
+        }
+        self.shared.with(|state| {
+            let slot = state.find(id)?;
+            let sequence = match state.slots.body_mut(slot) {
+                Body::Ready(export) if export.head.is_some() => bail!(
+                    InvalidArgument,
+                    "{id}: host data: its image was read and cannot change; set it on a duplicate of the handle"
+                ),
+                Body::Ready(export) => &mut export.snapshot,
+                Body::Importing { sequence, .. } => sequence,
+                Body::StreamingExport(progress) => &mut progress.prompt,
+                Body::Failed { error, .. } => return Err(error.clone()),
+                Body::Vacant => bail!(Internal, "{id}: live, but its slot is empty"),
+            };
+            Arc::make_mut(sequence).host_data = data.to_vec();
+            Ok(())
         })
     }
 

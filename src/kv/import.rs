@@ -177,7 +177,10 @@ impl Cache {
                     state.drop_table(key);
                     fail(state, crate::error!(Expired, "{id}: the importing cache began a new epoch meanwhile"))
                 }
-                Ok((snapshot, (Some(key), blocks))) => {
+                Ok((mut snapshot, (Some(key), blocks))) => {
+                    if snapshot.host_data != sequence.host_data {
+                        Arc::make_mut(&mut snapshot).host_data.clone_from(&sequence.host_data);
+                    }
                     state.fill(slot, snapshot, key, blocks, lease);
                     Ok(())
                 }

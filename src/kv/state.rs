@@ -150,13 +150,24 @@ impl PoolState {
     }
 
     /// Puts a snapshot and its table into a slot; the lease begins.
-    pub fn fill(&mut self, slot: u32, snapshot: Arc<Snapshot>, table: TableKey, blocks: Vec<BlockId>, lease: Duration) {
+    pub fn fill(
+        &mut self,
+        slot: u32,
+        mut snapshot: Arc<Snapshot>,
+        table: TableKey,
+        blocks: Vec<BlockId>,
+        lease: Duration,
+    ) {
         let deadline = self.deadline(slot, lease);
         self.tables[table as usize].owner = Owner::Export;
         let body = self.slots.body_mut(slot);
         let prompt = match body {
             Body::StreamingExport(progress) => {
                 self.fire.append(&mut progress.wakers);
+                // The host may have set it on the handle since the prompt was submitted.
+                if snapshot.host_data != progress.prompt.host_data {
+                    Arc::make_mut(&mut snapshot).host_data.clone_from(&progress.prompt.host_data);
+                }
                 Some(progress.prompt.clone())
             }
             _ => None,
@@ -207,13 +218,14 @@ impl PoolState {
         }
     }
 
-    /// The sequence of a handle whose KV is not here, or failed to come.
+    /// The sequence of a live handle, wherever its KV is; None of one that failed before its sequence was known.
     pub fn sequence(&self, slot: u32) -> Option<Arc<Snapshot>> {
         match self.slots.body(slot) {
             Body::Importing { sequence, .. } => Some(sequence.clone()),
             Body::Failed { sequence, .. } => sequence.clone(),
             Body::StreamingExport(progress) => Some(progress.prompt.clone()),
-            Body::Ready(_) | Body::Vacant => None,
+            Body::Ready(export) => Some(export.snapshot.clone()),
+            Body::Vacant => None,
         }
     }
 

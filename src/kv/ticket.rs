@@ -7,8 +7,7 @@ use super::handle::KvId;
 use super::hash::{BlockHash, HashChain};
 use super::image::{
     ENDPOINTS, ENVELOPE, Envelope, Kind, LIBRARY_TEXT, MAC, Origin, SEQUENCE, Sections, Writer, common_len,
-    decode_sequence, encode_sequence, encoded_sequence_len, seal, ticket_len, write_address, write_common,
-    write_ticket,
+    encode_sequence, seal, ticket_len, write_address, write_common, write_ticket,
 };
 use crate::backend::KvGeometry;
 use crate::bail;
@@ -47,7 +46,7 @@ pub(crate) struct Address {
 /// Bytes of the ticket of a sequence.
 pub(super) fn len(identity: &CacheIdentity, snapshot: &Snapshot, endpoints: &[Endpoint]) -> usize {
     let endpoints = endpoint::encode(endpoints).len();
-    ENVELOPE + common_len(identity) + ticket_len(encoded_sequence_len(snapshot), endpoints) + MAC
+    ENVELOPE + common_len(identity) + ticket_len(snapshot, endpoints) + MAC
 }
 
 pub(crate) fn digest(snapshot: &Snapshot) -> [u8; 32] {
@@ -93,7 +92,7 @@ impl Cache {
         let mut w = Writer::default();
         write_common(&mut w, LIBRARY_TEXT, &shared.identity, &shared.geometry, &origin);
         let endpoints = endpoint::encode(&shared.endpoints());
-        write_ticket(&mut w, &encode_sequence(&snapshot), chain, streaming, &endpoints);
+        write_ticket(&mut w, &snapshot, chain, streaming, &endpoints);
         Ok(seal(Kind::Ticket, &w.0, 0, &shared.keys))
     }
 
@@ -104,8 +103,7 @@ impl Cache {
         let sections = open(data, Kind::Ticket, self)?;
         let geometry = sections.check_compatible(&self.shared)?;
         let origin = sections.origin()?;
-        let sequence = sections.get(SEQUENCE)?;
-        let (snapshot, digest) = (decode_sequence(sequence)?, *blake3::hash(sequence).as_bytes());
+        let (snapshot, digest) = (sections.snapshot()?, *blake3::hash(sections.get(SEQUENCE)?).as_bytes());
         Ok(Ticket {
             epoch: origin.epoch,
             handle: KvId(origin.handle),

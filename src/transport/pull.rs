@@ -64,7 +64,9 @@ fn within(
     while source.more(wanted)?.whole.is_none() {}
     drop(source);
     match cache.consume(ticket.handle)? {
-        Consumed::Ready(snapshot, table) => Ok((snapshot, table)),
+        Consumed::Ready(snapshot, table) => {
+            Ok((Snapshot { host_data: ticket.snapshot.host_data.clone(), ..snapshot }, table))
+        }
         Consumed::Pending => bail!(WouldBlock, "{}: its KV is on its way", ticket.handle),
     }
 }
@@ -81,7 +83,7 @@ fn transfer(
     let mut incoming = None;
     let (mut have, mut hidden, mut exposed) = (0, 0, 0);
     let mut done_at = None;
-    let whole = loop {
+    let mut whole = loop {
         let more = source.more(wanted)?;
         if more.whole.is_some() && done_at.is_none() {
             done_at = Some(Instant::now());
@@ -110,6 +112,8 @@ fn transfer(
             break whole;
         }
     };
+    // It came with the ticket; the exporter's may be another by now, and does not travel with the blocks.
+    whole.host_data.clone_from(&ticket.snapshot.host_data);
     check_sequence(ticket, &whole)?;
     let needed = whole.computed.div_ceil(ticket.geometry.block_tokens) as usize;
     if have < needed {

@@ -8,6 +8,7 @@
 #include "span.hpp"
 
 #include <string>
+#include <vector>
 
 namespace cleave {
 
@@ -39,6 +40,47 @@ public:
     {
         return detail::read_info<KvInfo, cleave_kv_info_t>(
             [&](cleave_kv_info_t *out, cleave_error_t *err) { return cleave_kv_info(cache_, id_, out, err); });
+    }
+
+    /// Replaces what is in `tokens` by the ids of the sequence, a pending one (sampled, not yet run through the model)
+    /// last; for an import they are those of its ticket.
+    Result<void> tokens(std::vector<std::int32_t> &tokens) const
+    {
+        cleave_error_t error;
+        const auto call = [&](std::int32_t *out, std::size_t cap, std::size_t *n) {
+            return cleave_kv_tokens(cache_, id_, out, cap, n, &error);
+        };
+        return detail::result_of(detail::fill(tokens, 256, call), error);
+    }
+    Result<std::vector<std::int32_t>> tokens() const
+    {
+        std::vector<std::int32_t> out;
+        const auto done = tokens(out);
+        if (!done)
+            return done.error();
+        return out;
+    }
+
+    /// Attaches up to CLEAVE_KV_HOST_DATA_MAX bytes of the host's own to the sequence, in place of those before; tickets
+    /// and images carry them, signed but readable. Errors: also InvalidArgument (too long, the image was read already).
+    Result<void> set_host_data(Span<const std::uint8_t> data) const noexcept
+    {
+        cleave_error_t error;
+        return detail::result_of(cleave_kv_set_host_data(cache_, id_, data.data(), data.size(), &error), error);
+    }
+
+    /// The bytes that set_host_data attached, here or where the sequence came from; none: empty.
+    Result<Bytes> host_data() const
+    {
+        Bytes out;
+        cleave_error_t error;
+        const auto call = [&](std::uint8_t *data, std::size_t cap, std::size_t *n) {
+            return cleave_kv_host_data(cache_, id_, data, cap, n, &error);
+        };
+        const auto done = detail::result_of(detail::fill(out, 64, call), error);
+        if (!done)
+            return done.error();
+        return out;
     }
 
     /// Replaces what is in `out` by the ticket, with which Cache::import_kv of another cache fetches the blocks. The

@@ -165,6 +165,21 @@ TEST_F(KvHandles, TellAboutThemselves)
     EXPECT_EQ(view.duplicate().status(), Status::NotFound);
 }
 
+TEST_F(KvHandles, CarryTokensAndHostData)
+{
+    const Kv kv = prefill(prefiller, ask(1, 8));
+    const auto tokens = must(kv.tokens());
+    EXPECT_EQ(tokens.size(), 41u);
+    EXPECT_TRUE(must(kv.host_data()).empty());
+    const Bytes most(CLEAVE_KV_HOST_DATA_MAX, 0xc3);
+    ASSERT_TRUE(succeeded(kv.set_host_data(most)));
+    EXPECT_EQ(must(kv.host_data()), most);
+    EXPECT_EQ(kv.set_host_data(Bytes(most.size() + 1)).status(), Status::InvalidArgument);
+    const Kv copy = must(kv.duplicate());
+    EXPECT_EQ(must(copy.tokens()), tokens);
+    EXPECT_EQ(must(copy.host_data()), most);
+}
+
 TEST_F(KvHandles, AreDuplicatedAndContinuedTwice)
 {
     Kv kv = prefill(prefiller, ask(1, 8));

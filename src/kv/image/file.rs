@@ -13,6 +13,8 @@ use crate::bail;
 use crate::error::{Error, Result};
 use crate::sys::random_bytes;
 
+const NOT_A_FILE: &str = "KV image: expected a regular file";
+
 /// A file that is removed again unless it got its final name.
 struct Temporary(Option<PathBuf>);
 
@@ -32,6 +34,10 @@ impl Cache {
         let Some(name) = path.file_name() else {
             bail!(InvalidArgument, "{shown}: expected the path of a file");
         };
+        // Renaming over a device or a FIFO would take it away from whoever uses it.
+        if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            bail!(InvalidArgument, "{shown}: {NOT_A_FILE}");
+        }
         let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut hidden = std::ffi::OsString::from(".");
         hidden.push(name);
@@ -55,27 +61,40 @@ impl Cache {
     }
 
     fn load_file(&self, path: &Path) -> Result<KvId> {
-        let io = |error: &std::io::Error| match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => crate::error!(Corrupt, "KV image: the file became shorter"),
-            _ => Error::io("KV image", error),
+        // A FIFO without a writer would hold up a plain open for ever, and a socket cannot be opened at all.
+        let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+        let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
+        let file = match opened {
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => bail!(InvalidArgument, "{NOT_A_FILE}"),
+            opened => opened.map_err(|error| Error::io("KV image", &error))?,
         };
-        let file = File::open(path).map_err(|e| io(&e))?;
-        let metadata = file.metadata().map_err(|e| io(&e))?;
+        let metadata = file.metadata().map_err(|error| Error::io("KV image", &error))?;
         if !metadata.is_file() {
-            bail!(InvalidArgument, "KV image: expected a regular file");
+            bail!(InvalidArgument, "{NOT_A_FILE}");
         }
-        let mut file = BufReader::with_capacity(1 << 16, file);
+        self.load_from(BufReader::with_capacity(1 << 16, file), metadata.len())
+    }
+
+    /// Takes in the image that `file` holds, `len` bytes long as it was opened.
+    pub(in crate::kv) fn load_from(&self, mut file: impl Read, len: u64) -> Result<KvId> {
+        let io = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => crate::error!(Corrupt, "KV image: the file became shorter"),
+            _ => Error::io("KV image", &error),
+        };
         // Grows with what is really there, whatever the lengths in it say.
         let mut head = Vec::new();
-        file.by_ref().take(ENVELOPE as u64).read_to_end(&mut head).map_err(|e| io(&e))?;
+        file.by_ref().take(ENVELOPE as u64).read_to_end(&mut head).map_err(io)?;
         let envelope = Envelope::peek(&head)?;
-        envelope.check_len(metadata.len())?;
-        file.by_ref().take((envelope.head_len - ENVELOPE) as u64).read_to_end(&mut head).map_err(|e| io(&e))?;
+        envelope.check_len(len)?;
+        file.by_ref().take((envelope.head_len - ENVELOPE) as u64).read_to_end(&mut head).map_err(io)?;
+        if head.len() < envelope.head_len {
+            return Err(io(std::io::ErrorKind::UnexpectedEof.into()));
+        }
         let mut landing = Landing::begin(self, &envelope, &head)?;
         let mut record = Vec::new();
         while landing.missing() > 0 {
             record.resize(landing.record_len(), 0);
-            file.read_exact(&mut record).map_err(|e| io(&e))?;
+            file.read_exact(&mut record).map_err(io)?;
             landing.record(&record)?;
         }
         let (snapshot, table) = landing.finish()?;

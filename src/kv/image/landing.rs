@@ -6,8 +6,8 @@ use super::super::hash::HashChain;
 use super::super::import::Incoming;
 use super::super::table::BlockTable;
 use super::envelope::{Envelope, Kind, block_tag};
-use super::sections::{SEQUENCE, Sections};
-use super::{TAG, record_len, sequence};
+use super::sections::Sections;
+use super::{TAG, record_len};
 use crate::bail;
 use crate::error::Result;
 use crate::sequence::Snapshot;
@@ -29,7 +29,7 @@ impl Landing {
         }
         let sections = Sections::parse(envelope.open(head, &shared.keys)?)?;
         let from = sections.check_compatible(shared)?;
-        let snapshot = sequence::decode(sections.get(SEQUENCE)?)?;
+        let snapshot = sections.snapshot()?;
         sections.origin()?;
         let (full, head_hash) = sections.chain()?;
         let chain =

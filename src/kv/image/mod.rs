@@ -22,8 +22,8 @@ pub(crate) use sections::hex;
 pub(super) use sections::{
     ENDPOINTS, Origin, SEQUENCE, Sections, common_len, ticket_len, write_address, write_common, write_ticket,
 };
+pub(super) use sequence::validate;
 pub(crate) use sequence::{decode as decode_sequence, encode as encode_sequence};
-pub(super) use sequence::{encoded_len as encoded_sequence_len, validate};
 pub(crate) use source::mask;
 pub(crate) use wire::{Reader, Writer};
 
@@ -43,5 +43,5 @@ pub(super) fn record_len(geometry: &KvGeometry) -> usize {
 
 /// Bytes of an image before its block records.
 pub(super) fn head_len(identity: &CacheIdentity, snapshot: &Snapshot) -> usize {
-    ENVELOPE + common_len(identity) + sections::image_len(sequence::encoded_len(snapshot)) + MAC
+    ENVELOPE + common_len(identity) + sections::image_len(snapshot) + MAC
 }

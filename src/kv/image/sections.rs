@@ -2,10 +2,12 @@
 
 use super::super::cache::{CacheIdentity, CacheShared};
 use super::super::hash::BlockHash;
+use super::sequence;
 use super::wire::{Reader, Writer};
 use crate::backend::KvGeometry;
 use crate::bail;
 use crate::error::Result;
+use crate::sequence::{MAX_HOST_DATA, Snapshot};
 use crate::tensor::Dtype;
 
 /// A reader that does not know the section must refuse.
@@ -19,7 +21,8 @@ pub(in crate::kv) const ORIGIN: u16 = 6;
 pub(in crate::kv) const BLOCKS: u16 = 7;
 pub(in crate::kv) const STATE: u16 = 8;
 pub(in crate::kv) const ENDPOINTS: u16 = 9;
-const KNOWN: usize = 10;
+pub(in crate::kv) const HOST_DATA: u16 = 10;
+const KNOWN: usize = 11;
 
 const SECTION_HEADER: usize = 8;
 /// Payload bytes of the sections whose size is fixed.
@@ -76,21 +79,37 @@ pub(in crate::kv) fn common_len(identity: &CacheIdentity) -> usize {
     4 * SECTION_HEADER + texts + GEOMETRY_LEN + ORIGIN_LEN
 }
 
-/// Bytes of the sections that only an image has.
-pub(in crate::kv) fn image_len(sequence: usize) -> usize {
-    3 * SECTION_HEADER + sequence + CHAIN_LEN + BLOCKS_LEN
+/// Bytes of the sections about a sequence.
+fn sequence_len(snapshot: &Snapshot) -> usize {
+    let host_data = match snapshot.host_data.len() {
+        0 => 0,
+        n => SECTION_HEADER + n,
+    };
+    2 * SECTION_HEADER + sequence::encoded_len(snapshot) + CHAIN_LEN + host_data
 }
 
-/// Bytes of the sections that only a ticket has.
-pub(in crate::kv) fn ticket_len(sequence: usize, endpoints: usize) -> usize {
-    4 * SECTION_HEADER + sequence + CHAIN_LEN + STATE_LEN + endpoints
+/// Bytes of the sections that only an image has, those about its sequence included.
+pub(in crate::kv) fn image_len(snapshot: &Snapshot) -> usize {
+    sequence_len(snapshot) + SECTION_HEADER + BLOCKS_LEN
 }
 
-pub(in crate::kv) fn write_image(w: &mut Writer, sequence: &[u8], chain: (u32, BlockHash), blocks: &BlocksSection) {
-    w.section(SEQUENCE, CRITICAL, sequence);
+/// Bytes of the sections that only a ticket has, those about its sequence included.
+pub(in crate::kv) fn ticket_len(snapshot: &Snapshot, endpoints: usize) -> usize {
+    sequence_len(snapshot) + 2 * SECTION_HEADER + STATE_LEN + endpoints
+}
+
+fn write_sequence(w: &mut Writer, snapshot: &Snapshot, chain: (u32, BlockHash)) {
+    w.section(SEQUENCE, CRITICAL, &sequence::encode(snapshot));
     let mut section = Writer::default();
     section.u32(chain.0).bytes(&chain.1.0);
     w.section(CHAIN, CRITICAL, &section.0);
+    if !snapshot.host_data.is_empty() {
+        w.section(HOST_DATA, 0, &snapshot.host_data);
+    }
+}
+
+pub(in crate::kv) fn write_image(w: &mut Writer, snapshot: &Snapshot, chain: (u32, BlockHash), blocks: &BlocksSection) {
+    write_sequence(w, snapshot, chain);
     let mut section = Writer::default();
     section.bytes(&blocks.nonce).u32(blocks.count).u32(0).u64(blocks.record_len);
     w.section(BLOCKS, CRITICAL, &section.0);
@@ -98,15 +117,12 @@ pub(in crate::kv) fn write_image(w: &mut Writer, sequence: &[u8], chain: (u32, B
 
 pub(in crate::kv) fn write_ticket(
     w: &mut Writer,
-    sequence: &[u8],
+    snapshot: &Snapshot,
     chain: (u32, BlockHash),
     streaming: bool,
     endpoints: &[u8],
 ) {
-    w.section(SEQUENCE, CRITICAL, sequence);
-    let mut section = Writer::default();
-    section.u32(chain.0).bytes(&chain.1.0);
-    w.section(CHAIN, CRITICAL, &section.0);
+    write_sequence(w, snapshot, chain);
     w.section(STATE, CRITICAL, &(if streaming { STREAMING } else { 0 }).to_le_bytes());
     w.section(ENDPOINTS, CRITICAL, endpoints);
 }
@@ -162,6 +178,17 @@ impl<'a> Sections<'a> {
     /// The library that wrote it, for messages.
     pub fn library(&self) -> String {
         self.0[LIBRARY as usize].map_or_else(|| "unknown".into(), |text| text.escape_ascii().to_string())
+    }
+
+    /// The snapshot, with the host's own data.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        let mut snapshot = sequence::decode(self.get(SEQUENCE)?)?;
+        let host_data = self.0[HOST_DATA as usize].unwrap_or_default();
+        if host_data.len() > MAX_HOST_DATA {
+            bail!(Corrupt, "host data: expected at most {MAX_HOST_DATA} bytes, found {}", host_data.len());
+        }
+        snapshot.host_data = host_data.to_vec();
+        Ok(snapshot)
     }
 
     pub fn origin(&self) -> Result<Origin> {

@@ -3,7 +3,7 @@
 use super::wire::{Reader, Writer};
 use crate::bail;
 use crate::error::Result;
-use crate::sequence::{FinishReason, MAX_LOGPROBS, SamplingParams, Snapshot};
+use crate::sequence::{FinishReason, MAX_HOST_DATA, MAX_LOGPROBS, SamplingParams, Snapshot};
 
 const IGNORE_EOS: u32 = 1;
 const LOGPROBS: u32 = 2;
@@ -19,6 +19,9 @@ pub(in crate::kv) fn validate(s: &Snapshot) -> std::result::Result<(), String> {
     }
     if s.computed as usize > n {
         return Err(format!("computed tokens: expected at most {n}, found {}", s.computed));
+    }
+    if s.host_data.len() > MAX_HOST_DATA {
+        return Err(format!("host data: expected at most {MAX_HOST_DATA} bytes, found {}", s.host_data.len()));
     }
     let mut end = 0;
     for &(a, b) in &s.prompts {
@@ -138,6 +141,7 @@ pub(crate) fn decode(data: &[u8]) -> Result<Snapshot> {
         cache_salt,
         converted,
         finished,
+        host_data: Vec::new(),
     };
     match validate(&snapshot) {
         Ok(()) => Ok(snapshot),

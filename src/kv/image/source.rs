@@ -5,7 +5,7 @@ use super::super::handle::{Body, ImageHead, KvId};
 use super::envelope::{self, Keys, Kind, block_tag};
 use super::sections::{self, BlocksSection, Origin};
 use super::wire::Writer;
-use super::{LIBRARY_TEXT, TAG, record_len, sequence};
+use super::{LIBRARY_TEXT, TAG, record_len};
 use crate::backend::{BlockId, BlockStore, KvGeometry};
 use crate::error::Result;
 use crate::kv::hash::HashChain;
@@ -31,7 +31,7 @@ pub(in crate::kv) fn encode_head(
     let mut w = Writer::default();
     sections::write_common(&mut w, library, identity, geometry, origin);
     let chain = (chain.hashes().len() as u32, chain.head());
-    sections::write_image(&mut w, &sequence::encode(snapshot), chain, &blocks);
+    sections::write_image(&mut w, snapshot, chain, &blocks);
     envelope::seal(Kind::Image, &w.0, u64::from(blocks.count) * blocks.record_len, keys)
 }
 

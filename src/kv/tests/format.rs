@@ -21,6 +21,7 @@ fn example() -> Vec<u8> {
         cache_salt: 0,
         converted: false,
         finished: None,
+        host_data: b"trace 7".to_vec(),
     };
     let origin = Origin { epoch: [0x33; 16], handle: 0x1_0000_0100_0000, lease_ms: 30_000 };
     let keys = Keys::new(&[0x44; 32]);
@@ -180,4 +181,35 @@ fn tickets_have_the_length_that_info_says() {
     let elsewhere = crate::transport::import(&cache, &ticket).unwrap_err();
     assert_eq!(elsewhere.status, Status::Peer);
     assert!(cache.info(id).is_ok());
+}
+
+/// Somebody else truncates a file while it is being read.
+#[test]
+fn a_file_that_becomes_shorter_is_refused() {
+    let cache = cache(8);
+    let image = image(&cache);
+    for len in 0..image.len() {
+        let refused = cache.load_from(&image[..len], image.len() as u64).unwrap_err();
+        assert_eq!(refused.status, Status::Corrupt, "{len}: {refused}");
+    }
+    let loaded = cache.load_from(&image[..], image.len() as u64).unwrap();
+    consume(&cache, loaded).unwrap().verify(cache.store());
+    sound(&cache);
+}
+
+#[test]
+fn host_data_that_is_too_long_is_refused() {
+    let cache = cache(8);
+    let image = image(&cache);
+    let with = |n: usize| {
+        let mut section = vec![10, 0, 0, 0];
+        section.extend((n as u32).to_le_bytes());
+        section.resize(8 + n, 9);
+        cache.import_image(&resealed(&image, |sections| sections.extend_from_slice(&section)))
+    };
+    let taken = with(4096).unwrap();
+    assert_eq!(cache.sequence(taken).unwrap().host_data, [9; 4096]);
+    let refused = with(4097).unwrap_err();
+    assert_eq!(refused.status, Status::Corrupt);
+    assert!(refused.message.contains("host data: expected at most 4096 bytes, found 4097"), "{refused}");
 }

@@ -43,6 +43,7 @@ pub fn snapshot(tokens: Vec<u32>, salt: u64) -> Snapshot {
         cache_salt: salt,
         converted: false,
         finished: None,
+        host_data: Vec::new(),
     }
 }
 

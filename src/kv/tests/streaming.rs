@@ -110,3 +110,17 @@ fn a_handle_that_cannot_be_finished_fails() {
     cache.release(id).unwrap();
     assert_eq!(sound(&cache).by_requests, 0);
 }
+
+#[test]
+fn host_data_that_is_attached_while_the_prompt_is_computed_stays() {
+    let cache = cache(8);
+    let (streaming, mut seq) = begun(&cache);
+    let id = streaming.id();
+    assert!(seq.step(cache.store(), 9));
+    cache.set_host_data(id, b"trace 7").unwrap();
+    let ticket = crate::transport::ticket(&cache, id).unwrap();
+    assert_eq!(ticket.len() as u64, cache.info(id).unwrap().ticket_bytes);
+    assert_eq!(cache.open_ticket(&ticket).unwrap().snapshot.host_data, b"trace 7");
+    streaming.finish(seq.snapshot, seq.table).unwrap();
+    assert_eq!(consume(&cache, id).unwrap().snapshot.host_data, b"trace 7");
+}

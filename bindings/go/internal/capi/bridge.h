@@ -213,6 +213,24 @@ static inline cleave_status_t bridge_kv_info(name_t cache, uint64_t kv, cleave_k
     return cleave_kv_info((cleave_cache_t *)cache, kv, out, err);
 }
 
+static inline cleave_status_t bridge_kv_tokens(name_t cache, uint64_t kv, int32_t *tokens, size_t cap, size_t *n,
+                                               cleave_error_t *err)
+{
+    return cleave_kv_tokens((cleave_cache_t *)cache, kv, tokens, cap, n, err);
+}
+
+static inline cleave_status_t bridge_kv_set_host_data(name_t cache, uint64_t kv, const uint8_t *data, size_t len,
+                                                      cleave_error_t *err)
+{
+    return cleave_kv_set_host_data((cleave_cache_t *)cache, kv, data, len, err);
+}
+
+static inline cleave_status_t bridge_kv_host_data(name_t cache, uint64_t kv, uint8_t *buf, size_t cap, size_t *len,
+                                                  cleave_error_t *err)
+{
+    return cleave_kv_host_data((cleave_cache_t *)cache, kv, buf, cap, len, err);
+}
+
 static inline cleave_status_t bridge_kv_ticket(name_t cache, uint64_t kv, uint8_t *buf, size_t cap, size_t *len,
                                                cleave_error_t *err)
 {

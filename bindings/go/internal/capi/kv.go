@@ -48,6 +48,32 @@ func GetKVInfo(cache uintptr, kv uint64) (KVInfo, *Error) {
 	return info, nil
 }
 
+// KVTokens is cleave_kv_tokens.
+func KVTokens(cache uintptr, kv uint64) ([]int32, *Error) {
+	return enough(256, func(buf *int32, capacity C.size_t, n *C.size_t) *Error {
+		var err C.cleave_error_t
+		status := C.bridge_kv_tokens(C.name_t(cache), C.uint64_t(kv), (*C.int32_t)(buf), capacity, n, &err)
+		return failure(status, &err)
+	})
+}
+
+// KVSetHostData is cleave_kv_set_host_data.
+func KVSetHostData(cache uintptr, kv uint64, data []byte) *Error {
+	var err C.cleave_error_t
+	status := C.bridge_kv_set_host_data(C.name_t(cache), C.uint64_t(kv), bytes(unsafe.SliceData(data)),
+		C.size_t(len(data)), &err)
+	return failure(status, &err)
+}
+
+// KVHostData is cleave_kv_host_data.
+func KVHostData(cache uintptr, kv uint64) ([]byte, *Error) {
+	return enough(64, func(buf *byte, capacity C.size_t, n *C.size_t) *Error {
+		var err C.cleave_error_t
+		status := C.bridge_kv_host_data(C.name_t(cache), C.uint64_t(kv), bytes(buf), capacity, n, &err)
+		return failure(status, &err)
+	})
+}
+
 // KVTicket is cleave_kv_ticket.
 func KVTicket(cache uintptr, kv uint64) ([]byte, *Error) {
 	return enough(2048, func(buf *byte, capacity C.size_t, n *C.size_t) *Error {
