@@ -1,17 +1,17 @@
-# make demo   sets up, builds, shows a prompt prefilled in one engine and decoded in another
+# make demo   sets up, builds, prefills a prompt in one engine and decodes it in another
 #             MODEL=<Hugging Face directory>  PROMPT="..."  MAX=<tokens>
-# make demo-processes   the same with two processes, KV by shared memory
-# make serve  an OpenAI-compatible server: a front, a prefill worker, two decode workers, and a page to look at
+# make demo-processes   the same with two processes and KV through shared memory
+# make serve  an OpenAI-compatible server: a front with a page to try it on, a prefill worker, two decode workers
 #             SERVER=go|cpp  MODEL=<directory>  PORT=<port>
-# make test   everything that CI runs; of it `make go` and `make servers` are the Go module, and the servers under real clients
+# make test   everything that CI runs; `make go` (the Go module) and `make servers` (the servers under real clients) are parts of it
 # make check  formatting, lints, fast tests
 # make kernels compiles the CUDA kernels for all architectures and checks them (kernels/checked remembers for which
 #             sources: make test then compiles for one); without nvcc it installs one in target/cuda
 # make gpu-check   checks and measures the CUDA backend on this machine's GPU (docs/performance-gpu.md);
-#             gpu-check-pack makes a folder, build/gpu-check, that does so on a machine without Rust
-# make header writes include/cleave/cleave.h anew
+#             gpu-check-pack makes a folder, build/gpu-check, for a machine without Rust
+# make header rewrites include/cleave/cleave.h from src/ffi
 # make fuzz   every fuzz target for FUZZ_SECONDS (60); needs nightly and cargo-fuzz
-# make bench  measures (see docs); make install PREFIX=<prefix>; make clean
+# make bench  measures (docs/performance.md); make install PREFIX=<prefix>; make clean
 
 MAKEFLAGS += --no-print-directory
 MODEL ?= models/tiny
@@ -21,16 +21,16 @@ PORT ?= 8000
 PREFIX ?= /usr/local
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
-# rustup's directory may not be on the path of a shell that was there before it.
+# A shell that was started before rustup was installed does not have its directory in PATH.
 export PATH := $(PATH):$(HOME)/.cargo/bin
-# One target directory for cargo and CMake: nothing is built twice.
+# cargo and CMake share a target directory, so nothing is built twice.
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 
 BUILD := build
 FEATURES := failpoints,fuzzing
-# Of the servers in examples/.
+# Language of the server in examples/.
 SERVER ?= $(if $(shell command -v go),go,cpp)
-# What was built, as it would be installed.
+# The build result, laid out as installed.
 STAGE := $(CURDIR)/$(BUILD)/stage
 GO_ENV := PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig CGO_LDFLAGS="-O2 -g -Wl,-rpath,$(STAGE)/lib"
 CARGO_TEST := cargo test --locked --features $(FEATURES)

@@ -1,5 +1,5 @@
-//! Speed of the CPU kernels: `cargo bench --bench kernels [-- level threads filter dtype rows shapes]`. Prints GFLOP/s, the
-//! bandwidth of weights read, and beside it what a plain read of memory reaches in the same run.
+//! Speed of the CPU kernels: `cargo bench --bench kernels [-- level threads filter dtype rows shapes]`. Prints GFLOP/s and the
+//! bandwidth at which weights are read, beside that of a plain read of memory in the same run.
 
 use cleave::backend::cpu::{Bytes, CpuBackend, CpuBuffer, CpuConfig, CpuMatrix, KvSlab, Level};
 use cleave::backend::{AttentionArgs, Backend, Batch, BlockStore, KvGeometry, Linear, SeqSpan};
@@ -49,7 +49,7 @@ fn main() {
     }
 }
 
-/// Finite bf16 values of either sign, below one.
+/// Finite bf16 values of both signs with magnitudes below one.
 fn random_bits(len: usize) -> Vec<u8> {
     let mut state = 1u64;
     let mut out = Vec::with_capacity(len);
@@ -61,18 +61,18 @@ fn random_bits(len: usize) -> Vec<u8> {
     out
 }
 
-/// Seconds of CPU time of the calling thread.
+/// CPU time of the calling thread in seconds.
 fn cpu_seconds() -> f64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes the one struct it is given.
+    // SAFETY: the call writes only the struct that it is given.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
-/// Whether times are CPU times of one thread: less disturbed on a shared machine.
+/// Whether to take CPU times of one thread, which other programs on a shared machine disturb less.
 static CPU_TIME: AtomicBool = AtomicBool::new(false);
 
-/// The best of some runs, at least three, about half a second in all.
+/// The best time of at least three runs, which take about half a second together.
 fn best(mut run: impl FnMut()) -> f64 {
     run();
     let (begin, mut best) = (Instant::now(), f64::MAX);
@@ -109,7 +109,7 @@ fn read(threads: usize, bytes: &[u8]) -> f64 {
 
 fn linear(cpu: &mut CpuBackend, weights: &Bytes, m: usize, n: usize, k: usize, dtype: Dtype) {
     let bytes = n * k * dtype.size();
-    // As many different matrices as fit, so that weights come from memory as they do in a model.
+    // Several different matrices, so that weights come from memory as they do in a model.
     let linears: Vec<Vec<Linear<CpuBackend>>> = (0..(weights.as_ref().as_ref().len() / bytes).max(1))
         .map(|i| vec![Linear { weight: CpuMatrix::new(weights.clone(), i * bytes, n, k, dtype).unwrap(), bias: None }])
         .collect();

@@ -1,11 +1,11 @@
-# Runs cargo on every build (it knows best what is current) and puts the libraries, under the names that they are
-# installed with, into ${CMAKE_CURRENT_BINARY_DIR}/lib. Defines cleave::cleave and cleave::static.
+# Runs cargo on every build, because only cargo knows what is current, and puts the libraries under their installed names
+# into ${CMAKE_CURRENT_BINARY_DIR}/lib. Defines cleave::cleave and cleave::static.
 find_program(CLEAVE_CARGO cargo HINTS "$ENV{CARGO_HOME}/bin" "$ENV{HOME}/.cargo/bin")
 if(NOT CLEAVE_CARGO)
     message(FATAL_ERROR "cargo is needed (rustc 1.89 or later): run tools/setup.sh, or set CLEAVE_CARGO")
 endif()
 
-# The libraries that Rust's standard library needs beside libc, for who links statically.
+# Libraries that Rust's standard library needs besides libc, for static linking.
 set(CLEAVE_SYSTEM_LIBRARIES gcc_s util rt pthread m dl)
 
 set(cleave_lib_dir "${CMAKE_CURRENT_BINARY_DIR}/lib")
@@ -17,7 +17,7 @@ if(CLEAVE_STRIP_DEBUG AND CMAKE_STRIP)
     set(cleave_strip "${CMAKE_STRIP}")
 endif()
 
-# Panic messages name source files: by names that say nothing of the machine that built them.
+# Panic messages contain the names of source files; these must not reveal the machine that built them.
 set(cleave_cargo_home "$ENV{CARGO_HOME}")
 if(NOT cleave_cargo_home)
     set(cleave_cargo_home "$ENV{HOME}/.cargo")

@@ -1,5 +1,5 @@
-# Headers, libraries with their links, CMake package, pkg-config file. Nothing that is installed knows where it was
-# built or where it was installed to.
+# Installs headers, libraries with their links, CMake package and pkg-config file. No installed file contains the path it was
+# built in or installed to.
 include(CMakePackageConfigHelpers)
 
 set(cleave_cmake_dir "${CMAKE_INSTALL_LIBDIR}/cmake/cleave")
@@ -25,7 +25,7 @@ configure_file(cmake/cleaveTargets.cmake.in "${cleave_package_dir}/cleaveTargets
 install(FILES "${cleave_package_dir}/cleaveConfig.cmake" "${cleave_package_dir}/cleaveConfigVersion.cmake"
         "${cleave_package_dir}/cleaveTargets.cmake" DESTINATION "${cleave_cmake_dir}")
 
-# The way from the .pc file back to the prefix, so that the tree can move as a whole.
+# Relative path from the .pc file to the prefix, so that the tree can be moved as a whole.
 if(IS_ABSOLUTE "${CMAKE_INSTALL_LIBDIR}" OR IS_ABSOLUTE "${CMAKE_INSTALL_INCLUDEDIR}")
     message(FATAL_ERROR "CMAKE_INSTALL_LIBDIR and CMAKE_INSTALL_INCLUDEDIR must be relative to the prefix")
 endif()

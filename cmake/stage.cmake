@@ -1,5 +1,5 @@
-# Copies what cargo built from FROM to TO, under its full name and with its links, when it is newer. In the static
-# library the symbols of C code that a host could have too get a prefix.
+# Copies a newer library from FROM to TO, under its full name and with its links. In the static library, symbols of C code
+# that a host may define too get a prefix.
 function(stage from to)
     if(NOT EXISTS "${to}" OR "${from}" IS_NEWER_THAN "${to}")
         execute_process(COMMAND "${CMAKE_COMMAND}" -E copy "${from}" "${to}.new" RESULT_VARIABLE failed)
@@ -7,7 +7,7 @@ function(stage from to)
             execute_process(COMMAND "${STRIP}" --strip-debug "${to}.new" RESULT_VARIABLE failed)
         endif()
         if(NOT failed AND OBJCOPY AND "${to}" MATCHES "\\.a$")
-            # The compiler's own intermediate form, left in for its optimiser: of no use outside of it.
+            # Sections for the compiler's own optimiser, which nobody else can use.
             execute_process(COMMAND "${OBJCOPY}" --remove-section=.llvmbc --remove-section=.llvmcmd
                             "--redefine-syms=${CMAKE_CURRENT_LIST_DIR}/static-symbols.txt" "${to}.new"
                             RESULT_VARIABLE failed)

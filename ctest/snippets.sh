@@ -1,7 +1,7 @@
 #!/bin/sh
-# snippets.sh CC CXX SOURCE LIBDIR WORK: what the documents show as C, C++ and Go compiles without a warning and calls
-# what the library has. Pieces stand in a function (snippets.h, snippets.hpp, snippets.go say what is around them); whole
-# programs are linked and run too: each answers a question with the tiny model.
+# snippets.sh CC CXX SOURCE LIBDIR WORK: C, C++ and Go in the documents compiles without a warning and calls only functions that
+# the library has. Pieces are put into a function (snippets.h, snippets.hpp and snippets.go declare what they use). Whole
+# programs are also linked and run: each answers a question with the tiny model.
 set -eu
 cc=$1 cxx=$2 source=$3 lib=$4 work=$5
 model=$source/models/tiny

@@ -1,9 +1,9 @@
 //! cleave: disaggregated LLM inference as an embeddable library.
 //!
-//! Hosts use the C API (`include/cleave/cleave.h`, implemented in [`ffi`]); the Rust modules below it are
-//! public so that tests and benches can reach them, and carry no stability promise of their own.
-//! ARCHITECTURE.md draws the order of dependencies: `ffi → engine → {scheduler, kv, transport, model} →
-//! backend → tensor`, with [`mod@error`] and [`sequence`] (plain data) below all of them.
+//! Hosts use the C API (`include/cleave/cleave.h`), which [`ffi`] implements. The other modules are public so that tests and
+//! benches can reach them; they make no promise of stability. ARCHITECTURE.md draws the order of dependencies:
+//! `ffi → engine → {scheduler, sampling, transport, model} → kv → backend → tensor`, with [`mod@error`] and [`sequence`]
+//! (plain data) below all of them.
 #![deny(unsafe_code)]
 
 pub mod backend;

@@ -1,7 +1,7 @@
-//! What `kv` shares between threads and tells the time by: std's. In unit tests under the feature `shuttle` it is a
-//! model checker's, which picks which thread runs at every step, and a clock that only the test moves.
+//! Locks, atomics and clock of `kv`. Normally these are std's. In unit tests with the feature `shuttle` they belong to a model
+//! checker, which decides at every step which thread runs, and to a clock that only the test moves.
 
-// Nothing depends on when a count changes, and wakers of std's kind come from outside.
+// `Arc` stays std's: no rule depends on when a count changes, and std's wakers come from outside.
 pub use std::sync::{Arc, PoisonError};
 
 #[cfg(not(all(test, feature = "shuttle")))]
@@ -16,7 +16,7 @@ pub use {
     model::{Instant, advance, reset_clock},
 };
 
-/// The threads are the test's to start: a cache starts none of its own.
+/// Whether a model checker runs the threads: a cache then starts none of its own.
 pub const MODELLED: bool = cfg!(all(test, feature = "shuttle"));
 
 #[cfg(all(test, feature = "shuttle"))]
@@ -25,7 +25,7 @@ mod model {
     use std::ops::Add;
     use std::time::Duration;
 
-    // All threads of one schedule run on one thread of the system; tests beside it have clocks of their own.
+    // All threads of one schedule run on one thread of the system, so tests that run side by side have separate clocks.
     thread_local!(static NOW: Cell<Duration> = const { Cell::new(Duration::ZERO) });
 
     /// The part of `std::time::Instant` that `kv` uses.

@@ -1,9 +1,9 @@
-//! What the machine can do at most, measured in the same run as everything held against it.
+//! Bounds of the machine, measured in the same run as the figures that are compared with them.
 
 use std::hint::black_box;
 use std::time::Instant;
 
-/// GB/s of `threads` threads each reading its own part of a buffer larger than the caches, sequentially.
+/// GB/s at which `threads` threads read their parts of a buffer larger than the CPU caches, each sequentially.
 pub fn read_gb_per_s(threads: usize) -> f64 {
     let words = (1usize << 30) / 8;
     let buffer = vec![1u64; words];
@@ -28,7 +28,7 @@ pub fn read_gb_per_s(threads: usize) -> f64 {
     best
 }
 
-/// GB/s of one thread copying `bytes` (counted once).
+/// GB/s at which one thread copies `bytes`, counted once.
 pub fn copy_gb_per_s(bytes: usize) -> f64 {
     let from = vec![7u8; bytes];
     let mut to = vec![0u8; bytes];

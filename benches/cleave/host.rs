@@ -1,4 +1,4 @@
-//! A host of the library, as a server would be: submits, polls, and reads the clock of the events.
+//! A host like a server: submits, polls, and reads the time stamps of the events.
 
 use cleave::engine::{CacheOptions, Engine, EngineOptions, Event, EventKind, ModelCache, Queue, Request, Role};
 use cleave::model::Model;
@@ -16,7 +16,7 @@ impl Host {
         Host { queue: Queue::new(1 << 16).unwrap(), cache: cache(model), threads }
     }
 
-    /// With a prefix cache, as servers have it.
+    /// A host with a prefix cache, as servers have one.
     pub fn with_prefix_cache(model: &Arc<Model>, threads: usize) -> Host {
         let cache = ModelCache::create(model, &[], options(model, false)).unwrap();
         Host { queue: Queue::new(1 << 16).unwrap(), cache, threads }
@@ -27,7 +27,7 @@ impl Host {
         Engine::create(&self.cache, &self.queue, options).unwrap()
     }
 
-    /// Submits and collects every event until all have ended.
+    /// Submits the requests and collects all events until every request has ended.
     pub fn run(&self, engine: &Engine, requests: Vec<Request>) -> HashMap<u64, Vec<Event>> {
         let submitted = engine.submit(requests);
         if let Some(error) = submitted.refused {
@@ -55,7 +55,7 @@ impl Host {
     }
 }
 
-/// No prefix cache: repeated prompts must be computed again.
+/// Cache options without a prefix cache, so that repeated prompts are computed again.
 pub fn cache(model: &Arc<Model>) -> Arc<ModelCache> {
     ModelCache::create(model, &[], options(model, true)).unwrap()
 }
@@ -65,7 +65,7 @@ fn options(model: &Model, no_prefix_cache: bool) -> CacheOptions {
     CacheOptions { bytes, secret: Some([1; 32]), no_prefix_cache, ..CacheOptions::default() }
 }
 
-/// A request for exactly `n` tokens after some prompt of `len` tokens.
+/// A request for exactly `n` tokens after a prompt of `len` tokens.
 pub fn request(len: usize, n: u32, salt: u64) -> Request {
     let prompt = (0..len as u64).map(|i| ((i * 7919 + salt * 104_729 + 13) % 31_000) as u32 + 3).collect();
     let mut request = Request { prompt, ..Request::default() };

@@ -1,4 +1,4 @@
-//! `make bench`: the figures of docs/performance.md, each held against a ceiling or a peer of the same run.
+//! `make bench`: measures the figures of docs/performance.md, each beside a bound or a peer of the same run.
 //!
 //! Options: `--model A|B` (default: both), `--only start|prefill|decode|handoff|transfer|role|peer` (default: all of them),
 //! `--batches N,N,...` (of decode), `--threads N` (default: all CPUs), `--json FILE`. With
@@ -117,7 +117,7 @@ fn ms_since(begun: Instant) -> f64 {
     begun.elapsed().as_secs_f64() * 1e3
 }
 
-/// Model load, first engine, and what a second one costs.
+/// Loading a model, creating its first engine, and the cost of a second engine.
 fn start(report: &mut Report, shape: &Shape, dir: &Path, threads: usize) {
     let begun = Instant::now();
     let model = Model::load(dir.to_str().unwrap()).unwrap();
@@ -172,7 +172,7 @@ fn decode(report: &mut Report, shape: &Shape, model: &Arc<Model>, options: &Opti
     }
 }
 
-/// Tokens/s while all sequences were generating: from the last first token to the first last one.
+/// Tokens/s while all sequences generate: from the latest first token to the earliest last token.
 fn steady_rate<'a>(requests: impl Iterator<Item = &'a Vec<Event>> + Clone) -> f64 {
     let tokens = |events: &'a Vec<Event>| events.iter().filter(|e| e.kind == EventKind::Token);
     let begin = requests.clone().map(|r| tokens(r).next().unwrap().timestamp_ns).max().unwrap();
@@ -181,7 +181,7 @@ fn steady_rate<'a>(requests: impl Iterator<Item = &'a Vec<Event>> + Clone) -> f6
     inside as f64 / ((end - begin) as f64 / 1e9)
 }
 
-/// 2048 tokens from a prefill engine to a decode engine, each way there is.
+/// Hands 2048 tokens from a prefill engine to a decode engine, in every possible way.
 fn handoff(report: &mut Report, shape: &Shape, model: &Arc<Model>, threads: usize, copy: f64) {
     const TOKENS: usize = 2048;
     let host = Host::new(model, threads);
@@ -262,7 +262,7 @@ fn wait_ready(host: &Host) {
     assert!(events[0].kind == EventKind::KvReady && events[0].status.is_none(), "{events:?}");
 }
 
-/// Eight sequences in flight while the role goes back and forth.
+/// Switches the role back and forth with eight sequences in flight.
 fn role_switch(report: &mut Report, shape: &Shape, model: &Arc<Model>, threads: usize) {
     let host = Host::new(model, threads);
     let engine = host.engine(Role::Mixed);
@@ -311,7 +311,7 @@ fn llama(report: &mut Report, shape: &Shape, dir: &Path, threads: usize) {
     }
 }
 
-/// Memory that the process holds beyond mapped files: anonymous pages.
+/// Memory of the process in anonymous pages, without mapped files.
 fn resident_bytes() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|l| l.starts_with("RssAnon:")).unwrap_or("");

@@ -1,5 +1,5 @@
-//! The same job in llama.cpp, in the same run: `LLAMA_BENCH=<llama-bench>` with GGUF files of the synthetic
-//! models, which [`write_gguf`] makes from the very weights that cleave ran.
+//! llama.cpp in the same run: `LLAMA_BENCH=<llama-bench>` with GGUF files of the synthetic models, which [`write_gguf`]
+//! makes from the weights that cleave ran.
 
 use crate::synthetic::Shape;
 use std::fs;
@@ -7,7 +7,7 @@ use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Tokens/s of llama-bench for each of `prompts` and for generating `generate` tokens: (what, tokens/s).
+/// Runs llama-bench for each of `prompts` and for `generate` generated tokens. Returns (test, tokens/s).
 pub fn llama_bench(program: &str, gguf: &Path, threads: usize, generate: u32) -> Result<Vec<(String, f64)>, String> {
     let output = Command::new(program)
         .args(["-m", &gguf.to_string_lossy(), "-p", "512,2048", "-n", &generate.to_string()])
@@ -29,10 +29,10 @@ pub fn llama_bench(program: &str, gguf: &Path, threads: usize, generate: u32) ->
         .collect())
 }
 
-/// Writes the model in `dir` as GGUF version 3, bf16 matrices and f32 norms, beside it, unless it is there.
+/// Writes the model in `dir` as GGUF version 3 beside it, with bf16 matrices and f32 norms, unless the file exists.
 /// Format: docs/gguf.md of ggml; tensor names of its Llama architecture. llama.cpp rotates neighbouring pairs
-/// where Hugging Face rotates halves; with random weights the row order of q and k changes no cost, so it is
-/// left as it is: the file measures speed and would not speak.
+/// where Hugging Face rotates halves. The rows of q and k are not reordered for that: the file measures speed only, and
+/// would not generate sensible text.
 pub fn write_gguf(shape: &Shape, dir: &Path) -> std::io::Result<PathBuf> {
     let path = dir.join("model-bf16.gguf");
     if path.exists() {
@@ -102,7 +102,7 @@ pub fn write_gguf(shape: &Shape, dir: &Path) -> std::io::Result<PathBuf> {
     Ok(path)
 }
 
-/// ggml type and element size: BF16 matrices, F32 norms.
+/// Type number in ggml and size of an element: BF16 for matrices, F32 for norms.
 fn kind(dims: &[usize]) -> (u32, u64) {
     if dims.len() == 2 { (30, 2) } else { (0, 4) }
 }

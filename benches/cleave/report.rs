@@ -1,4 +1,4 @@
-//! Rows of results: shown as they come, as a table at the end, and as JSON.
+//! Rows of results: printed as they arrive, as a table at the end, and as JSON.
 
 use std::io::Write;
 use std::path::Path;
@@ -9,7 +9,7 @@ pub struct Row {
     pub what: String,
     pub value: f64,
     pub unit: String,
-    /// What the value is held against, measured in the same run.
+    /// Name and value of the bound or peer, measured in the same run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub against: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -26,7 +26,7 @@ impl Report {
         self.push(model, what, value, unit, None);
     }
 
-    /// A value and its share of a ceiling or peer.
+    /// Adds a value with its ratio to a bound or peer.
     pub fn add_ratio(&mut self, model: &str, what: &str, value: f64, unit: &str, against: &str, of: f64) {
         self.push(model, what, value, unit, Some((against.to_string(), value / of)));
     }

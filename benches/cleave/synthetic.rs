@@ -1,4 +1,4 @@
-//! Synthetic Llama models in Hugging Face form: real shapes, random bf16 weights.
+//! Synthetic Llama models in Hugging Face's format, with real shapes and random bf16 weights.
 
 use std::fs;
 use std::io::{BufWriter, Write};
@@ -56,7 +56,7 @@ impl Shape {
         })
     }
 
-    /// Writes the model under `root` unless it is there; returns its directory.
+    /// Writes the model under `root` unless it exists, and returns its directory.
     pub fn write(&self, root: &Path) -> std::io::Result<PathBuf> {
         let dir = root.join(self.name);
         let done = dir.join("config.json");
@@ -87,7 +87,7 @@ impl Shape {
     }
 }
 
-/// Uniform values with the deviation 1/sqrt(inputs), so that activations keep their size; norms near 1.
+/// Uniform values with standard deviation 1/sqrt(inputs), so that activations keep their size. Norm weights are near 1.
 fn write_random(out: &mut impl Write, shape: &[usize], state: &mut u64) -> std::io::Result<()> {
     let n: usize = shape.iter().product();
     let (middle, width) = match shape {

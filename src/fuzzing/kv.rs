@@ -1,4 +1,4 @@
-//! KV images and tickets, in a small cache whose secret the fuzzer has.
+//! KV images, tickets and addresses, read by a small cache whose secret the fuzzer knows.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -12,6 +12,7 @@ use crate::kv::{Cache, CacheConfig, CacheIdentity};
 use crate::sequence::{FinishReason, SamplingParams, Snapshot};
 use crate::tensor::Dtype;
 
+/// KV images.
 pub const IMAGE: Target = Target {
     name: "kv_image",
     read: |data| {
@@ -26,6 +27,7 @@ pub const IMAGE: Target = Target {
     words: &[b"CLVKVIMG", b"CLVKVTKT", &[0xff; 4], &[0; 8], &[0, 0, 0xc0, 0x7f]],
 };
 
+/// KV tickets.
 pub const TICKET: Target = Target {
     name: "kv_ticket",
     read: |data| cache().open_ticket(data)?.check_chain().map(|_| ()),
@@ -34,6 +36,7 @@ pub const TICKET: Target = Target {
     words: &[b"CLVKVIMG", b"CLVKVTKT", &[0xff; 2], &[0xff; 4], &[1, 0, 20, 0]],
 };
 
+/// Addresses of caches.
 pub const ADDRESS: Target = Target {
     name: "cache_address",
     read: |data| cache().open_address(data).map(|_| ()),
@@ -44,10 +47,10 @@ pub const ADDRESS: Target = Target {
 
 const BLOCKS: usize = 16;
 
-/// Whoever holds blocks of the one cache: others would count them as lost.
+/// Held by whoever has blocks of the one cache: other threads would count these blocks as lost.
 static BUSY: Mutex<()> = Mutex::new(());
 
-/// One for the whole process.
+/// The cache that reads every input of this process.
 fn cache() -> &'static Arc<Cache> {
     static CACHE: OnceLock<Arc<Cache>> = OnceLock::new();
     CACHE.get_or_init(|| {
@@ -80,7 +83,7 @@ fn snapshot(tokens: u32, computed: u32) -> Snapshot {
     }
 }
 
-/// The least, one with everything that varies in length, one of several blocks.
+/// Sequences for the seeds: the smallest, one with every field of variable length, one with several blocks.
 fn sequences() -> impl Iterator<Item = Snapshot> {
     let mut full = snapshot(9, 8);
     full.prompts = vec![(0, 3), (5, 9)];
@@ -118,7 +121,7 @@ fn ticket() -> Vec<u8> {
     exported(snapshot(9, 8), |id| crate::transport::ticket(ticket_cache(), id))
 }
 
-/// The cache, with endpoints of every kind.
+/// Description of the cache, with endpoints of every kind.
 fn ticket_cache() -> &'static Arc<Cache> {
     let tcp = |address: &str, encrypted| Endpoint::Tcp { address: made(parse(address)), encrypted };
     cache().set_endpoints(vec![

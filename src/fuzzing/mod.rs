@@ -1,5 +1,5 @@
-//! What reads untrusted bytes, one [`Target`] per format: for `fuzz/` and `tests/fuzz_bounded.rs`. Behind the feature
-//! `fuzzing`, never in a release build.
+//! Readers of untrusted bytes, one [`Target`] per format, for `fuzz/` and `tests/fuzz_bounded.rs`. Exists only with the
+//! feature `fuzzing`, never in a release build.
 
 mod kv;
 mod model;
@@ -9,26 +9,27 @@ use crate::error::Result;
 
 /// One format and its reader.
 pub struct Target {
-    /// Also that of `fuzz/fuzz_targets/<name>.rs`.
+    /// Name of the target, and of its file `fuzz/fuzz_targets/<name>.rs`.
     pub name: &'static str,
-    /// Reads the bytes as the library does. Refusing them is fine; a panic is a finding, and so are allocations that the
-    /// bytes do not account for.
+    /// Reads the bytes as the library does. Refusing them is fine. A panic is a finding, and so is an allocation out of
+    /// proportion to the bytes.
     pub read: fn(&[u8]) -> Result<()>,
-    /// Bytes that are read without an error.
+    /// Valid inputs: bytes that are read without an error.
     pub seeds: fn() -> Vec<Vec<u8>>,
-    /// Makes lengths, checksums and MACs right again after a mutation. Seeds stay what they are.
+    /// Corrects lengths, checksums and MACs after a mutation. Leaves seeds as they are.
     pub reseal: fn(&mut Vec<u8>),
-    /// What is worth putting in beside random bytes.
+    /// Byte strings that mutations insert besides random bytes.
     pub words: &'static [&'static [u8]],
 }
 
+/// Every format that the library reads from outside.
 pub const TARGETS: &[Target] =
     &[kv::IMAGE, kv::TICKET, kv::ADDRESS, net::MESSAGE, net::GREETING, model::SAFETENSORS, model::CONFIG];
 
-/// A format without checks over its bytes.
+/// `reseal` of a format without lengths, checksums or MACs.
 fn unsealed(_: &mut Vec<u8>) {}
 
-/// Reads the bytes as they are and once more resealed. Panics if there is no such target.
+/// Reads the bytes as they are, and once more after `reseal`. Panics if there is no such target.
 pub fn fuzz(name: &str, data: &[u8]) {
     let found = TARGETS.iter().find(|target| target.name == name);
     #[expect(clippy::expect_used, reason = "a fuzz target that names none must not pass")]

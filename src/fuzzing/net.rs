@@ -1,15 +1,15 @@
-//! What two caches say to each other over a connection.
+//! Messages of two caches over a connection.
 
 use super::{Target, unsealed};
 use crate::transport::fuzzing::{greet, message, messages};
 
-/// Every message there is, as one that has authenticated itself may send it.
+/// Messages of a peer that has authenticated itself.
 pub const MESSAGE: Target = Target {
     name: "net_message",
     read: message,
     seeds: messages,
     reseal: |data| {
-        // The length in the header is that of what follows.
+        // The header has the length of what follows it.
         if let Some((header, payload)) = data.split_first_chunk_mut::<8>() {
             header[..4].copy_from_slice(&(payload.len() as u32).to_le_bytes());
         }
@@ -17,7 +17,7 @@ pub const MESSAGE: Target = Target {
     words: &[&[0xff; 4], &[1, 0, 0, 0], &[103, 0], &[108, 0]],
 };
 
-/// What a stranger says before it has proved anything, to a server.
+/// Messages of a client to a server before it has proved anything.
 pub const GREETING: Target = Target {
     name: "net_greeting",
     read: greet,

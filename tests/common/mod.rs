@@ -1,4 +1,4 @@
-//! A host in Rust, for the engine tests: one queue, its engines, and what came out per request.
+//! A host in Rust for the engine tests: one queue, its engines, and the events of each request.
 #![allow(dead_code)]
 
 use cleave::engine::{CacheOptions, Engine, EngineOptions, Event, EventKind, ModelCache, Queue, Request, Role};
@@ -9,10 +9,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// Nothing takes that long, on a busy machine and a simulated device either, unless it hangs.
+/// Longer than anything takes, on a busy machine and on a simulated device too, unless it hangs.
 const LONG: Duration = Duration::from_secs(300);
 
-/// The directory of `models` and `tests`, which CLEAVE_ROOT names where a test runs away from its sources.
+/// The directory of `models` and `tests`. CLEAVE_ROOT names it if a test runs without its sources.
 pub fn root() -> String {
     std::env::var("CLEAVE_ROOT").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").to_string())
 }
@@ -36,18 +36,18 @@ pub fn cache_of(blocks: u64) -> Arc<ModelCache> {
     cache(CacheOptions { bytes: blocks * 16 * tiny().info().kv_bytes_per_token, ..CacheOptions::default() })
 }
 
-/// With steps of a length that is said: a device is not measured meanwhile.
+/// Options for an engine with a fixed step length, so that a device does not measure one.
 pub fn role(role: Role) -> EngineOptions {
     EngineOptions { role: Some(role), threads: 1, max_batch_tokens: 512, ..EngineOptions::default() }
 }
 
-/// Everything a request said.
+/// All events of one request.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     pub tokens: Vec<u32>,
-    /// Bits of the logprob of each token: equal only if the logits were.
+    /// Bits of each token's logprob: equal only if the logits were equal.
     pub logprobs: Vec<u32>,
-    /// Per token its alternatives (id, bits of the logprob).
+    /// Alternatives of each token (id, bits of the logprob).
     pub top: Vec<Vec<(u32, u32)>>,
     pub indices: Vec<u32>,
     pub end: Option<Event>,
@@ -86,7 +86,7 @@ impl Host {
         }
     }
 
-    /// Submits on a small queue, which earlier requests' tokens may have filled: polls as little as it takes.
+    /// Submits on a small queue, which earlier requests may have filled, and polls no more than necessary.
     pub fn squeeze(&mut self, engine: &Engine, request: Request) -> u64 {
         loop {
             let submitted = engine.submit(vec![request.clone()]);
@@ -98,7 +98,7 @@ impl Host {
         }
     }
 
-    /// Takes in what is there, waiting at most `timeout` for the first event.
+    /// Polls once, waiting at most `timeout` for the first event.
     pub fn poll(&mut self, timeout: Duration) -> usize {
         let mut events = Vec::new();
         let n = self.queue.poll(&mut events, 64, Some(timeout)).unwrap();
@@ -147,7 +147,7 @@ impl Host {
         self.finish(id)
     }
 
-    /// Waits until `n` tokens of the request have come.
+    /// Waits until the request has `n` tokens or has ended.
     pub fn tokens(&mut self, id: u64, n: usize) {
         let begun = Instant::now();
         while self.outcomes.get(&id).is_none_or(|o| o.tokens.len() < n && o.end.is_none()) {
@@ -175,12 +175,12 @@ pub fn sampled(prompt: &[u32], n: u32, seed: u64) -> Request {
     request
 }
 
-/// A continuation of `kv`, all parameters the handle's own.
+/// A continuation of `kv` with the handle's own parameters.
 pub fn continuation(kv: u64) -> Request {
     Request { kv, ..Request::default() }
 }
 
-/// Some prompt of `n` tokens, different for each `salt`.
+/// A prompt of `n` tokens, different for each `salt`.
 pub fn prompt(n: usize, salt: u64) -> Vec<u32> {
     let vocab = u64::from(tiny().info().vocab_size);
     let mut state = salt.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
@@ -191,7 +191,7 @@ pub fn prompt(n: usize, salt: u64) -> Vec<u32> {
     (0..n).map(|_| (next() % vocab) as u32).collect()
 }
 
-/// Nothing holds blocks but the prefix index, and nothing is leaked.
+/// Waits until only the prefix index holds blocks. Fails if a block is leaked.
 pub fn assert_quiescent(cache: &Arc<ModelCache>) {
     let begun = Instant::now();
     loop {

@@ -1,4 +1,4 @@
-//! The exporting process: this program run again, told line by line what to do.
+//! The exporting process: this program started again, with one command per line on its standard input.
 
 use super::{TOKENS, duplicate, hex, median, raw};
 use crate::host::{Host, request};
@@ -16,7 +16,7 @@ pub struct Exporter {
     child: Child,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
-    /// Where it listens: encrypted or not, and for the raw copy.
+    /// Ports that it listens on: encrypted, plaintext, and for the plain copy.
     pub plain: u16,
     pub sealed: u16,
     pub raw_port: u16,
@@ -61,7 +61,7 @@ impl Drop for Exporter {
     }
 }
 
-/// `--exporter DIR THREADS BYTES`: until standard input ends.
+/// Entry point of `--exporter DIR THREADS BYTES`. Runs until standard input ends.
 pub fn serve(args: &[String]) {
     let model = Model::load(&args[0]).unwrap();
     let (threads, bytes): (usize, usize) = (args[1].parse().unwrap(), args[2].parse().unwrap());
@@ -83,7 +83,7 @@ pub fn serve(args: &[String]) {
             }
             "ticket" => println!("{}", hex(&host.cache.node().ticket(duplicate(&host.cache, kept)).unwrap())),
             "address" => println!("{}", hex(&host.cache.node().address())),
-            // One endpoint alone, so that the peer has no choice.
+            // Only one endpoint, so that the peer has no choice.
             "only" => println!("{}", hex(&only(host.cache.node(), number as u16))),
             "make" => {
                 let times = (0..64).map(|_| {
@@ -130,7 +130,7 @@ fn first(events: &std::collections::HashMap<u64, Vec<Event>>) -> u64 {
     events.values().flatten().find(|event| event.kind == EventKind::Token).unwrap().timestamp_ns
 }
 
-/// Runs one request; gives when it was submitted.
+/// Runs one request and returns the time of its submission.
 fn timed(
     host: &Host,
     engine: &cleave::engine::Engine,

@@ -1,4 +1,4 @@
-//! A prompt of 2048 tokens handed over to another process, each way there is, against the raw mechanism between the
+//! Hands a prompt of 2048 tokens to another process in every possible way, and compares with the plain mechanism between the
 //! same two processes. Every figure is the median over rounds in which the two take turns.
 
 mod exporter;
@@ -25,14 +25,14 @@ pub fn run(report: &mut Report, shape: &Shape, dir: &Path, model: &Arc<Model>, t
     let mut peer = Exporter::start(dir, threads, bytes);
     let host = Host::new(model, threads);
     let name = shape.name;
-    // The first handoff of a pair, and what pairing paid for, before any traffic as hosts do it.
+    // The first handoff after pairing, before any other traffic.
     let address = peer.ask("address");
     let begun = Instant::now();
     pair(&host.cache, &address, Transport::SharedMemory);
     report.add(name, "pairing, shared memory", begun.elapsed().as_secs_f64() * 1e3, "ms");
     peer.tell("prefill 1");
     peer.line();
-    // Again: seconds have gone by, and memory that nobody touched meanwhile may have been taken back by the system.
+    // Once more after some seconds: the system may have reclaimed memory that was not used meanwhile.
     pair(&host.cache, &address, Transport::SharedMemory);
     let first = import_ms(&host, &mut peer);
     let source = raw::buffer(bytes);
@@ -72,7 +72,7 @@ fn pair(cache: &ModelCache, address: &str, transport: Transport) {
     assert!(report.error.is_none(), "{report:?}");
 }
 
-/// Medians of both, measured in turns.
+/// Medians of two mechanisms that are measured in turns.
 fn turns(mut ours: impl FnMut() -> f64, mut theirs: impl FnMut() -> f64) -> (f64, f64) {
     let rounds: Vec<(f64, f64)> = (0..ROUNDS).map(|_| (ours(), theirs())).collect();
     (median(rounds.iter().map(|r| r.0)), median(rounds.iter().map(|r| r.1)))
@@ -89,7 +89,7 @@ fn rate(report: &mut Report, name: &str, what: &str, bytes: usize, ours: f64, ag
     report.add_ratio(name, &format!("handoff 2048, {what}"), gb(ours), "GB/s", against, gb(theirs));
 }
 
-/// From a ticket that has come to KV_READY.
+/// Time from a received ticket to KV_READY.
 fn import_ms(host: &Host, peer: &mut Exporter) -> f64 {
     let ticket = unhex(&peer.ask("ticket"));
     let begun = Instant::now();
@@ -114,7 +114,7 @@ fn wait(host: &Host, wanted: impl Fn(&Event) -> bool) -> Event {
     }
 }
 
-/// What a handoff costs beside the blocks.
+/// The cost of a handoff apart from moving blocks.
 fn tickets(report: &mut Report, name: &str, host: &Host, peer: &mut Exporter) {
     let make: f64 = peer.ask("make").parse().unwrap();
     report.add(name, "ticket of 2048 tokens, made", make, "us");
@@ -128,10 +128,10 @@ fn tickets(report: &mut Report, name: &str, host: &Host, peer: &mut Exporter) {
     report.add_ratio(name, "ticket: made, checked, asked for", make + asked, "us", "target 100 us", 100.0);
 }
 
-/// What a handoff to another process adds to the time to first token, when the KV streams while the prompt is computed.
+/// Delay of the first token by a handoff to another process, with KV streamed while the prompt is computed.
 fn first_token(report: &mut Report, name: &str, host: &Host, peer: &mut Exporter) {
     let decode = host.engine(Role::Decode);
-    // (prefill alone, prefill while it is pulled, from its first token to the decoder's)
+    // (prefill alone, prefill while it is pulled, time from its first token to that of the decode engine)
     let mut rounds = Vec::new();
     for round in 0..3 {
         peer.tell(&format!("alone {}", 100 + round));
@@ -166,7 +166,7 @@ pub fn unhex(text: &str) -> Vec<u8> {
     (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap()).collect()
 }
 
-/// A handle of the exporter's that stays: tickets are for duplicates of it.
+/// A handle of the exporter that stays; tickets are written for duplicates of it.
 pub fn duplicate(cache: &ModelCache, kv: u64) -> KvId {
     cache.kv().duplicate(KvId(kv)).unwrap()
 }

@@ -1,4 +1,4 @@
-//! The mechanisms themselves, without the library's protocol around them.
+//! The plain mechanisms, without the library's protocol.
 
 use super::exporter::Exporter;
 use super::{hex, unhex};
@@ -14,7 +14,7 @@ const STREAMS: usize = 4;
 /// Blocks of model B: 16 tokens of 32 KiB.
 const BLOCK: usize = 512 << 10;
 
-/// Memory of the kind that the pools are made of, backed and written.
+/// Memory of the kind that pools are made of, resident and written.
 pub fn buffer(bytes: usize) -> SharedMemory {
     let memory = SharedMemory::create(bytes).unwrap();
     memory.populate(true).unwrap();
@@ -25,13 +25,13 @@ pub fn buffer(bytes: usize) -> SharedMemory {
 
 pub fn memcpy_ms(from: &SharedMemory, to: &SharedMemory, bytes: usize) -> f64 {
     let begun = Instant::now();
-    // SAFETY: two mappings of this length.
+    // SAFETY: both mappings have this length.
     unsafe { std::ptr::copy_nonoverlapping(std::hint::black_box(from.as_ptr()), to.as_ptr(), bytes) };
     std::hint::black_box(to.as_ptr());
     begun.elapsed().as_secs_f64() * 1e3
 }
 
-/// Sends its part of a buffer to whoever connects, again and again.
+/// Sends its part of a buffer to every client that connects.
 pub fn serve_streams(bytes: usize) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -42,7 +42,7 @@ pub fn serve_streams(bytes: usize) -> u16 {
             stream.set_nodelay(true).unwrap();
             std::thread::spawn(move || {
                 let part = bytes / STREAMS;
-                // SAFETY: a part of the mapping, which lives as long as the thread.
+                // SAFETY: this is a part of the mapping, which outlives the thread.
                 let part = unsafe { std::slice::from_raw_parts(memory.as_ptr().add(i % STREAMS * part), part) };
                 let mut go = [0];
                 while stream.read_exact(&mut go).is_ok() && stream.write_all(part).is_ok() {}
@@ -69,7 +69,7 @@ impl Streams {
         let begun = Instant::now();
         std::thread::scope(|scope| {
             for (i, stream) in self.0.iter_mut().enumerate() {
-                // SAFETY: parts of the mapping that do not overlap.
+                // SAFETY: the parts of the mapping do not overlap.
                 let part = unsafe { std::slice::from_raw_parts_mut(to.as_ptr().add(i * part), part) };
                 scope.spawn(move || {
                     stream.write_all(&[1]).unwrap();
@@ -81,7 +81,7 @@ impl Streams {
     }
 }
 
-/// Memory of the kind that the pools are made of.
+/// Memory of the kind that pools are made of.
 struct Bytes(SharedMemory);
 
 impl AsRef<[AtomicU8]> for Bytes {
@@ -94,7 +94,7 @@ fn memory(bytes: usize) -> Memory {
     Arc::new(Bytes(buffer(bytes)))
 }
 
-/// In the exporter: memory that NIXL may read, and how.
+/// Memory in the exporter that NIXL may read, and the metadata for it.
 pub fn expose_nixl(bytes: usize) -> (Option<(Registration, Agent)>, String) {
     let make = || {
         let agent = Agent::new(&format!("raw-{}", std::process::id()))?;
