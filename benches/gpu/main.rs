@@ -9,7 +9,7 @@
 
 mod tool;
 
-use cleave::backend::cuda;
+use cleave::backend::devices;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tool::bench::{self, Options, PHASES};
@@ -56,8 +56,8 @@ fn run(mut arguments: Vec<String>, simulated: bool) -> Result<u8, String> {
         return Err("expected kernels, processes or bench; see docs/performance-gpu.md".to_string());
     }
     let command = arguments.remove(0);
-    if cuda::count() == 0 {
-        let why = cuda::info(0).map_or_else(|error| error.to_string(), |_| String::new());
+    if devices::count() == 0 {
+        let why = devices::info(0).map_or_else(|error| error.to_string(), |_| String::new());
         eprintln!("gpu-check: no CUDA device: {why}");
         return Ok(4);
     }
@@ -99,7 +99,7 @@ fn run(mut arguments: Vec<String>, simulated: bool) -> Result<u8, String> {
 
 /// However the driver came here: a simulated one's times are never told as a device's.
 fn is_simulated() -> bool {
-    cuda::info(0).is_ok_and(|info| info.name.starts_with("Simulated"))
+    devices::info(0).is_ok_and(|info| info.name.starts_with("Simulated"))
 }
 
 fn said(what: &str, outcome: Result<String, String>) -> Result<u8, String> {

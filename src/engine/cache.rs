@@ -6,8 +6,8 @@ use super::prepare::Bounds;
 use super::queue::Queue;
 use super::running::RunningRequest;
 use super::saturation;
-use crate::backend::cuda::ComputeShare;
-use crate::backend::{KvGeometry, Progress};
+use crate::backend::devices::DEVICE_CPU;
+use crate::backend::{ComputeShare, KvGeometry, Progress};
 use crate::error::Result;
 use crate::kv::{self, BlockTable, CacheConfig, CacheIdentity, HashChain, KvId};
 use crate::model::Model;
@@ -75,7 +75,7 @@ impl ModelCache {
         if devices.len() > 1 {
             crate::bail!(Unsupported, "{} devices: a cache lies on one", devices.len());
         }
-        let device = devices.first().copied().unwrap_or(device_runtime::DEVICE_CPU);
+        let device = devices.first().copied().unwrap_or(DEVICE_CPU);
         let info = model.info();
         let block_tokens = if options.block_tokens == 0 { DEFAULT_BLOCK_TOKENS } else { options.block_tokens };
         if block_tokens > MAX_BLOCK_TOKENS {

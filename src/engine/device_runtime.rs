@@ -1,17 +1,15 @@
 //! Where a cache lies: the weights and the KV pool of one device, and engines' executors there.
 
 use crate::backend::cpu::{CpuBackend, CpuConfig, KvSlab};
-use crate::backend::cuda::{ComputeShare, CudaBackend, CudaSlab, Device};
-use crate::backend::{Backend, BlockStore, KvGeometry, Progress};
+use crate::backend::cuda::{CudaBackend, CudaSlab, Device};
+use crate::backend::devices::DEVICE_CPU;
+use crate::backend::{Backend, BlockStore, ComputeShare, KvGeometry, Progress};
 use crate::bail;
 use crate::error::Result;
 use crate::model::Model;
 use crate::model::decoder::{Decoder, Executor};
 use crate::model::weights::Weights;
 use std::sync::Arc;
-
-/// The device ordinal of the CPU.
-pub const DEVICE_CPU: i32 = -1;
 
 /// Where on a device an engine computes.
 #[derive(Clone, Debug, Default)]
@@ -126,6 +124,6 @@ impl DeviceRuntime for Cuda {
     }
 
     fn streams(&self, percent: u32, leaving: u32) -> Result<ComputeShare> {
-        ComputeShare::new(&self.device, percent, leaving)
+        self.device.compute_share(percent, leaving)
     }
 }

@@ -24,8 +24,8 @@ mod saturation;
 mod shared;
 mod step;
 
+pub use crate::backend::devices::DEVICE_CPU;
 pub use cache::{CacheOptions, ModelCache};
-pub use device_runtime::DEVICE_CPU;
 pub use event::{Event, EventKind};
 pub use metrics::Metrics;
 pub use queue::{Queue, Reservation, SpaceWaker};

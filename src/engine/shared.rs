@@ -8,7 +8,7 @@ use super::queue::{Queue, Reservation, SpaceWaker};
 use super::running::PendingRequest;
 use super::saturation::Budget;
 use super::{ModelCache, Role};
-use crate::backend::cuda::ComputeShare;
+use crate::backend::ComputeShare;
 use crate::error::{Error, Result, Status};
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

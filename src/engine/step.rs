@@ -10,7 +10,7 @@ use super::sampler::Sampler;
 use super::shared::{EngineShared, Work};
 use super::{Role, batch};
 use crate::backend::Batch;
-use crate::backend::cuda::ComputeShare;
+use crate::backend::ComputeShare;
 use crate::error::{Error, Result, Status};
 use crate::kv::Waker;
 use crate::model::decoder::Executor;

@@ -3,7 +3,7 @@
 use super::boundary::{call, call_int, fixed_text};
 use super::error::{cleave_error_t, cleave_status_t};
 use super::versioned::{Output, VersionedStruct, sized_struct};
-use crate::backend::cuda;
+use crate::backend::devices;
 use crate::bail;
 use libc::c_char;
 
@@ -35,7 +35,7 @@ sized_struct!(cleave_device_info_t);
 /// What cleave_device_info says of device 0 is why. The CPU is not counted and always there. Callable from any thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn cleave_device_count() -> i32 {
-    call_int(|| Ok(cuda::count())).max(0)
+    call_int(|| Ok(devices::count())).max(0)
 }
 
 /// Describes CLEAVE_DEVICE_CPU or a CUDA device. Callable from any thread.
@@ -55,7 +55,7 @@ pub unsafe extern "C" fn cleave_device_info(
         let mut info = cleave_device_info_t::zeroed();
         info.ordinal = ordinal;
         if ordinal != CLEAVE_DEVICE_CPU {
-            let device = cuda::info(ordinal)?;
+            let device = devices::info(ordinal)?;
             info.compute_capability = device.compute_capability;
             info.numa_node = device.numa_node;
             info.total_bytes = device.total_bytes;

@@ -1,8 +1,7 @@
 //! KV between layouts: other block sizes, element types and shards, stripe by stripe in runs of tokens.
 
 use super::image::mask;
-use crate::backend::cuda::{DevicePool, Foreign};
-use crate::backend::{BlockId, BlockStore, KvGeometry, int8};
+use crate::backend::{BlockId, BlockStore, DeviceMemory, ForeignBlocks, KvGeometry, int8};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::Dtype;
@@ -88,9 +87,9 @@ impl Conversion {
             mask(&self.from, index, computed, 0, &mut masked);
             return store.write(table[index], 0, &masked);
         }
-        if let Some(pool) = store.on_device() {
+        if let Some(pool) = store.device_memory() {
             let tokens = first as u32..end as u32;
-            return pool.convert(&self.from, &self.to, &Foreign::Host(index, source), table, tokens).map(|_| ());
+            return pool.convert(&self.from, &self.to, &ForeignBlocks::Host(index, source), table, tokens).map(|_| ());
         }
         let block_tokens = self.to.block_tokens as usize;
         let mut scratch = Scratch::default();
@@ -117,20 +116,19 @@ impl Conversion {
         &self,
         range: Range<usize>,
         tokens: Range<u32>,
-        from: (&DevicePool, &[BlockId]),
-        into: (&DevicePool, &[BlockId]),
+        from: (&dyn DeviceMemory, &[BlockId]),
+        into: (&dyn DeviceMemory, &[BlockId]),
     ) -> Result<bool> {
         let ((source, ids), (pool, table)) = (from, into);
         if self.is_identity() {
-            pool.copy_from(source, &ids[range.clone()], &table[range])?;
-            return Ok(true);
+            return pool.copy_from(source, &ids[range.clone()], &table[range]);
         }
         let of = |block: usize| (block as u64 * u64::from(self.from.block_tokens)).min(u64::from(u32::MAX)) as u32;
         let tokens = tokens.start.max(of(range.start))..tokens.end.min(of(range.end));
         if tokens.is_empty() {
             return Ok(true);
         }
-        pool.convert(&self.from, &self.to, &Foreign::Pool(source, ids), table, tokens)
+        pool.convert(&self.from, &self.to, &ForeignBlocks::Device(source, ids), table, tokens)
     }
 
     /// One stripe's part of a run; the destination's stripe begins at `at`.

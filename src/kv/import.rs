@@ -6,8 +6,7 @@ use super::handle::{Body, End, KvId};
 use super::hash::HashChain;
 use super::state::Owner;
 use super::table::BlockTable;
-use crate::backend::cuda::DevicePool;
-use crate::backend::{BlockId, KvGeometry};
+use crate::backend::{BlockId, DeviceMemory, KvGeometry};
 use crate::bail;
 use crate::error::{Error, Result};
 use crate::sequence::Snapshot;
@@ -77,8 +76,8 @@ impl Incoming {
 
     /// Takes in blocks of the source that lie on a device, `ids` from the sequence's first on, without a way through the
     /// host. False, and nothing done, where that cannot be.
-    pub fn take_from_device(&self, pool: &DevicePool, ids: &[BlockId], blocks: Range<usize>) -> Result<bool> {
-        let Some(own) = self.shared.store.on_device() else { return Ok(false) };
+    pub fn take_from_device(&self, pool: &dyn DeviceMemory, ids: &[BlockId], blocks: Range<usize>) -> Result<bool> {
+        let Some(own) = self.shared.store.device_memory() else { return Ok(false) };
         let (tokens, bytes) = (self.first_token()..self.snapshot.computed, self.conversion.source().block_bytes());
         let count = blocks.len();
         let taken = self.conversion.write_on_device(blocks, tokens, (pool, ids), (own, self.table.blocks()))?;

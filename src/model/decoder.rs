@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::cuda::ComputeShare;
+use crate::backend::ComputeShare;
 use crate::backend::{
     AttentionArgs, Backend, Batch, BlockStore, DeviceSample, DeviceSamplingBatch, KvGeometry, RopeRows,
 };

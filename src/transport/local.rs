@@ -67,7 +67,7 @@ impl TransferSource for Local {
 
     fn fetch(&mut self, blocks: Range<usize>, into: &dyn Destination, wanted: Wanted<'_>) -> Result<()> {
         let store = self.hold.store();
-        if let Some(pool) = store.on_device()
+        if let Some(pool) = store.device_memory()
             && into.take_from_device(pool, self.hold.blocks(), blocks.clone())?
         {
             self.hold.count_out(blocks.len() * store.geometry().block_bytes());

@@ -5,8 +5,7 @@ use super::local;
 use super::net::message::Message;
 use super::server::pattern;
 use super::source::{Destination, TransferSource, Transport, Wanted};
-use crate::backend::cuda::DevicePool;
-use crate::backend::{BlockId, KvGeometry};
+use crate::backend::{BlockId, DeviceMemory, KvGeometry};
 use crate::bail;
 use crate::error::{Error, Result, Status};
 use crate::kv::Cache;
@@ -235,7 +234,7 @@ fn reach(
         let room = SelfTestBuffer::new(cache, n, size)?;
         Ok((transport, measure(&mut remote, &room, n, &seed, question.wanted)?))
     };
-    let bytes = if cache.store().on_device().is_some() { TEST_BYTES_ON_DEVICE } else { TEST_BYTES };
+    let bytes = if cache.store().device_memory().is_some() { TEST_BYTES_ON_DEVICE } else { TEST_BYTES };
     let (transport, rate) = test((bytes / size).max(1)).map_err(refused)?;
     peers.choose(&address.epoch, &address.endpoints, transport, Some(endpoint));
     peers.choose(&now.epoch, &now.endpoints, transport, Some(endpoint));
@@ -296,13 +295,13 @@ struct SelfTestBuffer {
 
 enum BufferPlace {
     Host(SharedMemory),
-    Device(Box<DevicePool>),
+    Device(Box<dyn DeviceMemory>),
 }
 
 impl SelfTestBuffer {
     fn new(cache: &Cache, n: usize, size: usize) -> Result<SelfTestBuffer> {
-        let place = match cache.store().on_device() {
-            Some(pool) => BufferPlace::Device(Box::new(pool.beside(n, size)?)),
+        let place = match cache.store().device_memory() {
+            Some(pool) => BufferPlace::Device(pool.beside(n, size)?),
             None => {
                 let memory = SharedMemory::create(n * size)?;
                 memory.populate(true)?;
@@ -337,11 +336,10 @@ impl Destination for SelfTestBuffer {
         Ok(())
     }
 
-    fn take_from_device(&self, pool: &DevicePool, ids: &[BlockId], blocks: Range<usize>) -> Result<bool> {
+    fn take_from_device(&self, pool: &dyn DeviceMemory, ids: &[BlockId], blocks: Range<usize>) -> Result<bool> {
         let BufferPlace::Device(own) = &self.place else { return Ok(false) };
         let to: Vec<BlockId> = blocks.clone().map(|index| index as BlockId).collect();
-        own.copy_from(pool, &ids[blocks], &to)?;
-        Ok(true)
+        own.copy_from(pool, &ids[blocks], &to)
     }
 
     fn count(&self, _: usize) {}

@@ -1,7 +1,6 @@
 //! One transfer as the importer sees it, whatever carries the bytes.
 
-use crate::backend::BlockId;
-use crate::backend::cuda::DevicePool;
+use crate::backend::{BlockId, DeviceMemory};
 use crate::error::Result;
 use crate::kv::import::Incoming;
 use crate::sequence::Snapshot;
@@ -61,7 +60,7 @@ pub(super) trait Destination: Sync {
     fn write_block(&self, index: usize, data: &[u8]) -> Result<()>;
     /// Takes blocks in that lie on a device, `ids` from the sequence's first on, without a way through the host. False, and
     /// nothing done, where that cannot be.
-    fn take_from_device(&self, pool: &DevicePool, ids: &[BlockId], blocks: Range<usize>) -> Result<bool>;
+    fn take_from_device(&self, pool: &dyn DeviceMemory, ids: &[BlockId], blocks: Range<usize>) -> Result<bool>;
     /// Counts bytes that were written to where [`Destination::direct`] said.
     fn count(&self, bytes: usize);
 }
@@ -75,7 +74,7 @@ impl Destination for Incoming {
         Incoming::write_block(self, index, data)
     }
 
-    fn take_from_device(&self, pool: &DevicePool, ids: &[BlockId], blocks: Range<usize>) -> Result<bool> {
+    fn take_from_device(&self, pool: &dyn DeviceMemory, ids: &[BlockId], blocks: Range<usize>) -> Result<bool> {
         Incoming::take_from_device(self, pool, ids, blocks)
     }
 

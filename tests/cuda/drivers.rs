@@ -3,7 +3,7 @@
 use crate::common::{Host, request, role, tiny};
 use crate::device;
 use crate::generation::{assert_all_alike, on, options};
-use cleave::backend::cuda;
+use cleave::backend::devices;
 use cleave::engine::{CacheOptions, DEVICE_CPU, ModelCache, Role};
 use cleave::error::{Error, Status};
 use cleave::kv::KvId;
@@ -49,11 +49,11 @@ fn no_driver() {
 #[test]
 #[ignore = "run by no_driver"]
 fn is_absent() {
-    assert_eq!(cuda::count(), 0);
+    assert_eq!(devices::count(), 0);
     let error = refused();
     assert_eq!(error.status, Status::NotFound);
     assert!(error.message.contains("no CUDA driver"), "{error}");
-    assert_eq!(cuda::info(0).unwrap_err().status, Status::NotFound);
+    assert_eq!(devices::info(0).unwrap_err().status, Status::NotFound);
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn no_device() {
 #[ignore = "run by no_device"]
 fn has_no_device() {
     device::load(&settings());
-    assert_eq!(cuda::count(), 0);
+    assert_eq!(devices::count(), 0);
     assert_eq!(refused().status, Status::NotFound);
 }
 
@@ -78,7 +78,7 @@ fn an_old_driver() {
 #[ignore = "run by an_old_driver"]
 fn is_old() {
     device::load(&settings());
-    assert_eq!(cuda::count(), 0);
+    assert_eq!(devices::count(), 0);
     let error = refused();
     assert_eq!(error.status, Status::Unsupported);
     assert!(error.message.contains("CUDA 11.4"), "{error}");
@@ -93,8 +93,8 @@ fn an_old_device() {
 #[ignore = "run by an_old_device"]
 fn has_an_old_device() {
     device::load(&settings());
-    assert_eq!(cuda::count(), 1);
-    assert_eq!(cuda::info(0).unwrap().compute_capability, 75);
+    assert_eq!(devices::count(), 1);
+    assert_eq!(devices::info(0).unwrap().compute_capability, 75);
     let error = refused();
     assert_eq!(error.status, Status::Unsupported);
     assert!(error.message.contains("7.5"), "{error}");
@@ -126,7 +126,7 @@ fn calls_that_fail() {
 fn fails_in_turn() {
     device::simulate();
     // Whatever a process finds out once is found out before.
-    assert_eq!(cuda::count(), 1);
+    assert_eq!(devices::count(), 1);
     device::load("");
     whole_life().unwrap();
     let calls = device::calls();
@@ -178,7 +178,7 @@ fn handoffs_that_fail() {
 #[ignore = "run by handoffs_that_fail"]
 fn hands_over_in_spite() {
     device::simulate();
-    assert_eq!(cuda::count(), 1);
+    assert_eq!(devices::count(), 1);
     let alive = (tiny(), handing_over().unwrap());
     assert_eq!(alive.1, handing_over().unwrap(), "greedy tokens");
     device::load("");

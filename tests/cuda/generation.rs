@@ -155,7 +155,7 @@ fn the_device_draws_what_the_host_draws() {
 #[test]
 fn the_hosts_threads_keep_their_own_context() {
     let cache = cache_on(&tiny(), 0, options());
-    assert!(cleave::backend::cuda::info(0).unwrap().compute_capability >= 80);
+    assert!(cleave::backend::devices::info(0).unwrap().compute_capability >= 80);
     assert_eq!(current_context(), 0, "none, as before");
     let mut host = Host::new();
     let engine = host.engine(&cache, role(Role::Prefill));

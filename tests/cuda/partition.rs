@@ -168,7 +168,7 @@ fn calls_that_fail() {
 #[ignore = "run by calls_that_fail"]
 fn fails_in_turn() {
     device::simulate();
-    assert_eq!(cleave::backend::cuda::count(), 1);
+    assert_eq!(cleave::backend::devices::count(), 1);
     let life = || {
         let cache = cleave::engine::ModelCache::create(&tiny(), &[0], options())?;
         let host = Host::new();

@@ -2,7 +2,8 @@
 
 use crate::device;
 use crate::drivers::{alone, settings};
-use cleave::backend::cuda::{Device, DevicePool};
+use cleave::backend::DeviceMemory;
+use cleave::backend::cuda::{CudaPool, Device};
 
 const BLOCK: usize = 4096;
 
@@ -23,8 +24,8 @@ fn reads_the_other() {
     let mut found = vec![0; BLOCK];
     // Memory that is mapped, which takes more to be read; then allocated. The second time nothing is asked for.
     for shared in [true, false] {
-        let from = DevicePool::new(&a, 4, BLOCK, shared).unwrap();
-        let to = DevicePool::new(&b, 4, BLOCK, shared).unwrap();
+        let from = CudaPool::new(&a, 4, BLOCK, shared).unwrap();
+        let to = CudaPool::new(&b, 4, BLOCK, shared).unwrap();
         from.write(2, 0, &bytes).unwrap();
         for target in [1, 3] {
             let before = device::staged();

@@ -118,7 +118,7 @@ fn has_little_memory() {
     let engine = host.engine(&cache, EngineOptions { max_batch_tokens: 512, ..role(Role::Mixed) });
     host.run(&engine, request(&tokens(TEXTS[1]), 3));
     // All that is left is for the engine below, but for a long step of it.
-    let before = cleave::backend::cuda::info(0).unwrap();
+    let before = cleave::backend::devices::info(0).unwrap();
     let used = before.total_bytes - before.free_bytes;
     device::load(&format!("memory={}", used + (3 << 20)));
     let small = host.engine(&cache, choosing(Role::Mixed));

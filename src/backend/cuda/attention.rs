@@ -6,7 +6,7 @@
 
 use super::device::Device;
 use super::layout::{Element, KvLayout, named};
-use super::memory::DeviceMemory;
+use super::memory::Allocation;
 use super::slab::CudaSlab;
 use super::step::{Packed, Part, StepBuffers, StepData};
 use super::stream::{Shape, Stream, arg};
@@ -71,8 +71,8 @@ pub(super) struct Plan {
     prefill: Option<Kernel>,
     /// Query rows times heads of a group in a tile.
     tile: u32,
-    sums: Option<DeviceMemory>,
-    weights: Option<DeviceMemory>,
+    sums: Option<Allocation>,
+    weights: Option<Allocation>,
 }
 
 struct Kernel {
@@ -169,7 +169,7 @@ impl Plan {
         };
         let geometry = *kv.geometry();
         let (heads, group) = (args.heads as u32, args.heads as u32 / geometry.kv_heads);
-        let address = |memory: &Option<DeviceMemory>| memory.as_ref().map_or(0, DeviceMemory::address);
+        let address = |memory: &Option<Allocation>| memory.as_ref().map_or(0, Allocation::address);
         let (sums, weights) = (address(&self.sums), address(&self.weights));
 
         // Of ATTENTION_ARGUMENTS; the list and its count follow.
@@ -211,11 +211,11 @@ impl Plan {
 }
 
 /// What was in it is of earlier steps, and those are over. True if it moved.
-fn grow(memory: &mut Option<DeviceMemory>, device: &Arc<Device>, bytes: usize) -> Result<bool> {
+fn grow(memory: &mut Option<Allocation>, device: &Arc<Device>, bytes: usize) -> Result<bool> {
     let grows = memory.as_ref().is_none_or(|memory| memory.bytes() < bytes);
     if grows {
         *memory = None;
-        *memory = Some(DeviceMemory::new(device, bytes.next_power_of_two())?);
+        *memory = Some(Allocation::new(device, bytes.next_power_of_two())?);
     }
     Ok(grows)
 }

@@ -10,7 +10,7 @@
 use super::cublaslt::{Layout, Operation, Preference, check};
 use super::device::Device;
 use super::layout::Element;
-use super::memory::DeviceMemory;
+use super::memory::Allocation;
 use super::stream::Stream;
 use crate::bail;
 use crate::error::Result;
@@ -75,7 +75,7 @@ pub(super) struct Blas {
     with_bias: Operation,
     preference: Preference,
     /// Stays where it is: recorded steps use it.
-    workspace: Option<DeviceMemory>,
+    workspace: Option<Allocation>,
     /// None: cuBLASLt has no algorithm.
     plans: HashMap<Product, Option<Plan>>,
 }
@@ -117,7 +117,7 @@ impl Blas {
     pub fn make_room(&mut self) -> Result<bool> {
         let moves = self.workspace.is_none();
         if moves {
-            self.workspace = Some(DeviceMemory::new(&self.device, WORKSPACE)?);
+            self.workspace = Some(Allocation::new(&self.device, WORKSPACE)?);
         }
         Ok(moves)
     }

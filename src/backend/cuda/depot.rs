@@ -2,7 +2,7 @@
 //! them loads them, later ones map them; each hands the memory on, so that it can be had as long as any of them lives.
 
 use super::device::Device;
-use super::memory::DeviceMemory;
+use super::memory::Allocation;
 use super::shareable;
 use crate::bail;
 use crate::error::Result;
@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_millis(10);
 pub(super) struct Arena {
     /// First: what hands the memory out goes before it.
     handout: Mutex<Option<Handout>>,
-    pub memory: DeviceMemory,
+    pub memory: Allocation,
 }
 
 /// A tensor's memory.
@@ -34,7 +34,7 @@ impl Weight {
         self.arena.memory.at(self.offset, self.bytes)
     }
 
-    pub fn memory(&self) -> (&DeviceMemory, usize) {
+    pub fn memory(&self) -> (&Allocation, usize) {
         (&self.arena.memory, self.offset)
     }
 }
@@ -108,7 +108,7 @@ impl Depot {
     pub(super) fn place(&mut self, bytes: usize) -> Result<Weight> {
         match self {
             Depot::Apart(device) => {
-                let arena = Arena { memory: DeviceMemory::new(device, bytes)?, handout: Mutex::default() };
+                let arena = Arena { memory: Allocation::new(device, bytes)?, handout: Mutex::default() };
                 Ok(Weight { arena: Arc::new(arena), offset: 0, bytes })
             }
             Depot::SharedWeights(shared) => shared.place(bytes),
@@ -129,7 +129,7 @@ impl SharedWeights {
     fn new(device: &Arc<Device>, name: &str, bytes: u64, tensors: usize, making: Making) -> Result<SharedWeights> {
         let whole = usize::try_from(bytes).ok().and_then(|bytes| bytes.checked_add(tensors * ALIGN));
         let whole = whole.ok_or_else(|| crate::error!(OutOfMemory, "weights of {bytes} bytes"))?;
-        Ok(Self::of(name, DeviceMemory::only_shareable(device, whole)?, WeightsState::Making(making)))
+        Ok(Self::of(name, Allocation::only_shareable(device, whole)?, WeightsState::Making(making)))
     }
 
     /// Another process's.
@@ -137,11 +137,11 @@ impl SharedWeights {
         let Some((fd, note)) = handout::take(name) else { return Ok(None) };
         let note = note.split_first_chunk::<8>().and_then(|(bytes, places)| Some((bytes, places.try_into().ok()?)));
         let Some((bytes, places)) = note else { bail!(Corrupt, "weights of another process: an odd note of them") };
-        let memory = DeviceMemory::open(device, fd, u64::from_le_bytes(*bytes) as usize)?;
+        let memory = Allocation::open(device, fd, u64::from_le_bytes(*bytes) as usize)?;
         Ok(Some(Self::of(name, memory, WeightsState::There(places))))
     }
 
-    fn of(name: &str, memory: DeviceMemory, state: WeightsState) -> SharedWeights {
+    fn of(name: &str, memory: Allocation, state: WeightsState) -> SharedWeights {
         let arena = Arc::new(Arena { handout: Mutex::default(), memory });
         SharedWeights { name: name.to_string(), arena, used: 0, places: blake3::Hasher::new(), state }
     }

@@ -2,7 +2,10 @@
 
 use super::cublaslt::Handle as Blas;
 use super::driver::{check, has, ready};
+use super::engine_streams::EngineStreams;
 use super::partition::Partitions;
+use crate::backend::ComputeShare;
+use crate::backend::devices::DeviceInfo;
 use crate::bail;
 use crate::error::Result;
 use cudarc::cublaslt::sys::cublasLtHandle_t;
@@ -17,19 +20,6 @@ const OLDEST_ARCHITECTURE: u32 = 80;
 
 /// Shared memory that a kernel gets without asking for more.
 const SHARED_UNASKED: u32 = 48 << 10;
-
-/// What is known of a device.
-#[derive(Clone, Debug)]
-pub struct DeviceInfo {
-    pub name: String,
-    /// As nvidia-smi writes it: "GPU-...".
-    pub uuid: String,
-    /// major * 10 + minor
-    pub compute_capability: u32,
-    pub numa_node: u32,
-    pub total_bytes: u64,
-    pub free_bytes: u64,
-}
 
 /// How many devices the driver has; 0 where there is no usable driver.
 pub fn count() -> i32 {
@@ -193,6 +183,11 @@ impl Device {
 
     pub fn ordinal(&self) -> i32 {
         self.ordinal
+    }
+
+    /// A share of `percent` of the multiprocessors (0: all), for an engine that gives up the share `leaving`.
+    pub fn compute_share(self: &Arc<Self>, percent: u32, leaving: u32) -> Result<ComputeShare> {
+        Ok(ComputeShare::new(EngineStreams::new(self, percent, leaving)?))
     }
 
     pub fn uuid(&self) -> Result<[u8; 16]> {

@@ -1,7 +1,7 @@
 //! Drawing tokens on the device: the draws go there behind the step, and a word for each row comes back.
 
 use super::device::Device;
-use super::memory::{DeviceMemory, PinnedMemory};
+use super::memory::{Allocation, PinnedMemory};
 use super::step::Packed;
 use super::stream::{Shape, Stream, arg};
 use super::tensors::CudaBuffer;
@@ -16,7 +16,7 @@ const SHARED: u32 = 33304;
 pub(super) struct DeviceSampler {
     packed: Packed,
     /// Tokens, then what became of them.
-    results: DeviceMemory,
+    results: Allocation,
     fetched: PinnedMemory,
 }
 
@@ -25,7 +25,7 @@ impl DeviceSampler {
         const ROWS: usize = 256;
         Ok(DeviceSampler {
             packed: Packed::new(device)?,
-            results: DeviceMemory::new(device, 2 * ROWS * 4)?,
+            results: Allocation::new(device, 2 * ROWS * 4)?,
             fetched: PinnedMemory::new(device, 2 * ROWS)?,
         })
     }
@@ -41,12 +41,12 @@ impl DeviceSampler {
     ) -> Result<()> {
         let n = draws.rows.len();
         // Not its number of rows: a recorded step that ran again did not say how many it has.
-        let held = logits.memory().map_or(0, DeviceMemory::bytes);
+        let held = logits.memory().map_or(0, Allocation::bytes);
         if n * logits.cols as usize * 4 > held {
             bail!(Internal, "{n} draws from {held} bytes of logits");
         }
         if self.fetched.words() < 2 * n {
-            self.results = DeviceMemory::new(device, 2 * n.next_power_of_two() * 4)?;
+            self.results = Allocation::new(device, 2 * n.next_power_of_two() * 4)?;
             self.fetched = PinnedMemory::new(device, 2 * n.next_power_of_two())?;
         }
         self.packed.clear();

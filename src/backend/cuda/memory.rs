@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// Bytes on a device. What they hold at first is unspecified.
-pub struct DeviceMemory {
+pub struct Allocation {
     device: Arc<Device>,
     at: sys::CUdeviceptr,
     bytes: usize,
@@ -19,18 +19,18 @@ pub struct DeviceMemory {
     shareable: Option<Shareable>,
 }
 
-impl DeviceMemory {
-    pub fn new(device: &Arc<Device>, bytes: usize) -> Result<DeviceMemory> {
+impl Allocation {
+    pub fn new(device: &Arc<Device>, bytes: usize) -> Result<Allocation> {
         let _current = device.enter()?;
         let mut at = 0;
         // SAFETY: writes one address; freed when self is dropped.
         let result = unsafe { sys::cuMemAlloc_v2(&mut at, bytes.max(1)) };
         check(result, &format!("allocate {bytes} bytes on CUDA device {}", device.ordinal()))?;
-        Ok(DeviceMemory { device: device.clone(), at, bytes, shareable: None })
+        Ok(Allocation { device: device.clone(), at, bytes, shareable: None })
     }
 
     /// Bytes that other processes can map, where the device can do that.
-    pub fn shareable(device: &Arc<Device>, bytes: usize) -> Result<DeviceMemory> {
+    pub fn shareable(device: &Arc<Device>, bytes: usize) -> Result<Allocation> {
         match Shareable::new(device, bytes) {
             Ok(memory) => Ok(Self::of(device, memory, bytes)),
             // Also where it says that it can, but a sandbox does not let it.
@@ -43,17 +43,17 @@ impl DeviceMemory {
     }
 
     /// The same, or nothing.
-    pub fn only_shareable(device: &Arc<Device>, bytes: usize) -> Result<DeviceMemory> {
+    pub fn only_shareable(device: &Arc<Device>, bytes: usize) -> Result<Allocation> {
         Ok(Self::of(device, Shareable::new(device, bytes)?, bytes))
     }
 
-    /// Another process's bytes, read-only: what [`DeviceMemory::descriptor`] gave there, with its size.
-    pub fn open(device: &Arc<Device>, fd: OwnedFd, bytes: usize) -> Result<DeviceMemory> {
+    /// Another process's bytes, read-only: what [`Allocation::descriptor`] gave there, with its size.
+    pub fn open(device: &Arc<Device>, fd: OwnedFd, bytes: usize) -> Result<Allocation> {
         Ok(Self::of(device, Shareable::open(device, fd, bytes)?, bytes))
     }
 
-    fn of(device: &Arc<Device>, memory: Shareable, bytes: usize) -> DeviceMemory {
-        DeviceMemory { device: device.clone(), at: memory.address(), bytes, shareable: Some(memory) }
+    fn of(device: &Arc<Device>, memory: Shareable, bytes: usize) -> Allocation {
+        Allocation { device: device.clone(), at: memory.address(), bytes, shareable: Some(memory) }
     }
 
     /// A descriptor of all of it, and the size to map it with. UNSUPPORTED if it is this process's alone.
@@ -135,7 +135,7 @@ impl DeviceMemory {
     }
 }
 
-impl Drop for DeviceMemory {
+impl Drop for Allocation {
     fn drop(&mut self) {
         if self.shareable.is_none()
             && let Ok(_current) = self.device.enter()
@@ -192,7 +192,7 @@ impl PinnedMemory {
 
     /// Copies the first `bytes` to `offset` of `to`, in the order of `stream`, without waiting: self stays as it is
     /// until the stream was waited for.
-    pub fn send(&self, bytes: usize, to: &DeviceMemory, offset: usize, stream: &Stream) -> Result<()> {
+    pub fn send(&self, bytes: usize, to: &Allocation, offset: usize, stream: &Stream) -> Result<()> {
         assert!(bytes <= self.words * 4);
         let at = to.at(offset, bytes);
         let _current = self.device.enter()?;
@@ -202,12 +202,12 @@ impl PinnedMemory {
     }
 
     /// Copies the first `words` of `from` here, in the order of `stream`, without waiting.
-    pub fn fetch(&mut self, words: usize, from: &DeviceMemory, stream: &Stream) -> Result<()> {
+    pub fn fetch(&mut self, words: usize, from: &Allocation, stream: &Stream) -> Result<()> {
         self.receive(words * 4, from, 0, stream)
     }
 
     /// Copies `bytes` from `offset` of `from` here, in the order of `stream`, without waiting.
-    pub fn receive(&mut self, bytes: usize, from: &DeviceMemory, offset: usize, stream: &Stream) -> Result<()> {
+    pub fn receive(&mut self, bytes: usize, from: &Allocation, offset: usize, stream: &Stream) -> Result<()> {
         assert!(bytes <= self.words * 4);
         let at = from.at(offset, bytes);
         let _current = self.device.enter()?;

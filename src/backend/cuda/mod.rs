@@ -8,24 +8,24 @@
 //! | devices, loading of kernels | `device` |
 //! | memory, streams, launches | `memory`, `stream` |
 //! | memory that other processes map, or other devices read | `shareable`, `peer` |
-//! | priorities, parts of the multiprocessors | `streams`, `partition` |
+//! | priorities, parts of the multiprocessors | `engine_streams`, `partition` |
 //! | how weights get there, and are shared with other processes | `load`, `depot`, `tensors` |
 //! | what the device is told of a step | `step`, `layout` |
 //! | recorded steps | `graph` |
 //! | which kernel runs for an operation | `rows`, `attention`, `product` |
 //! | what goes through cuBLASLt, and how | `blas`, `cublaslt` |
-//! | the KV pool, and how blocks get into and out of it | `slab`, `pool`, `staging` |
+//! | the KV pool, and how blocks get into and out of it | `slab`, `pool`, `pool_copy`, `transfers`, `staging` |
 //! | how tokens are drawn | `draw` |
 //! | activations for tests and benches | `host` |
 
 mod attention;
 mod blas;
-mod compute_share;
 mod cublaslt;
 mod depot;
 mod device;
 mod device_sampling;
 mod driver;
+mod engine_streams;
 mod graph;
 mod host;
 mod layout;
@@ -34,6 +34,7 @@ mod memory;
 mod partition;
 mod peer;
 mod pool;
+mod pool_copy;
 mod product;
 mod rows;
 mod shareable;
@@ -42,22 +43,24 @@ mod staging;
 mod step;
 mod stream;
 mod tensors;
+mod transfers;
 
-pub use compute_share::ComputeShare;
 pub use depot::Depot;
-pub use device::{Device, DeviceInfo, count, info};
+pub use device::Device;
+pub(super) use device::{count, info};
 pub use load::Loader;
-pub use pool::DevicePool;
-pub(crate) use pool::Foreign;
+pub use pool::CudaPool;
 pub use slab::CudaSlab;
 pub use tensors::{CudaBuffer, CudaMatrix, CudaProjections, CudaVector};
 
 use super::{
-    AttentionArgs, Backend, Batch, BlockStore, DeviceSample, DeviceSamplingBatch, KvGeometry, Linear, RopeRows,
+    AttentionArgs, Backend, Batch, BlockStore, ComputeShare, DeviceSample, DeviceSamplingBatch, KvGeometry, Linear,
+    RopeRows,
 };
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::Dtype;
+use engine_streams::EngineStreams;
 use graph::{Graph, Graphs, Turn};
 use layout::{Element, KvLayout};
 use memory::PinnedMemory;
@@ -70,7 +73,7 @@ pub struct CudaBackend {
     device: Arc<Device>,
     /// One of `streams`, before which it goes: of high priority while the engine decodes.
     stream: Arc<Stream>,
-    streams: ComputeShare,
+    streams: EngineStreams,
     urgent: bool,
     /// What activations are between the matrix products; the residual stream and logits are f32.
     element: Element,
@@ -101,7 +104,7 @@ impl CudaBackend {
     ) -> Result<CudaBackend> {
         device.load_kernels()?;
         let element = Element::of(dtype)?;
-        let streams = ComputeShare::new(device, 0, 0)?;
+        let streams = EngineStreams::new(device, 0, 0)?;
         Ok(CudaBackend {
             element,
             group: heads / kv.geometry().kv_heads,
@@ -333,7 +336,8 @@ impl Backend for CudaBackend {
         Ok(())
     }
 
-    fn set_compute_share(&mut self, streams: ComputeShare) -> Result<()> {
+    fn set_compute_share(&mut self, share: ComputeShare) -> Result<()> {
+        let streams: EngineStreams = share.into_inner()?;
         // What was recorded would run where it was recorded.
         self.release()?;
         if let Some(blas) = &mut self.blas {

@@ -3,7 +3,7 @@
 
 use super::device::Device;
 use super::driver::check;
-use super::memory::DeviceMemory;
+use super::memory::Allocation;
 use crate::error::Result;
 use cudarc::driver::sys::{self, CUresult};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -14,7 +14,7 @@ pub(super) struct Readers(Mutex<Vec<(Weak<Device>, bool)>>);
 
 impl Readers {
     /// Whether `reader`, another device, reads `memory` directly: from now on, if it can.
-    pub fn reach(&self, memory: &DeviceMemory, reader: &Arc<Device>) -> bool {
+    pub fn reach(&self, memory: &Allocation, reader: &Arc<Device>) -> bool {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|(device, _)| device.strong_count() > 0);
         if let Some((_, reaches)) = known.iter().find(|(device, _)| device.as_ptr() == Arc::as_ptr(reader)) {
@@ -30,7 +30,7 @@ impl Readers {
 }
 
 /// False if there is no way between the two.
-fn open(memory: &DeviceMemory, reader: &Arc<Device>) -> Result<bool> {
+fn open(memory: &Allocation, reader: &Arc<Device>) -> Result<bool> {
     let owner = memory.device();
     let doing = format!("read CUDA device {} from {}", owner.ordinal(), reader.ordinal());
     let mut can = 0;

@@ -1,15 +1,15 @@
 //! The KV pool of a cache on a device.
 
 use super::device::Device;
-use super::pool::DevicePool;
-use crate::backend::{BlockId, BlockStore, KvGeometry, PoolExport};
+use super::pool::CudaPool;
+use crate::backend::{BlockId, BlockStore, DeviceMemory, KvGeometry, PoolExport};
 use crate::error::Result;
 use std::sync::Arc;
 
 /// All KV blocks of one cache on a device.
 pub struct CudaSlab {
     geometry: KvGeometry,
-    pool: DevicePool,
+    pool: CudaPool,
 }
 
 impl CudaSlab {
@@ -24,7 +24,7 @@ impl CudaSlab {
 
     fn of(device: &Arc<Device>, geometry: KvGeometry, n_blocks: usize, shared: bool) -> Result<CudaSlab> {
         geometry.validate()?;
-        Ok(CudaSlab { geometry, pool: DevicePool::new(device, n_blocks, geometry.block_bytes(), shared)? })
+        Ok(CudaSlab { geometry, pool: CudaPool::new(device, n_blocks, geometry.block_bytes(), shared)? })
     }
 
     pub(super) fn address(&self) -> u64 {
@@ -54,7 +54,7 @@ impl BlockStore for CudaSlab {
         self.pool.copy(from, to)
     }
 
-    fn on_device(&self) -> Option<&DevicePool> {
+    fn device_memory(&self) -> Option<&dyn DeviceMemory> {
         Some(&self.pool)
     }
 

@@ -2,7 +2,7 @@
 //! CPU while the device copies from or to the other.
 
 use super::device::Device;
-use super::memory::{DeviceMemory, PinnedMemory};
+use super::memory::{Allocation, PinnedMemory};
 use super::stream::{Event, Stream};
 use crate::error::Result;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ impl Staging {
     /// at once. `each` is told of the bytes of every piece.
     pub fn send(
         &mut self,
-        to: &DeviceMemory,
+        to: &Allocation,
         offset: usize,
         data: &[u8],
         stream: &Stream,
@@ -75,14 +75,14 @@ impl Staging {
     }
 
     /// The same, and waits for it.
-    pub fn write(&mut self, to: &DeviceMemory, offset: usize, data: &[u8], stream: &Stream) -> Result<()> {
+    pub fn write(&mut self, to: &Allocation, offset: usize, data: &[u8], stream: &Stream) -> Result<()> {
         self.send(to, offset, data, stream, |_| Ok(()))?;
         stream.synchronize()
     }
 
     /// Copies `out.len()` bytes from `offset` of `from`, in the order of `stream`, and waits for them. Nothing that was sent
     /// is under way.
-    pub fn read(&mut self, from: &DeviceMemory, offset: usize, out: &mut [u8], stream: &Stream) -> Result<()> {
+    pub fn read(&mut self, from: &Allocation, offset: usize, out: &mut [u8], stream: &Stream) -> Result<()> {
         let bytes = self.bytes;
         let halves = self.halves()?;
         let (total, pieces) = (out.len(), out.len().div_ceil(bytes));

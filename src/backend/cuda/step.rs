@@ -1,7 +1,7 @@
 //! What the device is told of a step: packed on the host, sent in one copy before the first kernel.
 
 use super::device::Device;
-use super::memory::{DeviceMemory, PinnedMemory};
+use super::memory::{Allocation, PinnedMemory};
 use super::stream::Stream;
 use crate::backend::{Batch, RopeRows};
 use crate::error::Result;
@@ -34,7 +34,7 @@ pub(super) struct Part {
 /// Arrays of words that are sent to the device in one copy.
 pub(super) struct Packed {
     pinned: PinnedMemory,
-    memory: DeviceMemory,
+    memory: Allocation,
     words: Vec<u32>,
 }
 
@@ -43,7 +43,7 @@ impl Packed {
         const WORDS: usize = 1 << 12;
         Ok(Packed {
             pinned: PinnedMemory::new(device, WORDS)?,
-            memory: DeviceMemory::new(device, WORDS * 4)?,
+            memory: Allocation::new(device, WORDS * 4)?,
             words: Vec::new(),
         })
     }
@@ -68,7 +68,7 @@ impl Packed {
         if grows {
             // Both, or neither if there is no memory for one.
             let words = words.next_power_of_two();
-            let (pinned, memory) = (PinnedMemory::new(device, words)?, DeviceMemory::new(device, words * 4)?);
+            let (pinned, memory) = (PinnedMemory::new(device, words)?, Allocation::new(device, words * 4)?);
             (self.pinned, self.memory) = (pinned, memory);
         }
         self.pinned.as_mut_slice()[..words].copy_from_slice(&self.words);

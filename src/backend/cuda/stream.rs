@@ -1,4 +1,4 @@
-//! ComputeShare of work on a device.
+//! Streams of work on a device, and events in them.
 
 use super::device::Device;
 use super::driver::check;

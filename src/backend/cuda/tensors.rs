@@ -5,7 +5,7 @@ use super::depot::Weight;
 use super::device::Device;
 use super::layout::Element;
 use super::load::Loader;
-use super::memory::DeviceMemory;
+use super::memory::Allocation;
 use crate::backend::Linear;
 use crate::bail;
 use crate::error::Result;
@@ -139,7 +139,7 @@ impl CudaProjections {
 /// Activations `[rows, cols]`: memory of their own, or columns of a wider buffer.
 #[derive(Default)]
 pub struct CudaBuffer {
-    memory: Option<Arc<DeviceMemory>>,
+    memory: Option<Arc<Allocation>>,
     /// Of the first, in bytes.
     offset: usize,
     pub(super) rows: u32,
@@ -160,7 +160,7 @@ impl CudaBuffer {
         let grows = own.is_none_or(|memory| memory.bytes() < bytes);
         if grows {
             self.memory = None; // the old one makes room first
-            self.memory = Some(Arc::new(DeviceMemory::new(device, bytes.next_power_of_two())?));
+            self.memory = Some(Arc::new(Allocation::new(device, bytes.next_power_of_two())?));
         }
         (self.rows, self.cols, self.stride, self.element) = (rows, cols, cols, Some(element));
         self.offset = 0;
@@ -193,12 +193,12 @@ impl CudaBuffer {
     }
 
     /// What it lies in, and from which byte on.
-    pub(super) fn place(&self) -> Option<(&DeviceMemory, usize)> {
+    pub(super) fn place(&self) -> Option<(&Allocation, usize)> {
         Some((self.memory.as_deref()?, self.offset))
     }
 
     /// The same, of one whose rows have nothing between them.
-    pub(super) fn memory(&self) -> Option<&DeviceMemory> {
+    pub(super) fn memory(&self) -> Option<&Allocation> {
         self.memory.as_deref().filter(|_| self.stride == self.cols)
     }
 

@@ -1,7 +1,6 @@
 //! A peer's pool, mapped: host memory, or that of a CUDA device.
 
-use crate::backend::cuda::DevicePool;
-use crate::backend::{BlockId, PoolExport};
+use crate::backend::{BlockId, DeviceMemory, PoolExport, devices};
 use crate::error::{Error, Result, Status};
 use crate::sys::bytes::copy;
 use crate::sys::shared_memory::SharedMemory;
@@ -19,18 +18,14 @@ pub(in crate::transport) struct Mapped {
 
 enum Memory {
     Host(SharedMemory),
-    Device(Box<DevicePool>),
+    Device(Box<dyn DeviceMemory>),
 }
 
 impl Mapped {
     pub fn open(shared: PoolExport, block_bytes: usize) -> Result<Mapped> {
-        let PoolExport { fd, bytes, device } = shared;
-        let memory = match device {
-            None => Memory::Host(SharedMemory::open(fd, bytes)?),
-            Some(uuid) => {
-                let pool = DevicePool::open(fd, bytes, &uuid, block_bytes).map_err(not_from_here)?;
-                Memory::Device(Box::new(pool))
-            }
+        let memory = match shared.device {
+            None => Memory::Host(SharedMemory::open(shared.fd, shared.bytes)?),
+            Some(uuid) => Memory::Device(devices::open_memory(shared, &uuid, block_bytes).map_err(not_from_here)?),
         };
         Ok(Mapped { memory, block_bytes })
     }
@@ -72,7 +67,7 @@ impl Mapped {
                 for first in blocks.clone().step_by(at_once) {
                     between()?;
                     let piece = first..blocks.end.min(first + at_once);
-                    if into.take_from_device(pool, ids, piece.clone()).map_err(of_peer)? {
+                    if into.take_from_device(&**pool, ids, piece.clone()).map_err(of_peer)? {
                         continue;
                     }
                     for index in piece {

@@ -8,7 +8,7 @@ mod rates;
 pub mod report;
 
 use super::host::{Outcome, words};
-use cleave::backend::cuda;
+use cleave::backend::devices;
 use cleave::model::Model;
 use model::{LLAMA_1B, LLAMA_8B, Shape, TOY};
 use report::Report;
@@ -205,7 +205,7 @@ fn facts(options: &Options) -> Vec<(&'static str, String)> {
     };
     let unknown = || "unknown".to_string();
     let mut facts = vec![("date", first("date", &["-u", "+%Y-%m-%d %H:%M"]).unwrap_or_else(unknown))];
-    match cuda::info(0) {
+    match devices::info(0) {
         Err(error) => facts.push(("device", error.to_string())),
         Ok(info) => {
             let (major, minor) = (info.compute_capability / 10, info.compute_capability % 10);

@@ -4,7 +4,7 @@ use super::model::Shape;
 use super::report::{Bound, Report};
 use super::{Options, Outcome, Plan, locked, words};
 use crate::tool::host::{Host, handles, prompt, request, steady_rate};
-use cleave::backend::cuda;
+use cleave::backend::devices;
 use cleave::engine::{EventKind, Request, Role};
 use cleave::kv::KvId;
 use cleave::model::Model;
@@ -36,7 +36,7 @@ impl Bench {
         until: Instant,
     ) -> Outcome<Bench> {
         let info = model.info();
-        let free = cuda::info(0).map_err(words)?.free_bytes;
+        let free = devices::info(0).map_err(words)?.free_bytes;
         let sequence = plan.context + plan.new_tokens + 48;
         let most = plan.batches.iter().map(|batch| batch * sequence).chain(plan.prompts.iter().map(|n| n + 64)).max();
         let reserve = if options.simulated { 0 } else { RESERVE };

@@ -2,10 +2,8 @@
 
 use super::report::{Bound, COPY, MATRIX, Report};
 use super::{Outcome, locked, words};
-use cleave::backend::cuda::{
-    CudaBackend, CudaBuffer, CudaMatrix, CudaProjections, CudaSlab, Device, DevicePool, Loader,
-};
-use cleave::backend::{Backend, BlockStore, KvGeometry, Linear};
+use cleave::backend::cuda::{CudaBackend, CudaBuffer, CudaMatrix, CudaPool, CudaProjections, CudaSlab, Device, Loader};
+use cleave::backend::{Backend, BlockStore, DeviceMemory, KvGeometry, Linear};
 use cleave::tensor::Dtype;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -44,10 +42,10 @@ fn copy(device: &Arc<Device>, simulated: bool) -> Outcome<f64> {
 fn handoff(device: &Arc<Device>, report: &Mutex<Report>, simulated: bool) -> Outcome<()> {
     const BLOCK_TOKENS: usize = 16;
     let (block_bytes, n) = if simulated { (4 << 10, 8) } else { (2 << 20, 512) };
-    let pool = || DevicePool::new(device, n, block_bytes, true).map_err(words);
+    let pool = || CudaPool::new(device, n, block_bytes, true).map_err(words);
     let (exporter, importer) = (pool()?, pool()?);
     let (fd, bytes, uuid) = exporter.descriptor().map_err(words)?;
-    let mapped = DevicePool::open(fd, bytes, &uuid, block_bytes).map_err(words)?;
+    let mapped = CudaPool::open(fd, bytes, &uuid, block_bytes).map_err(words)?;
     // As after a while: no two neighbours are neighbours there.
     let from: Vec<u32> = (0..n as u32).map(|i| i * 13 % n as u32).collect();
     let to: Vec<u32> = (0..n as u32).map(|i| i * 29 % n as u32).collect();

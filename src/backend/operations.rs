@@ -1,0 +1,136 @@
+//! The operations of a decoder step, and the projections that they use.
+
+use super::{AttentionArgs, Batch, BlockStore, ComputeShare, DeviceSample, DeviceSamplingBatch, RopeRows};
+use crate::error::Result;
+
+/// A projection: `y = x · Wᵀ (+ b)`, W row-major `[outputs, inputs]` as checkpoints store it.
+pub struct Linear<B: Backend> {
+    pub weight: B::Matrix,
+    pub bias: Option<B::Vector>,
+}
+
+/// Operations of one decoder step on one device. A backend belongs to one engine (threads, streams, scratch);
+/// matrices and KV are shared between engines. Buffers are `[rows, cols]` of f32 on the device.
+pub trait Backend: Send + Sized {
+    /// Activations. Resized by the operation that writes it; memory is kept for the next step.
+    type Buffer: Default + Send;
+    /// A weight matrix in the checkpoint's dtype, used in place where its form allows.
+    type Matrix: Send + Sync;
+    /// A norm weight or bias.
+    type Vector: Send + Sync;
+    /// Projections of one input, as one product where the device is better off with that.
+    type Projections: Send + Sync;
+    /// The KV pool.
+    type Kv: BlockStore;
+
+    /// Runs the operations of a step, `body`; or, as they are the same for every batch of a shape, does once more what
+    /// they did before. `body` is called a second time if the first had no effect.
+    fn step(
+        &mut self,
+        _batch: &Batch,
+        _rope: &RopeRows,
+        _kv: &Self::Kv,
+        mut body: impl FnMut(&mut Self) -> Result<()>,
+    ) -> Result<()> {
+        body(self)
+    }
+
+    /// `out[i] = table[tokens[i]]`.
+    fn embed(&mut self, table: &Self::Matrix, tokens: &[u32], out: &mut Self::Buffer) -> Result<()>;
+
+    /// `out = x / rms(x) * weight`, of all rows or of those named.
+    fn rms_norm(
+        &mut self,
+        x: &Self::Buffer,
+        rows: Option<&[u32]>,
+        weight: &Self::Vector,
+        eps: f32,
+        out: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// All projections of the input: `outs[i] = projections[i](x)`.
+    fn project(
+        &mut self,
+        x: &Self::Buffer,
+        projections: &Self::Projections,
+        outs: &mut [&mut Self::Buffer],
+    ) -> Result<()>;
+
+    /// The gated activation: `gate = silu(projections[0](x)) * projections[1](x)`. What `up` holds then is unspecified.
+    fn project_gated(
+        &mut self,
+        x: &Self::Buffer,
+        projections: &Self::Projections,
+        gate: &mut Self::Buffer,
+        up: &mut Self::Buffer,
+    ) -> Result<()> {
+        self.project(x, projections, &mut [gate, up])?;
+        self.silu_mul(gate, up)
+    }
+
+    /// `out = head(x)`, to be downloaded.
+    fn logits(&mut self, x: &Self::Buffer, head: &Linear<Self>, out: &mut Self::Buffer) -> Result<()>;
+
+    /// `residual += linear(x)`.
+    fn linear_add(&mut self, x: &Self::Buffer, linear: &Linear<Self>, residual: &mut Self::Buffer) -> Result<()>;
+
+    /// Normalises each head of q and k where norms are given (Qwen3), rotates them, and stores k and v of
+    /// every row in its block.
+    #[allow(clippy::too_many_arguments)]
+    fn rope_store(
+        &mut self,
+        q: &mut Self::Buffer,
+        k: &mut Self::Buffer,
+        v: &Self::Buffer,
+        norms: Option<(&Self::Vector, &Self::Vector, f32)>,
+        rope: &RopeRows,
+        args: &AttentionArgs<'_>,
+        kv: &Self::Kv,
+    ) -> Result<()>;
+
+    /// Causal attention of every row over its sequence's blocks: `out [rows, heads * head_dim]`.
+    fn attention(
+        &mut self,
+        q: &Self::Buffer,
+        args: &AttentionArgs<'_>,
+        kv: &Self::Kv,
+        out: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// `gate = silu(gate) * up`.
+    fn silu_mul(&mut self, gate: &mut Self::Buffer, up: &Self::Buffer) -> Result<()>;
+
+    /// DeviceSamplingBatch a token from each of the first rows of logits, in place of their download, and waits until the step is done.
+    /// The logits are unspecified then. False if this backend leaves that to the host, and has done nothing.
+    fn draw(
+        &mut self,
+        _logits: &mut Self::Buffer,
+        _draws: &DeviceSamplingBatch,
+        _out: &mut Vec<DeviceSample>,
+    ) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Waits until the step is done, and copies the first `rows` rows of a buffer to the host, row-major.
+    fn download(&mut self, x: &Self::Buffer, rows: usize, out: &mut Vec<f32>) -> Result<()>;
+
+    /// Waits for all work, and forgets what refers to buffers: they are about to go.
+    fn release(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// That the work runs on; 0 where the device has none.
+    fn multiprocessors(&self) -> u32 {
+        0
+    }
+
+    /// Whether the work goes before that of engines on the same device whose is not urgent. Between two steps.
+    fn set_urgent(&mut self, _urgent: bool) -> Result<()> {
+        Ok(())
+    }
+
+    /// Goes on in other streams, as on other multiprocessors. Between two steps.
+    fn set_compute_share(&mut self, _streams: ComputeShare) -> Result<()> {
+        Ok(())
+    }
+}
