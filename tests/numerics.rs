@@ -9,7 +9,7 @@ mod model_support;
 
 use std::sync::Arc;
 
-use cleave::backend::cpu::{CpuBackend, CpuConfig, KvSlab, Level};
+use cleave::backend::cpu::{CpuBackend, CpuConfig, CpuDevice, KvSlab, Level};
 use cleave::backend::{Batch, Linear, SeqSpan};
 use cleave::model::decoder::{Decoder, Executor};
 use cleave::model::{Model, safetensors};
@@ -60,7 +60,7 @@ impl Rig {
         let backend = CpuBackend::new(CpuConfig { threads, level: Some(level), ..CpuConfig::default() }).unwrap();
         let geometry = model.kv_geometry(BLOCK_TOKENS as u32, Dtype::F32);
         let kv = Arc::new(KvSlab::new(geometry, 2 * blocks).unwrap());
-        let weights = model.cpu_weights().unwrap();
+        let weights = model.weights(&CpuDevice, false, &mut |_, _| Ok(())).unwrap();
         Rig { decoder: Decoder::new(model.clone(), weights, backend, kv).unwrap(), blocks }
     }
 
@@ -239,7 +239,9 @@ fn refused_batches() {
     let other = Model::load(fixture("qwen3").to_str().unwrap()).unwrap();
     let kv = Arc::new(KvSlab::new(other.kv_geometry(8, Dtype::F16), 1).unwrap());
     let backend = CpuBackend::new(CpuConfig { threads: 1, ..CpuConfig::default() }).unwrap();
-    let e = Decoder::new(model.clone(), model.cpu_weights().unwrap(), backend, kv).err().unwrap();
+    let e = Decoder::new(model.clone(), model.weights(&CpuDevice, false, &mut |_, _| Ok(())).unwrap(), backend, kv)
+        .err()
+        .unwrap();
     assert_eq!(e.status, cleave::error::Status::Incompatible);
 }
 
@@ -247,7 +249,10 @@ fn refused_batches() {
 #[test]
 fn weights_are_shared() {
     let model = Model::load(fixture("llama-gqa-tied").to_str().unwrap()).unwrap();
-    let (a, b) = (model.cpu_weights().unwrap(), model.cpu_weights().unwrap());
+    let (a, b) = (
+        model.weights(&CpuDevice, false, &mut |_, _| Ok(())).unwrap(),
+        model.weights(&CpuDevice, false, &mut |_, _| Ok(())).unwrap(),
+    );
     assert!(Arc::ptr_eq(&a, &b));
     assert!(std::ptr::eq(a.embed(), &a.head().weight), "tied");
     let in_place = |linears: &[Linear<CpuBackend>]| linears.iter().all(|l| l.weight.in_place());

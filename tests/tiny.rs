@@ -6,7 +6,7 @@ mod model_support;
 use std::path::Path;
 use std::sync::Arc;
 
-use cleave::backend::cpu::{CpuBackend, CpuConfig, KvSlab, Level};
+use cleave::backend::cpu::{CpuBackend, CpuConfig, CpuDevice, KvSlab, Level};
 use cleave::backend::{Batch, SeqSpan};
 use cleave::model::Model;
 use cleave::model::decoder::{Decoder, Executor};
@@ -24,7 +24,8 @@ fn load() -> Arc<Model> {
 fn decoder(model: &Arc<Model>, level: Level) -> Decoder<CpuBackend> {
     let backend = CpuBackend::new(CpuConfig { threads: 1, level: Some(level), ..CpuConfig::default() }).unwrap();
     let kv = KvSlab::new(model.kv_geometry(BLOCK_TOKENS, Dtype::F32), BLOCKS as usize).unwrap();
-    Decoder::new(model.clone(), model.cpu_weights().unwrap(), backend, Arc::new(kv)).unwrap()
+    Decoder::new(model.clone(), model.weights(&CpuDevice, false, &mut |_, _| Ok(())).unwrap(), backend, Arc::new(kv))
+        .unwrap()
 }
 
 /// Runs `tokens` at `position`; the likeliest token after them.

@@ -1,26 +1,17 @@
 //! The devices of this machine, by ordinal.
 
-use super::{DeviceMemory, PoolExport, cuda};
+pub use super::device::{DEVICE_CPU, DeviceInfo};
+
+use super::cpu::CpuDevice;
+use super::{DeviceMemory, DeviceVisitor, PoolExport, cuda};
 use crate::error::Result;
 
-/// The device ordinal of the CPU. Accelerators have ordinals from 0 on.
-pub const DEVICE_CPU: i32 = -1;
-
-/// What is known of an accelerator.
-#[derive(Clone, Debug)]
-pub struct DeviceInfo {
-    /// The vendor's name for the model.
-    pub name: String,
-    /// Unique identifier, as the vendor's tools write it ("GPU-...").
-    pub uuid: String,
-    /// Instruction set of the device: major * 10 + minor.
-    pub compute_capability: u32,
-    /// Nearest NUMA node.
-    pub numa_node: u32,
-    /// Size of its memory in bytes.
-    pub total_bytes: u64,
-    /// Unused bytes of its memory.
-    pub free_bytes: u64,
+/// Opens a device and hands it to `visitor`. This is the one place that knows which kinds of device there are.
+pub fn open<V: DeviceVisitor>(ordinal: i32, visitor: V) -> Result<V::Output> {
+    match ordinal {
+        DEVICE_CPU => visitor.visit(CpuDevice),
+        _ => visitor.visit(cuda::Device::open(ordinal)?),
+    }
 }
 
 /// Number of accelerators; 0 where there is no usable driver.

@@ -12,20 +12,24 @@ mod compute_share;
 pub mod cpu;
 #[allow(unsafe_code)]
 pub mod cuda;
+mod device;
 mod device_memory;
 mod device_sampling;
 pub mod devices;
 mod geometry;
 pub(crate) mod int8;
 mod operations;
+pub mod weights;
 
 pub use batch::{AttentionArgs, Batch, RopeRows, SeqSpan};
 pub use block_store::{BlockId, BlockStore, PoolExport};
 pub use compute_share::ComputeShare;
+pub use device::{BackendDevice, DeviceVisitor, ModelShape, Placement};
 pub use device_memory::{DeviceMemory, ForeignBlocks};
 pub use device_sampling::{DeviceSample, DeviceSamplingBatch, DeviceSamplingRow};
 pub use geometry::KvGeometry;
 pub use operations::{Backend, Linear};
+pub use weights::{LinearSource, MatrixSource, TensorSource, WeightLoader, WeightsRequest};
 
 use crate::error::Result;
 

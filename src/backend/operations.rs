@@ -11,7 +11,7 @@ pub struct Linear<B: Backend> {
 
 /// Operations of one decoder step on one device. A backend belongs to one engine (threads, streams, scratch);
 /// matrices and KV are shared between engines. Buffers are `[rows, cols]` of f32 on the device.
-pub trait Backend: Send + Sized {
+pub trait Backend: Send + Sized + 'static {
     /// Activations. Resized by the operation that writes it; memory is kept for the next step.
     type Buffer: Default + Send;
     /// A weight matrix in the checkpoint's dtype, used in place where its form allows.

@@ -1,13 +1,13 @@
 //! A KV cache with its model: what the engines over it share.
 
-use super::device_runtime::{self, DeviceRuntime, Placement, Sharing};
+use super::device_runtime::{self, DeviceRuntime, Sharing};
 use super::event::{Event, EventKind};
 use super::prepare::Bounds;
 use super::queue::Queue;
 use super::running::RunningRequest;
 use super::saturation;
 use crate::backend::devices::DEVICE_CPU;
-use crate::backend::{ComputeShare, KvGeometry, Progress};
+use crate::backend::{ComputeShare, KvGeometry, Placement, Progress};
 use crate::error::Result;
 use crate::kv::{self, BlockTable, CacheConfig, CacheIdentity, HashChain, KvId};
 use crate::model::Model;
@@ -140,9 +140,9 @@ impl ModelCache {
         self.home.executor(&self.model, place)
     }
 
-    /// See [`DeviceRuntime::streams`].
-    pub(super) fn streams(&self, percent: u32, leaving: u32) -> Result<ComputeShare> {
-        self.home.streams(percent, leaving)
+    /// See [`DeviceRuntime::compute_share`].
+    pub(super) fn compute_share(&self, percent: u32, leaving: u32) -> Result<ComputeShare> {
+        self.home.compute_share(percent, leaving)
     }
 
     /// What a measurement on so many multiprocessors holds for. None where there is none.

@@ -131,7 +131,7 @@ impl Engine {
         let limits = options.limits()?;
         let role = options.role.unwrap_or(Role::Mixed);
         let sm_percent = sm_percent(options.sm_percent)?;
-        let place = device_runtime::Placement { threads: options.threads, cpus: options.cpus.clone(), sm_percent };
+        let place = crate::backend::Placement { threads: options.threads, cpus: options.cpus.clone(), sm_percent };
         let executor = cache.executor(place)?;
         let bounds = cache.bounds();
         let failure = queue.reserve()?;
@@ -274,7 +274,7 @@ impl Engine {
         let percent = sm_percent(percent)?;
         let mut now = self.shared.sm_percent.lock().unwrap_or_else(PoisonError::into_inner);
         if *now != percent {
-            self.shared.replace_compute_share(self.shared.cache.streams(percent, *now)?);
+            self.shared.replace_compute_share(self.shared.cache.compute_share(percent, *now)?);
             *now = percent;
         }
         Ok(())

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::backend::ComputeShare;
 use crate::backend::{
-    AttentionArgs, Backend, Batch, BlockStore, DeviceSample, DeviceSamplingBatch, KvGeometry, RopeRows,
+    AttentionArgs, Backend, Batch, BlockStore, ComputeShare, DeviceSample, DeviceSamplingBatch, KvGeometry, RopeRows,
 };
 use crate::bail;
 use crate::error::Result;

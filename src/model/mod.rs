@@ -8,6 +8,7 @@
 //! | what a valid checkpoint is | `safetensors`, `checkpoint` |
 //! | the forward pass | `decoder` |
 //! | when two models are the same | `fingerprint`, and `fingerprint_cache` for models loaded before |
+//! | the weights on a device | `weights`, `placed` |
 //! | text | `tokenizer`, `detokenizer`, `chat`, `chat_functions` |
 
 pub mod arch;
@@ -20,6 +21,7 @@ pub mod detokenizer;
 pub mod fingerprint;
 pub mod fingerprint_cache;
 pub mod json;
+mod placed;
 pub mod rope;
 pub mod rope_config;
 pub mod safetensors;
@@ -27,13 +29,11 @@ pub mod tokenizer;
 pub mod weights;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock};
 
-use crate::backend::cpu::CpuBackend;
-use crate::backend::cuda::{CudaBackend, Depot, Device, Loader};
-use crate::backend::{KvGeometry, Progress};
+use crate::backend::{BackendDevice, KvGeometry, Progress};
 use crate::bail;
-use crate::error::{Result, Status};
+use crate::error::Result;
 use crate::tensor::Dtype;
 
 use chat::ChatTemplate;
@@ -41,8 +41,9 @@ use checkpoint::Checkpoint;
 use config::ModelConfig;
 use detokenizer::Detokenizer;
 use fingerprint_cache::FingerprintCache;
+use placed::PlacedWeights;
 use tokenizer::Tokenizer;
-use weights::{InPlace, ToDevice, Weights};
+use weights::Weights;
 
 /// A loaded model directory. Weights stay mapped; tokenizer and template are made when first asked for, so a host that
 /// brings its own tokens does not pay for them.
@@ -51,9 +52,7 @@ pub struct Model {
     config: ModelConfig,
     checkpoint: Checkpoint,
     fingerprint: [u8; 32],
-    cpu: Mutex<Option<Arc<Weights<CpuBackend>>>>,
-    /// By device ordinal.
-    cuda: Mutex<Vec<(i32, Weak<Weights<CudaBackend>>)>>,
+    placed: PlacedWeights,
     tokenizer: OnceLock<Result<Option<Arc<Tokenizer>>>>,
     chat: OnceLock<Result<Option<ChatTemplate>>>,
 }
@@ -100,8 +99,7 @@ impl Model {
             config,
             checkpoint,
             fingerprint,
-            cpu: Mutex::new(None),
-            cuda: Mutex::default(),
+            placed: PlacedWeights::default(),
             tokenizer: OnceLock::new(),
             chat: OnceLock::new(),
         }))
@@ -155,86 +153,19 @@ impl Model {
         self.fingerprint
     }
 
-    /// The weights for the CPU: the mapping itself, shared by all engines.
-    pub fn cpu_weights(&self) -> Result<Arc<Weights<CpuBackend>>> {
-        let mut cpu = self.cpu.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(weights) = &*cpu {
-            return Ok(weights.clone());
-        }
-        for shard in self.checkpoint.shards() {
-            shard.mapping.will_need();
-        }
-        let weights = Arc::new(Weights::build(&self.checkpoint, &mut InPlace)?);
-        *cpu = Some(weights.clone());
-        Ok(weights)
-    }
-
-    /// The weights on a CUDA device: copied there once for all caches and engines, and there until the last of them goes.
-    /// `shared`: if this process has none there yet, those of another process that shares its own, and shared by this one
-    /// as well. `progress` must not ask for weights itself.
-    pub fn cuda_weights(
+    /// The weights on a device: placed there once for all caches and engines, and there until the last of them goes.
+    /// `shared`: as one copy together with other processes that ask for that, where the device supports it. `progress` must
+    /// not ask for weights itself.
+    pub fn weights<D: BackendDevice>(
         &self,
-        device: &Arc<Device>,
+        device: &D,
         shared: bool,
         progress: &mut Progress<'_>,
-    ) -> Result<Arc<Weights<CudaBackend>>> {
+    ) -> Result<Arc<Weights<D::Backend>>> {
+        let read_ahead = || self.checkpoint.shards().iter().for_each(|shard| shard.mapping.will_need());
         let dtype = self.info().weight_dtype;
-        let bytes = ToDevice::bytes(&self.checkpoint, dtype);
-        let mut cuda = self.cuda.lock().unwrap_or_else(PoisonError::into_inner);
-        cuda.retain(|(_, weights)| weights.strong_count() > 0);
-        if let Some(weights) = cuda.iter().find(|(at, _)| *at == device.ordinal()).and_then(|(_, w)| w.upgrade()) {
-            progress(bytes, bytes)?;
-            return Ok(weights);
-        }
-        let depot = match shared {
-            false => Depot::Apart(device.clone()),
-            true => self.shared_depot(device, dtype, bytes, progress)?,
-        };
-        let weights = match self.upload(depot, dtype, bytes, progress) {
-            // As of two builds of one version: nothing is lost but memory.
-            Err(error) if shared && error.status == Status::Incompatible => {
-                crate::log!(Warn, "model", "weights of this process's own: {error}");
-                self.upload(Depot::Apart(device.clone()), dtype, bytes, progress)?
-            }
-            loaded => loaded?,
-        };
-        let weights = Arc::new(weights);
-        cuda.push((device.ordinal(), Arc::downgrade(&weights)));
-        Ok(weights)
-    }
-
-    fn upload(
-        &self,
-        depot: Depot,
-        dtype: Dtype,
-        bytes: u64,
-        progress: &mut Progress<'_>,
-    ) -> Result<Weights<CudaBackend>> {
-        if !depot.is_filled() {
-            self.checkpoint.shards().iter().for_each(|shard| shard.mapping.will_need());
-        }
-        let mut each = |done, total| progress(done, total);
-        let mut upload = ToDevice { loader: Loader::watched(depot, bytes, &mut each)?, dtype };
-        let weights = Weights::build(&self.checkpoint, &mut upload)?;
-        upload.loader.finish()?;
-        Ok(weights)
-    }
-
-    /// Processes that load the same weights onto the same device in the same way meet here.
-    fn shared_depot(
-        &self,
-        device: &Arc<Device>,
-        dtype: Dtype,
-        bytes: u64,
-        progress: &mut Progress<'_>,
-    ) -> Result<Depot> {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&self.fingerprint()).update(&device.uuid()?).update(&bytes.to_le_bytes());
-        hasher.update(dtype.name().as_bytes()).update(env!("CARGO_PKG_VERSION").as_bytes());
-        let name = format!("cleave-weights-{}", &hasher.finalize().to_hex()[..32]);
-        // A bias may be there in two types.
-        let (most, tensors) = (ToDevice::most_bytes(&self.checkpoint, dtype), 2 * self.checkpoint.tensors().len());
-        Depot::shared(device, &name, most, tensors, &mut || progress(0, bytes))
+        let request = placed::request(&self.checkpoint, self.fingerprint(), dtype, shared, &read_ahead);
+        self.placed.get(device, &self.checkpoint, &request, progress)
     }
 
     /// UNSUPPORTED when the directory has no tokenizer.json.

@@ -18,13 +18,13 @@ pub enum Transport {
     Tcp = 3,
     /// NVIDIA's NIXL, loaded at run time.
     Nixl = 4,
-    /// Both are on this machine, the exporter's pool is in the memory of a CUDA device: it is mapped and copied from.
-    Cuda = 5,
+    /// Both caches are on this machine and the exporter's pool is in device memory, which is mapped and copied from.
+    DeviceMemory = 5,
 }
 
 impl Transport {
     pub const ALL: [Transport; 5] =
-        [Transport::Process, Transport::SharedMemory, Transport::Tcp, Transport::Nixl, Transport::Cuda];
+        [Transport::Process, Transport::SharedMemory, Transport::Tcp, Transport::Nixl, Transport::DeviceMemory];
 
     pub fn from_code(code: u32) -> Option<Transport> {
         Self::ALL.into_iter().find(|transport| *transport as u32 == code)
@@ -36,7 +36,7 @@ impl Transport {
             Transport::SharedMemory => "shared memory",
             Transport::Tcp => "TCP",
             Transport::Nixl => "NIXL",
-            Transport::Cuda => "CUDA memory",
+            Transport::DeviceMemory => "CUDA memory",
         }
     }
 }

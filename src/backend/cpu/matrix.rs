@@ -1,14 +1,11 @@
 //! Weights and activations on the host.
 
 use super::memory::Aligned;
+use crate::backend::MatrixSource;
+use crate::backend::weights::Bytes;
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::Dtype;
-use std::sync::Arc;
-
-/// What keeps mapped weights alive: a file mapping, or a vector in tests. It must return the same bytes at
-/// the same place every time.
-pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 enum Data {
     InPlace { owner: Bytes, offset: usize },
@@ -46,11 +43,26 @@ impl CpuMatrix {
         let data = if (part.as_ptr() as usize).is_multiple_of(dtype.size()) {
             Data::InPlace { owner, offset }
         } else {
-            let mut copy = Aligned::new(bytes)?;
-            copy.as_mut_slice().copy_from_slice(part);
-            Data::Copied(copy)
+            return Self::copied(part, rows, cols, dtype);
         };
         Ok(CpuMatrix { data, rows, cols, dtype })
+    }
+
+    /// The part of a checkpoint's matrix that `source` names: in place where it lies there in one piece, else a copy.
+    pub fn load(source: &MatrixSource<'_>) -> Result<CpuMatrix> {
+        let (rows, cols) = source.shape()?;
+        let (owner, dtype) = (&source.storage.owner, source.storage.dtype);
+        match source.in_place() {
+            Some(offset) => CpuMatrix::new(owner.clone(), offset, rows, cols, dtype),
+            None => CpuMatrix::copied(&source.bytes()?, rows, cols, dtype),
+        }
+    }
+
+    fn copied(bytes: &[u8], rows: usize, cols: usize, dtype: Dtype) -> Result<CpuMatrix> {
+        refuse_int8(dtype)?;
+        let mut copy = Aligned::new(bytes.len())?;
+        copy.as_mut_slice().copy_from_slice(bytes);
+        Ok(CpuMatrix { data: Data::Copied(copy), rows, cols, dtype })
     }
 
     /// From floats, rounded to `dtype`: for tests and benches.

@@ -4,6 +4,7 @@ mod attention;
 mod elementwise;
 mod level;
 mod linear;
+mod load;
 mod matrix;
 mod memory;
 mod norm;
@@ -15,7 +16,8 @@ mod slab;
 mod tile;
 
 pub use level::Level;
-pub use matrix::{Bytes, CpuBuffer, CpuMatrix, CpuVector};
+pub use load::CpuDevice;
+pub use matrix::{CpuBuffer, CpuMatrix, CpuVector};
 pub use pool::{Pool, bind_current_thread};
 pub use slab::KvSlab;
 

@@ -2,10 +2,8 @@
 
 use super::cublaslt::Handle as Blas;
 use super::driver::{check, has, ready};
-use super::engine_streams::EngineStreams;
 use super::partition::Partitions;
-use crate::backend::ComputeShare;
-use crate::backend::devices::DeviceInfo;
+use crate::backend::device::DeviceInfo;
 use crate::bail;
 use crate::error::Result;
 use cudarc::cublaslt::sys::cublasLtHandle_t;
@@ -183,11 +181,6 @@ impl Device {
 
     pub fn ordinal(&self) -> i32 {
         self.ordinal
-    }
-
-    /// A share of `percent` of the multiprocessors (0: all), for an engine that gives up the share `leaving`.
-    pub fn compute_share(self: &Arc<Self>, percent: u32, leaving: u32) -> Result<ComputeShare> {
-        Ok(ComputeShare::new(EngineStreams::new(self, percent, leaving)?))
     }
 
     pub fn uuid(&self) -> Result<[u8; 16]> {

@@ -9,7 +9,7 @@
 //! | memory, streams, launches | `memory`, `stream` |
 //! | memory that other processes map, or other devices read | `shareable`, `peer` |
 //! | priorities, parts of the multiprocessors | `engine_streams`, `partition` |
-//! | how weights get there, and are shared with other processes | `load`, `depot`, `tensors` |
+//! | how weights get there, and are shared with other processes | `upload`, `load`, `depot`, `tensors` |
 //! | what the device is told of a step | `step`, `layout` |
 //! | recorded steps | `graph` |
 //! | which kernel runs for an operation | `rows`, `attention`, `product` |
@@ -44,8 +44,8 @@ mod step;
 mod stream;
 mod tensors;
 mod transfers;
+mod upload;
 
-pub use depot::Depot;
 pub use device::Device;
 pub(super) use device::{count, info};
 pub use load::Loader;

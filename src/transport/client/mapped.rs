@@ -33,7 +33,7 @@ impl Mapped {
     pub fn transport(&self) -> Transport {
         match self.memory {
             Memory::Host(_) => Transport::SharedMemory,
-            Memory::Device(_) => Transport::Cuda,
+            Memory::Device(_) => Transport::DeviceMemory,
         }
     }
 

@@ -153,7 +153,7 @@ pub(super) fn routes(endpoints: &[Endpoint], chosen: Option<Transport>) -> Vec<(
     let mut routes = Vec::new();
     for endpoint in endpoints {
         // Which of the two it is turns out when the pool is mapped.
-        let maps = allowed(Transport::SharedMemory) || allowed(Transport::Cuda);
+        let maps = allowed(Transport::SharedMemory) || allowed(Transport::DeviceMemory);
         if matches!(endpoint, Endpoint::Unix(unix) if here(unix)) && maps {
             routes.push((endpoint.clone(), Plane::Mapped));
         }

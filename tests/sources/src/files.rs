@@ -60,6 +60,11 @@ impl Sources {
         self.files.keys()
     }
 
+    /// The text of a file.
+    pub fn text(&self, module: &Module) -> &str {
+        &self.files[module]
+    }
+
     /// The files that a file uses, itself left out. What a `mod.rs` merely passes on is not a use.
     pub fn uses(&self, module: &Module) -> BTreeSet<Module> {
         let paths = paths::paths(&self.files[module]);

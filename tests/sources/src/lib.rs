@@ -135,3 +135,44 @@ fn the_check_sees_circles() {
     let circles: Vec<Vec<String>> = sources.circles().iter().map(|c| c.iter().map(name).collect()).collect();
     assert_eq!(circles, [["kv::a", "kv::b", "kv::c"]]);
 }
+
+/// Identifiers of a line of code, without its strings and comments.
+fn identifiers(line: &str) -> Vec<String> {
+    let mut code = String::new();
+    let mut chars = line.chars().peekable();
+    let mut quoted = false;
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' if quoted => drop(chars.next()),
+            '"' => quoted = !quoted,
+            '/' if !quoted && chars.peek() == Some(&'/') => break,
+            _ if quoted => {}
+            c if c.is_alphanumeric() || c == '_' => code.push(c),
+            _ => code.push(' '),
+        }
+    }
+    code.split_whitespace().map(str::to_string).collect()
+}
+
+/// A new kind of device is a folder in src/backend and one match arm there: nothing else may know which kinds there are.
+#[test]
+fn only_the_backend_names_a_kind_of_device() {
+    // The C API's name of a transport.
+    const ALLOWED: &[&str] = &["CLEAVE_TRANSPORT_CUDA"];
+    let sources = Sources::read();
+    let kinds = |module: &Module| -> Vec<String> {
+        let names = sources.text(module).lines().flat_map(identifiers);
+        let kinds = names.filter(|name| name.to_lowercase().contains("cuda") && !ALLOWED.contains(&name.as_str()));
+        kinds.map(|kind| format!("{}: {kind}", name(module))).collect()
+    };
+    let (backend, others): (Vec<_>, Vec<_>) =
+        sources.modules().partition(|module| module.first().is_some_and(|top| top == "backend"));
+    assert!(backend.iter().any(|module| !kinds(module).is_empty()), "the check finds nothing at all");
+    let wrong: Vec<String> = others.into_iter().flat_map(kinds).collect();
+    assert!(wrong.is_empty(), "a kind of device is named outside of src/backend:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn names_in_strings_and_comments_do_not_count() {
+    assert_eq!(identifiers(r#"let a = cuda::open("a \" cuda"); // cuda"#), ["let", "a", "cuda", "open"]);
+}

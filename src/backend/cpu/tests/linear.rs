@@ -1,5 +1,6 @@
-use super::super::{Bytes, CpuBuffer, CpuMatrix, CpuVector, Level};
+use super::super::{CpuBuffer, CpuMatrix, CpuVector, Level};
 use super::{DTYPES, Random, backend, bits, rounded};
+use crate::backend::weights::Bytes;
 use crate::backend::{Backend, Linear};
 use crate::tensor::Dtype;
 use std::sync::Arc;
