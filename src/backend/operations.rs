@@ -100,8 +100,9 @@ pub trait Backend: Send + Sized + 'static {
     /// `gate = silu(gate) * up`.
     fn silu_mul(&mut self, gate: &mut Self::Buffer, up: &Self::Buffer) -> Result<()>;
 
-    /// DeviceSamplingBatch a token from each of the first rows of logits, in place of their download, and waits until the step is done.
-    /// The logits are unspecified then. False if this backend leaves that to the host, and has done nothing.
+    /// Samples a token from each row of logits that `draws` names, in place of their download, and waits until the step is
+    /// done. These rows of logits are unspecified afterwards, others stay. Returns false, having done nothing, if this
+    /// backend leaves sampling to the host.
     fn draw(
         &mut self,
         _logits: &mut Self::Buffer,
@@ -111,8 +112,8 @@ pub trait Backend: Send + Sized + 'static {
         Ok(false)
     }
 
-    /// Waits until the step is done, and copies the first `rows` rows of a buffer to the host, row-major.
-    fn download(&mut self, x: &Self::Buffer, rows: usize, out: &mut Vec<f32>) -> Result<()>;
+    /// Waits until the step is done, and copies these rows of a buffer to the host, one after the other.
+    fn download(&mut self, x: &Self::Buffer, rows: &[u32], out: &mut Vec<f32>) -> Result<()>;
 
     /// Waits for all work, and forgets what refers to buffers: they are about to go.
     fn release(&mut self) -> Result<()> {

@@ -1,4 +1,5 @@
-//! The tokens of a step: drawn by the device where it can, else by `sampling` from the logits.
+//! The tokens of a step. Rows without logprobs are sampled on the device where it can do that; the logits of all others are
+//! downloaded and sampled by `sampling`. Both give the same token from the same logits.
 
 use super::running::RunningRequest;
 use crate::backend::{DeviceSample, DeviceSamplingBatch, DeviceSamplingRow};
@@ -9,19 +10,30 @@ use crate::scheduler::Plan;
 use crate::sequence::SamplingParams;
 use std::collections::HashMap;
 
-/// What a step's rows become tokens with. Holds nothing that a result depends on.
+/// Where the token of a step's row comes from.
+#[derive(Clone, Copy)]
+enum RowSource {
+    /// Index in the samples of the device.
+    Device(usize),
+    /// Index in the downloaded rows of logits.
+    Host(usize),
+}
+
+/// Turns a step's logits into tokens. Holds buffers only: no result depends on them.
 #[derive(Default)]
 pub(super) struct Sampler {
     draws: DeviceSamplingBatch,
     drawn: Vec<DeviceSample>,
+    /// Rows to download.
+    on_host: Vec<u32>,
     logits: Vec<f32>,
+    sources: Vec<RowSource>,
     scratch: Scratch,
-    /// The device has drawn.
-    on_device: bool,
 }
 
 impl Sampler {
-    /// Waits until the step is done, and has the device draw if it can: it does not report logprobs.
+    /// Has the device sample the rows that nobody wants logprobs of, downloads the logits of the others, and waits until the
+    /// step is done.
     pub fn begin(
         &mut self,
         executor: &mut dyn Executor,
@@ -29,38 +41,48 @@ impl Sampler {
         active: &HashMap<u64, RunningRequest>,
         eos_ids: &[u32],
     ) -> Result<()> {
-        let sampling = || plan.items.iter().filter(|item| item.samples);
-        let rows = sampling().count();
-        self.on_device = false;
-        if rows > 0 && sampling().all(|item| active.get(&item.seq).is_none_or(|a| a.snapshot.params.logprobs.is_none()))
-        {
-            self.draws.clear();
-            for item in sampling() {
-                match active.get(&item.seq) {
-                    Some(active) => {
-                        let ctx = context(active, eos_ids);
-                        push(&mut self.draws, &active.snapshot.params, ctx);
-                    }
-                    None => self.draws.rows.push(DeviceSamplingRow::default()), // nobody asks for it
+        self.draws.clear();
+        self.on_host.clear();
+        self.sources.clear();
+        for (row, item) in (0..).zip(plan.items.iter().filter(|item| item.samples)) {
+            match active.get(&item.seq) {
+                Some(active) if active.snapshot.params.logprobs.is_none() => {
+                    self.sources.push(RowSource::Device(self.draws.rows.len()));
+                    let ctx = context(active, eos_ids);
+                    push(row, &mut self.draws, &active.snapshot.params, ctx);
+                }
+                _ => {
+                    self.sources.push(RowSource::Host(self.on_host.len()));
+                    self.on_host.push(row);
                 }
             }
-            self.on_device = executor.draw(&self.draws, &mut self.drawn)?;
         }
-        if !self.on_device {
-            executor.logits(rows, &mut self.logits)?;
+        if !self.draws.rows.is_empty() {
+            if executor.draw(&self.draws, &mut self.drawn)? {
+                if self.on_host.is_empty() {
+                    return Ok(());
+                }
+            } else {
+                self.on_host = (0..self.sources.len() as u32).collect();
+                self.sources = (0..self.sources.len()).map(RowSource::Host).collect();
+            }
         }
-        Ok(())
+        executor.logits(&self.on_host, &mut self.logits)
     }
 
     /// The token of the step's `row`-th sampled sequence.
     pub fn token(&mut self, row: usize, vocab: usize, active: &RunningRequest, eos_ids: &[u32]) -> Result<Sampled> {
         let ctx = context(active, eos_ids);
-        if !self.on_device {
-            let logits = self.logits.get_mut(row * vocab..(row + 1) * vocab);
-            let logits = logits.ok_or_else(|| crate::error!(Internal, "the model gave too few rows of logits"))?;
-            return sampling::sample(logits, &active.snapshot.params, ctx, &mut self.scratch);
-        }
-        match self.drawn.get(row) {
+        let index = match self.sources.get(row) {
+            Some(RowSource::Device(index)) => *index,
+            Some(RowSource::Host(index)) => {
+                let logits = self.logits.get_mut(index * vocab..(index + 1) * vocab);
+                let logits = logits.ok_or_else(|| crate::error!(Internal, "the model gave too few rows of logits"))?;
+                return sampling::sample(logits, &active.snapshot.params, ctx, &mut self.scratch);
+            }
+            None => crate::bail!(Internal, "row {row} of a step that sampled {}", self.sources.len()),
+        };
+        match self.drawn.get(index) {
             Some(&DeviceSample::Token(token)) => Ok(Sampled { token, logprob: 0.0, top: Vec::new() }),
             Some(DeviceSample::Broken(token)) => {
                 crate::bail!(Internal, "the logit of token {token} at position {} is NaN or infinite", ctx.position)
@@ -72,7 +94,7 @@ impl Sampler {
                     ctx.position
                 )
             }
-            None => crate::bail!(Internal, "the device drew too few tokens"),
+            None => crate::bail!(Internal, "the device sampled too few tokens"),
         }
     }
 }
@@ -82,8 +104,8 @@ fn context<'a>(active: &'a RunningRequest, eos_ids: &'a [u32]) -> Ctx<'a> {
     Ctx { counts: &active.counts, generated: snapshot.generated(), position: snapshot.tokens.len() as u64, eos_ids }
 }
 
-/// Adds one row's draw: see `sampling::sample` and its penalties for what each number does.
-fn push(draws: &mut DeviceSamplingBatch, params: &SamplingParams, ctx: Ctx<'_>) {
+/// Adds the parameters of one row; `sampling::sample` and its penalties define each number.
+fn push(row: u32, draws: &mut DeviceSamplingBatch, params: &SamplingParams, ctx: Ctx<'_>) {
     fn range(begin: usize, end: usize) -> (u32, u32) {
         (begin as u32, (end - begin) as u32)
     }
@@ -99,6 +121,7 @@ fn push(draws: &mut DeviceSamplingBatch, params: &SamplingParams, ctx: Ctx<'_>) 
         draws.masked.extend(ctx.eos_ids.iter().chain(&params.stop_ids));
     }
     draws.rows.push(DeviceSamplingRow {
+        row,
         seed: params.seed,
         position: ctx.position,
         temperature: params.temperature,

@@ -13,20 +13,21 @@ use crate::model::weights::{LayerWeights, Weights};
 
 /// Runs batches: what an engine sees of a model on a device.
 pub trait Executor: Send {
-    /// Runs the batch: stores K and V of all its rows, and computes the logits of `batch.logit_rows`. It is done when
+    /// Runs the batch: stores K and V of all its rows, and computes the logits of `batch.logit_rows`. The step is done when
     /// `logits` or `draw` has returned. After an error the KV of the batch's rows is unspecified.
     fn run(&mut self, batch: &Batch) -> Result<()>;
 
-    /// The logits of the batch that ran, `[rows, vocab]`.
-    fn logits(&mut self, rows: usize, out: &mut Vec<f32>) -> Result<()>;
+    /// Downloads rows of the logits of the batch that ran, `[rows.len(), vocab]`; row 0 is the first of `logit_rows`.
+    fn logits(&mut self, rows: &[u32], out: &mut Vec<f32>) -> Result<()>;
 
-    /// DeviceSamplingBatch a token from each row of them instead. False if the device does not: then `logits` and `sampling` do.
+    /// Samples from rows of them on the device; those rows can no longer be downloaded. False if the device does not sample.
     fn draw(&mut self, draws: &DeviceSamplingBatch, out: &mut Vec<DeviceSample>) -> Result<bool>;
 
     fn execute(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<()> {
         logits.clear();
         self.run(batch)?;
-        self.logits(batch.logit_rows.len(), logits)
+        let rows: Vec<u32> = (0..batch.logit_rows.len() as u32).collect();
+        self.logits(&rows, logits)
     }
 
     fn vocab_size(&self) -> usize;
@@ -195,7 +196,7 @@ impl<B: Backend> Executor for Decoder<B> {
         backend.step(batch, rope_rows, kv, |backend| forward.run(backend, buffers))
     }
 
-    fn logits(&mut self, rows: usize, out: &mut Vec<f32>) -> Result<()> {
+    fn logits(&mut self, rows: &[u32], out: &mut Vec<f32>) -> Result<()> {
         self.backend.download(&self.buffers.logits, rows, out)
     }
 

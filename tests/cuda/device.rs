@@ -107,6 +107,11 @@ pub fn staged() -> u64 {
     count(c"simulated_cuda_staged")
 }
 
+/// Bytes copied from the device to the host since the last `load`.
+pub fn downloaded() -> u64 {
+    count(c"simulated_cuda_downloaded")
+}
+
 /// Captures that began since then, and launches of graphs.
 pub fn graphs() -> (u64, u64) {
     (count(c"simulated_cuda_captures"), count(c"simulated_cuda_replays"))

@@ -221,7 +221,7 @@ fn hand_over(from: &Arc<ModelCache>, to: &Arc<ModelCache>) -> cleave::error::Res
     let mut host = Host::new();
     let prefill = cleave::engine::Engine::create(from, &host.queue, role(Role::Prefill))?;
     let decode = cleave::engine::Engine::create(to, &host.queue, role(Role::Decode))?;
-    if let Some(error) = to.node().pair(&from.node().address(), Some(Transport::Cuda)).error {
+    if let Some(error) = to.node().pair(&from.node().address(), Some(Transport::DeviceMemory)).error {
         return Err(error);
     }
     let mut run = |engine: &cleave::engine::Engine, request| {

@@ -1,7 +1,8 @@
 //! Requests on a device give what they give on the CPU.
 
 use crate::common::*;
-use crate::device::{cache_on, current_context};
+use crate::device::{self, cache_on, current_context};
+use crate::drivers::alone;
 use cleave::engine::{CacheOptions, DEVICE_CPU, EngineOptions, Role};
 use cleave::tensor::Dtype;
 
@@ -183,4 +184,38 @@ fn requests_that_come_while_others_run() {
         ids.into_iter().map(|id| host.finish(id).tokens).collect::<Vec<_>>()
     };
     assert_eq!(run(0), run(DEVICE_CPU));
+}
+
+#[test]
+fn a_request_with_logprobs_does_not_download_the_logits_of_others() {
+    alone("generation::one_of_many_with_logprobs", "");
+}
+
+#[test]
+#[ignore = "run by a_request_with_logprobs_does_not_download_the_logits_of_others"]
+fn one_of_many_with_logprobs() {
+    const TOKENS: u32 = 6;
+    let run = |device, wants_logprobs: fn(usize) -> bool| {
+        let cache = cache_on(&tiny(), device, options());
+        let mut host = Host::new();
+        let engine = host.engine(&cache, role(Role::Mixed));
+        device::load("");
+        let jobs = TEXTS.iter().enumerate().map(|(i, text)| {
+            let mut job = request(&tokens(text), TOKENS);
+            job.sampling.logprobs = wants_logprobs(i).then_some(2);
+            job
+        });
+        let ids: Vec<u64> = jobs.map(|job| host.submit(&engine, job)).collect();
+        ids.into_iter().map(|id| host.finish(id)).collect::<Vec<_>>()
+    };
+    let expected = run(DEVICE_CPU, |_| true);
+    let found = run(0, |i| i == 2);
+    // Four bytes for each logit of a token with logprobs; a token and a status for each token without.
+    let vocab = u64::from(tiny().info().vocab_size);
+    let (with, without) = (u64::from(TOKENS), u64::from(TOKENS) * (TEXTS.len() as u64 - 1));
+    assert_eq!(device::downloaded(), with * vocab * 4 + without * 8);
+    let all = |outcomes: &[Outcome]| outcomes.iter().map(|outcome| outcome.tokens.clone()).collect::<Vec<_>>();
+    assert_eq!(all(&found), all(&expected));
+    assert_alike(&found[2], &expected[2], TEXTS[2]);
+    assert_eq!(found[2].top.iter().map(Vec::len).collect::<Vec<_>>(), [2; TOKENS as usize]);
 }

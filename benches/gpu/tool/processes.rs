@@ -133,7 +133,7 @@ fn decode(model: &str, from: impl BufRead) -> Outcome<String> {
         let line = lines.find_map(|line| line.strip_prefix(what).map(String::from));
         line.ok_or_else(|| format!("the prefilling process gave no {what}"))
     };
-    let report = decode.cache.node().pair(&unhex(&told("address ")?)?, Some(Transport::Cuda));
+    let report = decode.cache.node().pair(&unhex(&told("address ")?)?, Some(Transport::DeviceMemory));
     if let Some(error) = report.error {
         return Err(format!("pairing by CUDA memory: {error}"));
     }

@@ -17,7 +17,7 @@ pub unsafe extern "C" fn simulated_cuda_configure(settings: *const c_char) -> i3
     let mut state = lock();
     let Some(settings) = state.settings.with(&text) else { return -1 };
     state.settings = settings;
-    (state.calls, state.recorded, state.replayed, state.staged) = (0, 0, 0, 0);
+    (state.calls, state.recorded, state.replayed, state.staged, state.downloaded) = (0, 0, 0, 0, 0);
     if text.split([' ', ',']).any(|word| word == "reset") {
         state.left.clear();
         state.faults.clear();
@@ -48,6 +48,12 @@ pub extern "C" fn simulated_cuda_replays() -> u64 {
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_staged() -> u64 {
     lock().staged
+}
+
+/// The number of bytes copied from device memory to the host.
+#[unsafe(no_mangle)]
+pub extern "C" fn simulated_cuda_downloaded() -> u64 {
+    lock().downloaded
 }
 
 /// Where the last kernel ran: the priority of its stream, and on how many multiprocessors.

@@ -70,6 +70,8 @@ pub struct State {
     pub peers: Vec<(usize, usize)>,
     /// Copies between devices that went through the host.
     pub staged: u64,
+    /// Bytes copied from device memory to the host.
+    pub downloaded: u64,
     /// What contexts took with them at their end.
     pub left: Vec<String>,
     pub faults: BTreeMap<i32, usize>,
@@ -109,6 +111,7 @@ static STATE: LazyLock<Mutex<State>> = LazyLock::new(|| {
         execs: BTreeMap::new(),
         peers: Vec::new(),
         staged: 0,
+        downloaded: 0,
         left: Vec::new(),
         faults: BTreeMap::new(),
         last_kernel: (0, 0),

@@ -135,13 +135,12 @@ impl Backend for CpuBackend {
         elementwise::silu_mul(&mut self.pool, self.level, gate, up)
     }
 
-    fn download(&mut self, x: &CpuBuffer, rows: usize, out: &mut Vec<f32>) -> Result<()> {
+    fn download(&mut self, x: &CpuBuffer, rows: &[u32], out: &mut Vec<f32>) -> Result<()> {
         out.clear();
-        let values = &x.as_slice()[..rows * x.cols()];
-        if out.try_reserve(values.len()).is_err() {
-            bail!(OutOfMemory, "cannot copy {rows} x {} activations", x.cols());
+        if out.try_reserve(rows.len() * x.cols()).is_err() {
+            bail!(OutOfMemory, "cannot copy {} x {} activations", rows.len(), x.cols());
         }
-        out.extend_from_slice(values);
+        rows.iter().for_each(|row| out.extend_from_slice(x.row(*row as usize)));
         Ok(())
     }
 }

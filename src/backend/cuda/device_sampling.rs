@@ -1,4 +1,4 @@
-//! Drawing tokens on the device: the draws go there behind the step, and a word for each row comes back.
+//! Sampling on the device: parameters are sent there behind the step, and a token per row comes back.
 
 use super::device::Device;
 use super::memory::{Allocation, PinnedMemory};
@@ -15,7 +15,7 @@ const SHARED: u32 = 33304;
 
 pub(super) struct DeviceSampler {
     packed: Packed,
-    /// Tokens, then what became of them.
+    /// Tokens, then their statuses.
     results: Allocation,
     fetched: PinnedMemory,
 }
@@ -30,7 +30,7 @@ impl DeviceSampler {
         })
     }
 
-    /// DeviceSamplingBatch from the first rows of `logits`, and waits.
+    /// Samples from rows of `logits`, and waits.
     pub fn run(
         &mut self,
         device: &Arc<Device>,
@@ -40,17 +40,18 @@ impl DeviceSampler {
         out: &mut Vec<DeviceSample>,
     ) -> Result<()> {
         let n = draws.rows.len();
-        // Not its number of rows: a recorded step that ran again did not say how many it has.
+        // Compared with the memory, not with the number of rows: a repeated graph did not set that.
         let held = logits.memory().map_or(0, Allocation::bytes);
-        if n * logits.cols as usize * 4 > held {
-            bail!(Internal, "{n} draws from {held} bytes of logits");
+        let rows = draws.rows.iter().map(|draw| draw.row as usize + 1).max().unwrap_or(0);
+        if rows * logits.cols as usize * 4 > held {
+            bail!(Internal, "sampling from {rows} rows of logits in {held} bytes");
         }
         if self.fetched.words() < 2 * n {
             self.results = Allocation::new(device, 2 * n.next_power_of_two() * 4)?;
             self.fetched = PinnedMemory::new(device, 2 * n.next_power_of_two())?;
         }
         self.packed.clear();
-        let rows = self.packed.push(draws.rows.iter().enumerate().flat_map(|(row, draw)| words(row as u32, draw)), 0);
+        let rows = self.packed.push(draws.rows.iter().flat_map(words), 0);
         let biases = self.packed.push(draws.biases.iter().flat_map(|(token, bias)| [*token, bias.to_bits()]), 0);
         let counts = self.packed.push(draws.counts.iter().flat_map(|(token, count)| [*token, *count]), 0);
         let masked = self.packed.push(draws.masked.iter().copied(), 0);
@@ -85,8 +86,8 @@ impl DeviceSampler {
     }
 }
 
-/// A SamplingRow of kernels/include/sampling_params.cuh.
-fn words(row: u32, draw: &DeviceSamplingRow) -> [u32; 18] {
+/// The words of a SamplingRow in kernels/include/sampling_params.cuh.
+fn words(draw: &DeviceSamplingRow) -> [u32; 18] {
     let halves = |x: u64| [x as u32, (x >> 32) as u32];
     let ([seed, seed_high], [position, position_high]) = (halves(draw.seed), halves(draw.position));
     [
@@ -94,7 +95,7 @@ fn words(row: u32, draw: &DeviceSamplingRow) -> [u32; 18] {
         seed_high,
         position,
         position_high,
-        row,
+        draw.row,
         draw.temperature.to_bits(),
         draw.top_p.to_bits(),
         draw.min_p.to_bits(),

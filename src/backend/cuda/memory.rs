@@ -203,16 +203,23 @@ impl PinnedMemory {
 
     /// Copies the first `words` of `from` here, in the order of `stream`, without waiting.
     pub fn fetch(&mut self, words: usize, from: &Allocation, stream: &Stream) -> Result<()> {
-        self.receive(words * 4, from, 0, stream)
+        self.receive(0, words * 4, from, 0, stream)
     }
 
-    /// Copies `bytes` from `offset` of `from` here, in the order of `stream`, without waiting.
-    pub fn receive(&mut self, bytes: usize, from: &Allocation, offset: usize, stream: &Stream) -> Result<()> {
-        assert!(bytes <= self.words * 4);
+    /// Copies `bytes` from `offset` of `from` to byte `to` of this memory, in stream order, without waiting.
+    pub fn receive(
+        &mut self,
+        to: usize,
+        bytes: usize,
+        from: &Allocation,
+        offset: usize,
+        stream: &Stream,
+    ) -> Result<()> {
+        assert!(to.checked_add(bytes).is_some_and(|end| end <= self.words * 4));
         let at = from.at(offset, bytes);
         let _current = self.device.enter()?;
-        // SAFETY: as above.
-        let result = unsafe { sys::cuMemcpyDtoHAsync_v2(self.at.cast(), at, bytes, stream.raw()) };
+        // SAFETY: in range on both sides. Freeing either waits for the copy.
+        let result = unsafe { sys::cuMemcpyDtoHAsync_v2(self.at.cast::<u8>().add(to).cast(), at, bytes, stream.raw()) };
         check(result, &format!("copy {bytes} bytes from CUDA device {}", self.device.ordinal()))
     }
 }

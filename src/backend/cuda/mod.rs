@@ -298,19 +298,26 @@ impl Backend for CudaBackend {
         Ok(true)
     }
 
-    fn download(&mut self, x: &CudaBuffer, rows: usize, out: &mut Vec<f32>) -> Result<()> {
+    fn download(&mut self, x: &CudaBuffer, rows: &[u32], out: &mut Vec<f32>) -> Result<()> {
         out.clear();
-        let n = rows * x.cols as usize;
+        let cols = x.cols as usize;
+        let n = rows.len() * cols;
         if let Some(memory) = x.memory().filter(|_| n > 0) {
             x.expect(Element::F32, x.cols)?;
             if self.fetched.words() < n {
                 self.fetched = PinnedMemory::new(&self.device, n.next_power_of_two())?;
             }
-            self.fetched.fetch(n, memory, &self.stream)?;
+            let mut done = 0;
+            // Rows that follow one another go in one copy.
+            for run in rows.chunk_by(|a, b| a + 1 == *b) {
+                let (from, bytes) = (run[0] as usize * cols * 4, run.len() * cols * 4);
+                self.fetched.receive(done, bytes, memory, from, &self.stream)?;
+                done += bytes;
+            }
         }
         self.stream.synchronize()?;
         if out.try_reserve(n).is_err() {
-            bail!(OutOfMemory, "cannot copy {rows} x {} activations", x.cols);
+            bail!(OutOfMemory, "cannot copy {} x {cols} activations", rows.len());
         }
         out.extend(self.fetched.as_slice()[..n].iter().map(|word| f32::from_bits(*word)));
         Ok(())

@@ -89,7 +89,7 @@ impl Staging {
         for (i, out) in out.chunks_mut(bytes).enumerate() {
             // The first piece is asked for here, each later one while the one before it is taken out.
             let ask = |half: &mut Half, i: usize, len: usize| -> Result<()> {
-                half.pinned.receive(len, from, offset + i * bytes, stream)?;
+                half.pinned.receive(0, len, from, offset + i * bytes, stream)?;
                 half.free.record(stream)
             };
             if i == 0 {

@@ -77,11 +77,13 @@ api! {
 
     enter cuMemcpyDtoH_v2(to: usize, from: usize, bytes: usize) |state| {
         device_only(state, from, bytes)?;
+        state.downloaded += bytes as u64;
         copy_now(state, to, from, bytes)
     }
 
     enter cuMemcpyDtoHAsync_v2(to: usize, from: usize, bytes: usize, stream: usize) |state| {
         device_only(state, from, bytes)?;
+        state.downloaded += bytes as u64;
         copy(state, to, from, bytes, stream)
     }
 
