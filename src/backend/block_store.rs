@@ -1,14 +1,11 @@
 //! The memory of a KV pool.
 
-use super::{DeviceMemory, KvGeometry};
+use super::{BlockId, DeviceMemory, KvGeometry};
 use crate::bail;
 use crate::error::Result;
 use crate::sys::bytes::{ByteSource, ByteTarget};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicU8;
-
-/// Index of a block in a [`BlockStore`].
-pub type BlockId = u32;
 
 /// The memory of a KV pool. `kv` decides who may touch which block: a block is written by its one owner and read
 /// afterwards by those it was shared with, so the store itself needs no lock.

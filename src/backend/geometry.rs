@@ -6,6 +6,9 @@ use crate::bail;
 use crate::error::Result;
 use crate::tensor::Dtype;
 
+/// Index of a block in a KV pool.
+pub type BlockId = u32;
+
 /// Bytes of the scale that belongs to a token of an int8 stripe; they are aligned to as many.
 const SCALE: usize = size_of::<f32>();
 

@@ -22,12 +22,12 @@ mod operations;
 pub mod weights;
 
 pub use batch::{AttentionArgs, Batch, RopeRows, SeqSpan};
-pub use block_store::{BlockId, BlockStore, PoolExport};
+pub use block_store::{BlockStore, PoolExport};
 pub use compute_share::ComputeShare;
 pub use device::{BackendDevice, DeviceVisitor, ModelShape, Placement};
 pub use device_memory::{DeviceMemory, ForeignBlocks};
 pub use device_sampling::{DeviceSample, DeviceSamplingBatch, DeviceSamplingRow};
-pub use geometry::KvGeometry;
+pub use geometry::{BlockId, KvGeometry};
 pub use operations::{Backend, Linear};
 pub use weights::{LinearSource, MatrixSource, TensorSource, WeightLoader, WeightsRequest};
 
