@@ -103,7 +103,7 @@ test:
 
 check: fmt lint
 	cargo test --locked -p source-checks
-	$(CARGO_TEST) --lib --test header --test failpoints
+	$(CARGO_TEST) --lib --test failpoints
 
 fuzz:
 	@tools/fuzz.sh
@@ -120,7 +120,7 @@ gpu-check:
 	@$(BUILD)/gpu-check/gpu-check.sh $(GPU_CHECK_ARGS)
 
 header:
-	CLEAVE_BLESS=1 $(CARGO_TEST) --test header the_committed_header_is_current
+	CLEAVE_BLESS=1 cargo test --quiet --locked -p source-checks the_committed_header_is_current
 
 bench:
 	cargo bench --locked --bench cleave $(if $(BENCH_ARGS),-- $(BENCH_ARGS))

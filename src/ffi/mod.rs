@@ -32,9 +32,3 @@ pub mod version;
 
 #[cfg(test)]
 mod tests;
-
-/// The section files in the order of the header, which is generated from exactly these.
-pub const HEADER_SECTIONS: &[&str] = &[
-    "version", "error", "log", "device", "handle", "model", "text", "cache", "queue", "engine", "request", "event",
-    "kv", "peer", "insight",
-];

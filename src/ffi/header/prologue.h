@@ -1,7 +1,7 @@
 /*
  * cleave.h: disaggregated LLM inference as a library.
  *
- * Generated from src/ffi by tests/header.rs: do not edit, run `make header`.
+ * Generated from src/ffi by tests/sources: do not edit, run `make header`.
  * SPDX-License-Identifier: Apache-2.0
  *
  * A model is loaded once. A cache holds KV blocks for it on a device. Engines run over a cache, each with a role:

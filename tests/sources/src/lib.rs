@@ -1,9 +1,11 @@
 //! Tests that read the sources instead of running them. Here: the order of dependencies that ARCHITECTURE.md draws, which says
-//! which module may name which. In `docs`: what documents say about the sources.
+//! which module may name which. In `docs`: what documents say about the sources. In
+//! `header`: cleave.h, which is generated from src/ffi.
 #![cfg(test)]
 
 mod docs;
 mod files;
+mod header;
 mod paths;
 
 use files::{Module, Sources};
