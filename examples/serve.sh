@@ -37,11 +37,12 @@ start() { # start NAME OPTIONS...: in the background; sets `url` once it listens
 
 threads=$(($(nproc) > 3 ? $(nproc) / 3 : 1))
 worker=(--model "$model" --listen 127.0.0.1:0 --secret-file "$work/secret" --threads "$threads")
-start front --role front --listen "127.0.0.1:$port" --page "$page"
+start front --role front --listen "127.0.0.1:$port" --workers-listen 127.0.0.1:0 --secret-file "$work/secret" --page "$page"
 front=$url
-start prefill --role prefill --front "$front" "${worker[@]}"
-start decode-1 --role decode --front "$front" "${worker[@]}"
-start decode-2 --role decode --front "$front" "${worker[@]}"
+inside=$(sed -n 's/^workers join at //p' "$work/front.out")
+start prefill --role prefill --front "$inside" "${worker[@]}"
+start decode-1 --role decode --front "$inside" "${worker[@]}"
+start decode-2 --role decode --front "$inside" "${worker[@]}"
 # Until the front has heard of all of them, and each decode worker can import.
 for _ in $(seq 100); do
     [ "$(curl -s "$front/workers" | grep -oE '"paired": ?\{"http' | wc -l)" -ge 2 ] && break

@@ -9,7 +9,7 @@ class Completion {
 public:
     /// `url` is what the server is known as. Throws ApiError.
     Completion(HttpServer &server, EngineHost &host, std::string url, const Call &call)
-        : server_(server), host_(host), url_(std::move(url)), call_(call), events_(call), q_(parse_generation(call)),
+        : server_(server), host_(host), url_(std::move(url)), call_(call), events_(call), q_(parse_generation(call, host_.options.is_worker())),
           prompts_(tokenize(host_, q_)), sequences_(host_, prompts_.size() * q_.n)
     {
         const bool named = host_.options.is_worker() && !call.id.empty(); // by a front: a client cannot
@@ -55,7 +55,7 @@ public:
             if (const auto event = sequences_.next())
                 take(*event);
         events_.trace("done", {{"worker", url_}});
-        if (q_.get("stream_options", json::object()).value("include_usage", false)) {
+        if (q_.include_usage) {
             json out = frame();
             out["usage"] = usage();
             events_.write("data: " + dump(out) + "\n\n");
@@ -95,7 +95,7 @@ private:
     {
         std::vector<cleave::Request> requests;
         for (std::size_t i = first; i < choices_.size(); i++)
-            requests.push_back(engine_request(host_, q_, prompts_[i / q_.n], i % q_.n));
+            requests.push_back(engine_request(q_, prompts_[i / q_.n], i % q_.n));
         sequences_.submit(first, std::move(requests));
         n_submitted_ = choices_.size();
     }
@@ -154,7 +154,7 @@ private:
         const json logprobs = logprobs_of(token, choice.characters);
         choice.n_tokens++;
         choice.characters += characters(text);
-        if (choice.n_tokens > q_.get("min_tokens", 0u))
+        if (choice.n_tokens > q_.min_tokens)
             text = choice.stops.push(text);
         if (!text.empty() || !logprobs.is_null())
             emit(i, content(text), logprobs);

@@ -2,14 +2,12 @@
 // puts each event to the sequences that its tag belongs to.
 #pragma once
 
-#include "http.hpp"
+#include "auth.hpp"
 #include "mailbox.hpp"
 #include "options.hpp"
 
 #include <cleave/cleave.hpp>
 
-#include <fstream>
-#include <thread>
 #include <unordered_map>
 
 /// What a server has of cleave, whatever its role: one of each. Lives as long as the process.
@@ -20,6 +18,7 @@ public:
     {
         model = need(cleave::Model::load(options.model), "load the model");
         about = need(model.info(), "describe the model");
+        max_prompt_bytes = about.max_context_tokens * longest_token();
 
         cleave::CacheConfig pool;
         pool.bytes_per_device = std::uint64_t{options.kv_mib} << 20;
@@ -49,6 +48,7 @@ public:
     cleave::Queue queue;
     cleave::Engine engine;
     cleave::ModelInfo about{};
+    std::size_t max_prompt_bytes = 0; // longer text cannot fit into the context
     std::atomic<bool> has_failed{false}; // the engine takes no more requests
 
 private:
@@ -62,13 +62,15 @@ private:
         return std::move(*result);
     }
 
-    static std::array<std::uint8_t, 32> read_secret(const std::string &path)
+    /// How many bytes of text one token can stand for.
+    std::size_t longest_token() const
     {
-        std::array<std::uint8_t, 32> secret{};
-        std::ifstream file(path, std::ios::binary);
-        if (!file.read(reinterpret_cast<char *>(secret.data()), secret.size()))
-            throw std::runtime_error(path + ": cannot read 32 bytes of it");
-        return secret;
+        std::size_t longest = 0;
+        for (std::uint32_t token = 0; token < about.vocab_size; token++) {
+            const auto text = need(model.token_bytes(static_cast<std::int32_t>(token)), "read the vocabulary");
+            longest = std::max(longest, text.size());
+        }
+        return longest;
     }
 
     void poll()

@@ -9,12 +9,11 @@
 class Passage {
 public:
     /// Throws ApiError.
-    Passage(HttpServer &server, Registry &workers, const Call &call)
-        : server_(server), workers_(workers), call_(call), events_(call), q_(parse_generation(call))
+    Passage(HttpServer &server, Registry &workers, const Authenticator &authenticator, const Call &call)
+        : server_(server), workers_(workers), authenticator_(authenticator), call_(call), events_(call), q_(parse_generation(call, false))
     {
         id_ = new_id(q_.chat);
-        q_.body.erase("kv_transfer_params"); // a client's own would be none of a front's
-        if (!q_.body.contains("seed"))       // wherever it is generated, the answer is the same
+        if (!q_.body.contains("seed")) // wherever it is generated, the answer is the same
             q_.body["seed"] = random_number() >> 11;
         sent_.resize(q_.n_prompts() * q_.n);
     }
@@ -69,10 +68,12 @@ private:
         httplib::Request request;
         request.method = "POST";
         request.path = call_.path;
-        request.headers = {{"Content-Type", "application/json"}, {"X-Request-Id", id_}};
+        request.body = body.dump();
+        request.headers = {{"Content-Type", "application/json"},
+                           {"X-Request-Id", id_},
+                           {"Authorization", authenticator_.sign(worker.url, call_.path, request.body)}};
         if (call_.traced)
             request.headers.emplace("X-Cleave-Trace", "1");
-        request.body = body.dump();
         return std::make_unique<Upstream>(worker.url, std::move(request), delimiter);
     }
 
@@ -169,7 +170,7 @@ private:
         from_decode_.reset();
         decode_ = std::move(next);
         moves_++;
-        server_.count("cleave_front_moved_total");
+        server_.metrics.count("cleave_front_moved_total");
         events_.trace("moved", {{"worker", decode_->url}, {"from", from}});
         ask_decode();
     }
@@ -199,6 +200,7 @@ private:
 
     HttpServer &server_;
     Registry &workers_;
+    const Authenticator &authenticator_;
     Call call_;
     Events events_;
     Generation q_;

@@ -1,27 +1,17 @@
 // The HTTP side, the same for every role: routes, errors as OpenAI's API has them, streams, counters.
 #pragma once
 
-#include <httplib.h>
+#include "connections.hpp"
+#include "metrics.hpp"
+
 #include <nlohmann/json.hpp>
 
 #include <atomic>
-#include <chrono>
 #include <cstdio>
-#include <filesystem>
-#include <functional>
-#include <map>
-#include <memory>
-#include <mutex>
 #include <set>
 #include <stdexcept>
-#include <string>
-
-#include <netdb.h>
-#include <poll.h>
-#include <sys/socket.h>
 
 using json = nlohmann::json;
-using Clock = std::chrono::steady_clock;
 
 /// How long to wait for something before looking whether the client is still there.
 constexpr std::chrono::milliseconds look_around(50);
@@ -77,19 +67,18 @@ struct Call {
 /// Writes a piece of a streamed answer. Throws ClientGone.
 using Write = std::function<void(const std::string &)>;
 
+/// Checks the head of a request before its body is read, and gives what checks the body. Both throw ApiError.
+using Guard = std::function<std::function<void(const std::string &body)>(const httplib::Request &)>;
+
 class HttpServer {
 public:
     using Handler = std::function<void(const httplib::Request &, httplib::Response &)>;
 
-    HttpServer()
+    explicit HttpServer(std::size_t max_connections)
+        : connections_(max_connections, [this](Connection &c) { return server_.answer(c); }, too_many())
     {
-        count("cleave_server_ttft_seconds_sum", 0);
-        count("cleave_server_ttft_seconds_count", 0);
-        server_.new_task_queue = [] { return new httplib::ThreadPool(512); }; // one thread for each connection
-        server_.set_tcp_nodelay(true);
+        server_.set_keep_alive_timeout(idle_timeout.count()); // told to clients
         server_.set_keep_alive_max_count(1000000);
-        server_.set_read_timeout(60);
-        server_.set_write_timeout(30); // a client that reads nothing for so long is gone
         server_.set_payload_max_length(16 << 20);
         server_.set_socket_options([](int fd) { // httplib's own lets a second server take the port as well
             const int yes = 1;
@@ -97,22 +86,24 @@ public:
         });
         server_.set_error_handler(httplib::Server::Handler([this](const auto &request, auto &response) {
             if (!response.body.empty())
-                return; // one of ours
+                return; // written by a handler
             const bool other_method = response.status == 404 && paths_.count(request.path) != 0;
             const int status = other_method ? 405 : response.status;
             const std::string what = status == 413 ? "the body is too large for" : "there is no";
             const std::string request_line = " " + request.method + " " + request.path;
             send_error(response, ApiError(status, "invalid_request_error", what + request_line));
-            count_answer("other", status);
+            metrics.count("cleave_server_requests_total", labels("other", status));
         }));
     }
 
-    /// `path` is a regular expression. The handler may throw ApiError and ClientGone.
-    void route(const std::string &method, const std::string &path, Handler handler)
+    /// `path` may end in a regular expression behind "/(". The handler may throw ApiError and ClientGone.
+    void route(const std::string &method, const std::string &path, Handler handler, Guard guard = nullptr)
     {
-        const auto answer = [=](const httplib::Request &request, httplib::Response &response) {
+        const std::string label = path.substr(0, path.find("/(")); // no pattern, and no name that a client chose
+        const auto answer = [=](httplib::Response &response, const std::function<void(bool &)> &handle) {
+            bool read = false; // the body
             try {
-                handler(request, response);
+                handle(read);
                 if (response.status == -1)
                     response.status = 200;
             } catch (const ApiError &error) {
@@ -123,27 +114,42 @@ public:
                 std::fprintf(stderr, "%s: %s\n", path.c_str(), error.what());
                 send_error(response, failed(error.what()));
             }
-            count_answer(path, response.status);
+            Connections::current()->must_close = !read;
+            metrics.count("cleave_server_requests_total", labels(label, response.status));
         };
         paths_.insert(path);
-        if (method == "GET")
-            server_.Get(path, answer);
-        else if (method == "POST") // read here: httplib's own way takes what curl sends for a form, of 8 KiB at most
-            server_.Post(path, [=](const auto &request, auto &response, const httplib::ContentReader &reader) {
+        if (method == "GET") {
+            server_.Get(path, [=](const httplib::Request &request, httplib::Response &response) {
+                connections_.answering();
+                answer(response, [&](bool &read) {
+                    read = true;
+                    handler(request, response);
+                });
+            });
+            return;
+        }
+        // The body is read here: httplib's own way takes what curl sends for a form, of 8 KiB at most.
+        server_.Post(path, [=](const auto &request, auto &response, const httplib::ContentReader &reader) {
+            answer(response, [&](bool &read) {
+                const auto check_body = guard ? guard(request) : nullptr;
                 httplib::Request whole = request;
                 const bool has_body = request.has_header("Content-Length") || request.has_header("Transfer-Encoding");
                 const auto append = [&](const char *data, std::size_t n) {
                     whole.body.append(data, n);
                     return true;
                 };
-                const bool read = !has_body || request.is_multipart_form_data() || reader(append);
-                if (read)
-                    answer(whole, response);
+                if (request.is_multipart_form_data())
+                    throw invalid(nullptr, "the body is a form, and not JSON");
+                if (has_body && !reader(append))
+                    throw ApiError(response.status == 413 ? 413 : 400, "invalid_request_error",
+                                   response.status == 413 ? "the body is too large" : "the body did not come");
+                read = true;
+                connections_.answering();
+                if (check_body)
+                    check_body(whole.body);
+                handler(whole, response);
             });
-        else // a DELETE has no body: httplib must not wait for one
-            server_.Delete(path, [answer](const auto &request, auto &response, const auto &) {
-                answer(request, response);
-            });
+        });
     }
 
     /// A GET of what `text` gives.
@@ -155,18 +161,21 @@ public:
     }
 
     /// The same for what is waited for at the end, and refused once that has begun.
-    void route_generation(const std::string &path, std::function<void(const Call &, httplib::Response &)> handler)
+    void route_generation(const std::string &path, std::function<void(const Call &, httplib::Response &)> handler,
+                          Guard guard = nullptr)
     {
-        route("POST", path, [=](const httplib::Request &request, httplib::Response &response) {
+        const auto count_and_handle = [=](const httplib::Request &request, httplib::Response &response) {
             running++;
             const std::shared_ptr<void> in_hand(static_cast<void *>(nullptr), [this](void *) { running--; });
             const bool traced = request.get_header_value("X-Cleave-Trace") == "1";
             const std::string id = request.get_header_value("X-Request-Id");
-            const Call call{request.path, request.body, id, traced, socket_of(request), Clock::now(), in_hand};
+            const int socket = Connections::current()->socket();
+            const Call call{request.path, request.body, id, traced, socket, Clock::now(), in_hand};
             if (closing) // looked at after counting: what is counted is waited for
                 throw unavailable("the server is shutting down");
             handler(call, response);
-        });
+        };
+        route("POST", path, count_and_handle, guard);
     }
 
     /// Takes the port, 0 for a free one; returns it. Throws std::runtime_error.
@@ -180,7 +189,7 @@ public:
     }
 
     /// Serves until the process ends.
-    void serve() { server_.listen_after_bind(); }
+    [[noreturn]] void serve() { connections_.serve(server_.socket()); }
 
     /// From the first signal on: no new generations.
     std::atomic<bool> closing{false};
@@ -200,32 +209,42 @@ public:
 
     void count_first_token(const Call &call)
     {
-        count("cleave_server_ttft_seconds_sum", ms_since(call.start) / 1000);
-        count("cleave_server_ttft_seconds_count");
+        metrics.count("cleave_server_time_to_first_token_seconds_sum", "", ms_since(call.start) / 1000);
+        metrics.count("cleave_server_time_to_first_token_seconds_count");
     }
 
-    /// Adds to a metric.
-    void count(const std::string &name, double more = 1)
-    {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        counters_[name] += more;
-    }
+    Metrics metrics;
 
-    /// OpenMetrics text of what is counted here.
-    std::string metrics() const
+    /// OpenMetrics text of what is counted here, without an end.
+    std::string metrics_text(Metrics::Samples gauges = {})
     {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        std::string out = "cleave_server_requests_running " + std::to_string(running) + "\n";
-        for (const auto &[name, value] : counters_)
-            out += name + " " + json(value).dump() + "\n";
-        return out;
+        gauges["cleave_server_requests_running"] = running;
+        return metrics.text(gauges);
     }
 
 private:
-    /// httplib's, with a backlog that a burst of clients fits in.
+    /// httplib's, which answers on connections that it has not accepted.
     struct Listener : httplib::Server {
         void deepen_backlog() { ::listen(svr_sock_, 1024); }
+        int socket() const { return svr_sock_; }
+        bool answer(Connection &connection)
+        {
+            bool closed = false;
+            return process_request(connection, false, closed, nullptr) && !closed;
+        }
     };
+
+    static std::string too_many()
+    {
+        const std::string body = unavailable("too many connections are being answered").text();
+        return "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: application/json\r\n"
+               "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
+    }
+
+    static std::string labels(const std::string &path, int status)
+    {
+        return "path=\"" + path + "\",code=\"" + std::to_string(status) + "\"";
+    }
 
     static void send_error(httplib::Response &response, const ApiError &error)
     {
@@ -235,38 +254,9 @@ private:
         response.set_content(error.text(), "application/json");
     }
 
-    /// httplib 0.11 does not tell a handler its socket. It is the one between these two addresses.
-    static int socket_of(const httplib::Request &request)
-    {
-        using Address = std::pair<std::string, int>;
-        const auto address = [](int fd, int (*end)(int, sockaddr *, socklen_t *)) -> Address {
-            sockaddr_storage storage{};
-            socklen_t size = sizeof storage;
-            auto *where = reinterpret_cast<sockaddr *>(&storage);
-            char host[NI_MAXHOST], port[NI_MAXSERV];
-            if (end(fd, where, &size) != 0 ||
-                getnameinfo(where, size, host, sizeof host, port, sizeof port, NI_NUMERICHOST | NI_NUMERICSERV) != 0)
-                return {};
-            return {host, std::atoi(port)};
-        };
-        for (const auto &entry : std::filesystem::directory_iterator("/proc/self/fd")) {
-            const int fd = std::atoi(entry.path().filename().c_str());
-            if (address(fd, getpeername) == Address(request.remote_addr, request.remote_port) &&
-                address(fd, getsockname) == Address(request.local_addr, request.local_port))
-                return fd;
-        }
-        return -1;
-    }
-
-    void count_answer(const std::string &path, int status)
-    {
-        count("cleave_server_requests_total{path=\"" + path + "\",code=\"" + std::to_string(status) + "\"}");
-    }
-
     Listener server_;
+    Connections connections_;
     std::set<std::string> paths_;
-    mutable std::mutex mutex_; // over counters_
-    std::map<std::string, double> counters_; // by name and labels
 };
 
 /// Gives a whole answer. The request runs until it is written.

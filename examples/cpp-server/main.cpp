@@ -6,7 +6,8 @@
 #include "prefill.hpp"
 
 #include <csignal>
-#include <sstream>
+
+#include <sys/resource.h>
 
 namespace {
 
@@ -19,6 +20,16 @@ sigset_t block_signals()
     sigaddset(&signals, SIGINT);
     pthread_sigmask(SIG_BLOCK, &signals, nullptr);
     return signals;
+}
+
+/// As many descriptors as the system allows: a request of a front takes three.
+void raise_descriptor_limit()
+{
+    rlimit limit{};
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
 }
 
 void wait_until(Clock::time_point end, const std::function<bool()> &done)
@@ -80,7 +91,7 @@ void route_common(HttpServer &server, const std::string &page, std::function<std
         response.set_content(dump(body), "application/json");
     });
     server.get("/metrics", "application/openmetrics-text; version=1.0.0; charset=utf-8",
-               [=, &server](const auto &) { return metrics() + server.metrics() + "# EOF\n"; });
+               [=](const auto &) { return metrics() + "# EOF\n"; });
     if (page.empty())
         return;
     std::ifstream file(page, std::ios::binary);
@@ -102,22 +113,31 @@ template <class Work> void answer(const std::shared_ptr<Work> &work, const Call 
 
 [[noreturn]] void run_front(const Options &options, const sigset_t &signals)
 {
-    static HttpServer server; // until the process ends
-    static Registry workers;
-    server.count("cleave_front_moved_total", 0);
+    static HttpServer server(options.max_connections); // until the process ends
+    static HttpServer inside(options.max_connections); // for workers
+    static Registry workers{std::chrono::seconds(options.forget_after)};
+    static Authenticator authenticator(read_secret(options.secret_file));
+    server.metrics.count("cleave_front_moved_total", "", 0);
     for (const char *path : {"/v1/chat/completions", "/v1/completions"})
         server.route_generation(path, [](const Call &call, httplib::Response &response) {
-            const auto passage = std::make_shared<Passage>(server, workers, call);
+            const auto passage = std::make_shared<Passage>(server, workers, authenticator, call);
             passage->begin();
             answer(passage, call, response);
         });
-    server.get("/workers", "application/json", [](const auto &) { return dump(workers.list()); });
-    server.route("POST", "/workers", [](const httplib::Request &request, httplib::Response &response) {
-        response.set_content(dump(workers.report(request.body)), "application/json");
-    });
-    server.route("DELETE", "/workers", [](const httplib::Request &request, httplib::Response &response) {
-        workers.leave(request.get_param_value("url"));
-        response.set_content("{}", "application/json");
+    const auto list = [](const auto &) { return dump(workers.list()); };
+    if (!options.page.empty())
+        server.get("/workers", "application/json", list);
+    inside.get("/workers", "application/json", list);
+    const auto post = [](const char *path, std::function<json(const std::string &)> take) {
+        const auto handler = [=](const httplib::Request &request, httplib::Response &response) {
+            response.set_content(dump(take(request.body)), "application/json");
+        };
+        inside.route("POST", path, handler, authenticator.guard("front"));
+    };
+    post("/workers", [](const std::string &body) { return workers.report(body); });
+    post("/workers/leave", [](const std::string &body) {
+        workers.leave(body);
+        return json::object();
     });
     const auto models = [] { return workers.models(); };
     const auto health = [=]() -> json {
@@ -126,8 +146,11 @@ template <class Work> void answer(const std::shared_ptr<Work> &work, const Call 
             return {{"status", "no_decode_worker"}, {"role", "front"}, {"model", nullptr}};
         return {{"status", "ok"}, {"role", "front"}, {"model", known[0]}};
     };
-    route_common(server, options.page, models, health, [] { return workers.metrics(); });
+    route_common(server, options.page, models, health, [] { return server.metrics_text(workers.metrics()); });
+    const int inside_port = inside.bind(options.workers_listen_host, options.workers_listen_port);
     const int port = server.bind(options.host, options.port);
+    std::thread([] { inside.serve(); }).detach();
+    std::printf("workers join at %s\n", url_of(options.workers_listen_host, inside_port).c_str());
     serve(server, url_of(options.host, port), signals, nullptr, [] { return false; });
 }
 
@@ -148,18 +171,25 @@ json audit(const EngineHost &host)
         std::fprintf(stderr, "%s: %s\n", part, text);
     };
     static const auto log = cleave::LogSink::install(cleave::LogLevel::Warn, print);
-    static HttpServer server; // before the engine: a port that is taken is found out at once
+    static HttpServer server(options.max_connections); // before the engine: a port that is taken is found out at once
     const std::string url = url_of(options.host, server.bind(options.host, options.port));
     static EngineHost host(options);
     const std::string known_as = options.advertise.empty() ? url : options.advertise;
+    Guard guard; // of a worker: it works for its front only
+    static std::unique_ptr<Authenticator> authenticator;
+    if (options.is_worker()) {
+        authenticator = std::make_unique<Authenticator>(read_secret(options.secret_file));
+        guard = authenticator->guard(known_as);
+    }
+    const auto generate = [known_as](const Call &call, httplib::Response &response) {
+        if (host.options.role == "prefill")
+            return answer_prefill(server, host, call, response);
+        const auto completion = std::make_shared<Completion>(server, host, known_as, call);
+        completion->submit();
+        answer(completion, call, response);
+    };
     for (const char *path : {"/v1/chat/completions", "/v1/completions"})
-        server.route_generation(path, [known_as](const Call &call, httplib::Response &response) {
-            if (host.options.role == "prefill")
-                return answer_prefill(server, host, call, response);
-            const auto completion = std::make_shared<Completion>(server, host, known_as, call);
-            completion->submit();
-            answer(completion, call, response);
-        });
+        server.route_generation(path, generate, guard);
     const auto models = [] { return std::vector<std::string>{host.options.model_name}; };
     const auto health = []() -> json {
         const char *status = host.has_failed ? "engine_failed" : "ok";
@@ -168,9 +198,9 @@ json audit(const EngineHost &host)
     };
     route_common(server, options.is_worker() ? "" : options.page, models, health, [] {
         const std::string text = cleave::metrics_text().value_or(std::string());
-        return text.substr(0, text.rfind("# EOF")); // more follows
+        return text.substr(0, text.rfind("# EOF")) + server.metrics_text(); // the end comes later
     });
-    auto *membership = options.is_worker() ? new Membership(host, known_as) : nullptr;
+    auto *membership = options.is_worker() ? new Membership(host, *authenticator, known_as) : nullptr;
     serve(server, url, signals, membership, [] { // what was computed is fetched first
         const auto metrics = host.engine.metrics();
         return host.options.role == "prefill" && metrics && metrics->exports_open > 0;
@@ -189,6 +219,7 @@ int main(int argc, char **argv)
         return 2;
     }
     const sigset_t signals = block_signals();
+    raise_descriptor_limit();
     try {
         (options.role == "front" ? run_front : run_engine)(options, signals);
     } catch (const std::exception &error) {

@@ -2,8 +2,9 @@
 // workers that it hears of.
 #pragma once
 
+#include "auth.hpp"
 #include "engine.hpp"
-#include "openai.hpp"
+#include "text.hpp"
 
 #include <future>
 
@@ -11,8 +12,8 @@
 class Membership {
 public:
     /// Reports as `url` from now on, until it leaves.
-    Membership(EngineHost &host, std::string url)
-        : host_(host), url_(std::move(url)), reporter_([this] { report_until_leaving(); })
+    Membership(EngineHost &host, const Authenticator &authenticator, std::string url)
+        : host_(host), authenticator_(authenticator), url_(std::move(url)), reporter_([this] { report_until_leaving(); })
     {
     }
     /// Tells the front that this worker goes. Returns when the front has nothing more for it, which has to be served
@@ -24,10 +25,16 @@ public:
         httplib::Client front(host_.options.front);
         front.set_connection_timeout(1);
         front.set_read_timeout(std::max(end - Clock::now(), Clock::duration(1)));
-        front.Delete(httplib::append_query_params("/workers", {{"url", url_}}));
+        post(front, "/workers/leave", dump({{"url", url_}}));
     }
 
 private:
+    httplib::Result post(httplib::Client &front, const char *path, const std::string &body) const
+    {
+        const httplib::Headers headers = {{"Authorization", authenticator_.sign("front", path, body)}};
+        return front.Post(path, headers, body, "application/json");
+    }
+
     /// A prefill worker, as far as importing from it goes.
     struct Peer {
         std::string address;              // base64
@@ -43,7 +50,7 @@ private:
         front.set_connection_timeout(1);
         front.set_read_timeout(1);
         for (const char *known = ""; !leaving_;) {
-            const auto answer = front.Post("/workers", report(), "application/json");
+            const auto answer = post(front, "/workers", report());
             const bool joined = answer && answer->status == 200;
             try {
                 if (joined && host_.options.role == "decode")
@@ -51,7 +58,9 @@ private:
             } catch (const json::exception &error) {
                 std::fprintf(stderr, "%s: not a list of workers: %s\n", host_.options.front.c_str(), error.what());
             }
-            const char *now = joined ? "joined this front" : "the front does not answer";
+            const char *now = joined ? "joined this front"
+                              : answer && answer->status == 401 ? "the front refuses the signature: is the secret the same?"
+                                                                : "the front does not answer";
             if (now != std::exchange(known, now)) // said when it changes
                 std::fprintf(stderr, "%s: %s\n", host_.options.front.c_str(), now);
             for (int i = 0; i < 50 && !leaving_; i++)
@@ -112,6 +121,7 @@ private:
     }
 
     EngineHost &host_;
+    const Authenticator &authenticator_;
     const std::string url_;
     std::atomic<bool> leaving_{false};
     std::map<std::string, Peer> peers_; // by URL; the reporter's

@@ -13,8 +13,11 @@ struct Options {
     int port; // 0: a free one
     std::string model, model_name;
     std::string front, advertise; // URLs without a slash at the end
+    std::string workers_listen_host;
+    int workers_listen_port;
     std::string secret_file, kv_listen, page;
     std::int32_t device; // a GPU's number, or the CPU
+    std::uint32_t max_connections, forget_after;
     std::uint32_t kv_mib, max_sequences, max_batch_tokens, threads; // 0: the library's
 
     bool is_worker() const { return role == "prefill" || role == "decode"; }
@@ -26,7 +29,8 @@ inline Options parse_options(int argc, char **argv)
     std::map<std::string, std::string> values = {
         {"--role", "mixed"}, {"--listen", "127.0.0.1:8000"}, {"--model", ""}, {"--model-name", ""}, {"--front", ""},
         {"--advertise", ""}, {"--secret-file", ""}, {"--kv-listen", ""}, {"--kv-mib", "1024"}, {"--max-sequences", "0"},
-        {"--max-batch-tokens", "0"}, {"--threads", "0"}, {"--page", ""}, {"--device", ""}};
+        {"--max-batch-tokens", "0"}, {"--threads", "0"}, {"--page", ""}, {"--device", ""}, {"--max-connections", "2048"},
+        {"--workers-listen", "127.0.0.1:8001"}, {"--forget-after", "60"}};
     const auto require = [](bool right, const std::string &option, const std::string &what) {
         if (!right)
             throw std::invalid_argument(option + ": " + what);
@@ -47,17 +51,21 @@ inline Options parse_options(int argc, char **argv)
         require(text.empty() || text.rfind("http://", 0) == 0, option, "'" + text + "' is not http://HOST:PORT");
         return text;
     };
+    const auto address = [&](const std::string &option, std::string &host, int &port) {
+        const std::string text = values[option];
+        const std::size_t colon = text.rfind(':');
+        require(colon != std::string::npos && colon > 0, option, "'" + text + "' is not HOST:PORT");
+        host = text.substr(0, colon);
+        if (host.front() == '[' && host.back() == ']')
+            host = host.substr(1, host.size() - 2);
+        port = static_cast<int>(number(option, text.substr(colon + 1), 65535));
+    };
     Options out;
     out.role = values["--role"];
     const bool known = out.role == "mixed" || out.role == "front" || out.is_worker();
     require(known, "--role", "'" + out.role + "' is none of mixed, prefill, decode and front");
-    const std::string listen = values["--listen"];
-    const std::size_t colon = listen.rfind(':');
-    require(colon != std::string::npos && colon > 0, "--listen", "'" + listen + "' is not HOST:PORT");
-    out.host = listen.substr(0, colon);
-    if (out.host.front() == '[' && out.host.back() == ']')
-        out.host = out.host.substr(1, out.host.size() - 2);
-    out.port = static_cast<int>(number("--listen", listen.substr(colon + 1), 65535));
+    address("--listen", out.host, out.port);
+    address("--workers-listen", out.workers_listen_host, out.workers_listen_port);
     out.model = values["--model"];
     require(out.role == "front" || !out.model.empty(), "--model", "is required");
     out.model_name = values["--model-name"];
@@ -68,8 +76,11 @@ inline Options parse_options(int argc, char **argv)
     out.front = url("--front");
     out.advertise = url("--advertise");
     out.secret_file = values["--secret-file"];
-    for (const char *option : {"--front", "--secret-file"})
-        require(!out.is_worker() || !values[option].empty(), option, "is required");
+    require(!out.is_worker() || !out.front.empty(), "--front", "is required");
+    require(out.role == "mixed" || !out.secret_file.empty(), "--secret-file", "is required");
+    out.max_connections = number("--max-connections", values["--max-connections"], 1000000);
+    require(out.max_connections > 0, "--max-connections", "must be 1 or more");
+    out.forget_after = number("--forget-after", values["--forget-after"], 1000000);
     out.kv_listen = values["--kv-listen"];
     out.page = values["--page"];
     const std::string device = values["--device"];

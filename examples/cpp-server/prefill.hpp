@@ -6,7 +6,7 @@
 /// Answers with a ticket as soon as there is one, and then with how it went. Throws ApiError.
 inline void answer_prefill(HttpServer &server, EngineHost &host, const Call &call, httplib::Response &response)
 {
-    const Generation q = parse_generation(call);
+    const Generation q = parse_generation(call, true);
     if (!q.do_remote_decode)
         throw invalid("kv_transfer_params", "a prefill worker answers fronts only");
     const auto prompts = tokenize(host, q);
@@ -14,7 +14,7 @@ inline void answer_prefill(HttpServer &server, EngineHost &host, const Call &cal
         throw invalid("prompt", "a prefill worker takes one prompt at a time");
 
     std::vector<cleave::Request> request;
-    request.push_back(engine_request(host, q, prompts[0], 0));
+    request.push_back(engine_request(q, prompts[0], 0));
     request[0].stream_kv = true; // the ticket goes out before the prompt is computed
     const auto sequences = std::make_shared<Sequences>(host, 1);
     sequences->submit(0, std::move(request));

@@ -1,16 +1,18 @@
 // The workers that a front knows. See "Workers" in ../README.md.
 #pragma once
 
+#include "auth.hpp"
 #include "openai.hpp"
 
 struct Worker {
     json report; // its last; guarded by the registry
     std::atomic<Clock::time_point> alive_until;
-    std::atomic<int> requests{0}; // in hand of this front
+    std::atomic<bool> reachable{false}; // since this front last asked for its health; false again when a connection breaks
+    std::atomic<bool> asked{false};     // for its health, just now
+    std::atomic<int> requests{0};       // that this front has given it
 
-    /// Whether it is alive, as far as is known. One whose connection breaks is not, until it reports again.
-    bool up() const { return Clock::now() < alive_until.load(); }
-    void broke() { alive_until = Clock::time_point(); }
+    bool up() const { return reachable && Clock::now() < alive_until.load(); }
+    void broke() { reachable = false; }
 };
 
 /// A worker for a request, which counts as in its hands for as long.
@@ -26,13 +28,17 @@ struct Lease {
 
 class Registry {
 public:
+    /// Workers that are dead for longer than `forget_after` are forgotten.
+    explicit Registry(std::chrono::seconds forget_after) : forget_after_(forget_after) {}
+
     /// Takes a worker's report; gives what the worker gets to hear. Throws ApiError.
     json report(const std::string &body)
     {
         json report = {{"model", ""}, {"address", ""}, {"running", 0}, {"waiting", 0}, {"paired", json::object()}};
         report.update(parse_object(body));
         const json url = report["url"], role = report["role"];
-        const bool texts = url.is_string() && report["model"].is_string() && report["paired"].is_object();
+        const bool texts = url.is_string() && url.get<std::string>().rfind("http://", 0) == 0 &&
+                           report["model"].is_string() && report["paired"].is_object();
         if (!texts || (role != "prefill" && role != "decode"))
             throw invalid(nullptr, "not a worker's report");
         json workers = json::array();
@@ -42,6 +48,9 @@ public:
             worker = std::make_shared<Worker>();
         worker->report = std::move(report);
         worker->alive_until = Clock::now() + std::chrono::seconds(2);
+        if (!worker->reachable && !worker->asked.exchange(true))
+            std::thread([worker = worker, url = url.get<std::string>()] { ask_health(*worker, url); }).detach();
+        forget_the_dead();
         for (const auto &known : workers_)
             if (known.second->up()) {
                 json &known_worker = workers.emplace_back(json::object());
@@ -51,10 +60,13 @@ public:
         return {{"workers", workers}};
     }
 
-    /// Forgets a worker, and waits until it has no request in hand. Those that were to go there still do: the worker
-    /// serves until it hears that nothing more comes, or until its 10 s are over.
-    void leave(const std::string &url)
+    /// Forgets the worker that `body` names, and waits until it has none of this front's requests: the worker serves
+    /// until it hears that nothing more comes, or until its 10 s are over. Throws ApiError.
+    void leave(const std::string &body)
     {
+        const json request = parse_object(body);
+        check_fields(request, "", {{"url", Rule::String}});
+        const std::string url = request.value("url", "");
         std::shared_ptr<Worker> worker;
         {
             const std::lock_guard<std::mutex> lock(mutex_);
@@ -70,10 +82,11 @@ public:
     }
 
     /// GET /workers
-    json list() const
+    json list()
     {
         json workers = json::array();
         const std::lock_guard<std::mutex> lock(mutex_);
+        forget_the_dead();
         for (const auto &known : workers_) {
             json worker = known.second->report;
             worker.erase("address");
@@ -121,20 +134,38 @@ public:
         return {out.begin(), out.end()};
     }
 
-    /// OpenMetrics text.
-    std::string metrics() const
+    Metrics::Samples metrics() const
     {
-        std::map<std::string, int> up{{"prefill", 0}, {"decode", 0}};
+        Metrics::Samples up;
         const std::lock_guard<std::mutex> lock(mutex_);
-        for (const auto &known : workers_)
-            up[known.second->report["role"]] += known.second->up() ? 1 : 0;
-        std::string out;
-        for (const auto &[role, n] : up)
-            out += "cleave_front_workers{role=\"" + role + "\"} " + std::to_string(n) + "\n";
-        return out;
+        for (const std::string role : {"prefill", "decode"}) {
+            double &n = up["cleave_front_workers{role=\"" + role + "\"}"];
+            for (const auto &known : workers_)
+                n += known.second->up() && known.second->report["role"] == role ? 1 : 0;
+        }
+        return up;
     }
 
 private:
+    /// A worker reports; whether it can be reached as well is asked before it gets a request.
+    static void ask_health(Worker &worker, const std::string &url)
+    {
+        httplib::Client client(url);
+        client.set_connection_timeout(1);
+        client.set_read_timeout(1);
+        const auto answer = client.Get("/health");
+        worker.reachable = answer && answer->status == 200;
+        worker.asked = false;
+    }
+
+    void forget_the_dead()
+    {
+        for (auto at = workers_.begin(); at != workers_.end();) {
+            const bool long_dead = Clock::now() - at->second->alive_until.load() > forget_after_;
+            at = long_dead ? workers_.erase(at) : std::next(at);
+        }
+    }
+
     template <class Suits> std::unique_ptr<Lease> take(const char *role, Suits suits)
     {
         std::shared_ptr<Worker> best;
@@ -147,6 +178,7 @@ private:
         return best ? std::make_unique<Lease>(best) : nullptr;
     }
 
+    const std::chrono::seconds forget_after_;
     mutable std::mutex mutex_; // over what follows, and the reports in it
     std::map<std::string, std::shared_ptr<Worker>> workers_; // by URL
 };

@@ -5,8 +5,6 @@
 #include "http.hpp"
 #include "mailbox.hpp"
 
-#include <thread>
-
 /// A piece of what a worker answers.
 struct Part {
     enum Kind { Head, Text, Broken, End } kind; // Broken: the answer is not whole, or there is none

@@ -30,7 +30,7 @@ type tokenLogprob struct {
 // answer is the whole answer, or a chunk, without usage.
 func (c *completion) answer(choices ...any) map[string]any {
 	object := "text_completion"
-	if c.request.chat && c.request.Stream {
+	if c.request.chat && c.request.stream {
 		object = "chat.completion.chunk"
 	} else if c.request.chat {
 		object = "chat.completion"
@@ -61,7 +61,7 @@ func (c *completion) choice(index int, p piece) map[string]any {
 	if p.role != "" || p.text != "" {
 		message["content"] = p.text
 	}
-	if c.request.Stream {
+	if c.request.stream {
 		out["delta"] = message
 	} else {
 		out["message"] = message

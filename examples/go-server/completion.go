@@ -32,7 +32,7 @@ type completion struct {
 
 // complete answers a request.
 func (h *engineHost) complete(ctx context.Context, a *reply, q *request, prompts [][]int32, id string) error {
-	n := len(prompts) * q.N
+	n := len(prompts) * q.n
 	c := &completion{engineHost: h, reply: a, id: id, request: q, prompts: prompts,
 		choices: make([]piece, n), sent: make([]int, n)}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
@@ -52,7 +52,7 @@ func (h *engineHost) complete(ctx context.Context, a *reply, q *request, prompts
 	answer["usage"] = map[string]any{"prompt_tokens": prompted, "completion_tokens": c.generated.Load(),
 		"total_tokens":          prompted + c.generated.Load(),
 		"prompt_tokens_details": map[string]any{"cached_tokens": c.cached.Load()}}
-	if !q.Stream {
+	if !q.stream {
 		choices := make([]any, n)
 		for i, p := range c.choices {
 			choices[i] = c.choice(i, p)
@@ -62,7 +62,7 @@ func (h *engineHost) complete(ctx context.Context, a *reply, q *request, prompts
 		return nil
 	}
 	c.trace("done", "worker", c.url)
-	if q.StreamOptions.IncludeUsage {
+	if q.includeUsage {
 		a.data(answer)
 	}
 	a.done()
@@ -71,7 +71,7 @@ func (h *engineHost) complete(ctx context.Context, a *reply, q *request, prompts
 
 // begin submits the first choice of each prompt. The others follow once the prompt's KV is there.
 func (c *completion) begin() error {
-	if c.request.KV.DoRemotePrefill && len(c.prompts) == 1 {
+	if c.request.kv.DoRemotePrefill && len(c.prompts) == 1 {
 		err := c.submitTicket()
 		if err == nil || c.ctx.Err() != nil {
 			return err
@@ -79,14 +79,14 @@ func (c *completion) begin() error {
 		log.Printf("the prompt of a ticket is computed here: %v", err)
 	}
 	c.trace("prefill", "worker", c.url)
-	return c.submit(0, len(c.choices), c.request.N)
+	return c.submit(0, len(c.choices), c.request.n)
 }
 
 // submit submits the choices from `first` to before `end`, every `step`.
 func (c *completion) submit(first, end, step int) error {
 	var requests []cleave.Request
 	for i := first; i < end; i += step {
-		requests = append(requests, engineRequest(c.request, c.prompts[i/c.request.N], i%c.request.N))
+		requests = append(requests, engineRequest(c.request, c.prompts[i/c.request.n], i%c.request.n))
 	}
 	streams, err := c.engine.SubmitBatch(c.ctx, requests)
 	if err != nil {
@@ -101,7 +101,7 @@ func (c *completion) submit(first, end, step int) error {
 // submitTicket goes on from the KV that a prefill worker computes, or is still computing: the engine waits for it. If
 // it does not come, the engine computes it from the ticket's tokens. Sampling and limits are the ticket's too.
 func (c *completion) submitTicket() error {
-	kv, err := c.cache.Import(c.request.KV.Ticket)
+	kv, err := c.cache.Import(c.request.kv.Ticket)
 	if err != nil {
 		return err
 	}
@@ -125,7 +125,7 @@ func (c *completion) submitTicket() error {
 
 // follow has a goroutine read the events of a choice.
 func (c *completion) follow(i int, stream *cleave.Stream) {
-	if c.request.Stream {
+	if c.request.stream {
 		c.send(nil) // the header: from now on errors are part of the stream
 	}
 	c.group.Add(1)
@@ -148,11 +148,11 @@ func (c *completion) read(i int, stream *cleave.Stream) error {
 	if c.request.chat {
 		c.emit(i, piece{role: "assistant"})
 	}
-	stop := stopMatcher{stops: c.request.Stop}
+	stop := stopMatcher{stops: c.request.stop}
 	tokens, offset := 0, 0
 	for event, err := range stream.Events() {
-		if err == nil && tokens == 0 && c.request.N > 1 && i%c.request.N == 0 {
-			if err := c.submit(i+1, i+c.request.N, 1); err != nil { // they find the KV in the prefix cache
+		if err == nil && tokens == 0 && c.request.n > 1 && i%c.request.n == 0 {
+			if err := c.submit(i+1, i+c.request.n, 1); err != nil { // they find the KV in the prefix cache
 				return err
 			}
 		}
@@ -171,7 +171,7 @@ func (c *completion) read(i int, stream *cleave.Stream) error {
 			}
 			p := piece{text: text, tokens: c.logprobs(&event, offset)}
 			offset += utf8.RuneCountInString(text)
-			if tokens > int(c.request.MinTokens) {
+			if tokens > c.request.minTokens {
 				p.text = stop.push(text)
 			}
 			if p.text != "" || p.tokens != nil {
@@ -183,7 +183,7 @@ func (c *completion) read(i int, stream *cleave.Stream) error {
 			}
 		case event.Type == cleave.EventFinished:
 			c.generated.Add(int64(tokens))
-			if i%c.request.N == 0 { // its siblings find what it has left
+			if i%c.request.n == 0 { // its siblings find what it has left
 				c.cached.Add(int64(event.CachedTokens))
 			}
 			if stop.found {
@@ -207,12 +207,12 @@ func (c *completion) read(i int, stream *cleave.Stream) error {
 
 // emit gives a piece to the client, unless it has it of a worker that is gone. Each choice has one goroutine for that.
 func (c *completion) emit(i int, p piece) {
-	if !c.request.Stream {
+	if !c.request.stream {
 		c.choices[i].add(p)
 		return
 	}
 	c.sent[i]++
-	if has := c.request.KV.Resume; i >= len(has) || c.sent[i] > has[i] {
+	if has := c.request.kv.Resume; i >= len(has) || c.sent[i] > has[i] {
 		c.data(c.answer(c.choice(i, p)))
 	}
 }

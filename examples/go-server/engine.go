@@ -7,7 +7,6 @@ import (
 	"log"
 	"math/rand/v2"
 	"net/http"
-	"os"
 	"strings"
 	"time"
 
@@ -24,6 +23,8 @@ type engineHost struct {
 	about   cleave.ModelInfo
 	cache   *cleave.Cache
 	engine  *cleave.Engine
+
+	maxPromptBytes int // longer text cannot fit into the context
 }
 
 // openEngine leaves open what it has opened if it fails: the process ends then.
@@ -36,6 +37,11 @@ func openEngine(o *options, url string) (*engineHost, error) {
 	if h.about, err = h.model.Info(); err != nil {
 		return nil, err
 	}
+	longest, err := longestToken(h.model, h.about.VocabSize)
+	if err != nil {
+		return nil, err
+	}
+	h.maxPromptBytes = longest * h.about.MaxContextTokens
 	config := cleave.CacheConfig{
 		Devices:        []int{o.device},
 		BytesPerDevice: uint64(o.kvMiB) << 20,
@@ -43,13 +49,11 @@ func openEngine(o *options, url string) (*engineHost, error) {
 		ShareWeights:   o.worker(), // those on one GPU have one copy there
 	}
 	if o.worker() {
-		secret, err := os.ReadFile(o.secretFile)
+		secret, err := readSecret(o.secretFile)
 		if err != nil {
 			return nil, err
 		}
-		if copy(config.Secret[:], secret) < len(config.Secret) {
-			return nil, fmt.Errorf("%s: a secret has 32 bytes", o.secretFile)
-		}
+		copy(config.Secret[:], secret)
 	}
 	if h.cache, err = h.model.NewCache(config); err != nil {
 		return nil, err
@@ -77,8 +81,8 @@ func (h *engineHost) close() {
 
 // generate answers according to the role.
 func (h *engineHost) generate(a *reply, r *http.Request, q *request) error {
-	if q.Model != "" && q.Model != h.options.modelName {
-		return unknownModel(q.Model)
+	if q.model != "" && q.model != h.options.modelName {
+		return unknownModel(q.model)
 	}
 	prompts, err := h.tokenize(q)
 	if err != nil {
@@ -102,29 +106,37 @@ func newID(chat bool) string {
 	return fmt.Sprintf("%s-%016x%016x", kind, rand.Uint64(), rand.Uint64())
 }
 
-// tokenize gives the tokens of each prompt, and checks what needs a model.
+// tokenize gives the tokens of each prompt, and checks what needs a model. Text that cannot fit into the context is
+// refused before it is worked on.
 func (h *engineHost) tokenize(q *request) ([][]int32, error) {
-	param, inputs := "prompt", q.Prompt
-	if q.chat {
-		param = "messages"
-		text, err := h.model.ChatPromptJSON(encode(q.Messages))
-		if err != nil {
-			return nil, invalid(param, "%v", err)
+	for token := range q.logitBias {
+		if int(token) >= h.about.VocabSize {
+			return nil, invalid("logit_bias", "logit_bias: the model has no token %d", token)
 		}
-		inputs = prompts{{text: text}}
+	}
+	if q.chat {
+		tokens, err := h.tokenizeChat(q)
+		return [][]int32{tokens}, err
 	}
 	var all [][]int32
-	for _, input := range inputs {
-		tokens, err := input.tokens, error(nil)
-		if q.chat { // the template has what is around a text
-			tokens, err = h.model.TokenizeNoSpecial(input.text)
-		} else if tokens == nil {
-			tokens, err = h.model.Tokenize(input.text)
+	for _, prompt := range q.prompts {
+		tokens := make([]int32, len(prompt.tokens))
+		for i, token := range prompt.tokens {
+			if token < 0 || token >= int64(h.about.VocabSize) {
+				return nil, invalid("prompt", "prompt: the model has no token %d", token)
+			}
+			tokens[i] = int32(token)
 		}
-		if err != nil {
-			return nil, invalid(param, "%v", err)
+		if prompt.tokens == nil {
+			if err := h.fitsBytes("prompt", len(prompt.text)); err != nil {
+				return nil, err
+			}
+			var err error
+			if tokens, err = h.model.Tokenize(prompt.text); err != nil {
+				return nil, invalid("prompt", "%v", err)
+			}
 		}
-		if err := h.check(q, param, tokens); err != nil {
+		if err := h.fits("prompt", len(tokens)); err != nil {
 			return nil, err
 		}
 		all = append(all, tokens)
@@ -132,51 +144,86 @@ func (h *engineHost) tokenize(q *request) ([][]int32, error) {
 	return all, nil
 }
 
-func (h *engineHost) check(q *request, param string, prompt []int32) error {
-	if len(prompt) == 0 {
-		return invalid(param, "a prompt is empty")
+func (h *engineHost) tokenizeChat(q *request) ([]int32, error) {
+	if err := h.fitsBytes("messages", q.contentBytes); err != nil {
+		return nil, err
 	}
-	for _, token := range prompt {
-		if token < 0 || int(token) >= h.about.VocabSize {
-			return invalid(param, "the model has no token %d", token)
+	prompt, err := h.model.ChatPromptJSON(q.messages)
+	if err != nil {
+		return nil, invalid("messages", "%v", err)
+	}
+	if err := h.fitsBytes("messages", len(prompt)); err != nil {
+		return nil, err
+	}
+	tokens, err := h.model.TokenizeNoSpecial(prompt) // the template has added what goes around a text
+	if err != nil {
+		return nil, invalid("messages", "%v", err)
+	}
+	return tokens, h.fits("messages", len(tokens))
+}
+
+// fitsBytes refuses text of which even the longest tokens would not fit into the context.
+func (h *engineHost) fitsBytes(param string, bytes int) error {
+	if bytes <= h.maxPromptBytes {
+		return nil
+	}
+	return h.tooLong(param, fmt.Sprintf("%d bytes, and at most %d can fit", bytes, h.maxPromptBytes))
+}
+
+func (h *engineHost) fits(param string, tokens int) error {
+	if tokens == 0 {
+		return invalid(param, "%s: a prompt is empty", param)
+	}
+	if tokens <= h.about.MaxContextTokens {
+		return nil
+	}
+	return h.tooLong(param, fmt.Sprintf("%d tokens", tokens))
+}
+
+// tooLong is worded as OpenAI's error, which clients know by its text.
+func (h *engineHost) tooLong(param, size string) error {
+	err := invalid(param, "This model's maximum context length is %d tokens. However, the prompt has %s.",
+		h.about.MaxContextTokens, size)
+	err.Code = "context_length_exceeded"
+	return err
+}
+
+// longestToken is how many bytes of text one token can stand for.
+func longestToken(model *cleave.Model, vocabulary int) (longest int, err error) {
+	for token := range vocabulary {
+		text, err := model.TokenBytes(int32(token))
+		if err != nil {
+			return 0, err
 		}
+		longest = max(longest, len(text))
 	}
-	for token := range q.LogitBias {
-		if token < 0 || int(token) >= h.about.VocabSize {
-			return invalid("logit_bias", "the model has no token %d", token)
-		}
-	}
-	if most := h.about.MaxContextTokens; len(prompt) > most {
-		err := invalid(param, "the prompt has %d tokens, the model's context has room for %d", len(prompt), most)
-		err.Code = "context_length_exceeded"
-		return err
-	}
-	return nil
+	return longest, nil
 }
 
 // engineRequest is choice number `choice` of the n of a prompt.
 func engineRequest(q *request, prompt []int32, choice int) cleave.Request {
+	f := q.fields
 	r := cleave.Request{
 		Prompt:            prompt,
-		MaxNewTokens:      int(q.maxTokens),
-		MinNewTokens:      int(q.MinTokens),
-		IgnoreEOS:         q.IgnoreEOS,
-		Temperature:       q.Temperature,
-		TopK:              max(int(q.TopK), 0),
-		TopP:              q.TopP,
-		MinP:              q.MinP,
-		RepetitionPenalty: q.RepetitionPenalty,
-		PresencePenalty:   q.PresencePenalty,
-		FrequencyPenalty:  q.FrequencyPenalty,
-		LogitBias:         q.LogitBias,
+		MaxNewTokens:      q.maxTokens,
+		MinNewTokens:      q.minTokens,
+		IgnoreEOS:         get(f, "ignore_eos", false),
+		Temperature:       get(f, "temperature", float32(1)),
+		TopK:              max(get(f, "top_k", 0), 0), // -1: all
+		TopP:              get(f, "top_p", float32(1)),
+		MinP:              get(f, "min_p", float32(0)),
+		RepetitionPenalty: get(f, "repetition_penalty", float32(1)),
+		PresencePenalty:   get(f, "presence_penalty", float32(0)),
+		FrequencyPenalty:  get(f, "frequency_penalty", float32(0)),
+		LogitBias:         q.logitBias,
 		Logprobs:          q.top >= 0,
 		TopLogprobs:       max(q.top, 0),
-		Priority:          int(q.Priority),
+		Priority:          get(f, "priority", 0),
 	}
-	if q.Seed != nil {
-		r.Seed = uint64(*q.Seed + int64(choice))
+	if q.seed != nil {
+		r.Seed = uint64(*q.seed + int64(choice))
 		if r.Seed == 0 {
-			r.Seed = 1 << 63 // 0 is a random one
+			r.Seed = 1 << 63 // the library takes 0 for a random seed
 		}
 	}
 	return r

@@ -19,13 +19,15 @@ const mostMoves = 2
 
 // front passes requests on to workers. It needs neither a model nor an engine.
 type front struct {
-	registry registry
-	client   http.Client
-	moved    atomic.Int64
+	registry      registry
+	authenticator *authenticator
+	client        http.Client
+	moved         atomic.Int64
 }
 
-func newFront() *front {
-	f := &front{}
+// newFront takes the secret that its workers have, and after how long dead ones are forgotten.
+func newFront(secret []byte, forgetAfter time.Duration) *front {
+	f := &front{registry: registry{forgetAfter: forgetAfter}, authenticator: newAuthenticator(secret)}
 	f.client.Transport = &http.Transport{MaxIdleConnsPerHost: 1024, IdleConnTimeout: 30 * time.Second}
 	return f
 }
@@ -36,12 +38,12 @@ type call struct {
 	*reply
 	id, path, model string
 	request         *request
-	body            map[string]json.RawMessage
+	body            fields
 	sent            []int // chunks of each choice that the client has
 }
 
 func (f *front) generate(a *reply, r *http.Request, q *request) error {
-	model := q.Model
+	model := q.model
 	known := f.models()
 	if len(known) == 0 {
 		return unavailable("there is no worker")
@@ -50,10 +52,9 @@ func (f *front) generate(a *reply, r *http.Request, q *request) error {
 	} else if !slices.Contains(known, model) {
 		return unknownModel(model)
 	}
-	c := &call{front: f, reply: a, id: newID(q.chat), path: r.URL.Path, model: model, request: q,
-		sent: make([]int, q.N*max(1, len(q.Prompt)))}
-	json.Unmarshal(q.raw, &c.body)
-	if q.Seed == nil { // whoever goes on with this request has to draw the same samples
+	c := &call{front: f, reply: a, id: newID(q.chat), path: r.URL.Path, model: model, request: q, body: maps.Clone(q.fields),
+		sent: make([]int, q.n*max(1, len(q.prompts)))}
+	if q.seed == nil { // whoever goes on with this request has to draw the same samples
 		c.body["seed"] = encode(1 + rand.Int64N(1<<53-1))
 	}
 	ctx, cancel := context.WithCancel(r.Context())
@@ -75,7 +76,7 @@ func (f *front) generate(a *reply, r *http.Request, q *request) error {
 			f.moved.Add(1)
 			a.trace("moved", "worker", decoder.URL)
 			kv.Resume = c.sent
-		} else if len(q.Prompt) <= 1 {
+		} else if len(q.prompts) <= 1 {
 			if ticket, done := c.prefill(ctx, decoder); ticket != nil {
 				kv.DoRemotePrefill, kv.Ticket, prefilled = true, ticket, done
 			}
@@ -134,7 +135,7 @@ func (c *call) decode(ctx context.Context, worker *worker, kv kvParams, prefille
 	if err == nil && response.StatusCode == http.StatusServiceUnavailable {
 		return errGone // it is ending
 	}
-	if err == nil && response.StatusCode == http.StatusOK && c.request.Stream {
+	if err == nil && response.StatusCode == http.StatusOK && c.request.stream {
 		c.send(nil)
 		err = relay(c.reply, response.Body, c.sent, ahead, prefilled)
 	} else if err == nil {
@@ -159,10 +160,12 @@ func (c *call) post(ctx context.Context, worker *worker, kv kvParams) (r *http.R
 	release = func() { unwatch(); cancel() }
 	body := maps.Clone(c.body)
 	body["kv_transfer_params"] = encode(kv)
-	request, err := http.NewRequestWithContext(ctx, "POST", worker.URL+c.path, bytes.NewReader(encode(body)))
+	text := encode(body)
+	request, err := http.NewRequestWithContext(ctx, "POST", worker.URL+c.path, bytes.NewReader(text))
 	if err != nil {
 		return nil, release, err
 	}
+	c.authenticator.sign(request, worker.URL, text)
 	request.Header.Set("Content-Type", "application/json")
 	request.Header.Set("X-Request-Id", c.id)
 	if c.traced {
@@ -191,36 +194,40 @@ func (f *front) health() (fields map[string]any, problem string) {
 }
 
 func (f *front) writeMetrics(w io.Writer) {
-	fmt.Fprintln(w, "# TYPE cleave_front_workers gauge")
+	writeFamily(w, "cleave_front_workers", "gauge", "Workers of a front that are up, by role.")
 	for _, role := range []string{"prefill", "decode"} {
 		fmt.Fprintf(w, "cleave_front_workers{role=\"%s\"} %d\n", role, f.registry.up(role))
 	}
-	fmt.Fprintf(w, "# TYPE cleave_front_moved counter\ncleave_front_moved_total %d\n", f.moved.Load())
+	writeFamily(w, "cleave_front_moved", "counter", "Requests that went on at another decode worker after theirs was lost.")
+	fmt.Fprintln(w, "cleave_front_moved_total", f.moved.Load())
 }
 
-// methods are those of /workers.
-func (f *front) methods() map[string]handler {
-	return map[string]handler{
-		"GET": func(w http.ResponseWriter, r *http.Request) error {
-			sendJSON(w, http.StatusOK, encode(map[string]any{"workers": f.registry.list()}))
-			return nil
-		},
-		"POST": func(w http.ResponseWriter, r *http.Request) error {
-			body, err := readBody(w, r)
-			if err != nil {
-				return err
-			}
-			var report report
-			if json.Unmarshal(body, &report) != nil || report.Model == "" || !strings.HasPrefix(report.URL, "http://") {
-				return invalid("", "not a worker's report")
-			}
-			sendJSON(w, http.StatusOK, encode(map[string]any{"workers": f.registry.join(report)}))
-			return nil
-		},
-		"DELETE": func(w http.ResponseWriter, r *http.Request) error {
-			f.registry.leave(r.Context(), r.URL.Query().Get("url"))
-			sendJSON(w, http.StatusOK, []byte("{}"))
-			return nil
-		},
+func (f *front) getWorkers(w http.ResponseWriter, r *http.Request) error {
+	sendJSON(w, http.StatusOK, encode(map[string]any{"workers": f.registry.list()}))
+	return nil
+}
+
+func (f *front) postReport(w http.ResponseWriter, r *http.Request) error {
+	body, err := readBody(w, r, f.authenticator, "front")
+	if err != nil {
+		return err
 	}
+	var report report
+	if json.Unmarshal(body, &report) != nil || report.Model == "" || !strings.HasPrefix(report.URL, "http://") {
+		return invalid("", "not a worker's report")
+	}
+	sendJSON(w, http.StatusOK, encode(map[string]any{"workers": f.registry.join(report)}))
+	return nil
+}
+
+func (f *front) postLeave(w http.ResponseWriter, r *http.Request) error {
+	body, err := readBody(w, r, f.authenticator, "front")
+	if err != nil {
+		return err
+	}
+	var leaving struct{ URL string }
+	json.Unmarshal(body, &leaving)
+	f.registry.leave(r.Context(), leaving.URL)
+	sendJSON(w, http.StatusOK, []byte("{}"))
+	return nil
 }

@@ -16,7 +16,15 @@ import (
 
 // fakeWorker answers requests as `answer` does, which gets the kv_transfer_params.
 func fakeWorker(t *testing.T, f *front, role string, paired map[string]string, answer func(w http.ResponseWriter, r *http.Request, kv kvParams)) string {
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	var server *httptest.Server
+	authenticator := newAuthenticator(make([]byte, 32))
+	server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/health" {
+			return
+		}
+		if _, err := authenticator.check(r, server.URL); err != nil {
+			t.Error(err)
+		}
 		var body struct {
 			Seed *int64
 			KV   kvParams `json:"kv_transfer_params"`
@@ -28,7 +36,26 @@ func fakeWorker(t *testing.T, f *front, role string, paired map[string]string, a
 		answer(w, r, body.KV)
 	}))
 	t.Cleanup(server.Close)
-	f.registry.join(report{peer: peer{URL: server.URL, Role: role, Model: "m"}, Paired: paired})
+	joinUntilUp(t, &f.registry, report{peer: peer{URL: server.URL, Role: role, Model: "m"}, Paired: paired})
+	return server.URL
+}
+
+// joinUntilUp reports until the worker is up.
+func joinUntilUp(t *testing.T, g *registry, r report) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		g.join(r)
+		if slices.ContainsFunc(g.list(), func(w worker) bool { return w.URL == r.URL && w.State == "up" }) {
+			return
+		} else if time.Now().After(end) {
+			t.Fatal(r.URL, "does not come up")
+		}
+	}
+}
+
+// healthy starts a worker that does nothing but say that it is there.
+func healthy(t *testing.T) (url string) {
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	t.Cleanup(server.Close)
 	return server.URL
 }
 
@@ -65,7 +92,7 @@ func TestFrontMoves(t *testing.T) {
 			"0.0 0.1 0.2 1.0", "server_error"},
 		{"too many moves", []func(http.ResponseWriter){breakOff, breakOff, breakOff}, "0.0 0.1 0.2 1.0 0.3 0.4 0.5 1.1 0.6 0.7 0.8 1.2", "service_unavailable"},
 	} {
-		f := newFront()
+		f := newFront(make([]byte, 32), time.Minute)
 		for i := range 4 {
 			fakeWorker(t, f, "decode", nil, func(w http.ResponseWriter, _ *http.Request, kv kvParams) {
 				at := append(kv.Resume, 0, 0)
@@ -80,7 +107,7 @@ func TestFrontMoves(t *testing.T) {
 				io.WriteString(w, "data: [DONE]\n\n")
 			})
 		}
-		server := httptest.NewServer(newServer(f, "").mux)
+		server := httptest.NewServer(newServer(f, "", nil, "").mux)
 		response, err := http.Post(server.URL+"/v1/completions", "", strings.NewReader(`{"prompt": "hi", "n": 2, "stream": true}`))
 		if err != nil || response.StatusCode != 200 {
 			t.Fatal(err, response)
@@ -116,7 +143,7 @@ func TestFrontMoves(t *testing.T) {
 
 // TestFrontPrefills looks at what a prefill and a decode worker are sent, and what the client hears of it.
 func TestFrontPrefills(t *testing.T) {
-	f := newFront()
+	f := newFront(make([]byte, 32), time.Minute)
 	prefill := fakeWorker(t, f, "prefill", nil, func(w http.ResponseWriter, _ *http.Request, kv kvParams) {
 		if !kv.DoRemoteDecode || kv.Ticket != nil {
 			t.Errorf("the prefill worker is sent %+v", kv)
@@ -134,7 +161,7 @@ func TestFrontPrefills(t *testing.T) {
 		sendChunks(w, 0, 0, 1)
 		io.WriteString(w, "event: trace\ndata: {\"phase\": \"done\", \"ms\": 2000}\n\ndata: [DONE]\n\n")
 	})
-	server := httptest.NewServer(newServer(f, "").mux)
+	server := httptest.NewServer(newServer(f, "", nil, "").mux)
 	defer server.Close()
 	request, _ := http.NewRequest("POST", server.URL+"/v1/completions", strings.NewReader(`{"prompt": "hi", "stream": true}`))
 	request.Header.Set("X-Cleave-Trace", "1")
@@ -168,9 +195,9 @@ func TestFrontPrefills(t *testing.T) {
 }
 
 func TestRegistry(t *testing.T) {
-	var g registry
-	for _, url := range []string{"http://a", "http://b"} {
-		g.join(report{peer: peer{URL: url, Role: "decode", Model: "m"}})
+	g := &registry{forgetAfter: time.Hour}
+	for range 2 {
+		joinUntilUp(t, g, report{peer: peer{URL: healthy(t), Role: "decode", Model: "m"}})
 	}
 	take := func(role, model string) *worker {
 		taken, _ := g.take(role, model, func(string) bool { return true })
@@ -182,43 +209,95 @@ func TestRegistry(t *testing.T) {
 	}
 	g.broken(a.URL)
 	if next := take("decode", "m"); next.URL != b.URL || a.life.Err() != nil {
-		t.Error("a worker whose connection broke is dead, but what else it has in hand is not given up")
+		t.Error("a worker whose connection broke is dead, but its other requests are not given up")
 	}
-	for end := time.Now().Add(5 * silence); (g.up("decode") > 0 || a.life.Err() == nil) && time.Now().Before(end); {
+	for end := time.Now().Add(time.Minute); (g.up("decode") > 0 || a.life.Err() == nil) && time.Now().Before(end); {
 		time.Sleep(10 * time.Millisecond)
 	}
 	if a.life.Err() == nil || b.life.Err() == nil || g.up("decode") != 0 || len(g.list()) != 2 {
-		t.Error("silent workers are dead, and listed")
+		t.Error("silent workers are dead, and listed for a while")
 	}
-	g.join(report{peer: peer{URL: b.URL, Role: "decode", Model: "m"}})
+	joinUntilUp(t, g, report{peer: peer{URL: b.URL, Role: "decode", Model: "m"}})
 	if b.life.Err() == nil || take("decode", "m").life.Err() != nil || g.up("decode") != 1 {
 		t.Error("a worker that reports again has a new life")
 	}
 }
 
+func TestAWorkerThatCannotBeReachedIsNotUsed(t *testing.T) {
+	g := &registry{forgetAfter: time.Hour}
+	for range 3 {
+		g.join(report{peer: peer{URL: "http://127.0.0.1:1", Role: "decode", Model: "m"}})
+		for asked := true; asked; time.Sleep(time.Millisecond) {
+			g.mu.Lock()
+			asked = g.workers[0].asked
+			g.mu.Unlock()
+		}
+		if g.up("decode") != 0 {
+			t.Fatal("it reports, but nobody answers at its URL")
+		}
+	}
+}
+
+func TestDeadWorkersAreForgotten(t *testing.T) {
+	g := &registry{}
+	g.join(report{peer: peer{URL: healthy(t), Role: "decode", Model: "m"}})
+	for end := time.Now().Add(time.Minute); len(g.list()) > 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("a worker that has been silent for long is still listed")
+		}
+	}
+}
+
+func TestSignatures(t *testing.T) {
+	a := newAuthenticator(make([]byte, 32))
+	signed := func(by *authenticator, audience string) *http.Request {
+		r := httptest.NewRequest("POST", "/workers", nil)
+		by.sign(r, audience, []byte("body"))
+		return r
+	}
+	good := signed(a, "front")
+	if sum, err := a.check(good, "front"); err != nil || sum != digest([]byte("body")) {
+		t.Fatal(sum, err)
+	}
+	elsewhere := signed(a, "front")
+	elsewhere.URL.Path = "/workers/leave"
+	old := signed(a, "front")
+	at := fmt.Sprint(time.Now().Add(-2 * signatureWindow).UnixMilli())
+	old.Header.Set("Authorization", fmt.Sprintf("Cleave %s n d %s", at, a.mac("front", "/workers", at, "n", "d")))
+	for name, r := range map[string]*http.Request{
+		"replayed": good, "for another path": elsewhere, "for another worker": signed(a, "http://b"), "old": old,
+		"of another secret": signed(newAuthenticator([]byte{31: 1}), "front"), "not signed": httptest.NewRequest("POST", "/workers", nil),
+	} {
+		if _, err := a.check(r, "front"); err == nil {
+			t.Errorf("a request that is %s is taken", name)
+		}
+	}
+}
+
 func TestAWorkerThatLeavesIsListedNoMoreAndWaitedFor(t *testing.T) {
-	var g registry
-	g.join(report{peer: peer{URL: "http://a", Role: "decode", Model: "m"}})
+	g := &registry{forgetAfter: time.Hour}
+	url := healthy(t)
+	joinUntilUp(t, g, report{peer: peer{URL: url, Role: "decode", Model: "m"}})
 	_, give := g.take("decode", "m", func(string) bool { return true })
 	left := make(chan struct{})
 	go func() {
 		defer close(left)
-		g.leave(context.Background(), "http://a")
+		g.leave(context.Background(), url)
 	}()
 	for len(g.list()) > 0 {
 		time.Sleep(time.Millisecond)
 	}
 	select {
 	case <-left:
-		t.Error("it has a request in hand")
+		t.Error("it still has a request")
 	case <-time.After(100 * time.Millisecond):
 	}
 	give()
 	<-left
 	gone, cancel := context.WithCancel(context.Background())
 	cancel()
-	g.join(report{peer: peer{URL: "http://a", Role: "decode", Model: "m"}})
+	joinUntilUp(t, g, report{peer: peer{URL: url, Role: "decode", Model: "m"}})
 	g.take("decode", "m", func(string) bool { return true })
-	g.leave(gone, "http://a") // who asked is not there any more
+	g.leave(gone, url) // who asked is not there any more
 	g.leave(context.Background(), "http://b")
 }

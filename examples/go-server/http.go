@@ -14,10 +14,7 @@ import (
 	"time"
 )
 
-const (
-	bodyLimit   = 16 << 20
-	bodyTimeout = 60 * time.Second
-)
+const bodyLimit = 16 << 20
 
 var errShuttingDown = errors.New("the server is shutting down")
 
@@ -39,16 +36,27 @@ type server struct {
 	stats   stats
 	closing atomic.Bool
 	started time.Time
+
+	// A worker answers only its front, which signs its requests for the worker's URL.
+	authenticator *authenticator
+	audience      string
 }
 
 // handler answers a request, or returns what went wrong.
 type handler func(w http.ResponseWriter, r *http.Request) error
 
-// newServer takes the file of GET /, if there is one.
-func newServer(b backend, page string) *server {
-	s := &server{backend: b, mux: http.NewServeMux(), started: time.Now()}
-	s.handle("/v1/chat/completions", map[string]handler{"POST": s.postGeneration})
-	s.handle("/v1/completions", map[string]handler{"POST": s.postGeneration})
+// newServer takes the file of GET /, if there is one. `a` and `audience` are those of a worker; nil otherwise.
+func newServer(b backend, page string, a *authenticator, audience string) *server {
+	s := &server{backend: b, mux: http.NewServeMux(), started: time.Now(), authenticator: a, audience: audience}
+	generate := map[string]handler{"POST": func(w http.ResponseWriter, r *http.Request) error {
+		body, err := readBody(w, r, s.authenticator, s.audience)
+		if err != nil {
+			return err
+		}
+		return s.generate(w, r, body)
+	}}
+	s.handle("/v1/chat/completions", generate)
+	s.handle("/v1/completions", generate)
 	s.handle("/v1/models", map[string]handler{"GET": s.getModels})
 	s.handle("/v1/models/{name...}", map[string]handler{"GET": s.getModels})
 	s.handle("/health", map[string]handler{"GET": s.getHealth})
@@ -64,9 +72,23 @@ func newServer(b backend, page string) *server {
 }
 
 // handle adds a path with its methods; without any it is not found.
-func (s *server) handle(path string, methods map[string]handler) {
-	s.mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+func (s *server) handle(path string, methods map[string]handler) { s.handleIn(s.mux, path, methods) }
+
+// handleIn does so in another mux, which is served at another address.
+func (s *server) handleIn(mux *http.ServeMux, path string, methods map[string]handler) {
+	label, _, _ := strings.Cut(path, "/{") // no pattern, and no name that a client chose
+	if label == "" {
+		label = "/"
+	}
+	if methods == nil {
+		label = "other"
+	}
+	mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
 		recorder := &recorder{w, http.StatusOK}
+		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
+		if r.Method != "POST" {
+			answering(r)
+		}
 		if handle := methods[r.Method]; handle != nil {
 			if err := handle(recorder, r); err != nil {
 				sendError(recorder, reported(r.Context(), err))
@@ -77,7 +99,7 @@ func (s *server) handle(path string, methods map[string]handler) {
 		} else {
 			sendError(recorder, refused(http.StatusNotFound, "there is nothing at "+r.URL.Path))
 		}
-		s.stats.count(path, recorder.status)
+		s.stats.count(label, recorder.status)
 	})
 }
 
@@ -107,18 +129,14 @@ func sendError(w http.ResponseWriter, err *apiError) {
 	sendJSON(w, err.status, encode(map[string]any{"error": err}))
 }
 
-func (s *server) postGeneration(w http.ResponseWriter, r *http.Request) error {
+func (s *server) generate(w http.ResponseWriter, r *http.Request, body []byte) error {
 	s.stats.running.Add(1)
 	defer s.stats.running.Add(-1)
 	if s.closing.Load() { // looked at after counting: what is counted is waited for
 		return unavailable(errShuttingDown.Error())
 	}
 	answer := newReply(w, r, &s.stats)
-	body, err := readBody(w, r)
-	if err != nil {
-		return err
-	}
-	q, err := parseRequest(body, r.URL.Path == "/v1/chat/completions")
+	q, err := parseRequest(body, r.URL.Path == "/v1/chat/completions", s.authenticator != nil)
 	if err != nil {
 		return err
 	}
@@ -129,7 +147,15 @@ func (s *server) postGeneration(w http.ResponseWriter, r *http.Request) error {
 	return err
 }
 
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+// readBody reads the body of a request, which must be signed for `audience` if there is an authenticator.
+func readBody(w http.ResponseWriter, r *http.Request, a *authenticator, audience string) ([]byte, error) {
+	var signed string
+	if a != nil {
+		var err error
+		if signed, err = a.check(r, audience); err != nil {
+			return nil, err
+		}
+	}
 	control := http.NewResponseController(w)
 	control.SetReadDeadline(time.Now().Add(bodyTimeout))
 	defer control.SetReadDeadline(time.Time{})
@@ -140,6 +166,10 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	} else if err != nil {
 		return nil, invalid("", "the body did not come: %v", err)
 	}
+	if a != nil && digest(body) != signed {
+		return nil, unauthorized("the body is not the one that was signed")
+	}
+	answering(r)
 	return body, nil
 }
 
@@ -204,13 +234,19 @@ func (s *stats) count(path string, status int) {
 func (s *stats) write(w io.Writer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	fmt.Fprintln(w, "# TYPE cleave_server_requests counter")
+	writeFamily(w, "cleave_server_requests", "counter", "HTTP requests answered, by path and status.")
 	for _, labels := range slices.Sorted(maps.Keys(s.requests)) {
 		fmt.Fprintf(w, "cleave_server_requests_total{%s} %d\n", labels, s.requests[labels])
 	}
-	fmt.Fprintln(w, "# TYPE cleave_server_requests_running gauge")
+	writeFamily(w, "cleave_server_requests_running", "gauge", "Generation requests that are being answered.")
 	fmt.Fprintln(w, "cleave_server_requests_running", s.running.Load())
-	fmt.Fprintln(w, "# TYPE cleave_server_ttft_seconds summary\n# UNIT cleave_server_ttft_seconds seconds")
-	fmt.Fprintln(w, "cleave_server_ttft_seconds_sum", time.Duration(s.firstSum.Load()).Seconds())
-	fmt.Fprintln(w, "cleave_server_ttft_seconds_count", s.firsts.Load())
+	writeFamily(w, "cleave_server_time_to_first_token_seconds", "summary", "Time from a generation request to its first token.")
+	fmt.Fprintln(w, "# UNIT cleave_server_time_to_first_token_seconds seconds")
+	fmt.Fprintln(w, "cleave_server_time_to_first_token_seconds_count", s.firsts.Load())
+	fmt.Fprintln(w, "cleave_server_time_to_first_token_seconds_sum", time.Duration(s.firstSum.Load()).Seconds())
+}
+
+// writeFamily begins a family of metrics in OpenMetrics text.
+func writeFamily(w io.Writer, name, kind, help string) {
+	fmt.Fprintf(w, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
 }

@@ -1,9 +1,10 @@
 // Command go-server is an OpenAI-compatible server on cleave: alone, or as prefill worker, decode worker or front of a
 // set of processes. ../README.md has its options, what it answers, and what its processes tell each other.
 //
-// What is cleave's is in engine.go (model, cache, engine), completion.go (requests), prefill.go (the other half of one)
-// and worker.go (pairing). The rest is a server as any other: http.go and reply.go answer, openai.go, answer.go and
-// stop.go know OpenAI's API, front.go, relay.go and registry.go pass requests on to workers.
+// The use of cleave is in engine.go (model, cache, engine), completion.go (requests), prefill.go (the other half of one)
+// and worker.go (pairing). The rest is a server as any other: http.go, connections.go and reply.go answer; fields.go,
+// openai.go, messages.go, answer.go and stop.go know OpenAI's API; front.go, relay.go, registry.go and auth.go pass
+// requests on to workers.
 package main
 
 import (
@@ -54,33 +55,51 @@ func run(o *options) error {
 	var server *server
 	leave, idle := func(time.Time) {}, func() bool { return true }
 	var broken <-chan struct{} // never, of a front
+	requests, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
 	if o.role == "front" {
-		front := newFront()
-		server = newServer(front, o.page)
-		server.handle("/workers", front.methods())
+		secret, err := readSecret(o.secretFile)
+		if err != nil {
+			return err
+		}
+		inside, err := net.Listen("tcp", o.workersListen)
+		if err != nil {
+			return err
+		}
+		front := newFront(secret, time.Duration(o.forgetAfter)*time.Second)
+		server = newServer(front, o.page, nil, "")
+		if o.page != "" {
+			server.handle("/workers", map[string]handler{"GET": front.getWorkers})
+		}
+		mux := http.NewServeMux()
+		server.handleIn(mux, "/workers", map[string]handler{"GET": front.getWorkers, "POST": front.postReport})
+		server.handleIn(mux, "/workers/leave", map[string]handler{"POST": front.postLeave})
+		go newHTTPServer(int(o.maxConnections), mux, requests).Serve(inside)
+		fmt.Printf("workers join at http://%s\n", inside.Addr())
 	} else {
 		host, err := openEngine(o, url)
 		if err != nil {
 			return err
 		}
 		defer host.close()
-		server = newServer(host, o.page)
+		var authenticator *authenticator
+		if o.worker() {
+			secret, err := readSecret(o.secretFile)
+			if err != nil {
+				return err
+			}
+			authenticator = newAuthenticator(secret)
+		}
+		server = newServer(host, o.page, authenticator, url)
 		idle, broken = host.idle, host.engine.Failed()
 		if o.worker() {
-			if leave, err = join(host); err != nil {
+			if leave, err = join(host, authenticator); err != nil {
 				return err
 			}
 		}
 	}
 
-	requests, cancel := context.WithCancelCause(context.Background())
-	defer cancel(nil)
-	web := http.Server{
-		Handler:           server.mux,
-		BaseContext:       func(net.Listener) context.Context { return requests },
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-	}
+	web := newHTTPServer(int(o.maxConnections), server.mux, requests)
 	told, forget := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	failed := make(chan error, 1)
 	go func() { failed <- web.Serve(listener) }()

@@ -1,17 +1,13 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"math"
 	"net/http"
 	"slices"
-	"strings"
-	"unicode/utf8"
+	"strconv"
 )
 
 // apiError is what goes to a client as {"error": ...}.
@@ -42,7 +38,7 @@ func unavailable(why string) *apiError {
 }
 
 func unknownModel(name string) *apiError {
-	err := refused(http.StatusNotFound, fmt.Sprintf("the model %q does not exist", name))
+	err := refused(http.StatusNotFound, fmt.Sprintf("the model '%s' does not exist", name))
 	err.Param, err.Code = "model", "model_not_found"
 	return err
 }
@@ -61,47 +57,31 @@ func reported(ctx context.Context, err error) *apiError {
 	return engineError(err)
 }
 
-// request is the body of POST /v1/chat/completions or /v1/completions.
+// request is a checked request for chat or text completions.
 type request struct {
-	Model         string    `json:"model"`
-	Messages      []message `json:"messages"`
-	Prompt        prompts   `json:"prompt"`
-	MaxTokens     *int32    `json:"max_tokens"`
-	MaxNewTokens  *int32    `json:"max_completion_tokens"`
-	MinTokens     int32     `json:"min_tokens"`
-	IgnoreEOS     bool      `json:"ignore_eos"`
-	N             int       `json:"n"`
-	Seed          *int64    `json:"seed"`
-	Stop          texts     `json:"stop"`
-	Stream        bool      `json:"stream"`
-	StreamOptions struct {
-		IncludeUsage bool `json:"include_usage"`
-	} `json:"stream_options"`
-	Temperature       float32           `json:"temperature"`
-	TopK              int32             `json:"top_k"`
-	TopP              float32           `json:"top_p"`
-	MinP              float32           `json:"min_p"`
-	RepetitionPenalty float32           `json:"repetition_penalty"`
-	PresencePenalty   float32           `json:"presence_penalty"`
-	FrequencyPenalty  float32           `json:"frequency_penalty"`
-	LogitBias         map[int32]float32 `json:"logit_bias"`
-	Logprobs          json.RawMessage   `json:"logprobs"` // chat: whether; completions: how many
-	TopLogprobs       *int              `json:"top_logprobs"`
-	Priority          uint32            `json:"priority"`
-	KV                kvParams          `json:"kv_transfer_params"`
-	BestOf            *int              `json:"best_of"`
-	Echo              bool              `json:"echo"`
-	ResponseFormat    struct {
-		Type string `json:"type"`
-	} `json:"response_format"`
-	Tools     any `json:"tools"`
-	Functions any `json:"functions"`
-	Suffix    any `json:"suffix"`
+	fields fields // as the client sent them, without what is null
+	chat   bool
+	stream bool
+	n      int // choices of each prompt
 
-	raw       []byte
-	chat      bool
-	maxTokens int32 // 0: until the context is full
-	top       int   // alternatives beside each token; -1: no log-probabilities at all
+	model        string          // empty: whichever there is
+	messages     json.RawMessage // chat: what the template gets
+	contentBytes int             // chat: of the texts in the messages
+	prompts      []prompt        // completions
+	maxTokens    int             // 0: until the context is full
+	minTokens    int
+	stop         []string
+	logitBias    map[int32]float32
+	seed         *int64
+	top          int // alternatives beside each token; -1: no log-probabilities at all
+	includeUsage bool
+	kv           kvParams
+}
+
+// prompt is a text or a list of token ids.
+type prompt struct {
+	text   string
+	tokens []int64
 }
 
 // kvParams is what front and workers tell each other in a request, see "Workers" in ../README.md.
@@ -112,157 +92,166 @@ type kvParams struct {
 	Resume          []int  `json:"resume,omitempty"`
 }
 
-// message is what a chat template takes of a message.
-type message struct {
-	Role    string   `json:"role,omitempty"`
-	Content *content `json:"content,omitempty"`
+// parseRequest reads a request and checks it as far as that goes without a model. Only a front may send
+// kv_transfer_params, and only to a worker.
+func parseRequest(body []byte, chat, fromFront bool) (*request, error) {
+	f, err := parseFields(body)
+	if err != nil {
+		return nil, err
+	}
+	rules := completionRules
+	if chat {
+		rules = chatRules
+	}
+	if fromFront {
+		rules = append(slices.Clone(rules), workerRule)
+	}
+	if err := f.check("", rules, harmless); err != nil {
+		return nil, err
+	}
+	q := &request{fields: f, chat: chat, stream: get(f, "stream", false), n: get(f, "n", 1), model: get(f, "model", ""),
+		minTokens: get(f, "min_tokens", 0), top: -1}
+	if _, there := f["seed"]; there {
+		seed := get(f, "seed", int64(0))
+		q.seed = &seed
+	}
+	for _, read := range []func() error{q.readInput, q.readLimits, q.readStop, q.readLogprobs, q.readLogitBias, q.readOptions} {
+		if err := read(); err != nil {
+			return nil, err
+		}
+	}
+	return q, nil
 }
 
-func (m message) incomplete() bool { return m.Role == "" || m.Content == nil }
+func (q *request) readInput() (err error) {
+	if q.chat {
+		q.messages, q.contentBytes, err = parseMessages(q.fields["messages"])
+		return err
+	}
+	q.prompts, err = parsePrompts(q.fields["prompt"])
+	if err == nil && len(q.prompts)*q.n > maxChoices {
+		err = invalid("n", "n times the number of prompts must be at most %d", maxChoices)
+	}
+	return err
+}
 
-// content is a string or an array of text parts.
-type content string
+func (q *request) readLimits() error {
+	missing := 16
+	if q.chat {
+		missing = 0
+	}
+	q.maxTokens = get(q.fields, "max_completion_tokens", get(q.fields, "max_tokens", missing))
+	if q.maxTokens > 0 && q.minTokens > q.maxTokens {
+		return invalid("min_tokens", "min_tokens must not be above max_tokens")
+	}
+	return nil
+}
 
-func (c *content) UnmarshalJSON(raw []byte) error {
-	if json.Unmarshal(raw, (*string)(c)) == nil {
+func (q *request) readStop() error {
+	raw, there := q.fields["stop"]
+	if !there {
 		return nil
 	}
-	var parts []struct {
-		Type string
-		Text *string
+	var one string
+	var several []*string // null is not a string
+	wrong := json.Unmarshal(raw, &several) != nil
+	if raw[0] == '"' {
+		wrong = json.Unmarshal(raw, &one) != nil
+		several = []*string{&one}
 	}
-	if json.Unmarshal(raw, &parts) != nil || len(parts) == 0 {
-		return invalid("messages", "the content of a message must be a string or an array of text parts")
-	}
-	for _, part := range parts {
-		if part.Type != "text" || part.Text == nil {
-			return invalid("messages", "other parts of a message than text are not supported")
+	wrong = wrong || len(several) > maxStopStrings
+	for _, stop := range several {
+		if wrong = wrong || stop == nil || *stop == "" || len(*stop) > maxStopBytes; !wrong {
+			q.stop = append(q.stop, *stop)
 		}
-		*c += content(*part.Text)
+	}
+	if wrong {
+		return invalid("stop", "stop must be a string or up to %d strings, of 1 to %d bytes each", maxStopStrings, maxStopBytes)
 	}
 	return nil
 }
 
-// prompts are texts, or lists of token ids.
-type prompts []prompt
-
-type prompt struct {
-	text   string
-	tokens []int32
-}
-
-func (p *prompts) UnmarshalJSON(raw []byte) error {
-	var some texts
-	var tokens []int32
-	var lists [][]int32
-	if json.Unmarshal(raw, &some) == nil {
-		for _, text := range some {
-			*p = append(*p, prompt{text: text})
-		}
-	} else if json.Unmarshal(raw, &tokens) == nil {
-		*p = prompts{{tokens: tokens}}
-	} else if json.Unmarshal(raw, &lists) == nil {
-		for _, tokens := range lists {
-			*p = append(*p, prompt{tokens: tokens})
-		}
-	} else {
-		return invalid("prompt", "prompt must be a string, token ids, or an array of either")
+func (q *request) readLogprobs() error {
+	if !q.chat {
+		q.top = get(q.fields, "logprobs", -1)
+		return nil
+	}
+	if get(q.fields, "logprobs", false) {
+		q.top = get(q.fields, "top_logprobs", 0)
+	} else if _, there := q.fields["top_logprobs"]; there {
+		return invalid("top_logprobs", "top_logprobs needs logprobs to be true")
 	}
 	return nil
 }
 
-// texts is a string or an array of strings.
-type texts []string
-
-func (t *texts) UnmarshalJSON(raw []byte) error {
-	var one *string
-	if json.Unmarshal(raw, &one) != nil {
-		return json.Unmarshal(raw, (*[]string)(t))
-	}
-	if one != nil {
-		*t = texts{*one}
+func (q *request) readLogitBias() error {
+	biases, _ := decodeObject(q.fields["logit_bias"])
+	q.logitBias = make(map[int32]float32, len(biases))
+	for key, raw := range biases {
+		token, err := strconv.ParseUint(key, 10, 31)
+		if err != nil || !(rule{kind: number, low: -100, high: 100}).holds(raw) {
+			return invalid("logit_bias", "logit_bias must have token ids as keys, and numbers from -100 to 100 as values")
+		}
+		q.logitBias[int32(token)] = get(biases, key, float32(0))
 	}
 	return nil
 }
 
-// parseRequest reads a request and checks it as far as that goes without a model.
-func parseRequest(body []byte, chat bool) (*request, error) {
-	if !utf8.Valid(body) {
-		return nil, invalid("", "the body is not UTF-8")
-	}
-	q := &request{raw: body, chat: chat, N: 1, Temperature: 1, TopP: 1, RepetitionPenalty: 1,
-		Logprobs: json.RawMessage("null"), top: -1}
-	q.ResponseFormat.Type = "text"
-	var known *apiError
-	var wrong *json.UnmarshalTypeError
-	if err := json.Unmarshal(body, q); errors.As(err, &known) {
-		return nil, known
-	} else if errors.As(err, &wrong) {
-		field, _, _ := strings.Cut(wrong.Field, ".")
-		return nil, invalid(field, "%s is of a wrong type or out of range: %s", field, wrong.Value)
-	} else if err != nil {
-		return nil, invalid("", "the body: %v", err)
-	}
-	if limit := cmp.Or(q.MaxNewTokens, q.MaxTokens); limit != nil {
-		q.maxTokens = *limit
-	} else if !chat {
-		q.maxTokens = 16
-	}
-	on := false
-	if !chat && json.Unmarshal(q.Logprobs, &q.top) != nil || chat && json.Unmarshal(q.Logprobs, &on) != nil {
-		return nil, invalid("logprobs", "logprobs must be true or false of a chat, a number of a completion")
-	}
-	if on {
-		q.top = 0
-		if q.TopLogprobs != nil {
-			q.top = *q.TopLogprobs
+// readOptions reads the rest: what has only one value that is supported, or fields of its own.
+func (q *request) readOptions() error {
+	if format, there := decodeObject(q.fields["response_format"]); there {
+		if err := format.check("response_format.", []rule{{"type", text, 0, 0}}, nil); err != nil {
+			return err
+		}
+		if get(format, "type", "") != "text" {
+			return invalid("response_format", "response_format must be of type text: other types are not supported")
 		}
 	}
-	return q, q.check(on)
-}
-
-func within[T int | int32 | float32](low, value, high T) bool { return low <= value && value <= high }
-
-func (q *request) check(on bool) error {
-	const most = math.MaxInt32
-	bias := func(v float32) bool { return !within(-100, v, 100) }
-	for _, rule := range []struct {
-		holds    bool
-		param    string
-		demanded string
-	}{
-		{q.Tools == nil, "tools", "is not supported"},
-		{q.Functions == nil, "functions", "is not supported"},
-		{q.Suffix == nil, "suffix", "is not supported"},
-		{!q.Echo, "echo", "is not supported"},
-		{q.ResponseFormat.Type == "text", "response_format", "other than text is not supported"},
-		{q.BestOf == nil || *q.BestOf == q.N, "best_of", "must be equal to n"},
-		{!q.chat || len(q.Messages) > 0, "messages", "must be an array of messages"},
-		{!q.chat || !slices.ContainsFunc(q.Messages, message.incomplete), "messages", "must have a role and content each"},
-		{q.chat || len(q.Prompt) > 0, "prompt", "must be a string, token ids, or an array of either"},
-		{within(1, q.N, 128), "n", "must be from 1 to 128"},
-		{len(q.Prompt)*q.N <= 1024, "n", "makes more than 1024 choices of these prompts"},
-		{q.MaxTokens == nil || within(1, *q.MaxTokens, most), "max_tokens", "must be 1 or more"},
-		{q.MaxNewTokens == nil || within(1, *q.MaxNewTokens, most), "max_completion_tokens", "must be 1 or more"},
-		{q.MinTokens >= 0, "min_tokens", "must not be negative"},
-		{q.maxTokens == 0 || q.MinTokens <= q.maxTokens, "min_tokens", "must not be above max_tokens"},
-		{within(0, q.Temperature, 2), "temperature", "must be from 0 to 2"},
-		{q.TopK >= -1, "top_k", "must be -1 or a count"},
-		{q.TopP > 0 && q.TopP <= 1, "top_p", "must be above 0 and at most 1"},
-		{within(0, q.MinP, 1), "min_p", "must be from 0 to 1"},
-		{q.RepetitionPenalty > 0 && q.RepetitionPenalty <= 2, "repetition_penalty", "must be above 0 and at most 2"},
-		{within(-2, q.PresencePenalty, 2), "presence_penalty", "must be from -2 to 2"},
-		{within(-2, q.FrequencyPenalty, 2), "frequency_penalty", "must be from -2 to 2"},
-		{!slices.ContainsFunc(slices.Collect(maps.Values(q.LogitBias)), bias), "logit_bias", "must be from -100 to 100"},
-		{len(q.Stop) <= 4 && !slices.Contains(q.Stop, ""), "stop", "must be up to 4 strings, none of them empty"},
-		{q.chat || q.top <= 5, "logprobs", "must be at most 5"},
-		{q.TopLogprobs == nil || on, "top_logprobs", "needs logprobs to be true"},
-		{within(-1, q.top, 20), "top_logprobs", "must be from 0 to 20"},
-		{!slices.ContainsFunc(q.KV.Resume, func(n int) bool { return n < 0 }), "kv_transfer_params", "are wrong"},
-	} {
-		if !rule.holds {
-			return invalid(rule.param, "%s %s", rule.param, rule.demanded)
+	if get(q.fields, "best_of", q.n) != q.n {
+		return invalid("best_of", "best_of must be equal to n")
+	}
+	if get(q.fields, "echo", false) {
+		return invalid("echo", "echo must be false: it is not supported")
+	}
+	options, _ := decodeObject(q.fields["stream_options"])
+	if err := options.check("stream_options.", []rule{{"include_usage", boolean, 0, 0}}, []string{"include_obfuscation"}); err != nil {
+		return err
+	}
+	q.includeUsage = get(options, "include_usage", false)
+	if raw, there := q.fields["kv_transfer_params"]; there {
+		wrong := json.Unmarshal(raw, &q.kv) != nil
+		if wrong || slices.ContainsFunc(q.kv.Resume, func(n int) bool { return n < 0 }) {
+			return invalid("kv_transfer_params", "kv_transfer_params are malformed")
 		}
 	}
 	return nil
+}
+
+// parsePrompts reads a string, token ids, or an array of either.
+func parsePrompts(raw json.RawMessage) ([]prompt, error) {
+	wrong := invalid("prompt", "prompt must be a string, token ids, or an array of either")
+	items := []json.RawMessage{raw}
+	if len(raw) > 0 && raw[0] == '[' {
+		var elements []json.RawMessage
+		json.Unmarshal(raw, &elements)
+		if len(elements) == 0 {
+			return nil, wrong
+		}
+		if first := elements[0][0]; first == '"' || first == '[' {
+			items = elements
+		}
+	}
+	if len(items) > maxChoices {
+		return nil, invalid("prompt", "prompt must have at most %d prompts", maxChoices)
+	}
+	all := make([]prompt, len(items))
+	for i, item := range items {
+		isText := len(item) > 0 && item[0] == '"'
+		if isText {
+			json.Unmarshal(item, &all[i].text)
+		} else if json.Unmarshal(item, &all[i].tokens) != nil || len(all[i].tokens) == 0 {
+			return nil, wrong
+		}
+	}
+	return all, nil
 }

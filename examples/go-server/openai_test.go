@@ -12,10 +12,10 @@ func TestParseRequestRefuses(t *testing.T) {
 	chat := func(more string) string { return `{"messages": [{"role": "user", "content": "hi"}]` + more + `}` }
 	text := func(more string) string { return `{"prompt": "hi"` + more + `}` }
 	for _, c := range []struct{ body, param string }{
-		{`{`, ""}, {`[]`, ""}, {`null`, "messages"}, {`{} {}`, ""}, {"{\"user\": \"\xff\"}", ""},
+		{`{`, ""}, {`[]`, ""}, {`null`, ""}, {`{} {}`, ""}, {"{\"user\": \"\xff\"}", ""},
 		{`{}`, "messages"},
 		{`{"messages": []}`, "messages"}, {`{"messages": "hi"}`, "messages"}, {`{"messages": [null]}`, "messages"},
-		{`{"messages": [{"content": "hi"}]}`, "messages"}, {`{"messages": [{"role": 1, "content": "hi"}]}`, "messages"},
+		{`{"messages": [{"content": "hi"}]}`, "messages"}, {`{"messages": [{"role": 1, "content": "hi"}]}`, "messages[0].role"},
 		{`{"messages": [{"content": [{"type": "text", "text": "hi"}]}]}`, "messages"},
 		{`{"messages": [{"role": "user"}]}`, "messages"}, {`{"messages": [{"role": "user", "content": null}]}`, "messages"},
 		{`{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}`, "messages"},
@@ -23,7 +23,7 @@ func TestParseRequestRefuses(t *testing.T) {
 		{chat(`, "model": 1`), "model"},
 		{chat(`, "n": 0`), "n"}, {chat(`, "n": 129`), "n"}, {chat(`, "n": 1.5`), "n"}, {chat(`, "n": "1"`), "n"},
 		{chat(`, "stream": 1`), "stream"}, {chat(`, "stream_options": true`), "stream_options"},
-		{chat(`, "stream_options": {"include_usage": "yes"}`), "stream_options"},
+		{chat(`, "stream_options": {"include_usage": "yes"}`), "stream_options.include_usage"},
 		{chat(`, "max_tokens": 0`), "max_tokens"}, {chat(`, "max_completion_tokens": -1`), "max_completion_tokens"},
 		{chat(`, "max_tokens": true`), "max_tokens"},
 		{chat(`, "temperature": 2.1`), "temperature"}, {chat(`, "temperature": "1"`), "temperature"}, {chat(`, "temperature": 1e999`), "temperature"},
@@ -40,14 +40,21 @@ func TestParseRequestRefuses(t *testing.T) {
 		{chat(`, "min_tokens": 3, "max_tokens": 2`), "min_tokens"}, {chat(`, "priority": -1`), "priority"},
 		{chat(`, "tools": []`), "tools"}, {chat(`, "functions": [{}]`), "functions"},
 		{chat(`, "response_format": {"type": "json_object"}`), "response_format"}, {chat(`, "response_format": "text"`), "response_format"},
-		{chat(`, "kv_transfer_params": {"resume": [-1]}`), "kv_transfer_params"},
-		{chat(`, "kv_transfer_params": {"ticket": "%"}`), ""},
+		{chat(`, "kv_transfer_params": {}`), "kv_transfer_params"}, {chat(`, "nonsense": 1`), "nonsense"}, {chat(`, "Temperature": 1`), "Temperature"},
+		{chat(`, "guided_json": {}`), "guided_json"}, {chat(`, "prompt": "hi"`), "messages"}, {text(`, "messages": []`), "messages"},
+		{chat(`, "logprobs": true, "top_logprobs": -1`), "top_logprobs"}, {chat(`, "stop": "` + strings.Repeat("x", maxStopBytes+1) + `"`), "stop"},
+		{chat(`, "stream_options": {"include_usage": true, "more": 1}`), "stream_options.more"},
+		{chat(`, "response_format": {"type": "text", "schema": {}}`), "response_format.schema"},
+		{`{"messages": [{"role": "user", "content": "hi", "tool_calls": []}]}`, "messages[0].tool_calls"},
+		{`{"messages": [{"role": "user", "content": [{"type": "text", "text": "hi", "more": 1}]}]}`, "messages[0].content[0].more"},
+		{strings.Repeat("[", maxDepth+1), ""}, {`[` + strings.Repeat("{},", maxContainers) + `{}]`, ""},
 		{`{"prompt": []}`, "prompt"}, {`{"prompt": {}}`, "prompt"}, {`{"prompt": [1, "a"]}`, "prompt"},
-		{`{"prompt": [[1], "a"]}`, "prompt"}, {`{"prompt": [1.5]}`, "prompt"},
+		{`{"prompt": [[1], 1]}`, "prompt"}, {`{"prompt": [[1], []]}`, "prompt"}, {`{"prompt": [1.5]}`, "prompt"},
 		{text(`, "echo": true`), "echo"}, {text(`, "suffix": "x"`), "suffix"}, {text(`, "best_of": 2`), "best_of"},
-		{text(`, "logprobs": 6`), "logprobs"}, {text(`, "logprobs": true`), "logprobs"},
+		{text(`, "logprobs": 6`), "logprobs"}, {text(`, "logprobs": true`), "logprobs"}, {text(`, "logprobs": -1`), "logprobs"},
+		{text(`, "max_completion_tokens": 1`), "max_completion_tokens"}, {text(`, "max_tokens": 2147483648`), "max_tokens"},
 	} {
-		_, refusal := parseRequest([]byte(c.body), !strings.Contains(c.body, "prompt"))
+		_, refusal := parseRequest([]byte(c.body), !strings.Contains(c.body, "prompt"), false)
 		var err *apiError
 		if !errors.As(refusal, &err) {
 			t.Errorf("%s: taken", c.body)
@@ -58,25 +65,28 @@ func TestParseRequestRefuses(t *testing.T) {
 }
 
 func TestParseRequestTakes(t *testing.T) {
-	q, err := parseRequest([]byte(`{"messages": [{"role": "system", "content": "a", "name": "x"}, {"role": "user", "content":
+	q, err := parseRequest([]byte(`{"messages": [{"role": "system", "content": "a", "name": "x"}, {"role": "user", "refusal": null, "content":
 		[{"type": "text", "text": "b"}, {"type": "text", "text": "\"c\""}]}], "max_tokens": 5, "max_completion_tokens": 7, "stop": "x",
 		"logprobs": true, "top_logprobs": 2, "seed": -1, "temperature": 0, "tools": null, "response_format": {"type": "text"},
-		"user": "u", "metadata": {}, "stream_options": {"include_usage": true}, "logit_bias": {"5": -100}, "nonsense": [1]}`), true)
+		"user": "u", "metadata": {}, "stream_options": {"include_usage": true}, "logit_bias": {"5": -100}}`), true, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	const messages = `[{"role":"system","content":"a"},{"role":"user","content":"b\"c\""}]`
-	if string(encode(q.Messages)) != messages || q.maxTokens != 7 || len(q.Stop) != 1 || q.top != 2 || *q.Seed != -1 || q.Temperature != 0 ||
-		!q.StreamOptions.IncludeUsage || q.LogitBias[5] != -100 || q.N != 1 || q.TopP != 1 {
-		t.Errorf("%+v\n%s", q, encode(q.Messages))
+	const messages = `[{"content":"a","name":"x","role":"system"},{"content":"b\"c\"","role":"user"}]`
+	if string(q.messages) != messages || q.contentBytes != 5 || q.maxTokens != 7 || len(q.stop) != 1 || q.top != 2 || *q.seed != -1 ||
+		!q.includeUsage || q.logitBias[5] != -100 || q.n != 1 || engineRequest(q, nil, 0).Temperature != 0 {
+		t.Errorf("%+v\n%s", q, q.messages)
 	}
 	for body, prompts := range map[string]int{
 		`{"prompt": ""}`: 1, `{"prompt": ["a", "b"]}`: 2, `{"prompt": [1, 2, 3]}`: 1, `{"prompt": [[1], [2]]}`: 2,
-		`{"prompt": "a", "echo": false, "best_of": 2, "n": 2, "logprobs": 0}`: 1,
+		`{"prompt": ["a", [1]]}`: 2, `{"prompt": "a", "echo": false, "best_of": 2, "n": 2, "logprobs": 0}`: 1,
 	} {
-		q, err := parseRequest([]byte(body), false)
-		if err != nil || len(q.Prompt) != prompts || q.maxTokens != 16 {
+		q, err := parseRequest([]byte(body), false, false)
+		if err != nil || len(q.prompts) != prompts || q.maxTokens != 16 {
 			t.Errorf("%s: %+v, %v", body, q, err)
 		}
+	}
+	if q, err := parseRequest([]byte(`{"prompt": "a", "kv_transfer_params": {"resume": [1]}}`), false, true); err != nil || q.kv.Resume[0] != 1 {
+		t.Error(q, err)
 	}
 }

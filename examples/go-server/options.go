@@ -15,9 +15,9 @@ import (
 
 // options are those of ../README.md.
 type options struct {
-	role, listen, model, modelName, front, advertise, secretFile, kvListen, page string
-	kvMiB, maxSequences, maxBatchTokens, threads                                 uint
-	device                                                                       int
+	role, listen, model, modelName, front, advertise, secretFile, kvListen, page, workersListen string
+	kvMiB, maxSequences, maxBatchTokens, threads, maxConnections, forgetAfter                   uint
+	device                                                                                      int
 }
 
 func (o *options) worker() bool { return o.role == "prefill" || o.role == "decode" }
@@ -33,7 +33,10 @@ func parseOptions(args []string) (*options, error) {
 	flags.StringVar(&o.modelName, "model-name", "", "`NAME` of the model for clients (default: the last part of DIR)")
 	flags.StringVar(&o.front, "front", "", "`URL` of the front that a worker joins")
 	flags.StringVar(&o.advertise, "advertise", "", "`URL` of this worker for its front (default: where it listens)")
-	flags.StringVar(&o.secretFile, "secret-file", "", "`PATH` of 32 bytes, the same for all workers")
+	flags.StringVar(&o.workersListen, "workers-listen", "127.0.0.1:8001", "`HOST:PORT` where a front's workers report")
+	flags.UintVar(&o.forgetAfter, "forget-after", 60, "`SECONDS` until a front forgets a dead worker")
+	flags.UintVar(&o.maxConnections, "max-connections", 2048, "`N` connections at once")
+	flags.StringVar(&o.secretFile, "secret-file", "", "`PATH` of 32 bytes, the same for a front and its workers")
 	flags.StringVar(&o.kvListen, "kv-listen", "", "`HOST:PORT` where other machines fetch KV from a prefill worker")
 	flags.IntVar(&o.device, "device", cleave.DeviceCPU, "`N`, the number of a GPU (default: the CPU)")
 	flags.UintVar(&o.kvMiB, "kv-mib", 1024, "`MIB` of memory for KV")
@@ -60,8 +63,12 @@ func parseOptions(args []string) (*options, error) {
 		return nil, fmt.Errorf("--role %s: mixed, prefill, decode and front are roles", o.role)
 	case o.role != "front" && o.model == "":
 		return nil, errors.New("--model is missing")
-	case o.worker() && (!strings.HasPrefix(o.front, "http://") || o.secretFile == ""):
-		return nil, errors.New("a worker needs --front http://HOST:PORT and --secret-file")
+	case o.worker() && !strings.HasPrefix(o.front, "http://"):
+		return nil, errors.New("a worker needs --front http://HOST:PORT, where its front has --workers-listen")
+	case o.role != "mixed" && o.secretFile == "":
+		return nil, errors.New("a worker and a front need --secret-file")
+	case o.maxConnections == 0 || max(o.maxConnections, o.forgetAfter) > 1000000:
+		return nil, errors.New("--max-connections or --forget-after is out of range")
 	case o.device < cleave.DeviceCPU:
 		return nil, fmt.Errorf("--device %d: GPUs are numbered from 0 on", o.device)
 	case max(o.kvMiB, o.maxSequences, o.maxBatchTokens, o.threads) > 1<<31 || o.kvMiB == 0:

@@ -10,7 +10,8 @@ func TestParseOptions(t *testing.T) {
 		args  string
 		right bool
 	}{
-		{"--model m", true}, {"--role front", true}, {"--role front --listen [::1]:0 --page p", true},
+		{"--model m", true}, {"--role front --secret-file s", true}, {"--role front", false},
+		{"--role front --secret-file s --listen [::1]:0 --workers-listen h:1 --page p", true}, {"--model m --max-connections 0", false},
 		{"--role decode --model a/m/ --front http://h:1/ --secret-file s --advertise http://h:2 --kv-mib 5 --threads 2", true},
 		{"", false}, {"--role mixed", false}, {"--role both --model m", false}, {"--model m more", false}, {"--nonsense", false},
 		{"--role prefill --model m --front http://h:1", false}, {"--role prefill --model m --secret-file s", false},

@@ -10,7 +10,7 @@ import (
 // prefill computes a prompt for a decode worker, which fetches the KV itself with the ticket. The answer has a line
 // with the ticket as soon as the prompt's turn has come, and one when it is computed.
 func (h *engineHost) prefill(ctx context.Context, a *reply, q *request, prompts [][]int32) error {
-	if !q.KV.DoRemoteDecode || len(prompts) != 1 {
+	if !q.kv.DoRemoteDecode || len(prompts) != 1 {
 		return invalid("kv_transfer_params", "a prefill worker computes prompts for decode workers, one at a time")
 	}
 	a.stream = jsonLines

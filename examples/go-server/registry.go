@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -28,31 +29,37 @@ type report struct {
 // worker is one that reports, or did. Guarded by the registry's mutex.
 type worker struct {
 	report
-	State    string          `json:"state"`
-	Requests int             `json:"requests"` // in hand of this front
+	State    string          `json:"state"`    // up or dead
+	Requests int             `json:"requests"` // that this front has given it
 	life     context.Context // ends when the worker falls silent
 	end      context.CancelFunc
 	watch    *time.Timer // until then
+	heard    time.Time   // its last report
+
+	reachable bool // since this front last asked for its health; false again when a connection breaks
+	asked     bool // for its health, just now
 }
 
 // registry knows the workers of a front.
 type registry struct {
-	mu      sync.Mutex
-	workers []*worker // in the order in which they came
+	forgetAfter time.Duration // of silence
+	mu          sync.Mutex
+	workers     []*worker // in the order in which they came
 }
 
 func (g *registry) find(url string) int {
 	return slices.IndexFunc(g.workers, func(w *worker) bool { return w.URL == url })
 }
 
-// join takes a report, and returns those who are up for the worker to pair with.
+// join takes a report, and returns those who are up for the worker to pair with. A worker is up once this front has
+// reached it, too.
 func (g *registry) join(r report) []peer {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	at := g.find(r.URL)
 	if at < 0 {
 		at = len(g.workers)
-		g.workers = append(g.workers, &worker{})
+		g.workers = append(g.workers, &worker{State: "dead"})
 	}
 	w := g.workers[at]
 	if w.life == nil || w.life.Err() != nil {
@@ -60,14 +67,43 @@ func (g *registry) join(r report) []peer {
 		w.watch = time.AfterFunc(silence, func() { g.silent(w) })
 	}
 	w.watch.Reset(silence)
-	w.report, w.State = r, "up"
+	w.report, w.heard = r, time.Now()
+	if w.reachable {
+		w.State = "up"
+	} else if !w.asked {
+		w.asked = true
+		go g.askHealth(w, r.URL)
+	}
 	up := []peer{}
-	for _, w := range g.workers {
+	for _, w := range g.known() {
 		if w.State == "up" {
 			up = append(up, w.peer)
 		}
 	}
 	return up
+}
+
+var healthClient = http.Client{Timeout: silence / 2}
+
+// askHealth finds out whether a worker that reports can be reached.
+func (g *registry) askHealth(w *worker, url string) {
+	response, err := healthClient.Get(url + "/health")
+	if err == nil {
+		response.Body.Close()
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	w.asked = false
+	w.reachable = err == nil && response.StatusCode == http.StatusOK
+	if w.reachable && w.life.Err() == nil {
+		w.State = "up"
+	}
+}
+
+// known forgets workers that have been silent for long, and gives the others. Called with the mutex held.
+func (g *registry) known() []*worker {
+	g.workers = slices.DeleteFunc(g.workers, func(w *worker) bool { return time.Since(w.heard) > g.forgetAfter+silence })
+	return g.workers
 }
 
 // leave takes a worker off the list, and waits until it has no request in hand. Those that were to go there still do:
@@ -120,12 +156,12 @@ func (g *registry) take(role, model string, suits func(url string) bool) (taken 
 	}
 }
 
-// broken marks a worker dead whose connection broke, until it reports again.
+// broken marks a worker dead whose connection broke, until it reports again and can be reached.
 func (g *registry) broken(url string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if at := g.find(url); at >= 0 {
-		g.workers[at].State = "dead"
+		g.workers[at].State, g.workers[at].reachable = "dead", false
 	}
 }
 
@@ -134,7 +170,7 @@ func (g *registry) list() []worker {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	all := []worker{}
-	for _, w := range g.workers {
+	for _, w := range g.known() {
 		all = append(all, *w)
 	}
 	return all

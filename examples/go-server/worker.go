@@ -7,7 +7,6 @@ import (
 	"errors"
 	"log"
 	"net/http"
-	"net/url"
 	"sync"
 	"time"
 
@@ -22,8 +21,9 @@ const (
 // member keeps a worker in touch with its front.
 type member struct {
 	*engineHost
-	self   peer
-	client http.Client
+	authenticator *authenticator
+	self          peer
+	client        http.Client
 
 	mu     sync.Mutex
 	paired map[string]*pairing // prefill workers by URL
@@ -37,16 +37,17 @@ type pairing struct {
 
 // join reports to the front from now on, until `leave` tells it that the worker goes. That returns when the front has
 // nothing more for the worker, which has to serve until then, or at `end`.
-func join(h *engineHost) (leave func(end time.Time), err error) {
+func join(h *engineHost, a *authenticator) (leave func(end time.Time), err error) {
 	address, err := h.cache.Address()
 	if err != nil {
 		return nil, err
 	}
 	m := &member{
-		engineHost: h,
-		self:       peer{h.url, h.options.role, h.options.modelName, address},
-		client:     http.Client{Timeout: silence / 2},
-		paired:     make(map[string]*pairing),
+		engineHost:    h,
+		authenticator: a,
+		self:          peer{h.url, h.options.role, h.options.modelName, address},
+		client:        http.Client{Timeout: silence / 2},
+		paired:        make(map[string]*pairing),
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -91,16 +92,22 @@ func (m *member) keepInTouch(ctx context.Context) {
 func (m *member) leave(end time.Time) error {
 	ctx, cancel := context.WithDeadline(context.Background(), end)
 	defer cancel()
-	at := m.options.front + "/workers?url=" + url.QueryEscape(m.url)
-	request, err := http.NewRequestWithContext(ctx, "DELETE", at, nil)
-	if err != nil {
-		return err
-	}
-	response, err := http.DefaultClient.Do(request)
+	response, err := m.post(ctx, http.DefaultClient, "/workers/leave", encode(map[string]string{"url": m.url}))
 	if err == nil {
 		response.Body.Close()
 	}
 	return err
+}
+
+// post sends a signed request to the front.
+func (m *member) post(ctx context.Context, client *http.Client, path string, body []byte) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(ctx, "POST", m.options.front+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	m.authenticator.sign(request, "front", body)
+	return client.Do(request)
 }
 
 // report tells how things are, and returns the workers that there are.
@@ -118,7 +125,7 @@ func (m *member) report() ([]peer, error) {
 	}
 	m.mu.Unlock()
 	body := encode(report{m.self, metrics.Running, metrics.Waiting, paired})
-	response, err := m.client.Post(m.options.front+"/workers", "application/json", bytes.NewReader(body))
+	response, err := m.post(context.Background(), &m.client, "/workers", body)
 	if err != nil {
 		return nil, err
 	}

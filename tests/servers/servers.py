@@ -1,5 +1,7 @@
 """Starts the example servers and asks them what only their operators ask."""
 
+import hashlib
+import hmac
 import json
 import os
 import signal
@@ -7,6 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import uuid
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -30,6 +33,15 @@ def get(url, timeout=60):
         return error.code, error.read().decode()
 
 
+def post(url, body, headers=None, timeout=60):
+    """Status and JSON answer."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, body, headers or {}), timeout=timeout) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
 def wait_until(what, holds, seconds=60.0):
     """Long enough for a machine that is busy: what does not come about does so on no machine."""
     end = time.monotonic() + seconds
@@ -51,6 +63,9 @@ class Server:
         watchdog = threading.Timer(120, self.process.kill)
         watchdog.start()
         line = self.process.stdout.readline()
+        if line.startswith("workers join at "): # a front
+            self.inside = line.removeprefix("workers join at ").strip()
+            line = self.process.stdout.readline()
         watchdog.cancel()
         assert line.startswith("listening on http://"), f"{language} {options}: {line!r}\n{self.log()}"
         self.url = line.removeprefix("listening on ").strip()
@@ -96,23 +111,34 @@ class Server:
 class Cluster:
     """A front with workers, each in a language of its own."""
 
-    def __init__(self, front, prefill, decode, model=MODEL, options=SMALL):
+    def __init__(self, front, prefill, decode, model=MODEL, options=SMALL, front_options=()):
         self.model, self.options = model, options
         secret = tempfile.NamedTemporaryFile()
         secret.write(os.urandom(32))
         secret.flush()
         self.secret = secret
         self.workers = []
-        self.front = Server(front, "--role", "front", "--listen", "127.0.0.1:0", "--page", PAGE)
-        self.url = self.front.url
+        self.start_front(front, *front_options)
         for language in prefill:
             self.add("prefill", language)
         for language in decode:
             self.add("decode", language)
         self.wait_for(len(prefill), len(decode))
 
+    def start_front(self, language, *options):
+        self.front = Server(language, "--role", "front", "--listen", "127.0.0.1:0", "--workers-listen", "127.0.0.1:0", "--page", PAGE,
+                            "--secret-file", self.secret.name, *options)
+        self.url = self.front.url
+
+    def signed(self, audience, path, body, secret=None, time_ms=None):
+        """The headers of a request between a front and its workers."""
+        key = hmac.digest(secret or Path(self.secret.name).read_bytes(), b"cleave requests between front and workers, version 1", "sha256")
+        at, nonce, digest = str(time_ms or time.time_ns() // 1_000_000), uuid.uuid4().hex, hashlib.sha256(body).hexdigest()
+        mac = hmac.new(key, "\n".join([audience, path, at, nonce, digest]).encode(), "sha256").hexdigest()
+        return {"Authorization": f"Cleave {at} {nonce} {digest} {mac}", "Content-Type": "application/json"}
+
     def add(self, role, language, *options):
-        worker = Server(language, "--role", role, "--listen", "127.0.0.1:0", "--model", self.model, "--front", self.url,
+        worker = Server(language, "--role", role, "--listen", "127.0.0.1:0", "--model", self.model, "--front", self.front.inside,
                         "--secret-file", self.secret.name, *self.options, *options)
         worker.role = role
         self.workers.append(worker)

@@ -7,7 +7,7 @@ import time
 import openai
 import pytest
 from conftest import client_of
-from servers import Server, get, wait_until
+from servers import get, wait_until
 
 STREAMS = 32
 
@@ -167,10 +167,10 @@ def test_a_worker_that_joins_gets_its_share(cluster):
 
 
 def test_a_front_that_is_restarted(cluster):
-    port = cluster.url.rsplit(":", 1)[1]
-    cluster.front.kill()
-    cluster.front = Server(cluster.front.language, "--role", "front", "--listen", f"127.0.0.1:{port}")
-    assert cluster.front.url == cluster.url
+    before = cluster.front
+    before.kill()
+    cluster.start_front(before.language, "--listen", before.url.removeprefix("http://"), "--workers-listen", before.inside.removeprefix("http://"))
+    assert (cluster.front.url, cluster.front.inside) == (before.url, before.inside)
     cluster.wait_for(1, 2)
     works(cluster)
 

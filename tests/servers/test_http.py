@@ -9,6 +9,7 @@ import time
 from urllib.parse import urlsplit
 
 import pytest
+import servers
 from conftest import ask, mixed
 from servers import BINARIES, LANGUAGES, MODEL, Server, get, wait_until
 
@@ -43,6 +44,12 @@ def post(server, body, path="/v1/chat/completions", headers=()):
             whole, rest = whole + rest[:n], rest[n + 2:]
         rest = whole
     return int(head[9:12]), head.decode().lower(), rest
+
+
+def post_signed(cluster, worker, body, path="/v1/chat/completions"):
+    """What a front sends to a worker; status and JSON answer."""
+    body = json.dumps(body).encode()
+    return servers.post(worker.url + path, body, cluster.signed(worker.url, path, body))
 
 
 def model_of(server):
@@ -133,8 +140,8 @@ def test_the_trace(server):
 def test_a_prefill_worker_only_prefills(server):
     for worker in getattr(server, "workers", []):
         if worker.role == "prefill":
-            status, _, body = post(worker, {"model": "tiny", "messages": ask("red box")})
-            assert status == 400 and "prefill" in json.loads(body)["error"]["message"]
+            status, answer = post_signed(server, worker, {"model": "tiny", "messages": ask("red box")})
+            assert status == 400 and "prefill" in answer["error"]["message"]
 
 
 def test_a_ticket_that_is_none(server):
@@ -142,9 +149,9 @@ def test_a_ticket_that_is_none(server):
         if worker.role == "decode":
             for ticket in ["", "!!!", "AAAA", 7]:
                 body = {"model": "tiny", "messages": ask("red box"), "temperature": 0, "kv_transfer_params": {"do_remote_prefill": True, "ticket": ticket}}
-                status, _, answer = post(worker, body)
+                status, answer = post_signed(server, worker, body)
                 if status == 200:
-                    assert json.loads(answer)["choices"][0]["message"]["content"] == "a key."
+                    assert answer["choices"][0]["message"]["content"] == "a key."
                 else:
                     assert status == 400, answer
 
@@ -160,6 +167,7 @@ def test_options(language, tmp_path):
     assert run()[0] == 2
     assert run("--role", "chef", "--model", str(MODEL))[0] == 2
     assert run("--role", "decode", "--model", str(MODEL))[0] == 2
+    assert run("--role", "front")[0] == 2, "a front needs the secret"
     status, text = run("--model", "/no/such/model", "--listen", "127.0.0.1:0")
     assert status == 1 and "/no/such/model" in text.splitlines()[-1]
     short = tmp_path / "secret"

@@ -1,11 +1,13 @@
 """The official client against every set-up."""
 
 import asyncio
+import json
 
 import openai
 import pytest
-from conftest import ANSWERS, QUESTION, ask, client_of
-from servers import get, wait_until
+from conftest import ANSWERS, QUESTION, SETUPS, ask, client_of
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from servers import get, post, wait_until
 
 LONG = {"max_tokens": 300, "extra_body": {"ignore_eos": True}}
 
@@ -178,6 +180,23 @@ BAD = [
     ({"presence_penalty": 3}, openai.BadRequestError, "presence_penalty", None),
     ({"logit_bias": {"x": 1}}, openai.BadRequestError, "logit_bias", None),
     ({"logit_bias": {"100000": 1}}, openai.BadRequestError, "logit_bias", None),
+    ({"guided_json": {"type": "object"}}, openai.BadRequestError, "guided_json", None),
+    ({"Temperature": 1}, openai.BadRequestError, "Temperature", None),
+    ({"kv_transfer_params": {"do_remote_decode": True}}, openai.BadRequestError, "kv_transfer_params", None),
+    ({"messages": [{"role": "user", "content": "hi", "prefix": True}]}, openai.BadRequestError, "messages[0].prefix", None),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": "hi", "more": 1}]}]}, openai.BadRequestError, "messages[0].content[0].more", None),
+    ({"stream_options": {"include_usage": True, "more": 1}}, openai.BadRequestError, "stream_options.more", None),
+    ({"response_format": {"type": "text", "strict": True}}, openai.BadRequestError, "response_format.strict", None),
+    ({"logprobs": True, "top_logprobs": -1}, openai.BadRequestError, "top_logprobs", None),
+    ({"max_completion_tokens": -1}, openai.BadRequestError, "max_completion_tokens", None),
+    ({"max_tokens": 2**31}, openai.BadRequestError, "max_tokens", None),
+    ({"n": -1}, openai.BadRequestError, "n", None),
+    ({"temperature": -0.1}, openai.BadRequestError, "temperature", None),
+    ({"frequency_penalty": -2.1}, openai.BadRequestError, "frequency_penalty", None),
+    ({"seed": 2**63}, openai.BadRequestError, "seed", None),
+    ({"stop": ["x" * 1025]}, openai.BadRequestError, "stop", None),
+    ({"logit_bias": {"-1": 1}}, openai.BadRequestError, "logit_bias", None),
+    ({"logit_bias": {"1": 101}}, openai.BadRequestError, "logit_bias", None),
     ({"tools": [{"type": "function", "function": {"name": "f"}}]}, openai.BadRequestError, "tools", None),
     ({"response_format": {"type": "json_object"}}, openai.BadRequestError, "response_format", None),
     ({"messages": [{"role": "user", "content": "a " * 2000}]}, openai.BadRequestError, "messages", "context_length_exceeded"),
@@ -197,7 +216,27 @@ def test_errors(client, options, kind, param, code, stream):
         assert body["code"] == code, body
 
 
-@pytest.mark.parametrize("options,param", [({"echo": True}, "echo"), ({"suffix": "x"}, "suffix"), ({"best_of": 3}, "best_of"), ({"logprobs": 6}, "logprobs"),
+def test_both_servers_refuse_in_the_same_words():
+    """A front in either language, and a server without one: clients cannot tell them apart."""
+    running = [SETUPS[name]() for name in SETUPS if name in ("go-mixed", "cpp-mixed")]
+    for options, _, _, _ in BAD:
+        body = json.dumps({"model": "tiny", "messages": ask("red box"), **options}).encode()
+        answers = [post(server.url + "/v1/chat/completions", body) for server in running]
+        assert all(answer == answers[0] for answer in answers), answers
+    for server in running:
+        assert server.stop() == 0
+
+
+def test_harmless_fields_are_ignored(client):
+    harmless = {"user": "u", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "safety_identifier": "x", "prompt_cache_key": "x",
+                "parallel_tool_calls": True, "request_id": "x", "tools": None, "guided_json": None}
+    messages = [{**ask("red box")[0], "name": "anna", "refusal": None, "tool_calls": None}]
+    answer = client.chat.completions.create(model="tiny", messages=messages, temperature=0, extra_body=harmless)
+    assert answer.choices[0].message.content == "a key."
+
+
+@pytest.mark.parametrize("options,param", [({"echo": True}, "echo"), ({"suffix": "x"}, "suffix"), ({"best_of": 3}, "best_of"), ({"logprobs": 6}, "logprobs"), ({"logprobs": -1}, "logprobs"),
+                                           ({"messages": []}, "messages"),
                                            ({"prompt": [1, "a"]}, "prompt"), ({"prompt": [-1]}, "prompt"), ({"prompt": [100000]}, "prompt"),
                                            ({"prompt": []}, "prompt"), ({"prompt": {}}, "prompt")])
 def test_completion_errors(client, options, param):
@@ -248,14 +287,19 @@ def test_cached_tokens(client):
 
 def test_operators(server, client):
     client.chat.completions.create(model="tiny", messages=ask("red box"), temperature=0)
+    client.models.retrieve("tiny")
+    get(server.url + "/no/such/path/7")
     status, health = server.health() if hasattr(server, "health") else server.front.health()
     assert status == 200 and health["status"] == "ok"
     status, text = get(server.url + "/metrics")
-    assert status == 200
-    names = {line.split("{")[0].split(" ")[0] for line in text.splitlines() if line and not line.startswith("#")}
-    assert "cleave_server_requests_total" in names and "cleave_server_ttft_seconds_count" in names
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert status == 200 and all(family.documentation for name, family in families.items() if name.startswith(("cleave_server", "cleave_front")))
+    paths = {sample.labels["path"] for sample in families["cleave_server_requests"].samples}
+    assert paths <= {"/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics", "/", "/workers", "/workers/leave", "other"}, paths
+    assert {"/v1/chat/completions", "/v1/models", "other"} <= paths
+    assert families["cleave_server_time_to_first_token_seconds"].type == "summary"
     if hasattr(server, "front"):
-        assert "cleave_front_workers" in names and "cleave_front_moved_total" in names
+        assert {"cleave_front_workers", "cleave_front_moved"} <= set(families)
         assert sum(worker.metric("cleave_handoffs_total") for worker in server.of("decode")) > 0, "its answers were prefilled elsewhere"
     else:
-        assert any(name.startswith("cleave_") and not name.startswith("cleave_server") for name in names)
+        assert any(name.startswith("cleave_") and not name.startswith("cleave_server") for name in families)

@@ -1,0 +1,153 @@
+"""What one client can do to the others: bodies that take long to read, connections that ask nothing."""
+
+import contextlib
+import json
+import resource
+import socket
+import time
+from urllib.parse import urlsplit
+
+import pytest
+from conftest import ask
+from servers import LANGUAGES, MODEL, SMALL, Server, get, post, wait_until
+
+CHAT = "/v1/chat/completions"
+MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+def fastest(server, body, path=CHAT):
+    """Status and answer, and the seconds of the fastest of three tries: others use the machine, too."""
+    best = None
+    for _ in range(3):
+        begin = time.monotonic()
+        answer = post(server.url + path, body)
+        best = min(best or 1e9, time.monotonic() - begin)
+    return *answer, best
+
+
+def parts(n):
+    return {"model": "tiny", "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * n}]}
+
+
+BODIES = {
+    "braces": lambda n: b"[" + b",".join([b"{}"] * n) + b"]",
+    "braces in an unknown field": lambda n: json.dumps({"messages": MESSAGES, "more": [{}] * n}).encode(),
+    "brackets in a prompt": lambda n: json.dumps({"prompt": [[]] * n}).encode(),
+    "content parts": lambda n: json.dumps(parts(n)).encode(),
+    "messages": lambda n: json.dumps({"messages": MESSAGES * n}).encode(),
+    "biases": lambda n: json.dumps({"messages": MESSAGES, "logit_bias": {str(i): 1 for i in range(n)}}).encode(),
+    "strings": lambda n: json.dumps({"messages": MESSAGES, "stop": ["x"] * n}).encode(),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_reading_a_body_takes_linear_time(server, name):
+    """Sixteen times the body takes less than eighty times as long; quadratic time would be 256."""
+    small, large = (fastest(server, BODIES[name](n)) for n in (9000, 144000))
+    assert large[0] == 400 and large[1]["error"]["type"] == "invalid_request_error", large
+    assert large[2] < 80 * max(small[2], 0.002), (small[2], large[2])
+
+
+def test_limits_on_what_is_taken(server):
+    for body in (parts(10001), {"messages": MESSAGES * 10001}, {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 6000}] * 2}):
+        status, answer = post(server.url + CHAT, json.dumps(body).encode())
+        assert status == 400 and answer["error"]["param"] == "messages", answer
+    nested = b'{"model": "tiny", "messages": ' + b"[" * 64 + b"]" * 64 + b"}"
+    status, answer = post(server.url + CHAT, nested)
+    assert status == 400 and "64 levels" in answer["error"]["message"]
+
+
+@pytest.mark.parametrize("path,body", [(CHAT, {"messages": [{"role": "user", "content": "the old farmer " * 1000000}]}),
+                                       ("/v1/completions", {"prompt": "the old farmer " * 1000000})])
+def test_text_that_cannot_fit_is_not_tokenised(server, path, body):
+    """The answer names bytes: nobody has counted tokens."""
+    status, answer = post(server.url + path, json.dumps(body).encode())
+    assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
+    assert "maximum context length is 512 tokens" in answer["error"]["message"] and "15000000 bytes" in answer["error"]["message"]
+
+
+def connect(server):
+    url = urlsplit(server.url)
+    return socket.create_connection((url.hostname, url.port), timeout=120)
+
+
+@pytest.fixture(params=LANGUAGES)
+def small(request):
+    server = Server(request.param, "--listen", "127.0.0.1:0", "--model", MODEL, "--max-connections", "16", *SMALL)
+    yield server
+    assert server.stop() == 0
+
+
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /hea", HEAD, HEAD + b"Content-Length: 100\r\n\r\n{", HEAD + b"Transfer-Encoding: chunked\r\n\r\n64\r\n{"])
+def test_connections_that_wait_make_room(small, sent):
+    """Ten times as many as there may be, whatever of a request they have sent: the oldest go, and others are served."""
+    with contextlib.ExitStack() as stack:
+        waiting = []
+        for _ in range(160):
+            waiting.append(stack.enter_context(connect(small)))
+            with contextlib.suppress(OSError):
+                waiting[-1].sendall(sent)
+        assert get(small.url + "/health")[0] == 200
+        status, answer = post(small.url + CHAT, json.dumps({"messages": ask("red box"), "temperature": 0}).encode())
+        assert status == 200 and answer["choices"][0]["message"]["content"] == "a key."
+        with contextlib.suppress(ConnectionError):
+            assert waiting[0].recv(1) == b"", "the oldest is closed"
+
+
+def test_too_many_answers_at_once(small, request):
+    """None of these connections waits: the next is told to come back, and those that are answered go on."""
+    body = json.dumps({"prompt": "the old farmer", "max_tokens": 480, "ignore_eos": True, "stream": True}).encode()
+    with contextlib.ExitStack() as stack:
+        streams = [stack.enter_context(connect(small)) for _ in range(16)]
+        for stream in streams:
+            stream.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        # A stream that nobody reads stays: what it has to say is more than these buffers hold.
+        for stream in streams:
+            assert stream.recv(16).startswith(b"HTTP/1.1 200")
+
+        def refused():
+            try:
+                return post(small.url + CHAT, json.dumps({"messages": MESSAGES}).encode())
+            except OSError: # closed before all of the request was sent
+                return None
+
+        answers = [refused() for _ in range(3)]
+        assert all(answer is None or answer[0] in (200, 503) for answer in answers), answers
+        whole = [b""] * 16
+        for i, stream in enumerate(streams):
+            while b"[DONE]" not in whole[i]:
+                piece = stream.recv(65536)
+                assert piece, "a stream that is answered is not closed"
+                whole[i] += piece
+    wait_until("there is room again", lambda: post(small.url + CHAT, json.dumps({"messages": ask("red box")}).encode())[0] == 200)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_half_a_head_is_not_waited_for(language):
+    server = Server(language, "--listen", "127.0.0.1:0", "--model", MODEL, *SMALL)
+    with connect(server) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\n")
+        with contextlib.suppress(ConnectionError):
+            while connection.recv(1024):
+                pass # an answer, perhaps; then the end
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_thousands_of_idle_connections(language):
+    """More than a process may have descriptors."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    n = min(9000, hard - 200)
+    server = Server(language, "--listen", "127.0.0.1:0", "--model", MODEL, *SMALL)
+    with contextlib.ExitStack() as stack:
+        for _ in range(n):
+            stack.enter_context(connect(server))
+        assert get(server.url + "/health")[0] == 200
+        assert post(server.url + CHAT, json.dumps({"messages": ask("red box")}).encode())[0] == 200
+    resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    assert server.stop() == 0
