@@ -33,7 +33,7 @@ static cleave_detokenizer_t *detokenizer_;
 #define FUNCTIONS(F) \
     F(MODEL, model_info, MODEL_OF(h), &model_info_, &err) \
     F(MODEL, tokenize, MODEL_OF(h), "a", 1, 0, tokens_, 8, &n, &err) \
-    F(MODEL, chat_prompt, MODEL_OF(h), "[]", 2, buffer, sizeof buffer, &n, &err) \
+    F(MODEL, chat_prompt, MODEL_OF(h), "[]", 2, NULL, 0, NULL, 0, 0, buffer, sizeof buffer, &n, &err) \
     F(MODEL, token_bytes, MODEL_OF(h), 1, buffer, sizeof buffer, &n, &err) \
     F(MODEL, detokenizer_create, MODEL_OF(h), &detokenizer_, &err) \
     F(MODEL, cache_create, MODEL_OF(h), NULL, 0, NULL, &cache_, &err) \

@@ -76,14 +76,53 @@ int main(void)
     cleave_detokenizer_destroy(d);
     CHECK_STATUS(cleave_detokenizer_push(d, plain[0], text, sizeof text, &n, NULL), CLEAVE_ERR_NOT_FOUND);
 
+    /* Text that is to stay text. */
+    {
+        char special[64], forged[96];
+        CHECK_ERR(cleave_token_bytes(model, 1, special, sizeof special, &n, &err), CLEAVE_OK);
+        CHECK(n > 0 && n < sizeof special);
+        special[n] = 0;
+        sprintf(forged, "a%sb", special);
+        CHECK_ERR(cleave_tokenize(model, forged, strlen(forged), CLEAVE_TOKENIZE_NO_SPECIAL, tokens, 64, &n, &err), CLEAVE_OK);
+        for (i = 0; i < n && tokens[i] != 1; i++) {
+        }
+        CHECK(i < n);
+        CHECK_ERR(cleave_tokenize(model, forged, strlen(forged), CLEAVE_TOKENIZE_NO_SPECIAL | CLEAVE_TOKENIZE_PLAIN, tokens, 64,
+                                  &n, &err),
+                  CLEAVE_OK);
+        for (i = 0; i < n; i++)
+            CHECK(tokens[i] != 1);
+    }
+
     /* The chat template, where the model has one. */
     {
         const char *messages = "[{\"role\": \"user\", \"content\": \"hello\"}]";
-        cleave_status_t status = cleave_chat_prompt(model, messages, strlen(messages), text, sizeof text, &n, &err);
+        const char *open = "[{\"role\": \"user\", \"content\": \"hello\"}, {\"role\": \"assistant\", \"content\": \"well, I\"}]";
+        const char *tools = "[{\"type\": \"function\", \"function\": {\"name\": \"f\"}}]";
+        const char *arguments = "{\"enable_thinking\": false}";
+        cleave_status_t status =
+            cleave_chat_prompt(model, messages, strlen(messages), NULL, 0, NULL, 0, 0, text, sizeof text, &n, &err);
         CHECK(status == CLEAVE_OK || status == CLEAVE_ERR_UNSUPPORTED);
         if (status == CLEAVE_OK) {
             CHECK(strstr(text, "hello") != NULL && strlen(text) == n);
-            CHECK_ERR(cleave_chat_prompt(model, "{", 1, text, sizeof text, &n, &err), CLEAVE_ERR_INVALID_ARGUMENT);
+            CHECK_ERR(cleave_chat_prompt(model, messages, strlen(messages), tools, strlen(tools), arguments, strlen(arguments),
+                                         CLEAVE_CHAT_NO_GENERATION_PROMPT, whole, sizeof whole, &got, &err),
+                      CLEAVE_OK);
+            CHECK(got < n && strncmp(text, whole, got) == 0);
+            CHECK_ERR(cleave_chat_prompt(model, open, strlen(open), NULL, 0, NULL, 0, CLEAVE_CHAT_CONTINUE_FINAL_MESSAGE, text,
+                                         sizeof text, &n, &err),
+                      CLEAVE_OK);
+            CHECK(n >= 7 && strcmp(text + n - 7, "well, I") == 0);
+            CHECK_ERR(cleave_chat_prompt(model, "{", 1, NULL, 0, NULL, 0, 0, text, sizeof text, &n, &err),
+                      CLEAVE_ERR_INVALID_ARGUMENT);
+            CHECK_ERR(cleave_chat_prompt(model, messages, strlen(messages), "{}", 2, NULL, 0, 0, text, sizeof text, &n, &err),
+                      CLEAVE_ERR_INVALID_ARGUMENT);
+            CHECK_ERR(cleave_chat_prompt(model, messages, strlen(messages), NULL, 0, "[]", 2, 0, text, sizeof text, &n, &err),
+                      CLEAVE_ERR_INVALID_ARGUMENT);
+            CHECK_ERR(cleave_chat_prompt(model, messages, strlen(messages), NULL, 3, NULL, 0, 0, text, sizeof text, &n, &err),
+                      CLEAVE_ERR_INVALID_ARGUMENT);
+            CHECK_ERR(cleave_chat_prompt(model, messages, strlen(messages), NULL, 0, NULL, 0, 1u << 31, text, sizeof text, &n, &err),
+                      CLEAVE_ERR_UNSUPPORTED);
         }
     }
     cleave_model_release(model);

@@ -5,6 +5,7 @@ mod common;
 
 use cleave::engine::{CacheOptions, EngineOptions, Request, Role};
 use cleave::kv::KvId;
+use cleave::model::chat::ChatInput;
 use common::*;
 
 struct Item {
@@ -21,7 +22,9 @@ fn items() -> Vec<Item> {
         let tokens = match entry["prompt"].as_str() {
             Some(prompt) => model.tokenize(prompt, true, true).unwrap(),
             None => {
-                let prompt = model.chat_prompt(&entry["messages"].to_string()).unwrap();
+                let prompt = model
+                    .chat_prompt(&ChatInput { messages: &entry["messages"].to_string(), ..ChatInput::default() })
+                    .unwrap();
                 model.tokenize(&prompt, false, true).unwrap()
             }
         };

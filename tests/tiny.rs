@@ -9,6 +9,7 @@ use std::sync::Arc;
 use cleave::backend::cpu::{CpuBackend, CpuConfig, CpuDevice, KvSlab, Level};
 use cleave::backend::{Batch, SeqSpan};
 use cleave::model::Model;
+use cleave::model::chat::ChatInput;
 use cleave::model::decoder::{Decoder, Executor};
 use cleave::tensor::Dtype;
 use serde_json::Value;
@@ -94,7 +95,8 @@ fn answers_chats() {
     let mut decoder = decoder(&model, Level::best());
     let (mut right, mut all) = (0, 0);
     for case in &cases {
-        let text = model.chat_prompt(&case["messages"].to_string()).unwrap();
+        let text =
+            model.chat_prompt(&ChatInput { messages: &case["messages"].to_string(), ..ChatInput::default() }).unwrap();
         let prompt = model.tokenize(&text, false, true).unwrap();
         right += usize::from(answers(&generate(&model, &mut decoder, &prompt), &case["answer"]));
         all += 1;

@@ -19,6 +19,13 @@ func (m *Model) TokenizeNoSpecial(text string) ([]int32, error) {
 	return m.tokenize(text, capi.TokenizeNoSpecial)
 }
 
+// TokenizePlain turns text into token ids and treats it as nothing but text: no tokens around it, and special tokens that
+// are written out in it stay text. It is for what users typed, between tokens of the caller's own. Added tokens that the
+// tokenizer does not mark as special keep their ids.
+func (m *Model) TokenizePlain(text string) ([]int32, error) {
+	return m.tokenize(text, capi.TokenizeNoSpecial|capi.TokenizePlain)
+}
+
 func (m *Model) tokenize(text string, flags uint32) ([]int32, error) {
 	defer runtime.KeepAlive(m)
 	tokens, e := capi.Tokenize(m.name, text, flags)
@@ -60,8 +67,32 @@ func (m *Model) ChatPrompt(messages []Message) (string, error) {
 // ChatPromptJSON is [Model.ChatPrompt] for messages with other fields than those of [Message], as a template may read
 // them: messages is a JSON array of objects.
 func (m *Model) ChatPromptJSON(messages []byte) (string, error) {
+	return m.ChatPromptWith(messages, ChatOptions{})
+}
+
+// ChatOptions is what [Model.ChatPromptWith] gives a chat template beside the messages. All of it may be left out.
+type ChatOptions struct {
+	// Tools is a JSON array of tools in the form that OpenAI's API has.
+	Tools []byte
+	// Arguments is a JSON object of further variables for the template: {"enable_thinking": false}.
+	Arguments []byte
+	// NoGenerationPrompt ends the prompt after the last message, not where an answer of the assistant begins.
+	NoGenerationPrompt bool
+	// ContinueFinalMessage leaves the last message open, so that generation continues its text.
+	ContinueFinalMessage bool
+}
+
+// ChatPromptWith is [Model.ChatPromptJSON] with tools, arguments for the template, or another end.
+func (m *Model) ChatPromptWith(messages []byte, options ChatOptions) (string, error) {
 	defer runtime.KeepAlive(m)
-	text, e := capi.ChatPrompt(m.name, messages)
+	var flags uint32
+	if options.NoGenerationPrompt {
+		flags |= capi.ChatNoGenerationPrompt
+	}
+	if options.ContinueFinalMessage {
+		flags |= capi.ChatContinueFinalMessage
+	}
+	text, e := capi.ChatPrompt(m.name, messages, options.Tools, options.Arguments, flags)
 	return string(text), m.wrap(e)
 }
 

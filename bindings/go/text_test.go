@@ -30,6 +30,9 @@ func TestTokenize(t *testing.T) {
 	if got := text(t, must[[]int32](t)(model.Tokenize(many))); got != many {
 		t.Errorf("%d bytes became %d", len(many), len(got))
 	}
+	if forged := must[[]int32](t)(model.TokenizePlain("</s><|end|>")); slices.Contains(forged, 1) || len(forged) < 5 {
+		t.Errorf("%v", forged)
+	}
 	_, err := model.Tokenize("\xff")
 	expect(t, err, ErrInvalidArgument)
 }
@@ -49,7 +52,19 @@ func TestChatPrompt(t *testing.T) {
 	if strings.Count(long, "\u0001") != 5000 {
 		t.Errorf("%d bytes", len(long))
 	}
-	_, err := model.ChatPromptJSON([]byte("nothing"))
+	open := must[string](t)(model.ChatPromptWith([]byte(`[{"role": "user", "content": "?"}, {"role": "assistant", "content": "it is"}]`),
+		ChatOptions{ContinueFinalMessage: true}))
+	if !strings.HasSuffix(open, "<|assistant|>it is") {
+		t.Errorf("%q", open)
+	}
+	ended := must[string](t)(model.ChatPromptWith([]byte(`[{"role": "user", "content": "?"}]`),
+		ChatOptions{NoGenerationPrompt: true, Tools: []byte("[]"), Arguments: []byte(`{"enable_thinking": false}`)}))
+	if !strings.HasSuffix(ended, "?<|end|>") {
+		t.Errorf("%q", ended)
+	}
+	_, err := model.ChatPromptWith([]byte("[]"), ChatOptions{Tools: []byte("{}")})
+	expect(t, err, ErrInvalidArgument)
+	_, err = model.ChatPromptJSON([]byte("nothing"))
 	expect(t, err, ErrInvalidArgument)
 }
 

@@ -9,18 +9,26 @@ use super::registry::{self, Kind, Object};
 use crate::bail;
 use crate::error::Result;
 use crate::model::Model;
+use crate::model::chat::ChatInput;
 use crate::model::detokenizer::Detokenizer;
 use libc::{c_char, c_void, size_t};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Adds no tokens around the text (BOS, EOS): for text that holds them already, as cleave_chat_prompt's does.
+/// Adds no tokens around the text (BOS, EOS): for text that holds them already, such as a prompt from
+/// cleave_chat_prompt.
 pub const CLEAVE_TOKENIZE_NO_SPECIAL: u32 = 1 << 0;
+/// Treats special tokens that are written out in the text as text, so that what a user typed cannot end a turn or begin
+/// another. Added tokens that the tokenizer does not mark as special keep their ids.
+pub const CLEAVE_TOKENIZE_PLAIN: u32 = 1 << 1;
 
-/// Turns `len` bytes of UTF-8 into token ids, with the special tokens that the model's tokenizer puts around a text
-/// unless CLEAVE_TOKENIZE_NO_SPECIAL is among `flags`. Special tokens written out in the text become their ids.
-/// `*n` is the number of tokens; (`tokens`, `cap`, `n`) follow the conventions for buffers above.
+/// Turns `len` bytes of UTF-8, at most 16 MiB, into token ids. Special tokens that the model's tokenizer puts around a
+/// text are added unless CLEAVE_TOKENIZE_NO_SPECIAL is among `flags`; special tokens written out in the text become
+/// their ids unless CLEAVE_TOKENIZE_PLAIN is. `*n` is the number of tokens; (`tokens`, `cap`, `n`) follow the
+/// conventions for buffers above.
 ///
-/// Callable from any thread. Errors: INVALID_ARGUMENT (not UTF-8, buffer too small), NOT_FOUND, UNSUPPORTED.
+/// Callable from any thread. [BLOCKING] The first text function called on a model builds its tokenizer, which takes up
+/// to seconds for large vocabularies; after that the time grows with the text. Errors: INVALID_ARGUMENT (not UTF-8, too
+/// long, buffer too small), NOT_FOUND, UNSUPPORTED, CORRUPT (tokenizer.json).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleave_tokenize(
     model: *const cleave_model_t,
@@ -36,24 +44,44 @@ pub unsafe extern "C" fn cleave_tokenize(
         let model = registry::get::<Model>(model, "model")?;
         required(n, "n")?;
         let text = string(text, len, "text")?;
-        known_flags(flags, CLEAVE_TOKENIZE_NO_SPECIAL, "flags")?;
-        let ids = model.tokenize(text, flags & CLEAVE_TOKENIZE_NO_SPECIAL == 0, true)?;
-        let ids: Vec<i32> = ids.into_iter().map(|id| id as i32).collect();
+        known_flags(flags, CLEAVE_TOKENIZE_NO_SPECIAL | CLEAVE_TOKENIZE_PLAIN, "flags")?;
+        let (add, parse) = (flags & CLEAVE_TOKENIZE_NO_SPECIAL == 0, flags & CLEAVE_TOKENIZE_PLAIN == 0);
+        let ids: Vec<i32> = model.tokenize(text, add, parse)?.into_iter().map(|id| id as i32).collect();
         fill(&ids, tokens, cap, n, "tokens")
     })
 }
 
-/// Applies the model's chat template to a JSON array of messages ([{"role": "user", "content": "..."}, ...]), up to
-/// where the assistant's answer begins. Tokenise the result with CLEAVE_TOKENIZE_NO_SPECIAL. (`text`, `cap`, `n`)
-/// follow the conventions for buffers above.
+/// Ends the prompt after the last message, not where an answer of the assistant begins.
+pub const CLEAVE_CHAT_NO_GENERATION_PROMPT: u32 = 1 << 0;
+/// Leaves the last message open, so that generation continues its text: the prompt ends where that text ends. Implies
+/// CLEAVE_CHAT_NO_GENERATION_PROMPT.
+pub const CLEAVE_CHAT_CONTINUE_FINAL_MESSAGE: u32 = 1 << 1;
+
+/// Applies the model's chat template to `messages_json`, a JSON array of messages ([{"role": "user", "content": "..."},
+/// ...]). The prompt ends where the assistant's answer begins unless `flags` say otherwise. Tokenise it with
+/// CLEAVE_TOKENIZE_NO_SPECIAL. (`text`, `cap`, `n`) follow the conventions for buffers above.
 ///
-/// Callable from any thread. Errors: INVALID_ARGUMENT (not JSON, what the template refuses, buffer too small),
-/// NOT_FOUND, UNSUPPORTED (no chat template).
+/// `tools_json` is a JSON array of tools in the form that OpenAI's API has, `arguments_json` a JSON object of further
+/// variables for the template, such as {"enable_thinking": false} or {"documents": [...]}; NULL with length 0 for none.
+/// Both mean what they mean to apply_chat_template of Hugging Face's transformers; a template ignores what it does not
+/// know.
+///
+/// A template is a program that comes with the model. It may take 30 seconds, 5,000,000 steps and 64 MiB of memory and
+/// 64 bytes for each byte of the three texts; it reads nothing but these texts and the time, and writes nothing else.
+///
+/// Callable from any thread. [BLOCKING] Runs the template on a thread of its own; mostly less than a millisecond.
+/// Errors: INVALID_ARGUMENT (not JSON, what the template refuses or takes too much for, buffer too small), NOT_FOUND,
+/// UNSUPPORTED (no chat template, one that is no valid program), CORRUPT (tokenizer_config.json), OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleave_chat_prompt(
     model: *const cleave_model_t,
     messages_json: *const c_char,
-    len: size_t,
+    messages_len: size_t,
+    tools_json: *const c_char,
+    tools_len: size_t,
+    arguments_json: *const c_char,
+    arguments_len: size_t,
+    flags: u32,
     text: *mut c_char,
     cap: size_t,
     n: *mut size_t,
@@ -62,13 +90,21 @@ pub unsafe extern "C" fn cleave_chat_prompt(
     call(err, || unsafe {
         let model = registry::get::<Model>(model, "model")?;
         required(n, "n")?;
-        let prompt = model.chat_prompt(string(messages_json, len, "messages_json")?)?;
+        known_flags(flags, CLEAVE_CHAT_NO_GENERATION_PROMPT | CLEAVE_CHAT_CONTINUE_FINAL_MESSAGE, "flags")?;
+        let prompt = model.chat_prompt(&ChatInput {
+            messages: string(messages_json, messages_len, "messages_json")?,
+            tools: string(tools_json, tools_len, "tools_json")?,
+            arguments: string(arguments_json, arguments_len, "arguments_json")?,
+            no_generation_prompt: flags & CLEAVE_CHAT_NO_GENERATION_PROMPT != 0,
+            continue_final_message: flags & CLEAVE_CHAT_CONTINUE_FINAL_MESSAGE != 0,
+        })?;
         fill_text(&prompt, text, cap, n)
     })
 }
 
-/// The bytes that `token` stands for by itself, as logprobs report them: not always whole characters; of a special token
-/// its written form, of an id that the tokenizer does not know nothing. For the text of a sequence use a detokenizer.
+/// Writes the bytes that `token` stands for by itself, as logprobs report them. They need not be whole characters; a
+/// special token gives its written form, an id that the tokenizer does not know nothing. For the text of a sequence use
+/// a detokenizer.
 /// (`buf`, `cap`, `n`) follow the conventions for buffers above.
 ///
 /// Callable from any thread. Errors: INVALID_ARGUMENT (no token of the model, buffer too small), NOT_FOUND, UNSUPPORTED.
@@ -119,7 +155,8 @@ fn lock(stream: &Mutex<Stream>) -> MutexGuard<'_, Stream> {
 }
 
 /// Makes a detokenizer for one sequence. `*out` is the caller's, to be ended with cleave_detokenizer_destroy; it
-/// outlives a release of the model. Callable from any thread. Errors: INVALID_ARGUMENT, NOT_FOUND, UNSUPPORTED.
+/// outlives a release of the model. Callable from any thread. [BLOCKING] As cleave_tokenize, in the first text function
+/// of a model. Errors: INVALID_ARGUMENT, NOT_FOUND, UNSUPPORTED, CORRUPT.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleave_detokenizer_create(
     model: *const cleave_model_t,

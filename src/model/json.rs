@@ -1,11 +1,12 @@
-//! Reading the small JSON files of a model directory: bounded in size and depth, duplicate keys refused, and
-//! typed access whose errors name the file, the key, what was expected and what was found.
+//! Reading the small JSON files of a model directory: bounded in size, depth and number of values, duplicate keys
+//! refused, and typed access whose errors name the file, the key, what was expected and what was found.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io::Read;
 use std::path::Path;
 
-use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
@@ -43,18 +44,27 @@ pub fn read_text(path: &Path, limit: usize) -> Result<Option<String>> {
     }
 }
 
-/// Any JSON value, except that an object with a key twice is an error.
-struct Strict(Value);
+/// Values, nested ones included, that one document may have: each takes some ten times what `0,` takes in the file.
+const VALUES_MAX: usize = 1 << 20;
 
-impl<'de> Deserialize<'de> for Strict {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        deserializer.deserialize_any(StrictVisitor).map(Strict)
+/// Reads any JSON value, except that a key twice in an object is an error, and more values than it counts down from.
+pub(super) struct Strict<'a>(pub &'a Cell<usize>);
+
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> std::result::Result<Value, D::Error> {
+        match self.0.get().checked_sub(1) {
+            Some(left) => self.0.set(left),
+            None => return Err(de::Error::custom("too many values")),
+        }
+        deserializer.deserialize_any(StrictVisitor(self.0))
     }
 }
 
-struct StrictVisitor;
+struct StrictVisitor<'a>(&'a Cell<usize>);
 
-impl<'de> Visitor<'de> for StrictVisitor {
+impl<'de> Visitor<'de> for StrictVisitor<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -87,7 +97,7 @@ impl<'de> Visitor<'de> for StrictVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Value, A::Error> {
         let mut values = Vec::new();
-        while let Some(Strict(value)) = seq.next_element()? {
+        while let Some(value) = seq.next_element_seed(Strict(self.0))? {
             values.push(value);
         }
         Ok(Value::Array(values))
@@ -96,7 +106,7 @@ impl<'de> Visitor<'de> for StrictVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> std::result::Result<Value, A::Error> {
         let mut map = Map::new();
         while let Some(key) = access.next_key::<String>()? {
-            let Strict(value) = access.next_value()?;
+            let value = access.next_value_seed(Strict(self.0))?;
             if map.contains_key(&key) {
                 return Err(de::Error::custom(format!("key \"{key}\" occurs twice")));
             }
@@ -108,8 +118,10 @@ impl<'de> Visitor<'de> for StrictVisitor {
 
 /// Parses JSON strictly; `file` is named in errors.
 pub fn parse(file: &str, text: &[u8]) -> Result<Value> {
-    let Strict(value) = serde_json::from_slice(text).map_err(|e| error!(Corrupt, "{file}: malformed JSON: {e}"))?;
-    Ok(value)
+    let left = Cell::new(VALUES_MAX);
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let value = Strict(&left).deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value));
+    value.map_err(|e| error!(Corrupt, "{file}: malformed JSON: {e}"))
 }
 
 /// A value as an error shows it: short whatever it is.

@@ -9,11 +9,10 @@
 //! | the forward pass | `decoder` |
 //! | when two models are the same | `fingerprint`, and `fingerprint_cache` for models loaded before |
 //! | the weights on a device | `weights`, `placed` |
-//! | text | `tokenizer`, `detokenizer`, `chat`, `chat_functions` |
+//! | text | `tokenizer` and what it accepts (`tokenizer_limits`), `detokenizer`, `chat` |
 
 pub mod arch;
 pub mod chat;
-pub mod chat_functions;
 pub mod checkpoint;
 pub mod config;
 pub mod decoder;
@@ -26,6 +25,7 @@ pub mod rope;
 pub mod rope_config;
 pub mod safetensors;
 pub mod tokenizer;
+mod tokenizer_limits;
 pub mod weights;
 
 use std::path::PathBuf;
@@ -36,7 +36,7 @@ use crate::bail;
 use crate::error::Result;
 use crate::tensor::Dtype;
 
-use chat::ChatTemplate;
+use chat::{ChatInput, ChatTemplate};
 use checkpoint::Checkpoint;
 use config::ModelConfig;
 use detokenizer::Detokenizer;
@@ -197,11 +197,11 @@ impl Model {
         Ok(Detokenizer::new(self.tokenizer()?.clone(), self.config.vocab_size, skip_special))
     }
 
-    /// Renders a JSON list of messages with the model's chat template, ready for [`Model::tokenize`] without
-    /// `add_special` and with `parse_special`.
-    pub fn chat_prompt(&self, messages_json: &str) -> Result<String> {
+    /// Renders a conversation with the model's chat template, ready for [`Model::tokenize`] without `add_special` and
+    /// with `parse_special`.
+    pub fn chat_prompt(&self, input: &ChatInput<'_>) -> Result<String> {
         match self.chat.get_or_init(|| ChatTemplate::read(&self.dir)) {
-            Ok(Some(template)) => template.render(messages_json),
+            Ok(Some(template)) => template.render(input),
             Ok(None) => bail!(
                 Unsupported,
                 "{}: the model has no chat template (chat_template.jinja or tokenizer_config.json)",

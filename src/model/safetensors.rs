@@ -3,20 +3,28 @@
 //! Strict on purpose: offsets must tile the data exactly (no overlap, no hole, no rest), sizes must follow from
 //! dtype and shape, and no key may occur twice, so that two readers can never see different tensors in one file.
 
+use std::cell::Cell;
+use std::collections::HashSet;
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use serde::Deserializer;
+use serde::de::{self, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::model::json::{Object, shown};
+use crate::model::json::{Strict, shown};
 use crate::tensor::Dtype;
 use crate::tensor::mmap::Mapping;
 use crate::{bail, error};
 
-/// The format's own limit on the header.
-const HEADER_LIMIT: u64 = 100_000_000;
+/// Longest header. A hundred thousand tensors take a third of it; what is made of a header takes about four times
+/// its size.
+const HEADER_LIMIT: u64 = 32 << 20;
 const RANK_MAX: usize = 8;
+/// JSON values that describe one tensor: type, shape, two offsets.
+const VALUES_MAX: usize = 32;
 
 /// Element type of a tensor in a file. Types the engine cannot compute with may be in the file as long as no
 /// tensor that the model needs has one.
@@ -116,12 +124,10 @@ pub fn open(path: &Path) -> Result<Vec<StoredTensor>> {
 /// What the bytes of a whole file say is in them; `file` names it in errors.
 pub fn describe(file: &str, bytes: &[u8]) -> Result<Vec<Described>> {
     let (header, data_start) = header(file, bytes)?;
-    let mut tensors = Vec::with_capacity(header.map().len());
-    for (name, value) in header.map() {
-        if name != "__metadata__" {
-            tensors.push(tensor(file, bytes.len(), data_start, name, value)?);
-        }
-    }
+    let visitor = Header { file, size: bytes.len(), data_start };
+    let mut deserializer = serde_json::Deserializer::from_slice(header);
+    let tensors = deserializer.deserialize_map(visitor).and_then(|tensors| deserializer.end().map(|()| tensors));
+    let mut tensors = tensors.map_err(|e| error!(Corrupt, "{file}: safetensors header: malformed JSON: {e}"))??;
     tensors.sort_by_key(|t| (t.offset, t.len));
     let mut end = data_start;
     for tensor in &tensors {
@@ -145,21 +151,59 @@ pub fn describe(file: &str, bytes: &[u8]) -> Result<Vec<Described>> {
     Ok(tensors)
 }
 
-fn header(file: &str, bytes: &[u8]) -> Result<(Object, usize)> {
+/// The header's bytes, and where the data begins.
+fn header<'a>(file: &str, bytes: &'a [u8]) -> Result<(&'a [u8], usize)> {
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
         bail!(Corrupt, "{file}: {} bytes: too short for a safetensors header", bytes.len());
     };
     let length = u64::from_le_bytes(*length);
-    if length > HEADER_LIMIT || length > rest.len() as u64 {
-        bail!(
-            Corrupt,
-            "{file}: header length = {length}: expected at most {}, what the file has left",
-            HEADER_LIMIT.min(rest.len() as u64)
-        );
+    if length > rest.len() as u64 {
+        bail!(Corrupt, "{file}: header length = {length}: expected at most {}, what the file has left", rest.len());
+    }
+    if length > HEADER_LIMIT {
+        bail!(Unsupported, "{file}: header length = {length}: expected at most {HEADER_LIMIT}");
     }
     let length = length as usize;
-    let place = format!("{file}: safetensors header");
-    Ok((Object::parse(&place, &rest[..length])?, 8 + length))
+    Ok((&rest[..length], 8 + length))
+}
+
+/// Takes a header apart as it is read, so that its JSON is never there as a whole.
+struct Header<'a> {
+    file: &'a str,
+    size: usize,
+    data_start: usize,
+}
+
+impl<'de> Visitor<'de> for Header<'_> {
+    /// The outer error is one of JSON.
+    type Value = Result<Vec<Described>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Self::Value, A::Error> {
+        let mut tensors = Ok(Vec::new());
+        let mut names = HashSet::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if !names.insert(name.clone()) {
+                return Err(de::Error::custom(format!("key \"{name}\" occurs twice")));
+            }
+            if name == "__metadata__" {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            let value = map.next_value_seed(Strict(&Cell::new(VALUES_MAX)))?;
+            if let Ok(found) = &mut tensors {
+                match tensor(self.file, self.size, self.data_start, &name, &value) {
+                    Ok(tensor) => found.push(tensor),
+                    // The rest is read all the same: malformed JSON goes before what is wrong with a tensor.
+                    Err(e) => tensors = Err(e),
+                }
+            }
+        }
+        Ok(tensors)
+    }
 }
 
 fn tensor(file: &str, size: usize, data_start: usize, name: &str, value: &Value) -> Result<Described> {

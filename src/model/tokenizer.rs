@@ -6,11 +6,16 @@ use std::sync::OnceLock;
 
 use crate::error::Result;
 use crate::model::detokenizer::Scheme;
-use crate::model::json;
+use crate::model::{json, tokenizer_limits};
 use crate::{bail, error};
 
 /// Largest tokenizer.json that is read.
 const TOKENIZER_LIMIT: usize = 64 << 20;
+/// Longest text that is tokenised at once: each byte takes about a hundred while it is. Sixteen million bytes are
+/// several times the longest context there is.
+const TEXT_LIMIT: usize = 16 << 20;
+/// The crate behind it recurses over what the file nests.
+const STACK: usize = 64 << 20;
 
 /// A loaded tokenizer.json.
 pub struct Tokenizer {
@@ -35,7 +40,9 @@ impl Tokenizer {
     /// Parses the contents of a tokenizer.json. The crate behind it panics on some malformed files; that too is
     /// CORRUPT here.
     pub fn parse(file: &str, text: &str) -> Result<Self> {
-        let parsed = contain(file, || tokenizers::Tokenizer::from_bytes(text.as_bytes()))?;
+        tokenizer_limits::check(file, text)?;
+        let parse = || contain(file, || tokenizers::Tokenizer::from_bytes(text.as_bytes()));
+        let parsed = crate::sys::run_with_stack("cleave-tokenizer", STACK, parse)??;
         let mut inner = parsed.map_err(|e| error!(Corrupt, "{file}: not a tokenizer: {e}"))?;
         // A server's prompts are as long as they are: what the file says about cutting and filling up is for
         // training.
@@ -54,6 +61,9 @@ impl Tokenizer {
     /// reads special tokens written in the text as those tokens: right for a rendered chat template, wrong for
     /// text from users, who could then forge turns.
     pub fn tokenize(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>> {
+        if text.len() > TEXT_LIMIT {
+            bail!(InvalidArgument, "text of {} bytes: expected at most {TEXT_LIMIT}", text.len());
+        }
         let tokenizer = if parse_special {
             &self.inner
         } else {

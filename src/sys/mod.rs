@@ -11,7 +11,7 @@ mod thread;
 
 pub use eventfd::EventFd;
 pub use host::{HostInfo, host_info};
-pub use thread::{spawn, spawn_scoped};
+pub use thread::{run_with_stack, spawn, spawn_scoped};
 
 /// Nanoseconds of CLOCK_MONOTONIC: the clock of event timestamps.
 pub fn monotonic_ns() -> u64 {

@@ -18,6 +18,18 @@ where
     masked(name, || std::thread::Builder::new().name(name.to_string()).spawn_scoped(scope, quiet(body)).map(|_| ()))
 }
 
+/// Runs `body` on a thread with `stack` bytes of stack, which become memory as they are touched, and waits for it. A
+/// panic in it is an INTERNAL error.
+pub fn run_with_stack<T: Send>(name: &str, stack: usize, body: impl FnOnce() -> T + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let body = || crate::panics::catch(body);
+        let builder = || std::thread::Builder::new().name(name.to_string()).stack_size(stack);
+        let thread = masked(name, || builder().spawn_scoped(scope, body))?;
+        let lost = || Err(crate::error::Error::new(Status::Internal, format!("thread {name} was lost")));
+        thread.join().unwrap_or_else(|_| lost())
+    })
+}
+
 fn quiet(body: impl FnOnce()) -> impl FnOnce() {
     move || {
         let _inside = crate::panics::Inside::enter();

@@ -43,6 +43,12 @@ const CONFIG: &[(&str, Break, Status, &[&str])] = &[
         &["config.json", "recursion limit"],
     ),
     (
+        "deep objects",
+        |d| fs::write(d.join("config.json"), "{\"a\":".repeat(100_000)).unwrap(),
+        Corrupt,
+        &["config.json", "recursion limit"],
+    ),
+    (
         "huge config",
         |d| fs::write(d.join("config.json"), " ".repeat(2 << 20)).unwrap(),
         Corrupt,

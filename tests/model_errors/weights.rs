@@ -47,6 +47,24 @@ const WEIGHTS: &[(&str, Break, Status, &[&str])] = &[
         &["model.safetensors", "header length = 18446744073709551615"],
     ),
     (
+        "long header",
+        |d| {
+            edit_bytes(&weights(d), |b| {
+                let end = 8 + u64::from_le_bytes(b[..8].try_into().unwrap()) as usize;
+                b.splice(end..end, std::iter::repeat_n(b' ', 33 << 20));
+                b[..8].copy_from_slice(&((end - 8 + (33 << 20)) as u64).to_le_bytes());
+            });
+        },
+        Unsupported,
+        &["model.safetensors", "header length", "at most 33554432"],
+    ),
+    (
+        "long list",
+        |d| set_tensor(d, Q, "shape", json!(vec![0; 1 << 20])),
+        Corrupt,
+        &["model.safetensors", "header", "too many values"],
+    ),
+    (
         "header not JSON",
         |d| edit_bytes(&weights(d), |b| b[8] = b'x'),
         Corrupt,

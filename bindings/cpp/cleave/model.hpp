@@ -15,10 +15,20 @@ struct ModelInfo : cleave_model_info_t {
     std::string_view architecture() const noexcept { return cleave_model_info_t::architecture; }
 };
 
-/// Which special tokens Model::tokenize adds.
+/// What Model::tokenize does with special tokens.
 enum class Special : std::uint32_t {
-    Add = 0,                          // those that the tokenizer puts around a text
-    None = CLEAVE_TOKENIZE_NO_SPECIAL, // none: the text holds them already, as chat_prompt's does
+    Add = 0,                           // adds those that the tokenizer puts around a text
+    None = CLEAVE_TOKENIZE_NO_SPECIAL, // adds none: the text holds them already, as chat_prompt's does
+    // Adds none, and those written out in the text stay text: for text of users between tokens of the caller's own.
+    Plain = CLEAVE_TOKENIZE_NO_SPECIAL | CLEAVE_TOKENIZE_PLAIN,
+};
+
+/// What Model::chat_prompt gives a chat template beside the messages.
+struct ChatOptions {
+    std::string_view tools_json;     // a JSON array of tools in the form that OpenAI's API has
+    std::string_view arguments_json; // a JSON object of further variables: {"enable_thinking": false}
+    bool generation_prompt = true;   // ends the prompt where the assistant's answer begins
+    bool continue_final_message = false; // leaves the last message open, so that generation continues its text
 };
 
 /// A Hugging Face directory: config, tokenizer, mapped weights. Caches and detokenizers keep what they need of it.
@@ -44,8 +54,8 @@ public:
             [&](cleave_model_info_t *out, cleave_error_t *err) { return cleave_model_info(get(), out, err); });
     }
 
-    /// Replaces what is in `tokens` by the ids of `text` (UTF-8).
-    /// Errors: InvalidArgument (not UTF-8), Unsupported (a model without tokenizer files).
+    /// Replaces what is in `tokens` by the ids of `text` (UTF-8, at most 16 MiB). [BLOCKING]
+    /// Errors: InvalidArgument (not UTF-8, too long), Unsupported (a model without tokenizer files).
     Result<void> tokenize(std::string_view text, std::vector<std::int32_t> &tokens, Special special = Special::Add) const
     {
         const auto flags = static_cast<std::uint32_t>(special);
@@ -63,17 +73,21 @@ public:
         return tokens;
     }
 
-    /// Applies the chat template to a JSON array of messages, up to where the assistant's answer begins. Tokenise the
-    /// result with Special::None. Errors: InvalidArgument (not JSON, refused by the template), Unsupported (none).
-    Result<std::string> chat_prompt(std::string_view messages_json) const
+    /// Applies the chat template to a JSON array of messages. Tokenise the result with Special::None. [BLOCKING]
+    /// Errors: InvalidArgument (not JSON, refused by the template or too much for it), Unsupported (no template).
+    Result<std::string> chat_prompt(std::string_view messages_json, const ChatOptions &options = {}) const
     {
+        cleave_error_t error;
         std::string text;
-        const auto call = [&](char *out, std::size_t cap, std::size_t *n, cleave_error_t *err) {
-            return cleave_chat_prompt(get(), messages_json.data(), messages_json.size(), out, cap, n, err);
+        const std::string_view tools = options.tools_json, arguments = options.arguments_json;
+        const std::uint32_t flags = (options.generation_prompt ? 0 : CLEAVE_CHAT_NO_GENERATION_PROMPT) |
+                                    (options.continue_final_message ? CLEAVE_CHAT_CONTINUE_FINAL_MESSAGE : 0);
+        const auto call = [&](char *out, std::size_t cap, std::size_t *n) {
+            return cleave_chat_prompt(get(), messages_json.data(), messages_json.size(), tools.data(), tools.size(),
+                                      arguments.data(), arguments.size(), flags, out, cap, n, &error);
         };
-        const auto done = detail::fill(text, messages_json.size() + 256, call);
-        if (!done)
-            return done.error();
+        if (detail::fill(text, messages_json.size() + tools.size() + 256, call) != CLEAVE_OK)
+            return Error(error);
         return text;
     }
 

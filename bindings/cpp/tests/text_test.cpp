@@ -27,6 +27,8 @@ TEST_F(Text, ThereAndBack)
     const auto with_special = must(model.tokenize(text));
     EXPECT_EQ(with_special.size(), tokens.size() + 1);
     EXPECT_TRUE(must(model.tokenize("", Special::None)).empty());
+    EXPECT_EQ(must(model.tokenize("</s>", Special::None)).size(), 1u);
+    EXPECT_GT(must(model.tokenize("</s>", Special::Plain)).size(), 1u);
 
     const auto bad = model.tokenize("\xff");
     EXPECT_EQ(bad.status(), Status::InvalidArgument);
@@ -51,6 +53,18 @@ TEST_F(Text, AChatBecomesAPrompt)
     const auto long_prompt = must(model.chat_prompt("[{\"role\": \"user\", \"content\": \"" + long_text + "\"}]"));
     EXPECT_NE(long_prompt.find(long_text), std::string::npos);
     EXPECT_EQ(model.chat_prompt("{").status(), Status::InvalidArgument);
+
+    ChatOptions open;
+    open.continue_final_message = true;
+    const auto continued = must(model.chat_prompt(R"([{"role": "assistant", "content": "well, I"}])", open));
+    EXPECT_EQ(continued.substr(continued.size() - 7), "well, I");
+    ChatOptions ended;
+    ended.generation_prompt = false;
+    ended.tools_json = "[]";
+    ended.arguments_json = R"({"enable_thinking": false})";
+    EXPECT_LT(must(model.chat_prompt(R"([{"role": "user", "content": "hello"}])", ended)).size(), prompt.size());
+    ended.tools_json = "{}";
+    EXPECT_EQ(model.chat_prompt("[]", ended).status(), Status::InvalidArgument);
 }
 
 TEST_F(Text, BytesOfATokenAreNotAlwaysCharacters)

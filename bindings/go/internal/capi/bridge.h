@@ -52,10 +52,12 @@ static inline cleave_status_t bridge_token_bytes(name_t model, int32_t token, ui
     return cleave_token_bytes((const cleave_model_t *)model, token, buf, cap, n, err);
 }
 
-static inline cleave_status_t bridge_chat_prompt(name_t model, const char *json, size_t len, char *text, size_t cap,
-                                                 size_t *n, cleave_error_t *err)
+static inline cleave_status_t bridge_chat_prompt(name_t model, const char *messages, size_t messages_len, const char *tools,
+                                                 size_t tools_len, const char *arguments, size_t arguments_len,
+                                                 uint32_t flags, char *text, size_t cap, size_t *n, cleave_error_t *err)
 {
-    return cleave_chat_prompt((const cleave_model_t *)model, json, len, text, cap, n, err);
+    return cleave_chat_prompt((const cleave_model_t *)model, messages, messages_len, tools, tools_len, arguments,
+                              arguments_len, flags, text, cap, n, err);
 }
 
 static inline cleave_status_t bridge_detokenizer_create(name_t model, name_t *out, cleave_error_t *err)

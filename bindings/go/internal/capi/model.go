@@ -70,6 +70,15 @@ func GetModelInfo(model uintptr) (ModelInfo, *Error) {
 // TokenizeNoSpecial is CLEAVE_TOKENIZE_NO_SPECIAL.
 const TokenizeNoSpecial = C.CLEAVE_TOKENIZE_NO_SPECIAL
 
+// TokenizePlain is CLEAVE_TOKENIZE_PLAIN.
+const TokenizePlain = C.CLEAVE_TOKENIZE_PLAIN
+
+// Flags of [ChatPrompt].
+const (
+	ChatNoGenerationPrompt   = C.CLEAVE_CHAT_NO_GENERATION_PROMPT
+	ChatContinueFinalMessage = C.CLEAVE_CHAT_CONTINUE_FINAL_MESSAGE
+)
+
 // Tokenize is cleave_tokenize.
 func Tokenize(model uintptr, s string, flags uint32) ([]int32, *Error) {
 	return enough(len(s)/3+16, func(buf *int32, capacity C.size_t, n *C.size_t) *Error {
@@ -90,11 +99,12 @@ func TokenBytes(model uintptr, token int32) ([]byte, *Error) {
 }
 
 // ChatPrompt is cleave_chat_prompt.
-func ChatPrompt(model uintptr, json []byte) ([]byte, *Error) {
-	return enough(len(json)+256, func(buf *byte, capacity C.size_t, n *C.size_t) *Error {
+func ChatPrompt(model uintptr, messages, tools, arguments []byte, flags uint32) ([]byte, *Error) {
+	return enough(len(messages)+len(tools)+256, func(buf *byte, capacity C.size_t, n *C.size_t) *Error {
 		var err C.cleave_error_t
-		status := C.bridge_chat_prompt(C.name_t(model), chars(unsafe.SliceData(json)), C.size_t(len(json)), chars(buf), capacity,
-			n, &err)
+		status := C.bridge_chat_prompt(C.name_t(model), chars(unsafe.SliceData(messages)), C.size_t(len(messages)),
+			chars(unsafe.SliceData(tools)), C.size_t(len(tools)), chars(unsafe.SliceData(arguments)), C.size_t(len(arguments)),
+			C.uint32_t(flags), chars(buf), capacity, n, &err)
 		return failure(status, &err)
 	})
 }

@@ -1,10 +1,12 @@
-//! What Hugging Face puts into the environment of chat templates beyond plain Jinja.
+//! The environment that Hugging Face gives chat templates beyond plain Jinja.
 
 use std::fmt::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
+
+use super::budget::{charge, printed};
 
 /// The text of `raise_exception`.
 #[derive(Debug)]
@@ -18,17 +20,20 @@ impl fmt::Display for Raised {
 
 impl std::error::Error for Raised {}
 
-/// Block trimming, Python's methods and its way to print None and booleans, `raise_exception`, `strftime_now` and Python's `tojson`.
+/// Adds block trimming, Python's way to print None and booleans, `raise_exception`, `strftime_now` and Python's
+/// `tojson`.
 pub fn install(environment: &mut Environment<'_>) {
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    environment.set_formatter(|out, state, value| match value.kind() {
-        ValueKind::None => Ok(out.write_str("None")?),
-        ValueKind::Bool => Ok(out.write_str(if value.is_true() { "True" } else { "False" })?),
-        _ => minijinja::escape_formatter(out, state, value),
+    environment.set_formatter(|out, state, value| {
+        charge(printed(value)?)?;
+        match value.kind() {
+            ValueKind::None => Ok(out.write_str("None")?),
+            ValueKind::Bool => Ok(out.write_str(if value.is_true() { "True" } else { "False" })?),
+            _ => minijinja::escape_formatter(out, state, value),
+        }
     });
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_function("raise_exception", |text: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, text.clone()).with_source(Raised(text)))
     });
@@ -108,7 +113,8 @@ impl Dump {
                 if self.sort {
                     keys.sort();
                 }
-                self.list('{', '}', depth, keys, out, |key, out| {
+                self.list(['{', '}'], depth, keys, out, |key, out| {
+                    charge(self.key.len())?;
                     self.string(&key.to_string(), out);
                     out.push_str(&self.key);
                     self.value(&value.get_item(&key)?, depth + 1, out)
@@ -116,7 +122,7 @@ impl Dump {
             }
             ValueKind::Seq | ValueKind::Iterable => {
                 let items: Vec<Value> = value.try_iter()?.collect();
-                self.list('[', ']', depth, items, out, |item, out| self.value(&item, depth + 1, out))
+                self.list(['[', ']'], depth, items, out, |item, out| self.value(&item, depth + 1, out))
             }
             ValueKind::String => {
                 self.string(value.as_str().unwrap_or_default(), out);
@@ -134,8 +140,7 @@ impl Dump {
 
     fn list(
         &self,
-        open: char,
-        close: char,
+        [open, close]: [char; 2],
         depth: usize,
         items: Vec<Value>,
         out: &mut String,
@@ -145,23 +150,26 @@ impl Dump {
         let empty = items.is_empty();
         for (i, item) in items.into_iter().enumerate() {
             if i > 0 {
+                charge(self.item.len())?;
                 out.push_str(&self.item);
             }
-            self.new_line(depth + 1, out);
+            self.new_line(depth + 1, out)?;
             write(item, out)?;
         }
         if !empty {
-            self.new_line(depth, out);
+            self.new_line(depth, out)?;
         }
         out.push(close);
         Ok(())
     }
 
-    fn new_line(&self, depth: usize, out: &mut String) {
+    fn new_line(&self, depth: usize, out: &mut String) -> Result<(), Error> {
         if let Some(width) = self.indent {
+            charge(1 + width * depth)?;
             out.push('\n');
             out.extend(std::iter::repeat_n(' ', width * depth));
         }
+        Ok(())
     }
 
     fn string(&self, text: &str, out: &mut String) {
