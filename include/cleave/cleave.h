@@ -321,15 +321,36 @@ cleave_status_t cleave_model_info(const cleave_model_t *model, struct cleave_mod
 
 /* ---- text, for hosts without a tokenizer of their own ----
  * All of these are UNSUPPORTED on a model that came without tokenizer files. */
-/** Adds no tokens around the text (BOS, EOS): for text that holds them already, as cleave_chat_prompt's does. */
+/**
+ * Adds no tokens around the text (BOS, EOS): for text that holds them already, such as a prompt from
+ * cleave_chat_prompt.
+ */
 #define CLEAVE_TOKENIZE_NO_SPECIAL (1u << 0)
 
 /**
- * Turns `len` bytes of UTF-8 into token ids, with the special tokens that the model's tokenizer puts around a text
- * unless CLEAVE_TOKENIZE_NO_SPECIAL is among `flags`. Special tokens written out in the text become their ids.
- * `*n` is the number of tokens; (`tokens`, `cap`, `n`) follow the conventions for buffers above.
+ * Treats special tokens that are written out in the text as text, so that what a user typed cannot end a turn or begin
+ * another. Added tokens that the tokenizer does not mark as special keep their ids.
+ */
+#define CLEAVE_TOKENIZE_PLAIN (1u << 1)
+
+/** Ends the prompt after the last message, not where an answer of the assistant begins. */
+#define CLEAVE_CHAT_NO_GENERATION_PROMPT (1u << 0)
+
+/**
+ * Leaves the last message open, so that generation continues its text: the prompt ends where that text ends. Implies
+ * CLEAVE_CHAT_NO_GENERATION_PROMPT.
+ */
+#define CLEAVE_CHAT_CONTINUE_FINAL_MESSAGE (1u << 1)
+
+/**
+ * Turns `len` bytes of UTF-8, at most 16 MiB, into token ids. Special tokens that the model's tokenizer puts around a
+ * text are added unless CLEAVE_TOKENIZE_NO_SPECIAL is among `flags`; special tokens written out in the text become
+ * their ids unless CLEAVE_TOKENIZE_PLAIN is. `*n` is the number of tokens; (`tokens`, `cap`, `n`) follow the
+ * conventions for buffers above.
  *
- * Callable from any thread. Errors: INVALID_ARGUMENT (not UTF-8, buffer too small), NOT_FOUND, UNSUPPORTED.
+ * Callable from any thread. [BLOCKING] The first text function called on a model builds its tokenizer, which takes up
+ * to seconds for large vocabularies; after that the time grows with the text. Errors: INVALID_ARGUMENT (not UTF-8, too
+ * long, buffer too small), NOT_FOUND, UNSUPPORTED, CORRUPT (tokenizer.json).
  */
 cleave_status_t cleave_tokenize(const cleave_model_t *model,
                                 const char *text,
@@ -341,24 +362,39 @@ cleave_status_t cleave_tokenize(const cleave_model_t *model,
                                 cleave_error_t *err);
 
 /**
- * Applies the model's chat template to a JSON array of messages ([{"role": "user", "content": "..."}, ...]), up to
- * where the assistant's answer begins. Tokenise the result with CLEAVE_TOKENIZE_NO_SPECIAL. (`text`, `cap`, `n`)
- * follow the conventions for buffers above.
+ * Applies the model's chat template to `messages_json`, a JSON array of messages ([{"role": "user", "content": "..."},
+ * ...]). The prompt ends where the assistant's answer begins unless `flags` say otherwise. Tokenise it with
+ * CLEAVE_TOKENIZE_NO_SPECIAL. (`text`, `cap`, `n`) follow the conventions for buffers above.
  *
- * Callable from any thread. Errors: INVALID_ARGUMENT (not JSON, what the template refuses, buffer too small),
- * NOT_FOUND, UNSUPPORTED (no chat template).
+ * `tools_json` is a JSON array of tools in the form that OpenAI's API has, `arguments_json` a JSON object of further
+ * variables for the template, such as {"enable_thinking": false} or {"documents": [...]}; NULL with length 0 for none.
+ * Both mean what they mean to apply_chat_template of Hugging Face's transformers; a template ignores what it does not
+ * know.
+ *
+ * A template is a program that comes with the model. It may take 30 seconds, 5,000,000 steps and 64 MiB of memory and
+ * 64 bytes for each byte of the three texts; it reads nothing but these texts and the time, and writes nothing else.
+ *
+ * Callable from any thread. [BLOCKING] Runs the template on a thread of its own; mostly less than a millisecond.
+ * Errors: INVALID_ARGUMENT (not JSON, what the template refuses or takes too much for, buffer too small), NOT_FOUND,
+ * UNSUPPORTED (no chat template, one that is no valid program), CORRUPT (tokenizer_config.json), OUT_OF_MEMORY.
  */
 cleave_status_t cleave_chat_prompt(const cleave_model_t *model,
                                    const char *messages_json,
-                                   size_t len,
+                                   size_t messages_len,
+                                   const char *tools_json,
+                                   size_t tools_len,
+                                   const char *arguments_json,
+                                   size_t arguments_len,
+                                   uint32_t flags,
                                    char *text,
                                    size_t cap,
                                    size_t *n,
                                    cleave_error_t *err);
 
 /**
- * The bytes that `token` stands for by itself, as logprobs report them: not always whole characters; of a special token
- * its written form, of an id that the tokenizer does not know nothing. For the text of a sequence use a detokenizer.
+ * Writes the bytes that `token` stands for by itself, as logprobs report them. They need not be whole characters; a
+ * special token gives its written form, an id that the tokenizer does not know nothing. For the text of a sequence use
+ * a detokenizer.
  * (`buf`, `cap`, `n`) follow the conventions for buffers above.
  *
  * Callable from any thread. Errors: INVALID_ARGUMENT (no token of the model, buffer too small), NOT_FOUND, UNSUPPORTED.
@@ -372,7 +408,8 @@ cleave_status_t cleave_token_bytes(const cleave_model_t *model,
 
 /**
  * Makes a detokenizer for one sequence. `*out` is the caller's, to be ended with cleave_detokenizer_destroy; it
- * outlives a release of the model. Callable from any thread. Errors: INVALID_ARGUMENT, NOT_FOUND, UNSUPPORTED.
+ * outlives a release of the model. Callable from any thread. [BLOCKING] As cleave_tokenize, in the first text function
+ * of a model. Errors: INVALID_ARGUMENT, NOT_FOUND, UNSUPPORTED, CORRUPT.
  */
 cleave_status_t cleave_detokenizer_create(const cleave_model_t *model, cleave_detokenizer_t **out, cleave_error_t *err);
 
