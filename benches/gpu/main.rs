@@ -5,7 +5,7 @@
 //!     bench [--quick] [--only PHASE,PHASE...] [--models 1b,8b] [--dir DIR] [--json FILE] [--peer SCRIPT] [--seconds N]
 //!           [--chunk TOKENS]          speed; phases: rates, start, step, prefill, handoff, role, split, decode, peer
 //!
-//! Status 0: all is well; 1: something is not, 2: wrong arguments, 3: cut off, 4: there is no device.
+//! Exit status 0: all is well, 1: a check failed, 2: wrong arguments, 3: cut off, 4: no device.
 
 mod tool;
 
@@ -19,7 +19,7 @@ use tool::processes;
 #[path = "../../tests/cuda/device.rs"]
 mod device;
 
-/// The value of an option, which is taken out of the arguments.
+/// Removes an option from the arguments and returns its value.
 fn take(arguments: &mut Vec<String>, name: &str) -> Result<Option<String>, String> {
     let Some(at) = arguments.iter().position(|argument| argument == name) else { return Ok(None) };
     if at + 1 >= arguments.len() {
@@ -37,7 +37,7 @@ fn flag(arguments: &mut Vec<String>, name: &str) -> bool {
 
 fn main() -> ExitCode {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
-    flag(&mut arguments, "--bench"); // cargo's
+    flag(&mut arguments, "--bench"); // added by cargo
     let simulated = flag(&mut arguments, "--simulated");
     if simulated {
         device::simulate();
@@ -97,7 +97,7 @@ fn run(mut arguments: Vec<String>, simulated: bool) -> Result<u8, String> {
     }
 }
 
-/// However the driver came here: a simulated one's times are never told as a device's.
+/// Whether the driver is the simulated one, however it was loaded: its times are never reported as those of a device.
 fn is_simulated() -> bool {
     devices::info(0).is_ok_and(|info| info.name.starts_with("Simulated"))
 }

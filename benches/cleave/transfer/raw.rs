@@ -18,7 +18,7 @@ const BLOCK: usize = 512 << 10;
 pub fn buffer(bytes: usize) -> SharedMemory {
     let memory = SharedMemory::create(bytes).unwrap();
     memory.populate(true).unwrap();
-    // SAFETY: the mapping is this long, and nobody else has it.
+    // SAFETY: the mapping has this length, and nobody else uses it.
     unsafe { memory.as_ptr().write_bytes(7, bytes) };
     memory
 }

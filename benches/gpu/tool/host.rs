@@ -1,4 +1,4 @@
-//! A host of the library that never waits for longer than it may.
+//! A host of the library whose every wait has a limit.
 
 use cleave::engine::{CacheOptions, Engine, EngineOptions, Event, EventKind, ModelCache, Queue, Request, Role};
 use cleave::model::Model;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 pub type Outcome<T> = Result<T, String>;
 
-/// What each request said.
+/// Events of each request.
 pub type Events = HashMap<u64, Vec<Event>>;
 
 pub fn words(error: impl std::fmt::Display) -> String {
@@ -22,7 +22,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// A cache of so many tokens on device 0, without a prefix cache: repeated prompts are computed again.
+    /// A host with a cache of `tokens` tokens on device 0, without a prefix cache: repeated prompts are computed again.
     pub fn new(model: &Arc<Model>, tokens: usize, until: Instant) -> Outcome<Host> {
         let bytes = tokens.next_multiple_of(16) as u64 * model.info().kv_bytes_per_token;
         let options = CacheOptions { bytes, secret: Some([1; 32]), no_prefix_cache: true, ..CacheOptions::default() };
@@ -36,7 +36,7 @@ impl Host {
         Engine::create(&self.cache, &self.queue, options).map_err(words)
     }
 
-    /// Submits, and collects every event until all have ended.
+    /// Submits the requests and collects all events until every request has ended.
     pub fn run(&self, engine: &Engine, requests: Vec<Request>) -> Outcome<Events> {
         let n = requests.len();
         let submitted = engine.submit(requests);
@@ -46,7 +46,7 @@ impl Host {
         }
     }
 
-    /// Until so many requests have ended.
+    /// Polls until this many requests have ended.
     pub fn collect(&self, n: usize) -> Outcome<Events> {
         let mut all = Events::new();
         let mut ended = 0;
@@ -73,7 +73,7 @@ impl Host {
     }
 }
 
-/// Some prompt of `len` tokens of a vocabulary, other ones for each `salt`.
+/// A prompt of `len` tokens of a vocabulary, different for each `salt`.
 pub fn prompt(len: usize, vocab: u32, salt: u64) -> Vec<u32> {
     let most = u64::from(vocab) - 3;
     (0..len as u64).map(|i| ((i * 7919 + salt * 104_729 + 13) % most) as u32 + 3).collect()
@@ -87,20 +87,20 @@ pub fn request(prompt: Vec<u32>, n: u32) -> Request {
     request
 }
 
-/// The handle that each request left.
+/// Handles that the requests left.
 pub fn handles(events: &Events) -> Vec<u64> {
     events.values().flatten().filter(|event| event.kind == EventKind::Finished).map(|event| event.kv).collect()
 }
 
-/// The tokens of all requests, in the order of each.
+/// Tokens of all requests, in the order of the requests.
 pub fn tokens(events: &Events) -> Vec<i32> {
     let mut ids: Vec<&u64> = events.keys().collect();
     ids.sort_unstable();
     ids.iter().flat_map(|id| &events[*id]).filter(|e| e.kind == EventKind::Token).map(|e| e.token).collect()
 }
 
-/// Tokens/s while all sequences were generating, but for their first `skip` tokens: from the last to get that far to the
-/// first to end.
+/// Tokens/s while all sequences generate, without their first `skip` tokens: from the last sequence to pass these to the first
+/// to end.
 pub fn steady_rate(events: &Events, skip: usize) -> Outcome<f64> {
     let times: Vec<Vec<u64>> = events
         .values()

@@ -1,4 +1,4 @@
-//! What `make gpu-check` does on a device; tests/cuda runs the same, small, on the simulated one.
+//! The checks of `make gpu-check`. tests/cuda runs smaller ones on the simulated device.
 #![allow(dead_code)]
 
 pub mod bench;

@@ -1,5 +1,5 @@
-//! Sequences from one process to another on device 0, through the device's memory: this program again prefills and hands out
-//! tickets, this one decodes.
+//! A handoff between two processes on device 0 through the device's memory: this program, started again, prefills and writes
+//! tickets, and this process decodes.
 
 use super::host::{Outcome, words};
 use cleave::engine::{CacheOptions, Engine, EngineOptions, EventKind, ModelCache, Queue, Request, Role};
@@ -26,7 +26,7 @@ struct Side {
 
 impl Side {
     fn new(model: &Arc<Model>, role: Role) -> Outcome<Side> {
-        // A simulated device takes its time.
+        // A simulated device is slow.
         let lease = Some(Duration::from_secs(300));
         let options = CacheOptions {
             bytes: 4 << 20,
@@ -42,7 +42,7 @@ impl Side {
         Ok(Side { cache, queue, engine })
     }
 
-    /// Its tokens, and its handle if it leaves one.
+    /// Tokens of the request, and its handle if it left one.
     fn run(&self, request: Request) -> Outcome<(Vec<i32>, u64)> {
         if let Some(error) = self.engine.submit(vec![request]).refused {
             return Err(format!("refused: {error}"));
@@ -74,7 +74,7 @@ fn greedy(model: &Model, text: &str) -> Outcome<Request> {
     Ok(super::host::request(model.tokenize(text, true, false).map_err(words)?, NEW_TOKENS))
 }
 
-/// The prefilling process: its address, a line "TOKENS TICKET" for each text, then it serves until its input ends.
+/// The prefilling process: prints its address and a line "TOKENS TICKET" per text, then serves until its input ends.
 pub fn prefill(model: &str) -> Outcome<()> {
     let model = Model::load(model).map_err(words)?;
     let side = Side::new(&model, Role::Prefill)?;
@@ -98,7 +98,7 @@ fn unhex(text: &str) -> Outcome<Vec<u8>> {
     (0..text.len()).step_by(2).map(byte).collect()
 }
 
-/// Starts the prefilling process with `arguments`, and decodes what it hands over: the tokens of one process alone.
+/// Starts the prefilling process with `arguments` and decodes its handles. The tokens have to equal those of one process.
 pub fn run(model: &str, arguments: &[String]) -> Outcome<String> {
     let program = std::env::current_exe().map_err(words)?;
     let mut child =

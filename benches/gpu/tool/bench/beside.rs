@@ -1,5 +1,5 @@
-//! Prefill steps of the chosen length, and prefill beside decode on one device: in the steps of one engine, in two engines
-//! with priorities, and in two engines with multiprocessors of their own.
+//! The chosen length of prefill steps, and prefill beside decode on one device: in the steps of one engine, in two engines with
+//! priorities, and in two engines with separate multiprocessors.
 
 use super::phases::Bench;
 use super::report::{Bound, Report};
@@ -9,12 +9,12 @@ use cleave::engine::{Engine, EngineOptions, Event, EventKind, Request, Role};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Long prompts that come while sequences generate.
+/// Number of long prompts that arrive while sequences generate.
 const PROMPTS: u64 = 4;
-/// Of the multiprocessors, for prefill and for decode.
+/// Shares of the multiprocessors in percent, for prefill and for decode.
 const SHARES: (u32, u32) = (70, 30);
 
-/// How prefill and decode share the device.
+/// Ways in which prefill and decode share the device.
 #[derive(Clone, Copy)]
 enum Way {
     Chunked,
@@ -23,7 +23,7 @@ enum Way {
 }
 
 impl Bench {
-    /// How long prefill steps are where the host does not say, and how fast.
+    /// Measures the length of prefill steps that an engine chooses, and their rate.
     pub fn step(&self, _plan: &Plan, report: &Mutex<Report>) -> Outcome<()> {
         let engine = self.host.engine(Role::Prefill, 64, 0)?;
         let begun = Instant::now();
@@ -48,7 +48,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Long prompts while sequences generate: what both get.
+    /// Measures long prompts and generating sequences beside each other.
     pub fn split(&self, plan: &Plan, report: &Mutex<Report>) -> Outcome<()> {
         for way in [Way::Chunked, Way::Priorities, Way::Split] {
             let (what, (prefill, decode)) = (name(way), self.engines(way)?);
@@ -56,7 +56,7 @@ impl Bench {
             let new_tokens = if plan.repeats > 1 { 400 } else { 12 };
             let running = (0..plan.in_flight).map(|i| request(self.prompt(24, 200 + i), new_tokens));
             let running = submit(decode_on, running.collect())?;
-            // All of them generate.
+            // Wait until all of them generate.
             while decode_on.metrics().generated_tokens < 2 * plan.in_flight {
                 if Instant::now() > self.host.until {
                     return Err(format!("{what}: no tokens came"));
@@ -83,7 +83,7 @@ impl Bench {
         Ok(())
     }
 
-    /// One for prompts and, unless it is the same, one for generating.
+    /// The engine for prompts and, unless it is the same, the engine for generating.
     fn engines(&self, way: Way) -> Outcome<(Engine, Option<Engine>)> {
         let make = |role, sm_percent| {
             let (max_sequences, max_batch_tokens) = (64, self.chunk);
@@ -122,13 +122,13 @@ fn submit(engine: &Engine, requests: Vec<Request>) -> Outcome<Vec<u64>> {
     }
 }
 
-/// When a request's tokens came.
+/// Arrival times of a request's tokens.
 fn tokens(events: &Events, id: u64) -> Vec<u64> {
     let of = |event: &&Event| event.kind == EventKind::Token;
     events.get(&id).map_or(Vec::new(), |events| events.iter().filter(of).map(|event| event.timestamp_ns).collect())
 }
 
-/// Times between tokens of one sequence, ascending: of those that came while prompts were computed, else of all.
+/// Times between tokens of one sequence, ascending: those while prompts were computed, or all if there are none.
 fn gaps(events: &Events, ids: &[u64], begun: u64, ended: u64) -> Vec<u64> {
     let times: Vec<Vec<u64>> = ids.iter().map(|id| tokens(events, *id)).collect();
     let of = |within: &dyn Fn(u64) -> bool| {

@@ -1,4 +1,4 @@
-//! Speed on device 0, each figure against what the device can do at most in the same run.
+//! Speed on device 0, each figure beside a bound measured in the same run.
 
 mod beside;
 pub mod model;
@@ -18,39 +18,39 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The parts of a run, in their order. Those of a model go by models.
+/// Phases of a run, in order. Phases of a model run once per model.
 pub const PHASES: [&str; 9] = ["rates", "start", "step", "prefill", "handoff", "role", "split", "decode", "peer"];
 
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Phases; all if empty.
+    /// Phases to run; all if empty.
     pub only: Vec<String>,
-    /// Models by name; all if empty.
+    /// Names of the models to run; all if empty.
     pub models: Vec<String>,
-    /// Less of everything; on a simulated device a toy.
+    /// Smaller sweeps; on a simulated device a toy model.
     pub quick: bool,
     pub simulated: bool,
-    /// Where models are written.
+    /// Directory for the models.
     pub dir: PathBuf,
     pub json: Option<PathBuf>,
-    /// tools/gpu-peer.py
+    /// Path of tools/gpu-peer.py, if the peer is to run.
     pub peer: Option<PathBuf>,
-    /// Of the whole run.
+    /// Time limit of the whole run.
     pub seconds: u64,
     /// Token budget of a prefill engine's step.
     pub chunk: usize,
 }
 
-/// What is tried of a model.
+/// Sizes of the sweeps over a model.
 struct Plan {
     prompts: Vec<usize>,
     batches: Vec<usize>,
     context: usize,
     new_tokens: usize,
     handoff: usize,
-    /// The best of so many, or the worst where that is asked.
+    /// Number of repetitions; the best counts, or the worst where a row says so.
     repeats: u64,
-    /// Sequences while roles change.
+    /// Number of sequences in flight while roles change.
     in_flight: u64,
 }
 
@@ -105,7 +105,7 @@ pub fn run(options: &Options) -> Arc<Mutex<Report>> {
     }
     if options.wants("peer") && !options.simulated {
         for (i, (shape, dir)) in ran.iter().enumerate() {
-            // What is left, in equal parts.
+            // The remaining time in equal parts.
             let left = until.saturating_duration_since(Instant::now()).as_secs();
             let name = format!("{}: peer", shape.name);
             phase(&report, &name, until, left / (ran.len() - i) as u64, |report, until| {
@@ -118,7 +118,7 @@ pub fn run(options: &Options) -> Arc<Mutex<Report>> {
     report
 }
 
-/// The phases over one cache, which is made by the first.
+/// Runs the phases over one cache, which the first phase creates.
 fn of_model(options: &Options, report: &Arc<Mutex<Report>>, shape: Shape, dir: &std::path::Path, until: Instant) {
     if !["start", "step", "prefill", "handoff", "role", "split", "decode"].iter().any(|phase| options.wants(phase)) {
         return;
@@ -151,7 +151,7 @@ fn of_model(options: &Options, report: &Arc<Mutex<Report>>, shape: Shape, dir: &
     }
 }
 
-/// Runs a part of the run, within its time; whatever happens in it, the next one comes.
+/// Runs a phase within its time. Whatever happens in it, the next phase runs.
 fn phase(
     report: &Arc<Mutex<Report>>,
     name: &str,
@@ -177,7 +177,7 @@ pub fn locked(report: &Mutex<Report>) -> std::sync::MutexGuard<'_, Report> {
     report.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A kernel that never ends holds its thread for good: then the table comes without the rest, and the process ends.
+/// Ends the process with the table so far if a kernel never ends, because its thread cannot be stopped.
 fn watch(report: &Arc<Mutex<Report>>, until: Instant) -> Arc<std::sync::atomic::AtomicBool> {
     let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let (report, ended) = (report.clone(), done.clone());

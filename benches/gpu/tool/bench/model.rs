@@ -1,4 +1,4 @@
-//! Synthetic Llama models: real shapes, bf16 weights from one pattern repeated, so that writing one takes seconds.
+//! Synthetic Llama models: real shapes, and bf16 weights from one repeated pattern, so that writing a model takes seconds.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -14,7 +14,7 @@ pub struct Shape {
     pub head_dim: usize,
     pub ffn: usize,
     pub vocab: usize,
-    /// The output layer is the embedding table.
+    /// Whether the output layer is the embedding table.
     pub tied: bool,
 }
 
@@ -26,7 +26,7 @@ pub const LLAMA_8B: Shape = Shape {
 pub const LLAMA_1B: Shape = Shape {
     name: "1b", hidden: 2048, layers: 16, heads: 32, kv_heads: 8, head_dim: 64, ffn: 8192, vocab: 128_256, tied: true,
 };
-/// For a simulated device.
+/// A toy model for a simulated device.
 #[rustfmt::skip]
 pub const TOY: Shape = Shape {
     name: "toy", hidden: 64, layers: 2, heads: 4, kv_heads: 2, head_dim: 16, ffn: 96, vocab: 160, tied: true,
@@ -57,13 +57,13 @@ impl Shape {
         all
     }
 
-    /// Elements of the matrices that every row goes through: all layers', without the embedding and the output layer.
+    /// Elements of the matrices of all layers, without the embedding and the output layer.
     pub fn layer_elements(&self) -> f64 {
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         (self.layers * self.hidden * (2 * q + 2 * kv + 3 * self.ffn)) as f64
     }
 
-    /// Bytes of weights that a step reads at least.
+    /// Bytes of weights that every step has to read.
     pub fn step_bytes(&self) -> f64 {
         2.0 * (self.layer_elements() + (self.vocab * self.hidden) as f64)
     }
@@ -72,7 +72,7 @@ impl Shape {
         (2 * 2 * self.layers * self.kv_heads * self.head_dim) as f64
     }
 
-    /// Operations of a prompt: two for each weight and token, and the lower triangle of attention.
+    /// Operations of a prompt: two per weight and token, and the lower triangle of attention.
     pub fn prefill_flops(&self, tokens: usize) -> f64 {
         let tokens = tokens as f64;
         let attention = 2.0 * tokens * tokens * (self.layers * self.heads * self.head_dim) as f64;
@@ -90,7 +90,7 @@ impl Shape {
         })
     }
 
-    /// Writes the model under `root` unless it is there; returns its directory.
+    /// Writes the model under `root` unless it exists, and returns its directory.
     pub fn write(&self, root: &Path) -> std::io::Result<PathBuf> {
         let dir = root.join(self.name);
         let done = dir.join("config.json");
@@ -133,7 +133,7 @@ impl Shape {
     }
 }
 
-/// Values with a deviation of 0.02, about normal, in bf16.
+/// Nearly normal bf16 values with standard deviation 0.02.
 fn pattern(bytes: usize) -> Vec<u8> {
     let mut state = 0x1234_5678_9abc_def1u64;
     let mut out = Vec::with_capacity(bytes);
@@ -141,7 +141,7 @@ fn pattern(bytes: usize) -> Vec<u8> {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        // The sum of four numbers of 16 bits; its deviation is 65536 / sqrt(3).
+        // The sum of four 16-bit numbers has the standard deviation 65536 / sqrt(3).
         let sum: f32 = (0..4).map(|i| (state >> (16 * i)) as u16 as f32 - 32767.5).sum();
         out.extend_from_slice(&half::bf16::from_f32(sum * (0.02 * 1.732 / 65536.0)).to_le_bytes());
     }

@@ -1,4 +1,4 @@
-//! torch and transformers on the same weights and shapes, where they are: tools/gpu-peer.py, line by line while it runs.
+//! torch and transformers on the same weights and shapes, if they are installed: runs tools/gpu-peer.py and reads its lines.
 
 use super::model::Shape;
 use super::report::Report;
@@ -13,7 +13,7 @@ use std::time::Instant;
 
 pub fn run(options: &Options, report: &Mutex<Report>, shape: &Shape, dir: &Path, until: Instant) -> Outcome<()> {
     let Some(script) = &options.peer else { return Ok(()) };
-    // Exactly what was measured here, whatever it came to.
+    // The jobs that were measured here, whatever the result.
     let jobs: Vec<Value> = locked(report).rows.iter().filter(|row| row.model == shape.name).filter_map(job).collect();
     let seconds = until.saturating_duration_since(Instant::now()).as_secs();
     let mut child = Command::new("python3")
@@ -43,7 +43,7 @@ pub fn run(options: &Options, report: &Mutex<Report>, shape: &Shape, dir: &Path,
     if status.success() { Ok(()) } else { Err(format!("{} ended with {status}", script.display())) }
 }
 
-/// A row as a job: "prefill N" or "decode batch B, context C".
+/// Job of a row: "prefill N" or "decode batch B, context C".
 fn job(row: &super::report::Row) -> Option<Value> {
     let numbers: Vec<usize> =
         row.what.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect();

@@ -1,4 +1,4 @@
-//! What is measured of one model.
+//! Phases that measure one model.
 
 use super::model::Shape;
 use super::report::{Bound, Report};
@@ -11,21 +11,21 @@ use cleave::model::Model;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// For activations, and what the driver takes.
+/// Memory to leave for activations and the driver.
 const RESERVE: u64 = 5 << 30;
-/// Of each sequence, before its steps are recorded.
+/// Tokens of each sequence before its steps are recorded as graphs.
 const SKIP: usize = 8;
 
 pub struct Bench {
     pub(super) shape: Shape,
     pub host: Host,
-    /// That its pool holds.
+    /// Number of tokens that its pool holds.
     tokens: usize,
     pub(super) chunk: usize,
 }
 
 impl Bench {
-    /// The first cache on the device and its first engine, then a second engine.
+    /// Creates the first cache on the device with its first engine, then a second engine.
     pub fn start(
         options: &Options,
         plan: &Plan,
@@ -41,7 +41,7 @@ impl Bench {
         let most = plan.batches.iter().map(|batch| batch * sequence).chain(plan.prompts.iter().map(|n| n + 64)).max();
         let reserve = if options.simulated { 0 } else { RESERVE };
         let fits = free.saturating_sub(info.weight_bytes + reserve) / info.kv_bytes_per_token;
-        // Enough to choose the length of a step as well.
+        // Long enough to choose the length of a step as well.
         let tokens = most.unwrap_or(1).max(4096).min(fits as usize).max(16);
         let host = Host::new(&model, tokens, until)?;
         let chunk = options.chunk;
@@ -72,7 +72,7 @@ impl Bench {
         handles.iter().filter(|kv| **kv != 0).try_for_each(|kv| self.host.cache.kv().release(KvId(*kv))).map_err(words)
     }
 
-    /// One prompt alone, from its submission to its first token.
+    /// Measures one prompt alone, from its submission to its first token.
     pub fn prefill(&self, plan: &Plan, report: &Mutex<Report>) -> Outcome<()> {
         let engine = self.host.engine(Role::Prefill, 64, self.chunk)?;
         for &n in plan.prompts.iter().filter(|n| **n < self.tokens) {
@@ -91,13 +91,13 @@ impl Bench {
         Ok(())
     }
 
-    /// Batches of sequences of one length, prefilled before.
+    /// Measures decode of batches of prefilled sequences with one length.
     pub fn decode(&self, plan: &Plan, report: &Mutex<Report>) -> Outcome<()> {
         let most = plan.batches.iter().copied().max().unwrap_or(1);
         let prefill = self.host.engine(Role::Prefill, most, self.chunk)?;
         let decode = self.host.engine(Role::Decode, most, most.max(512))?;
         for &batch in &plan.batches {
-            // What fits into memory, in whole blocks.
+            // The context that fits into memory, in whole blocks.
             let room = (self.tokens / batch / 16 * 16).saturating_sub(plan.new_tokens + 32);
             let context = if room >= plan.context { plan.context } else { room / 16 * 16 };
             if context == 0 {
@@ -122,7 +122,7 @@ impl Bench {
         Ok(())
     }
 
-    /// From one engine to another over the same cache: making the handle, and taking it over.
+    /// Measures a handoff between two engines over one cache: making the handle and taking it over.
     pub fn handoff(&self, plan: &Plan, report: &Mutex<Report>) -> Outcome<()> {
         let prefill = self.host.engine(Role::Prefill, 64, self.chunk)?;
         let decode = self.host.engine(Role::Decode, 64, 512)?;
@@ -142,8 +142,8 @@ impl Bench {
         Ok(())
     }
 
-    /// From the request to the first step under the new role: of an engine that has nothing to do, and with sequences in
-    /// flight, where it waits for the step under way.
+    /// Measures a role switch, from the request to the first step under the new role: on an idle engine, and with sequences in
+    /// flight, where it waits for the running step.
     pub fn role(&self, plan: &Plan, report: &Mutex<Report>) -> Outcome<()> {
         let engine = self.host.engine(Role::Mixed, 64, 512)?;
         let switch = |wanted: Role| {

@@ -1,4 +1,4 @@
-//! What the device can do at most: how fast it copies, and how fast the library's own matrix product is at its largest.
+//! Bounds of the device: its copy rate, and the rate of the library's largest matrix product.
 
 use super::report::{Bound, COPY, MATRIX, Report};
 use super::{Outcome, locked, words};
@@ -13,7 +13,7 @@ pub fn run(report: &Mutex<Report>, simulated: bool) -> Outcome<()> {
     let copied = copy(&device, simulated)?;
     locked(report).add("-", COPY, copied, "GB/s", Bound::None, None);
     handoff(&device, report, simulated)?;
-    // Rows, outputs, inputs: a cube, and what 8192 tokens do in an 8B model's MLP.
+    // Rows, outputs, inputs: a cube, and 8192 tokens in the MLP of an 8B model.
     let shapes = if simulated { vec![[80, 64, 64]] } else { vec![[8192, 8192, 8192], [8192, 14336, 4096]] };
     let mut best = 0f64;
     for shape in shapes {
@@ -23,7 +23,7 @@ pub fn run(report: &Mutex<Report>, simulated: bool) -> Outcome<()> {
     Ok(())
 }
 
-/// GB/s of one large copy, what is read and what is written counted both.
+/// GB/s of one large copy; bytes read and bytes written both count.
 fn copy(device: &Arc<Device>, simulated: bool) -> Outcome<f64> {
     let block_tokens = if simulated { 1 << 10 } else { 1 << 23 }; // blocks of 4 GiB
     let geometry = KvGeometry { layers: 1, kv_heads: 1, head_dim: 128, block_tokens, dtype: Dtype::Bf16, shards: 1 };
@@ -37,8 +37,8 @@ fn copy(device: &Arc<Device>, simulated: bool) -> Outcome<f64> {
     Ok(2.0 * geometry.block_bytes() as f64 / best / 1e9)
 }
 
-/// KV of 8192 tokens of an 8B model, in blocks here and there, goes from another process's pool into one on the same device. The
-/// pool is mapped as another process maps it.
+/// Measures KV of 8192 tokens of an 8B model, in scattered blocks, from another process's pool into a pool on the same device.
+/// The pool is mapped as another process maps it.
 fn handoff(device: &Arc<Device>, report: &Mutex<Report>, simulated: bool) -> Outcome<()> {
     const BLOCK_TOKENS: usize = 16;
     let (block_bytes, n) = if simulated { (4 << 10, 8) } else { (2 << 20, 512) };
@@ -46,7 +46,7 @@ fn handoff(device: &Arc<Device>, report: &Mutex<Report>, simulated: bool) -> Out
     let (exporter, importer) = (pool()?, pool()?);
     let (fd, bytes, uuid) = exporter.descriptor().map_err(words)?;
     let mapped = CudaPool::open(fd, bytes, &uuid, block_bytes).map_err(words)?;
-    // As after a while: no two neighbours are neighbours there.
+    // As in a pool that has been in use: neighbours of a sequence are not neighbours in memory.
     let from: Vec<u32> = (0..n as u32).map(|i| i * 13 % n as u32).collect();
     let to: Vec<u32> = (0..n as u32).map(|i| i * 29 % n as u32).collect();
     let mut best = f64::MAX;
@@ -56,14 +56,14 @@ fn handoff(device: &Arc<Device>, report: &Mutex<Report>, simulated: bool) -> Out
         best = best.min(begun.elapsed().as_secs_f64());
     }
     let tokens = n * BLOCK_TOKENS;
-    // Read and written, as what it is measured against.
+    // Bytes read and written both count, as in the copy rate.
     let bytes = Bound::Bytes(2.0 * (block_bytes / BLOCK_TOKENS) as f64);
     let what = format!("handoff of {tokens} tokens (8b) to another process");
     locked(report).add("-", &what, tokens as f64 / best, "tokens/s", bytes, Some(0.80));
     Ok(())
 }
 
-/// TFLOP/s of `x [m, k] · wᵀ [n, k]` in bf16.
+/// TFLOP/s of the product `x [m, k] · wᵀ [n, k]` in bf16.
 fn matrix(device: &Arc<Device>, [m, n, k]: [usize; 3]) -> Outcome<f64> {
     const TIMES: usize = 10;
     let geometry = KvGeometry { layers: 1, kv_heads: 1, head_dim: 64, block_tokens: 16, dtype: Dtype::Bf16, shards: 1 };

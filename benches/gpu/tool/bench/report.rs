@@ -1,19 +1,19 @@
-//! Rows of results: shown and written as they come, as a Markdown table at the end.
+//! Rows of results: printed and written as they arrive, and as a Markdown table at the end.
 
 use super::super::host::Outcome;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// What a value is held against, and what it would be at best.
+/// Bound of a value.
 #[derive(Clone, Debug)]
 pub enum Bound {
     None,
-    /// Tokens/s at so many bytes moved for each, as fast as the device copies.
+    /// Tokens/s if each moves this many bytes at the copy rate.
     Bytes(f64),
-    /// Tokens/s at so many operations for each, as fast as the device multiplies.
+    /// Tokens/s if each takes this many operations at the matrix rate.
     Flops(f64),
-    /// No more than this, in the value's unit.
+    /// Upper limit in the value's unit.
     Most(f64),
 }
 
@@ -24,17 +24,17 @@ pub struct Row {
     pub value: f64,
     pub unit: &'static str,
     pub bound: Bound,
-    /// At least this part of the bound is aimed at.
+    /// Target as a fraction of the bound.
     pub target: Option<f64>,
 }
 
 #[derive(Debug, Default)]
 pub struct Report {
     pub simulated: bool,
-    /// Date, device, driver and the like.
+    /// Date, device, driver and similar facts.
     pub facts: Vec<(&'static str, String)>,
     pub rows: Vec<Row>,
-    /// By model and what, of another program on the same weights.
+    /// Results of another program on the same weights, by model and measure.
     pub peer: BTreeMap<(String, String), f64>,
     pub failures: Vec<String>,
     pub json: Option<PathBuf>,
@@ -51,7 +51,7 @@ impl Report {
         self.write();
     }
 
-    /// Notes a phase that did not end well.
+    /// Records a phase that failed.
     pub fn phase(&mut self, name: &str, outcome: Outcome<()>) {
         if let Err(error) = outcome {
             eprintln!("  {name} FAILED: {error}");
@@ -64,16 +64,16 @@ impl Report {
         self.rows.iter().find(|row| row.model == "-" && row.what == what).map(|row| row.value)
     }
 
-    /// The faster of both programs' matrix products, TFLOP/s.
+    /// Rate of the faster matrix product of both programs, in TFLOP/s.
     fn matrix(&self) -> Option<f64> {
         let theirs = self.peer.get(&("-".to_string(), MATRIX.to_string())).copied();
         self.value(MATRIX).into_iter().chain(theirs).reduce(f64::max)
     }
 
-    /// The part of its bound that a row reaches.
+    /// Fraction of its bound that a row reaches.
     fn ratio(&self, row: &Row) -> Option<f64> {
         if self.simulated {
-            return None; // a figure of a host's CPUs says nothing of a device
+            return None; // CPU times say nothing about a device
         }
         match row.bound {
             Bound::None => None,
@@ -123,7 +123,7 @@ impl Report {
         out
     }
 
-    /// What there is so far: nothing is lost if the run is cut off.
+    /// Writes the results so far, so that nothing is lost if the run is cut off.
     pub fn write(&self) {
         let Some(path) = &self.json else { return };
         let rows: Vec<serde_json::Value> = self
@@ -144,7 +144,7 @@ impl Report {
     }
 }
 
-/// Three digits or more.
+/// Formats a number with at least three digits.
 fn number(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_string(),

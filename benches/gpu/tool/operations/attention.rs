@@ -1,4 +1,4 @@
-//! K and V into their blocks, and attention over them: the blocks' content and what comes out.
+//! Checks of KV and attention: the content of blocks after K and V are stored, and the output of attention over them.
 
 use super::{Check, DTYPES, KV_DTYPES, rounding};
 use cleave::backend::cpu::{CpuBuffer, CpuVector, KvSlab};
@@ -11,7 +11,7 @@ const LAYERS: u32 = 2;
 const LAYER: usize = 1;
 const EPS: f32 = 1e-6;
 
-/// One model's attention, and the lengths of its sequences.
+/// Attention of a model, and the lengths of its sequences.
 #[derive(Clone, Debug)]
 struct Case {
     dtype: Dtype,
@@ -22,19 +22,19 @@ struct Case {
     block_tokens: u32,
     window: Option<u32>,
     norms: bool,
-    /// Tokens that are there, and those of the step that is looked at.
+    /// For each sequence: tokens in the context, and tokens of the step under test.
     sequences: Vec<(usize, usize)>,
 }
 
 const HEAD_SIZES: [u32; 7] = [16, 32, 64, 80, 96, 128, 256];
 
-/// One new token after contexts of many lengths.
+/// Decode: one new token after contexts of many lengths.
 pub fn decode(check: &mut Check) -> Result<()> {
     let lengths = check.pick(vec![0, 260], vec![0, 1, 15, 16, 255, 256, 257, 700, 2049]);
     each(check, &lengths.iter().map(|&n| (n, 1)).collect::<Vec<_>>())
 }
 
-/// Chunks at the beginning and in the middle of prompts, and a single token between them.
+/// Prefill: chunks at the beginning and in the middle of prompts, and a single token between them.
 pub fn prefill(check: &mut Check) -> Result<()> {
     let sequences = check.pick(
         vec![(0, 17), (30, 1), (17, 20)],
@@ -52,7 +52,7 @@ fn each(check: &mut Check, sequences: &[(usize, usize)]) -> Result<()> {
     for dtype in DTYPES {
         for kv in KV_DTYPES {
             for head_dim in HEAD_SIZES {
-                // All of these with each other would be too many: every one meets every kernel.
+                // All combinations would be too many. Each value meets each kernel.
                 let every = check.pick(1, 2);
                 for _ in 0..every {
                     let (heads, kv_heads) = ratios[n % ratios.len()];
@@ -76,24 +76,24 @@ fn each(check: &mut Check, sequences: &[(usize, usize)]) -> Result<()> {
     Ok(())
 }
 
-/// The tokens before by one step, in chunks on both sides; then the step.
+/// Computes the contexts, in chunks on both sides, then the step under test.
 fn run(check: &mut Check, case: &Case) -> Result<()> {
     let Case { dtype, kv, head_dim, kv_heads, block_tokens, .. } = *case;
     let mut geometry = KvGeometry { layers: LAYERS, kv_heads, head_dim, block_tokens, dtype: kv, shards: 1 };
     if CudaBackend::check(&geometry).is_err() {
-        geometry.block_tokens = 16; // blocks that the device does not take
+        geometry.block_tokens = 16; // the device does not support such blocks
     }
     let tables: Vec<usize> =
         case.sequences.iter().map(|(old, new)| (old + new).div_ceil(geometry.block_tokens as usize)).collect();
     let n_blocks = tables.iter().sum::<usize>() + 2;
-    // Blocks lie anywhere.
+    // Blocks are scattered.
     let mut free: Vec<u32> = (0..n_blocks as u32).collect();
     let tables: Vec<Vec<u32>> =
         tables.iter().map(|n| (0..*n).map(|_| free.swap_remove(check.random.below(free.len()))).collect()).collect();
 
     let on_device = CudaSlab::new(&check.device, geometry, n_blocks)?;
     let on_cpu = KvSlab::new(geometry, n_blocks)?;
-    // What was never written is NaN: it must not come into anything.
+    // Memory that was never written holds NaN, which must not reach any result.
     let garbage = vec![0xff; geometry.block_bytes()];
     for id in 0..n_blocks as u32 {
         on_device.write(id, 0, &garbage)?;
@@ -193,8 +193,8 @@ impl Step {
         }
         let mut expected = CpuBuffer::default();
         check.cpu.attention(&q, &args, on_cpu, &mut expected)?;
-        // Averages of values below 1, whose weights are off as q and the weights themselves are rounded; norms make q and k
-        // larger, and with them the scores.
+        // Results are averages of values below 1. Their weights carry the rounding of q and of the weights; norms make q, k
+        // and the scores larger.
         let large = if case.norms { 4.0 } else { 2.0 };
         let tolerance = large * rounding(case.dtype) + rounding(case.kv) + 4e-6;
         check.same(&cuda.fetch(&out)?, expected.as_slice(), 0.0, tolerance, &format!("attention of {case:?}"));
@@ -202,7 +202,7 @@ impl Step {
     }
 }
 
-/// What was stored, as floats, and that nothing else was written.
+/// Compares stored K and V as floats, and checks that nothing else was written.
 fn compare_blocks(
     check: &mut Check,
     case: &Case,
@@ -231,7 +231,7 @@ fn compare_blocks(
             }
         }
     }
-    // A value on the border between two is rounded either way; norms and angles make up to 3 of 1.
+    // A value between two representable ones may be rounded either way; norms and rotation enlarge 1 to at most 3.
     let unit = 2.0 * rounding(geometry.dtype) * if geometry.dtype == Dtype::I8 { 1.3 } else { 1.0 };
     let norms = if case.norms && geometry.dtype == Dtype::I8 { 3.0 } else { 1.0 };
     let (relative, absolute) = if geometry.dtype == Dtype::I8 { (0.0, unit * norms) } else { (unit, 3e-6) };
@@ -242,7 +242,7 @@ fn compare_blocks(
     Ok(())
 }
 
-/// Bytes of the other layer, and of tokens that are not there yet, that are not as they were.
+/// Counts changed bytes of the other layer and of tokens beyond the end of the sequences.
 fn stray(geometry: &KvGeometry, valid: usize, block: &[u8]) -> usize {
     let mut wrong = 0;
     for layer in 0..LAYERS as usize {

@@ -1,4 +1,4 @@
-//! CudaBackend's operations on device 0, one by one, against the portable form of the CPU backend.
+//! Compares each operation of `CudaBackend` on device 0 with the portable form of the CPU backend.
 
 mod attention;
 mod rows;
@@ -14,17 +14,17 @@ use std::time::Instant;
 pub const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::Bf16];
 pub const KV_DTYPES: [Dtype; 4] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8];
 
-/// How much to try.
+/// Size of the sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sizes {
-    /// Enough to see every kernel once: for a simulator or a sanitizer.
+    /// Every kernel once, for a simulator or a sanitizer.
     Small,
     Full,
 }
 
 type Group = fn(&mut Check) -> Result<()>;
 
-/// Which operations there are, to be run one by one.
+/// Groups of operations that can be run alone.
 pub const GROUPS: [(&str, Group); 7] = [
     ("embed", rows::embed),
     ("rms_norm", rows::rms_norm),
@@ -35,7 +35,7 @@ pub const GROUPS: [(&str, Group); 7] = [
     ("prefill", attention::prefill),
 ];
 
-/// Runs a group. Its outcome in words; what differs first, if something does.
+/// Runs a group and describes the result, or the first difference.
 pub fn run(name: &str, sizes: Sizes) -> std::result::Result<String, String> {
     let begun = Instant::now();
     let (_, group) = GROUPS.into_iter().find(|(group, _)| *group == name).expect("a group of GROUPS");
@@ -48,7 +48,7 @@ pub fn run(name: &str, sizes: Sizes) -> std::result::Result<String, String> {
     }
 }
 
-/// Both backends, and what was seen.
+/// Both backends, and the results so far.
 pub struct Check {
     pub sizes: Sizes,
     pub cpu: CpuBackend,
@@ -56,7 +56,7 @@ pub struct Check {
     pub random: Random,
     shapes: usize,
     compared: usize,
-    /// Largest error, as a part of what is tolerated.
+    /// Largest error as a fraction of the tolerance.
     worst: f64,
     failures: Vec<String>,
 }
@@ -69,7 +69,7 @@ impl Check {
         Ok(Check { sizes, cpu, device, random: Random(0x1234_5678_9abc_def1), shapes, compared, worst, failures })
     }
 
-    /// A backend for activations of `dtype` where KV does not matter.
+    /// Backends for activations of `dtype`, for operations without KV.
     pub fn plain(&self, dtype: Dtype) -> Result<CudaBackend> {
         let geometry = KvGeometry { layers: 1, kv_heads: 1, head_dim: 64, block_tokens: 16, dtype, shards: 1 };
         let slab = CudaSlab::new(&self.device, geometry, 1)?;
@@ -80,12 +80,12 @@ impl Check {
         Loader::new(&self.device)
     }
 
-    /// Small or full.
+    /// Chooses between a value for small sweeps and one for full sweeps.
     pub fn pick<T>(&self, small: T, full: T) -> T {
         if self.sizes == Sizes::Small { small } else { full }
     }
 
-    /// Every value is near the CPU's: within `relative` of it and `absolute` beside.
+    /// Requires every value to be near the CPU's, within `relative` of it plus `absolute`.
     pub fn same(&mut self, found: &[f32], expected: &[f32], relative: f64, absolute: f64, what: &str) {
         self.shapes += 1;
         self.compared += expected.len();
@@ -95,7 +95,7 @@ impl Check {
         let mut wrong: Option<(usize, f64)> = None;
         for (i, (a, b)) in found.iter().zip(expected).enumerate() {
             let error = (f64::from(*a) - f64::from(*b)).abs() / (relative * f64::from(b.abs()) + absolute);
-            // NaN is wrong, and so is what is not finite on the CPU: no test means that.
+            // NaN is wrong, and so is a CPU result that is not finite: no test intends one.
             let error = if error.is_nan() { f64::INFINITY } else { error };
             if error > 1.0 && wrong.is_none_or(|(_, worst)| error > worst) {
                 wrong = Some((i, error));
@@ -118,7 +118,7 @@ impl Check {
     }
 }
 
-/// Half a unit in the last place of 1, or the step of an int8 row of values up to 1.
+/// Rounding error: half a unit in the last place of 1, or the step of an int8 row with values up to 1.
 pub fn rounding(dtype: Dtype) -> f64 {
     match dtype {
         Dtype::F32 => 2f64.powi(-24),
@@ -144,7 +144,7 @@ pub fn bytes(values: &[f32], dtype: Dtype) -> Vec<u8> {
     }
 }
 
-/// The same numbers on every run.
+/// Random numbers that are the same in every run.
 pub struct Random(u64);
 
 impl Random {
@@ -159,7 +159,7 @@ impl Random {
         (self.next() >> 11) as usize % end
     }
 
-    /// In -1..1, as a value of `dtype`.
+    /// A number in -1..1, rounded to `dtype`.
     pub fn values(&mut self, n: usize, dtype: Dtype) -> Vec<f32> {
         let value = |random: &mut Random| (random.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
         (0..n).map(|_| rounded(value(self), dtype)).collect()

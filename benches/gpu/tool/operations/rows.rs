@@ -1,4 +1,4 @@
-//! What works row by row, and matrix products.
+//! Checks of matrix products and of operations that work row by row.
 
 use super::{Check, DTYPES, bytes, rounding};
 use cleave::backend::cpu::{CpuBackend, CpuBuffer, CpuMatrix, CpuVector};
@@ -7,7 +7,7 @@ use cleave::backend::{Backend, Batch, KvGeometry, Linear, RopeRows};
 use cleave::error::Result;
 use cleave::tensor::Dtype;
 
-/// A step of these tokens, of whose rows those named are wanted.
+/// A step of `tokens` whose logits are wanted for the given rows.
 fn step(
     check: &Check,
     cuda: &mut CudaBackend,
@@ -18,11 +18,11 @@ fn step(
     let geometry = KvGeometry { layers: 1, kv_heads: 1, head_dim: 64, block_tokens: 16, dtype: Dtype::Bf16, shards: 1 };
     let kv = CudaSlab::new(&check.device, geometry, 1)?;
     let batch = Batch { tokens: tokens.to_vec(), logit_rows: wanted.to_vec(), ..Batch::default() };
-    // No spans: K and V of none of the rows have a place.
+    // Without spans no row has a place for its K and V.
     cuda.step(&batch, &RopeRows::default(), &kv, body)
 }
 
-/// A row of the table is all that an embedding is.
+/// Checks embeddings, which are copies of rows of the table.
 pub fn embed(check: &mut Check) -> Result<()> {
     for dtype in DTYPES {
         for (vocab, hidden) in check.pick(vec![(7, 64), (40, 24)], vec![(7, 64), (40, 24), (1000, 4096), (300, 8192)]) {
@@ -33,7 +33,7 @@ pub fn embed(check: &mut Check) -> Result<()> {
                 let table = CudaMatrix::new(&mut loader, &bytes(&values, dtype), vocab, hidden, dtype)?;
                 loader.finish()?;
                 let (mut cuda, mut found) = (check.plain(dtype)?, CudaBuffer::default());
-                // In a step the tokens are there already.
+                // The device already has the tokens of a step.
                 step(check, &mut cuda, &tokens, &[], |cuda| cuda.embed(&table, &tokens, &mut found))?;
                 let found = cuda.fetch(&found)?;
                 let table = CpuMatrix::from_f32(&values, vocab, hidden, dtype)?;
@@ -100,11 +100,11 @@ pub fn silu_mul(check: &mut Check) -> Result<()> {
     Ok(())
 }
 
-/// Rows, around the borders between kernels.
+/// Numbers of rows around the borders between kernels.
 const ROWS: [usize; 15] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 17, 63, 64, 65, 128, 300];
 
 pub fn linear(check: &mut Check) -> Result<()> {
-    // Outputs and inputs; the latter in whole pieces of 16 bytes.
+    // Outputs and inputs; a row of inputs is a multiple of 16 bytes.
     let shapes = check.pick(
         vec![(33, 72), (128, 200)],
         vec![
@@ -123,10 +123,10 @@ pub fn linear(check: &mut Check) -> Result<()> {
         for &(n, k) in &shapes {
             for m in check.pick(vec![1, 3, 8, 9, 17, 64, 65], ROWS.to_vec()) {
                 if check.pick(m > 9 && m != 65 && n > 100, m > 65 && n * k > 1 << 20 && dtype == Dtype::F32) {
-                    continue; // takes its time, and shows nothing new
+                    continue; // slow, and covered by the other cases
                 }
                 for bias in [false, true] {
-                    // Large ones take their time: with a bias and without in turn.
+                    // Large products are slow, so cases with and without a bias alternate.
                     if n * k > 1 << 20 && bias != (m % 2 == 1) {
                         continue;
                     }
@@ -138,12 +138,12 @@ pub fn linear(check: &mut Check) -> Result<()> {
     Ok(())
 }
 
-/// To activations in two parts, to logits, and onto the residual stream.
+/// Checks products that write to activations in two parts, to logits, and onto the residual stream.
 fn product(check: &mut Check, dtype: Dtype, [m, n, k]: [usize; 3], bias: bool) -> Result<()> {
     let x = check.random.values(m * k, dtype);
     let mut weight = check.random.values(n * k, Dtype::F32);
     weight.iter_mut().for_each(|w| *w /= (k as f32).sqrt());
-    // Those that are not of the matrices' type go without cuBLASLt.
+    // Products whose type differs from the matrices' do not use cuBLASLt.
     let bias = bias.then(|| check.random.values(n, if m % 2 == 1 { dtype } else { Dtype::F32 }));
     let residual = check.random.values(m * n, Dtype::F32);
 
@@ -172,7 +172,7 @@ fn product(check: &mut Check, dtype: Dtype, [m, n, k]: [usize; 3], bias: bool) -
     let (mut out, mut sum) = (CpuBuffer::default(), CpuBuffer::from_f32(&residual, m, n)?);
     check.cpu.logits(&input, &on_cpu, &mut out)?;
     check.cpu.linear_add(&input, &on_cpu, &mut sum)?;
-    // Sums of k products below 1/sqrt(k) in another order; tensor cores cut off where others round.
+    // The order of the k products below 1/sqrt(k) differs, and tensor cores truncate where the CPU rounds.
     let sums = 3e-6 * (k as f64).sqrt().max(1.0);
     let what = |name: &str| format!("{name} {dtype}, {m} x {n} x {k}{}", if bias.is_some() { ", bias" } else { "" });
     check.same(&found[0], out.as_slice(), rounding(dtype), sums, &what("project"));
@@ -181,13 +181,13 @@ fn product(check: &mut Check, dtype: Dtype, [m, n, k]: [usize; 3], bias: bool) -
     Ok(())
 }
 
-/// Rows of two matrices side by side.
+/// Concatenates the rows of two matrices.
 fn joined(left: &[f32], right: &[f32], rows: usize) -> Vec<f32> {
     let of = |all: &[f32], row: usize| all[row * all.len() / rows..(row + 1) * all.len() / rows].to_vec();
     (0..rows).flat_map(|row| [of(left, row), of(right, row)].concat()).collect()
 }
 
-/// Gate and up, and their activation onto the residual stream: it may lie in rows with gaps.
+/// Checks gate, up and their activation onto the residual stream, whose rows may have gaps between them.
 pub fn gated(check: &mut Check) -> Result<()> {
     for dtype in DTYPES {
         for (n, k) in check.pick(vec![(40, 72)], vec![(8, 8), (40, 72), (264, 1032), (2816, 1024)]) {
@@ -206,7 +206,7 @@ fn gate(check: &mut Check, dtype: Dtype, [m, n, k]: [usize; 3], bias: bool) -> R
     let mut weight = check.random.values(2 * n * k, Dtype::F32);
     weight.iter_mut().for_each(|w| *w *= 4.0 / (k as f32).sqrt());
     let bias = bias.then(|| check.random.values(2 * n, dtype));
-    // Each output is one input.
+    // Each output equals one input.
     let identity: Vec<f32> = (0..n * n).map(|i| f32::from(u8::from(i / n == i % n))).collect();
 
     let mut loader = check.loader()?;
@@ -232,7 +232,7 @@ fn gate(check: &mut Check, dtype: Dtype, [m, n, k]: [usize; 3], bias: bool) -> R
     let (mut expected, mut scratch) = <(CpuBuffer, CpuBuffer)>::default();
     let input = CpuBuffer::from_f32(&x, m, k)?;
     check.cpu.project_gated(&input, &vec![half(0)?, half(1)?], &mut expected, &mut scratch)?;
-    // Both factors may have been rounded before they were multiplied.
+    // Both factors may be rounded before the multiplication.
     let (relative, sums) = (4.0 * rounding(dtype) + 1e-4, 4.0 * rounding(dtype));
     let what = format!("gated {dtype}, {m} x {n} x {k}{}", if bias.is_some() { ", bias" } else { "" });
     check.same(&found[0], expected.as_slice(), relative, sums, &what);
