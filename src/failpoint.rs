@@ -2,7 +2,9 @@
 //! function.
 //!
 //! A place in the library that may fail calls `failpoint::hit("engine.step")?`; a test arms the name with
-//! [`arm`], and the n-th passage from then on fails or panics, once.
+//! [`arm`], and the n-th passage from then on fails, panics or waits, once. A test that needs a moment to last
+//! arms [`Action::Hold`], waits for [`reached`], does what it came for and calls [`let_go`]: this works at any
+//! speed, which a pause of some milliseconds does not.
 
 use crate::error::Status;
 
@@ -11,8 +13,10 @@ use crate::error::Status;
 pub enum Action {
     Panic,
     Fail(Status),
-    /// Sleeps for so long.
+    /// Sleeps for this time.
     Pause(std::time::Duration),
+    /// Waits until [`let_go`] is called for this failpoint.
+    Hold,
     /// Raises a signal in this process: SIGKILL, SIGSTOP.
     Signal(i32),
 }
@@ -24,13 +28,14 @@ pub fn hit(_name: &str) -> crate::error::Result<()> {
 }
 
 #[cfg(feature = "failpoints")]
-pub use armed::{arm, disarm_all, hit};
+pub use armed::{arm, disarm_all, hit, let_go, reached};
 
 #[cfg(feature = "failpoints")]
 mod armed {
     use super::Action;
     use crate::error::{Error, Result};
-    use std::sync::{Mutex, PoisonError};
+    use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+    use std::time::{Duration, Instant};
 
     struct Point {
         name: String,
@@ -39,6 +44,13 @@ mod armed {
     }
 
     static POINTS: Mutex<Vec<Point>> = Mutex::new(Vec::new());
+    /// Names of the failpoints in which a thread waits, once for each such thread.
+    static HELD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    static HELD_CHANGED: Condvar = Condvar::new();
+
+    fn held() -> MutexGuard<'static, Vec<String>> {
+        HELD.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
     /// The `nth` passage of `name` from now on (1 is the next) does `action`; if that one is somebody else's, the one
     /// after it.
@@ -47,8 +59,41 @@ mod armed {
         points.push(Point { name: name.to_string(), passages_left: nth.max(1), action });
     }
 
+    /// Disarms every failpoint and lets all threads that wait in one go on.
     pub fn disarm_all() {
         POINTS.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        held().clear();
+        HELD_CHANGED.notify_all();
+    }
+
+    /// Waits until `n` threads are held in the failpoint, for at most `within`. False if they were not.
+    pub fn reached(name: &str, n: usize, within: Duration) -> bool {
+        let until = Instant::now() + within;
+        let mut held = held();
+        while held.iter().filter(|held| *held == name).count() < n {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            held = HELD_CHANGED.wait_timeout(held, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    /// Lets the threads that are held in the failpoint go on, and disarms it.
+    pub fn let_go(name: &str) {
+        POINTS.lock().unwrap_or_else(PoisonError::into_inner).retain(|point| point.name != name);
+        held().retain(|held| held != name);
+        HELD_CHANGED.notify_all();
+    }
+
+    fn hold(name: &str) {
+        let mut held = held();
+        held.push(name.to_string());
+        HELD_CHANGED.notify_all();
+        while held.iter().any(|held| held == name) {
+            held = HELD_CHANGED.wait(held).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     pub fn hit(name: &str) -> Result<()> {
@@ -65,6 +110,10 @@ mod armed {
             Some(Action::Panic) => panic!("failpoint {name}"),
             Some(Action::Pause(time)) => {
                 std::thread::sleep(time);
+                Ok(())
+            }
+            Some(Action::Hold) => {
+                hold(name);
                 Ok(())
             }
             Some(Action::Signal(signal)) => {

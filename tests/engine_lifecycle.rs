@@ -46,19 +46,15 @@ fn cancel_ends_a_request_wherever_it_is() {
 #[test]
 fn a_deadline_ends_a_request_that_runs_and_one_that_waits() {
     let cache = cache_of(60);
-    let mut host = Host::new();
+    // With little room: none ends before it is polled, which is after the deadline.
+    let mut host = Host::with_capacity(64);
     let engine = host.engine(&cache, EngineOptions { max_sequences: 1, ..role(Role::Mixed) });
     let slow = |salt| Request { deadline: Some(Duration::from_millis(60)), ..request(&prompt(30, salt), 450) };
     let ids = [host.submit(&engine, slow(1)), host.submit(&engine, slow(2)), host.submit(&engine, slow(3))];
+    std::thread::sleep(Duration::from_millis(61));
     for id in ids {
-        let outcome = host.finish(id);
-        // A fast machine may finish the first one in time; the others cannot all be.
-        if outcome.reason() == FinishReason::Error {
-            assert_eq!(status(&outcome), Some(Status::Timeout));
-        }
+        assert_eq!(status(&host.finish(id)), Some(Status::Timeout));
     }
-    let expired = host.outcomes.values().filter(|o| status(o) == Some(Status::Timeout)).count();
-    assert!(expired >= 1, "60 ms are not enough for 1350 tokens one after the other");
     drop(engine);
     assert_quiescent(&cache);
 }

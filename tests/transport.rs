@@ -25,12 +25,22 @@ fn reference(worker: &mut Worker, tokens: &[usize], max: usize) -> Vec<Value> {
 
 /// Prefills in `from`, pulls into `to`, decodes there: all tokens.
 fn hand_over(from: &mut Worker, to: &mut Worker, tokens: &[usize], max: usize, stream: bool) -> Vec<Value> {
+    let ticket = ticket_of(from, tokens, max, stream);
+    let kv = to.ask(json!({"do": "import", "ticket": ticket}))["kv"].clone();
+    decoded(to, &kv)
+}
+
+/// Prefills in `from`, or begins to: a ticket.
+fn ticket_of(from: &mut Worker, tokens: &[usize], max: usize, stream: bool) -> Value {
     let submitted = from.ask(json!({"do": "submit", "engine": "prefill", "tokens": tokens, "max": max,
         "ignore_eos": true, "stream": stream, "chunk": 64}));
     let what = if stream { "started" } else { "wait" };
     let kv = from.ask(json!({"do": what, "request": submitted["request"]}))["kv"].clone();
-    let ticket = from.ask(json!({"do": "ticket", "kv": kv}))["ticket"].clone();
-    let kv = to.ask(json!({"do": "import", "ticket": ticket}))["kv"].clone();
+    from.ask(json!({"do": "ticket", "kv": kv}))["ticket"].clone()
+}
+
+/// Decodes what was imported as `kv`: all tokens.
+fn decoded(to: &mut Worker, kv: &Value) -> Vec<Value> {
     let request = to.ask(json!({"do": "submit", "engine": "decode", "kv": kv, "emit": true}))["request"].clone();
     let done = to.ask(json!({"do": "wait", "request": request}));
     assert_eq!((&done["status"], &done["ends"]), (&json!(0), &json!(1)), "{done}");
@@ -40,7 +50,7 @@ fn hand_over(from: &mut Worker, to: &mut Worker, tokens: &[usize], max: usize, s
 
 /// Nobody holds blocks: the last step of a request that another process has fetched from may be ending still.
 fn settled(worker: &mut Worker, what: &str) {
-    let until = Instant::now() + Duration::from_secs(10);
+    let until = Instant::now() + Duration::from_secs(60);
     loop {
         let audit = worker.ask(json!({"do": "audit"}));
         assert_eq!(audit["leaked"], 0, "{what}: {audit}");
@@ -159,13 +169,15 @@ fn a_running_generation_moves_mid_sentence() {
     let (mut from, mut to) = (Worker::start(json!({})), Worker::start(json!({})));
     let tokens = prompt(50, 3);
     let want = reference(&mut to, &tokens, 200);
-    // It pauses in the middle, until the word to export it has come through.
-    from.arm("engine.step", 20, "1000");
+    // It is held in the middle until the word to export it has come through.
+    from.arm("engine.step", 20, "hold");
     let submitted = from.ask(json!({"do": "submit", "engine": "mixed", "tokens": tokens, "max": 200,
         "ignore_eos": true}));
     let request = submitted["request"].clone();
     from.ask(json!({"do": "first", "request": request}));
+    from.reached("engine.step");
     from.ask(json!({"do": "export", "engine": "mixed", "request": request}));
+    from.let_go("engine.step");
     let first = from.ask(json!({"do": "wait", "request": request}));
     let ticket = from.ask(json!({"do": "ticket", "kv": first["kv"]}))["ticket"].clone();
     let kv = to.ask(json!({"do": "import", "ticket": ticket}))["kv"].clone();
@@ -202,8 +214,15 @@ fn the_importer_may_be_ahead_of_the_exporter() {
         let submitted =
             to.ask(json!({"do": "submit", "engine": "mixed", "tokens": tokens, "max": 12, "ignore_eos": true}));
         let want = to.ask(json!({"do": "wait", "request": submitted["request"]}))["tokens"].clone();
-        from.arm("engine.step", 3, "500");
-        let got = hand_over(&mut from, &mut to, &tokens, 12, true);
+        // The exporter stays where it is until the importer has asked for the first time.
+        from.arm("engine.step", 3, "hold");
+        to.arm("transport.import.blocks", 1, "hold");
+        let ticket = ticket_of(&mut from, &tokens, 12, true);
+        let kv = to.ask(json!({"do": "import", "ticket": ticket}))["kv"].clone();
+        to.reached("transport.import.blocks");
+        from.let_go("engine.step");
+        to.let_go("transport.import.blocks");
+        let got = decoded(&mut to, &kv);
         assert_eq!(&Value::from(got), &want);
         let metrics = to.ask(json!({"do": "metrics"}));
         assert_eq!((&metrics["imports"], &metrics["failed"]), (&json!(1), &json!(0)), "{metrics}");

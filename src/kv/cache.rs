@@ -301,7 +301,7 @@ impl Cache {
         }
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
+    pub fn is_closed(&self) -> bool {
         self.shared.lock().closed
     }
 

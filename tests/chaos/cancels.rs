@@ -2,6 +2,9 @@
 
 use super::support::*;
 
+const STAGES: [&str; 4] =
+    ["transport.import.open", "transport.import.opened", "transport.import.fetch", "transport.import.copied"];
+
 fn cancelled(way: Way, n: u64) {
     let mut to = importer();
     let mut from = exporter(way, &mut to);
@@ -15,12 +18,22 @@ fn cancelled(way: Way, n: u64) {
             .collect();
         let offers: Vec<_> = jobs.into_iter().map(|job| offer(&mut from, job)).collect();
         for offer in &offers {
+            // A third is cancelled at some stage of the import for certain, the others whenever it happens to be.
+            let stage = (random.below(3) == 0).then(|| STAGES[random.below(STAGES.len() as u64) as usize]);
+            if let Some(stage) = stage {
+                to.arm(stage, 1, "hold");
+            }
             let kv = to.ask(import(&offer.ticket))["kv"].clone();
             let submitted = to.try_ask(decode(&kv, false));
-            let wait = random.below(1500);
-            std::thread::sleep(Duration::from_micros(if random.below(3) == 0 { 0 } else { wait }));
+            match stage {
+                Some(stage) => to.reached(stage),
+                None => std::thread::sleep(Duration::from_micros(random.below(1500))),
+            }
             to.try_ask(json!({"do": "cancel", "engine": "decode", "request": submitted["request"]}));
-            let done = to.ask(json!({"do": "wait", "request": submitted["request"], "within_ms": 10_000}));
+            let done = to.ask(json!({"do": "wait", "request": submitted["request"], "within_ms": 60_000}));
+            if let Some(stage) = stage {
+                to.let_go(stage);
+            }
             assert_eq!(done["ends"], 1, "{done}");
             let said: Vec<_> = done["tokens"].as_array().unwrap().iter().map(|t| t.as_i64().unwrap()).collect();
             assert!(offer.job.want().starts_with(&said), "{done}");
@@ -29,7 +42,7 @@ fn cancelled(way: Way, n: u64) {
                 CANCELLED => ends[1 + usize::from(said.is_empty())] += 1,
                 status => panic!("{status}: {done}"),
             }
-            let ready = to.ask(json!({"do": "ready", "kv": kv, "within_ms": 10_000}));
+            let ready = to.ask(json!({"do": "ready", "kv": kv, "within_ms": 60_000}));
             assert!(ready.get("timeout").is_none());
         }
         bystander.check(&mut to, "cancels");

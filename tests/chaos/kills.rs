@@ -51,7 +51,7 @@ fn exporter_dies(way: Way, stream: bool) {
         let submitted = to.try_ask(decode(&kv, salt % 2 == 1));
         from.until_gone();
         let begun = Instant::now();
-        let ready = to.ask(json!({"do": "ready", "kv": kv, "within_ms": 10_000}));
+        let ready = to.ask(json!({"do": "ready", "kv": kv, "within_ms": 60_000}));
         assert_eq!(ready["status"], PEER, "{what}: {ready}");
         assert!(begun.elapsed() < NOTICED, "{what}: noticed after {:?}", begun.elapsed());
         let want = if salt % 2 == 1 { End::Tokens(offer.job.want()) } else { End::Failed(PEER) };
@@ -126,10 +126,16 @@ fn before_and_after_the_transfer() {
         assert_eq!(take(&mut to, &gone.ticket, false), End::Failed(PEER));
         // A few steps into the prompt.
         let mut from = exporter(way, &mut to);
-        from.arm("engine.step", 8, "kill");
-        let filling = offer(&mut from, Job::long(true, 2));
-        assert_eq!(take(&mut to, &filling.ticket, false), End::Failed(PEER));
-        from.until_gone();
+        from.arm("engine.step", 8, "hold");
+        let streaming = offer(&mut from, Job::long(true, 2));
+        to.arm("transport.import.blocks", 1, "hold");
+        let kv = to.ask(import(&streaming.ticket))["kv"].clone();
+        let submitted = to.try_ask(decode(&kv, false));
+        from.reached("engine.step");
+        to.reached("transport.import.blocks");
+        from.kill();
+        to.let_go("transport.import.blocks");
+        assert_eq!(end(&mut to, submitted), End::Failed(PEER));
         // Landed: the exporter's end changes nothing any more, the importer's gives it nothing back.
         let mut from = exporter(way, &mut to);
         let landed = offer(&mut from, Job::long(false, 3));

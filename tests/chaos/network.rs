@@ -3,10 +3,6 @@
 use super::support::*;
 use std::process::{Command, Stdio};
 
-/// At the stage at which the cable is pulled: long enough for a program to be started meanwhile, on a busy machine too, and
-/// shorter than the timeout.
-const PAUSE: Duration = Duration::from_millis(400);
-
 /// A namespace that is gone with this.
 struct Cable {
     name: String,
@@ -67,7 +63,6 @@ fn a_cable_that_is_pulled() {
     let mut from = Worker::start_under(&["ip", "netns", "exec", &cable.name], config);
     let mut to = importer();
     pair(&mut from, &mut to, Way::Tcp);
-    let pause = PAUSE.as_millis().to_string();
     for (salt, stage) in [
         "import.open",
         "import.opened",
@@ -86,18 +81,17 @@ fn a_cable_that_is_pulled() {
         let bystanders = [Bystander::begin(&mut from), Bystander::begin(&mut to)];
         let offer = offer(&mut from, Job::long(stream, salt as u64));
         let place = format!("transport.{stage}");
-        if stage.starts_with("import") {
-            to.arm(&place, 1, &pause)
-        } else {
-            from.arm(&place, 1, &pause)
-        }
+        let imports = stage.starts_with("import");
+        (if imports { &mut to } else { &mut from }).arm(&place, 1, "hold");
         let kv = to.ask(import(&offer.ticket))["kv"].clone();
         let submitted = to.try_ask(decode(&kv, false));
-        std::thread::sleep(Duration::from_millis(50));
+        let there = if imports { &mut to } else { &mut from };
+        there.reached(&place);
         assert!(cable.set("down"));
+        there.let_go(&place);
         let begun = Instant::now();
         let status = to.ask(json!({"do": "ready", "kv": kv}))["status"].as_i64().unwrap();
-        assert!(begun.elapsed() < NOTICED + PAUSE, "{what}: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < NOTICED, "{what}: {:?}", begun.elapsed());
         assert_eq!((status, end(&mut to, submitted)), (PEER, End::Failed(PEER)), "{what}");
         no_transfers(&mut from, NOTICED, &what);
         let [ours, theirs] = bystanders;

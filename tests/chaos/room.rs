@@ -14,6 +14,7 @@ fn full(way: Way) {
     let offers = [1, 2].map(|salt| offer(&mut from, Job::long(salt == 2, salt)));
     // An import that no request has taken does not wait for long.
     for offer in &offers {
+        to.ask(json!({"do": "renew", "kv": holder}));
         let kv = to.ask(import(&offer.ticket))["kv"].clone();
         assert_eq!(to.ask(json!({"do": "ready", "kv": kv}))["status"], OUT_OF_MEMORY, "{way:?}");
     }
@@ -23,8 +24,11 @@ fn full(way: Way) {
     let kv = to.ask(import(&offers[0].ticket))["kv"].clone();
     assert_eq!(to.ask(json!({"do": "ready", "kv": kv}))["status"], OUT_OF_MEMORY);
     let recomputed = to.ask(decode(&kv, true));
+    // Not asked for room before the request is there, however long that takes.
+    to.arm("transport.import.open", 1, "hold");
     let kv = to.ask(import(&offers[1].ticket))["kv"].clone();
     let taken = to.ask(decode(&kv, false));
+    to.let_go("transport.import.open");
     for request in [&recomputed["request"], &taken["request"]] {
         let waiting = json!({"do": "wait", "request": request, "within_ms": 700});
         assert_eq!(to.ask(waiting)["timeout"], true, "there is no room");

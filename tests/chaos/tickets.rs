@@ -38,8 +38,8 @@ fn a_ticket_is_good_for_one_import() {
 fn a_lease_that_is_over_is_over_and_a_transfer_keeps_its_own() {
     for way in [Way::Shared, Way::Encrypted] {
         let mut to = importer();
-        let lease = Duration::from_secs(1);
-        let mut from = Worker::start(with(way.config(), json!({"lease_ms": 1000, "peer_timeout_ms": 3000})));
+        let lease = Duration::from_secs(2);
+        let mut from = Worker::start(with(way.config(), json!({"lease_ms": 2000, "peer_timeout_ms": 60_000})));
         pair(&mut from, &mut to, way);
         let begun = Instant::now();
         let late = offer(&mut from, Job::long(false, 1));
@@ -49,7 +49,7 @@ fn a_lease_that_is_over_is_over_and_a_transfer_keeps_its_own() {
         // Slower than the lease, but with signs of life in between.
         let slow = offer(&mut from, Job::long(false, 2));
         for stage in ["opened", "fetch", "copied"] {
-            to.arm(&format!("transport.import.{stage}"), 1, "400");
+            to.arm(&format!("transport.import.{stage}"), 1, "800");
         }
         assert_eq!(take(&mut to, &slow.ticket, false), End::Tokens(slow.job.want()), "{way:?}");
         settled(&mut from, "exporter");

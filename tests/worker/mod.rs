@@ -94,6 +94,10 @@ impl Worker {
     }
 
     pub fn tell(&mut self, command: Value) {
+        // Makes workers look fast to the test: what they can do without being told, they have done by then.
+        if let Some(lag) = std::env::var("CLEAVE_TEST_LAG_MS").ok().and_then(|ms| ms.parse().ok()) {
+            std::thread::sleep(Duration::from_millis(lag));
+        }
         let _ = writeln!(self.stdin, "{command}");
         let _ = self.stdin.flush();
     }
@@ -143,9 +147,20 @@ impl Worker {
         }
     }
 
-    /// Arms a failpoint in the process: "kill", "stop", "panic", or milliseconds of a pause.
+    /// Arms a failpoint in the process: "hold", "kill", "stop", "panic", or milliseconds of a pause.
     pub fn arm(&mut self, name: &str, nth: u64, action: &str) {
         self.ask(json!({"do": "arm", "name": name, "nth": nth, "action": action}));
+    }
+
+    /// Waits until a thread is held in a failpoint that was armed with "hold".
+    #[track_caller]
+    pub fn reached(&mut self, name: &str) {
+        self.ask(json!({"do": "reached", "name": name, "threads": 1}));
+    }
+
+    /// Lets the threads that are held in a failpoint go on.
+    pub fn let_go(&mut self, name: &str) {
+        self.ask(json!({"do": "let_go", "name": name}));
     }
 }
 

@@ -10,8 +10,13 @@ use cleave::transport::{Encryption, Transport};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::io::BufRead;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+/// Nothing takes so long, unless it hangs.
+const LONG: Duration = Duration::from_secs(150);
+
+static LOGGED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 struct Served {
     cache: Arc<ModelCache>,
@@ -58,8 +63,11 @@ fn tokens(value: &Value) -> Vec<u32> {
 /// - ticket {kv}, import {ticket, tag}, ready {kv}: until KV_READY, release {kv}, info {kv}
 /// - address, pair {address, transport}, audit, metrics, arm {name, nth, action}, cancel {engine, request},
 ///   export {engine, request}, first {request}: until its first TOKEN
+/// - reached {name, threads}: until so many threads are held in a failpoint; let_go {name}
+/// - logged {text}: until the log has it, if config said {log: true}; forget_log
 /// - told: how often it was told that a part of the weights is loaded
-/// - forget: the events so far; destroy {engine}: that engine; destroy: the cache; exit: the process
+/// - forget: the events so far; destroy {engine}: that engine; destroy {let_go}: the cache, and once it is
+///   closed what is held in that failpoint goes on; exit: the process
 fn run(served: &mut Option<Served>, command: &Value) -> cleave::error::Result<Value> {
     let what = command["do"].as_str().unwrap();
     if what == "arm" {
@@ -67,9 +75,36 @@ fn run(served: &mut Option<Served>, command: &Value) -> cleave::error::Result<Va
             "kill" => Action::Signal(libc::SIGKILL),
             "stop" => Action::Signal(libc::SIGSTOP),
             "panic" => Action::Panic,
+            "hold" => Action::Hold,
             other => Action::Pause(Duration::from_millis(other.parse().unwrap())),
         };
         failpoint::arm(command["name"].as_str().unwrap(), number(command, "nth").max(1), action);
+        return Ok(json!({}));
+    }
+    if what == "reached" {
+        let (name, threads) = (command["name"].as_str().unwrap(), number(command, "threads") as usize);
+        if !failpoint::reached(name, threads, LONG) {
+            cleave::bail!(Timeout, "{threads} threads did not reach {name}");
+        }
+        return Ok(json!({}));
+    }
+    if what == "let_go" {
+        failpoint::let_go(command["name"].as_str().unwrap());
+        return Ok(json!({}));
+    }
+    if what == "forget_log" {
+        LOGGED.lock().unwrap().clear();
+        return Ok(json!({}));
+    }
+    if what == "logged" {
+        let text = command["text"].as_str().unwrap();
+        let until = Instant::now() + LONG;
+        while !LOGGED.lock().unwrap().iter().any(|line| line.contains(text)) {
+            if Instant::now() > until {
+                cleave::bail!(Timeout, "{text:?} was not logged");
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
         return Ok(json!({}));
     }
     if what == "create" {
@@ -191,7 +226,18 @@ fn run(served: &mut Option<Served>, command: &Value) -> cleave::error::Result<Va
             let begun = Instant::now();
             match command["engine"].as_str() {
                 Some(engine) => drop(s.engines.remove(engine)),
-                None => s.cache.close(),
+                None => {
+                    if let Some(name) = command["let_go"].as_str().map(str::to_string) {
+                        let cache = s.cache.clone();
+                        std::thread::spawn(move || {
+                            while !cache.kv().is_closed() {
+                                std::thread::sleep(Duration::from_millis(1));
+                            }
+                            failpoint::let_go(&name);
+                        });
+                    }
+                    s.cache.close();
+                }
             }
             Ok(json!({"ms": begun.elapsed().as_millis() as u64}))
         }
@@ -238,6 +284,10 @@ fn create(config: &Value) -> cleave::error::Result<(Served, u16)> {
     if !devices.is_empty() || config["driver_loaded"] == true {
         super::device::load(config["driver"].as_str().unwrap_or_default());
     }
+    if config["log"] == true {
+        let sink = |_, _: &str, text: &str| LOGGED.lock().unwrap().push(text.to_string());
+        cleave::log::set(cleave::log::Level::Debug as i32, Some(Box::new(sink)))?;
+    }
     let mut told = 0;
     let cache = ModelCache::create_watched(&model, &devices, options, &mut |done, total| {
         told += u64::from(done > 0 && done < total);
@@ -257,7 +307,7 @@ fn create(config: &Value) -> cleave::error::Result<(Served, u16)> {
 
 impl Served {
     fn until(&mut self, within: Option<Duration>, wanted: impl Fn(&Event) -> bool) -> Option<Event> {
-        let until = Instant::now() + within.unwrap_or(Duration::from_secs(150));
+        let until = Instant::now() + within.unwrap_or(LONG);
         loop {
             if let Some(event) = self.events.iter().find(|e| wanted(e)) {
                 return Some(*event);

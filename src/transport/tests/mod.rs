@@ -140,7 +140,7 @@ fn a_late_or_broken_transfer_ends_as_a_failed_handle() {
         // Without the word to go on, the store panics in the middle of the copy.
         drop(go);
         let status = if late { Status::Expired } else { Status::Internal };
-        refused(wait.recv_timeout(Duration::from_secs(5)).unwrap(), status, &[]);
+        refused(wait.recv_timeout(Duration::from_secs(60)).unwrap(), status, &[]);
         refused(b.consume(landing), status, &[]);
         assert!(a.info(id).is_ok(), "the exporter's handle stays if nothing landed");
         a.release(id).unwrap();
@@ -290,14 +290,14 @@ fn an_import_in_the_background_reports_once() {
     let dropped = import(ticket());
     assert!(b.on_landed(dropped, Arc::new(move || landed_too.send(dropped).unwrap())));
     b.release(dropped).unwrap();
-    assert_eq!(woken.recv_timeout(Duration::from_secs(5)).unwrap(), dropped);
+    assert_eq!(woken.recv_timeout(Duration::from_secs(60)).unwrap(), dropped);
     let gone = exported(&a, 14);
     let bad = transport::ticket(&a, gone).unwrap();
     a.release(gone).unwrap();
     let bad = import(bad);
     drop(held);
-    assert_eq!(woken.recv_timeout(Duration::from_secs(5)).unwrap(), id);
-    let outcomes: HashMap<_, _> = (0..3).map(|_| wait.recv_timeout(Duration::from_secs(5)).unwrap()).collect();
+    assert_eq!(woken.recv_timeout(Duration::from_secs(60)).unwrap(), id);
+    let outcomes: HashMap<_, _> = (0..3).map(|_| wait.recv_timeout(Duration::from_secs(60)).unwrap()).collect();
     assert_eq!(outcomes[&id], Ok(()));
     assert_eq!(outcomes[&dropped].as_ref().unwrap_err().status, Status::NotFound);
     assert_eq!(outcomes[&bad].as_ref().unwrap_err().status, Status::NotFound);

@@ -17,7 +17,7 @@ fn large() -> Arc<Cache> {
 }
 
 fn listening(cache: &Arc<Cache>, encryption: Encryption) -> Arc<Node> {
-    let node = Node::new(cache, NodeConfig { serve: true, peer_timeout: Duration::from_secs(5) }).unwrap();
+    let node = Node::new(cache, NodeConfig { serve: true, peer_timeout: Duration::from_secs(100) }).unwrap();
     node.listen("127.0.0.1:0", None, encryption).unwrap();
     node
 }
@@ -99,10 +99,10 @@ fn closing_in_the_middle_of_several_connections() {
         } else {
             to.close()
         }
-        assert!(begun.elapsed() < Duration::from_secs(3), "as long as a silent peer has: {:?}", begun.elapsed());
-        drop(wait.recv_timeout(Duration::from_secs(5)).expect("an end of the import"));
+        assert!(begun.elapsed() < Duration::from_secs(50), "as long as a silent peer has: {:?}", begun.elapsed());
+        drop(wait.recv_timeout(Duration::from_secs(60)).expect("an end of the import"));
         while sound(&a).by_transfers + sound(&b).by_transfers > 0 {
-            assert!(begun.elapsed() < Duration::from_secs(5), "blocks are still held");
+            assert!(begun.elapsed() < Duration::from_secs(60), "blocks are still held");
             std::thread::yield_now();
         }
     }
@@ -131,7 +131,7 @@ fn the_last_reference_may_go_on_a_thread_of_the_transport() {
     };
     to.import(&ticket, done).unwrap();
     drop(to);
-    let mut ends = [(); 2].map(|()| wait.recv_timeout(Duration::from_secs(10)).expect("closing waited for itself"));
+    let mut ends = [(); 2].map(|()| wait.recv_timeout(Duration::from_secs(60)).expect("closing waited for itself"));
     ends.sort_unstable();
     assert_eq!(ends, ["exporter", "importer"]);
     assert!(a.is_closed() && b.is_closed());
