@@ -22,6 +22,17 @@ pub fn host_info() -> HostInfo {
     HostInfo { cpu_name: name.unwrap_or(std::env::consts::ARCH).to_string(), total_bytes: total, free_bytes: free }
 }
 
+/// Descriptors that this process may have open at a time: its soft limit.
+pub fn max_open_files() -> u64 {
+    // SAFETY: zero is a valid rlimit, which the call fills in; a failure leaves it zero.
+    let limit = unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
+        limit.rlim_cur
+    };
+    if limit == 0 { 1024 } else { limit }
+}
+
 fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     text.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;

@@ -10,7 +10,7 @@ pub mod socket;
 mod thread;
 
 pub use eventfd::EventFd;
-pub use host::{HostInfo, host_info};
+pub use host::{HostInfo, host_info, max_open_files};
 pub use thread::{run_with_stack, spawn, spawn_scoped};
 
 /// Nanoseconds of CLOCK_MONOTONIC: the clock of event timestamps.

@@ -3,8 +3,8 @@
 use crate::error::{Error, Result};
 use std::io;
 use std::mem::size_of;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
 
@@ -62,6 +62,58 @@ pub fn connect_unix(name: &[u8], timeout: std::time::Duration) -> io::Result<Uni
         }
         Ok(socket)
     }
+}
+
+/// Begins to connect to a TCP address. The socket does not block until [`finish_connect`] says that it is connected.
+pub fn begin_connect(address: &SocketAddr) -> io::Result<TcpStream> {
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    // SAFETY: zero is a valid sockaddr_storage, which is large and aligned enough for both families; the descriptor is
+    // owned at once, so that it is closed on every way out.
+    unsafe {
+        let fd = libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let socket = TcpStream::from_raw_fd(fd);
+        let mut storage: libc::sockaddr_storage = std::mem::zeroed();
+        let len = match address {
+            SocketAddr::V4(address) => {
+                let to = &mut *(&raw mut storage).cast::<libc::sockaddr_in>();
+                to.sin_family = family as libc::sa_family_t;
+                to.sin_port = address.port().to_be();
+                to.sin_addr.s_addr = u32::from_ne_bytes(address.ip().octets());
+                size_of::<libc::sockaddr_in>()
+            }
+            SocketAddr::V6(address) => {
+                let to = &mut *(&raw mut storage).cast::<libc::sockaddr_in6>();
+                to.sin6_family = family as libc::sa_family_t;
+                to.sin6_port = address.port().to_be();
+                to.sin6_flowinfo = address.flowinfo();
+                to.sin6_addr.s6_addr = address.ip().octets();
+                to.sin6_scope_id = address.scope_id();
+                size_of::<libc::sockaddr_in6>()
+            }
+        };
+        if libc::connect(fd, (&raw const storage).cast(), len as libc::socklen_t) != 0 {
+            let error = io::Error::last_os_error();
+            if error.raw_os_error() != Some(libc::EINPROGRESS) {
+                return Err(error);
+            }
+        }
+        Ok(socket)
+    }
+}
+
+/// Waits for at most `wait` until a socket of [`begin_connect`] is connected. False if it is not yet.
+pub fn finish_connect(socket: &TcpStream, wait: std::time::Duration) -> io::Result<bool> {
+    if !poll([socket.as_fd()].into_iter(), libc::POLLOUT, wait)?[0] {
+        return Ok(false);
+    }
+    if let Some(error) = socket.take_error()? {
+        return Err(error);
+    }
+    socket.set_nonblocking(false)?;
+    Ok(true)
 }
 
 /// Ends a socket for both sides: whoever waits on it is woken, in `accept` too.
@@ -150,17 +202,74 @@ pub fn set_tcp_user_timeout(socket: BorrowedFd<'_>, timeout: std::time::Duration
     }
 }
 
-/// Has the peer closed, or the socket failed? Nothing is taken from it; waits for nothing.
-pub fn is_closed(socket: BorrowedFd<'_>) -> bool {
+/// Lets the kernel find out that a TCP peer vanished without closing: after `idle` without traffic it is asked, and
+/// again every `interval`; after three questions without an answer the connection is broken.
+pub fn set_keepalive(socket: BorrowedFd<'_>, idle: std::time::Duration, interval: std::time::Duration) {
+    let seconds = |time: std::time::Duration| time.as_secs().clamp(1, 3600) as libc::c_int;
+    let options = [
+        (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, seconds(idle)),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, seconds(interval)),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 3),
+    ];
+    for (level, name, value) in options {
+        let len = size_of::<libc::c_int>() as libc::socklen_t;
+        // SAFETY: the option's value is an int that lives through the call. A refusal leaves the system's default.
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), len) };
+    }
+}
+
+/// Waits until one of the sockets has something to read or is closed, for at most `timeout`; says which.
+pub fn wait_readable<'a>(
+    sockets: impl Iterator<Item = BorrowedFd<'a>>,
+    timeout: std::time::Duration,
+) -> io::Result<Vec<bool>> {
+    poll(sockets, libc::POLLIN, timeout)
+}
+
+fn poll<'a>(
+    sockets: impl Iterator<Item = BorrowedFd<'a>>,
+    events: libc::c_short,
+    timeout: std::time::Duration,
+) -> io::Result<Vec<bool>> {
+    let polled = |socket: BorrowedFd<'_>| libc::pollfd { fd: socket.as_raw_fd(), events, revents: 0 };
+    let mut polled: Vec<libc::pollfd> = sockets.map(polled).collect();
+    let ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: the pointer and the length are those of `polled`, whose descriptors are borrowed for the call.
+    if unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, ms) } < 0 {
+        let error = io::Error::last_os_error();
+        // A handler of the host's that ran on this thread is no event.
+        return if error.kind() == io::ErrorKind::Interrupted { Ok(vec![false; polled.len()]) } else { Err(error) };
+    }
+    Ok(polled.iter().map(|polled| polled.revents != 0).collect())
+}
+
+/// What [`peek`] finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeekedBytes {
+    Some,
+    NotYet,
+    /// The peer closed the connection, or it broke.
+    Closed,
+}
+
+/// Looks whether bytes have come, and leaves them there; waits for nothing.
+pub fn peek(socket: BorrowedFd<'_>) -> PeekedBytes {
     let mut byte = 0u8;
     // SAFETY: one byte to look at, in a local.
     let got = unsafe { libc::recv(socket.as_raw_fd(), (&raw mut byte).cast(), 1, libc::MSG_PEEK | libc::MSG_DONTWAIT) };
     match got {
-        0 => true,
-        // What nobody asked for has come: this connection is out of step.
-        n if n > 0 => true,
-        _ => io::Error::last_os_error().kind() != io::ErrorKind::WouldBlock,
+        0 => PeekedBytes::Closed,
+        n if n > 0 => PeekedBytes::Some,
+        _ if io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock => PeekedBytes::NotYet,
+        _ => PeekedBytes::Closed,
     }
+}
+
+/// Has the peer closed, or the socket failed? Nothing is taken from it; waits for nothing.
+pub fn is_closed(socket: BorrowedFd<'_>) -> bool {
+    // Bytes that nobody asked for mean that the two sides are out of step: this is as good as closed.
+    peek(socket) != PeekedBytes::NotYet
 }
 
 /// The addresses of this host's interfaces that are up, loopback last. Link-local ones are left out: they mean nothing
@@ -223,7 +332,6 @@ fn read_boot_id() -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsFd;
 
     #[test]
     fn a_descriptor_goes_through_a_socket() {

@@ -115,6 +115,7 @@ impl Node {
         let ticket = self.cache.open_ticket(data)?;
         let id = self.cache.begin_import(Arc::new(ticket.snapshot.clone()))?;
         let (cache, peers) = (self.cache.clone(), self.peers.clone());
+        let epoch = ticket.epoch;
         let job = move || {
             let wanted = || cache.check_import(id);
             // A request that has taken the handle waits for blocks as any other does; nobody else does for long.
@@ -132,7 +133,7 @@ impl Node {
             }
             done(id, outcome);
         };
-        self.workers.submit(Box::new(job)).inspect_err(|_| self.cache.abandon_import(id))?;
+        self.workers.submit(epoch, Box::new(job)).inspect_err(|_| self.cache.abandon_import(id))?;
         Ok(id)
     }
 

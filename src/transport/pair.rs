@@ -223,7 +223,7 @@ fn reach(
     let test = |blocks: usize| -> Result<(Transport, f64)> {
         let seed = crate::sys::random_bytes()?;
         let open = Message::Test { blocks: blocks as u32, seed };
-        let mut remote = Remote::begin(&peer, &open, size, plane, question)?;
+        let mut remote = Remote::begin(&peer, &open, (blocks, size), plane, question)?;
         let transport = remote.transport();
         if let Some(required) = required.filter(|required| *required != transport) {
             let (required, found) = (required.name(), transport.name());

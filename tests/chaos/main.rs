@@ -6,6 +6,7 @@ mod cancels;
 mod closing;
 mod devices;
 mod kills;
+mod limits;
 mod load;
 mod middle;
 mod network;

@@ -19,7 +19,8 @@ fn ip(args: &str) -> bool {
 impl Cable {
     /// None where that is not permitted.
     fn lay() -> Option<Cable> {
-        let pid = std::process::id();
+        static LAID: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let pid = std::process::id() * 2 + LAID.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let net = format!("10.{}.{}", 100 + pid % 100, pid / 100 % 250);
         let cable = Cable { name: format!("cleave{pid}"), there: format!("{net}.2") };
         let Cable { name, there } = &cable;
@@ -129,4 +130,28 @@ fn a_cable_that_is_pulled() {
     cable.restore(from.port);
     works(&mut from, &mut to, Job::long(true, 30));
     settled(&mut to, "importer");
+}
+
+/// Importers that are gone without a word: nothing of what their kernels say comes through.
+#[test]
+fn importers_that_vanish() {
+    let Some(cable) = Cable::lay() else {
+        eprintln!("SKIPPED: no network namespace can be made here (needs root and iproute2)");
+        return;
+    };
+    let config = with(Way::Tcp.config(), json!({"listen": format!("{}:0", cable.there)}));
+    let mut from = Worker::start_under(&["ip", "netns", "exec", &cable.name], config);
+    let warm = offer(&mut from, Job::short(1));
+    from.ask(json!({"do": "release", "kv": warm.kv}));
+    let before = from.ask(json!({"do": "metrics"}))["threads"].as_u64().unwrap();
+    let mut to = importer();
+    pair(&mut from, &mut to, Way::Tcp);
+    assert!(cable.set("down"));
+    to.kill();
+    // Long before its connections have been idle for too long, which is 30 times the timeout.
+    let begun = Instant::now();
+    while from.ask(json!({"do": "metrics"}))["threads"].as_u64().unwrap() > before {
+        assert!(begun.elapsed() < 20 * TIMEOUT, "connections of an importer that is gone are still served");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }

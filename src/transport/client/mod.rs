@@ -66,7 +66,7 @@ impl Peers {
     /// while there are any peers.
     pub fn sweep(&self) -> bool {
         let known: Vec<Arc<Peer>> = self.known().values().cloned().collect();
-        known.iter().for_each(|peer| peer.sweep());
+        known.iter().for_each(|peer| peer.sweep(self.timeout));
         let mut known = self.known();
         known.retain(|_, peer| Arc::strong_count(peer) > 2 || peer.idle_for() < FORGET);
         !known.is_empty()
@@ -113,7 +113,8 @@ impl Peers {
         let mut last = None;
         for (endpoint, plane) in routes {
             let peer = self.at(&endpoint);
-            match Remote::open(&peer, ticket, plane, self.question(wanted)) {
+            let opened = peer.turn(wanted).and_then(|_turn| Remote::open(&peer, ticket, plane, self.question(wanted)));
+            match opened {
                 Ok(remote) => {
                     let asked = remote.asked.saturating_duration_since(ticket.given);
                     self.cache.count_asked(asked.as_nanos() as u64);

@@ -7,17 +7,26 @@ use crate::bail;
 use crate::error::{Error, Result, Status};
 use crate::kv::endpoint::Endpoint;
 use crate::kv::image::TransportKeys;
-use crate::sys::socket::{connect_unix, is_stopped};
+use crate::sys::socket::{begin_connect, connect_unix, finish_connect, is_stopped};
 use crate::transport::net::message::Message;
-use crate::transport::net::{Channel, Stream, connect};
+use crate::transport::net::{Channel, Stream, UNGREETED, connect};
 use crate::transport::nixl::Reader;
 use crate::transport::source::Wanted;
-use std::net::TcpStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Idle connections kept of a peer.
+/// The most idle connections that are kept of a peer.
 const KEEP: usize = 16;
+/// An idle connection is closed after this many peer timeouts: before its other end does so.
+const IDLE_TIMEOUTS: u32 = 10;
+/// How often an import that waits for a connection is asked whether it is still wanted.
+const LOOK: Duration = Duration::from_millis(50);
+/// A question that failed after so long marks its peer as silent.
+const SILENT: Duration = Duration::from_millis(300);
+/// How long an import waits for another one to find out whether a silent peer answers again.
+const GLANCE: Duration = Duration::from_millis(100);
+/// How often a connection is tried anew that the peer closed before it said anything: it was crowded out by others.
+const CROWDED_OUT: u32 = 5;
 
 /// How a peer is asked: with which keys, and how patiently.
 #[derive(Clone, Copy)]
@@ -32,22 +41,87 @@ pub(in crate::transport) struct Question<'a> {
 pub(in crate::transport) struct Peer {
     pub endpoint: Endpoint,
     state: Mutex<PeerState>,
+    turned: Condvar,
     /// NIXL's agent for reads from this peer: one for each, so that one that hangs can be cut off by itself.
     reader: Mutex<Option<Arc<Reader>>>,
 }
 
 struct PeerState {
-    idle: Vec<Channel>,
+    /// Connections on which nothing is under way, and since when, oldest first.
+    idle: Vec<(Channel, Instant)>,
     mapped: Option<Arc<Mapped>>,
     /// Who answered last, if that is on this machine.
     process: Option<i32>,
     used: Instant,
+    /// When it last left a question without an answer; None once it has answered since.
+    silent: Option<Instant>,
+    /// An import is finding out whether it answers again.
+    tried: bool,
+}
+
+/// Permission to ask a peer to begin a transfer.
+pub(in crate::transport) struct Turn<'a> {
+    peer: &'a Peer,
+    tries: bool,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if self.tries {
+            self.peer.lock().tried = false;
+            self.peer.turned.notify_all();
+        }
+    }
 }
 
 impl Peer {
     pub fn new(endpoint: Endpoint) -> Peer {
-        let state = PeerState { idle: Vec::new(), mapped: None, process: None, used: Instant::now() };
-        Peer { endpoint, state: Mutex::new(state), reader: Mutex::default() }
+        let state = PeerState {
+            idle: Vec::new(),
+            mapped: None,
+            process: None,
+            used: Instant::now(),
+            silent: None,
+            tried: false,
+        };
+        Peer { endpoint, state: Mutex::new(state), turned: Condvar::new(), reader: Mutex::default() }
+    }
+
+    /// Lets an import ask. After the peer was silent, one at a time finds out whether it answers again, and the others
+    /// fail soon instead of waiting for the peer timeout each.
+    pub fn turn(&self, wanted: Wanted<'_>) -> Result<Turn<'_>> {
+        let begun = Instant::now();
+        let mut state = self.lock();
+        loop {
+            let Some(silent) = state.silent else { return Ok(Turn { peer: self, tries: false }) };
+            if !state.tried {
+                state.tried = true;
+                return Ok(Turn { peer: self, tries: true });
+            }
+            let left = GLANCE.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                let ms = silent.elapsed().as_millis();
+                bail!(Peer, "the peer did not answer {ms} ms ago, and another import is trying it again");
+            }
+            state = self.turned.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            wanted()?;
+        }
+    }
+
+    /// Notes whether the peer answered a question that was asked at `since`.
+    fn note<T>(&self, since: Instant, answer: Result<T>) -> Result<T> {
+        match &answer {
+            Ok(_) => {
+                if self.lock().silent.take().is_some() {
+                    self.turned.notify_all();
+                }
+            }
+            Err(error) if error.status == Status::Peer && since.elapsed() >= SILENT => {
+                self.lock().silent = Some(Instant::now());
+            }
+            Err(_) => {}
+        }
+        answer
     }
 
     fn lock(&self) -> MutexGuard<'_, PeerState> {
@@ -63,37 +137,55 @@ impl Peer {
         self.lock().process.is_some_and(is_stopped)
     }
 
-    /// Closed connections mean that the peer's process is gone, or began anew: nothing of it is kept.
-    pub fn sweep(&self) {
+    /// Lets go of connections that were closed or have been idle for long. If the peer closed all of them, its process
+    /// is gone or began anew: nothing of it is kept.
+    pub fn sweep(&self, timeout: Duration) {
         let mut state = self.lock();
-        if state.idle.iter().any(|channel| channel.stream().is_closed()) {
-            state.idle.clear();
+        let before = state.idle.len();
+        state.idle.retain(|(channel, _)| !channel.stream().is_closed());
+        if before > 0 && state.idle.is_empty() {
             state.mapped = None;
             self.forget_reader();
         }
         let excess = state.idle.len().saturating_sub(KEEP);
         state.idle.drain(..excess);
+        state.idle.retain(|(_, since)| since.elapsed() < timeout * IDLE_TIMEOUTS);
     }
 
     /// An idle connection, or a new one.
     pub fn connection(&self, question: Question<'_>) -> Result<Channel> {
-        self.sweep();
+        self.sweep(question.timeout);
         let idle = {
             let mut state = self.lock();
             state.used = Instant::now();
             state.idle.pop()
         };
-        idle.map_or_else(|| self.connect(question), Ok)
+        idle.map_or_else(|| self.connect(question), |(channel, _)| Ok(channel))
     }
 
     /// Takes back a connection on which nothing is under way.
     pub fn keep(&self, channel: Channel) {
         let mut state = self.lock();
         state.used = Instant::now();
-        state.idle.push(channel);
+        state.idle.push((channel, Instant::now()));
     }
 
     fn connect(&self, question: Question<'_>) -> Result<Channel> {
+        let begun = Instant::now();
+        let mut tries = 1;
+        loop {
+            match self.connect_once(question) {
+                Err(error) if is_crowded_out(&error) && tries < CROWDED_OUT && begun.elapsed() < question.timeout => {
+                    (question.wanted)()?;
+                    std::thread::sleep(Duration::from_millis(5) * tries * tries);
+                    tries += 1;
+                }
+                connected => return self.note(begun, connected),
+            }
+        }
+    }
+
+    fn connect_once(&self, question: Question<'_>) -> Result<Channel> {
         let timeout = question.timeout;
         let failed = |e: std::io::Error| match e.kind() {
             std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => {
@@ -110,7 +202,13 @@ impl Peer {
                 connect(Arc::new(stream), &question.keys, false, &patience)
             }
             Endpoint::Tcp { address, encrypted } => {
-                let socket = TcpStream::connect_timeout(address, timeout).map_err(failed)?;
+                let (begun, socket) = (Instant::now(), begin_connect(address).map_err(failed)?);
+                while !finish_connect(&socket, LOOK).map_err(failed)? {
+                    (question.wanted)()?;
+                    if begun.elapsed() >= timeout {
+                        return Err(failed(std::io::ErrorKind::TimedOut.into()));
+                    }
+                }
                 connect(Arc::new(Stream::tcp(socket, timeout)?), &question.keys, *encrypted, &patience)
             }
             Endpoint::Process(_) => bail!(Internal, "{}: no socket", describe(&self.endpoint)),
@@ -121,8 +219,9 @@ impl Peer {
     /// what its other end thinks is unknown.
     pub fn exchange(&self, channel: &mut Channel, message: &Message, question: Question<'_>) -> Result<Message> {
         let patience = patience(question.timeout, question.wanted);
-        channel.send(message, &patience)?;
-        channel.receive(&patience)
+        let begun = Instant::now();
+        let answer = channel.send(message, &patience).and_then(|()| channel.receive(&patience));
+        self.note(begun, answer)
     }
 
     /// The same where a refusal is an error, with the peer's status and text.
@@ -130,8 +229,8 @@ impl Peer {
         accepted(self.exchange(channel, message, question)?)
     }
 
-    /// Asks the first question over a connection, and tells when. One that was idle may have been closed by a peer that began anew: then
-    /// a new one is tried.
+    /// Asks the first question over a connection, and tells when. An idle one may have been closed by a peer that began
+    /// anew: then a new one is tried.
     pub fn begin(&self, message: &Message, question: Question<'_>) -> Result<(Channel, Instant, Message)> {
         let mut channel = self.connection(question)?;
         let asked = Instant::now();
@@ -186,6 +285,11 @@ impl Peer {
         // Of several that were made at once the first stays.
         Ok(self.lock().mapped.get_or_insert(mapped).clone())
     }
+}
+
+/// A connection that the peer closed before it said anything, as one does that has too many.
+fn is_crowded_out(error: &Error) -> bool {
+    error.status == Status::Peer && error.message == UNGREETED
 }
 
 /// An answer that is no refusal.

@@ -25,6 +25,9 @@ pub(in crate::transport) enum Plane {
     Nixl,
 }
 
+/// The shortest time between two questions for more blocks when there were none.
+const NOTHING_NEW: Duration = Duration::from_millis(20);
+
 /// The exporter is told so often that a long copy goes on.
 const PING: Duration = Duration::from_millis(250);
 
@@ -38,6 +41,8 @@ pub(in crate::transport) struct Remote {
     hold: u64,
     /// The exporter's blocks of this sequence, as far as they are known.
     ids: Vec<BlockId>,
+    /// The most blocks that there can be.
+    most: usize,
     block_bytes: usize,
     mapped: Option<Arc<Mapped>>,
     reader: Option<Arc<Reader>>,
@@ -77,14 +82,16 @@ fn reach(
 impl Remote {
     pub fn open(peer: &Arc<Peer>, ticket: &Ticket, plane: Plane, question: Question<'_>) -> Result<Remote> {
         let open = Message::Open { epoch: ticket.epoch, handle: ticket.handle.0, digest: ticket.digest };
-        Self::begin(peer, &open, ticket.geometry.block_bytes(), plane, question)
+        // The first token of a prompt that is being computed is not in the ticket yet, and may begin a block.
+        let most = ticket.snapshot.tokens.len() / ticket.geometry.block_tokens as usize + 2;
+        Self::begin(peer, &open, (most, ticket.geometry.block_bytes()), plane, question)
     }
 
-    /// A transfer that `open` asks for.
+    /// Begins a transfer that `open` asks for: of at most so many blocks, of so many bytes each.
     pub fn begin(
         peer: &Arc<Peer>,
         open: &Message,
-        block_bytes: usize,
+        (most, block_bytes): (usize, usize),
         plane: Plane,
         question: Question<'_>,
     ) -> Result<Remote> {
@@ -111,6 +118,7 @@ impl Remote {
             store: store.clone(),
             hold,
             ids: Vec::new(),
+            most,
             block_bytes,
             mapped,
             reader,
@@ -205,11 +213,19 @@ impl TransferSource for Remote {
         // What this cache has already may be more than the exporter has computed: its blocks are asked for from where
         // they are known to.
         let known = self.ids.len();
+        let asked = Instant::now();
         let answer = self.ask(&Message::More { hold: self.hold, have: known as u32 }, wanted)?;
         let Message::Blocks { first, ids, sequence } = answer else { return unexpected() };
         let first = first as usize;
-        if first > known || ids.len() > u32::MAX as usize - first {
+        if first > known {
             bail!(Corrupt, "the peer: blocks: expected those from {known} on, found from {first} on");
+        }
+        if first + ids.len() > self.most {
+            bail!(Corrupt, "the peer: blocks: expected at most {}, found {}", self.most, first + ids.len());
+        }
+        // A peer that has nothing new waits before it says so. One that does not is not asked in a tight loop.
+        if sequence.is_none() && first + ids.len() <= known {
+            std::thread::sleep(NOTHING_NEW.saturating_sub(asked.elapsed()));
         }
         self.ids.truncate(first);
         self.ids.extend_from_slice(&ids);

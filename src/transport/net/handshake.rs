@@ -13,6 +13,9 @@ use snow::{Builder, HandshakeState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// The text of the error where the server closes a connection before it has said anything.
+pub(in crate::transport) const UNGREETED: &str = "the peer closed the connection before it said anything";
+
 const MAGIC: &[u8; 8] = b"CLVKVNET";
 const HELLO: usize = 48;
 const PROOF: usize = 32;
@@ -102,9 +105,12 @@ pub(in crate::transport) fn connect(
     let patience: Patience<'_> = &|_: Duration| patience(begun.elapsed());
     let mode = if encrypt { ENCRYPTED } else { PLAIN };
     let hello = Hello { oldest: OLDEST, newest: NEWEST, mode, verdict: 0 }.encode(&random_bytes()?);
-    stream.send(&[ByteSource::of(&hello)], patience)?;
     let mut answer = [0; HELLO];
-    stream.receive_exact(&mut answer, patience)?;
+    let asked = stream.send(&[ByteSource::of(&hello)], patience);
+    asked.and_then(|()| stream.receive_exact(&mut answer, patience)).map_err(|error| match error.status {
+        Status::Peer if stream.is_closed() && answer == [0; HELLO] => Error::new(Status::Peer, UNGREETED),
+        _ => error,
+    })?;
     let peer = Hello::decode(&answer)?;
     match peer.verdict {
         WELCOME if (OLDEST..=NEWEST).contains(&peer.mode) => {}

@@ -82,7 +82,7 @@ pub(in crate::transport) enum Message {
 }
 
 impl Message {
-    fn kind(&self) -> u16 {
+    pub fn kind(&self) -> u16 {
         match self {
             Message::Describe => 1,
             Message::Open { .. } => 2,

@@ -4,7 +4,7 @@ use crate::bail;
 use crate::error::{Error, Result, Status};
 use crate::sys::bytes::{ByteSource, ByteTarget, receive, send};
 use crate::sys::socket::{
-    PeerProcess, effective_uid, is_closed, is_stopped, peer_process, receive_fd, set_tcp_user_timeout,
+    PeerProcess, effective_uid, is_closed, is_stopped, peer_process, receive_fd, set_keepalive, set_tcp_user_timeout,
 };
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -39,6 +39,7 @@ impl Stream {
         };
         set().map_err(|e| lost(&e))?;
         set_tcp_user_timeout(socket.as_fd(), timeout);
+        set_keepalive(socket.as_fd(), 2 * timeout, timeout);
         Ok(Stream::Tcp(socket))
     }
 
@@ -62,7 +63,7 @@ impl Stream {
         Ok(Stream::Unix(socket, process))
     }
 
-    fn fd(&self) -> BorrowedFd<'_> {
+    pub fn fd(&self) -> BorrowedFd<'_> {
         match self {
             Stream::Tcp(socket) => socket.as_fd(),
             Stream::Unix(socket, _) => socket.as_fd(),

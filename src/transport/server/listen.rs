@@ -1,38 +1,43 @@
-//! Listening sockets, and the addresses by which peers can reach them.
+//! Listening sockets. One thread for each accepts connections and keeps those that have said nothing yet; a connection
+//! gets a thread of its own when its peer's greeting is there to be read.
 
-use super::ServerShared;
-use crate::bail;
+use super::gate::{Handshakes, Limits, Origin};
+use super::{HANDSHAKE, ServerShared};
 use crate::error::{Error, Result, Status};
-use crate::kv::endpoint::{Endpoint, MAX_ENDPOINTS};
-use crate::sys::socket::{own_addresses, shutdown};
+use crate::sys::socket::{PeekedBytes, peek, shutdown, wait_readable};
 use crate::transport::net::Stream;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long accepting rests when the system is short of something.
 const REST: Duration = Duration::from_millis(100);
+/// How often connections that say nothing are checked for being overdue.
+const LOOK: Duration = Duration::from_millis(250);
+/// Connections that are accepted before those that wait are looked at again.
+const AT_ONCE: usize = 8;
 
-/// Are connections to a listening socket encrypted?
+/// Which connections to a listening socket are encrypted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Encryption {
-    /// Unless they are over loopback.
+    /// All but those over loopback.
     #[default]
     Auto,
+    /// All of them; plain ones are refused.
     Always,
-    /// The network is trusted.
+    /// None: the network is trusted.
     Never,
 }
 
 impl Encryption {
-    /// Of a connection with this address at the other end.
-    fn with(self, peer: IpAddr) -> bool {
+    /// True if a connection with this address at the other end has to be encrypted.
+    pub(super) fn applies_to(self, peer: IpAddr) -> bool {
         match self {
             Encryption::Auto => !peer.to_canonical().is_loopback(),
             Encryption::Always => true,
@@ -41,9 +46,23 @@ impl Encryption {
     }
 }
 
+/// A listening socket and its thread.
 pub(super) struct Listener {
     socket: OwnedFd,
     thread: JoinHandle<()>,
+}
+
+enum Socket {
+    Unix(UnixListener),
+    Tcp(TcpListener, Encryption),
+}
+
+/// A connection whose peer has proved nothing yet.
+pub(super) struct Unproven {
+    pub stream: Stream,
+    pub origin: Origin,
+    pub must_encrypt: bool,
+    since: Instant,
 }
 
 fn failed(what: impl std::fmt::Display, error: &io::Error) -> Error {
@@ -60,47 +79,29 @@ impl Listener {
         let random: [u8; 16] = crate::sys::random_bytes()?;
         let digits: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         let name = format!("cleave-{}-{digits}", std::process::id()).into_bytes();
-        let bind = || UnixListener::bind_addr(&std::os::unix::net::SocketAddr::from_abstract_name(&name)?);
-        let listener = bind().map_err(|e| failed("a Unix socket", &e))?;
-        let socket = listener.as_fd().try_clone_to_owned().map_err(|e| failed("a Unix socket", &e))?;
-        let accept = move || listener.accept().map(|(socket, _)| (Stream::unix(socket), false));
-        Ok((Listener::start(shared, socket, accept)?, name))
+        let bind = || {
+            let listener = UnixListener::bind_addr(&std::os::unix::net::SocketAddr::from_abstract_name(&name)?)?;
+            listener.set_nonblocking(true)?;
+            Ok((listener.as_fd().try_clone_to_owned()?, listener))
+        };
+        let (socket, listener) = bind().map_err(|e| failed("a Unix socket", &e))?;
+        Ok((Listener::start(shared, socket, Socket::Unix(listener))?, name))
     }
 
     pub fn tcp(shared: &Arc<ServerShared>, address: SocketAddr, encryption: Encryption) -> Result<(Listener, u16)> {
-        // The standard library sets SO_REUSEADDR: a process that comes back has its port again at once.
-        let listener = TcpListener::bind(address).map_err(|e| failed(address, &e))?;
-        let port = listener.local_addr().map_err(|e| failed(address, &e))?.port();
-        let socket = listener.as_fd().try_clone_to_owned().map_err(|e| failed(address, &e))?;
-        let timeout = shared.timeout;
-        let accept = move || {
-            let (socket, peer) = listener.accept()?;
-            Ok((Stream::tcp(socket, timeout), encryption.with(peer.ip())))
+        let bind = || {
+            // The standard library sets SO_REUSEADDR: a process that comes back has its port again at once.
+            let listener = TcpListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            Ok((listener.as_fd().try_clone_to_owned()?, listener.local_addr()?.port(), listener))
         };
-        Ok((Listener::start(shared, socket, accept)?, port))
+        let (socket, port, listener) = bind().map_err(|e| failed(address, &e))?;
+        Ok((Listener::start(shared, socket, Socket::Tcp(listener, encryption))?, port))
     }
 
-    fn start(
-        shared: &Arc<ServerShared>,
-        socket: OwnedFd,
-        accept: impl Fn() -> io::Result<(Result<Stream>, bool)> + Send + 'static,
-    ) -> Result<Listener> {
+    fn start(shared: &Arc<ServerShared>, socket: OwnedFd, listening: Socket) -> Result<Listener> {
         let shared = shared.clone();
-        let thread = crate::sys::spawn("cleave-listen", move || {
-            while !shared.closed.load(Relaxed) {
-                let served = match accept() {
-                    Ok((stream, must_encrypt)) => stream.and_then(|stream| shared.serve(stream, must_encrypt)),
-                    Err(_) if shared.closed.load(Relaxed) => break,
-                    Err(error) => {
-                        std::thread::sleep(REST);
-                        Err(Error::io("accepting a peer", &error))
-                    }
-                };
-                if let Err(error) = served {
-                    crate::log!(Warn, "transport", "a peer was turned away: {error}");
-                }
-            }
-        })?;
+        let thread = crate::sys::spawn("cleave-listen", move || Listening::new(shared, listening).run())?;
         Ok(Listener { socket, thread })
     }
 
@@ -110,56 +111,129 @@ impl Listener {
     }
 }
 
-/// An address to listen on or to tell others: `host:port`, with IPv6 addresses in brackets.
-pub(in crate::transport) fn parse(text: &str) -> Result<SocketAddr> {
-    let found = text.to_socket_addrs().ok().and_then(|mut found| found.next());
-    match found {
-        Some(address) => Ok(address),
-        None => bail!(InvalidArgument, "{text:?}: expected host:port, as 127.0.0.1:0 or [::]:7000"),
+impl Socket {
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Socket::Unix(listener) => listener.as_fd(),
+            Socket::Tcp(listener, _) => listener.as_fd(),
+        }
+    }
+
+    /// Accepts a connection. The inner result is an error for one that is refused at once.
+    fn accept(&self, timeout: Duration) -> io::Result<Result<Unproven>> {
+        let since = Instant::now();
+        match self {
+            Socket::Unix(listener) => {
+                let (socket, _) = listener.accept()?;
+                Ok(Stream::unix(socket).map(|stream| {
+                    let origin = Origin::Process(stream.process().unwrap_or(0));
+                    Unproven { stream, origin, must_encrypt: false, since }
+                }))
+            }
+            Socket::Tcp(listener, encryption) => {
+                let (socket, peer) = listener.accept()?;
+                let (origin, must_encrypt) = (Origin::of(peer.ip()), encryption.applies_to(peer.ip()));
+                Ok(Stream::tcp(socket, timeout).map(|stream| Unproven { stream, origin, must_encrypt, since }))
+            }
+        }
     }
 }
 
-/// The endpoints of a listening socket: what the host says, else the address it listens on, else those of all
-/// interfaces.
-pub(in crate::transport) fn advertised(
-    listening: SocketAddr,
-    port: u16,
-    advertise: Option<SocketAddr>,
-    encryption: Encryption,
-) -> Vec<Endpoint> {
-    let addresses = match advertise {
-        Some(address) => vec![address],
-        None if listening.ip().is_unspecified() => {
-            let same_family = |ip: &IpAddr| listening.is_ipv6() || ip.is_ipv4();
-            own_addresses().into_iter().filter(same_family).map(|ip| SocketAddr::new(ip, port)).collect()
-        }
-        None => vec![SocketAddr::new(listening.ip(), port)],
-    };
-    let endpoint = |address: SocketAddr| {
-        let address = if address.port() == 0 { SocketAddr::new(address.ip(), port) } else { address };
-        Endpoint::Tcp { address, encrypted: encryption.with(address.ip()) }
-    };
-    addresses.into_iter().map(endpoint).take(MAX_ENDPOINTS / 2).collect()
+/// What the thread of a listening socket works on.
+struct Listening {
+    shared: Arc<ServerShared>,
+    socket: Socket,
+    limits: Limits,
+    handshakes: Arc<Handshakes>,
+    /// Connections that have said nothing yet, oldest first.
+    silent: Vec<Unproven>,
+    /// A failure to accept was logged, and nothing was accepted since.
+    failing: bool,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl Listening {
+    fn new(shared: Arc<ServerShared>, socket: Socket) -> Listening {
+        let limits = Limits::of(shared.files);
+        Listening { shared, socket, limits, handshakes: Handshakes::new(limits), silent: Vec::new(), failing: false }
+    }
 
-    #[test]
-    fn what_a_listening_socket_tells_of_itself() {
-        let tcp = |text: &str, encrypted| Endpoint::Tcp { address: text.parse().unwrap(), encrypted };
-        let loopback = parse("127.0.0.1:0").unwrap();
-        assert_eq!(advertised(loopback, 7, None, Encryption::Auto), [tcp("127.0.0.1:7", false)]);
-        assert_eq!(advertised(loopback, 7, None, Encryption::Always), [tcp("127.0.0.1:7", true)]);
-        let public = parse("192.0.2.1:0").unwrap();
-        assert_eq!(advertised(loopback, 7, Some(public), Encryption::Auto), [tcp("192.0.2.1:7", true)]);
-        assert_eq!(advertised(loopback, 7, Some(public), Encryption::Never), [tcp("192.0.2.1:7", false)]);
-        let all = advertised(parse("0.0.0.0:0").unwrap(), 7, None, Encryption::Auto);
-        assert!(all.contains(&tcp("127.0.0.1:7", false)), "{all:?}");
-        assert!(parse("nowhere").is_err());
-        let with = |encryption: Encryption, peer: &str| encryption.with(peer.parse().unwrap());
-        assert!(with(Encryption::Auto, "192.0.2.1") && with(Encryption::Always, "127.0.0.1"));
-        assert!(!with(Encryption::Auto, "::ffff:127.0.0.1") && !with(Encryption::Never, "192.0.2.1"));
+    fn run(mut self) {
+        while !self.shared.closed.load(Relaxed) {
+            let sockets = std::iter::once(self.socket.fd()).chain(self.silent.iter().map(|one| one.stream.fd()));
+            let readable = wait_readable(sockets, LOOK);
+            if self.shared.closed.load(Relaxed) {
+                return;
+            }
+            match readable {
+                Ok(readable) => {
+                    self.greet(&readable[1..]);
+                    if readable[0] {
+                        self.accept();
+                    }
+                }
+                Err(_) => std::thread::sleep(REST),
+            }
+        }
+    }
+
+    /// Begins the handshakes of peers that have said something; drops those that are gone or overdue.
+    fn greet(&mut self, readable: &[bool]) {
+        let mut readable = readable.iter();
+        let mut speaking = Vec::new();
+        let silent = std::mem::take(&mut self.silent);
+        for one in silent {
+            if !readable.next().is_some_and(|readable| *readable) {
+                if one.since.elapsed() < HANDSHAKE {
+                    self.silent.push(one);
+                }
+                continue;
+            }
+            match peek(one.stream.fd()) {
+                PeekedBytes::Some => speaking.push(one),
+                PeekedBytes::NotYet => self.silent.push(one),
+                PeekedBytes::Closed => {}
+            }
+        }
+        for one in speaking {
+            if let Err(error) = self.shared.serve(one, &self.handshakes) {
+                crate::log!(Debug, "transport", "a peer was turned away: {error}");
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        for _ in 0..AT_ONCE {
+            match self.socket.accept(self.shared.timeout) {
+                Ok(accepted) => {
+                    self.failing = false;
+                    match accepted {
+                        Ok(one) => self.keep(one),
+                        Err(error) => crate::log!(Debug, "transport", "a peer was turned away: {error}"),
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // Closed by its peer while it waited to be accepted.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    if !std::mem::replace(&mut self.failing, true) && !self.shared.closed.load(Relaxed) {
+                        crate::log!(Warn, "transport", "cannot accept connections of peers: {error}");
+                    }
+                    std::thread::sleep(REST);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn keep(&mut self, new: Unproven) {
+        let origins: Vec<Origin> = self.silent.iter().map(|one| one.origin).collect();
+        if let Some(victim) = self.limits.victim(&origins, new.origin) {
+            // One that has spoken by now is not turned away for its silence.
+            let one = self.silent.remove(victim);
+            if matches!(peek(one.stream.fd()), PeekedBytes::Some) {
+                let _ = self.shared.serve(one, &self.handshakes);
+            }
+        }
+        self.silent.push(new);
     }
 }

@@ -1,28 +1,43 @@
 //! The exporter: listens, and lends blocks to peers that know the secret.
+//!
+//! A connection is accepted by `listen`, has to prove that it knows the secret under the limits of `gate`, and is then
+//! served by a `session` until it closes, is idle for long, or makes place for another. What self-tests may take of the
+//! pool is in `self_tests`. Nothing here knows what engines do with the KV.
 
+mod addresses;
+mod gate;
 mod listen;
+mod self_tests;
 mod session;
 
-use super::net::Stream;
+use super::net::{Channel, Stream, accept};
 use super::nixl::OwnAgent;
 use crate::bail;
 use crate::error::Result;
 use crate::kv::Cache;
 use crate::kv::hold::TransferHold;
-use crate::sys::monotonic_ns;
-use listen::Listener;
+use crate::sys::{max_open_files, monotonic_ns};
+use gate::{Handshakes, Origin};
+use listen::{Listener, Unproven};
+use self_tests::{SelfTestShare, SelfTests};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+pub(super) use addresses::{advertised, parse};
 pub use listen::Encryption;
-pub(super) use listen::{advertised, parse};
 pub(super) use session::pattern;
 
-/// Connections at once: five for each transfer of a peer over TCP.
+/// The most connections of peers that have proved themselves, if the process may have twice as many descriptors.
 const MOST_CONNECTIONS: usize = 4096;
+/// The time that a peer has to prove itself.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// A connection on which nothing is under way is closed after this many peer timeouts.
+const IDLE_TIMEOUTS: u32 = 30;
+/// A connection that has been idle for this long makes place for another one if there are too many.
+const MAKES_PLACE: Duration = Duration::from_secs(1);
 
 pub(super) struct Server {
     shared: Arc<ServerShared>,
@@ -39,19 +54,48 @@ struct ServerShared {
     cache: Arc<Cache>,
     /// A peer with an open transfer that is silent for so long is gone.
     timeout: Duration,
+    /// Descriptors that this process may have.
+    files: u64,
     closed: AtomicBool,
-    connections: Mutex<HashMap<u64, Arc<Stream>>>,
+    connections: Mutex<Connections>,
     none_left: Condvar,
+    self_tests: Arc<SelfTests>,
     holds: Mutex<HashMap<u64, Arc<Lent>>>,
     next: AtomicU64,
     nixl: OwnAgent,
+}
+
+#[derive(Default)]
+struct Connections {
+    /// Those of peers that have proved themselves.
+    open: HashMap<u64, Arc<Connection>>,
+    /// Threads that serve connections, including those that are still in their handshake.
+    threads: usize,
+}
+
+/// A connection of a peer that has proved itself.
+struct Connection {
+    stream: Arc<Stream>,
+    origin: Origin,
+    /// Since when nothing has been under way on it; 0 while something is.
+    idle_since: AtomicU64,
+}
+
+impl Connection {
+    fn idle(&self) -> Duration {
+        match self.idle_since.load(Relaxed) {
+            0 => Duration::ZERO,
+            since => Duration::from_nanos(monotonic_ns().saturating_sub(since)),
+        }
+    }
 }
 
 /// A transfer, held by the connection that began it and read by others of the same peer.
 struct Lent {
     id: u64,
     hold: Mutex<TransferHold>,
-    scratch: bool,
+    /// What a self-test may take; None for a transfer of a handle.
+    self_test: Option<SelfTestShare>,
     /// When something of it went out or was asked for last.
     heard: AtomicU64,
 }
@@ -68,10 +112,15 @@ impl Lent {
     fn silent(&self) -> Duration {
         Duration::from_nanos(monotonic_ns().saturating_sub(self.heard.load(Relaxed)))
     }
+
+    /// A self-test that has taken longer than any honest one.
+    fn is_overdue(&self) -> bool {
+        self.self_test.as_ref().is_some_and(SelfTestShare::is_over)
+    }
 }
 
 impl ServerShared {
-    fn connections(&self) -> MutexGuard<'_, HashMap<u64, Arc<Stream>>> {
+    fn connections(&self) -> MutexGuard<'_, Connections> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -83,9 +132,9 @@ impl ServerShared {
         self.next.fetch_add(1, Relaxed)
     }
 
-    fn lend(&self, hold: TransferHold, scratch: bool) -> Arc<Lent> {
-        let lent =
-            Arc::new(Lent { id: self.id(), hold: Mutex::new(hold), scratch, heard: AtomicU64::new(monotonic_ns()) });
+    fn lend(&self, hold: TransferHold, self_test: Option<SelfTestShare>) -> Arc<Lent> {
+        let (id, heard) = (self.id(), AtomicU64::new(monotonic_ns()));
+        let lent = Arc::new(Lent { id, hold: Mutex::new(hold), self_test, heard });
         self.holds().insert(lent.id, lent.clone());
         lent
     }
@@ -97,31 +146,90 @@ impl ServerShared {
         }
     }
 
-    /// Serves one connection on a thread of its own.
-    fn serve(self: &Arc<Self>, stream: Stream, must_encrypt: bool) -> Result<()> {
+    /// Serves one connection on a thread of its own, which counts among `handshakes` until the peer has proved itself.
+    fn serve(self: &Arc<Self>, unproven: Unproven, handshakes: &Arc<Handshakes>) -> Result<()> {
+        let Unproven { stream, origin, must_encrypt, .. } = unproven;
         let stream = Arc::new(stream);
-        let id = self.id();
+        let handshake = handshakes.begin(origin, &stream);
         {
             let mut connections = self.connections();
-            if self.closed.load(Relaxed) || connections.len() >= MOST_CONNECTIONS {
-                bail!(WouldBlock, "{} connections are open", connections.len());
+            if self.closed.load(Relaxed) {
+                bail!(Shutdown, "the cache is closed");
             }
-            connections.insert(id, stream.clone());
+            connections.threads += 1;
         }
         let shared = self.clone();
         let body = move || {
             OWN.set(Arc::as_ptr(&shared) as usize);
-            let served =
-                crate::panics::catch(|| session::run(&shared, &stream, must_encrypt)).and_then(|served| served);
-            if let Err(error) = served {
+            let served = crate::panics::catch(|| {
+                let channel = shared.prove(&stream, must_encrypt)?;
+                drop(handshake);
+                shared.admitted(&stream, origin, |connection| session::run(&shared, channel, connection))
+            });
+            if let Err(error) = served.and_then(|served| served) {
                 crate::log!(Debug, "transport", "a peer's connection ended: {error}");
             }
             stream.shutdown();
-            let mut connections = shared.connections();
-            connections.remove(&id);
-            shared.none_left.notify_all();
+            drop(stream);
+            shared.thread_ends();
         };
-        crate::sys::spawn("cleave-serve", body).map(|_| ()).inspect_err(|_| _ = self.connections().remove(&id))
+        crate::sys::spawn("cleave-serve", body).map(|_| ()).inspect_err(|_| self.thread_ends())
+    }
+
+    fn thread_ends(&self) {
+        self.connections().threads -= 1;
+        self.none_left.notify_all();
+    }
+
+    /// The handshake: the peer proves that it knows the secret.
+    fn prove(&self, stream: &Arc<Stream>, must_encrypt: bool) -> Result<Channel> {
+        let soon = |taken: Duration| {
+            if self.closed.load(Relaxed) {
+                bail!(Shutdown, "the cache is closed");
+            }
+            if taken > HANDSHAKE {
+                bail!(Timeout, "a peer did not finish its handshake in {} s", HANDSHAKE.as_secs());
+            }
+            Ok(())
+        };
+        accept(stream.clone(), &self.cache.transport_keys(), must_encrypt, &soon)
+    }
+
+    /// Runs `session` with the connection among those that are open. If they are too many, the one that has been idle
+    /// for longest is closed.
+    fn admitted(
+        &self,
+        stream: &Arc<Stream>,
+        origin: Origin,
+        session: impl FnOnce(&Connection) -> Result<()>,
+    ) -> Result<()> {
+        let id = self.id();
+        let connection = Arc::new(Connection { stream: stream.clone(), origin, idle_since: AtomicU64::new(0) });
+        {
+            let mut connections = self.connections();
+            if self.closed.load(Relaxed) {
+                bail!(Shutdown, "the cache is closed");
+            }
+            if connections.open.len() >= MOST_CONNECTIONS.min(self.files as usize / 2) {
+                let idlest = connections.open.iter().max_by_key(|(_, open)| open.idle()).map(|(id, _)| *id);
+                let idle = idlest.and_then(|id| connections.open.get(&id)).filter(|open| open.idle() >= MAKES_PLACE);
+                let Some(idle) = idle else { bail!(WouldBlock, "{} connections are open", connections.open.len()) };
+                idle.stream.shutdown();
+                if let Some(id) = idlest {
+                    connections.open.remove(&id);
+                }
+            }
+            connections.open.insert(id, connection.clone());
+        }
+        /// Takes the connection out again, after a panic as well.
+        struct Open<'a>(&'a ServerShared, u64);
+        impl Drop for Open<'_> {
+            fn drop(&mut self) {
+                self.0.connections().open.remove(&self.1);
+            }
+        }
+        let _open = Open(self, id);
+        session(&connection)
     }
 }
 
@@ -132,9 +240,11 @@ impl Server {
         let shared = ServerShared {
             cache,
             timeout,
+            files: max_open_files(),
             closed: AtomicBool::new(false),
             connections: Mutex::default(),
             none_left: Condvar::new(),
+            self_tests: Arc::default(),
             holds: Mutex::default(),
             next: AtomicU64::new(first),
             nixl: OwnAgent::default(),
@@ -165,8 +275,8 @@ impl Server {
         let listeners = std::mem::take(&mut *self.listeners.lock().unwrap_or_else(PoisonError::into_inner));
         listeners.into_iter().for_each(Listener::close);
         let mut connections = self.shared.connections();
-        connections.values().for_each(|stream| stream.shutdown());
-        while connections.len() > own {
+        connections.open.values().for_each(|open| open.stream.shutdown());
+        while connections.threads > own {
             connections = self.shared.none_left.wait(connections).unwrap_or_else(PoisonError::into_inner);
         }
         drop(connections);

@@ -1,13 +1,15 @@
 //! One connection of a peer: its questions, answered in order.
 
-use super::{Lent, ServerShared};
+use super::gate::Origin;
+use super::{Connection, IDLE_TIMEOUTS, Lent, ServerShared};
 use crate::backend::{BlockId, BlockStore};
 use crate::bail;
 use crate::error::Result;
 use crate::kv::image::{encode_sequence, mask};
 use crate::sys::bytes::ByteSource;
+use crate::sys::monotonic_ns;
 use crate::transport::net::message::Message;
-use crate::transport::net::{Channel, Stream, accept};
+use crate::transport::net::{Channel, Stream};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -17,43 +19,47 @@ use std::time::Duration;
 
 /// A question for more blocks is answered after this long even if there are none.
 const MORE_WAIT: Duration = Duration::from_millis(250);
-/// A peer that has connected has so long to prove itself.
-const HANDSHAKE: Duration = Duration::from_secs(5);
-/// The most of the pool that a self-test takes.
-const TEST_BYTES: usize = 64 << 20;
+/// The most bytes that one question may ask for, or one block if that is larger: those of a device are copied first.
+const READ_BYTES: usize = 64 << 20;
 
 struct Session<'a> {
     shared: &'a Arc<ServerShared>,
+    origin: Origin,
     /// The transfers begun here. They end with the connection.
     holds: HashMap<u64, Arc<Lent>>,
 }
 
 impl Drop for Session<'_> {
     fn drop(&mut self) {
+        if !self.holds.is_empty() {
+            crate::log!(Debug, "transport", "a transfer was given up with its connection");
+        }
         self.holds.keys().for_each(|id| _ = self.shared.holds().remove(id));
     }
 }
 
-pub(super) fn run(shared: &Arc<ServerShared>, stream: &Arc<Stream>, must_encrypt: bool) -> Result<()> {
+pub(super) fn run(shared: &Arc<ServerShared>, mut channel: Channel, connection: &Connection) -> Result<()> {
+    let stream = &connection.stream;
     let open = || {
         if shared.closed.load(Relaxed) {
             bail!(Shutdown, "the cache is closed");
         }
         Ok(())
     };
-    let soon = |silent: Duration| {
-        open()?;
-        if silent > HANDSHAKE {
-            bail!(Timeout, "a peer connected and said nothing");
-        }
-        Ok(())
-    };
-    let mut channel = accept(stream.clone(), &shared.cache.transport_keys(), must_encrypt, &soon)?;
-    let mut session = Session { shared, holds: HashMap::new() };
+    let mut session = Session { shared, origin: connection.origin, holds: HashMap::new() };
     loop {
-        // A connection on which nothing is under way may rest for ever.
-        let patience = |_: Duration| {
+        if session.holds.values().any(|lent| lent.is_overdue()) {
+            bail!(Timeout, "a peer's self-test did not end");
+        }
+        connection.idle_since.store(if session.holds.is_empty() { monotonic_ns() } else { 0 }, Relaxed);
+        let patience = |silent: Duration| {
             open()?;
+            if session.holds.is_empty() && silent > shared.timeout * IDLE_TIMEOUTS {
+                bail!(Timeout, "a peer's connection was idle for {} s", silent.as_secs());
+            }
+            if session.holds.values().any(|lent| lent.is_overdue()) {
+                bail!(Timeout, "a peer's self-test did not end");
+            }
             match session.holds.values().map(|lent| lent.silent()).min() {
                 Some(silent) if silent > shared.timeout => {
                     bail!(Peer, "an importer was silent for {} ms in the middle of a transfer", silent.as_millis())
@@ -62,6 +68,7 @@ pub(super) fn run(shared: &Arc<ServerShared>, stream: &Arc<Stream>, must_encrypt
             }
         };
         let question = channel.receive(&patience)?;
+        connection.idle_since.store(0, Relaxed);
         // Answers that nobody takes are given up after the same time.
         let sending = |silent: Duration| {
             open()?;
@@ -121,7 +128,7 @@ impl Session<'_> {
             Message::Open { epoch, handle, digest } => {
                 crate::failpoint::hit("transport.export.open")?;
                 let hold = cache.lend(crate::kv::KvId(handle), &epoch, &digest)?;
-                let lent = self.shared.lend(hold, false);
+                let lent = self.shared.lend(hold, None);
                 self.holds.insert(lent.id, lent.clone());
                 crate::failpoint::hit("transport.export.opened")?;
                 Message::Lent { hold: lent.id }
@@ -130,7 +137,7 @@ impl Session<'_> {
                 crate::failpoint::hit("transport.export.more")?;
                 let lent = self.own(hold)?;
                 let mut hold = lent.hold();
-                if lent.scratch {
+                if lent.self_test.is_some() {
                     return Ok(Message::Blocks { first: 0, ids: hold.blocks().to_vec(), sequence: None });
                 }
                 hold.more(have as usize, MORE_WAIT)?;
@@ -162,7 +169,7 @@ impl Session<'_> {
                 let agent = self.shared.nixl.agent(cache)?;
                 Message::NixlAgent { base: agent.pool.address(), metadata: agent.agent.metadata()? }
             }
-            other => bail!(Corrupt, "not a question: {other:?}"),
+            other => bail!(Corrupt, "message of the peer: kind {} is not a question", other.kind()),
         })
     }
 
@@ -180,19 +187,27 @@ impl Session<'_> {
     /// Free blocks with a pattern that the peer can compute too.
     fn test(&mut self, blocks: u32, seed: &[u8; 32]) -> Result<Message> {
         let cache = &self.shared.cache;
+        // One at a time on a connection.
+        let tests: Vec<u64> = self.holds.values().filter(|lent| lent.self_test.is_some()).map(|lent| lent.id).collect();
+        tests.into_iter().for_each(|test| self.end(test));
         let size = cache.geometry().block_bytes();
-        let most = (blocks as usize).min(TEST_BYTES / size).max(1);
-        let hold = cache.lend_scratch(most)?;
+        let pool = (cache.total_blocks(), size);
+        let share = self.shared.self_tests.share(self.origin, blocks as usize, pool, self.shared.timeout)?;
+        let hold = cache.lend_scratch(share.blocks)?;
         for (index, &block) in hold.blocks().iter().enumerate() {
             cache.store().write(block, 0, &pattern(seed, index, size))?;
         }
-        let lent = self.shared.lend(hold, true);
+        let lent = self.shared.lend(hold, Some(share));
         self.holds.insert(lent.id, lent.clone());
         Ok(Message::Lent { hold: lent.id })
     }
 
     fn blocks(&self, hold: u64, first: u32, count: u32) -> Result<Blocks> {
         crate::failpoint::hit("transport.export.read")?;
+        let most = (READ_BYTES / self.shared.cache.geometry().block_bytes()).max(1);
+        if count as usize > most {
+            bail!(InvalidArgument, "transfer {hold}: {count} blocks at once: expected at most {most}");
+        }
         let lent = self.shared.find(hold)?;
         lent.touch();
         let range = first as usize..(first as usize).saturating_add(count as usize);

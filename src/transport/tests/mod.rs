@@ -1,5 +1,6 @@
 //! Tickets, imports in the background, and transfers that others get in the way of.
 
+mod hostile;
 mod sockets;
 
 use std::collections::HashMap;

@@ -8,11 +8,11 @@ use crate::tensor::Dtype;
 use crate::transport::{Encryption, Transport};
 
 /// Blocks of 256 KiB: a few dozen are more than one connection is given at a time.
-const LARGE: KvGeometry =
+pub(super) const LARGE: KvGeometry =
     KvGeometry { layers: 4, kv_heads: 2, head_dim: 64, block_tokens: 64, dtype: Dtype::F32, shards: 1 };
-const BLOCKS: usize = 40;
+pub(super) const BLOCKS: usize = 40;
 
-fn large() -> Arc<Cache> {
+pub(super) fn large() -> Arc<Cache> {
     Cache::new(identity(), Arc::new(KvSlab::shared(LARGE, BLOCKS + 8).unwrap()), config()).unwrap()
 }
 

@@ -1,0 +1,134 @@
+//! Peers that know the secret and mean harm, or are broken.
+
+use super::sockets::{BLOCKS, LARGE, large};
+use super::*;
+use crate::kv::endpoint::Endpoint;
+use crate::transport::Encryption;
+use crate::transport::client::{Peer, Peers, Plane, Remote};
+use crate::transport::net::channel::Channel;
+use crate::transport::net::message::Message;
+use crate::transport::net::{Stream, accept};
+use crate::transport::source::TransferSource;
+use std::net::TcpListener;
+use std::time::Instant;
+
+const TIMEOUT: Duration = Duration::from_millis(200);
+const PATIENT: Duration = Duration::from_secs(100);
+
+fn serving(cache: &Arc<Cache>, peer_timeout: Duration) -> (Arc<Node>, Endpoint) {
+    let node = Node::new(cache, NodeConfig { serve: false, peer_timeout }).unwrap();
+    let port = node.listen("127.0.0.1:0", None, Encryption::Never).unwrap();
+    (node, Endpoint::Tcp { address: ([127, 0, 0, 1], port).into(), encrypted: false })
+}
+
+/// A connection that has proved itself, and asks what it likes.
+struct Hostile {
+    peers: Peers,
+    peer: Arc<Peer>,
+    channel: Channel,
+}
+
+impl Hostile {
+    fn new(cache: &Arc<Cache>, endpoint: &Endpoint) -> Hostile {
+        let peers = Peers::new(cache.clone(), PATIENT);
+        let peer = peers.at(endpoint);
+        let channel = peer.connection(peers.question(&|| Ok(()))).unwrap();
+        Hostile { peers, peer, channel }
+    }
+
+    fn ask(&mut self, message: &Message) -> Result<Message> {
+        self.peer.exchange(&mut self.channel, message, self.peers.question(&|| Ok(())))
+    }
+}
+
+#[test]
+fn self_tests_that_never_end_take_a_part_of_the_pool_and_for_a_while() {
+    let cache = large();
+    let (_node, endpoint) = serving(&cache, TIMEOUT);
+    let mut all: Vec<Hostile> = (0..12).map(|_| Hostile::new(&cache, &endpoint)).collect();
+    let begun = Instant::now();
+    for hostile in &mut all {
+        let _ = hostile.ask(&Message::Test { blocks: u32::MAX, seed: [1; 32] });
+    }
+    let held = sound(&cache).by_transfers;
+    assert!(held >= 1 && held as usize <= (BLOCKS + 8) / 8, "{held} blocks of {}", BLOCKS + 8);
+    // Signs of life do not keep them.
+    while sound(&cache).by_transfers > 0 {
+        all.iter_mut().for_each(|hostile| _ = hostile.ask(&Message::Ping));
+        assert!(begun.elapsed() < PATIENT, "self-tests hold blocks still");
+    }
+    assert!(begun.elapsed() >= TIMEOUT, "over at once");
+    // Others can pair.
+    let other = Node::new(&large(), NodeConfig { serve: false, peer_timeout: PATIENT }).unwrap();
+    let report = other.pair(&_node.address(), Some(transport::Transport::Tcp));
+    assert!(report.error.is_none(), "{report:?}");
+}
+
+#[test]
+fn questions_that_ask_for_too_much_or_are_none_are_refused_briefly() {
+    let cache = large();
+    let (_node, endpoint) = serving(&cache, PATIENT);
+    let mut hostile = Hostile::new(&cache, &endpoint);
+    let answer = hostile.ask(&Message::Read { hold: 1, first: 0, count: u32::MAX }).unwrap();
+    let Message::Failed(error) = answer else { panic!("{answer:?}") };
+    assert_eq!(error.status, Status::InvalidArgument, "{error}");
+    // The largest message there is. What it says is not repeated.
+    let answer = hostile.ask(&Message::Address(vec![0x41; 32 << 20])).unwrap();
+    let Message::Failed(error) = answer else { panic!("not a refusal") };
+    assert_eq!(
+        (error.status, error.message.as_str()),
+        (Status::Corrupt, "message of the peer: kind 101 is not a question")
+    );
+    assert_eq!(hostile.ask(&Message::Ping).unwrap(), Message::Done);
+}
+
+/// An exporter that tells of blocks without end, and one that answers at once that there are none.
+#[test]
+fn an_exporter_cannot_fill_the_importer_or_keep_it_busy() {
+    let cache = large();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = Endpoint::Tcp { address: listener.local_addr().unwrap(), encrypted: false };
+    let keys = cache.transport_keys();
+    std::thread::scope(|scope| {
+        let serving = scope.spawn(|| {
+            let (socket, _) = listener.accept().unwrap();
+            let patience = |_: Duration| Ok(());
+            let stream = Arc::new(Stream::tcp(socket, PATIENT).unwrap());
+            let mut channel = accept(stream, &keys, false, &patience).unwrap();
+            let mut asked = 0;
+            while let Ok(question) = channel.receive(&patience) {
+                let answer = match question {
+                    Message::More { have, .. } if have < 4 => {
+                        Message::Blocks { first: have, ids: vec![7; 4], sequence: None }
+                    }
+                    Message::More { have, .. } if asked < 10 => {
+                        asked += 1;
+                        Message::Blocks { first: have, ids: vec![], sequence: None }
+                    }
+                    Message::More { have, .. } => {
+                        Message::Blocks { first: have, ids: vec![7; 1 << 20], sequence: None }
+                    }
+                    _ => Message::Lent { hold: 1 },
+                };
+                if channel.send(&answer, &patience).is_err() {
+                    break;
+                }
+            }
+        });
+        let peers = Peers::new(cache.clone(), PATIENT);
+        let peer = peers.at(&endpoint);
+        let wanted = || Ok(());
+        let open = Message::Test { blocks: 4, seed: [1; 32] };
+        let block = LARGE.block_bytes();
+        let mut remote = Remote::begin(&peer, &open, (4, block), Plane::Streams, peers.question(&wanted)).unwrap();
+        assert_eq!(remote.more(&wanted).unwrap().available, 4);
+        let begun = Instant::now();
+        (0..10).for_each(|_| assert_eq!(remote.more(&wanted).unwrap().available, 4));
+        assert!(begun.elapsed() >= Duration::from_millis(100), "asked in a tight loop");
+        refused(remote.more(&wanted), Status::Corrupt, &["expected at most 4"]);
+        drop(remote);
+        peers.clear();
+        drop(peer);
+        serving.join().unwrap();
+    });
+}
