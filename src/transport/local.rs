@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use super::source::{Destination, More, TransferSource, Wanted};
+use super::source::{Destination, Progress, TransferSource, Wanted};
 use crate::bail;
 use crate::error::Result;
 use crate::kv::Cache;
@@ -53,16 +53,16 @@ pub(super) fn find(epoch: &[u8; 16]) -> Result<Arc<Cache>> {
 }
 
 /// A transfer out of a cache of this process.
-pub(super) struct Local {
+pub(super) struct LocalTransfer {
     pub hold: TransferHold,
 }
 
-impl TransferSource for Local {
-    fn more(&mut self, wanted: Wanted<'_>) -> Result<More> {
+impl TransferSource for LocalTransfer {
+    fn more(&mut self, wanted: Wanted<'_>) -> Result<Progress> {
         wanted()?;
         self.hold.more(self.hold.blocks().len(), LOOK)?;
         let whole = self.hold.whole().map(|snapshot| (**snapshot).clone());
-        Ok(More { available: self.hold.blocks().len(), whole })
+        Ok(Progress { available: self.hold.blocks().len(), whole })
     }
 
     fn fetch(&mut self, blocks: Range<usize>, into: &dyn Destination, wanted: Wanted<'_>) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Pairing: would an exchange with this peer work, how, and how fast? Found out before any traffic.
 
-use super::client::{Peers, Plane, Question, Remote, describe, routes};
+use super::client::{DataPlane, Peers, Question, RemoteTransfer, describe, routes};
 use super::local;
 use super::net::message::Message;
 use super::server::pattern;
@@ -188,7 +188,7 @@ fn reason_of(error: &Error) -> Reason {
 /// How a peer may be reached.
 struct Way<'a> {
     endpoint: &'a Endpoint,
-    plane: Plane,
+    plane: DataPlane,
     required: Option<Transport>,
 }
 
@@ -223,7 +223,7 @@ fn reach(
     let test = |blocks: usize| -> Result<(Transport, f64)> {
         let seed = crate::sys::random_bytes()?;
         let open = Message::Test { blocks: blocks as u32, seed };
-        let mut remote = Remote::begin(&peer, &open, (blocks, size), plane, question)?;
+        let mut remote = RemoteTransfer::begin(&peer, &open, (blocks, size), plane, question)?;
         let transport = remote.transport();
         if let Some(required) = required.filter(|required| *required != transport) {
             let (required, found) = (required.name(), transport.name());
@@ -259,7 +259,7 @@ fn measure_local(cache: &Cache, exporter: &Arc<Cache>, report: &mut Report) -> R
         exporter.store().write(block, 0, &pattern(&seed, index, size))?;
     }
     let room = SelfTestBuffer::new(cache, n, size)?;
-    report.bytes_per_second = measure(&mut local::Local { hold }, &room, n, &seed, &|| Ok(()))? as u64;
+    report.bytes_per_second = measure(&mut local::LocalTransfer { hold }, &room, n, &seed, &|| Ok(()))? as u64;
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! The importer: from a ticket to a sequence in this cache's blocks.
 
 use super::client::Peers;
-use super::local::{self, Local};
+use super::local::{self, LocalTransfer};
 use super::source::{TransferSource, Wanted};
 use crate::bail;
 use crate::error::{Result, Status};
@@ -45,7 +45,7 @@ pub(super) fn pull(
         if Arc::ptr_eq(&exporter, cache) {
             return within(cache, ticket, hold, wanted);
         }
-        return transfer(cache, ticket, &mut Local { hold }, want);
+        return transfer(cache, ticket, &mut LocalTransfer { hold }, want);
     }
     match peers {
         Some(peers) => transfer(cache, ticket, &mut *peers.open(ticket, wanted)?, want),
@@ -60,7 +60,7 @@ fn within(
     hold: crate::kv::hold::TransferHold,
     wanted: Wanted<'_>,
 ) -> Result<(Snapshot, BlockTable)> {
-    let mut source = Local { hold };
+    let mut source = LocalTransfer { hold };
     while source.more(wanted)?.whole.is_none() {}
     drop(source);
     match cache.consume(ticket.handle)? {

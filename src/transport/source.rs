@@ -42,7 +42,7 @@ impl Transport {
 }
 
 /// What an exporter has for a transfer.
-pub(super) struct More {
+pub(super) struct Progress {
     /// Blocks that can be fetched, counted from the sequence's first.
     pub available: usize,
     /// The sequence, once all of its blocks can be: None while its prompt is being computed.
@@ -87,7 +87,7 @@ impl Destination for Incoming {
 pub(super) trait TransferSource {
     /// Waits until there are more blocks than it told of before, or all of them. May come back early with no more.
     /// The importer may have more of them itself than the exporter has computed yet.
-    fn more(&mut self, wanted: Wanted<'_>) -> Result<More>;
+    fn more(&mut self, wanted: Wanted<'_>) -> Result<Progress>;
 
     /// Copies source blocks of this range, which are available, into `into`.
     fn fetch(&mut self, blocks: Range<usize>, into: &dyn Destination, wanted: Wanted<'_>) -> Result<()>;

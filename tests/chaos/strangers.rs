@@ -128,7 +128,7 @@ fn clients_that_scan_dawdle_or_speak_garbage() {
     settled(&mut to, "importer");
 }
 
-/// It has the secret, opens loans, and says nothing more.
+/// It has the secret, opens transfers and then says nothing.
 #[test]
 fn clients_that_open_transfers_and_go_silent() {
     for way in [Way::Shared, Way::Tcp, Way::Encrypted] {

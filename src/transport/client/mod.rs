@@ -14,7 +14,7 @@ use crate::kv::image::TransportKeys;
 use crate::kv::ticket::Ticket;
 use crate::sys::socket::boot_id;
 pub(super) use peer::{Peer, Question};
-pub(super) use remote::{Plane, Remote};
+pub(super) use remote::{DataPlane, RemoteTransfer};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub(super) struct Peers {
     cache: Arc<Cache>,
     known: Mutex<HashMap<Endpoint, Arc<Peer>>>,
     /// What pairing chose, by the exporting cache's epoch and by its TCP endpoints: the latter stay when it restarts.
-    choices: Mutex<Vec<(Who, Choice)>>,
+    choices: Mutex<Vec<(ChosenFor, Choice)>>,
 }
 
 /// What pairing found to work: the transport, and where.
@@ -42,7 +42,7 @@ struct Choice {
 }
 
 #[derive(Clone, PartialEq)]
-enum Who {
+enum ChosenFor {
     Epoch([u8; 16]),
     At(Endpoint),
 }
@@ -81,8 +81,8 @@ impl Peers {
 
     pub fn choose(&self, epoch: &[u8; 16], endpoints: &[Endpoint], transport: Transport, endpoint: Option<&Endpoint>) {
         let mut choices = self.choices.lock().unwrap_or_else(PoisonError::into_inner);
-        let tcp = endpoints.iter().filter(|e| matches!(e, Endpoint::Tcp { .. })).cloned().map(Who::At);
-        for who in std::iter::once(Who::Epoch(*epoch)).chain(tcp) {
+        let tcp = endpoints.iter().filter(|e| matches!(e, Endpoint::Tcp { .. })).cloned().map(ChosenFor::At);
+        for who in std::iter::once(ChosenFor::Epoch(*epoch)).chain(tcp) {
             choices.retain(|(known, _)| *known != who);
             choices.push((who, Choice { transport, endpoint: endpoint.cloned() }));
         }
@@ -92,8 +92,8 @@ impl Peers {
 
     fn choice(&self, epoch: &[u8; 16], endpoints: &[Endpoint]) -> Option<Choice> {
         let choices = self.choices.lock().unwrap_or_else(PoisonError::into_inner);
-        let find = |who: Who| choices.iter().find(|(known, _)| *known == who).map(|choice| choice.1.clone());
-        find(Who::Epoch(*epoch)).or_else(|| endpoints.iter().find_map(|e| find(Who::At(e.clone()))))
+        let find = |who: ChosenFor| choices.iter().find(|(known, _)| *known == who).map(|choice| choice.1.clone());
+        find(ChosenFor::Epoch(*epoch)).or_else(|| endpoints.iter().find_map(|e| find(ChosenFor::At(e.clone()))))
     }
 
     /// Pairing chose to go through sockets even within the process.
@@ -113,7 +113,8 @@ impl Peers {
         let mut last = None;
         for (endpoint, plane) in routes {
             let peer = self.at(&endpoint);
-            let opened = peer.turn(wanted).and_then(|_turn| Remote::open(&peer, ticket, plane, self.question(wanted)));
+            let opened =
+                peer.turn(wanted).and_then(|_turn| RemoteTransfer::open(&peer, ticket, plane, self.question(wanted)));
             match opened {
                 Ok(remote) => {
                     let asked = remote.asked.saturating_duration_since(ticket.given);
@@ -147,7 +148,7 @@ fn unreachable_from_here(chosen: Option<Transport>) -> Error {
 }
 
 /// Ways to an exporter, best first: where to connect, and what carries the blocks.
-pub(super) fn routes(endpoints: &[Endpoint], chosen: Option<Transport>) -> Vec<(Endpoint, Plane)> {
+pub(super) fn routes(endpoints: &[Endpoint], chosen: Option<Transport>) -> Vec<(Endpoint, DataPlane)> {
     let allowed = |transport| chosen.is_none_or(|chosen| chosen == transport);
     let boot = boot_id();
     let here = |unix: &UnixName| unix.boot == boot && boot != [0; 16];
@@ -156,18 +157,18 @@ pub(super) fn routes(endpoints: &[Endpoint], chosen: Option<Transport>) -> Vec<(
         // Which of the two it is turns out when the pool is mapped.
         let maps = allowed(Transport::SharedMemory) || allowed(Transport::DeviceMemory);
         if matches!(endpoint, Endpoint::Unix(unix) if here(unix)) && maps {
-            routes.push((endpoint.clone(), Plane::Mapped));
+            routes.push((endpoint.clone(), DataPlane::Mapped));
         }
     }
     // NIXL is asked for: it is never chosen by itself.
     if chosen == Some(Transport::Nixl) {
         let reachable =
             |e: &&Endpoint| matches!(e, Endpoint::Unix(unix) if here(unix)) || matches!(e, Endpoint::Tcp { .. });
-        routes.extend(endpoints.iter().filter(reachable).map(|e| (e.clone(), Plane::Nixl)));
+        routes.extend(endpoints.iter().filter(reachable).map(|e| (e.clone(), DataPlane::Nixl)));
     }
     for endpoint in endpoints {
         if matches!(endpoint, Endpoint::Tcp { .. }) && allowed(Transport::Tcp) {
-            routes.push((endpoint.clone(), Plane::Streams));
+            routes.push((endpoint.clone(), DataPlane::Streams));
         }
     }
     routes

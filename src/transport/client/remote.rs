@@ -11,14 +11,14 @@ use crate::kv::ticket::Ticket;
 use crate::transport::net::Channel;
 use crate::transport::net::message::Message;
 use crate::transport::nixl::Reader;
-use crate::transport::source::{Destination, More, TransferSource, Transport, Wanted};
+use crate::transport::source::{Destination, Progress, TransferSource, Transport, Wanted};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What carries the blocks; the questions go over a connection in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::transport) enum Plane {
+pub(in crate::transport) enum DataPlane {
     /// The peer's pool, in host memory or on a CUDA device.
     Mapped,
     Streams,
@@ -31,7 +31,7 @@ const NOTHING_NEW: Duration = Duration::from_millis(20);
 /// The exporter is told so often that a long copy goes on.
 const PING: Duration = Duration::from_millis(250);
 
-pub(in crate::transport) struct Remote {
+pub(in crate::transport) struct RemoteTransfer {
     peer: Arc<Peer>,
     /// None once it has failed, or was given back.
     control: Option<Channel>,
@@ -63,13 +63,13 @@ fn reach(
     peer: &Peer,
     control: &mut Channel,
     block_bytes: usize,
-    plane: Plane,
+    plane: DataPlane,
     question: Question<'_>,
 ) -> Result<Reached> {
     match plane {
-        Plane::Streams => Ok(Reached::default()),
-        Plane::Nixl => Ok(Reached { reader: Some(peer.reader(control, question)?), mapped: None }),
-        Plane::Mapped => {
+        DataPlane::Streams => Ok(Reached::default()),
+        DataPlane::Nixl => Ok(Reached { reader: Some(peer.reader(control, question)?), mapped: None }),
+        DataPlane::Mapped => {
             let mapped = peer.mapped(control, question)?;
             if mapped.block_bytes != block_bytes {
                 bail!(Incompatible, "the peer's blocks: expected {block_bytes} bytes, found {}", mapped.block_bytes);
@@ -79,8 +79,8 @@ fn reach(
     }
 }
 
-impl Remote {
-    pub fn open(peer: &Arc<Peer>, ticket: &Ticket, plane: Plane, question: Question<'_>) -> Result<Remote> {
+impl RemoteTransfer {
+    pub fn open(peer: &Arc<Peer>, ticket: &Ticket, plane: DataPlane, question: Question<'_>) -> Result<RemoteTransfer> {
         let open = Message::Open { epoch: ticket.epoch, handle: ticket.handle.0, digest: ticket.digest };
         // The first token of a prompt that is being computed is not in the ticket yet, and may begin a block.
         let most = ticket.snapshot.tokens.len() / ticket.geometry.block_tokens as usize + 2;
@@ -92,12 +92,12 @@ impl Remote {
         peer: &Arc<Peer>,
         open: &Message,
         (most, block_bytes): (usize, usize),
-        plane: Plane,
+        plane: DataPlane,
         question: Question<'_>,
-    ) -> Result<Remote> {
+    ) -> Result<RemoteTransfer> {
         crate::failpoint::hit("transport.import.open")?;
         let (mut control, asked, answer) = peer.begin(open, question)?;
-        let Message::Lent { hold } = answer else { return unexpected() };
+        let Message::Opened { hold } = answer else { return unexpected() };
         let Reached { mapped, reader } = match reach(peer, &mut control, block_bytes, plane, question) {
             Ok(found) => found,
             Err(error) => {
@@ -110,7 +110,7 @@ impl Remote {
         };
         crate::failpoint::hit("transport.import.opened")?;
         let Question { keys, timeout, store, .. } = question;
-        Ok(Remote {
+        Ok(RemoteTransfer {
             peer: peer.clone(),
             control: Some(control),
             keys,
@@ -178,7 +178,7 @@ impl Remote {
     }
 }
 
-impl Remote {
+impl RemoteTransfer {
     /// Reads come to an end before this returns, whatever happens: until then the blocks are not this cache's to free.
     fn read_nixl(
         &mut self,
@@ -207,8 +207,8 @@ impl Remote {
     }
 }
 
-impl TransferSource for Remote {
-    fn more(&mut self, wanted: Wanted<'_>) -> Result<More> {
+impl TransferSource for RemoteTransfer {
+    fn more(&mut self, wanted: Wanted<'_>) -> Result<Progress> {
         wanted()?;
         // What this cache has already may be more than the exporter has computed: its blocks are asked for from where
         // they are known to.
@@ -230,7 +230,7 @@ impl TransferSource for Remote {
         self.ids.truncate(first);
         self.ids.extend_from_slice(&ids);
         let whole = sequence.map(|sequence| decode_sequence(&sequence)).transpose()?;
-        Ok(More { available: self.ids.len(), whole })
+        Ok(Progress { available: self.ids.len(), whole })
     }
 
     fn fetch(&mut self, blocks: Range<usize>, into: &dyn Destination, wanted: Wanted<'_>) -> Result<()> {
@@ -260,9 +260,9 @@ impl TransferSource for Remote {
     }
 }
 
-impl Drop for Remote {
+impl Drop for RemoteTransfer {
     fn drop(&mut self) {
-        // Without an answer the connection is closed, which ends the loan as well.
+        // Without an answer the connection is closed, which ends the transfer as well.
         let close = Message::Close { hold: self.hold };
         if !self.over && self.ask(&close, &|| Ok(())).is_err() {
             return;

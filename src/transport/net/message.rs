@@ -16,7 +16,7 @@ pub(in crate::transport) enum Message {
     // ---- questions ----
     /// The exporter's address, to be answered with ADDRESS.
     Describe,
-    /// Begin a transfer of a handle: LENT.
+    /// Begin a transfer of a handle: OPENED.
     Open {
         epoch: [u8; 16],
         handle: u64,
@@ -43,7 +43,7 @@ pub(in crate::transport) enum Message {
     },
     /// Still here: DONE.
     Ping,
-    /// Up to so many blocks with a known pattern, as a transfer of their own: LENT, then MORE and READ as with others.
+    /// Up to so many blocks with a known pattern, as a transfer of their own: OPENED, then MORE and READ as with others.
     Test {
         blocks: u32,
         seed: [u8; 32],
@@ -55,7 +55,7 @@ pub(in crate::transport) enum Message {
 
     // ---- answers ----
     Address(Vec<u8>),
-    Lent {
+    Opened {
         hold: u64,
     },
     /// `sequence` is there once the blocks are all there: the handle's, as an image has it; never of a self-test.
@@ -95,7 +95,7 @@ impl Message {
             Message::Share => 9,
             Message::Nixl => 10,
             Message::Address(_) => 101,
-            Message::Lent { .. } => 102,
+            Message::Opened { .. } => 102,
             Message::Blocks { .. } => 103,
             Message::Data { .. } => 104,
             Message::Done => 105,
@@ -113,7 +113,7 @@ impl Message {
             Message::Open { epoch, handle, digest } => _ = w.bytes(epoch).u64(*handle).bytes(digest),
             Message::More { hold, have } => _ = w.u64(*hold).u32(*have),
             Message::Read { hold, first, count } => _ = w.u64(*hold).u32(*first).u32(*count),
-            Message::Commit { hold } | Message::Close { hold } | Message::Lent { hold } => _ = w.u64(*hold),
+            Message::Commit { hold } | Message::Close { hold } | Message::Opened { hold } => _ = w.u64(*hold),
             Message::Test { blocks, seed } => _ = w.u32(*blocks).bytes(seed),
             Message::Address(address) => _ = w.bytes(address),
             Message::Blocks { first, ids, sequence } => {
@@ -152,7 +152,7 @@ impl Message {
             9 => Message::Share,
             10 => Message::Nixl,
             101 => Message::Address(r.bytes(r.left(), "address")?.to_vec()),
-            102 => Message::Lent { hold: r.u64("hold")? },
+            102 => Message::Opened { hold: r.u64("hold")? },
             103 => {
                 let (first, n, whole) = (r.u32("first block")?, r.u32("block count")?, r.u32("flags")?);
                 let ids = r.u32s(n, "blocks")?;
@@ -233,7 +233,7 @@ mod tests {
             Message::Share,
             Message::Nixl,
             Message::Address(vec![1, 2, 3]),
-            Message::Lent { hold: 4 },
+            Message::Opened { hold: 4 },
             Message::Blocks { first: 1, ids: vec![5, 6], sequence: None },
             Message::Blocks { first: 0, ids: vec![], sequence: Some(vec![1, 2]) },
             Message::Data { bytes: 7 },

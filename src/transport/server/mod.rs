@@ -60,7 +60,7 @@ struct ServerShared {
     connections: Mutex<Connections>,
     none_left: Condvar,
     self_tests: Arc<SelfTests>,
-    holds: Mutex<HashMap<u64, Arc<Lent>>>,
+    transfers: Mutex<HashMap<u64, Arc<OpenTransfer>>>,
     next: AtomicU64,
     nixl: OwnAgent,
 }
@@ -91,7 +91,7 @@ impl Connection {
 }
 
 /// A transfer, held by the connection that began it and read by others of the same peer.
-struct Lent {
+struct OpenTransfer {
     id: u64,
     hold: Mutex<TransferHold>,
     /// What a self-test may take; None for a transfer of a handle.
@@ -100,7 +100,7 @@ struct Lent {
     heard: AtomicU64,
 }
 
-impl Lent {
+impl OpenTransfer {
     fn hold(&self) -> MutexGuard<'_, TransferHold> {
         self.hold.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -124,24 +124,24 @@ impl ServerShared {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn holds(&self) -> MutexGuard<'_, HashMap<u64, Arc<Lent>>> {
-        self.holds.lock().unwrap_or_else(PoisonError::into_inner)
+    fn transfers(&self) -> MutexGuard<'_, HashMap<u64, Arc<OpenTransfer>>> {
+        self.transfers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn id(&self) -> u64 {
         self.next.fetch_add(1, Relaxed)
     }
 
-    fn lend(&self, hold: TransferHold, self_test: Option<SelfTestShare>) -> Arc<Lent> {
+    fn lend(&self, hold: TransferHold, self_test: Option<SelfTestShare>) -> Arc<OpenTransfer> {
         let (id, heard) = (self.id(), AtomicU64::new(monotonic_ns()));
-        let lent = Arc::new(Lent { id, hold: Mutex::new(hold), self_test, heard });
-        self.holds().insert(lent.id, lent.clone());
-        lent
+        let transfer = Arc::new(OpenTransfer { id, hold: Mutex::new(hold), self_test, heard });
+        self.transfers().insert(transfer.id, transfer.clone());
+        transfer
     }
 
-    fn find(&self, id: u64) -> Result<Arc<Lent>> {
-        match self.holds().get(&id) {
-            Some(lent) => Ok(lent.clone()),
+    fn find(&self, id: u64) -> Result<Arc<OpenTransfer>> {
+        match self.transfers().get(&id) {
+            Some(transfer) => Ok(transfer.clone()),
             None => bail!(Expired, "transfer {id}: over, or given up because its importer was silent"),
         }
     }
@@ -245,7 +245,7 @@ impl Server {
             connections: Mutex::default(),
             none_left: Condvar::new(),
             self_tests: Arc::default(),
-            holds: Mutex::default(),
+            transfers: Mutex::default(),
             next: AtomicU64::new(first),
             nixl: OwnAgent::default(),
         };

@@ -1,7 +1,7 @@
 //! One connection of a peer: its questions, answered in order.
 
 use super::gate::Origin;
-use super::{Connection, IDLE_TIMEOUTS, Lent, ServerShared};
+use super::{Connection, IDLE_TIMEOUTS, OpenTransfer, ServerShared};
 use crate::backend::{BlockId, BlockStore};
 use crate::bail;
 use crate::error::Result;
@@ -26,15 +26,15 @@ struct Session<'a> {
     shared: &'a Arc<ServerShared>,
     origin: Origin,
     /// The transfers begun here. They end with the connection.
-    holds: HashMap<u64, Arc<Lent>>,
+    transfers: HashMap<u64, Arc<OpenTransfer>>,
 }
 
 impl Drop for Session<'_> {
     fn drop(&mut self) {
-        if !self.holds.is_empty() {
+        if !self.transfers.is_empty() {
             crate::log!(Debug, "transport", "a transfer was given up with its connection");
         }
-        self.holds.keys().for_each(|id| _ = self.shared.holds().remove(id));
+        self.transfers.keys().for_each(|id| _ = self.shared.transfers().remove(id));
     }
 }
 
@@ -46,21 +46,21 @@ pub(super) fn run(shared: &Arc<ServerShared>, mut channel: Channel, connection: 
         }
         Ok(())
     };
-    let mut session = Session { shared, origin: connection.origin, holds: HashMap::new() };
+    let mut session = Session { shared, origin: connection.origin, transfers: HashMap::new() };
     loop {
-        if session.holds.values().any(|lent| lent.is_overdue()) {
+        if session.transfers.values().any(|transfer| transfer.is_overdue()) {
             bail!(Timeout, "a peer's self-test did not end");
         }
-        connection.idle_since.store(if session.holds.is_empty() { monotonic_ns() } else { 0 }, Relaxed);
+        connection.idle_since.store(if session.transfers.is_empty() { monotonic_ns() } else { 0 }, Relaxed);
         let patience = |silent: Duration| {
             open()?;
-            if session.holds.is_empty() && silent > shared.timeout * IDLE_TIMEOUTS {
+            if session.transfers.is_empty() && silent > shared.timeout * IDLE_TIMEOUTS {
                 bail!(Timeout, "a peer's connection was idle for {} s", silent.as_secs());
             }
-            if session.holds.values().any(|lent| lent.is_overdue()) {
+            if session.transfers.values().any(|transfer| transfer.is_overdue()) {
                 bail!(Timeout, "a peer's self-test did not end");
             }
-            match session.holds.values().map(|lent| lent.silent()).min() {
+            match session.transfers.values().map(|transfer| transfer.silent()).min() {
                 Some(silent) if silent > shared.timeout => {
                     bail!(Peer, "an importer was silent for {} ms in the middle of a transfer", silent.as_millis())
                 }
@@ -101,43 +101,43 @@ pub(super) fn run(shared: &Arc<ServerShared>, mut channel: Channel, connection: 
 }
 
 impl Session<'_> {
-    fn own(&self, hold: u64) -> Result<&Arc<Lent>> {
-        match self.holds.get(&hold) {
-            Some(lent) => {
-                lent.touch();
-                Ok(lent)
+    fn own(&self, hold: u64) -> Result<&Arc<OpenTransfer>> {
+        match self.transfers.get(&hold) {
+            Some(transfer) => {
+                transfer.touch();
+                Ok(transfer)
             }
             None => bail!(Expired, "transfer {hold}: not one of this connection"),
         }
     }
 
     fn end(&mut self, hold: u64) {
-        if self.holds.remove(&hold).is_some() {
-            self.shared.holds().remove(&hold);
+        if self.transfers.remove(&hold).is_some() {
+            self.shared.transfers().remove(&hold);
         }
     }
 
     fn answer(&mut self, question: Message, stream: &Stream) -> Result<Message> {
         let cache = &self.shared.cache;
-        for lent in self.holds.values() {
-            lent.touch();
-            lent.hold().renew();
+        for transfer in self.transfers.values() {
+            transfer.touch();
+            transfer.hold().renew();
         }
         Ok(match question {
             Message::Describe => Message::Address(cache.encode_address()),
             Message::Open { epoch, handle, digest } => {
                 crate::failpoint::hit("transport.export.open")?;
                 let hold = cache.lend(crate::kv::KvId(handle), &epoch, &digest)?;
-                let lent = self.shared.lend(hold, None);
-                self.holds.insert(lent.id, lent.clone());
+                let transfer = self.shared.lend(hold, None);
+                self.transfers.insert(transfer.id, transfer.clone());
                 crate::failpoint::hit("transport.export.opened")?;
-                Message::Lent { hold: lent.id }
+                Message::Opened { hold: transfer.id }
             }
             Message::More { hold, have } => {
                 crate::failpoint::hit("transport.export.more")?;
-                let lent = self.own(hold)?;
-                let mut hold = lent.hold();
-                if lent.self_test.is_some() {
+                let transfer = self.own(hold)?;
+                let mut hold = transfer.hold();
+                if transfer.self_test.is_some() {
                     return Ok(Message::Blocks { first: 0, ids: hold.blocks().to_vec(), sequence: None });
                 }
                 hold.more(have as usize, MORE_WAIT)?;
@@ -152,8 +152,8 @@ impl Session<'_> {
                 if stream.is_closed() {
                     bail!(Peer, "the importer is gone, and its transfer with it");
                 }
-                let lent = self.own(hold)?.clone();
-                let committed = lent.hold().commit();
+                let transfer = self.own(hold)?.clone();
+                let committed = transfer.hold().commit();
                 self.end(hold);
                 committed?;
                 crate::failpoint::hit("transport.export.committed")?;
@@ -188,7 +188,12 @@ impl Session<'_> {
     fn test(&mut self, blocks: u32, seed: &[u8; 32]) -> Result<Message> {
         let cache = &self.shared.cache;
         // One at a time on a connection.
-        let tests: Vec<u64> = self.holds.values().filter(|lent| lent.self_test.is_some()).map(|lent| lent.id).collect();
+        let tests: Vec<u64> = self
+            .transfers
+            .values()
+            .filter(|transfer| transfer.self_test.is_some())
+            .map(|transfer| transfer.id)
+            .collect();
         tests.into_iter().for_each(|test| self.end(test));
         let size = cache.geometry().block_bytes();
         let pool = (cache.total_blocks(), size);
@@ -197,9 +202,9 @@ impl Session<'_> {
         for (index, &block) in hold.blocks().iter().enumerate() {
             cache.store().write(block, 0, &pattern(seed, index, size))?;
         }
-        let lent = self.shared.lend(hold, Some(share));
-        self.holds.insert(lent.id, lent.clone());
-        Ok(Message::Lent { hold: lent.id })
+        let transfer = self.shared.lend(hold, Some(share));
+        self.transfers.insert(transfer.id, transfer.clone());
+        Ok(Message::Opened { hold: transfer.id })
     }
 
     fn blocks(&self, hold: u64, first: u32, count: u32) -> Result<Blocks> {
@@ -208,22 +213,22 @@ impl Session<'_> {
         if count as usize > most {
             bail!(InvalidArgument, "transfer {hold}: {count} blocks at once: expected at most {most}");
         }
-        let lent = self.shared.find(hold)?;
-        lent.touch();
+        let transfer = self.shared.find(hold)?;
+        transfer.touch();
         let range = first as usize..(first as usize).saturating_add(count as usize);
         let (pinned, computed) = {
-            let hold = lent.hold();
+            let hold = transfer.hold();
             hold.renew();
             (hold.pin(range.clone()), hold.whole().map(|snapshot| snapshot.computed))
         };
         let Some(pinned) = pinned else {
             bail!(InvalidArgument, "transfer {hold}: blocks {range:?} are not there (yet)");
         };
-        Ok(Blocks { shared: self.shared.clone(), lent, pinned, first: first as usize, computed })
+        Ok(Blocks { shared: self.shared.clone(), transfer, pinned, first: first as usize, computed })
     }
 }
 
-/// What a self-test's block number `index` holds.
+/// What a self-test's block number `index` transfers.
 pub(in crate::transport) fn pattern(seed: &[u8; 32], index: usize, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     let mut hasher = blake3::Hasher::new_keyed(seed);
@@ -234,7 +239,7 @@ pub(in crate::transport) fn pattern(seed: &[u8; 32], index: usize, len: usize) -
 /// Blocks on their way out.
 struct Blocks {
     shared: Arc<ServerShared>,
-    lent: Arc<Lent>,
+    transfer: Arc<OpenTransfer>,
     pinned: crate::kv::BlockTable,
     first: usize,
     /// Tokens of the sequence, once all of it is there: what lies beyond them is nobody's business.
@@ -257,7 +262,7 @@ impl Blocks {
             .filter_map(|(&id, copy)| copy.as_deref().map(ByteSource::of).or_else(|| store.source(id)))
             .collect();
         let sent = |bytes| {
-            self.lent.touch();
+            self.transfer.touch();
             self.shared.cache.count_sent(bytes);
         };
         channel.send_blocks(&sources, sent, patience)

@@ -4,7 +4,7 @@ use super::sockets::{BLOCKS, LARGE, large};
 use super::*;
 use crate::kv::endpoint::Endpoint;
 use crate::transport::Encryption;
-use crate::transport::client::{Peer, Peers, Plane, Remote};
+use crate::transport::client::{DataPlane, Peer, Peers, RemoteTransfer};
 use crate::transport::net::channel::Channel;
 use crate::transport::net::message::Message;
 use crate::transport::net::{Stream, accept};
@@ -108,7 +108,7 @@ fn an_exporter_cannot_fill_the_importer_or_keep_it_busy() {
                     Message::More { have, .. } => {
                         Message::Blocks { first: have, ids: vec![7; 1 << 20], sequence: None }
                     }
-                    _ => Message::Lent { hold: 1 },
+                    _ => Message::Opened { hold: 1 },
                 };
                 if channel.send(&answer, &patience).is_err() {
                     break;
@@ -120,7 +120,8 @@ fn an_exporter_cannot_fill_the_importer_or_keep_it_busy() {
         let wanted = || Ok(());
         let open = Message::Test { blocks: 4, seed: [1; 32] };
         let block = LARGE.block_bytes();
-        let mut remote = Remote::begin(&peer, &open, (4, block), Plane::Streams, peers.question(&wanted)).unwrap();
+        let mut remote =
+            RemoteTransfer::begin(&peer, &open, (4, block), DataPlane::Streams, peers.question(&wanted)).unwrap();
         assert_eq!(remote.more(&wanted).unwrap().available, 4);
         let begun = Instant::now();
         (0..10).for_each(|_| assert_eq!(remote.more(&wanted).unwrap().available, 4));
