@@ -93,7 +93,7 @@ impl Drop for Role {
     }
 }
 
-/// What UCX may use: everything, shared memory (with TCP to set connections up: alone it makes no backend), TCP.
+/// Transports that UCX may use: everything, shared memory (with TCP to set connections up: alone it makes no backend), TCP.
 const CHOICES: [&[(&str, &str)]; 3] = [&[], &[("UCX_TLS", "shm,tcp,self")], &[("UCX_TLS", "tcp,self")]];
 
 #[test]

@@ -15,7 +15,7 @@ fn prompt(n: usize, salt: usize) -> Vec<usize> {
     (0..n).map(|i| 5 + (i * 7 + salt * 13) % 200).collect()
 }
 
-/// What a mixed engine of one process says.
+/// Tokens of a mixed engine in one process.
 fn reference(worker: &mut Worker, tokens: &[usize], max: usize) -> Vec<Value> {
     let request = worker
         .ask(json!({"do": "submit", "engine": "mixed", "tokens": tokens, "max": max, "ignore_eos": true,

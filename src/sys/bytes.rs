@@ -1,5 +1,5 @@
-//! Memory that somebody else may write meanwhile: KV blocks, and what is mapped of another process. Bounds are checked;
-//! what is read while it is written is unspecified bytes, which the protocols above notice and throw away.
+//! Memory that others may write at the same time: KV blocks, and mapped memory of another process. Bounds are checked.
+//! Bytes that are read while they are written are unspecified; the protocols above notice that and discard them.
 
 use std::io;
 use std::marker::PhantomData;
@@ -14,7 +14,7 @@ pub struct ByteSource<'a> {
     life: PhantomData<&'a ()>,
 }
 
-/// Bytes that may be written, by whoever holds this.
+/// Bytes that the holder may write.
 #[derive(Clone, Copy)]
 pub struct ByteTarget<'a> {
     ptr: *mut u8,

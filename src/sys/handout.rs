@@ -1,6 +1,6 @@
-//! Descriptors that processes of one user on this machine give each other by a name: each that has one hands it out, so
-//! that it can be had as long as anybody has it. Nothing but sockets in the abstract namespace: what a process held is
-//! free when it is gone, however it went.
+//! Descriptors that processes of one user on one machine hand out to each other under a name. Every process that has one
+//! hands it out, so it is available as long as any process has it. Only sockets in the abstract namespace are used: the
+//! kernel frees them when a process ends, however it ends.
 
 use super::socket::{connect_unix, effective_uid, peer_process, receive_fd, send_fd, shutdown};
 use crate::error::{Error, Result};
@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Processes that hand out the same at once. Further ones have it without doing so.
+/// The most processes that hand out the same descriptor. Further ones have it without handing it out.
 const HOLDERS: usize = 16;
-/// What is said along with a descriptor, at most.
+/// The most bytes of the note that goes with a descriptor.
 const MAX_NOTE: usize = 255;
-/// A process that does not answer, as one that is stopped, is passed over after this.
+/// A process that does not answer for this long, such as a stopped one, is skipped.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 fn bind(name: &str) -> io::Result<UnixListener> {
@@ -28,7 +28,7 @@ fn is_own_user(socket: &UnixStream) -> bool {
     peer_process(socket).is_ok_and(|peer| peer.uid == effective_uid())
 }
 
-/// The right to make what goes by a name, while nobody else does. Gone when it is dropped, or its process ends.
+/// The right to make the descriptor of a name while no other process does. Ends when it is dropped or the process ends.
 pub struct Making(#[allow(dead_code)] UnixListener);
 
 /// None while somebody else has it.
@@ -48,7 +48,7 @@ pub struct Handout {
 }
 
 impl Handout {
-    /// With a note. None if enough others hand the same out.
+    /// Hands the descriptor out with a note. None if enough other processes do.
     pub fn start(name: &str, fd: OwnedFd, note: &[u8]) -> Result<Option<Handout>> {
         assert!(note.len() <= MAX_NOTE);
         for holder in 0..HOLDERS {
@@ -65,7 +65,7 @@ impl Handout {
                     match listener.accept() {
                         Ok((socket, _)) if is_own_user(&socket) => _ = give(&socket, &fd, &note),
                         Ok(_) => {}
-                        // As when descriptors have run out.
+                        // For example when descriptors have run out.
                         Err(_) => std::thread::sleep(Duration::from_millis(20)),
                     }
                 }
@@ -92,7 +92,7 @@ fn give(mut socket: &UnixStream, fd: &OwnedFd, note: &[u8]) -> io::Result<()> {
     send_fd(socket, fd.as_fd())
 }
 
-/// What somebody hands out under that name, with the note. None if nobody does.
+/// The descriptor and the note that another process hands out under this name; None if no process does.
 pub fn take(name: &str) -> Option<(OwnedFd, Vec<u8>)> {
     (0..HOLDERS).find_map(|holder| ask(&format!("{name}-{holder}")).ok())
 }

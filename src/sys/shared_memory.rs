@@ -26,8 +26,8 @@ fn os(what: &str) -> Error {
 }
 
 impl SharedMemory {
-    /// `len` zero bytes, lazily backed, on huge pages where the system has them for shared memory. The size is sealed,
-    /// and so is writing: who is given the descriptor can map it read-only and nothing else.
+    /// Makes `len` zero bytes, lazily backed, on huge pages where the system has them for shared memory. Size and writing
+    /// are sealed: a process that is given the descriptor can only map it read-only.
     pub fn create(len: usize) -> Result<SharedMemory> {
         let len = len.max(1).next_multiple_of(4096);
         // SAFETY: a NUL-terminated name; the result is checked.
@@ -52,8 +52,8 @@ impl SharedMemory {
         Ok(memory)
     }
 
-    /// Another process's memory, read-only. Refused unless its size is sealed: a peer that shrinks it would make this
-    /// process fault.
+    /// Maps another process's memory read-only. Refuses it unless its size is sealed: a peer that shrinks it would make
+    /// this process fault.
     pub fn open(fd: OwnedFd, len: usize) -> Result<SharedMemory> {
         // SAFETY: no pointers.
         let seals = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) };
@@ -122,7 +122,7 @@ impl SharedMemory {
         self.len == 0
     }
 
-    /// A descriptor of its own for somebody else.
+    /// A duplicate of the descriptor, for another process.
     pub fn descriptor(&self) -> Result<OwnedFd> {
         self.fd.try_clone().map_err(|error| Error::io("shared memory: a descriptor", &error))
     }
@@ -132,7 +132,7 @@ impl SharedMemory {
         unsafe { ByteSource::new(self.ptr, self.len) }
     }
 
-    /// A writable view of memory that [`SharedMemory::create`] made. Panics out of range, and on another process's.
+    /// A writable view of memory that [`SharedMemory::create`] made. Panics out of range, and on another process's memory.
     pub fn target(&self, offset: usize, len: usize) -> ByteTarget<'_> {
         assert!(self.writable, "another process's memory is not written");
         // SAFETY: mapped writable for this length as long as self lives.

@@ -1,4 +1,5 @@
-//! What the standard library lacks of sockets: descriptors in messages, who is at the other end, own addresses.
+//! Socket functions that the standard library lacks: descriptors in messages, the process at the other end, timeouts,
+//! readiness, own addresses.
 
 use crate::error::{Error, Result};
 use std::io;
@@ -8,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
 
-/// Who is at the other end of a Unix socket, as the kernel saw it when they connected.
+/// The process at the other end of a Unix socket, as the kernel saw it when it connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerProcess {
     /// 0 if it is outside of this process's pid namespace.
@@ -36,8 +37,8 @@ pub fn peer_process(socket: &UnixStream) -> Result<PeerProcess> {
     Ok(PeerProcess { pid: found.pid, uid: found.uid })
 }
 
-/// Connects to a Unix socket in the abstract namespace, for at most `timeout`: one whose process does not accept would
-/// keep a caller for ever.
+/// Connects to a Unix socket in the abstract namespace. Gives up after `timeout`: a process that does not accept would
+/// keep the caller waiting for ever.
 pub fn connect_unix(name: &[u8], timeout: std::time::Duration) -> io::Result<UnixStream> {
     // SAFETY: zero is a valid sockaddr_un; the name is checked to fit behind the leading NUL; the descriptor is owned at
     // once, so that it is closed on every way out.
@@ -116,13 +117,13 @@ pub fn finish_connect(socket: &TcpStream, wait: std::time::Duration) -> io::Resu
     Ok(true)
 }
 
-/// Ends a socket for both sides: whoever waits on it is woken, in `accept` too.
+/// Ends a socket for both sides and wakes whoever waits on it, also in `accept`.
 pub fn shutdown(socket: BorrowedFd<'_>) {
     // SAFETY: no pointers; one that is closed already is an error of no consequence.
     unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_RDWR) };
 }
 
-/// Is the process stopped (SIGSTOP), or dead? False if that cannot be seen.
+/// True if the process is stopped (SIGSTOP) or dead; false also if its state cannot be read.
 pub fn is_stopped(pid: i32) -> bool {
     if pid <= 0 {
         return false;
@@ -244,7 +245,7 @@ fn poll<'a>(
     Ok(polled.iter().map(|polled| polled.revents != 0).collect())
 }
 
-/// What [`peek`] finds.
+/// Result of [`peek`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeekedBytes {
     Some,
@@ -266,7 +267,8 @@ pub fn peek(socket: BorrowedFd<'_>) -> PeekedBytes {
     }
 }
 
-/// Has the peer closed, or the socket failed? Nothing is taken from it; waits for nothing.
+/// True if the peer has closed the connection, the socket has failed, or unexpected bytes have arrived. Reads nothing and
+/// does not wait.
 pub fn is_closed(socket: BorrowedFd<'_>) -> bool {
     // Bytes that nobody asked for mean that the two sides are out of step: this is as good as closed.
     peek(socket) != PeekedBytes::NotYet
@@ -310,9 +312,9 @@ pub fn own_addresses() -> Vec<IpAddr> {
     found
 }
 
-/// What tells this machine's current boot from all other machines and boots; zero where that cannot be read.
+/// Identifier of this machine's current boot, different on every machine and after every boot; zero where it cannot be read.
 pub fn boot_id() -> [u8; 16] {
-    // Asked for with every transfer, and the same for as long as this process lives.
+    // Needed for every transfer, and constant while this process lives.
     static BOOT: OnceLock<[u8; 16]> = OnceLock::new();
     *BOOT.get_or_init(read_boot_id)
 }

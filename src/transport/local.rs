@@ -1,4 +1,4 @@
-//! Between caches of one process: a look-up by epoch, then one copy per block.
+//! The transport between caches of one process: a look-up by epoch, then one copy per block.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -12,13 +12,13 @@ use crate::kv::endpoint::ProcessId;
 use crate::kv::hold::TransferHold;
 use crate::sys::bytes::copy;
 
-/// Caches that tickets of this process can name. Holds none of them alive.
+/// Caches that tickets of this process can name. Keeps none of them alive.
 static CACHES: Mutex<Vec<Weak<Cache>>> = Mutex::new(Vec::new());
 
-/// How long a wait for more blocks goes on before it is asked whether they are still wanted.
+/// How often a wait for more blocks checks whether they are still wanted.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// This process, as tickets name it.
+/// The name of this process in tickets.
 pub(super) fn process() -> Result<ProcessId> {
     static NONCE: OnceLock<[u8; 16]> = OnceLock::new();
     let nonce = match NONCE.get() {
@@ -31,7 +31,7 @@ pub(super) fn process() -> Result<ProcessId> {
     Ok(ProcessId { pid: std::process::id(), nonce })
 }
 
-/// Makes a cache one that tickets of this process can name.
+/// Adds a cache to those that tickets of this process can name.
 pub(super) fn register(cache: &Arc<Cache>) {
     let mut caches = CACHES.lock().unwrap_or_else(PoisonError::into_inner);
     caches.retain(|known| known.strong_count() > 0);
@@ -45,7 +45,7 @@ pub(super) fn find(epoch: &[u8; 16]) -> Result<Arc<Cache>> {
     let caches = CACHES.lock().unwrap_or_else(PoisonError::into_inner);
     let alive: Vec<Arc<Cache>> = caches.iter().filter_map(Weak::upgrade).collect();
     drop(caches);
-    // One that is closed is as good as gone, whoever still holds it.
+    // A closed cache counts as gone, even if the host still holds it.
     match alive.into_iter().find(|cache| cache.epoch() == *epoch && !cache.is_closed()) {
         Some(cache) => Ok(cache),
         None => bail!(Expired, "KV ticket: the exporting cache is gone or began a new epoch"),

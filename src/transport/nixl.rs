@@ -1,5 +1,5 @@
-//! NIXL as the mover of blocks: the exporter's agent tells where its pool is, the importer's reads from it. Who may read
-//! what, and when a handle ends, is settled over the connection as with every other transport.
+//! NIXL as the mover of blocks: the exporter's agent says where its pool is, and the importer's agent reads from it. The
+//! connection settles who may read what and when a handle ends, as with every other transport.
 
 use super::source::Destination;
 use crate::backend::{BlockId, BlockStore};
@@ -13,9 +13,9 @@ use std::ops::Range;
 use std::sync::atomic::AtomicU8;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Bytes that one read asks for at most.
+/// The most bytes of one read.
 const MOST: usize = 64 << 20;
-/// StagedBlocks for blocks that cannot land where they belong: they are converted from here.
+/// Bytes of the buffer for blocks that have to be converted and so cannot land in the pool.
 const BOUNCE: usize = 8 << 20;
 
 /// The whole pool of a cache.
@@ -52,7 +52,7 @@ fn pool(store: &Arc<dyn BlockStore>) -> Result<Memory> {
 pub(super) struct OwnAgent(Mutex<Option<Arc<Exposed>>>);
 
 pub(super) struct Exposed {
-    // Before the agent: deregistered while that is there.
+    // Dropped before the agent, which has to deregister it.
     pub pool: Registration,
     pub agent: Agent,
 }
@@ -80,7 +80,7 @@ impl OwnAgent {
     }
 }
 
-/// The importer's side before it knows the peer's.
+/// The importer's agent before it has met the peer's.
 pub(super) struct Prepared {
     agent: Agent,
     pool: Registration,
@@ -92,13 +92,13 @@ pub(super) struct Reader {
     /// None once the peer was given up.
     agent: Mutex<Option<Agent>>,
     pool: Registration,
-    /// Locked by the batch that uses the room.
+    /// Locked by the batch that uses the buffer.
     bounce: Mutex<Registration>,
     peer: String,
     base: u64,
 }
 
-/// Blocks on their way.
+/// A read in progress.
 pub(super) struct Batch<'a> {
     transfer: Transfer,
     pub blocks: Range<usize>,
@@ -118,7 +118,7 @@ impl Reader {
         self.agent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts to read the first of `blocks`, as many as go at a time.
+    /// Starts to read the first of `blocks`, as many as one read may have.
     pub fn start(
         &self,
         ids: &[BlockId],
@@ -157,7 +157,7 @@ impl Reader {
         Ok(Batch { transfer, blocks, block_bytes, bounced })
     }
 
-    /// Gives the peer up: reads from it end now.
+    /// Gives the peer up: its reads end now.
     pub fn end(&self) {
         let agent = self.agent().take();
         drop(agent);
@@ -173,12 +173,12 @@ impl Prepared {
 }
 
 impl Batch<'_> {
-    /// Has everything come? Works on it meanwhile.
+    /// True if all blocks have arrived. Does the work of the copy, where NIXL leaves that to the caller.
     pub fn poll(&self) -> Result<bool> {
         self.transfer.poll()
     }
 
-    /// Everything has come: puts it where it belongs, if it is not there.
+    /// Stores the blocks that have arrived, if they did not land in the pool.
     pub fn finish(self, into: &dyn Destination) -> Result<()> {
         let Some(bounce) = &self.bounced else {
             into.count(self.blocks.len() * self.block_bytes);

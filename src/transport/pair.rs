@@ -1,4 +1,4 @@
-//! Pairing: would an exchange with this peer work, how, and how fast? Found out before any traffic.
+//! Pairing: finds out before any traffic whether KV can be exchanged with a peer, by which transport, and how fast.
 
 use super::client::{DataPlane, Peers, Question, RemoteTransfer, describe, routes};
 use super::local;
@@ -32,13 +32,13 @@ pub enum Reason {
     Layout = 5,
     Version = 6,
     Secret = 7,
-    /// The required transport, or any, is missing.
+    /// The required transport is missing, or no transport reaches the peer.
     Transport = 8,
-    /// Nobody answers.
+    /// The peer does not answer.
     Unreachable = 9,
-    /// What came is not what was sent.
+    /// The blocks of the self-test arrived changed.
     SelfTest = 10,
-    /// The address is damaged, or something else.
+    /// The address is damaged, or is not an address of a cache.
     Address = 11,
     /// One of the two caches has no free block for the self-test, or is closed.
     Resources = 12,
@@ -49,7 +49,7 @@ pub enum Reason {
 pub struct Report {
     pub transport: Option<Transport>,
     pub reason: Reason,
-    /// None if they can.
+    /// The reason as an error; None if KV can be exchanged.
     pub error: Option<Error>,
     pub bytes_per_second: u64,
     pub round_trip: Duration,
@@ -58,9 +58,9 @@ pub struct Report {
 
 struct Refused(Reason, Error);
 
-/// A bandwidth is measured for about so long.
+/// Duration of a bandwidth measurement.
 const MEASURE: Duration = Duration::from_millis(30);
-/// What is moved at a time, of host memory. A device takes more before its speed is seen.
+/// Bytes of a self-test in host memory. A device needs more before its speed shows.
 const TEST_BYTES: usize = 16 << 20;
 const TEST_BYTES_ON_DEVICE: usize = 64 << 20;
 
@@ -139,7 +139,7 @@ fn try_pair(
     }))
 }
 
-/// Same model, and a layout that is this cache's or can be made it.
+/// Checks that the peer has the same model and a layout that is this cache's or can be converted to it.
 fn compatible(cache: &Cache, address: &Address) -> std::result::Result<(), Refused> {
     let (own, peer) = (cache.identity(), &address.identity);
     let wrote = &address.library;
@@ -185,7 +185,7 @@ fn reason_of(error: &Error) -> Reason {
     }
 }
 
-/// How a peer may be reached.
+/// One way to reach a peer.
 struct Way<'a> {
     endpoint: &'a Endpoint,
     plane: DataPlane,
@@ -203,7 +203,7 @@ fn reach(
     let Way { endpoint, plane, required } = *way;
     let refused = |error: Error| Refused(reason_of(&error), error);
     let peer = peers.at(endpoint);
-    // Whoever is there now may be another cache than when the address was written.
+    // Another cache may be at this endpoint now than when the address was written.
     let (mut channel, _, answer) = peer.begin(&Message::Describe, question).map_err(refused)?;
     let Message::Address(now) = answer else { return Err(refused(crate::error!(Corrupt, "the peer: no address"))) };
     let now = cache.open_address(&now).map_err(refused)?;
@@ -217,7 +217,7 @@ fn reach(
     let encrypted = channel.is_encrypted();
     peer.keep(channel);
 
-    // Memory that is touched for the first time costs more than the copy: it is paid for now.
+    // The first touch of memory costs more than the copy: pay for it now.
     cache.store().populate().map_err(refused)?;
     let size = now.geometry.block_bytes();
     let test = |blocks: usize| -> Result<(Transport, f64)> {
@@ -247,7 +247,7 @@ fn reach(
     Ok(())
 }
 
-/// The copy within a process, block by block as a transfer does it.
+/// Measures the copy within a process, block by block as a transfer does it.
 fn measure_local(cache: &Cache, exporter: &Arc<Cache>, report: &mut Report) -> Result<()> {
     let begun = Instant::now();
     let hold = exporter.lend_scratch((TEST_BYTES / exporter.geometry().block_bytes()).max(1))?;
@@ -263,7 +263,7 @@ fn measure_local(cache: &Cache, exporter: &Arc<Cache>, report: &mut Report) -> R
     Ok(())
 }
 
-/// Fetches `n` blocks of the self-test, compares them with what they have to be, and measures how fast they come.
+/// Fetches `n` blocks of the self-test, compares them with the pattern, and measures the bandwidth in bytes per second.
 fn measure(
     source: &mut dyn TransferSource,
     room: &SelfTestBuffer,
@@ -287,7 +287,7 @@ fn measure(
     Ok(bytes as f64 / begun.elapsed().as_secs_f64())
 }
 
-/// SelfTestBuffer beside the pool for the blocks of a self-test, in the same kind of memory.
+/// Memory for the blocks of a self-test, of the same kind as the pool but not part of it.
 struct SelfTestBuffer {
     place: BufferPlace,
     size: usize,

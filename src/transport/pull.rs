@@ -1,4 +1,4 @@
-//! The importer: from a ticket to a sequence in this cache's blocks.
+//! The importer: turns a ticket into a sequence in this cache's blocks.
 
 use super::client::Peers;
 use super::local::{self, LocalTransfer};
@@ -13,18 +13,18 @@ use crate::sequence::Snapshot;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long a wait for blocks looks away.
+/// How often a wait for free blocks checks whether the import is still wanted.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// What the importer's handle is to somebody.
+/// How much an import is wanted, as its thread sees it.
 pub(super) struct Want<'a> {
     pub wanted: Wanted<'a>,
-    /// Is it worth waiting for room in this cache, after so long?
+    /// True if it should go on waiting for free blocks in this cache after this time.
     pub waits: &'a dyn Fn(Duration) -> bool,
 }
 
-/// Takes a ticket's sequence into `cache`. The exporter's handle ends exactly when all of it is here and still wanted; if
-/// this fails, it stays.
+/// Imports a ticket's sequence into `cache`. The exporter's handle is consumed exactly when all blocks are here and still
+/// wanted; if this fails, the handle stays.
 pub(super) fn pull(
     cache: &Arc<Cache>,
     peers: Option<&Arc<Peers>>,
@@ -32,7 +32,7 @@ pub(super) fn pull(
     want: &Want<'_>,
 ) -> Result<(Snapshot, BlockTable)> {
     let wanted = want.wanted;
-    // Given up while it was queued: nobody is asked, who may not answer.
+    // Given up while it was queued: do not wait for a peer that may not answer.
     wanted()?;
     for endpoint in &ticket.endpoints {
         let Endpoint::Process(process) = endpoint else { continue };
@@ -53,7 +53,7 @@ pub(super) fn pull(
     }
 }
 
-/// A ticket of this very cache: the table changes owner.
+/// Imports a ticket of this very cache: the block table changes owner.
 fn within(
     cache: &Arc<Cache>,
     ticket: &Ticket,
@@ -88,7 +88,7 @@ fn transfer(
         if more.whole.is_some() && done_at.is_none() {
             done_at = Some(Instant::now());
         }
-        // After the exporter was asked: checked while it answered.
+        // Only after the exporter was asked: the chain is checked while the answer is on its way.
         let incoming = match &mut incoming {
             Some(incoming) => incoming,
             none => {
@@ -130,8 +130,8 @@ fn transfer(
     Ok(landed)
 }
 
-/// Blocks to land in. Where there are none, it is worth waiting for some: sequences end all the time, and the exporter
-/// keeps its handle as long as it hears of this.
+/// Allocates the blocks to land in. If none are free it waits: sequences end all the time, and the exporter keeps its
+/// handle as long as it hears from this importer.
 fn room(
     cache: &Arc<Cache>,
     ticket: &Ticket,
@@ -160,7 +160,7 @@ fn room(
     }
 }
 
-/// Is what came the ticket's sequence? One whose prompt was being computed has got its first token meanwhile.
+/// Checks that the exporter's sequence is the ticket's. A streaming export has got its first token since the ticket.
 fn check_sequence(ticket: &Ticket, whole: &Snapshot) -> Result<()> {
     let said = &ticket.snapshot;
     let same = if ticket.streaming {

@@ -1,4 +1,4 @@
-//! One transfer as the importer sees it, whatever carries the bytes.
+//! The importer's view of one transfer: the trait that every transport implements, and where its blocks go.
 
 use crate::backend::{BlockId, DeviceMemory};
 use crate::error::Result;
@@ -7,7 +7,7 @@ use crate::sequence::Snapshot;
 use crate::sys::bytes::ByteTarget;
 use std::ops::Range;
 
-/// How KV gets from one cache to another. The numbers are `CLEAVE_TRANSPORT_*`.
+/// Ways in which KV gets from one cache to another. The numbers are `CLEAVE_TRANSPORT_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Transport {
@@ -41,27 +41,27 @@ impl Transport {
     }
 }
 
-/// What an exporter has for a transfer.
+/// How far the exporter is with a transfer.
 pub(super) struct Progress {
     /// Blocks that can be fetched, counted from the sequence's first.
     pub available: usize,
-    /// The sequence, once all of its blocks can be: None while its prompt is being computed.
+    /// The sequence, once all of its blocks can be fetched. None while its prompt is being computed.
     pub whole: Option<Snapshot>,
 }
 
-/// Asked while a transfer waits, and between pieces: is it still wanted?
+/// Fails once the transfer is no longer wanted. Called while a transfer waits, and between its pieces.
 pub(super) type Wanted<'a> = &'a dyn Fn() -> Result<()>;
 
-/// Where the blocks of a transfer go, by their number in the sequence.
+/// The place where blocks of a transfer land. Blocks are counted from the sequence's first.
 pub(super) trait Destination: Sync {
-    /// Where a block belongs byte for byte, if it does and that is host memory.
+    /// Memory for a block that is stored as it is sent. None if it has to be converted, or lies on a device.
     fn direct(&self, index: usize) -> Option<ByteTarget<'_>>;
-    /// Takes a block in as it is in its source.
+    /// Stores a block that is in the exporter's layout, and converts it if necessary.
     fn write_block(&self, index: usize, data: &[u8]) -> Result<()>;
-    /// Takes blocks in that lie on a device, `ids` from the sequence's first on, without a way through the host. False, and
-    /// nothing done, where that cannot be.
+    /// Copies blocks that lie on a device without a way through the host; `ids` has the exporter's numbers of all blocks
+    /// of the sequence. False, with nothing done, where that is impossible.
     fn take_from_device(&self, pool: &dyn DeviceMemory, ids: &[BlockId], blocks: Range<usize>) -> Result<bool>;
-    /// Counts bytes that were written to where [`Destination::direct`] said.
+    /// Counts bytes that were written to memory from [`Destination::direct`].
     fn count(&self, bytes: usize);
 }
 
@@ -85,11 +85,11 @@ impl Destination for Incoming {
 
 /// An open transfer. Dropping it ends it, and the exporter's handle stays unless it was committed.
 pub(super) trait TransferSource {
-    /// Waits until there are more blocks than it told of before, or all of them. May come back early with no more.
-    /// The importer may have more of them itself than the exporter has computed yet.
+    /// Waits until there are more blocks than it reported before, or all of them. May return early without more.
+    /// The importer may have more blocks in its own prefix cache than the exporter has computed yet.
     fn more(&mut self, wanted: Wanted<'_>) -> Result<Progress>;
 
-    /// Copies source blocks of this range, which are available, into `into`.
+    /// Copies the exporter's blocks of this range, which must be available, to `into`.
     fn fetch(&mut self, blocks: Range<usize>, into: &dyn Destination, wanted: Wanted<'_>) -> Result<()>;
 
     /// Tells the exporter that this transfer goes on, if it has not heard of it for a while.

@@ -11,7 +11,7 @@ const WOULD_BLOCK: i64 = -4;
 
 /// Descriptors of the flooded process.
 const FILES: u64 = 256;
-/// What strangers may hold of it: 16 connections that say nothing, 16 handshakes, and 16 that end.
+/// Descriptors and threads that strangers may use: 16 connections that say nothing, 16 handshakes, and 16 that end.
 const STRANGERS: u64 = 48;
 /// Connections and threads of peers that know the secret.
 const FRIENDS: u64 = 60;

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-/// What is done to one direction of the connections, at one byte.
+/// Damage to one direction of the connections, at one byte.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Harm {
     Flip,
@@ -29,7 +29,7 @@ struct Plan {
 }
 
 #[derive(Default)]
-struct State {
+struct ProxyState {
     exporter: u16,
     plan: Option<Plan>,
     open: Vec<TcpStream>,
@@ -37,11 +37,11 @@ struct State {
 
 struct Proxy {
     address: String,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<ProxyState>>,
 }
 
 /// The harm that is due within the next `n` bytes, and where. It is done once.
-fn due(state: &Mutex<State>, down: bool, n: usize) -> Option<(Harm, usize)> {
+fn due(state: &Mutex<ProxyState>, down: bool, n: usize) -> Option<(Harm, usize)> {
     let mut state = state.lock().unwrap();
     let plan = state.plan.as_mut().filter(|plan| plan.down == down)?;
     if plan.at >= n as u64 {
@@ -52,7 +52,7 @@ fn due(state: &Mutex<State>, down: bool, n: usize) -> Option<(Harm, usize)> {
     Some((plan.harm, plan.at as usize))
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, state: &Mutex<State>, down: bool) {
+fn pass(mut from: TcpStream, mut to: TcpStream, state: &Mutex<ProxyState>, down: bool) {
     let mut buffer = vec![0; 1 << 16];
     while let Ok(n @ 1..) = from.read(&mut buffer) {
         let mut bytes = buffer[..n].to_vec();
@@ -82,7 +82,7 @@ impl Proxy {
     fn start() -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let state: Arc<Mutex<State>> = Arc::default();
+        let state: Arc<Mutex<ProxyState>> = Arc::default();
         let shared = state.clone();
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {

@@ -10,7 +10,7 @@ pub use std::time::{Duration, Instant};
 
 /// A silent peer is gone after this: `peer_timeout` of every worker.
 pub const TIMEOUT: Duration = Duration::from_secs(1);
-/// What a busy machine, or one that is ten times slower than usual, may add to any promise.
+/// Added to every promised time, for a busy machine or one that is ten times slower than usual.
 pub const SLACK: Duration = Duration::from_secs(10);
 /// A dead or stopped peer is noticed, and its blocks are back, within this: promised are a second on one host and twice
 /// the timeout elsewhere.
@@ -70,7 +70,7 @@ pub fn importer() -> Worker {
     Worker::start(Way::Shared.config())
 }
 
-/// One that `way` leads to.
+/// An importer that `way` leads to.
 pub fn importer_by(way: Way) -> Worker {
     if way == Way::Cuda { Worker::start(way.config()) } else { importer() }
 }
@@ -124,7 +124,7 @@ pub fn prompt(n: usize, salt: u64) -> Vec<u32> {
     (0..n as u64).map(|i| 5 + ((i * 7 + salt * 13) % 200) as u32).collect()
 }
 
-/// What an engine says that nobody disturbs.
+/// Tokens of an engine that nothing disturbs.
 pub fn reference(tokens: &[u32], max: u32) -> Vec<i64> {
     struct Undisturbed {
         engine: Engine,
@@ -156,7 +156,7 @@ pub fn reference(tokens: &[u32], max: u32) -> Vec<i64> {
     said
 }
 
-/// What an exporter has on offer.
+/// A handle of an exporter, and its ticket.
 pub struct Offer {
     pub job: Job,
     pub request: Value,

@@ -1,4 +1,4 @@
-//! What the processes of tests/nixl.rs do. They meet over files in a directory of the test.
+//! The processes of tests/nixl.rs. They meet over files in a directory of the test.
 
 mod importers;
 

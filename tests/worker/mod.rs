@@ -25,7 +25,7 @@ pub fn unhex(text: &str) -> Vec<u8> {
     (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap()).collect()
 }
 
-/// What tells a worker where NIXL is; None, and a word about it, if it is nowhere.
+/// Environment that tells a worker where NIXL is; None, and a line on stderr, if it is nowhere.
 pub fn nixl_env() -> Option<Vec<(String, String)>> {
     let built = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/nixl");
     let dir = std::env::var_os("CLEAVE_NIXL_DIR").map(Into::into).or_else(|| built.is_dir().then_some(built));

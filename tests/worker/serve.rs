@@ -1,4 +1,4 @@
-//! What a worker process does as it is told.
+//! Commands that a worker process carries out.
 
 use super::*;
 use cleave::engine::{CacheOptions, Engine, EngineOptions, Event, EventKind, ModelCache, Queue, Request, Role};
@@ -27,7 +27,7 @@ struct Served {
     told: u64,
 }
 
-/// What `worker_process` calls: nothing, unless this process was started as a worker.
+/// Serves commands if this process was started as a worker; otherwise does nothing. For the test `worker_process`.
 pub fn serve_if_told() {
     if std::env::var_os("CLEAVE_WORKER").is_none() {
         return;

@@ -68,8 +68,8 @@ impl Agent {
         Ok(Registration(Arc::new(Registered::new(&self.0, memory)?)))
     }
 
-    /// What a peer needs to read from here: addresses of this process and keys to what is registered **now**. Some
-    /// hundreds of bytes. Whoever has it can read that memory, so send it over an authenticated connection only.
+    /// Metadata that a peer needs to read from here: addresses of this process and keys to the memory that is registered
+    /// **now**. Some hundreds of bytes. Whoever has it can read that memory, so send it over an authenticated connection only.
     pub fn metadata(&self) -> Result<Vec<u8>> {
         self.0.with(|functions, agent| {
             let (mut data, mut len) = (std::ptr::null_mut(), 0);

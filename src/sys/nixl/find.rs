@@ -1,11 +1,11 @@
-//! Where NIXL's C API may be.
+//! Places where NIXL's C API may be installed.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 const FILE: &str = "libnixl_capi.so";
 
-/// What to open, in order; `Err` is a place that holds nothing, as text for the error.
+/// Libraries to open, in order; `Err` is a place that holds nothing, as text for the error.
 ///
 /// `library` (CLEAVE_NIXL_LIBRARY) is the file itself: where it is given nothing else is tried, since another copy
 /// than the one asked for is worse than none. Otherwise the loader's path, then `dir` (CLEAVE_NIXL_DIR).

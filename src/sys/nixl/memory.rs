@@ -38,7 +38,7 @@ impl Registration {
 pub(super) struct Registered {
     pub core: Arc<Core>,
     memory: Memory,
-    /// Of the memory, taken once: whatever `as_ref` says later, this is what NIXL knows.
+    /// Address and length of the memory, taken once: NIXL knows these, whatever `as_ref` returns later.
     pub address: usize,
     pub len: usize,
 }

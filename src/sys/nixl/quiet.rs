@@ -1,4 +1,4 @@
-//! What NIXL and UCX would do to a host that did not ask for it: print to stderr, and crash when the process ends.
+//! Keeps NIXL and UCX from printing to stderr and from crashing when the process ends.
 //!
 //! Both read their settings from the environment while they are loaded. Setting variables in a process with other
 //! threads is a race with each of their `getenv`s, so the same settings are made through the libraries' own

@@ -117,7 +117,7 @@ impl Request {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What became of it, if it has ended.
+    /// The result, if the read has ended.
     pub fn ended(&self) -> Option<Result<()>> {
         match &*self.state() {
             TransferState::Active(_) => None,

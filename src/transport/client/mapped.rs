@@ -1,4 +1,4 @@
-//! A peer's pool, mapped: host memory, or that of a CUDA device.
+//! A peer's pool mapped into this process: host memory, or memory of a CUDA device.
 
 use crate::backend::{BlockId, DeviceMemory, PoolExport, devices};
 use crate::error::{Error, Result, Status};
@@ -7,7 +7,8 @@ use crate::sys::shared_memory::SharedMemory;
 use crate::transport::source::{Destination, Transport};
 use std::ops::Range;
 
-/// Copied on a device between two looks at whether it is still wanted: enough for the start of a copy to cost nothing.
+/// Bytes that are copied on a device at a time, before the transfer is checked for being wanted. Large enough that starting a
+/// copy costs nothing.
 const PIECE: usize = 512 << 20;
 
 /// A peer's pool, mapped read-only.
@@ -37,7 +38,7 @@ impl Mapped {
         }
     }
 
-    /// Pays for the page faults of what is mapped now rather than in the first transfer.
+    /// Takes the page faults of the mapping now rather than in the first transfer.
     pub fn populate(&self) -> Result<()> {
         match &self.memory {
             Memory::Host(memory) => memory.populate(false),
@@ -45,8 +46,8 @@ impl Mapped {
         }
     }
 
-    /// Copies the sequence's blocks of this range; `ids` are the peer's from the first on. `between` is asked before each
-    /// piece.
+    /// Copies the sequence's blocks of this range; `ids` has the peer's numbers of all its blocks. `between` is called
+    /// before each piece and may end the copy.
     pub fn fetch(
         &self,
         ids: &[BlockId],
@@ -114,7 +115,8 @@ impl Mapped {
     }
 }
 
-/// As where the device is not this process's, or there is no driver: another way may do.
+/// Marks a failure to map device memory as one after which another transport may work: the device may not be visible to
+/// this process, or there may be no driver.
 fn not_from_here(error: Error) -> Error {
     match error.status {
         Status::OutOfMemory => error,

@@ -1,4 +1,6 @@
-//! Peers that this cache imports from: their connections, what is mapped of them, and how to reach them.
+//! Peers that this cache imports from: how to reach them, their connections, and their mapped memory.
+//!
+//! Knows tickets, endpoints and the protocol. Does not know what lands where in this cache: that is `pull`.
 
 mod mapped;
 mod peer;
@@ -19,22 +21,22 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// A peer without connections is forgotten after so long.
+/// A peer that has not been used for this long is forgotten.
 const FORGET: Duration = Duration::from_secs(60);
-/// Choices remembered: of the caches paired with last.
+/// The most results of pairing that are remembered; the latest stay.
 const MOST_CHOICES: usize = 1024;
 
 pub(super) struct Peers {
     pub keys: TransportKeys,
-    /// How long a peer may be silent when it is asked something.
+    /// The peer timeout: a peer that is silent for this long after a question is gone.
     pub timeout: Duration,
     cache: Arc<Cache>,
     known: Mutex<HashMap<Endpoint, Arc<Peer>>>,
-    /// What pairing chose, by the exporting cache's epoch and by its TCP endpoints: the latter stay when it restarts.
+    /// Results of pairing, by the exporting cache's epoch and by its TCP endpoints: the latter stay when it restarts.
     choices: Mutex<Vec<(ChosenFor, Choice)>>,
 }
 
-/// What pairing found to work: the transport, and where.
+/// The transport that pairing found to work, and the endpoint.
 #[derive(Clone)]
 struct Choice {
     transport: Transport,
@@ -56,14 +58,14 @@ impl Peers {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known of whoever is at an endpoint.
+    /// The peer at an endpoint; a new one if the endpoint is not known.
     pub fn at(&self, endpoint: &Endpoint) -> Arc<Peer> {
         let mut known = self.known();
         known.entry(endpoint.clone()).or_insert_with(|| Arc::new(Peer::new(endpoint.clone()))).clone()
     }
 
-    /// Lets go of what belongs to peers that are gone: their memory stays in use as long as it is mapped here. True
-    /// while there are any peers.
+    /// Frees connections and mappings of peers that are gone: a dead peer's memory stays in use while it is mapped here.
+    /// True while there are any peers.
     pub fn sweep(&self) -> bool {
         let known: Vec<Arc<Peer>> = self.known().values().cloned().collect();
         known.iter().for_each(|peer| peer.sweep(self.timeout));
@@ -77,7 +79,7 @@ impl Peers {
         self.known().clear();
     }
 
-    // ---- what pairing chose ----
+    // ---- results of pairing ----
 
     pub fn choose(&self, epoch: &[u8; 16], endpoints: &[Endpoint], transport: Transport, endpoint: Option<&Endpoint>) {
         let mut choices = self.choices.lock().unwrap_or_else(PoisonError::into_inner);
@@ -96,7 +98,7 @@ impl Peers {
         find(ChosenFor::Epoch(*epoch)).or_else(|| endpoints.iter().find_map(|e| find(ChosenFor::At(e.clone()))))
     }
 
-    /// Pairing chose to go through sockets even within the process.
+    /// True if pairing chose sockets although the exporter is in this process.
     pub fn prefers_other_than_process(&self, epoch: &[u8; 16]) -> bool {
         self.choice(epoch, &[]).is_some_and(|choice| choice.transport != Transport::Process)
     }
@@ -108,7 +110,7 @@ impl Peers {
         let choice = self.choice(&ticket.epoch, &ticket.endpoints);
         let chosen = choice.as_ref().map(|choice| choice.transport);
         let mut routes = routes(&ticket.endpoints, chosen);
-        // Where pairing found it is tried first.
+        // The endpoint that pairing chose is tried first.
         routes.sort_by_key(|(endpoint, _)| choice.as_ref().is_none_or(|c| c.endpoint.as_ref() != Some(endpoint)));
         let mut last = None;
         for (endpoint, plane) in routes {
@@ -121,7 +123,7 @@ impl Peers {
                     self.cache.count_asked(asked.as_nanos() as u64);
                     return Ok(Box::new(remote));
                 }
-                // Nobody there, or nothing of that kind: the next endpoint may do. Anything else is an answer.
+                // Not reachable, or not by this transport: the next endpoint may be. Any other error is the peer's answer.
                 Err(error) if matches!(error.status, Status::Peer | Status::Unsupported) => {
                     let error = error.context(describe(&endpoint));
                     if peer.is_stopped() {
@@ -147,20 +149,20 @@ fn unreachable_from_here(chosen: Option<Transport>) -> Error {
     Error::new(Status::Peer, format!("KV ticket: {text}{how}: let it listen (cleave_cache_listen), or use an image"))
 }
 
-/// Ways to an exporter, best first: where to connect, and what carries the blocks.
+/// Ways to reach an exporter, best first: the endpoint to connect to, and what carries the blocks.
 pub(super) fn routes(endpoints: &[Endpoint], chosen: Option<Transport>) -> Vec<(Endpoint, DataPlane)> {
     let allowed = |transport| chosen.is_none_or(|chosen| chosen == transport);
     let boot = boot_id();
     let here = |unix: &UnixName| unix.boot == boot && boot != [0; 16];
     let mut routes = Vec::new();
     for endpoint in endpoints {
-        // Which of the two it is turns out when the pool is mapped.
+        // Whether it is host or device memory turns out when the pool is mapped.
         let maps = allowed(Transport::SharedMemory) || allowed(Transport::DeviceMemory);
         if matches!(endpoint, Endpoint::Unix(unix) if here(unix)) && maps {
             routes.push((endpoint.clone(), DataPlane::Mapped));
         }
     }
-    // NIXL is asked for: it is never chosen by itself.
+    // NIXL is used only where pairing required it.
     if chosen == Some(Transport::Nixl) {
         let reachable =
             |e: &&Endpoint| matches!(e, Endpoint::Unix(unix) if here(unix)) || matches!(e, Endpoint::Tcp { .. });
@@ -182,7 +184,7 @@ pub(super) fn describe(endpoint: &Endpoint) -> String {
     }
 }
 
-/// Gives up when the peer has been silent for `timeout`, or nobody wants the answer any more.
+/// Patience that ends when the peer has been silent for `timeout`, or the answer is no longer wanted.
 pub(super) fn patience<'a>(timeout: Duration, wanted: Wanted<'a>) -> impl Fn(Duration) -> Result<()> + 'a {
     move |silent| {
         wanted()?;

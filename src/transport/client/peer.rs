@@ -1,4 +1,4 @@
-//! One peer: idle connections to it, and its memory if that is mapped.
+//! One peer: idle connections to it, its memory if that is mapped, and whether it answers.
 
 use super::mapped::Mapped;
 use super::{describe, patience};
@@ -15,25 +15,25 @@ use crate::transport::source::Wanted;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The most idle connections that are kept of a peer.
+/// The most idle connections that are kept open to a peer.
 const KEEP: usize = 16;
-/// An idle connection is closed after this many peer timeouts: before its other end does so.
+/// An idle connection is closed after this many peer timeouts, before the exporter closes it.
 const IDLE_TIMEOUTS: u32 = 10;
 /// How often an import that waits for a connection is asked whether it is still wanted.
 const LOOK: Duration = Duration::from_millis(50);
-/// A question that failed after so long marks its peer as silent.
+/// A question that failed after at least this time marks its peer as silent.
 const SILENT: Duration = Duration::from_millis(300);
 /// How long an import waits for another one to find out whether a silent peer answers again.
 const GLANCE: Duration = Duration::from_millis(100);
 /// How often a connection is tried anew that the peer closed before it said anything: it was crowded out by others.
 const CROWDED_OUT: u32 = 5;
 
-/// How a peer is asked: with which keys, and how patiently.
+/// The keys, the peer timeout and the rest that a question to a peer needs.
 #[derive(Clone, Copy)]
 pub(in crate::transport) struct Question<'a> {
     pub keys: TransportKeys,
     pub timeout: Duration,
-    /// The pool that reads by NIXL land in.
+    /// The pool in which reads by NIXL land.
     pub store: &'a Arc<dyn BlockStore>,
     pub wanted: Wanted<'a>,
 }
@@ -42,7 +42,7 @@ pub(in crate::transport) struct Peer {
     pub endpoint: Endpoint,
     state: Mutex<PeerState>,
     turned: Condvar,
-    /// NIXL's agent for reads from this peer: one for each, so that one that hangs can be cut off by itself.
+    /// NIXL's agent for reads from this peer. Each peer has its own, so that one that hangs can be cut off alone.
     reader: Mutex<Option<Arc<Reader>>>,
 }
 
@@ -50,7 +50,7 @@ struct PeerState {
     /// Connections on which nothing is under way, and since when, oldest first.
     idle: Vec<(Channel, Instant)>,
     mapped: Option<Arc<Mapped>>,
-    /// Who answered last, if that is on this machine.
+    /// The process that answered last, if it is on this machine.
     process: Option<i32>,
     used: Instant,
     /// When it last left a question without an answer; None once it has answered since.
@@ -132,13 +132,13 @@ impl Peer {
         self.lock().used.elapsed()
     }
 
-    /// A process of this machine that is stopped or dead: it will not answer over its other sockets either.
+    /// True if the peer is a process of this machine that is stopped or dead: it will not answer over other sockets either.
     pub fn is_stopped(&self) -> bool {
         self.lock().process.is_some_and(is_stopped)
     }
 
     /// Lets go of connections that were closed or have been idle for long. If the peer closed all of them, its process
-    /// is gone or began anew: nothing of it is kept.
+    /// is gone or was restarted: nothing of it is kept.
     pub fn sweep(&self, timeout: Duration) {
         let mut state = self.lock();
         let before = state.idle.len();
@@ -215,8 +215,8 @@ impl Peer {
         }
     }
 
-    /// Asks over `channel` and waits for the answer, which may be a refusal. After an error the connection is of no use:
-    /// what its other end thinks is unknown.
+    /// Asks over `channel` and waits for the answer, which may be a refusal. After an error the connection must not be used
+    /// again: the peer may or may not have taken the question.
     pub fn exchange(&self, channel: &mut Channel, message: &Message, question: Question<'_>) -> Result<Message> {
         let patience = patience(question.timeout, question.wanted);
         let begun = Instant::now();
@@ -224,13 +224,13 @@ impl Peer {
         self.note(begun, answer)
     }
 
-    /// The same where a refusal is an error, with the peer's status and text.
+    /// Asks as `exchange` does; a refusal is an error with the peer's status and text.
     pub fn ask(&self, channel: &mut Channel, message: &Message, question: Question<'_>) -> Result<Message> {
         accepted(self.exchange(channel, message, question)?)
     }
 
-    /// Asks the first question over a connection, and tells when. An idle one may have been closed by a peer that began
-    /// anew: then a new one is tried.
+    /// Asks the first question over a connection, and says when it was asked. A peer that was restarted has closed the
+    /// idle ones: then a new one is tried.
     pub fn begin(&self, message: &Message, question: Question<'_>) -> Result<(Channel, Instant, Message)> {
         let mut channel = self.connection(question)?;
         let asked = Instant::now();
@@ -246,14 +246,14 @@ impl Peer {
         }
     }
 
-    /// NIXL's way to the peer's memory: made once, for all transfers.
+    /// NIXL's reader of the peer's memory: made once, for all transfers.
     pub fn reader(&self, channel: &mut Channel, question: Question<'_>) -> Result<Arc<Reader>> {
         let known = || self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(reader) = &*known() {
             return Ok(reader.clone());
         }
-        // Not under the lock, as with the mapping. Of two that are made at once one is kept.
-        // Asked of this side first: without NIXL here the peer need not load it.
+        // Made outside the lock, as the mapping is; of two that are made at once one is kept. This side comes first:
+        // without NIXL here the peer need not load it.
         let new = Reader::prepare(question.store)?;
         let Message::NixlAgent { base, metadata } = self.ask(channel, &Message::Nixl, question)? else {
             return unexpected();
@@ -262,7 +262,7 @@ impl Peer {
         Ok(known().get_or_insert(new).clone())
     }
 
-    /// What the reader was reading ends, one way or the other, before its agent is gone.
+    /// Drops NIXL's reader. Its reads end before its agent is gone.
     pub fn forget_reader(&self) {
         let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(reader);
@@ -273,7 +273,7 @@ impl Peer {
         if let Some(mapped) = self.lock().mapped.clone() {
             return Ok(mapped);
         }
-        // Not under the lock: a peer that does not answer would hold up transfers that are to be given up.
+        // Outside the lock: a peer that does not answer would block transfers that are to be given up.
         let Message::Shared { len, block_bytes, device } = self.ask(channel, &Message::Share, question)? else {
             return unexpected();
         };
@@ -282,17 +282,17 @@ impl Peer {
         let shared = PoolExport { fd, bytes: usize::try_from(len).unwrap_or(0), device };
         let mapped = Mapped::open(shared, usize::try_from(block_bytes).unwrap_or(usize::MAX));
         let mapped = Arc::new(mapped.map_err(|e| e.context("the peer's memory"))?);
-        // Of several that were made at once the first stays.
+        // Of several that were made at once the first is kept.
         Ok(self.lock().mapped.get_or_insert(mapped).clone())
     }
 }
 
-/// A connection that the peer closed before it said anything, as one does that has too many.
+/// True if the peer closed the connection before it said anything, as a peer with too many connections does.
 fn is_crowded_out(error: &Error) -> bool {
     error.status == Status::Peer && error.message == UNGREETED
 }
 
-/// An answer that is no refusal.
+/// Turns a refusal into an error.
 pub(super) fn accepted(answer: Message) -> Result<Message> {
     match answer {
         Message::Failed(error) => Err(error.context("the peer")),

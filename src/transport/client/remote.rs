@@ -1,4 +1,4 @@
-//! A transfer out of a cache in another process.
+//! A transfer from a cache in another process.
 
 use super::mapped::Mapped;
 use super::peer::{Peer, Question, accepted, unexpected};
@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What carries the blocks; the questions go over a connection in any case.
+/// The carrier of the blocks. Questions go over a connection in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::transport) enum DataPlane {
     /// The peer's pool, in host memory or on a CUDA device.
@@ -28,18 +28,18 @@ pub(in crate::transport) enum DataPlane {
 /// The shortest time between two questions for more blocks when there were none.
 const NOTHING_NEW: Duration = Duration::from_millis(20);
 
-/// The exporter is told so often that a long copy goes on.
+/// How often the exporter is told that a long copy goes on.
 const PING: Duration = Duration::from_millis(250);
 
 pub(in crate::transport) struct RemoteTransfer {
     peer: Arc<Peer>,
-    /// None once it has failed, or was given back.
+    /// None once it has failed or was given back.
     control: Option<Channel>,
     keys: crate::kv::image::TransportKeys,
     timeout: Duration,
     store: Arc<dyn BlockStore>,
     hold: u64,
-    /// The exporter's blocks of this sequence, as far as they are known.
+    /// The exporter's numbers of this sequence's blocks, as far as they are known.
     ids: Vec<BlockId>,
     /// The most blocks that there can be.
     most: usize,
@@ -52,7 +52,7 @@ pub(in crate::transport) struct RemoteTransfer {
     over: bool,
 }
 
-/// The way that the blocks take: the peer's pool, or NIXL's reader; neither for connections.
+/// Carriers that were set up for the blocks: the peer's mapped pool or NIXL's reader, or neither for connections.
 #[derive(Default)]
 struct Reached {
     mapped: Option<Arc<Mapped>>,
@@ -101,7 +101,7 @@ impl RemoteTransfer {
         let Reached { mapped, reader } = match reach(peer, &mut control, block_bytes, plane, question) {
             Ok(found) => found,
             Err(error) => {
-                // Given back now rather than when the connection is seen to be closed: another way may be tried at once.
+                // Ended now rather than when the exporter sees the connection close: another transport may be tried at once.
                 if error.status != Status::Peer && peer.ask(&mut control, &Message::Close { hold }, question).is_ok() {
                     peer.keep(control);
                 }
@@ -128,14 +128,14 @@ impl RemoteTransfer {
         })
     }
 
-    /// Asks over the control connection. After a failure it is of no use: what its other end thinks is unknown.
+    /// Asks over the control connection, which is dropped after a failure: the peer may or may not have taken the question.
     fn ask(&mut self, message: &Message, wanted: Wanted<'_>) -> Result<Message> {
         let Some(mut control) = self.control.take() else { bail!(Peer, "the connection to the peer broke before") };
         let store = self.store.clone();
         let question = Question { keys: self.keys, timeout: self.timeout, store: &store, wanted };
         let answer = self.peer.exchange(&mut control, message, question)?;
         self.told = Instant::now();
-        // A refusal is an answer too: the two sides agree on where they are.
+        // A refusal is an answer too: the two sides agree on their state.
         self.control = Some(control);
         accepted(answer)
     }
@@ -147,7 +147,7 @@ impl RemoteTransfer {
         Ok(())
     }
 
-    /// What carries the blocks.
+    /// The transport that carries the blocks.
     pub fn transport(&self) -> Transport {
         match (&self.mapped, &self.reader) {
             (Some(mapped), _) => mapped.transport(),
@@ -156,7 +156,7 @@ impl RemoteTransfer {
         }
     }
 
-    /// Pays for the page faults of what is mapped now rather than in the first transfer.
+    /// Takes the page faults of the mapped pool now rather than in the first transfer.
     pub fn populate(&self) -> Result<()> {
         self.mapped.as_ref().map_or(Ok(()), |mapped| mapped.populate())
     }
@@ -179,7 +179,7 @@ impl RemoteTransfer {
 }
 
 impl RemoteTransfer {
-    /// Reads come to an end before this returns, whatever happens: until then the blocks are not this cache's to free.
+    /// Reads by NIXL. All reads have ended when this returns, whatever happens: until then the blocks must not be freed.
     fn read_nixl(
         &mut self,
         reader: &Reader,
@@ -193,7 +193,7 @@ impl RemoteTransfer {
             let batch = reader.start(&self.ids, next..blocks.end, self.block_bytes, into)?;
             while !batch.poll()? {
                 std::thread::yield_now();
-                // Somebody who cancels waits for the piece that is under way; a peer that is gone is not waited for.
+                // A cancellation waits for the read in progress; a peer that is gone is not waited for.
                 if let Err(error) = self.ping(&|| Ok(())) {
                     self.peer.forget_reader();
                     reader.end();
@@ -210,8 +210,8 @@ impl RemoteTransfer {
 impl TransferSource for RemoteTransfer {
     fn more(&mut self, wanted: Wanted<'_>) -> Result<Progress> {
         wanted()?;
-        // What this cache has already may be more than the exporter has computed: its blocks are asked for from where
-        // they are known to.
+        // This cache may have more of the sequence than the exporter has computed, so it asks from the last block that it
+        // knows of, not from the last that it has.
         let known = self.ids.len();
         let asked = Instant::now();
         let answer = self.ask(&Message::More { hold: self.hold, have: known as u32 }, wanted)?;

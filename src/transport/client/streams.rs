@@ -1,4 +1,4 @@
-//! Blocks over several connections at once, straight into the pool.
+//! Receives blocks over several connections at once, straight into the pool.
 
 use super::patience;
 use super::peer::{Peer, Question, unexpected};
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Connections that carry one transfer.
 const STREAMS: usize = 4;
-/// Bytes that are asked for at a time. Streams take the next piece as they get done, so a slow one holds up nobody.
+/// Bytes of one question. Each stream takes the next piece when it is done with the last, so a slow one delays no other.
 const PIECE: usize = 2 << 20;
 
 /// Pieces of a transfer, handed out in order.
@@ -48,10 +48,10 @@ pub(super) fn fetch(
     let failed: Mutex<Option<Error>> = Mutex::new(None);
     let fail = |error: Error| {
         failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(error);
-        // The others stop after the piece that they are at.
+        // The other streams stop after their current piece.
         pieces.next.store(usize::MAX / 2 / pieces.each, Relaxed);
     };
-    // `wanted` belongs to this thread; the others are told by a flag that it watches.
+    // `wanted` may be called on this thread only; a flag tells the others.
     let given_up = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 1..STREAMS.min(pieces.count()) {
@@ -65,7 +65,7 @@ pub(super) fn fetch(
                     Ok(())
                 };
                 let question = Question { keys, timeout, store, wanted: &wanted };
-                // Without a further connection the others carry it.
+                // If no further connection can be made, the others carry the transfer.
                 let Ok(mut channel) = peer.connection(question) else { return };
                 match run(&mut channel, hold, pieces, block_bytes, into, question) {
                     Ok(()) => peer.keep(channel),
@@ -84,7 +84,7 @@ pub(super) fn fetch(
     failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).map_or(Ok(()), Err)
 }
 
-/// One stream's share.
+/// Receives pieces over one connection until none are left.
 fn run(
     channel: &mut Channel,
     hold: u64,

@@ -8,11 +8,11 @@ use crate::error::Result;
 use crate::sys::bytes::{ByteSource, ByteTarget};
 use std::sync::Arc;
 
-/// The longest message: the blocks and tokens of a sequence of a million tokens fit.
+/// The longest payload of a message: enough for the blocks and tokens of a sequence of a million tokens.
 const MAX_PAYLOAD: usize = 32 << 20;
-/// Memory for a message grows by this much as its bytes come, whatever its length says.
+/// Memory for a message is allocated as its bytes arrive, beginning with this much, whatever its length field says.
 const GROW: usize = 64 << 10;
-/// Block bytes are summed and sent, or received and summed, by so many at a time: they stay in the core's cache.
+/// Block bytes are summed and sent, or received and summed, in pieces of this size, which stay in the core's cache.
 const PIECE: usize = 256 << 10;
 
 pub(super) enum Protection {
@@ -80,7 +80,7 @@ impl Channel {
         }
     }
 
-    /// Sends block bytes, and their sum where nothing else notices damage. `sent` is told how many went out.
+    /// Sends block bytes, with a checksum if the connection is not encrypted. `sent` is called with the length of each piece.
     pub fn send_blocks(
         &mut self,
         blocks: &[ByteSource<'_>],
@@ -112,7 +112,7 @@ impl Channel {
         }
     }
 
-    /// Receives what `send_blocks` sent, straight to where it belongs.
+    /// Receives what `send_blocks` sent, straight into its place.
     pub fn receive_blocks(&mut self, blocks: &[ByteTarget<'_>], patience: Patience<'_>) -> Result<()> {
         match &mut self.protection {
             Protection::Codes { .. } => {
@@ -176,7 +176,7 @@ pub(super) fn groups<'a>(blocks: &[ByteSource<'a>]) -> Vec<Vec<ByteSource<'a>>> 
     groups
 }
 
-/// The first [`PIECE`] bytes of what is left to receive.
+/// The first [`PIECE`] bytes of the targets that are left.
 pub(super) fn window<'a>(left: &[ByteTarget<'a>]) -> Vec<ByteTarget<'a>> {
     let (mut window, mut size) = (Vec::new(), 0);
     for block in left {

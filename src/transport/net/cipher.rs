@@ -1,4 +1,4 @@
-//! What protects the bytes of a connection: message codes on trusted ground, Noise elsewhere.
+//! Protection of a connection's bytes: message codes on trusted networks, Noise elsewhere.
 
 use super::stream::{Patience, Stream};
 use crate::bail;
@@ -6,7 +6,7 @@ use crate::error::{Error, Result, Status};
 use crate::sys::bytes::{ByteSource, ByteTarget};
 use snow::StatelessTransportState;
 
-/// Bytes of a message's code.
+/// Bytes of a message code.
 pub(super) const CODE: usize = 16;
 
 /// One direction of a connection whose messages carry codes.
@@ -34,7 +34,7 @@ impl Codes {
 /// Bytes of a record's tag, and the most plain ones in a record (Noise messages are at most 65,535 bytes).
 const TAG: usize = 16;
 const MOST: usize = 65_535 - TAG;
-/// Ciphertext is read ahead by this much.
+/// Bytes of ciphertext that are read ahead.
 const AHEAD: usize = 256 << 10;
 
 /// Both directions of an encrypted connection: records of a length (2) and a Noise transport message.
@@ -42,11 +42,11 @@ pub(super) struct Records {
     noise: StatelessTransportState,
     sent: u64,
     received: u64,
-    /// Ciphertext `[at, end)` that has come and was not looked at.
+    /// Ciphertext in `[at, end)` has arrived and was not decrypted yet.
     ahead: Vec<u8>,
     at: usize,
     end: usize,
-    /// Plain bytes from `plain_at` on that nobody has asked for yet.
+    /// Plain bytes from `plain_at` on were not asked for yet.
     plain: Vec<u8>,
     plain_at: usize,
     out: Vec<u8>,
@@ -113,7 +113,7 @@ impl Records {
         Ok(())
     }
 
-    /// Where in `ahead` the next record's ciphertext is.
+    /// The range of the next record's ciphertext in `ahead`.
     fn record(&mut self, stream: &Stream, patience: Patience<'_>) -> Result<std::ops::Range<usize>> {
         self.fill(stream, 2, patience)?;
         let len = u16::from_le_bytes([self.ahead[self.at], self.ahead[self.at + 1]]) as usize;
@@ -126,7 +126,7 @@ impl Records {
         Ok(begin..begin + len)
     }
 
-    /// Makes sure that `n` bytes of ciphertext are there.
+    /// Receives until `n` bytes of ciphertext are in `ahead`.
     fn fill(&mut self, stream: &Stream, n: usize, patience: Patience<'_>) -> Result<()> {
         if self.ahead.len() - self.at < n || self.at == self.end {
             self.ahead.copy_within(self.at..self.end, 0);

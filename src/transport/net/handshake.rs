@@ -1,4 +1,4 @@
-//! How a connection begins: versions, then the proof by both sides that they know the secret.
+//! The handshake: both sides agree on a version, then prove that they know the secret.
 
 use super::channel::{Channel, Protection};
 use super::cipher::{Codes, Records};
@@ -26,7 +26,7 @@ const NOISE_MESSAGE: usize = 48;
 const PLAIN: u16 = 0;
 const ENCRYPTED: u16 = 1;
 
-/// What a server says of a client's hello.
+/// A server's verdict on a client's greeting.
 const WELCOME: u16 = 0;
 const OTHER_VERSION: u16 = 1;
 const MUST_ENCRYPT: u16 = 2;
@@ -34,9 +34,9 @@ const MUST_ENCRYPT: u16 = 2;
 struct Hello {
     oldest: u16,
     newest: u16,
-    /// Of a client: PLAIN or ENCRYPTED. Of a server: the version to speak.
+    /// From a client: PLAIN or ENCRYPTED. From a server: the version to speak.
     mode: u16,
-    /// Of a server: WELCOME or why not. Of a client: 0.
+    /// From a server: WELCOME, or the reason for a refusal. From a client: 0.
     verdict: u16,
 }
 
@@ -72,7 +72,7 @@ fn keyed(keys: &TransportKeys, what: &str, transcript: &blake3::Hash) -> [u8; 32
     *hasher.finalize().as_bytes()
 }
 
-/// Equal, in time that does not depend on where they differ.
+/// Compares in time that does not depend on where the two differ.
 fn same(a: &[u8; 32], b: &[u8; 32]) -> bool {
     blake3::Hash::from_bytes(*a) == blake3::Hash::from_bytes(*b)
 }
@@ -93,14 +93,14 @@ fn internal(error: &snow::Error) -> Error {
     Error::new(Status::Internal, format!("encryption: {error}"))
 }
 
-/// The client's side. `patience` is asked with how long all of it takes.
+/// The client's side of the handshake. `patience` is called with the time since its beginning.
 pub(in crate::transport) fn connect(
     stream: Arc<Stream>,
     keys: &TransportKeys,
     encrypt: bool,
     patience: Patience<'_>,
 ) -> Result<Channel> {
-    // All of it counts: a peer that says a little now and then would keep this for ever.
+    // The whole duration counts: a peer that sends a byte now and then would keep this busy for ever.
     let begun = Instant::now();
     let patience: Patience<'_> = &|_: Duration| patience(begun.elapsed());
     let mode = if encrypt { ENCRYPTED } else { PLAIN };
@@ -146,7 +146,8 @@ pub(in crate::transport) fn connect(
     Ok(Channel::new(stream, Protection::Codes { send: Codes::new(up), receive: Codes::new(down) }))
 }
 
-/// The server's side. `must_encrypt`: plain connections are refused. `patience` is asked with how long all of it takes.
+/// The server's side of the handshake. With `must_encrypt`, plain connections are refused. `patience` is called with the
+/// time since its beginning.
 pub(in crate::transport) fn accept(
     stream: Arc<Stream>,
     keys: &TransportKeys,
@@ -178,7 +179,7 @@ pub(in crate::transport) fn accept(
         let mut message = [0; NOISE_MESSAGE];
         stream.receive_exact(&mut message, patience)?;
         if state.read_message(&message, &mut []).is_err() {
-            // Zeros, which no handshake says: the client learns that it is the secret, and not this side's end.
+            // Zeros, which no handshake contains, tell the client that the secret is wrong.
             stream.send(&[ByteSource::of(&[0; NOISE_MESSAGE])], patience)?;
             return wrong_secret();
         }

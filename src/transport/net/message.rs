@@ -1,56 +1,58 @@
-//! What two caches say to each other. The importer asks, the exporter answers each question once; docs/kv-transport.md
-//! has every byte.
+//! Messages between two caches. The importer asks, and the exporter answers each question once; docs/kv-transport.md
+//! documents every byte.
 
 use crate::backend::BlockId;
 use crate::bail;
 use crate::error::{Error, Result, Status};
 use crate::kv::image::{Reader, Writer};
 
-/// Length of the payload (4), kind (2), zero (2).
+/// Bytes of a header: length of the payload (4), kind (2), zero (2).
 pub(in crate::transport) const HEADER: usize = 8;
-/// The longest text of an error.
+/// The most bytes of an error's text.
 const MAX_TEXT: usize = 1024;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::transport) enum Message {
     // ---- questions ----
-    /// The exporter's address, to be answered with ADDRESS.
+    /// Asks for the exporter's address. Answer: ADDRESS.
     Describe,
-    /// Begin a transfer of a handle: OPENED.
+    /// Opens a transfer of a handle. Answer: OPENED.
     Open {
         epoch: [u8; 16],
         handle: u64,
         digest: [u8; 32],
     },
-    /// The blocks of a transfer beyond the first `have`, as soon as there are any, or none after a while: BLOCKS.
+    /// Asks for the blocks of a transfer beyond the first `have`, as soon as there are any. Answer: BLOCKS, after a while
+    /// also without any.
     More {
         hold: u64,
         have: u32,
     },
-    /// The bytes of blocks of a transfer: DATA, then the bytes.
+    /// Asks for the bytes of blocks of a transfer. Answer: DATA, then the bytes.
     Read {
         hold: u64,
         first: u32,
         count: u32,
     },
-    /// Everything is here, end the handle: DONE.
+    /// Reports that all blocks have arrived and ends the handle. Answer: DONE.
     Commit {
         hold: u64,
     },
-    /// The transfer is over, however far it is: DONE.
+    /// Ends a transfer, however far it is. Answer: DONE.
     Close {
         hold: u64,
     },
-    /// Still here: DONE.
+    /// Reports that the importer is still there. Answer: DONE.
     Ping,
-    /// Up to so many blocks with a known pattern, as a transfer of their own: OPENED, then MORE and READ as with others.
+    /// Opens a self-test: a transfer of up to `blocks` blocks with a known pattern. Answer: OPENED; MORE and READ follow as
+    /// with other transfers.
     Test {
         blocks: u32,
         seed: [u8; 32],
     },
-    /// The memory of the pool, for a peer on this machine: SHARED, then a byte with the descriptor.
+    /// Asks for the memory of the pool, on the same machine. Answer: SHARED, then a byte with the descriptor.
     Share,
-    /// The exporter's NIXL agent: NIXL.
+    /// Asks for the exporter's NIXL agent. Answer: NIXL AGENT.
     Nixl,
 
     // ---- answers ----
@@ -58,7 +60,7 @@ pub(in crate::transport) enum Message {
     Opened {
         hold: u64,
     },
-    /// `sequence` is there once the blocks are all there: the handle's, as an image has it; never of a self-test.
+    /// Numbers of blocks. `sequence`, encoded as in an image, comes once all blocks are there; never in a self-test.
     Blocks {
         first: u32,
         ids: Vec<BlockId>,
@@ -68,7 +70,7 @@ pub(in crate::transport) enum Message {
         bytes: u64,
     },
     Done,
-    /// `device`: the UUID of the CUDA device whose memory it is; None: host memory.
+    /// The pool's memory. `device` is the UUID of the CUDA device that it lies on; None for host memory.
     Shared {
         len: u64,
         block_bytes: u64,
@@ -105,7 +107,7 @@ impl Message {
         }
     }
 
-    /// Header and payload.
+    /// Encodes header and payload.
     pub fn encode(&self) -> ([u8; HEADER], Vec<u8>) {
         let mut w = Writer::default();
         match self {
@@ -182,7 +184,7 @@ impl Message {
     }
 }
 
-/// A status as a peer wrote it; one of a later version is an internal error of the peer's.
+/// Reads a status that a peer wrote; one of a later version becomes PEER.
 fn status(code: i32) -> Status {
     use Status::*;
     const ALL: [Status; 17] = [
@@ -207,7 +209,7 @@ fn status(code: i32) -> Status {
     ALL.into_iter().find(|status| *status as i32 == code).unwrap_or(Peer)
 }
 
-/// Anything that could have come over a connection.
+/// Decodes bytes that came over a connection: header and payload.
 #[cfg(test)]
 pub(crate) fn parse(data: &[u8]) -> Option<Message> {
     let (header, payload) = data.split_first_chunk()?;

@@ -1,5 +1,5 @@
-//! Connections between caches in different processes: sockets, who is at the other end, and framed messages. What the
-//! messages say is in [`message`]; docs/kv-transport.md has every byte.
+//! Connections between caches in different processes: sockets, the handshake, protection, and framed messages.
+//! [`message`] defines the messages; docs/kv-transport.md documents every byte. Nothing here knows caches or blocks.
 
 pub(super) mod channel;
 mod cipher;

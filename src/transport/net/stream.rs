@@ -1,4 +1,4 @@
-//! A connected socket of either family, read and written with patience instead of for ever.
+//! A connected Unix or TCP socket whose reads and writes give up when their caller's patience ends.
 
 use crate::bail;
 use crate::error::{Error, Result, Status};
@@ -12,13 +12,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// How often a wait looks up: bounds how late a cancellation, a deadline or a stopped peer is noticed.
+/// How often a wait asks for patience: bounds how late a cancellation, a deadline or a stopped peer is noticed.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// A peer on this machine that is silent for so long is looked at: a stopped process will not answer.
+/// After this silence the process of a peer on this machine is checked: a stopped one will not answer.
 const STOPPED: Duration = Duration::from_millis(300);
 
-/// Asked again and again while the peer is silent, with how long it has been: an error gives up.
+/// Called repeatedly while the peer is silent, with the duration of the silence. An error ends the wait.
 pub(in crate::transport) type Patience<'a> = &'a dyn Fn(Duration) -> Result<()>;
 
 pub(in crate::transport) enum Stream {
@@ -43,7 +43,7 @@ impl Stream {
         Ok(Stream::Tcp(socket))
     }
 
-    /// Refused unless the process at the other end is this user's, or root's.
+    /// Takes a connected Unix socket. Refuses it unless the process at the other end belongs to this user or to root.
     pub fn unix(socket: UnixStream) -> Result<Stream> {
         let process = peer_process(&socket)?;
         if process.uid != effective_uid() && process.uid != 0 {
@@ -70,7 +70,7 @@ impl Stream {
         }
     }
 
-    /// Ends it for both sides; whoever waits on it is woken.
+    /// Ends the connection for both sides and wakes whoever waits on it.
     pub fn shutdown(&self) {
         let _ = match self {
             Stream::Tcp(socket) => socket.shutdown(Shutdown::Both),
@@ -78,7 +78,7 @@ impl Stream {
         };
     }
 
-    /// Between messages: is it of no use any more?
+    /// True if the connection cannot be used any more. Call it between messages only.
     pub fn is_closed(&self) -> bool {
         is_closed(self.fd())
     }
@@ -100,7 +100,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Receives what has come, at least a byte.
+    /// Waits for at least one byte and receives what has arrived.
     pub fn receive(&self, into: &[ByteTarget<'_>], patience: Patience<'_>) -> Result<usize> {
         let since = Instant::now();
         loop {
@@ -123,7 +123,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Receives a descriptor, and the byte that carries it.
+    /// Receives a descriptor and the byte that carries it.
     pub fn receive_fd(&self, patience: Patience<'_>) -> Result<OwnedFd> {
         let Stream::Unix(socket, _) = self else { bail!(Internal, "a descriptor over TCP") };
         let since = Instant::now();

@@ -1,4 +1,4 @@
-//! Connections whose bytes somebody changes, and how blocks are cut for them.
+//! Connections whose bytes are changed on the way, and how blocks are cut into pieces.
 
 use super::channel::{Protection, groups, window};
 use super::cipher::Codes;

@@ -139,7 +139,7 @@ impl Socket {
     }
 }
 
-/// What the thread of a listening socket works on.
+/// State of the thread of a listening socket.
 struct Listening {
     shared: Arc<ServerShared>,
     socket: Socket,

@@ -45,14 +45,14 @@ pub(super) struct Server {
 }
 
 thread_local! {
-    /// Whose thread this is: the address of its `ServerShared`.
+    /// The server that this thread belongs to, by the address of its `ServerShared`.
     static OWN: Cell<usize> = const { Cell::new(0) };
 }
 
-/// What the threads of a server share.
+/// State that the threads of a server share.
 struct ServerShared {
     cache: Arc<Cache>,
-    /// A peer with an open transfer that is silent for so long is gone.
+    /// The peer timeout: a peer with an open transfer that is silent for this long is gone.
     timeout: Duration,
     /// Descriptors that this process may have.
     files: u64,
@@ -94,9 +94,9 @@ impl Connection {
 struct OpenTransfer {
     id: u64,
     hold: Mutex<TransferHold>,
-    /// What a self-test may take; None for a transfer of a handle.
+    /// The share of a self-test; None for a transfer of a handle.
     self_test: Option<SelfTestShare>,
-    /// When something of it went out or was asked for last.
+    /// When its blocks were last asked for or sent, in nanoseconds of the monotonic clock.
     heard: AtomicU64,
 }
 
@@ -113,7 +113,7 @@ impl OpenTransfer {
         Duration::from_nanos(monotonic_ns().saturating_sub(self.heard.load(Relaxed)))
     }
 
-    /// A self-test that has taken longer than any honest one.
+    /// True for a self-test that has taken longer than any honest one.
     fn is_overdue(&self) -> bool {
         self.self_test.as_ref().is_some_and(SelfTestShare::is_over)
     }
@@ -235,7 +235,7 @@ impl ServerShared {
 
 impl Server {
     pub fn new(cache: Arc<Cache>, timeout: Duration) -> Result<Server> {
-        // Numbers of transfers begin anywhere: one of an earlier process is not taken for one of this.
+        // Transfer ids begin at a random number, so that one of an earlier process is not taken for one of this process.
         let first = u64::from_le_bytes(crate::sys::random_bytes()?) >> 1;
         let shared = ServerShared {
             cache,
@@ -252,23 +252,23 @@ impl Server {
         Ok(Server { shared: Arc::new(shared), listeners: Mutex::default() })
     }
 
-    /// Listens on a Unix socket with a name of its own in the abstract namespace: it leaves no file behind, whatever
-    /// ends the process.
+    /// Listens on a Unix socket with a random name in the abstract namespace, which leaves no file behind whatever ends
+    /// the process. Returns the name.
     pub fn listen_unix(&self) -> Result<Vec<u8>> {
         let (listener, name) = Listener::unix(&self.shared)?;
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(listener);
         Ok(name)
     }
 
-    /// Listens for TCP; gives the port. Plain connections that `encryption` does not allow are refused.
+    /// Listens for TCP and returns the port. Plain connections that `encryption` does not allow are refused.
     pub fn listen_tcp(&self, address: std::net::SocketAddr, encryption: Encryption) -> Result<u16> {
         let (listener, port) = Listener::tcp(&self.shared, address, encryption)?;
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(listener);
         Ok(port)
     }
 
-    /// Ends every connection, and the transfers with them, and waits for their threads; on one of these, which drops the
-    /// last of what it woke, for the others.
+    /// Ends every connection, and the transfers with them, and waits for their threads. One of these threads may be the
+    /// caller, if it drops the last reference to the cache; then it waits for the others.
     pub fn close(&self) {
         let own = usize::from(OWN.get() == Arc::as_ptr(&self.shared) as usize);
         self.shared.closed.store(true, Relaxed);

@@ -1,4 +1,4 @@
-//! One connection of a peer: its questions, answered in order.
+//! One connection of a peer that has proved itself: its questions, answered in order.
 
 use super::gate::Origin;
 use super::{Connection, IDLE_TIMEOUTS, OpenTransfer, ServerShared};
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-/// A question for more blocks is answered after this long even if there are none.
+/// A question for more blocks is answered after this time even if there are none.
 const MORE_WAIT: Duration = Duration::from_millis(250);
 /// The most bytes that one question may ask for, or one block if that is larger: those of a device are copied first.
 const READ_BYTES: usize = 64 << 20;
@@ -25,7 +25,7 @@ const READ_BYTES: usize = 64 << 20;
 struct Session<'a> {
     shared: &'a Arc<ServerShared>,
     origin: Origin,
-    /// The transfers begun here. They end with the connection.
+    /// Transfers that were opened over this connection. They end with it.
     transfers: HashMap<u64, Arc<OpenTransfer>>,
 }
 
@@ -69,7 +69,7 @@ pub(super) fn run(shared: &Arc<ServerShared>, mut channel: Channel, connection: 
         };
         let question = channel.receive(&patience)?;
         connection.idle_since.store(0, Relaxed);
-        // Answers that nobody takes are given up after the same time.
+        // An answer that the peer does not take is given up after the same time.
         let sending = |silent: Duration| {
             open()?;
             if silent > shared.timeout {
@@ -148,7 +148,7 @@ impl Session<'_> {
             }
             Message::Commit { hold } => {
                 crate::failpoint::hit("transport.export.commit")?;
-                // As when this process was stopped meanwhile: the importer uses nothing, so the handle stays.
+                // This process may have been stopped meanwhile. An importer that is gone uses nothing, so the handle stays.
                 if stream.is_closed() {
                     bail!(Peer, "the importer is gone, and its transfer with it");
                 }
@@ -173,7 +173,7 @@ impl Session<'_> {
         })
     }
 
-    /// The pool's memory, for a peer on this machine: what is said of it, and the descriptor that follows.
+    /// The pool's memory for a peer on this machine: the answer, and the descriptor that follows it.
     fn share<'s>(&self, stream: &'s Stream) -> Result<(Message, &'s UnixStream, OwnedFd)> {
         let Some(socket) = stream.unix_socket() else {
             bail!(Unsupported, "the pool's memory cannot be shared over this connection")
@@ -184,7 +184,7 @@ impl Session<'_> {
         Ok((Message::Shared { len: bytes as u64, block_bytes, device }, socket, fd))
     }
 
-    /// Free blocks with a pattern that the peer can compute too.
+    /// Lends free blocks, filled with a pattern that the peer can compute too.
     fn test(&mut self, blocks: u32, seed: &[u8; 32]) -> Result<Message> {
         let cache = &self.shared.cache;
         // One at a time on a connection.
@@ -228,7 +228,7 @@ impl Session<'_> {
     }
 }
 
-/// What a self-test's block number `index` transfers.
+/// The content of block number `index` of a self-test.
 pub(in crate::transport) fn pattern(seed: &[u8; 32], index: usize, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     let mut hasher = blake3::Hasher::new_keyed(seed);
@@ -236,13 +236,13 @@ pub(in crate::transport) fn pattern(seed: &[u8; 32], index: usize, len: usize) -
     bytes
 }
 
-/// Blocks on their way out.
+/// Blocks that are being sent.
 struct Blocks {
     shared: Arc<ServerShared>,
     transfer: Arc<OpenTransfer>,
     pinned: crate::kv::BlockTable,
     first: usize,
-    /// Tokens of the sequence, once all of it is there: what lies beyond them is nobody's business.
+    /// Computed tokens of the sequence, once all of it is there. Slots beyond them are sent as zeros.
     computed: Option<u32>,
 }
 
@@ -268,7 +268,8 @@ impl Blocks {
         channel.send_blocks(&sources, sent, patience)
     }
 
-    /// Blocks with slots of no token, and those that lie elsewhere than in host memory, go out as copies.
+    /// Copies of the blocks that cannot be sent from where they lie: those with unused slots, and those that are not in
+    /// host memory.
     fn copies(&self, store: &dyn BlockStore) -> Result<Vec<Option<Vec<u8>>>> {
         let geometry = *store.geometry();
         let (size, tokens) = (geometry.block_bytes(), u64::from(geometry.block_tokens));

@@ -108,7 +108,7 @@ fn closing_in_the_middle_of_several_connections() {
     }
 }
 
-/// What the last of an import's, or a peer's, threads wakes may be the last that holds the cache.
+/// The last reference to a cache may be dropped by whoever a transport thread wakes, on that thread.
 #[test]
 fn the_last_reference_may_go_on_a_thread_of_the_transport() {
     let (a, b) = (large(), large());
