@@ -2,6 +2,7 @@
 //!
 //! Knows tickets, endpoints and the protocol. Does not know what lands where in this cache: that is `pull`.
 
+mod answering;
 mod mapped;
 mod peer;
 mod remote;
@@ -115,8 +116,10 @@ impl Peers {
         let mut last = None;
         for (endpoint, plane) in routes {
             let peer = self.at(&endpoint);
-            let opened =
-                peer.turn(wanted).and_then(|_turn| RemoteTransfer::open(&peer, ticket, plane, self.question(wanted)));
+            let opened = peer
+                .answering
+                .turn(wanted)
+                .and_then(|_turn| RemoteTransfer::open(&peer, ticket, plane, self.question(wanted)));
             match opened {
                 Ok(remote) => {
                     let asked = remote.asked.saturating_duration_since(ticket.given);

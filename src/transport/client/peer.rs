@@ -1,5 +1,6 @@
 //! One peer: idle connections to it, its memory if that is mapped, and whether it answers.
 
+use super::answering::Answering;
 use super::mapped::Mapped;
 use super::{describe, patience};
 use crate::backend::{BlockStore, PoolExport};
@@ -12,7 +13,7 @@ use crate::transport::net::message::Message;
 use crate::transport::net::{Channel, Stream, UNGREETED, connect};
 use crate::transport::nixl::Reader;
 use crate::transport::source::Wanted;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The most idle connections that are kept open to a peer.
@@ -21,10 +22,6 @@ const KEEP: usize = 16;
 const IDLE_TIMEOUTS: u32 = 10;
 /// How often an import that waits for a connection is asked whether it is still wanted.
 const LOOK: Duration = Duration::from_millis(50);
-/// A question that failed after at least this time marks its peer as silent.
-const SILENT: Duration = Duration::from_millis(300);
-/// How long an import waits for another one to find out whether a silent peer answers again.
-const GLANCE: Duration = Duration::from_millis(100);
 /// How often a connection is tried anew that the peer closed before it said anything: it was crowded out by others.
 const CROWDED_OUT: u32 = 5;
 
@@ -41,7 +38,7 @@ pub(in crate::transport) struct Question<'a> {
 pub(in crate::transport) struct Peer {
     pub endpoint: Endpoint,
     state: Mutex<PeerState>,
-    turned: Condvar,
+    pub(super) answering: Answering,
     /// NIXL's agent for reads from this peer. Each peer has its own, so that one that hangs can be cut off alone.
     reader: Mutex<Option<Arc<Reader>>>,
 }
@@ -53,75 +50,12 @@ struct PeerState {
     /// The process that answered last, if it is on this machine.
     process: Option<i32>,
     used: Instant,
-    /// When it last left a question without an answer; None once it has answered since.
-    silent: Option<Instant>,
-    /// An import is finding out whether it answers again.
-    tried: bool,
-}
-
-/// Permission to ask a peer to begin a transfer.
-pub(in crate::transport) struct Turn<'a> {
-    peer: &'a Peer,
-    tries: bool,
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        if self.tries {
-            self.peer.lock().tried = false;
-            self.peer.turned.notify_all();
-        }
-    }
 }
 
 impl Peer {
     pub fn new(endpoint: Endpoint) -> Peer {
-        let state = PeerState {
-            idle: Vec::new(),
-            mapped: None,
-            process: None,
-            used: Instant::now(),
-            silent: None,
-            tried: false,
-        };
-        Peer { endpoint, state: Mutex::new(state), turned: Condvar::new(), reader: Mutex::default() }
-    }
-
-    /// Lets an import ask. After the peer was silent, one at a time finds out whether it answers again, and the others
-    /// fail soon instead of waiting for the peer timeout each.
-    pub fn turn(&self, wanted: Wanted<'_>) -> Result<Turn<'_>> {
-        let begun = Instant::now();
-        let mut state = self.lock();
-        loop {
-            let Some(silent) = state.silent else { return Ok(Turn { peer: self, tries: false }) };
-            if !state.tried {
-                state.tried = true;
-                return Ok(Turn { peer: self, tries: true });
-            }
-            let left = GLANCE.saturating_sub(begun.elapsed());
-            if left.is_zero() {
-                let ms = silent.elapsed().as_millis();
-                bail!(Peer, "the peer did not answer {ms} ms ago, and another import is trying it again");
-            }
-            state = self.turned.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-            wanted()?;
-        }
-    }
-
-    /// Notes whether the peer answered a question that was asked at `since`.
-    fn note<T>(&self, since: Instant, answer: Result<T>) -> Result<T> {
-        match &answer {
-            Ok(_) => {
-                if self.lock().silent.take().is_some() {
-                    self.turned.notify_all();
-                }
-            }
-            Err(error) if error.status == Status::Peer && since.elapsed() >= SILENT => {
-                self.lock().silent = Some(Instant::now());
-            }
-            Err(_) => {}
-        }
-        answer
+        let state = PeerState { idle: Vec::new(), mapped: None, process: None, used: Instant::now() };
+        Peer { endpoint, state: Mutex::new(state), answering: Answering::default(), reader: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, PeerState> {
@@ -180,7 +114,7 @@ impl Peer {
                     std::thread::sleep(Duration::from_millis(5) * tries * tries);
                     tries += 1;
                 }
-                connected => return self.note(begun, connected),
+                connected => return self.answering.note(begun, connected),
             }
         }
     }
@@ -221,7 +155,7 @@ impl Peer {
         let patience = patience(question.timeout, question.wanted);
         let begun = Instant::now();
         let answer = channel.send(message, &patience).and_then(|()| channel.receive(&patience));
-        self.note(begun, answer)
+        self.answering.note(begun, answer)
     }
 
     /// Asks as `exchange` does; a refusal is an error with the peer's status and text.

@@ -1,65 +1,26 @@
 //! Pairing: finds out before any traffic whether KV can be exchanged with a peer, by which transport, and how fast.
 
+mod measure;
+mod report;
+
 use super::client::{DataPlane, Peers, Question, RemoteTransfer, describe, routes};
 use super::local;
 use super::net::message::Message;
 use super::server::pattern;
-use super::source::{Destination, TransferSource, Transport, Wanted};
-use crate::backend::{BlockId, DeviceMemory, KvGeometry};
+use super::source::{TransferSource, Transport, Wanted};
+use crate::backend::KvGeometry;
 use crate::bail;
 use crate::error::{Error, Result, Status};
 use crate::kv::Cache;
 use crate::kv::endpoint::Endpoint;
 use crate::kv::image::hex;
 use crate::kv::ticket::Address;
-use crate::sys::bytes::{ByteSource as Bytes, ByteTarget, copy};
-use crate::sys::shared_memory::SharedMemory;
-use std::ops::Range;
+use measure::{SelfTestBuffer, measure};
+pub use report::{Reason, Report};
+use report::{Refused, reason_of};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Why a pair cannot exchange KV. The numbers are `CLEAVE_PAIR_*`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Reason {
-    Fine = 0,
-    /// Other weights or config.
-    Weights = 1,
-    Tokenizer = 2,
-    Dtype = 3,
-    BlockSize = 4,
-    /// Layers, heads or head dimension, or tensor-parallel sharding that cannot be converted.
-    Layout = 5,
-    Version = 6,
-    Secret = 7,
-    /// The required transport is missing, or no transport reaches the peer.
-    Transport = 8,
-    /// The peer does not answer.
-    Unreachable = 9,
-    /// The blocks of the self-test arrived changed.
-    SelfTest = 10,
-    /// The address is damaged, or is not an address of a cache.
-    Address = 11,
-    /// One of the two caches has no free block for the self-test, or is closed.
-    Resources = 12,
-}
-
-/// How two caches would exchange KV.
-#[derive(Clone, Debug)]
-pub struct Report {
-    pub transport: Option<Transport>,
-    pub reason: Reason,
-    /// The reason as an error; None if KV can be exchanged.
-    pub error: Option<Error>,
-    pub bytes_per_second: u64,
-    pub round_trip: Duration,
-    pub detail: String,
-}
-
-struct Refused(Reason, Error);
-
-/// Duration of a bandwidth measurement.
-const MEASURE: Duration = Duration::from_millis(30);
 /// Bytes of a self-test in host memory. A device needs more before its speed shows.
 const TEST_BYTES: usize = 16 << 20;
 const TEST_BYTES_ON_DEVICE: usize = 64 << 20;
@@ -174,17 +135,6 @@ fn conversion(own: &KvGeometry, peer: &KvGeometry) -> String {
     format!("converted on import: {} to {}", layout(peer), layout(own))
 }
 
-fn reason_of(error: &Error) -> Reason {
-    match error.status {
-        Status::Permission => Reason::Secret,
-        Status::Incompatible => Reason::Version,
-        Status::Unsupported => Reason::Transport,
-        Status::OutOfMemory | Status::Shutdown => Reason::Resources,
-        Status::Corrupt => Reason::SelfTest,
-        _ => Reason::Unreachable,
-    }
-}
-
 /// One way to reach a peer.
 struct Way<'a> {
     endpoint: &'a Endpoint,
@@ -261,86 +211,4 @@ fn measure_local(cache: &Cache, exporter: &Arc<Cache>, report: &mut Report) -> R
     let room = SelfTestBuffer::new(cache, n, size)?;
     report.bytes_per_second = measure(&mut local::LocalTransfer { hold }, &room, n, &seed, &|| Ok(()))? as u64;
     Ok(())
-}
-
-/// Fetches `n` blocks of the self-test, compares them with the pattern, and measures the bandwidth in bytes per second.
-fn measure(
-    source: &mut dyn TransferSource,
-    room: &SelfTestBuffer,
-    n: usize,
-    seed: &[u8; 32],
-    wanted: Wanted<'_>,
-) -> Result<f64> {
-    source.fetch(0..n, room, wanted)?;
-    let mut block = vec![0; room.size];
-    for index in 0..n {
-        room.read(index, &mut block)?;
-        if block != pattern(seed, index, room.size) {
-            bail!(Corrupt, "self-test: block {index} of {n} came otherwise than it was sent");
-        }
-    }
-    let (begun, mut bytes) = (Instant::now(), 0);
-    while begun.elapsed() < MEASURE {
-        source.fetch(0..n, room, wanted)?;
-        bytes += n * room.size;
-    }
-    Ok(bytes as f64 / begun.elapsed().as_secs_f64())
-}
-
-/// Memory for the blocks of a self-test, of the same kind as the pool but not part of it.
-struct SelfTestBuffer {
-    place: BufferPlace,
-    size: usize,
-}
-
-enum BufferPlace {
-    Host(SharedMemory),
-    Device(Box<dyn DeviceMemory>),
-}
-
-impl SelfTestBuffer {
-    fn new(cache: &Cache, n: usize, size: usize) -> Result<SelfTestBuffer> {
-        let place = match cache.store().device_memory() {
-            Some(pool) => BufferPlace::Device(pool.beside(n, size)?),
-            None => {
-                let memory = SharedMemory::create(n * size)?;
-                memory.populate(true)?;
-                BufferPlace::Host(memory)
-            }
-        };
-        Ok(SelfTestBuffer { place, size })
-    }
-
-    fn read(&self, index: usize, out: &mut [u8]) -> Result<()> {
-        match &self.place {
-            BufferPlace::Host(memory) => memory.source().slice(index * self.size, self.size).read(out),
-            BufferPlace::Device(pool) => pool.read(index as BlockId, 0, out)?,
-        }
-        Ok(())
-    }
-}
-
-impl Destination for SelfTestBuffer {
-    fn direct(&self, index: usize) -> Option<ByteTarget<'_>> {
-        match &self.place {
-            BufferPlace::Host(memory) => Some(memory.target(index * self.size, self.size)),
-            BufferPlace::Device(_) => None,
-        }
-    }
-
-    fn write_block(&self, index: usize, data: &[u8]) -> Result<()> {
-        match &self.place {
-            BufferPlace::Host(memory) => copy(Bytes::of(data), memory.target(index * self.size, self.size)),
-            BufferPlace::Device(pool) => pool.write(index as BlockId, 0, data)?,
-        }
-        Ok(())
-    }
-
-    fn take_from_device(&self, pool: &dyn DeviceMemory, ids: &[BlockId], blocks: Range<usize>) -> Result<bool> {
-        let BufferPlace::Device(own) = &self.place else { return Ok(false) };
-        let to: Vec<BlockId> = blocks.clone().map(|index| index as BlockId).collect();
-        own.copy_from(pool, &ids[blocks], &to)
-    }
-
-    fn count(&self, _: usize) {}
 }
