@@ -97,8 +97,8 @@ static const struct {
 } calls[] = {
 #define ROW(kind, name, ...) {#name, kind, call_##name},
     FUNCTIONS(ROW)
-    ROW(QUEUE, engine_create_queue)
-    ROW(QUEUE, kv_import_queue)
+    {"engine_create_queue", QUEUE, call_engine_create_queue},
+    {"kv_import_queue", QUEUE, call_kv_import_queue},
 };
 
 static void gives(size_t row, void *handle, cleave_status_t wanted, const char *what)

@@ -9,7 +9,7 @@ use super::saturation;
 use crate::backend::devices::DEVICE_CPU;
 use crate::backend::{ComputeShare, KvGeometry, Placement, Progress};
 use crate::error::Result;
-use crate::kv::{self, BlockTable, CacheConfig, CacheIdentity, HashChain, KvId};
+use crate::kv::{self, BlockTable, CacheConfig, CacheIdentity, HashChain, KvId, LayerKind};
 use crate::model::Model;
 use crate::model::decoder::Executor;
 use crate::sequence::Snapshot;
@@ -108,6 +108,10 @@ impl ModelCache {
             secret: options.secret,
             share_up_to_tokens: if options.no_prefix_cache { 0 } else { shareable_up_to },
             no_convert: options.no_convert,
+            layer_kinds: model
+                .layer_windows()
+                .map(|window| window.map_or(LayerKind::Full, LayerKind::Window))
+                .collect(),
         };
         let kv = kv::Cache::new(identity, home.store(), config)?;
         let mib = (n_blocks * geometry.block_bytes()) >> 20;

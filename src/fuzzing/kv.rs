@@ -8,7 +8,7 @@ use crate::backend::cpu::KvSlab;
 use crate::error::Result;
 use crate::kv::endpoint::{Endpoint, ProcessId, UnixName};
 use crate::kv::image::reseal;
-use crate::kv::{Cache, CacheConfig, CacheIdentity};
+use crate::kv::{Cache, CacheConfig, CacheIdentity, LayerKind};
 use crate::sequence::{FinishReason, SamplingParams, Snapshot};
 use crate::tensor::Dtype;
 
@@ -57,7 +57,11 @@ fn cache() -> &'static Arc<Cache> {
         let geometry =
             KvGeometry { layers: 2, kv_heads: 1, head_dim: 2, block_tokens: 4, dtype: Dtype::F16, shards: 1 };
         let identity = CacheIdentity { fingerprint: [1; 32], tokenizer_digest: [2; 32], name: "fuzz".into() };
-        let config = CacheConfig { secret: Some([3; 32]), ..CacheConfig::default() };
+        let config = CacheConfig {
+            secret: Some([3; 32]),
+            layer_kinds: vec![LayerKind::Full, LayerKind::Window(8)],
+            ..CacheConfig::default()
+        };
         made(KvSlab::new(geometry, BLOCKS).and_then(|slab| Cache::new(identity, Arc::new(slab), config)))
     })
 }
@@ -88,6 +92,7 @@ fn sequences() -> impl Iterator<Item = Snapshot> {
     let mut full = snapshot(9, 8);
     full.prompts = vec![(0, 3), (5, 9)];
     full.last_top = vec![(8, -0.5), (7, -1.0)];
+    full.host_data = b"trace 7".to_vec();
     full.finished = Some(FinishReason::Prefilled);
     full.params = SamplingParams {
         logprobs: Some(2),

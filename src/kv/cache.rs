@@ -9,7 +9,7 @@ use super::audit::Audit;
 use super::convert::Conversion;
 use super::endpoint::Endpoint;
 use super::handle::{Body, End};
-use super::image::{Keys, TransportKeys};
+use super::image::{Keys, LayerKind, Layout, TransportKeys};
 use super::state::{Owner, PoolState};
 use super::table::BlockTable;
 use super::{Waker, lease};
@@ -41,11 +41,19 @@ pub struct CacheConfig {
     pub share_up_to_tokens: u32,
     /// Refuses KV of another layout (block size, dtype, shards) instead of converting it.
     pub no_convert: bool,
+    /// What each layer keeps; empty: full attention in all of them.
+    pub layer_kinds: Vec<LayerKind>,
 }
 
 impl Default for CacheConfig {
     fn default() -> Self {
-        CacheConfig { lease: Duration::from_secs(30), secret: None, share_up_to_tokens: u32::MAX, no_convert: false }
+        CacheConfig {
+            lease: Duration::from_secs(30),
+            secret: None,
+            share_up_to_tokens: u32::MAX,
+            no_convert: false,
+            layer_kinds: Vec::new(),
+        }
     }
 }
 
@@ -81,6 +89,8 @@ pub(super) struct CacheShared {
     pub keys: Keys,
     pub store: Arc<dyn BlockStore>,
     pub geometry: KvGeometry,
+    /// The geometry, and what each layer keeps: for tickets and images.
+    pub layout: Layout,
     state: Mutex<PoolState>,
     pub timer: Condvar,
     /// Signalled when a prompt that is being computed has more blocks, or is done.
@@ -156,6 +166,7 @@ impl Cache {
             Ok(n) if n > 0 && n < u32::MAX => n,
             _ => bail!(InvalidArgument, "KV pool: expected 1 to {} blocks, found {}", u32::MAX - 1, store.n_blocks()),
         };
+        let layout = Layout::new(geometry, &config.layer_kinds).map_err(|error| error.context("KV cache"))?;
         let secret = config.secret.map_or_else(random_bytes, Ok)?;
         let state = PoolState::new(blocks, NEXT_NONCE.fetch_add(1, Relaxed), random_bytes()?);
         let shared = Arc::new(CacheShared {
@@ -164,6 +175,7 @@ impl Cache {
             keys: Keys::new(&secret),
             store,
             geometry,
+            layout,
             state: Mutex::new(state),
             timer: Condvar::new(),
             progress: Condvar::new(),
@@ -190,6 +202,11 @@ impl Cache {
 
     pub fn geometry(&self) -> &KvGeometry {
         &self.shared.geometry
+    }
+
+    /// The geometry, and what each layer keeps.
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.shared.layout
     }
 
     pub fn store(&self) -> &dyn BlockStore {

@@ -270,7 +270,7 @@ impl Cache {
             });
         };
         let n_blocks = snapshot.computed.div_ceil(shared.geometry.block_tokens);
-        let head = image::head_len(&shared.identity, &snapshot) as u64;
+        let head = image::head_len(&shared.identity, &shared.layout, &snapshot) as u64;
         Ok(KvInfo {
             n_tokens: snapshot.tokens.len() as u32,
             computed: snapshot.computed,
@@ -284,7 +284,7 @@ impl Cache {
     }
 
     fn ticket_len(&self, snapshot: &Snapshot) -> u64 {
-        ticket::len(&self.shared.identity, snapshot, &self.shared.endpoints()) as u64
+        ticket::len(&self.shared.identity, &self.shared.layout, snapshot, &self.shared.endpoints()) as u64
     }
 
     /// The lease is `lease` from now on. The lease of an import begins when it lands.

@@ -49,6 +49,7 @@ pub use claim::Claim;
 pub use export::{Consumed, KvInfo};
 pub use handle::KvId;
 pub use hash::{BlockHash, HashChain};
+pub use image::LayerKind;
 pub use streaming::StreamingExport;
 pub use table::BlockTable;
 

@@ -6,7 +6,7 @@ use super::endpoint::{self, Endpoint};
 use super::handle::KvId;
 use super::hash::{BlockHash, HashChain};
 use super::image::{
-    ENDPOINTS, ENVELOPE, Envelope, Kind, LIBRARY_TEXT, MAC, Origin, SEQUENCE, Sections, Writer, common_len,
+    ENDPOINTS, ENVELOPE, Envelope, Kind, LIBRARY_TEXT, Layout, MAC, Origin, SEQUENCE, Sections, Writer, common_len,
     encode_sequence, seal, ticket_len, write_address, write_common, write_ticket,
 };
 use crate::backend::KvGeometry;
@@ -36,7 +36,7 @@ pub(crate) struct Ticket {
 /// A verified address.
 pub(crate) struct Address {
     pub identity: CacheIdentity,
-    pub geometry: KvGeometry,
+    pub layout: Layout,
     pub epoch: [u8; 16],
     pub endpoints: Vec<Endpoint>,
     /// The library that wrote it, for messages.
@@ -44,9 +44,9 @@ pub(crate) struct Address {
 }
 
 /// Bytes of the ticket of a sequence.
-pub(super) fn len(identity: &CacheIdentity, snapshot: &Snapshot, endpoints: &[Endpoint]) -> usize {
+pub(super) fn len(identity: &CacheIdentity, layout: &Layout, snapshot: &Snapshot, endpoints: &[Endpoint]) -> usize {
     let endpoints = endpoint::encode(endpoints).len();
-    ENVELOPE + common_len(identity) + ticket_len(snapshot, endpoints) + MAC
+    ENVELOPE + common_len(identity, layout) + ticket_len(snapshot, endpoints) + MAC
 }
 
 pub(crate) fn digest(snapshot: &Snapshot) -> [u8; 32] {
@@ -90,7 +90,7 @@ impl Cache {
             (chain.hashes().len() as u32, chain.head())
         });
         let mut w = Writer::default();
-        write_common(&mut w, LIBRARY_TEXT, &shared.identity, &shared.geometry, &origin);
+        write_common(&mut w, LIBRARY_TEXT, &shared.identity, &shared.layout, &origin);
         let endpoints = endpoint::encode(&shared.endpoints());
         write_ticket(&mut w, &snapshot, chain, streaming, &endpoints);
         Ok(seal(Kind::Ticket, &w.0, 0, &shared.keys))
@@ -128,7 +128,7 @@ impl Cache {
         let lease_ms = u32::try_from(shared.config.lease.as_millis()).unwrap_or(u32::MAX);
         let origin = Origin { epoch: self.epoch(), handle: 0, lease_ms };
         let mut w = Writer::default();
-        write_common(&mut w, LIBRARY_TEXT, &shared.identity, &shared.geometry, &origin);
+        write_common(&mut w, LIBRARY_TEXT, &shared.identity, &shared.layout, &origin);
         write_address(&mut w, &endpoint::encode(endpoints));
         seal(Kind::Address, &w.0, 0, &shared.keys)
     }
@@ -138,7 +138,7 @@ impl Cache {
         let sections = open(data, Kind::Address, self)?;
         Ok(Address {
             identity: sections.identity()?,
-            geometry: sections.geometry()?,
+            layout: sections.layout()?,
             epoch: sections.origin()?.epoch,
             endpoints: endpoint::decode(sections.get(ENDPOINTS)?)?,
             library: sections.library(),

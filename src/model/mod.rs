@@ -137,6 +137,11 @@ impl Model {
         KvGeometry { layers, kv_heads: config.kv_heads, head_dim: config.head_dim, block_tokens, dtype, shards: 1 }
     }
 
+    /// The sliding window of each layer's attention; None: the layer attends to all tokens.
+    pub fn layer_windows(&self) -> impl Iterator<Item = Option<u32>> {
+        self.config.layers.iter().map(|layer| layer.window)
+    }
+
     /// All ids that end a generation.
     pub fn eos_ids(&self) -> &[u32] {
         &self.config.eos_token_ids

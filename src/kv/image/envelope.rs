@@ -11,9 +11,8 @@ pub(in crate::kv) const MAC: usize = 32;
 /// Where the checksum stands, the same in all versions.
 const CHECKSUM: std::ops::Range<usize> = 32..64;
 
-/// The wire versions this library reads and the one it writes.
-pub(in crate::kv) const OLDEST: u16 = 1;
-pub(in crate::kv) const NEWEST: u16 = 1;
+/// The wire version that this library reads and writes.
+const VERSION: u16 = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -62,9 +61,9 @@ pub(crate) struct TransportKeys {
 impl Keys {
     pub fn new(secret: &[u8; 32]) -> Keys {
         Keys {
-            mac: blake3::derive_key("cleave 2026-11 KV image v1 head", secret),
-            block: blake3::derive_key("cleave 2026-11 KV image v1 blocks", secret),
-            nonce: blake3::derive_key("cleave 2026-11 KV image v1 nonce", secret),
+            mac: blake3::derive_key("cleave 2026-11 KV image v2 head", secret),
+            block: blake3::derive_key("cleave 2026-11 KV image v2 blocks", secret),
+            nonce: blake3::derive_key("cleave 2026-11 KV image v2 nonce", secret),
             transport: TransportKeys {
                 auth: blake3::derive_key("cleave 2026-11 KV transport v1 authentication", secret),
                 psk: blake3::derive_key("cleave 2026-11 KV transport v1 Noise", secret),
@@ -106,7 +105,7 @@ pub(crate) struct Envelope {
 pub(in crate::kv) fn seal(kind: Kind, sections: &[u8], body_len: u64, keys: &Keys) -> Vec<u8> {
     let head_len = ENVELOPE + sections.len() + MAC;
     let mut head = Writer(Vec::with_capacity(head_len));
-    head.bytes(kind.magic()).u16(NEWEST).u16(NEWEST).u32(head_len as u32);
+    head.bytes(kind.magic()).u16(VERSION).u16(VERSION).u32(head_len as u32);
     head.u64(head_len as u64 + body_len).u64(0);
     head.bytes(&[0; 32]).bytes(sections);
     let mut head = head.0;
@@ -188,8 +187,9 @@ impl Envelope {
         if oldest > newest {
             bail!(Corrupt, "{name}: wire versions: {oldest} to {newest}");
         }
-        if oldest > NEWEST || newest < OLDEST {
-            bail!(Incompatible, "{name}: wire version: expected {OLDEST} to {NEWEST}, found {oldest} to {newest}");
+        if !(oldest..=newest).contains(&VERSION) {
+            let found = if oldest == newest { oldest.to_string() } else { format!("{oldest} to {newest}") };
+            bail!(Incompatible, "{name}: wire version: this library reads version {VERSION}, found {found}");
         }
         let (signed, found) = head.split_at(head.len() - MAC);
         if mac(signed, keys) != blake3::Hash::from_bytes(found.try_into().unwrap_or_default()) {

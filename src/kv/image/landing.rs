@@ -49,6 +49,7 @@ impl Landing {
         let body = u64::from(count).saturating_mul(record);
         for (field, expected, found) in [
             ("block count", u64::from(count), u64::from(blocks.count)),
+            ("cache groups", shared.layout.n_groups() as u64, u64::from(blocks.groups)),
             ("record length", record, blocks.record_len),
             ("length of the block records", body, envelope.total_len - envelope.head_len as u64),
         ] {

@@ -3,6 +3,7 @@
 mod envelope;
 mod file;
 mod landing;
+mod layout;
 #[cfg(feature = "fuzzing")]
 mod reseal;
 mod sections;
@@ -16,6 +17,8 @@ use crate::sequence::Snapshot;
 
 pub(super) use envelope::{ENVELOPE, Keys, MAC, seal};
 pub(crate) use envelope::{Envelope, Kind, TransportKeys};
+pub use layout::LayerKind;
+pub(crate) use layout::Layout;
 #[cfg(feature = "fuzzing")]
 pub(crate) use reseal::reseal;
 pub(crate) use sections::hex;
@@ -42,6 +45,6 @@ pub(super) fn record_len(geometry: &KvGeometry) -> usize {
 }
 
 /// Bytes of an image before its block records.
-pub(super) fn head_len(identity: &CacheIdentity, snapshot: &Snapshot) -> usize {
-    ENVELOPE + common_len(identity) + sections::image_len(snapshot) + MAC
+pub(super) fn head_len(identity: &CacheIdentity, layout: &Layout, snapshot: &Snapshot) -> usize {
+    ENVELOPE + common_len(identity, layout) + sections::image_len(snapshot, layout) + MAC
 }

@@ -2,19 +2,19 @@
 
 use super::super::cache::{CacheIdentity, CacheShared};
 use super::super::hash::BlockHash;
+use super::layout::Layout;
 use super::sequence;
 use super::wire::{Reader, Writer};
 use crate::backend::KvGeometry;
 use crate::bail;
-use crate::error::Result;
+use crate::error::{Result, Status};
 use crate::sequence::{MAX_HOST_DATA, Snapshot};
-use crate::tensor::Dtype;
 
 /// A reader that does not know the section must refuse.
 const CRITICAL: u16 = 1;
 pub(in crate::kv) const LIBRARY: u16 = 1;
 pub(in crate::kv) const IDENTITY: u16 = 2;
-pub(in crate::kv) const GEOMETRY: u16 = 3;
+pub(in crate::kv) const LAYOUT: u16 = 3;
 pub(in crate::kv) const SEQUENCE: u16 = 4;
 pub(in crate::kv) const CHAIN: u16 = 5;
 pub(in crate::kv) const ORIGIN: u16 = 6;
@@ -26,19 +26,13 @@ const KNOWN: usize = 11;
 
 const SECTION_HEADER: usize = 8;
 /// Payload bytes of the sections whose size is fixed.
-const GEOMETRY_LEN: usize = 48;
 const CHAIN_LEN: usize = 36;
 const ORIGIN_LEN: usize = 28;
+/// Without the groups.
 const BLOCKS_LEN: usize = 48;
 const STATE_LEN: usize = 4;
 /// Bit 0 of the state: the prompt is still being computed.
 const STREAMING: u32 = 1;
-
-/// Longest block that is taken in: bounds what a reader allocates for one.
-const MAX_BLOCK_TOKENS: u32 = 4096;
-
-/// The one cache group of this version: all layers, attending to everything.
-const GROUP_FULL: u32 = 0;
 
 /// Where a handle came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +47,7 @@ pub(in crate::kv) fn write_common(
     w: &mut Writer,
     library: &str,
     identity: &CacheIdentity,
-    geometry: &KvGeometry,
+    layout: &Layout,
     origin: &Origin,
 ) {
     w.section(LIBRARY, 0, clip(library).as_bytes());
@@ -62,21 +56,16 @@ pub(in crate::kv) fn write_common(
     section.bytes(&identity.fingerprint).bytes(&identity.tokenizer_digest);
     section.u16(name.len() as u16).bytes(name.as_bytes());
     w.section(IDENTITY, CRITICAL, &section.0);
-    let g = geometry;
-    let mut section = Writer::default();
-    section.u32(g.layers).u32(g.kv_heads).u32(g.head_dim).u32(g.block_tokens).u32(g.dtype as u32);
-    // Shard 0 says that all of them are here; one group: kind, window, first layer, layers.
-    section.u32(0).u32(g.shards).u32(1).u32(GROUP_FULL).u32(0).u32(0).u32(g.layers);
-    w.section(GEOMETRY, CRITICAL, &section.0);
+    w.section(LAYOUT, CRITICAL, &layout.encode());
     let mut section = Writer::default();
     section.bytes(&origin.epoch).u64(origin.handle).u32(origin.lease_ms);
     w.section(ORIGIN, CRITICAL, &section.0);
 }
 
 /// Bytes of [`write_common`] for the text of this library version.
-pub(in crate::kv) fn common_len(identity: &CacheIdentity) -> usize {
+pub(in crate::kv) fn common_len(identity: &CacheIdentity, layout: &Layout) -> usize {
     let texts = clip(super::LIBRARY_TEXT).len() + 66 + clip(&identity.name).len();
-    4 * SECTION_HEADER + texts + GEOMETRY_LEN + ORIGIN_LEN
+    4 * SECTION_HEADER + texts + layout.encoded_len() + ORIGIN_LEN
 }
 
 /// Bytes of the sections about a sequence.
@@ -89,8 +78,8 @@ fn sequence_len(snapshot: &Snapshot) -> usize {
 }
 
 /// Bytes of the sections that only an image has, those about its sequence included.
-pub(in crate::kv) fn image_len(snapshot: &Snapshot) -> usize {
-    sequence_len(snapshot) + SECTION_HEADER + BLOCKS_LEN
+pub(in crate::kv) fn image_len(snapshot: &Snapshot, layout: &Layout) -> usize {
+    sequence_len(snapshot) + SECTION_HEADER + BLOCKS_LEN + 4 * layout.n_groups()
 }
 
 /// Bytes of the sections that only a ticket has, those about its sequence included.
@@ -111,7 +100,9 @@ fn write_sequence(w: &mut Writer, snapshot: &Snapshot, chain: (u32, BlockHash)) 
 pub(in crate::kv) fn write_image(w: &mut Writer, snapshot: &Snapshot, chain: (u32, BlockHash), blocks: &BlocksSection) {
     write_sequence(w, snapshot, chain);
     let mut section = Writer::default();
-    section.bytes(&blocks.nonce).u32(blocks.count).u32(0).u64(blocks.record_len);
+    section.bytes(&blocks.nonce).u32(blocks.count).u32(blocks.groups).u64(blocks.record_len);
+    // Each group has its KV from the first block on.
+    (0..blocks.groups).for_each(|_| _ = section.u32(0));
     w.section(BLOCKS, CRITICAL, &section.0);
 }
 
@@ -134,6 +125,7 @@ pub(in crate::kv) fn write_address(w: &mut Writer, endpoints: &[u8]) {
 pub(in crate::kv) struct BlocksSection {
     pub nonce: [u8; 32],
     pub count: u32,
+    pub groups: u32,
     pub record_len: u64,
 }
 
@@ -207,13 +199,16 @@ impl<'a> Sections<'a> {
 
     pub fn blocks(&self) -> Result<BlocksSection> {
         let mut r = Reader::new("blocks", self.get(BLOCKS)?);
-        let (nonce, count, reserved) = (r.array("nonce")?, r.u32("count")?, r.u32("reserved")?);
+        let (nonce, count, groups) = (r.array("nonce")?, r.u32("count")?, r.u32("cache groups")?);
         let record_len = r.u64("record length")?;
-        r.end()?;
-        if reserved != 0 {
-            bail!(Corrupt, "blocks: reserved: expected 0, found {reserved}");
+        for group in 0..groups {
+            let first = r.u32("first block of a group")?;
+            if first != 0 {
+                bail!(Incompatible, "blocks: cache group {group}: first block: expected 0, found {first}");
+            }
         }
-        Ok(BlocksSection { nonce, count, record_len })
+        r.end()?;
+        Ok(BlocksSection { nonce, count, groups, record_len })
     }
 
     /// Is the KV of a ticket's prompt still being computed?
@@ -236,44 +231,12 @@ impl<'a> Sections<'a> {
         Ok(CacheIdentity { fingerprint, tokenizer_digest, name })
     }
 
-    /// Layout of the writer's blocks; one that this version can read, if not one that a given cache takes.
-    pub fn geometry(&self) -> Result<KvGeometry> {
-        let raw = self.get(GEOMETRY)?;
-        let mut r = Reader::new("geometry", raw);
-        let mut field = |name: &'static str| r.u32(name);
-        let (layers, kv_heads, head_dim) = (field("layers")?, field("KV heads")?, field("head dimension")?);
-        let (block_tokens, code) = (field("block tokens")?, field("dtype")?);
-        let (shard, shards, groups) = (field("shard")?, field("shards")?, field("cache groups")?);
-        let mut group = [0; 4];
-        for word in group.iter_mut().filter(|_| groups == 1) {
-            *word = field("cache group")?;
-        }
-        if groups == 1 {
-            r.end()?;
-        }
-        let Some(dtype) = Dtype::from_code(code) else {
-            return self.differ("KV dtype", "one that this library knows".into(), format!("code {code}"));
-        };
-        for (field, expected, found) in [
-            ("tensor-parallel shard", 0, shard),
-            ("cache groups", 1, groups),
-            ("cache group kind", GROUP_FULL, group[0]),
-            ("cache group window", 0, group[1]),
-            ("cache group's first layer", 0, group[2]),
-            ("cache group's layers", layers, group[3]),
-        ] {
-            if expected != found {
-                return self.differ(field, expected.to_string(), found.to_string());
-            }
-        }
-        if block_tokens > MAX_BLOCK_TOKENS {
-            return self.differ("block tokens", format!("at most {MAX_BLOCK_TOKENS}"), block_tokens.to_string());
-        }
-        let found = KvGeometry { layers, kv_heads, head_dim, block_tokens, dtype, shards };
-        match found.validate() {
-            Ok(()) => Ok(found),
-            Err(error) => bail!(Incompatible, "{error} (written by {})", self.library()),
-        }
+    /// Layout of the writer's KV; one that this version can read, if not one that a given cache takes.
+    pub fn layout(&self) -> Result<Layout> {
+        Layout::decode(self.get(LAYOUT)?).map_err(|error| match error.status {
+            Status::Incompatible => crate::error!(Incompatible, "{error} (written by {})", self.library()),
+            _ => error,
+        })
     }
 
     fn differ<T>(&self, field: &str, expected: String, found: String) -> Result<T> {
@@ -292,7 +255,8 @@ impl<'a> Sections<'a> {
         if peer.tokenizer_digest != own.tokenizer_digest {
             return self.differ("tokenizer digest", hex(&own.tokenizer_digest), hex(&peer.tokenizer_digest));
         }
-        let (own, found) = (&shared.geometry, self.geometry()?);
+        let layout = self.layout()?;
+        let (own, found) = (&shared.layout.geometry, layout.geometry);
         let strict = shared.config.no_convert;
         if strict && own.dtype != found.dtype {
             return self.differ("KV dtype", own.dtype.to_string(), found.dtype.to_string());
@@ -307,6 +271,10 @@ impl<'a> Sections<'a> {
             if checked && expected != found {
                 return self.differ(field, expected.to_string(), found.to_string());
             }
+        }
+        let kinds = shared.layout.kinds.iter().zip(&layout.kinds).enumerate();
+        for (layer, (own, found)) in kinds.filter(|(_, (own, found))| own != found) {
+            return self.differ(&format!("layer {layer}"), own.to_string(), found.to_string());
         }
         Ok(found)
     }

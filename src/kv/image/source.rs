@@ -3,6 +3,7 @@
 use super::super::cache::{Cache, CacheIdentity};
 use super::super::handle::{Body, ImageHead, KvId};
 use super::envelope::{self, Keys, Kind, block_tag};
+use super::layout::Layout;
 use super::sections::{self, BlocksSection, Origin};
 use super::wire::Writer;
 use super::{LIBRARY_TEXT, TAG, record_len};
@@ -16,20 +17,22 @@ use crate::sync::Arc;
 pub(in crate::kv) fn encode_head(
     library: &str,
     identity: &CacheIdentity,
-    geometry: &KvGeometry,
+    layout: &Layout,
     snapshot: &Snapshot,
     origin: &Origin,
     keys: &Keys,
 ) -> Vec<u8> {
+    let geometry = &layout.geometry;
     let computed = &snapshot.tokens[..snapshot.computed as usize];
     let chain = HashChain::of(snapshot.cache_salt, geometry.block_tokens, computed);
     let blocks = BlocksSection {
         nonce: keys.image_nonce(&origin.epoch, origin.handle),
         count: snapshot.computed.div_ceil(geometry.block_tokens),
+        groups: layout.n_groups() as u32,
         record_len: record_len(geometry) as u64,
     };
     let mut w = Writer::default();
-    sections::write_common(&mut w, library, identity, geometry, origin);
+    sections::write_common(&mut w, library, identity, layout, origin);
     let chain = (chain.hashes().len() as u32, chain.head());
     sections::write_image(&mut w, snapshot, chain, &blocks);
     envelope::seal(Kind::Image, &w.0, u64::from(blocks.count) * blocks.record_len, keys)
@@ -103,7 +106,7 @@ impl Cache {
             return Ok((head, snapshot));
         }
         let shared = &self.shared;
-        let made = encode_head(LIBRARY_TEXT, &shared.identity, &shared.geometry, &snapshot, &origin, &shared.keys);
+        let made = encode_head(LIBRARY_TEXT, &shared.identity, &shared.layout, &snapshot, &origin, &shared.keys);
         let head = shared.with(|state| {
             let (slot, _) = state.ready(id)?;
             let Body::Ready(export) = state.slots.body_mut(slot) else {

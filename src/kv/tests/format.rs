@@ -1,13 +1,15 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
 use crate::error::Status;
 use crate::kv::endpoint::{Endpoint, ProcessId};
-use crate::kv::image::{self, Keys, Origin, Records, encode_head};
+use crate::kv::image::{self, Keys, LayerKind, Layout, Origin, Records, encode_head};
 
 /// The worked example of docs/kv-image-format.md.
 fn example() -> Vec<u8> {
     let geometry = KvGeometry { layers: 1, kv_heads: 1, head_dim: 2, block_tokens: 2, dtype: Dtype::F32, shards: 1 };
+    let layout = Layout::new(geometry, &[LayerKind::Window(4096)]).unwrap();
     let identity = CacheIdentity { fingerprint: [0x11; 32], tokenizer_digest: [0x22; 32], name: "tiny".into() };
     let params = SamplingParams { seed: 5, max_new_tokens: 7, stop_ids: vec![2], ..SamplingParams::default() };
     let snapshot = Snapshot {
@@ -25,7 +27,7 @@ fn example() -> Vec<u8> {
     };
     let origin = Origin { epoch: [0x33; 16], handle: 0x1_0000_0100_0000, lease_ms: 30_000 };
     let keys = Keys::new(&[0x44; 32]);
-    let mut bytes = encode_head("cleave 0.1.0", &identity, &geometry, &snapshot, &origin, &keys);
+    let mut bytes = encode_head("cleave 0.1.0", &identity, &layout, &snapshot, &origin, &keys);
     let store = store::MemoryStore::new(geometry, 2);
     for block in 0..2 {
         let values: Vec<u8> = (0..8).flat_map(|i| ((block * 8 + i) as f32).to_le_bytes()).collect();
@@ -128,25 +130,27 @@ fn a_chain_that_is_not_that_of_the_tokens_is_refused() {
 fn an_absurd_layout_is_refused_before_anything_is_made_for_it() {
     let cache = cache(8);
     let image = image(&cache);
-    let geometry: Vec<u8> = [2u32, 1, 2, 4, Dtype::F32 as u32, 0, 1].iter().flat_map(|w| w.to_le_bytes()).collect();
+    let layout = cache.layout().encode();
     let with = |field: usize, value: u32| {
         let forged = resealed(&image, |sections| {
-            let at = sections.windows(geometry.len()).position(|window| window == geometry).unwrap();
+            let at = sections.windows(layout.len()).position(|window| window == layout).unwrap();
             sections[at + 4 * field..][..4].copy_from_slice(&value.to_le_bytes());
         });
         cache.import_image(&forged).unwrap_err()
     };
+    // Layers, block tokens, groups, shards; kind, size, KV heads, head dimension, dtype, 0 of the one group.
     for (field, value, status, text) in [
-        (3, 0, Status::Incompatible, "block tokens: expected at least 1, found 0"),
-        (3, 4097, Status::Incompatible, "block tokens: expected at most 4096, found 4097"),
-        (3, u32::MAX, Status::Incompatible, "block tokens"),
+        (1, 0, Status::Incompatible, "block tokens: expected at least 1, found 0"),
+        (1, 4097, Status::Incompatible, "block tokens: expected at most 4096, found 4097"),
+        (1, u32::MAX, Status::Incompatible, "block tokens"),
         // These would be fine, but they are not what the rest of the image says.
-        (3, 4096, Status::Corrupt, "hash chain"),
-        (4, Dtype::I8 as u32, Status::Corrupt, "record length: expected 128, found 160"),
-        (4, 9, Status::Incompatible, "KV dtype: expected one that this library knows, found code 9"),
-        (5, 1, Status::Incompatible, "tensor-parallel shard: expected 0, found 1"),
-        (6, 2, Status::Incompatible, "tensor-parallel shards: expected a divisor of 1 KV heads, found 2"),
-        (6, 0, Status::Incompatible, "tensor-parallel shards: expected at least 1, found 0"),
+        (1, 4096, Status::Corrupt, "hash chain"),
+        (8, Dtype::I8 as u32, Status::Corrupt, "record length: expected 128, found 160"),
+        (8, 9, Status::Incompatible, "KV dtype: expected one that this library knows, found code 9"),
+        (0, u32::MAX, Status::Corrupt, "layout: groups of the layers: needs 4294967295 bytes"),
+        (2, u32::MAX, Status::Incompatible, "cache groups: expected 1 to 255"),
+        (3, 2, Status::Incompatible, "tensor-parallel shards: expected a divisor of 1 KV heads, found 2"),
+        (3, 0, Status::Incompatible, "tensor-parallel shards: expected at least 1, found 0"),
     ] {
         let error = with(field, value);
         assert_eq!(error.status, status, "{error}");
@@ -158,16 +162,46 @@ fn an_absurd_layout_is_refused_before_anything_is_made_for_it() {
 #[test]
 fn another_wire_version_is_incompatible_whatever_else_it_is() {
     let cache = cache(8);
-    let mut image = image(&cache);
-    image[8] = 2;
-    image[10] = 3;
-    assert_eq!(cache.import_image(&image).unwrap_err().status, Status::Corrupt);
-    let head_len = image::Envelope::peek(&image).unwrap().head_len;
-    let sum = blake3::Hasher::new().update(&image[..32]).update(&image[64..head_len]).finalize();
-    image[32..64].copy_from_slice(sum.as_bytes());
-    let refused = cache.import_image(&image).unwrap_err();
+    for (versions, found) in [((1, 1), "found 1"), ((3, 4), "found 3 to 4")] {
+        let mut image = image(&cache);
+        (image[8], image[10]) = versions;
+        assert_eq!(cache.import_image(&image).unwrap_err().status, Status::Corrupt);
+        let head_len = image::Envelope::peek(&image).unwrap().head_len;
+        let sum = blake3::Hasher::new().update(&image[..32]).update(&image[64..head_len]).finalize();
+        image[32..64].copy_from_slice(sum.as_bytes());
+        let refused = cache.import_image(&image).unwrap_err();
+        assert_eq!(refused.status, Status::Incompatible);
+        let text = format!("KV image: wire version: this library reads version 2, {found}");
+        assert!(refused.message.ends_with(&text), "{refused}");
+    }
+}
+
+/// Layers of other kinds are another model's, whatever the fingerprint says.
+#[test]
+fn cache_groups_have_to_be_the_same() {
+    let with = |kinds: [LayerKind; 2]| {
+        let config = CacheConfig { layer_kinds: kinds.to_vec(), ..model::config() };
+        Cache::new(model::identity(), Arc::new(store::MemoryStore::new(model::GEOMETRY, 8)), config).unwrap()
+    };
+    let (full, window) = (LayerKind::Full, LayerKind::Window(4096));
+    let exporter = with([window, full]);
+    let image = image(&exporter);
+    let taken = with([window, full]).import_image(&image);
+    assert!(taken.is_ok(), "{taken:?}");
+    let refused = with([window, window]).import_image(&image).unwrap_err();
     assert_eq!(refused.status, Status::Incompatible);
-    assert!(refused.message.contains("expected 1 to 1, found 2 to 3"), "{refused}");
+    let text = "layer 1: expected a sliding window of 4096 tokens, found full attention";
+    assert!(refused.message.contains(text), "{refused}");
+    let later = resealed(&image, |sections| {
+        let at = sections.len() - 4;
+        assert_eq!(sections[at..], [0; 4]);
+        sections[at] = 1;
+    });
+    let refused = exporter.import_image(&later).unwrap_err();
+    assert!(refused.message.contains("blocks: cache group 1: first block: expected 0, found 1"), "{refused}");
+    let recurrent = CacheConfig { layer_kinds: vec![full, LayerKind::Recurrent(64)], ..model::config() };
+    let store = Arc::new(store::MemoryStore::new(model::GEOMETRY, 8));
+    assert_eq!(Cache::new(model::identity(), store, recurrent).err().unwrap().status, Status::Unsupported);
 }
 
 #[test]

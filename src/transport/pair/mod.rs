@@ -75,7 +75,7 @@ fn try_pair(
         measure_local(cache, &exporter, report).map_err(|e| Refused(reason_of(&e), e))?;
         peers.choose(&address.epoch, &[], Transport::Process, None);
         report.transport = Some(Transport::Process);
-        report.detail = format!("in this process; {}", conversion(cache.geometry(), &address.geometry));
+        report.detail = format!("in this process; {}", conversion(cache.geometry(), &address.layout.geometry));
         return Ok(());
     }
     let question = peers.question(wanted);
@@ -114,7 +114,11 @@ fn compatible(cache: &Cache, address: &Address) -> std::result::Result<(), Refus
     if own.tokenizer_digest != peer.tokenizer_digest {
         return refuse(Reason::Tokenizer, "tokenizer digest", hex(&own.tokenizer_digest), hex(&peer.tokenizer_digest));
     }
-    let (a, b) = (cache.geometry(), &address.geometry);
+    let kinds = cache.layout().kinds.iter().zip(&address.layout.kinds).enumerate();
+    for (layer, (own, peer)) in kinds.filter(|(_, (own, peer))| own != peer) {
+        return refuse(Reason::Layout, &format!("layer {layer}"), own.to_string(), peer.to_string());
+    }
+    let (a, b) = (cache.geometry(), &address.layout.geometry);
     if cache.converts(b) {
         return Ok(());
     }
@@ -169,7 +173,7 @@ fn reach(
 
     // The first touch of memory costs more than the copy: pay for it now.
     cache.store().populate().map_err(refused)?;
-    let size = now.geometry.block_bytes();
+    let size = now.layout.geometry.block_bytes();
     let test = |blocks: usize| -> Result<(Transport, f64)> {
         let seed = crate::sys::random_bytes()?;
         let open = Message::Test { blocks: blocks as u32, seed };
@@ -192,7 +196,7 @@ fn reach(
     report.bytes_per_second = rate as u64;
     report.round_trip = best;
     let sealed = if encrypted { ", encrypted" } else { "" };
-    let convert = conversion(cache.geometry(), &now.geometry);
+    let convert = conversion(cache.geometry(), &now.layout.geometry);
     report.detail = format!("{} at {}{sealed}; {convert}", transport.name(), describe(endpoint));
     Ok(())
 }
