@@ -1,12 +1,11 @@
 //! From a plan to the packed rows that a model runs.
 
-use super::running::RunningRequest;
+use super::table::Running;
 use crate::backend::{Batch, SeqSpan};
 use crate::scheduler::Plan;
-use std::collections::HashMap;
 
 /// Fills `batch` with the rows of `plan`, in its order.
-pub(super) fn build(plan: &Plan, active: &HashMap<u64, RunningRequest>, block_tokens: usize, batch: &mut Batch) {
+pub(super) fn build(plan: &Plan, running: &Running, block_tokens: usize, batch: &mut Batch) {
     batch.tokens.clear();
     batch.positions.clear();
     batch.rope_lens.clear();
@@ -14,14 +13,14 @@ pub(super) fn build(plan: &Plan, active: &HashMap<u64, RunningRequest>, block_to
     batch.tables.clear();
     batch.logit_rows.clear();
     for item in &plan.items {
-        let sequence = &active[&item.seq];
+        let sequence = &running[&item.seq];
         let row = batch.tokens.len() as u32;
         let positions = item.start as u32..(item.start + item.len) as u32;
         batch.tokens.extend_from_slice(&sequence.snapshot.tokens[item.start..item.start + item.len]);
         push_rope_lens(&sequence.snapshot.prompts, positions.clone(), &mut batch.rope_lens);
         let table = batch.tables.len() as u32;
         let needed = (positions.end as usize).div_ceil(block_tokens);
-        batch.tables.extend_from_slice(&sequence.table.blocks()[..needed]);
+        batch.tables.extend_from_slice(&sequence.blocks().ids()[..needed]);
         batch.spans.push(SeqSpan {
             row,
             rows: item.len as u32,

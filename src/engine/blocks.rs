@@ -1,41 +1,66 @@
-//! The scheduler's view of the block pool: an engine's sequences and their tables.
+//! The KV blocks of a running sequence, and what the prefix cache knows of them.
 
-use super::running::RunningRequest;
-use super::shared::EngineShared;
-use crate::scheduler::{Blocks, SeqId};
-use std::collections::HashMap;
+use super::ModelCache;
+use crate::backend::BlockId;
+use crate::kv::{BlockTable, HashChain};
+use crate::sequence::Snapshot;
 
-pub(super) struct ActiveBlocks<'a> {
-    shared: &'a EngineShared,
-    active: &'a mut HashMap<u64, RunningRequest>,
-    /// Prompt tokens that prefix-cache hits saved.
-    pub prefix_hits: u64,
+/// A sequence's block table, with the hashes that name its full blocks in the prefix index.
+pub(super) struct SequenceBlocks {
+    table: BlockTable,
+    /// Hashes of the blocks of the tokens known so far; grows with them.
+    chain: HashChain,
+    /// Leading blocks that are in the prefix index already.
+    published: usize,
 }
 
-impl<'a> ActiveBlocks<'a> {
-    pub fn new(shared: &'a EngineShared, active: &'a mut HashMap<u64, RunningRequest>) -> Self {
-        ActiveBlocks { shared, active, prefix_hits: 0 }
-    }
-}
-
-impl Blocks for ActiveBlocks<'_> {
-    fn reserve(&mut self, seq: SeqId, computed: usize, upto: usize) -> bool {
-        self.active.get_mut(&seq).is_some_and(|a| a.table.reserve(computed as u32, upto as u32))
+impl SequenceBlocks {
+    pub fn new(cache: &ModelCache, snapshot: &Snapshot, table: BlockTable) -> SequenceBlocks {
+        SequenceBlocks { table, chain: cache.hash_chain(snapshot), published: 0 }
     }
 
-    fn attach_prefix(&mut self, seq: SeqId) -> usize {
-        let Some(active) = self.active.get_mut(&seq) else { return 0 };
-        let hit = self.shared.cache.adopt_prefix(active);
-        active.prefix_hit = Some(hit as u32);
-        self.prefix_hits += hit as u64;
-        hit
+    pub fn ids(&self) -> &[BlockId] {
+        self.table.blocks()
     }
 
-    fn release(&mut self, seq: SeqId) {
-        if let Some(active) = self.active.get_mut(&seq) {
-            active.snapshot.computed = 0;
-            active.table.clear();
-            active.published = 0;
+    /// Makes room for tokens `0..upto`, of which `0..computed` are there. All or nothing.
+    pub fn reserve(&mut self, computed: u32, upto: u32) -> bool {
+        self.table.reserve(computed, upto)
+    }
+
+    /// Gives an empty table the longest cached run of blocks that leaves at least one token to compute. The number of its
+    /// tokens.
+    pub fn adopt_prefix(&mut self, cache: &ModelCache, snapshot: &Snapshot) -> usize {
+        if !cache.is_shareable(snapshot) {
+            return 0;
         }
+        let tokens = &snapshot.tokens;
+        self.chain.extend(&tokens[self.chain.len_tokens()..]);
+        let most = (tokens.len() - 1) / cache.block_tokens();
+        self.published = self.table.adopt_prefix(&self.chain.hashes()[..most]);
+        self.published * cache.block_tokens()
+    }
+
+    /// Puts the blocks that the last step filled into the prefix index.
+    pub fn publish(&mut self, cache: &ModelCache, snapshot: &Snapshot) {
+        let full = cache.shareable_tokens(snapshot) / cache.block_tokens();
+        if full <= self.published {
+            return;
+        }
+        self.chain.extend(&snapshot.tokens[self.chain.len_tokens()..]);
+        for block in self.published..full {
+            self.table.publish(block, self.chain.hashes()[block]);
+        }
+        self.published = full;
+    }
+
+    /// Gives all blocks back.
+    pub fn clear(&mut self) {
+        self.table.clear();
+        self.published = 0;
+    }
+
+    pub fn into_parts(self) -> (BlockTable, HashChain) {
+        (self.table, self.chain)
     }
 }

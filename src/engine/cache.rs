@@ -4,7 +4,6 @@ use super::device_runtime::{self, DeviceRuntime, Sharing};
 use super::event::{Event, EventKind};
 use super::prepare::Bounds;
 use super::queue::Queue;
-use super::running::RunningRequest;
 use super::saturation;
 use crate::backend::devices::DEVICE_CPU;
 use crate::backend::{ComputeShare, KvGeometry, Placement, Progress};
@@ -183,28 +182,20 @@ impl ModelCache {
         HashChain::new(snapshot.cache_salt, self.block_tokens() as u32)
     }
 
-    fn shareable(&self, snapshot: &Snapshot) -> bool {
+    /// Whether blocks of the sequence may be shared through the prefix index.
+    pub(super) fn is_shareable(&self, snapshot: &Snapshot) -> bool {
         let own = self.prefix_cache && !snapshot.converted;
         own && snapshot.prompts.last().is_none_or(|p| p.1 <= self.shareable_up_to)
     }
 
-    /// Gives an empty table the longest cached run of blocks that leaves at least one token to compute.
-    pub(super) fn adopt_prefix(&self, active: &mut RunningRequest) -> usize {
-        if !self.shareable(&active.snapshot) {
-            return 0;
-        }
-        let tokens = &active.snapshot.tokens;
-        active.chain.extend(&tokens[active.chain.len_tokens()..]);
-        let most = (tokens.len() - 1) / self.block_tokens();
-        let hit = active.table.adopt_prefix(&active.chain.hashes()[..most]);
-        active.published = hit;
-        active.snapshot.computed = (hit * self.block_tokens()) as u32;
-        hit * self.block_tokens()
+    /// Leading tokens of the sequence whose KV is there and may be shared.
+    pub(super) fn shareable_tokens(&self, snapshot: &Snapshot) -> usize {
+        if self.is_shareable(snapshot) { snapshot.computed.min(self.shareable_up_to) as usize } else { 0 }
     }
 
     /// Tokens of a prompt whose KV is cached.
     pub(super) fn cached_prefix(&self, snapshot: &Snapshot) -> usize {
-        if !self.shareable(snapshot) {
+        if !self.is_shareable(snapshot) {
             return 0;
         }
         let mut chain = self.hash_chain(snapshot);
@@ -212,26 +203,7 @@ impl ModelCache {
         self.kv.cached_blocks(chain.hashes()) * self.block_tokens()
     }
 
-    /// Puts the blocks that the last step filled into the prefix index.
-    pub(super) fn publish(&self, active: &mut RunningRequest) {
-        let snapshot = &active.snapshot;
-        let full = snapshot.computed.min(self.shareable_up_to) as usize / self.block_tokens();
-        if full <= active.published || !self.shareable(snapshot) {
-            return;
-        }
-        let hashed = active.chain.len_tokens();
-        active.chain.extend(&snapshot.tokens[hashed..]);
-        for block in active.published..full {
-            active.table.publish(block, active.chain.hashes()[block]);
-        }
-        active.published = full;
-    }
-
     // ---- handles ----
-
-    pub(super) fn hand_over(&self, snapshot: Snapshot, table: BlockTable) -> Result<KvId> {
-        self.kv.export(snapshot, table, None)
-    }
 
     /// Ticket or image in; a KV_READY event follows on `queue`, if one is given. The handle may be submitted
     /// at once.

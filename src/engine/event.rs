@@ -57,4 +57,9 @@ impl Event {
             recomputed: false,
         }
     }
+
+    /// The last event of a request; `status` is None unless it ended with an error.
+    pub fn finished(user_tag: u64, request: u64, reason: FinishReason, status: Option<Status>) -> Event {
+        Event { finish: Some(reason), status, ..Event::new(EventKind::Finished, user_tag, request) }
+    }
 }

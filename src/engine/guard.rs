@@ -2,9 +2,8 @@
 
 use super::event::Event;
 use super::queue::Reservation;
-use super::running::finished;
 use super::shared::EngineShared;
-use crate::error::Status;
+use crate::error::{Error, Status};
 use crate::sequence::FinishReason;
 use std::sync::Arc;
 
@@ -15,15 +14,13 @@ pub(super) struct RequestGuard {
     shared: Arc<EngineShared>,
     pub id: u64,
     pub user_tag: u64,
-    /// The handle's KV did not come and is computed anew.
-    pub recomputed: bool,
     accepted: bool,
     reservation: Option<Reservation>,
 }
 
 impl RequestGuard {
     pub fn new(shared: Arc<EngineShared>, id: u64, user_tag: u64, reservation: Reservation) -> RequestGuard {
-        RequestGuard { shared, id, user_tag, recomputed: false, accepted: false, reservation: Some(reservation) }
+        RequestGuard { shared, id, user_tag, accepted: false, reservation: Some(reservation) }
     }
 
     /// The host will be told its id: it is owed a FINISHED event from now on.
@@ -32,15 +29,16 @@ impl RequestGuard {
     }
 
     /// The request's last event.
-    pub fn finish(mut self, mut event: Event) {
-        event.recomputed = self.recomputed;
+    pub fn finish(mut self, event: Event) {
         if let Some(reservation) = self.reservation.take() {
             self.shared.finish(reservation, event);
         }
     }
 
-    pub fn fail(self, status: Status) {
-        let event = finished(self.user_tag, self.id, FinishReason::Error, Some(status));
+    /// Ends the request with an error.
+    pub fn fail(self, error: &Error) {
+        crate::log!(Debug, "engine", "request {:#x} ended: {error}", self.id);
+        let event = Event::finished(self.user_tag, self.id, FinishReason::Error, Some(error.status));
         self.finish(event);
     }
 }
@@ -49,7 +47,7 @@ impl Drop for RequestGuard {
     fn drop(&mut self) {
         let Some(reservation) = self.reservation.take() else { return };
         if self.accepted {
-            let event = finished(self.user_tag, self.id, FinishReason::Error, Some(Status::Internal));
+            let event = Event::finished(self.user_tag, self.id, FinishReason::Error, Some(Status::Internal));
             self.shared.finish(reservation, event);
         } else {
             self.shared.withdraw(reservation, self.id);

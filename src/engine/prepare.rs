@@ -1,6 +1,6 @@
 //! From a request to the sequence it asks for: every check that can be made before it is accepted.
 
-use super::request::{Request, SamplingFields};
+use super::request::Request;
 use crate::error::Result;
 use crate::sequence::{SamplingParams, Snapshot};
 
@@ -21,29 +21,32 @@ impl Bounds {
     }
 }
 
-/// The sequence that `request` starts, or continues from `base`. Pure: called once to check before the handle
-/// is consumed, and once with what was consumed.
-pub(super) fn prepare(request: &Request, base: Option<Snapshot>, bounds: &Bounds) -> Result<Snapshot> {
+/// Checks everything about `request` that can be checked before it is accepted: its prompt, the sequence `base` of the handle
+/// that it continues, the sampling parameters of both together and the length. Gives the parameters.
+pub(super) fn check(request: &Request, base: Option<&Snapshot>, bounds: &Bounds) -> Result<SamplingParams> {
     check_prompt(&request.prompt, bounds.vocab_size)?;
-    if let Some(base) = &base {
-        check_base(base, bounds.vocab_size)?;
-    }
-    let fresh = base.is_none();
-    let mut snapshot = match base {
-        Some(snapshot) => snapshot,
+    match base {
+        Some(base) => check_base(base, bounds.vocab_size)?,
         None if request.prompt.is_empty() => {
             crate::bail!(InvalidArgument, "prompt_len is 0 and there is no KV handle to continue from")
         }
-        None => empty(request.cache_salt),
-    };
-    let defaults = if fresh || request.override_sampling { SamplingParams::default() } else { snapshot.params.clone() };
-    let fields: SamplingFields = request.sampling.clone();
-    snapshot.params = fields.resolve(defaults);
+        None => {}
+    }
+    let inherited = base.filter(|_| !request.override_sampling).map(|base| base.params.clone());
+    let params = request.sampling.clone().resolve(inherited.unwrap_or_default());
+    crate::sampling::validate(&params, bounds.vocab_size as usize)?;
+    check_length(base.map_or(0, |base| base.tokens.len()) + request.prompt.len(), bounds)?;
+    Ok(params)
+}
+
+/// The sequence that `request` starts, or continues from `base`.
+pub(super) fn prepare(request: &Request, base: Option<Snapshot>, bounds: &Bounds) -> Result<Snapshot> {
+    let params = check(request, base.as_ref(), bounds)?;
+    let mut snapshot = base.unwrap_or_else(|| empty(request.cache_salt));
+    snapshot.params = params;
     if snapshot.params.seed == 0 && snapshot.params.temperature > 0.0 {
         snapshot.params.seed = u64::from_le_bytes(crate::sys::random_bytes()?) | 1;
     }
-    crate::sampling::validate(&snapshot.params, bounds.vocab_size as usize)?;
-
     if !request.prompt.is_empty() {
         let begin = snapshot.tokens.len() as u32;
         snapshot.tokens.extend_from_slice(&request.prompt);
@@ -52,7 +55,6 @@ pub(super) fn prepare(request: &Request, base: Option<Snapshot>, bounds: &Bounds
         snapshot.cached_tokens = 0;
     }
     snapshot.finished = None;
-    check_length(&snapshot, bounds)?;
     // The logits of the last token are wanted, so at least that one has to run again.
     snapshot.computed = snapshot.computed.min(snapshot.tokens.len() as u32 - 1);
     Ok(snapshot)
@@ -112,8 +114,8 @@ fn check_base(snapshot: &Snapshot, vocab_size: u32) -> Result<()> {
     Ok(())
 }
 
-fn check_length(snapshot: &Snapshot, bounds: &Bounds) -> Result<()> {
-    let n = snapshot.tokens.len() as u64;
+fn check_length(tokens: usize, bounds: &Bounds) -> Result<()> {
+    let n = tokens as u64;
     if n == 0 {
         crate::bail!(InvalidArgument, "the KV handle holds no tokens and the request brings none");
     }

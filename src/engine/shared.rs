@@ -4,8 +4,9 @@
 use super::counters::Counters;
 use super::event::Event;
 use super::guard::RequestGuard;
+use super::pending::PendingRequest;
+use super::prepare::Bounds;
 use super::queue::{Queue, Reservation, SpaceWaker};
-use super::running::PendingRequest;
 use super::saturation::Budget;
 use super::{ModelCache, Role};
 use crate::backend::ComputeShare;
@@ -25,6 +26,8 @@ pub(super) struct EngineShared {
     pub cache: Arc<ModelCache>,
     pub queue: Arc<Queue>,
     pub limits: EngineLimits,
+    /// What a sequence has to fit into.
+    pub bounds: Bounds,
     /// Tokens of a step.
     pub budget: Budget,
     /// The role of requests accepted from now on, and of the steps that have begun since.
@@ -55,8 +58,8 @@ pub(super) struct Work {
     pub exports: Vec<u64>,
     /// Requests whose import is no longer in flight.
     pub landed: Vec<u64>,
-    /// To go on in.
-    pub streams: Option<ComputeShare>,
+    /// The share of the device to go on with.
+    pub compute_share: Option<ComputeShare>,
     pub stop: bool,
 }
 
@@ -86,9 +89,10 @@ impl EngineShared {
         let counters = Counters::default();
         counters.role_in_effect.store(role as u32, Ordering::Relaxed);
         EngineShared {
+            limits,
+            bounds: cache.bounds(),
             cache,
             queue,
-            limits,
             budget,
             role: AtomicU32::new(role as u32),
             sm_percent: Mutex::new(sm_percent),
@@ -159,7 +163,7 @@ impl EngineShared {
 
     /// Accepts a request: from here on it ends with an event.
     pub fn arrive(&self, mut arrival: PendingRequest) {
-        arrival.place.accept();
+        arrival.guard.accept();
         let mut inbox = self.lock();
         if !inbox.ended {
             inbox.work.arrivals.push(arrival);
@@ -205,11 +209,11 @@ impl EngineShared {
         Ok(())
     }
 
-    /// Has the step thread go on in other streams.
-    pub fn replace_compute_share(&self, streams: ComputeShare) {
+    /// Has the step thread go on with another share of the device.
+    pub fn replace_compute_share(&self, share: ComputeShare) {
         let mut inbox = self.lock();
         if !inbox.ended {
-            inbox.work.streams = Some(streams);
+            inbox.work.compute_share = Some(share);
             self.wake.notify_one();
         }
     }
@@ -298,9 +302,9 @@ impl SpaceWaker for EngineShared {
 
 impl Work {
     fn is_empty(&self) -> bool {
-        let Work { arrivals, cancels, exports, landed, streams, stop } = self;
+        let Work { arrivals, cancels, exports, landed, compute_share, stop } = self;
         let nobody = arrivals.is_empty() && cancels.is_empty() && exports.is_empty() && landed.is_empty();
-        nobody && streams.is_none() && !stop
+        nobody && compute_share.is_none() && !stop
     }
 }
 

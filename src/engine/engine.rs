@@ -1,0 +1,153 @@
+//! An engine as host threads see it. None of its calls waits for a step: they leave word in [`EngineShared`], and the step
+//! thread finds it there.
+
+use super::pending::PendingRequest;
+use super::saturation::Budget;
+use super::shared::EngineShared;
+use super::{EngineOptions, Metrics, ModelCache, Queue, Request, Role, source, step};
+use crate::backend::Placement;
+use crate::backend::cpu::bind_current_thread;
+use crate::error::{Error, Result};
+use crate::sys::monotonic_ns;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// A running engine. Dropping it ends everything still open with SHUTDOWN.
+pub struct Engine {
+    shared: Arc<EngineShared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Outcome of a batch submit: the ids of the accepted ones, which are the first ones, and why the next one was
+/// refused.
+pub struct Submitted {
+    pub ids: Vec<u64>,
+    pub refused: Option<Error>,
+}
+
+impl Engine {
+    pub fn create(cache: &Arc<ModelCache>, queue: &Arc<Queue>, options: EngineOptions) -> Result<Engine> {
+        let limits = options.limits()?;
+        let role = options.role.unwrap_or(Role::Mixed);
+        let sm_percent = sm_percent(options.sm_percent)?;
+        let place = Placement { threads: options.threads, cpus: options.cpus.clone(), sm_percent };
+        let executor = cache.executor(place)?;
+        let failure = queue.reserve()?;
+        let fixed = (options.max_batch_tokens > 0).then_some(options.max_batch_tokens);
+        let multiprocessors = executor.multiprocessors();
+        let budget = Budget::new(fixed, cache.saturation_key(multiprocessors));
+        let shared = Arc::new(EngineShared::new(cache.clone(), queue.clone(), limits, budget, role, sm_percent));
+        shared.counters.multiprocessors.store(multiprocessors, Relaxed);
+        let stepper = step::StepLoop::new(shared.clone(), executor, failure);
+        let (ready, bound) = crossbeam_channel::bounded(1);
+        let thread = crate::sys::spawn("cleave-engine", move || {
+            let outcome = if options.cpus.is_empty() { Ok(()) } else { bind_current_thread(&options.cpus) };
+            let fine = outcome.is_ok();
+            let _ = ready.send(outcome);
+            if fine {
+                stepper.run();
+            }
+        })?;
+        bound.recv().map_err(|_| crate::error!(Internal, "the step thread ended before it began"))??;
+        crate::log!(
+            Info,
+            "engine",
+            "created: {role:?}, {} sequences, {} tokens a step",
+            limits.max_sequences,
+            shared.budget.step(limits.max_sequences)
+        );
+        Ok(Engine { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Accepts requests in order until one is refused. Takes no part in a step and never waits for one.
+    pub fn submit(&self, requests: Vec<Request>) -> Submitted {
+        let mut ids = Vec::with_capacity(requests.len());
+        for request in requests {
+            match self.submit_one(request) {
+                Ok(id) => ids.push(id),
+                Err(error) => return Submitted { ids, refused: Some(error) },
+            }
+        }
+        Submitted { ids, refused: None }
+    }
+
+    fn submit_one(&self, request: Request) -> Result<u64> {
+        let deadline = request.deadline.and_then(|d| Instant::now().checked_add(d));
+        let guard = self.shared.admit(request.user_tag)?;
+        let id = guard.id;
+        let source = source::of_request(&self.shared, &request, id)?;
+        let prefill_only = self.shared.role.load(Relaxed) == Role::Prefill as u32;
+        self.shared.arrive(PendingRequest { guard, request, prefill_only, deadline, export: false, source });
+        Ok(id)
+    }
+
+    /// Asks for the end of a request; its FINISHED event follows. NOT_FOUND once that is out.
+    pub fn cancel(&self, id: u64) -> Result<()> {
+        self.shared.cancel(id)
+    }
+
+    /// Asks for a running generation to be handed over: its FINISHED event carries the handle.
+    pub fn export(&self, id: u64) -> Result<()> {
+        self.shared.export(id)
+    }
+
+    /// Requests accepted from now on have the new role; steps follow it from the next one. What was accepted
+    /// before keeps its meaning and goes on.
+    pub fn set_role(&self, role: Role) -> Result<()> {
+        self.shared.counters.role_set_ns.store(monotonic_ns(), Relaxed);
+        self.shared.role.store(role as u32, Relaxed);
+        self.shared.kick();
+        Ok(())
+    }
+
+    /// Runs on another share of the device's multiprocessors from the next step on. What it takes for that is taken here,
+    /// so that errors are the caller's, and the step thread only goes over.
+    pub fn set_sm_percent(&self, percent: u32) -> Result<()> {
+        let percent = sm_percent(percent)?;
+        let mut now = self.shared.sm_percent.lock().unwrap_or_else(PoisonError::into_inner);
+        if *now != percent {
+            self.shared.replace_compute_share(self.shared.cache.compute_share(percent, *now)?);
+            *now = percent;
+        }
+        Ok(())
+    }
+
+    /// Refuses new requests and waits until all accepted ones have ended. TIMEOUT leaves it draining.
+    pub fn drain(&self, timeout: Option<Duration>) -> Result<()> {
+        self.shared.drain(timeout)
+    }
+
+    pub fn metrics(&self) -> Metrics {
+        let mut metrics = self.shared.counters.read(&self.shared.cache);
+        metrics.prefill_step_tokens = self.shared.prompt_tokens() as u32;
+        metrics.prefill_tokens_per_second = self.shared.budget.choice().map_or(0, |choice| choice.rate);
+        metrics
+    }
+
+    /// Ends everything still open with SHUTDOWN and joins the step thread. Drop does the same.
+    pub fn shutdown(&self) {
+        self.shared.stop();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+            crate::log!(Info, "engine", "destroyed");
+        }
+    }
+}
+
+/// 0 for all.
+fn sm_percent(percent: u32) -> Result<u32> {
+    match percent {
+        0..100 => Ok(percent),
+        100 => Ok(0),
+        _ => crate::bail!(InvalidArgument, "sm_percent {percent} is over 100"),
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}

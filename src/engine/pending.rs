@@ -1,0 +1,29 @@
+//! An accepted request that is not a running sequence yet.
+
+use super::guard::RequestGuard;
+use super::request::Request;
+use super::source::SequenceSource;
+use crate::error::Error;
+use std::time::Instant;
+
+/// A request on its way to the step thread, or waiting there for its KV.
+pub(super) struct PendingRequest {
+    pub request: Request,
+    /// The request ends with its first token: it was accepted while the engine's role was prefill.
+    pub prefill_only: bool,
+    pub deadline: Option<Instant>,
+    /// Hand the sequence over as soon as it can run.
+    pub export: bool,
+    pub source: SequenceSource,
+    /// Declared last, so that whatever the request holds is given back before its FINISHED event goes out.
+    pub guard: RequestGuard,
+}
+
+impl PendingRequest {
+    /// Ends a request that never became a sequence. What it holds is given back first: whoever sees the event finds it free.
+    pub fn refuse(self, error: &Error) {
+        let PendingRequest { guard, source, .. } = self;
+        drop(source);
+        guard.fail(error);
+    }
+}

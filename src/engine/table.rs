@@ -1,0 +1,293 @@
+//! The requests of one engine: the only place where one arrives, emits events or ends.
+
+use super::deadlines::Deadlines;
+use super::event::Event;
+use super::pending::PendingRequest;
+use super::queue::SpaceWaker;
+use super::request::Request;
+use super::running::{End, RunningRequest};
+use super::shared::EngineShared;
+use super::source::{self, SequenceSource};
+use crate::error::{Error, Result, Status};
+use crate::sampling::Sampled;
+use crate::scheduler::{Blocks, Limits, NewSeq, Plan, Scheduler, SeqId};
+use crate::sequence::FinishReason;
+use crate::sys::monotonic_ns;
+use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+/// Running sequences by request id.
+pub(super) type Running = HashMap<u64, RunningRequest>;
+
+/// Owns every request that the step thread knows of, and the scheduler, whose sequences are the running ones. Knows nothing of
+/// models and devices. Each request leaves with exactly one FINISHED event, by [`RunningRequest::finish`] or
+/// [`PendingRequest::refuse`]; if it is lost on the way, its guard sends one.
+pub(super) struct RequestTable {
+    shared: Arc<EngineShared>,
+    /// Woken when a full queue has room again.
+    space: Weak<dyn SpaceWaker>,
+    scheduler: Scheduler,
+    running: Running,
+    /// Requests whose KV is still on its way.
+    importing: HashMap<u64, PendingRequest>,
+    /// Of the requests in `running` and `importing`.
+    deadlines: Deadlines,
+    /// Requests with events that the queue had no room for.
+    stalled: Vec<u64>,
+}
+
+impl RequestTable {
+    pub fn new(shared: Arc<EngineShared>) -> RequestTable {
+        let space: Arc<dyn SpaceWaker> = shared.clone();
+        RequestTable {
+            space: Arc::downgrade(&space),
+            shared,
+            scheduler: Scheduler::new(),
+            running: HashMap::new(),
+            importing: HashMap::new(),
+            deadlines: Deadlines::default(),
+            stalled: Vec::new(),
+        }
+    }
+
+    /// The sequences that plans name.
+    pub fn running(&self) -> &Running {
+        &self.running
+    }
+
+    pub fn earliest_deadline(&self) -> Option<Instant> {
+        self.deadlines.earliest()
+    }
+
+    /// Whether there is nothing to do, now or later.
+    pub fn is_idle(&self) -> bool {
+        self.scheduler.is_idle() && self.importing.is_empty()
+    }
+
+    pub fn publish_counts(&self) {
+        let counters = &self.shared.counters;
+        counters.running.store(self.scheduler.running() as u32, Relaxed);
+        counters.waiting.store((self.scheduler.waiting() + self.importing.len()) as u32, Relaxed);
+    }
+
+    // ---- arriving ----
+
+    /// Takes in a request that was accepted, or whose KV has landed or failed.
+    pub fn arrive(&mut self, pending: PendingRequest) {
+        let _ = crate::failpoint::hit("engine.arrive");
+        // Bindings are dropped last to first: the guard last, also in a panic.
+        let PendingRequest { guard, request, prefill_only, deadline, export, source } = pending;
+        let source = match source {
+            SequenceSource::Importing(claim) => source::of_claim(&self.shared, &request, claim),
+            ready => Ok(ready),
+        };
+        match source {
+            Ok(SequenceSource::Ready(sequence)) => {
+                let running =
+                    RunningRequest::new(&self.shared.cache, &request, prefill_only, deadline, sequence, guard);
+                self.start(running, &request, export);
+            }
+            Ok(source) => {
+                let id = guard.id;
+                self.deadlines.add(deadline, id);
+                let pending = PendingRequest { request, prefill_only, deadline, export, source, guard };
+                self.importing.insert(id, pending);
+            }
+            Err(error) => guard.fail(&error),
+        }
+    }
+
+    /// The import of a request has landed or failed.
+    pub fn land(&mut self, id: u64) {
+        if let Some(pending) = self.importing.remove(&id) {
+            self.deadlines.remove(pending.deadline, id);
+            self.arrive(pending);
+        }
+    }
+
+    fn start(&mut self, running: RunningRequest, request: &Request, export: bool) {
+        let (id, snapshot, bounds) = (running.id(), &running.snapshot, &self.shared.bounds);
+        self.scheduler.add(NewSeq {
+            id,
+            tokens: snapshot.tokens.len(),
+            computed: snapshot.computed as usize,
+            max_tokens: running.most_tokens(bounds),
+            priority: request.priority,
+            now_ns: monotonic_ns(),
+        });
+        self.deadlines.add(running.deadline(), id);
+        self.shared.counters.recomputed.fetch_add(u64::from(running.is_recomputed()), Relaxed);
+        let over = running.over(bounds, self.shared.cache.eos_ids());
+        let announced = running.stream_started().map(|event| vec![event]);
+        let repeated = (request.emit_pending && snapshot.pending().is_some()).then(|| running.token_events());
+        self.running.insert(id, running);
+        for events in announced.into_iter().chain(repeated) {
+            self.emit(id, events);
+        }
+        // A generation that was over when its snapshot was taken, and still is under the new parameters.
+        if let Some(reason) = over {
+            self.end(id, End::Reason(reason));
+        } else if export {
+            self.end(id, End::Reason(FinishReason::Exported));
+        }
+    }
+
+    // ---- steps ----
+
+    /// Plans a step over the running sequences.
+    pub fn plan(&mut self, limits: &Limits, now_ns: u64, plan: &mut Plan) {
+        let mut blocks = RunningBlocks { shared: &self.shared, running: &mut self.running, prefix_hits: 0 };
+        self.scheduler.plan(limits, now_ns, &mut blocks, plan);
+        let counters = &self.shared.counters;
+        counters.prefix_hit_tokens.fetch_add(blocks.prefix_hits, Relaxed);
+        counters.preemptions.fetch_add(plan.preempted.len() as u64, Relaxed);
+    }
+
+    /// Books what a step computed.
+    pub fn commit(&mut self, plan: &Plan) {
+        self.scheduler.commit(plan);
+        let shared = &self.shared;
+        for item in &plan.items {
+            if let Some(running) = self.running.get_mut(&item.seq) {
+                let of_prompt = running.computed(&shared.cache, item.start, item.start + item.len);
+                shared.counters.prompt_tokens.fetch_add(of_prompt as u64, Relaxed);
+            }
+        }
+    }
+
+    /// Takes in what was sampled for a sequence. Bad logits are the end of that sequence, and not of its neighbours.
+    pub fn sampled(&mut self, id: u64, outcome: Result<Sampled>) {
+        let sampled = match outcome {
+            Ok(sampled) => sampled,
+            Err(error) => return self.fail(id, error),
+        };
+        let Some(running) = self.running.get_mut(&id) else { return };
+        running.append(sampled);
+        self.scheduler.append(id);
+        self.shared.counters.generated_tokens.fetch_add(1, Relaxed);
+        let events = running.token_events();
+        let over = running.over_here(&self.shared.bounds, self.shared.cache.eos_ids());
+        self.emit(id, events);
+        if let Some(reason) = over {
+            self.end(id, End::Reason(reason));
+        }
+    }
+
+    // ---- events ----
+
+    /// Queues a group of events, or keeps it and pauses the sequence until there is room.
+    fn emit(&mut self, id: u64, events: Vec<Event>) {
+        let Some(running) = self.running.get_mut(&id) else { return };
+        let stalled_before = running.is_stalled();
+        if !running.emit(events, &self.shared.queue, &self.space) && !stalled_before {
+            self.stalled.push(id);
+            self.scheduler.pause(id);
+        }
+    }
+
+    /// Queues events that had no room before. Sequences that owe none any more go on, or end.
+    pub fn flush_stalled(&mut self) {
+        for id in std::mem::take(&mut self.stalled) {
+            let Some(running) = self.running.get_mut(&id) else { continue };
+            if !running.flush(&self.shared.queue, &self.space) {
+                self.stalled.push(id);
+                continue;
+            }
+            match running.take_end() {
+                Some(end) => self.finish(id, end),
+                None => _ = self.scheduler.resume(id),
+            }
+        }
+    }
+
+    // ---- ending ----
+
+    /// Hands a request over; one whose import is in flight as soon as that has landed.
+    pub fn export(&mut self, id: u64) {
+        match self.importing.get_mut(&id) {
+            Some(pending) => pending.export = true,
+            None => self.end(id, End::Reason(FinishReason::Exported)),
+        }
+    }
+
+    /// Ends a request at once; tokens that the host has not made room for are dropped.
+    pub fn fail(&mut self, id: u64, error: Error) {
+        match self.importing.remove(&id) {
+            Some(pending) => {
+                self.deadlines.remove(pending.deadline, id);
+                pending.refuse(&error);
+            }
+            None => self.finish(id, End::Failed(error)),
+        }
+    }
+
+    pub fn end_overdue(&mut self) {
+        let now = Instant::now();
+        while let Some(id) = self.deadlines.pop_overdue(now) {
+            self.fail(id, Error::new(Status::Timeout, "the deadline passed"));
+        }
+    }
+
+    /// Ends every request with the same error, and `arrivals` as well.
+    pub fn end_all(&mut self, arrivals: Vec<PendingRequest>, error: &Error) {
+        for pending in arrivals.into_iter().chain(self.importing.drain().map(|(_, pending)| pending)) {
+            pending.refuse(error);
+        }
+        for id in self.running.keys().copied().collect::<Vec<_>>() {
+            self.finish(id, End::Failed(error.clone()));
+        }
+        self.deadlines = Deadlines::default();
+        self.publish_counts();
+    }
+
+    /// The same after a fault, which may have left the scheduler in any state.
+    pub fn abandon_all(&mut self, error: &Error) {
+        self.scheduler = Scheduler::new();
+        self.end_all(Vec::new(), error);
+    }
+
+    /// Ends a request behind the events it still owes.
+    fn end(&mut self, id: u64, end: End) {
+        match self.running.get_mut(&id) {
+            Some(running) if running.is_stalled() => running.end_later(end),
+            _ => self.finish(id, end),
+        }
+    }
+
+    fn finish(&mut self, id: u64, end: End) {
+        let Some(running) = self.running.remove(&id) else { return };
+        self.deadlines.remove(running.deadline(), id);
+        self.scheduler.remove(id);
+        let _ = crate::failpoint::hit("engine.finish");
+        running.finish(end, &self.shared);
+    }
+}
+
+/// The running sequences' blocks, as the scheduler sees them.
+struct RunningBlocks<'a> {
+    shared: &'a EngineShared,
+    running: &'a mut Running,
+    /// Prompt tokens that prefix-cache hits saved.
+    prefix_hits: u64,
+}
+
+impl Blocks for RunningBlocks<'_> {
+    fn reserve(&mut self, seq: SeqId, computed: usize, upto: usize) -> bool {
+        self.running.get_mut(&seq).is_some_and(|running| running.reserve(computed as u32, upto as u32))
+    }
+
+    fn attach_prefix(&mut self, seq: SeqId) -> usize {
+        let Some(running) = self.running.get_mut(&seq) else { return 0 };
+        let hit = running.attach_prefix(&self.shared.cache);
+        self.prefix_hits += hit as u64;
+        hit
+    }
+
+    fn release(&mut self, seq: SeqId) {
+        if let Some(running) = self.running.get_mut(&seq) {
+            running.release_blocks();
+        }
+    }
+}
