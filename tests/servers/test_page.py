@@ -10,6 +10,7 @@ from playwright.sync_api import expect, sync_playwright
 from servers import LANGUAGES
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+SCREENSHOTS = os.environ.get("SCREENSHOTS") # a directory to leave pictures in
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium")
 expect.set_options(timeout=30000)
@@ -99,4 +100,33 @@ def test_stop(page):
         stop.click()
     expect(page.get_by_role("button", name="Send")).to_be_enabled()
     cluster.check_quiescent()
+    cluster.stop()
+
+
+@pytest.mark.parametrize("width", [400, 800, 1400])
+def test_words_stay_whole(page, width):
+    """In the table of workers no word is broken and nothing sticks out; and the page says what its words mean."""
+    cluster = Cluster(LANGUAGES[0], [LANGUAGES[0]], [LANGUAGES[-1]])
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(cluster.url)
+    expect(page.locator("#workers tr[data-state=up]")).to_have_count(2)
+    expect(page.locator("#workers tr[data-role=decode]").first).to_contain_text("shared memory")
+    broken = page.evaluate("""() => {
+        const broken = [];
+        const texts = document.createTreeWalker(document.querySelector("#workers").closest("table"), NodeFilter.SHOW_TEXT);
+        for (let text; (text = texts.nextNode());)
+            for (const word of text.data.matchAll(/[^\\s/-]+/g)) {
+                const range = document.createRange();
+                range.setStart(text, word.index);
+                range.setEnd(text, word.index + word[0].length);
+                if (new Set([...range.getClientRects()].map(r => Math.round(r.top))).size > 1) broken.push(word[0]);
+            }
+        return broken;
+    }""")
+    if SCREENSHOTS:
+        page.screenshot(path=f"{SCREENSHOTS}/page-{width}.png", full_page=True)
+    assert broken == []
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), "the page scrolls sideways"
+    for term in ["prefill", "handoff", "decode"]:
+        expect(page.locator("dt", has_text=term)).to_be_visible()
     cluster.stop()
