@@ -13,24 +13,29 @@ impl Object for Model {
     const KIND: Kind = Kind::Model;
 }
 
-/// What is known of a model. Set struct_size before the call.
+/// Figures of a model. Set struct_size before the call.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct cleave_model_info_t {
+    /// sizeof(cleave_model_info_t), set by the caller.
     pub struct_size: u32,
+    /// Decoder layers.
     pub n_layers: u32,
     /// Query heads.
     pub n_heads: u32,
+    /// Key and value heads.
     pub n_kv_heads: u32,
+    /// Elements of a head.
     pub head_dim: u32,
+    /// Token ids are below this.
     pub vocab_size: u32,
-    /// Positions the model was made for; a request cannot be longer.
+    /// Positions the model was made for; a sequence cannot be longer.
     pub max_context_tokens: u32,
-    /// None yet.
+    /// No flags are defined yet: 0.
     pub flags: u32,
-    /// Weights in bytes, as stored.
+    /// Bytes of the weights that the decoder uses, as stored.
     pub weight_bytes: u64,
-    /// Keys and values of one token over all layers, in the KV dtype that is the model's default.
+    /// Bytes of the keys and values of one token over all layers, in the model's default KV dtype.
     pub kv_bytes_per_token: u64,
     /// Hash of the decoder's config and of every byte of its weights: equal for models that can exchange KV.
     pub fingerprint: [u8; 32],

@@ -5,24 +5,32 @@ use crate::bail;
 use crate::error::Result;
 use crate::model::json::Object;
 
-/// What distinguishes one decoder layer from the plain pre-norm, gated-SiLU layer with grouped-query attention
-/// that all supported architectures share.
+/// One decoder layer's differences from the plain pre-norm, gated-SiLU layer with grouped-query attention that all
+/// supported architectures share.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LayerSpec {
     /// Sliding window of the attention; None: all positions.
     pub window: Option<u32>,
+    /// The q, k and v projections have biases.
     pub qkv_bias: bool,
+    /// The output projection of the attention has a bias.
     pub o_bias: bool,
+    /// The projections of the MLP have biases.
     pub mlp_bias: bool,
     /// RMS norm of each head of q and k before rotation (Qwen3).
     pub qk_norm: bool,
 }
 
+/// A supported architecture, named after its `model_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Architecture {
+    /// Llama 2 and 3.
     Llama,
+    /// Mistral.
     Mistral,
+    /// Qwen 2 and 2.5.
     Qwen2,
+    /// Qwen 3, dense.
     Qwen3,
 }
 
@@ -50,7 +58,7 @@ impl Architecture {
         }
     }
 
-    /// Goes by `architectures[0]`, or by `model_type` where that is missing; the two must agree.
+    /// Finds the architecture by `architectures[0]`, or by `model_type` where that is missing; the two must agree.
     pub fn detect(config: &Object) -> Result<Self> {
         let supported = ALL.map(Architecture::name).join(", ");
         let named = config.strings("architectures")?.unwrap_or_default().first().copied();
@@ -102,7 +110,7 @@ impl Architecture {
         }
     }
 
-    /// EOS where neither generation_config.json nor config.json says anything.
+    /// The end-of-sequence id where neither generation_config.json nor config.json says anything.
     pub fn default_eos(self) -> Option<u32> {
         matches!(self, Architecture::Llama | Architecture::Mistral).then_some(2)
     }

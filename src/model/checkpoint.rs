@@ -21,11 +21,14 @@ const SHARDS_MAX: usize = 1024;
 /// A tensor the decoder uses: shape and type checked, still where its file is mapped.
 #[derive(Clone)]
 pub struct Tensor {
+    /// Where it is.
     pub stored: StoredTensor,
+    /// Element type.
     pub dtype: Dtype,
 }
 
 impl Tensor {
+    /// Name in the file.
     pub fn name(&self) -> &str {
         &self.stored.name
     }
@@ -53,36 +56,51 @@ impl Tensor {
 /// A projection's tensors.
 #[derive(Clone)]
 pub struct LinearTensors {
+    /// Matrix `[outputs, inputs]`.
     pub weight: Tensor,
+    /// Bias of the outputs.
     pub bias: Option<Tensor>,
 }
 
 /// One decoder layer's tensors.
 #[derive(Clone)]
 pub struct LayerTensors {
+    /// Norm before the attention.
     pub attn_norm: Tensor,
+    /// Query projection.
     pub q: LinearTensors,
+    /// Key projection.
     pub k: LinearTensors,
+    /// Value projection.
     pub v: LinearTensors,
+    /// Output projection of the attention.
     pub o: LinearTensors,
-    /// q_norm and k_norm.
+    /// Norms of q and k, in architectures that have them.
     pub qk_norm: Option<(Tensor, Tensor)>,
+    /// Norm before the MLP.
     pub mlp_norm: Tensor,
+    /// Gate projection.
     pub gate: LinearTensors,
+    /// Up projection.
     pub up: LinearTensors,
+    /// Down projection.
     pub down: LinearTensors,
 }
 
 /// All tensors of a model.
 pub struct Checkpoint {
+    /// Embedding table `[vocab, hidden]`.
     pub embed: Tensor,
+    /// Decoder layers, in order.
     pub layers: Vec<LayerTensors>,
+    /// Norm before the output projection.
     pub norm: Tensor,
-    /// None: the embedding serves as output projection.
+    /// Output projection; None: the embedding table serves as one.
     pub head: Option<Tensor>,
 }
 
 impl Checkpoint {
+    /// Maps the files of a directory and finds every tensor that `config` asks for, with its shape.
     pub fn open(dir: &Path, config: &ModelConfig) -> Result<Self> {
         let files = Files::open(dir)?;
         let layers = (0..config.layers.len()).map(|i| layer(&files, config, i)).collect::<Result<_>>()?;

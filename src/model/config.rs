@@ -25,20 +25,30 @@ const POSITIONS_MAX: u64 = 1 << 30;
 /// A decoder-only model, resolved: no field means "default" any more.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
+    /// Which decoder this is.
     pub architecture: Architecture,
+    /// Token ids are below this.
     pub vocab_size: u32,
+    /// Width of the residual stream.
     pub hidden_size: u32,
+    /// Width of the MLP.
     pub intermediate_size: u32,
+    /// Query heads.
     pub heads: u32,
+    /// Key and value heads; divides `heads`.
     pub kv_heads: u32,
+    /// Elements of a head; even.
     pub head_dim: u32,
+    /// Epsilon of all norms.
     pub rms_norm_eps: f32,
+    /// The embedding table serves as output projection.
     pub tie_word_embeddings: bool,
     /// Tokens a sequence may have: `max_position_embeddings`, stretched by the rope scaling where that is how
     /// the scaling is meant.
     pub max_context_tokens: u32,
+    /// Rotary embedding.
     pub rope: RopeConfig,
-    /// One per layer.
+    /// Differences of each layer, in order.
     pub layers: Vec<LayerSpec>,
     /// All ids that end a generation; below `vocab_size`, in the order of the file.
     pub eos_token_ids: Vec<u32>,
@@ -63,7 +73,7 @@ impl ModelConfig {
         Ok(config)
     }
 
-    /// From the parsed config.json alone.
+    /// Takes the facts from the parsed config.json alone.
     pub fn from_object(config: &Object) -> Result<Self> {
         let place = config.place();
         if let Some(quantization) = config.object("quantization_config")? {

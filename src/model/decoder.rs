@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::backend::{
-    AttentionArgs, Backend, Batch, BlockStore, ComputeShare, DeviceSample, DeviceSamplingBatch, KvGeometry, RopeRows,
+    AttentionArgs, Backend, Batch, BlockStore, ComputeShare, DeviceSample, DeviceSamplingBatch, KvGeometry, Linear,
+    RopeRows,
 };
 use crate::bail;
 use crate::error::Result;
@@ -36,13 +37,13 @@ pub trait Executor: Send {
     /// of memory this makes it as if nothing had been run.
     fn release(&mut self) -> Result<()>;
 
-    /// Of the device, that this computes on; 0 where it has none.
+    /// Number of multiprocessors this computes on; 0 where the device has none.
     fn multiprocessors(&self) -> u32;
 
-    /// Whether its work goes before that of engines on the same device whose is not urgent. Between two steps.
+    /// Gives this engine's kernels priority over those of non-urgent engines on the same device. Call between steps.
     fn set_urgent(&mut self, urgent: bool) -> Result<()>;
 
-    /// Goes on in other streams, as on other multiprocessors. Between two steps.
+    /// Continues on another share of the device. Call between steps.
     fn set_compute_share(&mut self, streams: ComputeShare) -> Result<()>;
 }
 
@@ -62,7 +63,7 @@ pub struct Decoder<B: Backend> {
 struct Buffers<B: Backend> {
     /// The residual stream.
     x: B::Buffer,
-    /// What a sublayer or the head reads.
+    /// Normalised input of a sublayer or of the head.
     normed: B::Buffer,
     q: B::Buffer,
     k: B::Buffer,
@@ -176,11 +177,18 @@ impl<B: Backend> Forward<'_, B> {
             return Ok(());
         }
         backend.attention(&b.q, &args, self.kv, &mut b.attended)?;
-        backend.linear_add(&b.attended, &layer.o, &mut b.x)?;
+        self.add_product(backend, &b.attended, &layer.o, &mut b.x)?;
 
         backend.rms_norm(&b.x, None, &layer.mlp_norm, eps, &mut b.normed)?;
         backend.project_gated(&b.normed, &layer.gate_up, &mut b.gate, &mut b.up)?;
-        backend.linear_add(&b.gate, &layer.down, &mut b.x)
+        self.add_product(backend, &b.gate, &layer.down, &mut b.x)
+    }
+
+    /// Adds a product to the residual stream, in the only place where the two meet. Where several devices hold columns of
+    /// `linear`, their products are partial sums that have to be combined before the addition; with one device the
+    /// backend fuses product and addition.
+    fn add_product(&self, backend: &mut B, x: &B::Buffer, linear: &Linear<B>, residual: &mut B::Buffer) -> Result<()> {
+        backend.linear_add(x, linear, residual)
     }
 }
 

@@ -21,7 +21,7 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    /// From the `decoder` of tokenizer.json.
+    /// Chooses the scheme by the `decoder` of tokenizer.json.
     pub fn detect(decoder: &Value) -> Scheme {
         let kind = |step: &Value| step.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
         if kind(decoder) == "ByteLevel" {
@@ -57,7 +57,7 @@ impl Scheme {
     }
 }
 
-/// ComputeShare the text of one sequence. A character whose bytes are spread over several tokens comes with the last
+/// Turns the tokens of one sequence into text, one at a time. A character whose bytes are spread over several tokens comes with the last
 /// of them; bytes that are no UTF-8 come as U+FFFD as soon as that is certain. Spacing is that of decoding all
 /// pushed tokens at once: a SentencePiece model's leading space is dropped before the first token only, so to
 /// continue a prompt's text rather than begin a reply, push the prompt's tokens first and ignore what they give.
@@ -69,7 +69,7 @@ pub struct Detokenizer {
     partial: Vec<u8>,
     /// Characters still to be stripped at the start of the text.
     strip_left: usize,
-    /// For [`Scheme::Window`].
+    /// Token before this one, for [`Scheme::Window`].
     previous: Option<u32>,
 }
 

@@ -36,7 +36,7 @@ pub struct FingerprintCache {
 }
 
 impl FingerprintCache {
-    /// The user's. None: the environment names no such directory, or it is one that others can write to.
+    /// The user's cache directory; None if the environment names none.
     pub fn of_user() -> Option<Self> {
         let named = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let base = named("XDG_CACHE_HOME").or_else(|| Some(named("HOME")?.join(".cache")))?;
@@ -101,7 +101,7 @@ impl FingerprintCache {
 }
 
 struct Entry {
-    /// Of config, tensors and files.
+    /// Hash of everything but the contents: config, tensors, files.
     identity: String,
     sample: String,
     fingerprint: [u8; 32],

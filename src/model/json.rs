@@ -33,7 +33,7 @@ pub fn read_bytes(path: &Path, limit: usize) -> Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// Like [`read_bytes`], as UTF-8.
+/// Reads a whole regular file of UTF-8; see [`read_bytes`].
 pub fn read_text(path: &Path, limit: usize) -> Result<Option<String>> {
     match read_bytes(path, limit)? {
         None => Ok(None),
@@ -141,11 +141,12 @@ pub struct Object {
 }
 
 impl Object {
+    /// Wraps an object; `place` is named in errors.
     pub fn new(place: impl Into<String>, map: Map<String, Value>) -> Self {
         Object { place: place.into(), map }
     }
 
-    /// The object that a whole file is.
+    /// Parses a file that holds one object.
     pub fn parse(file: &str, text: &[u8]) -> Result<Self> {
         match parse(file, text)? {
             Value::Object(map) => Ok(Object::new(file, map)),
@@ -161,11 +162,12 @@ impl Object {
         }
     }
 
-    /// File, or file and key, for errors.
+    /// The file, or file and key, that errors name.
     pub fn place(&self) -> &str {
         &self.place
     }
 
+    /// All keys and values, `null` included.
     pub fn map(&self) -> &Map<String, Value> {
         &self.map
     }
@@ -175,11 +177,12 @@ impl Object {
         self.map.contains_key(key)
     }
 
+    /// The value of a key; None if it is absent or `null`.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.map.get(key).filter(|v| !v.is_null())
     }
 
-    /// The error of a value that is not what it must be.
+    /// Error for a value that is missing or of the wrong kind.
     pub fn wrong(&self, key: &str, expected: &str) -> Error {
         match self.map.get(key) {
             Some(value) => error!(Corrupt, "{}: {key} = {}: expected {expected}", self.place, shown(value)),
@@ -187,6 +190,7 @@ impl Object {
         }
     }
 
+    /// A whole number within bounds; None if absent.
     pub fn int(&self, key: &str, min: u64, max: u64) -> Result<Option<u64>> {
         match self.get(key) {
             None => Ok(None),
@@ -197,11 +201,12 @@ impl Object {
         }
     }
 
+    /// A whole number within bounds that must be there.
     pub fn required_int(&self, key: &str, min: u64, max: u64) -> Result<u64> {
         self.int(key, min, max)?.ok_or_else(|| self.wrong(key, &format!("a whole number from {min} to {max}")))
     }
 
-    /// A finite number that `accept` agrees to.
+    /// A finite number that `accept` agrees to; None if absent.
     pub fn number(&self, key: &str, expected: &str, accept: impl Fn(f64) -> bool) -> Result<Option<f64>> {
         match self.get(key) {
             None => Ok(None),
@@ -212,6 +217,7 @@ impl Object {
         }
     }
 
+    /// A boolean, or `default` if absent.
     pub fn bool(&self, key: &str, default: bool) -> Result<bool> {
         match self.get(key) {
             None => Ok(default),
@@ -219,6 +225,7 @@ impl Object {
         }
     }
 
+    /// A string; None if absent.
     pub fn str(&self, key: &str) -> Result<Option<&str>> {
         match self.get(key) {
             None => Ok(None),
@@ -226,12 +233,14 @@ impl Object {
         }
     }
 
+    /// A list of strings; None if absent.
     pub fn strings(&self, key: &str) -> Result<Option<Vec<&str>>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let strings = value.as_array().and_then(|list| list.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
         strings.map(Some).ok_or_else(|| self.wrong(key, "a list of strings"))
     }
 
+    /// An object within this one; None if absent.
     pub fn object(&self, key: &str) -> Result<Option<Object>> {
         match self.get(key) {
             None => Ok(None),

@@ -1,4 +1,8 @@
-//! Models from Hugging Face directories: config, weights (mapped, used in place), decoder, and the text helpers.
+//! Models from Hugging Face directories: config, mapped weights, the decoder, and text helpers.
+//!
+//! This module knows file formats and the order of operations in a decoder. It must not know devices, requests or how KV is
+//! kept: it describes weights to a backend and runs steps through the [`crate::backend::Backend`] trait. Every file of a
+//! directory is untrusted: a hostile one costs bounded time and memory and ends in an error.
 //!
 //! | to change | look in |
 //! | --- | --- |
@@ -60,13 +64,21 @@ pub struct Model {
 /// The figures of a model, as the C API reports them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelInfo {
+    /// Class name, as `architectures` in config.json has it.
     pub architecture: &'static str,
+    /// Decoder layers.
     pub n_layers: u32,
+    /// Query heads.
     pub n_heads: u32,
+    /// Key and value heads.
     pub n_kv_heads: u32,
+    /// Elements of a head.
     pub head_dim: u32,
+    /// Token ids are below this.
     pub vocab_size: u32,
+    /// Tokens that a sequence may have.
     pub max_context_tokens: u32,
+    /// Bytes of the weights that the decoder uses, as stored.
     pub weight_bytes: u64,
     /// Type of the embedding table: what the checkpoint is mostly stored in.
     pub weight_dtype: Dtype,
@@ -105,14 +117,17 @@ impl Model {
         }))
     }
 
+    /// The resolved config.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
+    /// The mapped tensors.
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
     }
 
+    /// Figures of the model.
     pub fn info(&self) -> ModelInfo {
         let config = &self.config;
         let weight_dtype = self.checkpoint.embed.dtype;

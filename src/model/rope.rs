@@ -33,6 +33,7 @@ const PAGE: u32 = 16;
 const KEPT: u32 = 32 << 10;
 
 impl Rope {
+    /// Computes the frequencies that do not depend on the sequence.
     pub fn new(config: &Config) -> Self {
         let (base, attention_scaling) = inverse_frequencies(config);
         Rope { config: config.clone(), base, attention_scaling, stretched: None, pages: Vec::new() }

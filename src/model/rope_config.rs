@@ -10,13 +10,17 @@ use crate::model::json::Object;
 /// How positions turn into angles.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeConfig {
+    /// Base of the frequencies.
     pub theta: f64,
+    /// Elements of a head, all of which are rotated.
     pub head_dim: u32,
     /// `max_position_embeddings`.
     pub max_positions: u32,
+    /// Stretching beyond the trained length.
     pub scaling: Scaling,
 }
 
+/// How positions beyond the trained length are reached.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scaling {
     Default,
@@ -29,6 +33,7 @@ pub enum Scaling {
 const POSITIONS_MAX: u64 = 1 << 30;
 
 impl RopeConfig {
+    /// Reads `rope_theta` with `rope_scaling`, or `rope_parameters` as transformers 5 writes it.
     pub fn from_object(config: &Object, head_dim: u32, max_positions: u32) -> Result<Self> {
         let rope = match config.object("rope_scaling")? {
             Some(rope) if !rope.map().is_empty() => rope,

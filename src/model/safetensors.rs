@@ -30,6 +30,7 @@ const VALUES_MAX: usize = 32;
 /// tensor that the model needs has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
+    /// A type the engine computes with.
     Float(Dtype),
     /// Name and bits of an element.
     Other(&'static str, u32),
@@ -78,16 +79,22 @@ impl Stored {
 /// A tensor of a mapped file.
 #[derive(Clone)]
 pub struct StoredTensor {
+    /// Name in the file.
     pub name: String,
+    /// Element type.
     pub stored: Stored,
+    /// Sizes of the dimensions, the last one contiguous.
     pub shape: Vec<usize>,
+    /// The file it is in.
     pub shard: Arc<Shard>,
-    /// Where its bytes are in the file.
+    /// Start of its bytes in the file.
     pub offset: usize,
+    /// Length in bytes.
     pub len: usize,
 }
 
 impl StoredTensor {
+    /// The elements, row-major and little-endian.
     pub fn bytes(&self) -> &[u8] {
         &self.shard.mapping.bytes()[self.offset..self.offset + self.len]
     }
@@ -97,6 +104,7 @@ impl StoredTensor {
 pub struct Shard {
     /// Path for errors.
     pub file: String,
+    /// The whole file.
     pub mapping: Arc<Mapping>,
 }
 
@@ -121,7 +129,7 @@ pub fn open(path: &Path) -> Result<Vec<StoredTensor>> {
     Ok(describe(&shard.file, shard.mapping.bytes())?.into_iter().map(stored).collect())
 }
 
-/// What the bytes of a whole file say is in them; `file` names it in errors.
+/// Reads and checks the header in the bytes of a whole file, which errors call `file`.
 pub fn describe(file: &str, bytes: &[u8]) -> Result<Vec<Described>> {
     let (header, data_start) = header(file, bytes)?;
     let visitor = Header { file, size: bytes.len(), data_start };

@@ -28,7 +28,7 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// None when the directory has no tokenizer.json.
+    /// Reads the tokenizer.json of a directory; None if there is none.
     pub fn read(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join("tokenizer.json");
         match json::read_text(&path, TOKENIZER_LIMIT)? {

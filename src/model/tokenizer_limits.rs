@@ -1,5 +1,5 @@
-//! What a tokenizer.json may hold, checked before the crate behind [`super::tokenizer`] builds anything from it. That
-//! crate takes some hundred bytes for each entry, compiles any regular expression and applies any replacement, and an
+//! Limits on tokenizer.json, checked before the crate behind [`super::tokenizer`] builds anything from it. That crate
+//! takes some hundred bytes for each entry, compiles any regular expression and applies any replacement, and an
 //! allocation that fails takes the host with it.
 
 use std::fmt;

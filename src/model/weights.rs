@@ -7,20 +7,28 @@ use crate::model::checkpoint::{Checkpoint, LayerTensors, LinearTensors, Tensor};
 
 /// One decoder layer.
 pub struct LayerWeights<B: Backend> {
+    /// Norm before the attention.
     pub attn_norm: B::Vector,
+    /// Query, key and value projections.
     pub qkv: B::Projections,
+    /// Output projection of the attention.
     pub o: Linear<B>,
-    /// q_norm and k_norm.
+    /// Norms of q and k, in architectures that have them.
     pub qk_norm: Option<(B::Vector, B::Vector)>,
+    /// Norm before the MLP.
     pub mlp_norm: B::Vector,
+    /// Gate and up projections.
     pub gate_up: B::Projections,
+    /// Down projection.
     pub down: Linear<B>,
 }
 
 /// All weights of a model on one device.
 pub struct Weights<B: Backend> {
     embed: Linear<B>,
+    /// Decoder layers, in order.
     pub layers: Vec<LayerWeights<B>>,
+    /// Norm before the output projection.
     pub norm: B::Vector,
     head: Option<Linear<B>>,
 }

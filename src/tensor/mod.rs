@@ -8,9 +8,13 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Dtype {
+    /// 32-bit floats.
     F32 = 1,
+    /// IEEE half precision.
     F16 = 2,
+    /// bfloat16.
     Bf16 = 3,
+    /// 8-bit integers with a scale for each row.
     I8 = 4,
 }
 
@@ -24,6 +28,7 @@ impl Dtype {
         }
     }
 
+    /// Name in errors and in the API's texts.
     pub const fn name(self) -> &'static str {
         match self {
             Dtype::F32 => "float32",

@@ -46,11 +46,9 @@ public:
     /// last; for an import they are those of its ticket.
     Result<void> tokens(std::vector<std::int32_t> &tokens) const
     {
-        cleave_error_t error;
-        const auto call = [&](std::int32_t *out, std::size_t cap, std::size_t *n) {
-            return cleave_kv_tokens(cache_, id_, out, cap, n, &error);
-        };
-        return detail::result_of(detail::fill(tokens, 256, call), error);
+        return detail::fill(tokens, 256, [&](std::int32_t *out, std::size_t cap, std::size_t *n, cleave_error_t *err) {
+            return cleave_kv_tokens(cache_, id_, out, cap, n, err);
+        });
     }
     Result<std::vector<std::int32_t>> tokens() const
     {
@@ -73,11 +71,10 @@ public:
     Result<Bytes> host_data() const
     {
         Bytes out;
-        cleave_error_t error;
-        const auto call = [&](std::uint8_t *data, std::size_t cap, std::size_t *n) {
-            return cleave_kv_host_data(cache_, id_, data, cap, n, &error);
+        const auto call = [&](std::uint8_t *data, std::size_t cap, std::size_t *n, cleave_error_t *err) {
+            return cleave_kv_host_data(cache_, id_, data, cap, n, err);
         };
-        const auto done = detail::result_of(detail::fill(out, 64, call), error);
+        const auto done = detail::fill(out, 64, call);
         if (!done)
             return done.error();
         return out;

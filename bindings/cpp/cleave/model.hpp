@@ -77,17 +77,17 @@ public:
     /// Errors: InvalidArgument (not JSON, refused by the template or too much for it), Unsupported (no template).
     Result<std::string> chat_prompt(std::string_view messages_json, const ChatOptions &options = {}) const
     {
-        cleave_error_t error;
         std::string text;
         const std::string_view tools = options.tools_json, arguments = options.arguments_json;
         const std::uint32_t flags = (options.generation_prompt ? 0 : CLEAVE_CHAT_NO_GENERATION_PROMPT) |
                                     (options.continue_final_message ? CLEAVE_CHAT_CONTINUE_FINAL_MESSAGE : 0);
-        const auto call = [&](char *out, std::size_t cap, std::size_t *n) {
+        const auto call = [&](char *out, std::size_t cap, std::size_t *n, cleave_error_t *err) {
             return cleave_chat_prompt(get(), messages_json.data(), messages_json.size(), tools.data(), tools.size(),
-                                      arguments.data(), arguments.size(), flags, out, cap, n, &error);
+                                      arguments.data(), arguments.size(), flags, out, cap, n, err);
         };
-        if (detail::fill(text, messages_json.size() + tools.size() + 256, call) != CLEAVE_OK)
-            return Error(error);
+        const auto done = detail::fill(text, messages_json.size() + tools.size() + 256, call);
+        if (!done)
+            return done.error();
         return text;
     }
 

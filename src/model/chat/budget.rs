@@ -1,5 +1,5 @@
-//! What one rendering may use: bytes that it makes, and time. A thread renders one template at a time, so the budget
-//! is the thread's.
+//! Budget of one rendering: bytes that it makes, and time. A thread renders one template at a time, so the budget is
+//! the thread's.
 
 use std::cell::Cell;
 use std::fmt;

@@ -72,7 +72,7 @@ pub fn install(environment: &mut Environment<'_>) {
     environment.remove_global("debug");
 }
 
-/// What unpacking puts back onto the stack in the order that it had.
+/// The list from its end: unpacking it restores the order that its elements had on the stack.
 fn reversed(list: &Value) -> Result<Value, Error> {
     let mut items: Vec<Value> = list.try_iter()?.collect();
     items.reverse();

@@ -44,13 +44,16 @@ impl ChatInput<'_> {
 
 /// Variables for the template.
 pub struct Variables {
+    /// Names and values.
     pub values: Vec<(String, Value)>,
+    /// Whether the host passed a list of tools.
     pub has_tools: bool,
     /// Text of the message to be continued.
     pub continued: Option<String>,
 }
 
 impl Variables {
+    /// Parses and checks the host's JSON.
     pub fn new(input: &ChatInput<'_>) -> Result<Variables> {
         let mut messages = messages(input.messages)?;
         let continued = match input.continue_final_message {
