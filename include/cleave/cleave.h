@@ -265,22 +265,27 @@ typedef uint64_t cleave_kv_t;
 
 
 /* ---- model: a Hugging Face directory (config.json, safetensors, tokenizer.json) ---- */
-/** What is known of a model. Set struct_size before the call. */
+/** Figures of a model. Set struct_size before the call. */
 typedef struct cleave_model_info_t {
+    /** sizeof(cleave_model_info_t), set by the caller. */
     uint32_t struct_size;
+    /** Decoder layers. */
     uint32_t n_layers;
     /** Query heads. */
     uint32_t n_heads;
+    /** Key and value heads. */
     uint32_t n_kv_heads;
+    /** Elements of a head. */
     uint32_t head_dim;
+    /** Token ids are below this. */
     uint32_t vocab_size;
-    /** Positions the model was made for; a request cannot be longer. */
+    /** Positions the model was made for; a sequence cannot be longer. */
     uint32_t max_context_tokens;
-    /** None yet. */
+    /** No flags are defined yet: 0. */
     uint32_t flags;
-    /** Weights in bytes, as stored. */
+    /** Bytes of the weights that the decoder uses, as stored. */
     uint64_t weight_bytes;
-    /** Keys and values of one token over all layers, in the KV dtype that is the model's default. */
+    /** Bytes of the keys and values of one token over all layers, in the model's default KV dtype. */
     uint64_t kv_bytes_per_token;
     /** Hash of the decoder's config and of every byte of its weights: equal for models that can exchange KV. */
     uint8_t fingerprint[32];
