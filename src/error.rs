@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What went wrong, as the C API reports it. The numbers are `CLEAVE_ERR_*`.
+/// Status of a failed call, as the C API reports it. The numbers are `CLEAVE_ERR_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(i32)]
 pub enum Status {

@@ -1,4 +1,4 @@
-//! What tools/kernels.sh compiled, as `fatbins.rs` and `entries.rs` in OUT_DIR: of all sources, or of none.
+//! Writes `fatbins.rs` and `entries.rs` in OUT_DIR from the results of tools/kernels.sh: for all sources, or for none.
 //!
 //! The script's output is `target/kernels` in the workspace, wherever cargo's own target directory is, or
 //! CLEAVE_KERNELS_DIR. What is missing there or was made of other sources has the script compile, if there is an nvcc by
@@ -77,7 +77,7 @@ fn compiled(dir: &Path, source: &Path, extension: &str) -> PathBuf {
     dir.join(source.file_name().expect("a name")).with_extension(extension)
 }
 
-/// What a source is made of, as the script writes it: the flags, and all files that it includes, by name.
+/// Inputs of a source as the script writes them: the flags, and all files that it includes, in the order of their names.
 fn inputs(source: &Path) -> std::io::Result<String> {
     let (mut seen, mut queue) = (BTreeSet::new(), vec![source.strip_prefix(".").unwrap_or(source).to_path_buf()]);
     while let Some(file) = queue.pop() {

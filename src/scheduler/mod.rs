@@ -1,4 +1,4 @@
-//! Which tokens of which sequences a step computes: waiting and running sequences, a token budget per step,
+//! Decides which tokens of which sequences a step computes: waiting and running sequences, a token budget per step,
 //! chunked prefill, preemption. Pure data: no device types, no clock (time comes in as nanoseconds), no
 //! threads; the same calls give the same plans.
 //!
@@ -37,7 +37,7 @@ pub type SeqId = u64;
 /// Prompt chunks are multiples of this, except at the end of a prompt or of the budget.
 pub const CHUNK: usize = 16;
 
-/// What a step may take. Passed with every plan, so a role can change between steps.
+/// Limits of a step. Passed with every plan, so a role can change between steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Running sequences, paused ones included. Lowering it stops admissions, not running sequences.

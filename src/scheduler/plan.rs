@@ -217,7 +217,7 @@ impl Scheduler {
         true
     }
 
-    /// Of the sequences that hold blocks.
+    /// Picks the least entitled of the sequences that hold blocks.
     fn least_entitled(&self) -> Option<Slot> {
         let landed = self.landed.iter().map(|rank| rank.2);
         landed.chain(self.running.last().copied()).max_by_key(|&slot| self.seqs[slot].entitlement())

@@ -1,4 +1,4 @@
-//! What the scheduler knows of a sequence, and the two orders it goes by.
+//! A sequence as the scheduler knows it, and the two orders of sequences.
 
 use super::{NewSeq, SeqId};
 use std::cmp::Reverse;

@@ -1,18 +1,18 @@
-//! For the tests that use the library: settings, counters, and what was not given back. Not part of cuBLASLt.
+//! Settings, counters and a list of leaks, for tests that use the library. Not part of cuBLASLt.
 
 use crate::state::lock;
 use std::ffi::{CStr, c_char};
 
-/// What can be set: `key=value`, separated by spaces.
+/// Settings: `key=value`, separated by spaces.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// `version=110402`: what cublasLtGetVersion says.
+    /// `version=110402`: result of cublasLtGetVersion.
     pub version: usize,
     /// `algorithms=0`: the heuristic finds none.
     pub algorithms: bool,
-    /// `fail=N`: the Nth call from now of those that make, change, find or multiply fails, once. 0: none does.
+    /// `fail=N`: the Nth call from now that creates, changes, finds or multiplies fails, once. 0: none does.
     pub fail: u64,
-    /// `error=CODE`: with this.
+    /// `error=CODE`: status of the failing call.
     pub error: i32,
 }
 
@@ -36,8 +36,8 @@ impl Settings {
     }
 }
 
-/// Sets what is named, all else to what it is at first, and all counters to 0. Returns 0, or -1 for unknown settings, and
-/// then changes nothing.
+/// Sets the named settings, resets all others to their defaults and all counters to 0. For unknown settings returns -1 and
+/// changes nothing; otherwise returns 0.
 ///
 /// # Safety
 ///
@@ -70,7 +70,7 @@ pub extern "C" fn simulated_cublaslt_heuristics() -> u64 {
     lock().heuristics
 }
 
-/// How many things were made and not given back.
+/// Number of objects that were created and not destroyed.
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cublaslt_alive() -> u64 {
     lock().things.len() as u64

@@ -1,4 +1,4 @@
-//! The driver that is loaded in this process.
+//! The CUDA driver that is loaded in this process.
 
 use crate::*;
 use std::ffi::{CStr, c_char, c_void};
@@ -6,12 +6,12 @@ use std::sync::OnceLock;
 
 macro_rules! driver {
     ($($field:ident = $name:literal: fn($($of:ty),*),)*) => {
-        /// Its functions, which return a CUresult.
+        /// Functions of the driver, which return a CUresult.
         struct Driver {
             $($field: unsafe extern "C" fn($($of),*) -> i32,)*
         }
 
-        /// Finds them, in a simulated driver: kernels come by their names.
+        /// Finds the functions. The driver has to be the simulated one, which finds kernels by name.
         fn find() -> Option<Driver> {
             // SAFETY: loads nothing that is not there; the functions have these types in every driver.
             unsafe {

@@ -1,9 +1,9 @@
 //! cuBLASLt for machines without a GPU, as a shared library `libcublasLt.so` for tests: the functions that cleave calls,
-//! with their C ABI. A product is a kernel of cleave's in the stream that it is given, on the driver of kernels/driver, so
-//! it runs, is captured and replayed as all else there.
+//! with their C ABI. A product is one of cleave's kernels in the given stream, on the driver of simulator/driver, so it
+//! runs, is captured and is replayed like all other work there.
 //!
-//! It is stricter than cuBLASLt: an algorithm is good for the very product that it was found for, matrices have to be
-//! aligned as was promised, and the workspace is written to. See `control.rs` for what tests can set and ask.
+//! It is stricter than cuBLASLt: an algorithm is valid only for the product that it was found for, matrices have to be
+//! aligned as promised, and the workspace is written to. `control.rs` has the settings and counters for tests.
 
 #![cfg(target_os = "linux")]
 #![allow(non_snake_case)] // the library's name

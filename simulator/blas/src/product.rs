@@ -1,37 +1,37 @@
-//! Products: which are understood, and how one becomes a kernel.
+//! Matrix products: which of them are supported, and how one becomes a kernel.
 
 use crate::driver::Module;
 use crate::*;
 use std::ffi::{CStr, c_void};
 
-/// Of cudaDataType_t.
+/// Values of cudaDataType_t.
 const F32: i32 = 0;
 const F16: i32 = 2;
 const BF16: i32 = 14;
 /// CUBLAS_COMPUTE_32F
 const COMPUTE_32F: i32 = 68;
 
-/// What every product wants.
+/// Workspace that every product requires.
 const WORKSPACE: usize = 64 << 10;
 
-/// What cuBLASLt takes for granted.
+/// Alignment that cuBLASLt assumes.
 const ALIGN: u64 = 256;
 
-/// The first word of an algorithm: somebody else's would not have it.
+/// First word of an algorithm, which those of other libraries do not have.
 const MAGIC: u64 = 0x6c62_7375_6c74_616c;
 
 #[derive(Clone, Copy)]
 pub struct Operation {
     pub compute: i32,
     pub scale: i32,
-    /// Of A and B.
+    /// Type of A and B.
     pub transposed: [bool; 2],
     pub epilogue: Epilogue,
     /// Where a vector lies that is as long as D has rows, of D's type.
     pub bias: u64,
 }
 
-/// What is done to a product's sums, of cublasLtEpilogue_t.
+/// Epilogues of a product, as in cublasLtEpilogue_t.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Epilogue {
     None = 1,
@@ -79,7 +79,7 @@ pub struct Product {
 pub type Algorithm = [u64; 8];
 
 impl Product {
-    /// What stands for it in cublasLtMatmulAlgo_t, and the workspace that it wants. NOT_SUPPORTED if there is no such
+    /// Words for cublasLtMatmulAlgo_t, and the workspace of the product. NOT_SUPPORTED if there is no such
     /// kernel, INVALID_VALUE if it is no product.
     pub fn algorithm(&self) -> Result<(Algorithm, usize)> {
         let Product { operation, a, b, c, d } = self;

@@ -1,4 +1,4 @@
-//! All that the library knows, behind one mutex, and how its functions are entered.
+//! State of the library behind one mutex, and the entry of its functions.
 
 use crate::control::Settings;
 use crate::driver::Module;
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard};
 
-/// What handles are of.
+/// Objects that handles name.
 pub enum Thing {
     Library(Module),
     Operation(Operation),
@@ -43,7 +43,7 @@ pub fn lock() -> MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// A function that can fail: it is counted, and `fail=N` makes it fail.
+/// Entry of a function that can fail: it is counted, and `fail=N` makes it fail.
 pub fn enter(f: impl FnOnce(&mut State) -> Result<()>) -> i32 {
     leave(|state| {
         state.calls += 1;
@@ -54,7 +54,7 @@ pub fn enter(f: impl FnOnce(&mut State) -> Result<()>) -> i32 {
     })
 }
 
-/// One that gives something back: it is not made to fail.
+/// Entry of a function that destroys something: it is never made to fail.
 pub fn leave(f: impl FnOnce(&mut State) -> Result<()>) -> i32 {
     match catch_unwind(AssertUnwindSafe(|| f(&mut lock()))) {
         Ok(Ok(())) => 0,
@@ -64,7 +64,7 @@ pub fn leave(f: impl FnOnce(&mut State) -> Result<()>) -> i32 {
 }
 
 impl State {
-    /// Writes the handle of something new where the caller wants it.
+    /// Writes the handle of a new object to `to`.
     ///
     /// # Safety
     ///
@@ -80,7 +80,7 @@ impl State {
         Ok(())
     }
 
-    /// Forgets what has this handle, if it is of the kind that it should be.
+    /// Removes the object with this handle if it has the right kind.
     pub fn remove(&mut self, handle: usize, is: fn(&Thing) -> bool) -> Result<Thing> {
         if !self.things.get(&handle).is_some_and(is) {
             return Err(INVALID_VALUE);

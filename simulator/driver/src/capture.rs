@@ -22,7 +22,7 @@ pub struct Capture {
     pub thread: ThreadId,
     pub invalid: bool,
     pub ops: Vec<Op>,
-    /// Of each stream that takes part.
+    /// Clock of each stream that takes part.
     pub clocks: BTreeMap<usize, Clock>,
 }
 
@@ -39,7 +39,7 @@ impl State {
         self.captures.get_mut(&id)
     }
 
-    /// For what may not be done while a stream captures, by the rules of CUstreamCaptureMode. It spoils the capture.
+    /// Refuses, by the rules of CUstreamCaptureMode, a call that is not allowed while a stream captures, and invalidates the capture.
     pub fn not_capturing(&mut self) -> Result<()> {
         let (here, mine) = (std::thread::current().id(), CAPTURE_MODE.get());
         let mut forbidden = false;
@@ -57,7 +57,7 @@ impl State {
         if forbidden { Err(STREAM_CAPTURE_UNSUPPORTED) } else { Ok(()) }
     }
 
-    /// For waiting for a stream.
+    /// Refuses to wait for a stream that captures.
     pub fn stream_not_capturing(&mut self, stream: usize) -> Result<()> {
         if let Some(capture) = self.capture_of(stream) {
             capture.invalid = true;

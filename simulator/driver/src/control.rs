@@ -1,4 +1,4 @@
-//! For the tests that use the driver: settings, counters, and what was not given back. Not part of CUDA.
+//! Settings, counters and a list of leaks, for tests that use the driver. Not part of CUDA.
 
 use crate::fault;
 use crate::state::lock;

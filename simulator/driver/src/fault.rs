@@ -1,4 +1,4 @@
-//! What went wrong, in words: for cuGetErrorString and the file that SIMULATED_CUDA_LOG names.
+//! Descriptions of errors, for cuGetErrorString and for the file that SIMULATED_CUDA_LOG names.
 
 use crate::state::State;
 use crate::{Error, describe};

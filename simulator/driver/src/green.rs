@@ -1,4 +1,4 @@
-//! Green contexts: some of a device's multiprocessors, and the streams whose kernels run on them.
+//! Green contexts: a part of a device's multiprocessors, and the streams whose kernels run on them.
 
 use crate::state::State;
 use crate::*;
@@ -78,7 +78,7 @@ impl State {
         Ok(self.resource(green.device, 0, green.set))
     }
 
-    /// Equal groups of at least so many, and what is left. `most`: no more groups than that.
+    /// Splits into equal groups of at least this many multiprocessors, at most `most` groups, and the rest.
     pub fn split(
         &mut self,
         input: &Resource,
@@ -108,7 +108,7 @@ impl State {
         Ok((groups, self.resource(input.device as usize, split, rest)))
     }
 
-    /// What a descriptor of these would give: all of one split.
+    /// Resource that a descriptor of these resources describes. All have to come from one split.
     pub fn described(&self, resources: &[Resource]) -> Result<(usize, Set)> {
         let first = resources.first().ok_or(INVALID_VALUE)?;
         let mut all = Set::default();

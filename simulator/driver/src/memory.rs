@@ -47,7 +47,7 @@ pub struct Range {
     pub kind: Kind,
 }
 
-/// What cuMemCreate gave or cuMemImportFromShareableHandle found.
+/// Memory from cuMemCreate or cuMemImportFromShareableHandle.
 pub struct Physical {
     pub fd: i32,
     pub bytes: usize,
@@ -59,7 +59,7 @@ pub struct Physical {
     pub own: bool,
 }
 
-/// What the memory at an address is.
+/// Kind of the memory at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     Device(usize),
@@ -74,7 +74,7 @@ impl State {
         (at < start + range.bytes.max(1)).then_some((*start, range))
     }
 
-    /// What `bytes` from `at` are. An error: they leave a range that they began in, or may not be accessed.
+    /// Kind of the memory from `at` to `at + bytes`. Fails if it leaves the range in which it begins, or may not be accessed.
     pub fn place(&self, at: usize, bytes: usize) -> Result<Place> {
         let Some((mut start, mut range)) = self.range(at) else {
             let inside = self.ranges.range(at..at.saturating_add(bytes)).next().is_some();

@@ -1,6 +1,6 @@
-//! What can be set: `key=value`, separated by spaces or commas.
+//! Settings: `key=value`, separated by spaces or commas.
 
-/// Of the simulated machine.
+/// Settings of the simulated machine.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// `devices=N`. With 0, cuInit finds no device.
@@ -55,7 +55,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// What a block can have, by opting in.
+    /// Shared memory that a block can have if it opts in.
     pub fn shared_memory(&self) -> i32 {
         match self.compute {
             70 => 96 << 10,

@@ -1,4 +1,4 @@
-//! All that the driver knows, behind one mutex, and how its functions are entered.
+//! State of the driver behind one mutex, and the entry of its functions.
 
 use crate::arena::Arena;
 use crate::capture::{Capture, Ops};
@@ -16,7 +16,7 @@ use std::sync::{LazyLock, Mutex, MutexGuard};
 pub struct Device {
     pub arena: Arena,
     pub used: usize,
-    /// Of the primary context.
+    /// Reference count of the primary context.
     pub refs: usize,
     pub context: usize,
 }
@@ -72,7 +72,7 @@ pub struct State {
     pub staged: u64,
     /// Bytes copied from device memory to the host.
     pub downloaded: u64,
-    /// What contexts took with them at their end.
+    /// Objects that were alive when their contexts ended.
     pub left: Vec<String>,
     pub faults: BTreeMap<i32, usize>,
     /// Where the last kernel ran: its stream's priority, and on how many multiprocessors.
@@ -137,7 +137,7 @@ fn finish(done: std::thread::Result<Result<()>>) -> i32 {
     }
 }
 
-/// A function that can fail: it is counted, and `fail=N` makes it fail.
+/// Entry of a function that can fail: it is counted, and `fail=N` makes it fail.
 pub fn enter(f: impl FnOnce(&mut State) -> Result<()>) -> i32 {
     finish(catch_unwind(AssertUnwindSafe(|| {
         let mut state = lock();
@@ -149,7 +149,7 @@ pub fn enter(f: impl FnOnce(&mut State) -> Result<()>) -> i32 {
     })))
 }
 
-/// One that gives something back, or changes nothing: it is not made to fail.
+/// Entry of a function that destroys something or changes nothing: it is never made to fail.
 pub fn leave(f: impl FnOnce(&mut State) -> Result<()>) -> i32 {
     finish(catch_unwind(AssertUnwindSafe(|| f(&mut lock()))))
 }
@@ -205,7 +205,7 @@ impl State {
         CURRENT.with_borrow(|all| all.last().copied())
     }
 
-    /// The current context, that nothing went wrong in.
+    /// Current context, if no error has occurred in it.
     pub fn current(&self) -> Result<usize> {
         self.ready()?;
         let handle = self.current_handle().ok_or(INVALID_CONTEXT)?;
@@ -250,7 +250,7 @@ impl State {
         Ok(())
     }
 
-    /// A context takes all with it that it has.
+    /// Ends a context with everything in it.
     pub fn end(&mut self, context: usize) {
         let _ = self.run_all(context);
         let left: Vec<_> = self.alive().into_iter().filter(|(of, _)| *of == context).collect();
@@ -271,7 +271,7 @@ impl State {
         self.contexts.remove(&context);
     }
 
-    /// All that somebody has to give back, with its context.
+    /// Objects that somebody has to destroy, with their contexts.
     pub fn alive(&self) -> Vec<(usize, String)> {
         let mut out = Vec::new();
         let on = |context: usize| self.contexts.get(&context).map_or(-1, |context| context.device as i64);

@@ -53,7 +53,7 @@ pub struct Launch {
     pub grid: [u32; 3],
     pub block: [u32; 3],
     pub shared: usize,
-    /// That it was launched or captured in: a graph's kernels stay there, wherever the graph is launched.
+    /// Context in which it was launched or captured. A graph's kernels stay there, wherever the graph is launched.
     pub green: Option<usize>,
     /// Each argument in 16-byte words, for its alignment.
     pub params: Vec<Vec<u128>>,

@@ -58,7 +58,7 @@ pub struct Job {
     pub paused: bool,
 }
 
-/// What an engine does around a scheduler.
+/// A model of the engine around a scheduler.
 #[derive(Default)]
 pub struct Engine {
     pub scheduler: Scheduler,
@@ -77,7 +77,7 @@ impl Engine {
         self.jobs.insert(id, Job { tokens, computed: 0, end: tokens + generate, paused: false });
     }
 
-    /// As `add`, with KV of all tokens but the last. False if the pool has no room for it.
+    /// Adds a sequence with KV of all tokens but the last. False if the pool has no room for it.
     pub fn import(&mut self, pool: &mut Pool, id: SeqId, tokens: usize, generate: usize, priority: u32) -> bool {
         if tokens < 2 || !pool.reserve(id, 0, tokens - 1) {
             pool.release(id);

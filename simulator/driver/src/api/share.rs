@@ -66,10 +66,10 @@ fn properties(state: &State, given: *const Properties) -> Result<usize> {
     state.device(given.location.id)
 }
 
-/// What the file of a handle is called, before its device's number.
+/// Name of the file behind a handle, before the number of its device.
 const HANDLE: &str = "simulated-cuda-handle-";
 
-/// The device whose memory a descriptor is of.
+/// Device whose memory a descriptor refers to.
 fn device_of(fd: i32) -> Option<i32> {
     let file = std::fs::read_link(format!("/proc/self/fd/{fd}")).ok()?;
     let (_, number) = file.to_str()?.split_once(HANDLE)?;

@@ -16,7 +16,7 @@ fn create(state: &mut State, flags: u32, priority: i32) -> Result<usize> {
     Ok(handle)
 }
 
-/// An event, that nothing went wrong around.
+/// Event in whose context no error has occurred.
 fn event(state: &State, handle: usize) -> Result<&Event> {
     state.ready()?;
     let event = state.events.get(&handle).ok_or(INVALID_HANDLE)?;

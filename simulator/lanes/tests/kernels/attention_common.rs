@@ -59,7 +59,7 @@ impl Kv for i8 {
     }
 }
 
-/// What a batch looks like. Spans are (position, rows).
+/// Shape of a batch. Spans are (position, rows).
 #[derive(Clone, Debug)]
 pub struct Shape {
     pub heads: u32,

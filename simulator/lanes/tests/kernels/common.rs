@@ -1,4 +1,4 @@
-//! What the tests share: element types, random data, launching.
+//! Shared by the tests: element types, random data, launching.
 
 use half::{bf16, f16};
 use simulated_kernels::{self as kernels, Lanes};

@@ -17,7 +17,7 @@ pub struct KvLayout {
     pub heads_of_shard: u32,
 }
 
-/// What KV is stored as. `NAME` is its part of kernels' names.
+/// Element type of stored KV. `NAME` is its part of the names of kernels.
 pub trait Stored: 'static {
     const NAME: &'static str;
     const BYTES: usize;

@@ -170,7 +170,7 @@ fn convert<From: Stored, To: Stored>(case: &Case) {
     }
 }
 
-/// To the bit, but that a NaN of floats may be another one.
+/// Equality to the bit, except that a float NaN may be another NaN.
 fn compare(found: &[u8], expected: &[u8], bytes: usize, what: &str) {
     // Scales of int8 are floats and lie on multiples of four.
     let width = if bytes == 1 { 4 } else { bytes };
