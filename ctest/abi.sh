@@ -1,12 +1,13 @@
 #!/bin/sh
-# abi.sh LIBDIR SYMBOLS SONAME: the libraries export exactly the listed symbols, under the right name.
+# abi.sh LIBDIR HEADER SONAME: the libraries export exactly the functions that the header declares, under the right name.
 set -eu
-lib=$1 list=$2 soname=$3
+lib=$1 header=$2 soname=$3
+here=$(dirname "$0")
 status=0
 
 nm -D --defined-only "$lib/libcleave.so" | awk '{print $3}' | LC_ALL=C sort >abi-found.txt
-if ! LC_ALL=C sort "$list" | diff - abi-found.txt; then
-    echo "libcleave.so exports other symbols than $list lists (<: missing, >: not listed)"
+if ! sh "$here/functions.sh" "$header" | diff - abi-found.txt; then
+    echo "libcleave.so exports other symbols than $header declares (<: not exported, >: not declared)"
     status=1
 fi
 dynamic=$(readelf -d "$lib/libcleave.so")

@@ -4,59 +4,71 @@
 //! another exactly as it would have gone on. There is no generator state: random numbers are a function of
 //! (seed, position).
 
-/// Sampling and stopping, resolved: no field means "default" any more.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SamplingParams {
-    /// 0 is greedy.
-    pub temperature: f32,
-    /// 0 keeps all.
-    pub top_k: u32,
-    /// 1 keeps all.
-    pub top_p: f32,
-    /// 0 keeps all: drop tokens whose probability is below min_p × the largest.
-    pub min_p: f32,
-    /// 1 is none; over prompt and generated tokens.
-    pub repetition_penalty: f32,
-    /// 0 is none; over generated tokens.
-    pub presence_penalty: f32,
-    pub frequency_penalty: f32,
-    pub seed: u64,
-    /// Tokens to generate after the last prompt token, over all engines the sequence passes through.
-    pub max_new_tokens: u32,
-    /// Stop tokens cannot be sampled before this many were generated.
-    pub min_new_tokens: u32,
-    /// None: no logprobs; Some(n): the chosen token's and the n likeliest ones'.
-    pub logprobs: Option<u32>,
-    /// Do not stop at the model's EOS ids.
-    pub ignore_eos: bool,
-    /// Single-token stops beside the model's EOS ids.
-    pub stop_ids: Vec<u32>,
-    /// Multi-token stops, each of two or more tokens.
-    pub stop_sequences: Vec<Vec<u32>>,
-    /// Added to the logits before sampling.
-    pub logit_bias: Vec<(u32, f32)>,
+/// Defines the list of sampling parameters twice: with the values in force, and as a request states them.
+macro_rules! sampling_parameters {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = $default:expr;)*) => {
+        /// Sampling and stopping with every default resolved.
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct SamplingParams {
+            $($(#[$doc])* pub $name: $type,)*
+        }
+
+        impl Default for SamplingParams {
+            fn default() -> Self {
+                SamplingParams { $($name: $default,)* }
+            }
+        }
+
+        /// Sampling and stopping as a request states them: zero, empty or None stands for the default.
+        #[derive(Clone, Debug, Default)]
+        pub struct SamplingFields {
+            $($(#[$doc])* pub $name: $type,)*
+        }
+
+        impl SamplingFields {
+            /// Takes the stated fields from the request and the others from `base`.
+            pub fn resolve(self, base: SamplingParams) -> SamplingParams {
+                SamplingParams { $($name: stated(self.$name, base.$name),)* }
+            }
+        }
+    };
 }
 
-impl Default for SamplingParams {
-    fn default() -> Self {
-        SamplingParams {
-            temperature: 0.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
-            seed: 0,
-            max_new_tokens: u32::MAX,
-            min_new_tokens: 0,
-            logprobs: None,
-            ignore_eos: false,
-            stop_ids: Vec::new(),
-            stop_sequences: Vec::new(),
-            logit_bias: Vec::new(),
-        }
-    }
+fn stated<T: PartialEq + Default>(field: T, base: T) -> T {
+    if field == T::default() { base } else { field }
+}
+
+sampling_parameters! {
+    /// Divides the logits; 0 takes the likeliest token.
+    temperature: f32 = 0.0;
+    /// Keeps the k likeliest tokens; 0 keeps all.
+    top_k: u32 = 0;
+    /// Keeps the likeliest tokens whose probabilities sum to this; 1 keeps all.
+    top_p: f32 = 1.0;
+    /// Drops tokens whose probability is below this share of the largest; 0 keeps all.
+    min_p: f32 = 0.0;
+    /// Applies to prompt and generated tokens; 1 is none.
+    repetition_penalty: f32 = 1.0;
+    /// Applies to generated tokens; 0 is none.
+    presence_penalty: f32 = 0.0;
+    /// Applies to generated tokens, once for each occurrence; 0 is none.
+    frequency_penalty: f32 = 0.0;
+    /// Seed of the random numbers, which are a function of it and the position.
+    seed: u64 = 0;
+    /// Tokens to generate after the last prompt token, over all engines that the sequence passes through.
+    max_new_tokens: u32 = u32::MAX;
+    /// Stop tokens cannot be sampled before this many tokens were generated.
+    min_new_tokens: u32 = 0;
+    /// None: no logprobs. Some(n): those of the chosen token and of the n likeliest.
+    logprobs: Option<u32> = None;
+    /// Does not stop at the model's EOS ids.
+    ignore_eos: bool = false;
+    /// Single tokens that stop, beside the model's EOS ids.
+    stop_ids: Vec<u32> = Vec::new();
+    /// Stop sequences of two or more tokens each.
+    stop_sequences: Vec<Vec<u32>> = Vec::new();
+    /// Added to the logits before sampling, by token.
+    logit_bias: Vec<(u32, f32)> = Vec::new();
 }
 
 /// Why a request ended. The numbers are `CLEAVE_FINISH_*`.

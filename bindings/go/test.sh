@@ -11,6 +11,7 @@ if [ $# -ne 2 ]; then
 fi
 prefix=$(cd "$1" && pwd)
 CLEAVE_TEST_MODEL=$(cd "$2" && pwd)
+proxy=$(go env GOPROXY)
 pc=$(find "$prefix" -name cleave.pc -path '*/pkgconfig/*' | head -n 1)
 if [ -z "$pc" ]; then
     echo "test.sh: no pkgconfig/cleave.pc below $prefix" >&2
@@ -44,3 +45,12 @@ step env GOGC=1 go test -count="$effort" ./...
 # The archive is linked: the program finds no shared library, and needs none.
 step env -u LD_LIBRARY_PATH go test -count=1 -tags cleave_static ./...
 step go test -run '^$' -bench . -benchtime 1x .
+
+# The collector is a module of its own, because it has dependencies: they are in Go's module cache or fetched.
+cd prometheus
+if GOPROXY=$proxy go mod download; then
+    step go vet ./...
+    step go test -race ./...
+else
+    echo "prometheus: skipped, its dependencies cannot be had" >&2
+fi

@@ -1,5 +1,6 @@
 //! A KV cache with its model: what the engines over it share.
 
+use super::Metrics;
 use super::device_runtime::{self, DeviceRuntime, Sharing};
 use super::event::{Event, EventKind};
 use super::prepare::Bounds;
@@ -15,6 +16,7 @@ use crate::sequence::Snapshot;
 use crate::tensor::Dtype;
 use crate::transport::{Encryption, Node, NodeConfig};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 const DEFAULT_BLOCK_TOKENS: u32 = 16;
@@ -45,6 +47,8 @@ pub struct CacheOptions {
 
 /// A KV cache for one model on one device, with what its engines share: weights, block pool, handles.
 pub struct ModelCache {
+    /// Counts the caches of the process from 0, in order of creation.
+    number: u64,
     model: Arc<Model>,
     home: Box<dyn DeviceRuntime>,
     geometry: KvGeometry,
@@ -117,7 +121,9 @@ impl ModelCache {
         crate::log!(Info, "cache", "created: {n_blocks} blocks of {block_tokens} tokens, {mib} MiB");
         let defaults = NodeConfig::default();
         let peer_timeout = options.peer_timeout.unwrap_or(defaults.peer_timeout);
+        static CREATED: AtomicU64 = AtomicU64::new(0);
         Ok(Arc::new(ModelCache {
+            number: CREATED.fetch_add(1, Ordering::Relaxed),
             home,
             geometry,
             n_blocks,
@@ -132,6 +138,16 @@ impl ModelCache {
 
     pub fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// The cache's name in metrics: caches of the process are counted from 0, in order of creation.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The metrics of the cache itself; those of an engine are zero.
+    pub fn metrics(&self) -> Metrics {
+        Metrics::of_cache(&self.kv.stats())
     }
 
     /// Handles, leases, images, audit.

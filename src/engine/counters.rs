@@ -1,80 +1,76 @@
-//! Counters that the step thread and host calls write and [`Metrics`] reads.
+//! Counters of one engine: what the step thread and host calls write, and [`Metrics`] reads.
 
+use super::histogram::Histograms;
+use super::metrics::for_each_metric;
 use super::{Metrics, ModelCache};
 use crate::sys::monotonic_ns;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-#[derive(Default)]
-pub(super) struct Counters {
-    pub running: AtomicU32,
-    pub waiting: AtomicU32,
-    pub steps: AtomicU64,
-    pub prompt_tokens: AtomicU64,
-    pub generated_tokens: AtomicU64,
-    pub prefix_hit_tokens: AtomicU64,
-    pub preemptions: AtomicU64,
-    pub recomputed: AtomicU64,
-    pub busy_ns: AtomicU64,
-    pub last_step_end_ns: AtomicU64,
-    pub step_ns_last: AtomicU64,
-    pub step_ns_max: AtomicU64,
-    handoffs: AtomicU64,
-    handoff_ns_total: AtomicU64,
-    handoff_ns_last: AtomicU64,
-    pub export_ns_last: AtomicU64,
-    pub role_in_effect: AtomicU32,
-    pub role_set_ns: AtomicU64,
-    pub role_switch_ns_last: AtomicU64,
-    pub multiprocessors: AtomicU32,
+/// A number with an atomic of its size.
+pub(super) trait Counted {
+    type Atomic: Default;
 }
 
+impl Counted for u32 {
+    type Atomic = AtomicU32;
+}
+
+impl Counted for u64 {
+    type Atomic = AtomicU64;
+}
+
+macro_rules! define {
+    (
+        counted { $($counted:ident: $type:ty, $($kind:ident $name:literal,)? $help:literal;)* }
+        cached { $($cached:tt)* }
+        computed { $($computed:tt)* }
+    ) => {
+        /// Everything that an engine counts.
+        #[derive(Default)]
+        pub(super) struct Counters {
+            $(#[doc = $help] pub $counted: <$type as Counted>::Atomic,)*
+            /// When the last step ended; 0 before the first.
+            last_step_end_ns: AtomicU64,
+            /// When the role was last set.
+            pub role_set_ns: AtomicU64,
+            pub histograms: Histograms,
+        }
+
+        impl Counters {
+            /// The values of the engine and its cache. What the engine's budget knows is left at 0.
+            pub fn read(&self, cache: &ModelCache) -> Metrics {
+                let Histograms { step, handoff, .. } = &self.histograms;
+                let ended = self.last_step_end_ns.load(Relaxed);
+                Metrics {
+                    $($counted: self.$counted.load(Relaxed),)*
+                    steps: step.count(),
+                    busy_ns: step.sum(),
+                    last_step_age_ns: if ended == 0 { 0 } else { monotonic_ns().saturating_sub(ended) },
+                    handoffs: handoff.count(),
+                    handoff_ns_total: handoff.sum(),
+                    ..cache.metrics()
+                }
+            }
+        }
+    };
+}
+for_each_metric!(define);
+
 impl Counters {
-    /// A handle was taken over in `ns`.
+    /// The KV of a handle became a request's own within `ns`.
     pub fn handed_off(&self, ns: u64) {
-        self.handoffs.fetch_add(1, Relaxed);
-        self.handoff_ns_total.fetch_add(ns, Relaxed);
+        self.histograms.handoff.observe(ns);
         self.handoff_ns_last.store(ns, Relaxed);
     }
 
-    pub fn read(&self, cache: &ModelCache) -> Metrics {
-        let kv = cache.kv().stats();
-        let ended = self.last_step_end_ns.load(Relaxed);
-        Metrics {
-            running: self.running.load(Relaxed),
-            waiting: self.waiting.load(Relaxed),
-            blocks_total: kv.blocks_total as u32,
-            blocks_free: kv.blocks_available as u32,
-            exports_open: kv.exports_open as u32,
-            imports_open: kv.imports_open as u32,
-            role: self.role_in_effect.load(Relaxed),
-            steps: self.steps.load(Relaxed),
-            prompt_tokens: self.prompt_tokens.load(Relaxed),
-            generated_tokens: self.generated_tokens.load(Relaxed),
-            prefix_hit_tokens: self.prefix_hit_tokens.load(Relaxed),
-            preemptions: self.preemptions.load(Relaxed),
-            recomputed: self.recomputed.load(Relaxed),
-            imports: kv.imports,
-            imports_failed: kv.imports_failed,
-            kv_bytes_hidden: kv.bytes_hidden,
-            kv_bytes_exposed: kv.bytes_exposed,
-            kv_exposed_ns_total: kv.exposed_ns,
-            kv_exposed_ns_last: kv.exposed_ns_last,
-            kv_bytes_in: kv.bytes_in,
-            kv_bytes_out: kv.bytes_out,
-            busy_ns: self.busy_ns.load(Relaxed),
-            last_step_age_ns: if ended == 0 { 0 } else { monotonic_ns().saturating_sub(ended) },
-            handoffs: self.handoffs.load(Relaxed),
-            handoff_ns_total: self.handoff_ns_total.load(Relaxed),
-            handoff_ns_last: self.handoff_ns_last.load(Relaxed),
-            export_ns_last: self.export_ns_last.load(Relaxed),
-            step_ns_last: self.step_ns_last.load(Relaxed),
-            step_ns_max: self.step_ns_max.load(Relaxed),
-            role_switch_ns_last: self.role_switch_ns_last.load(Relaxed),
-            multiprocessors: self.multiprocessors.load(Relaxed),
-            // The engine knows.
-            prefill_step_tokens: 0,
-            prefill_tokens_per_second: 0,
-        }
+    /// A step of `sequences` has run.
+    pub fn stepped(&self, started_ns: u64, ended_ns: u64, sequences: usize) {
+        let took = ended_ns.saturating_sub(started_ns);
+        self.histograms.step.observe(took);
+        self.histograms.batch_size.observe(sequences as u64);
+        self.step_ns_last.store(took, Relaxed);
+        self.step_ns_max.fetch_max(took, Relaxed);
+        self.last_step_end_ns.store(ended_ns, Relaxed);
     }
 }

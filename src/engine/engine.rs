@@ -1,10 +1,11 @@
 //! An engine as host threads see it. None of its calls waits for a step: they leave word in [`EngineShared`], and the step
 //! thread finds it there.
 
+use super::histogram::Histograms;
 use super::pending::PendingRequest;
 use super::saturation::Budget;
 use super::shared::EngineShared;
-use super::{EngineOptions, Metrics, ModelCache, Queue, Request, Role, source, step};
+use super::{EngineOptions, HistogramReading, Metrics, ModelCache, Queue, Request, Role, source, step};
 use crate::backend::Placement;
 use crate::backend::cpu::bind_current_thread;
 use crate::error::{Error, Result};
@@ -124,6 +125,21 @@ impl Engine {
         metrics.prefill_step_tokens = self.shared.prompt_tokens() as u32;
         metrics.prefill_tokens_per_second = self.shared.budget.choice().map_or(0, |choice| choice.rate);
         metrics
+    }
+
+    /// The engine's histograms, read one after the other while it runs.
+    pub fn histograms(&self) -> Vec<HistogramReading> {
+        self.shared.counters.histograms.read()
+    }
+
+    /// All histograms of an engine that has done nothing: their names, texts and buckets.
+    pub fn histogram_list() -> Vec<HistogramReading> {
+        Histograms::default().read()
+    }
+
+    /// The cache that the engine runs over.
+    pub fn cache(&self) -> &Arc<ModelCache> {
+        &self.shared.cache
     }
 
     /// Ends everything still open with SHUTDOWN and joins the step thread. Drop does the same.

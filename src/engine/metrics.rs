@@ -1,52 +1,153 @@
-//! Counters of one engine, as `cleave_engine_metrics` gives them.
+//! The list of an engine's metrics. From it follow the engine's counters, [`Metrics`], the struct that the C API fills
+//! and the OpenMetrics text. docs/metrics.md is checked against it.
 
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Metrics {
-    pub running: u32,
-    pub waiting: u32,
-    pub blocks_total: u32,
-    pub blocks_free: u32,
-    pub exports_open: u32,
-    pub imports_open: u32,
-    pub role: u32,
-    pub steps: u64,
-    pub prompt_tokens: u64,
-    pub generated_tokens: u64,
-    pub prefix_hit_tokens: u64,
-    pub preemptions: u64,
-    /// Requests whose KV did not come and was computed anew.
-    pub recomputed: u64,
-    /// Tickets whose KV came into the cache, and those whose did not.
-    pub imports: u64,
-    pub imports_failed: u64,
-    /// KV bytes pulled while their exporter was still computing, and after that.
-    pub kv_bytes_hidden: u64,
-    pub kv_bytes_exposed: u64,
-    /// From the exporter being done until everything was here: of all pulls, and of the last.
-    pub kv_exposed_ns_total: u64,
-    pub kv_exposed_ns_last: u64,
-    pub kv_bytes_in: u64,
-    pub kv_bytes_out: u64,
-    /// Time spent in steps.
-    pub busy_ns: u64,
-    /// Time since the last step ended; 0 before the first.
-    pub last_step_age_ns: u64,
-    /// Requests that this engine continued from a handle, and the time from taking the handle to its blocks
-    /// being the request's, summed and of the last one.
-    pub handoffs: u64,
-    pub handoff_ns_total: u64,
-    pub handoff_ns_last: u64,
-    /// Time that the last hand-over to a handle took on this engine.
-    pub export_ns_last: u64,
-    /// From `set_role` to the first step planned under the new role, of the last switch.
-    pub role_switch_ns_last: u64,
-    /// Steps' durations: the last and the longest.
-    pub step_ns_last: u64,
-    pub step_ns_max: u64,
-    /// Prompt tokens that a step takes at most, under the present role.
-    pub prefill_step_tokens: u32,
-    /// Of the device, that the engine's work runs on; 0 on the CPU.
-    pub multiprocessors: u32,
-    /// Where the former was chosen by measurement: the rate that it gave, else 0.
-    pub prefill_tokens_per_second: u64,
+/// Passes the list to the macro `$then`, in three groups by where a value comes from: atomics that the engine writes,
+/// the statistics of its cache (`kv` in the expressions), and what is computed when somebody asks.
+///
+/// An entry is a field with its type and, unless it is in the struct only, the family's kind and name in the text. A
+/// name that ends in `seconds` belongs to a field in nanoseconds. The last part is the help text.
+macro_rules! for_each_metric {
+    ($then:ident) => {
+        $then! {
+            counted {
+                running: u32, gauge "num_requests_running", "Requests in the running batch.";
+                waiting: u32, gauge "num_requests_waiting", "Accepted requests that are not in the running batch.";
+                role: u32, "Role of the last step: CLEAVE_ROLE_*.";
+                prompt_tokens: u64, counter "prompt_tokens", "Prompt tokens computed.";
+                generated_tokens: u64, counter "generation_tokens", "Tokens generated.";
+                prefix_hit_tokens: u64, counter "prefix_cache_hits",
+                    "Prompt tokens found in the prefix cache, which were not computed.";
+                preemptions: u64, counter "num_preemptions", "Sequences put back because KV blocks ran out.";
+                recomputed: u64, counter "requests_recomputed",
+                    "Requests whose imported KV did not arrive and was computed here instead.";
+                handoff_ns_last: u64, "Duration of the last handoff.";
+                step_ns_last: u64, "Duration of the last step.";
+                step_ns_max: u64, gauge "step_max_seconds", "Duration of the longest step.";
+                export_ns_last: u64, "Duration of the last export to a KV handle.";
+                role_switch_ns_last: u64, "Time from the last role switch to the first step under the new role.";
+                multiprocessors: u32, gauge "multiprocessors",
+                    "Multiprocessors of the device that the engine may use; 0 on the CPU.";
+            }
+            cached {
+                blocks_total: u32 = |kv| kv.blocks_total as u32, gauge "kv_blocks", "KV blocks of the cache.";
+                blocks_free: u32 = |kv| kv.blocks_available as u32, gauge "kv_blocks_free",
+                    "KV blocks that requests can have; blocks that only the prefix index holds are among them.";
+                exports_open: u32 = |kv| kv.exports_open as u32, gauge "kv_exports_open", "KV handles in the cache.";
+                imports_open: u32 = |kv| kv.imports_open as u32, gauge "kv_imports_open",
+                    "Imports into the cache that have not finished.";
+                kv_bytes_in: u64 = |kv| kv.bytes_in, counter "kv_in_bytes", "KV bytes imported.";
+                kv_bytes_out: u64 = |kv| kv.bytes_out, counter "kv_out_bytes", "KV bytes exported.";
+                imports: u64 = |kv| kv.imports, counter "kv_imports", "Imports that succeeded.";
+                imports_failed: u64 = |kv| kv.imports_failed, counter "kv_imports_failed", "Imports that failed.";
+                kv_bytes_hidden: u64 = |kv| kv.bytes_hidden, counter "kv_hidden_bytes",
+                    "KV bytes pulled while the exporter was still computing the prompt.";
+                kv_bytes_exposed: u64 = |kv| kv.bytes_exposed, counter "kv_exposed_bytes",
+                    "KV bytes pulled after the exporter had computed the prompt.";
+                kv_exposed_ns_total: u64 = |kv| kv.exposed_ns, counter "kv_exposed_seconds",
+                    "Time from the exporter's last prompt token to the end of the import, over all imports.";
+                kv_exposed_ns_last: u64 = |kv| kv.exposed_ns_last, "The same, of the last import.";
+            }
+            computed {
+                steps: u64, "Steps.";
+                busy_ns: u64, "Time spent in steps.";
+                last_step_age_ns: u64, gauge "last_step_age_seconds", "Time since the last step ended; 0 before the first.";
+                handoffs: u64, "Requests that continued a KV handle.";
+                handoff_ns_total: u64, "Time spent taking KV handles over.";
+                prefill_step_tokens: u32, gauge "prefill_step_tokens", "Most prompt tokens that a step takes.";
+                prefill_tokens_per_second: u64, gauge "prefill_tokens_per_second",
+                    "Measured rate of prefill steps of the chosen length; 0 if no length was chosen by measurement.";
+            }
+        }
+    };
 }
+pub(crate) use for_each_metric;
+
+/// How a family behaves over time, by its OpenMetrics name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Goes up and down.
+    Gauge,
+    /// Only goes up.
+    Counter,
+}
+
+/// One family of the OpenMetrics text.
+pub struct Family {
+    /// Name without the prefix `cleave_` and the suffix `_total`.
+    pub name: &'static str,
+    /// Gauge or counter.
+    pub kind: Kind,
+    /// Meaning, as a sentence.
+    pub help: &'static str,
+    /// Belongs to a cache, not to one of its engines.
+    pub of_cache: bool,
+    /// The value in the family's unit.
+    pub value: fn(&Metrics) -> f64,
+}
+
+/// The unit that a family's name ends with: `seconds`, `bytes` or none.
+pub fn unit(name: &str) -> Option<&'static str> {
+    ["bytes", "seconds"].into_iter().find(|unit| name.ends_with(unit))
+}
+
+/// Fields with times are in nanoseconds.
+fn scale(name: &str) -> f64 {
+    if unit(name) == Some("seconds") { 1e9 } else { 1.0 }
+}
+
+macro_rules! kind {
+    (gauge) => {
+        Kind::Gauge
+    };
+    (counter) => {
+        Kind::Counter
+    };
+}
+
+macro_rules! define {
+    (
+        counted { $($counted:ident: $counted_type:ty, $($counted_kind:ident $counted_name:literal,)? $counted_help:literal;)* }
+        cached { $($cached:ident: $cached_type:ty = $read:expr, $($cached_kind:ident $cached_name:literal,)? $cached_help:literal;)* }
+        computed { $($computed:ident: $computed_type:ty, $($computed_kind:ident $computed_name:literal,)? $computed_help:literal;)* }
+    ) => {
+        /// A reading of an engine's metrics and those of its cache.
+        #[derive(Clone, Copy, Debug, Default)]
+        pub struct Metrics {
+            $(#[doc = $counted_help] pub $counted: $counted_type,)*
+            $(#[doc = $cached_help] pub $cached: $cached_type,)*
+            $(#[doc = $computed_help] pub $computed: $computed_type,)*
+        }
+
+        impl Metrics {
+            /// The part that a cache has without an engine. The rest is zero.
+            pub(super) fn of_cache(kv: &crate::kv::CacheStats) -> Metrics {
+                fn read<T>(kv: &crate::kv::CacheStats, field: impl Fn(&crate::kv::CacheStats) -> T) -> T {
+                    field(kv)
+                }
+                Metrics { $($cached: read(kv, $read),)* ..Metrics::default() }
+            }
+        }
+
+        /// Every gauge and counter of the OpenMetrics text that is a field of [`Metrics`].
+        pub const FAMILIES: &[Family] = &[
+            $($(Family {
+                name: $counted_name, kind: kind!($counted_kind), help: $counted_help, of_cache: false,
+                value: |m| m.$counted as f64 / scale($counted_name),
+            },)?)*
+            $($(Family {
+                name: $computed_name, kind: kind!($computed_kind), help: $computed_help, of_cache: false,
+                value: |m| m.$computed as f64 / scale($computed_name),
+            },)?)*
+            $($(Family {
+                name: $cached_name, kind: kind!($cached_kind), help: $cached_help, of_cache: true,
+                value: |m| m.$cached as f64 / scale($cached_name),
+            },)?)*
+            Family {
+                name: "kv_cache_usage_perc", kind: Kind::Gauge, of_cache: true,
+                help: "Share of the cache's KV blocks that requests, handles and transfers hold, from 0 to 1.",
+                value: |m| 1.0 - f64::from(m.blocks_free) / f64::from(m.blocks_total.max(1)),
+            },
+        ];
+    };
+}
+for_each_metric!(define);

@@ -12,7 +12,8 @@
 //!   touch ([`shared`]): commands go in through an inbox, events come out through a [`Queue`]. Host threads never wait for a
 //!   step, and the step thread never waits for the host.
 //!
-//! [`probe`] measures how long prefill steps should be, and [`saturation`] chooses.
+//! [`probe`] measures how long prefill steps should be, and [`saturation`] chooses. [`metrics`] is the list of metrics,
+//! which [`counters`] and [`histogram`] count.
 //!
 //! This module knows models, caches, transports and devices by their traits; it knows nothing of the C API.
 
@@ -26,6 +27,7 @@ mod device_runtime;
 mod engine;
 mod event;
 mod guard;
+mod histogram;
 mod metrics;
 mod options;
 mod pending;
@@ -43,11 +45,13 @@ mod step;
 mod table;
 
 pub use crate::backend::devices::DEVICE_CPU;
+pub use crate::sequence::SamplingFields;
 pub use cache::{CacheOptions, ModelCache};
-
 pub use engine::{Engine, Submitted};
 pub use event::{Event, EventKind};
-pub use metrics::Metrics;
+pub use histogram::HistogramReading;
+pub(crate) use metrics::for_each_metric;
+pub use metrics::{FAMILIES, Family, Kind, Metrics, unit};
 pub use options::{EngineOptions, Role};
 pub use queue::{Queue, Reservation, SpaceWaker};
-pub use request::{Request, SamplingFields};
+pub use request::Request;

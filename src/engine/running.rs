@@ -132,10 +132,11 @@ impl RunningRequest {
         self.blocks.clear();
     }
 
-    /// The KV of tokens `start..end` was computed. The number of prompt tokens among them.
-    pub fn computed(&mut self, cache: &ModelCache, start: usize, end: usize) -> usize {
+    /// The KV of tokens `start..end` was computed by a step that began at `started_ns`. The number of prompt tokens among them.
+    pub fn computed(&mut self, cache: &ModelCache, start: usize, end: usize, started_ns: u64) -> usize {
         self.snapshot.computed = end as u32;
         if !std::mem::replace(&mut self.begun, true) {
+            self.guard.scheduled(started_ns);
             // Not again after a preemption, when it would find its own blocks.
             self.snapshot.cached_tokens = self.prefix_hit.unwrap_or(self.snapshot.cached_tokens);
         }
@@ -150,7 +151,8 @@ impl RunningRequest {
     // ---- tokens ----
 
     /// Takes in the token that was sampled.
-    pub fn append(&mut self, sampled: Sampled) {
+    pub fn append(&mut self, sampled: Sampled, now_ns: u64) {
+        self.guard.generated(now_ns);
         self.snapshot.tokens.push(sampled.token);
         self.counts.push(sampled.token);
         self.snapshot.last_logprob = sampled.logprob;

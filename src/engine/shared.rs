@@ -87,7 +87,7 @@ impl EngineShared {
     ) -> EngineShared {
         static ENGINES: AtomicU64 = AtomicU64::new(1);
         let counters = Counters::default();
-        counters.role_in_effect.store(role as u32, Ordering::Relaxed);
+        counters.role.store(role as u32, Ordering::Relaxed);
         EngineShared {
             limits,
             bounds: cache.bounds(),

@@ -154,20 +154,16 @@ impl StepLoop {
     fn collect(&mut self, launched: Launched) -> Result<()> {
         let eos_ids = self.shared.cache.eos_ids();
         self.runner.collect(&self.plan, self.table.running(), eos_ids)?;
-        self.table.commit(&self.plan);
+        self.table.commit(&self.plan, launched.started_ns);
+        let now_ns = monotonic_ns();
         for (id, sampled) in self.runner.sample(&self.plan, self.table.running(), eos_ids) {
-            self.table.sampled(id, sampled);
+            self.table.sampled(id, sampled, now_ns);
         }
 
-        let counters = &self.shared.counters;
-        let ended = monotonic_ns();
-        let took = ended - launched.started_ns;
-        counters.steps.fetch_add(1, Relaxed);
-        counters.busy_ns.fetch_add(took, Relaxed);
-        counters.step_ns_last.store(took, Relaxed);
-        counters.step_ns_max.fetch_max(took, Relaxed);
-        counters.last_step_end_ns.store(ended, Relaxed);
-        crate::log!(Trace, "engine", "step of {} sequences: {} us", self.plan.items.len(), took / 1000);
+        let (ended_ns, sequences) = (monotonic_ns(), self.plan.items.len());
+        self.shared.counters.stepped(launched.started_ns, ended_ns, sequences);
+        let took_us = (ended_ns - launched.started_ns) / 1000;
+        crate::log!(Trace, "engine", "step of {sequences} sequences: {took_us} us");
         Ok(())
     }
 
@@ -185,7 +181,7 @@ impl StepLoop {
         let role = self.shared.role.load(Relaxed);
         self.runner.executor().set_urgent(role == Role::Decode as u32)?;
         let counters = &self.shared.counters;
-        if counters.role_in_effect.swap(role, Relaxed) != role {
+        if counters.role.swap(role, Relaxed) != role {
             let since = counters.role_set_ns.load(Relaxed);
             counters.role_switch_ns_last.store(monotonic_ns().saturating_sub(since), Relaxed);
         }

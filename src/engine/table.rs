@@ -145,26 +145,26 @@ impl RequestTable {
         counters.preemptions.fetch_add(plan.preempted.len() as u64, Relaxed);
     }
 
-    /// Books what a step computed.
-    pub fn commit(&mut self, plan: &Plan) {
+    /// Books what a step that began at `started_ns` computed.
+    pub fn commit(&mut self, plan: &Plan, started_ns: u64) {
         self.scheduler.commit(plan);
         let shared = &self.shared;
         for item in &plan.items {
             if let Some(running) = self.running.get_mut(&item.seq) {
-                let of_prompt = running.computed(&shared.cache, item.start, item.start + item.len);
+                let of_prompt = running.computed(&shared.cache, item.start, item.start + item.len, started_ns);
                 shared.counters.prompt_tokens.fetch_add(of_prompt as u64, Relaxed);
             }
         }
     }
 
-    /// Takes in what was sampled for a sequence. Bad logits are the end of that sequence, and not of its neighbours.
-    pub fn sampled(&mut self, id: u64, outcome: Result<Sampled>) {
+    /// Takes in what was sampled for a sequence at `now_ns`. Bad logits are the end of that sequence, and not of its neighbours.
+    pub fn sampled(&mut self, id: u64, outcome: Result<Sampled>, now_ns: u64) {
         let sampled = match outcome {
             Ok(sampled) => sampled,
             Err(error) => return self.fail(id, error),
         };
         let Some(running) = self.running.get_mut(&id) else { return };
-        running.append(sampled);
+        running.append(sampled, now_ns);
         self.scheduler.append(id);
         self.shared.counters.generated_tokens.fetch_add(1, Relaxed);
         let events = running.token_events();

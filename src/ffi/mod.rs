@@ -1,7 +1,7 @@
 //! The C API: one file per section of `include/cleave/cleave.h`, which is generated from them. Conversions only.
 //!
-//! The three files that are no sections hold what all of them need, once: [`boundary`] (panics, pointers,
-//! errors, buffers), [`sized`] (structs that grow) and [`registry`] (what a handle stands for).
+//! Four files are not sections: [`boundary`] (panics, pointers, errors, buffers), [`versioned`] (structs that grow),
+//! [`registry`] (the object behind a handle) and [`openmetrics`] (the text of the metrics).
 //!
 //! Every `unsafe` in here rests on the contract that the header states: a pointer is NULL or valid for the
 //! size that goes with it. Handles are looked up, never dereferenced.
@@ -11,6 +11,7 @@
 compile_error!("cleave hands out 64-bit handles in pointers: 32-bit targets are not supported");
 
 mod boundary;
+mod openmetrics;
 mod registry;
 mod versioned;
 

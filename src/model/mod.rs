@@ -24,6 +24,7 @@ pub mod detokenizer;
 pub mod fingerprint;
 pub mod fingerprint_cache;
 pub mod json;
+mod name;
 mod placed;
 pub mod rope;
 pub mod rope_config;
@@ -120,6 +121,12 @@ impl Model {
     /// The resolved config.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// Name of the model for people and metrics: the directory's name, or `organisation/model` where the directory is a
+    /// snapshot in a Hugging Face cache.
+    pub fn name(&self) -> String {
+        name::of(&self.dir)
     }
 
     /// The mapped tensors.

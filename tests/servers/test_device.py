@@ -23,7 +23,7 @@ def test_workers_on_one_device(language, monkeypatch):
         assert reply.choices[0].message.content.strip() == answer
     prefill, decode = cluster.of("prefill")[0], cluster.of("decode")[0]
     assert "CUDA memory" in decode.log(), decode.log()
-    assert prefill.metric("cleave_prompt_tokens_total") > 0 and decode.metric("cleave_generated_tokens_total") > 0
+    assert prefill.metric("cleave_prompt_tokens_total") > 0 and decode.metric("cleave_generation_tokens_total") > 0
     assert prefill.metric("cleave_multiprocessors") > 0, "it is on a device"
     cluster.check_quiescent()
     cluster.stop()

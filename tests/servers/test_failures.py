@@ -39,7 +39,7 @@ class Streams:
 
         def most():
             alive = [worker for worker in cluster.of("decode") if worker.process.poll() is None]
-            return sum(worker.metric("cleave_requests_running") for worker in alive) >= STREAMS * 2 / 3
+            return sum(worker.metric("cleave_num_requests_running") for worker in alive) >= STREAMS * 2 / 3
 
         wait_until("most streams run", most)
 
@@ -75,7 +75,7 @@ def works(cluster):
 
 
 def busy_decode_worker(cluster):
-    return max(cluster.of("decode"), key=lambda worker: worker.metric("cleave_requests_running"))
+    return max(cluster.of("decode"), key=lambda worker: worker.metric("cleave_num_requests_running"))
 
 
 def test_a_killed_decode_worker(cluster, wanted):
@@ -163,7 +163,7 @@ def test_a_worker_that_joins_gets_its_share(cluster):
     cluster.wait_for(1, 3)
     streams = Streams(cluster, 60)
     streams.finish()
-    assert fresh.metric("cleave_generated_tokens_total") > 60 * STREAMS / 10
+    assert fresh.metric("cleave_generation_tokens_total") > 60 * STREAMS / 10
 
 
 def test_a_front_that_is_restarted(cluster):
@@ -185,8 +185,8 @@ def test_clients_that_go_away(cluster):
             pass
         stream.close()
     for worker in cluster.workers:
-        wait_until("nothing runs", lambda worker=worker: worker.metric("cleave_requests_running") == 0)
-    generated = sum(worker.metric("cleave_generated_tokens_total") for worker in cluster.of("decode"))
+        wait_until("nothing runs", lambda worker=worker: worker.metric("cleave_num_requests_running") == 0)
+    generated = sum(worker.metric("cleave_generation_tokens_total") for worker in cluster.of("decode"))
     assert generated < 40 * 300 / 2, "what a client left was cancelled"
     cluster.check_quiescent()
     works(cluster)

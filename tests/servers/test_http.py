@@ -187,7 +187,7 @@ def test_shutting_down_finishes_what_runs(language, slow_model):
         # Long enough to be seen running, and well within the ten seconds that it has.
         body = {"model": model_of(server), "prompt": "the old farmer", "max_tokens": 100, "ignore_eos": True}
         running = pool.submit(post, server, body, "/v1/completions")
-        while server.metric("cleave_requests_running") == 0:
+        while server.metric("cleave_num_requests_running") == 0:
             assert not running.done(), running.result()
             time.sleep(0.01)
         server.signal(signal.SIGTERM)
@@ -210,7 +210,7 @@ def test_more_than_fits_is_told_to_come_back(language, slow_model):
         connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
         first.append(connection)
         if waiting < 1024:
-            wait_until("the first waits", lambda: server.metric("cleave_requests_waiting") >= 500)
+            wait_until("the first waits", lambda: server.metric("cleave_num_requests_waiting") >= 500)
     status, head, answer = post(server, body, "/v1/completions")
     assert status == 429 and "retry-after: 1" in head and json.loads(answer)["error"]["type"] == "rate_limit_error"
     for connection in first:

@@ -300,6 +300,6 @@ def test_operators(server, client):
     assert families["cleave_server_time_to_first_token_seconds"].type == "summary"
     if hasattr(server, "front"):
         assert {"cleave_front_workers", "cleave_front_moved"} <= set(families)
-        assert sum(worker.metric("cleave_handoffs_total") for worker in server.of("decode")) > 0, "its answers were prefilled elsewhere"
+        assert sum(worker.metric("cleave_handoff_seconds_count") for worker in server.of("decode")) > 0, "its answers were prefilled elsewhere"
     else:
         assert any(name.startswith("cleave_") and not name.startswith("cleave_server") for name in families)

@@ -31,7 +31,8 @@ struct Metrics : cleave_metrics_t {
 /// Who holds the blocks of a cache.
 struct Audit : cleave_audit_t {};
 
-/// Replaces what is in `out` by the counters of every engine of the process as OpenMetrics text.
+/// Replaces the content of `out` by the metrics of all engines and caches of the process: OpenMetrics text without the final
+/// `# EOF`, for a scrape endpoint. docs/metrics.md lists the families.
 inline Result<void> metrics_text(std::string &out)
 {
     return detail::fill(out, out.capacity() + 4096, cleave_metrics_text);

@@ -165,6 +165,77 @@ fn every_function_that_takes_an_object_is_tried_with_bad_handles() {
     }
 }
 
+/// The fields of a struct of the header, without those that hosts do not set or read.
+fn fields(header: &str, name: &str) -> Vec<String> {
+    let (_, rest) = header.split_once(&format!("typedef struct {name} {{")).unwrap_or_else(|| panic!("no {name}"));
+    let body = rest.split_once(&format!("}} {name};")).expect("the end of a struct").0;
+    let lines = body.lines().map(str::trim).filter(|line| line.ends_with(';') && !line.starts_with('*'));
+    let names = lines.filter_map(|line| line.trim_end_matches(';').split('[').next()?.split(' ').next_back());
+    names.filter(|name| !["struct_size", "reserved"].contains(name)).map(str::to_string).collect()
+}
+
+/// The sources below `directory` with one of the `extensions`, as one text.
+fn sources(directory: &str, extensions: &[&str]) -> String {
+    let entries = std::fs::read_dir(root().join(directory)).unwrap().map(|entry| entry.unwrap().path());
+    let files = entries.filter(|path| path.extension().is_some_and(|e| extensions.iter().any(|want| e == *want)));
+    files.map(read).collect()
+}
+
+/// Every field of a struct is set or read by the C++ wrapper and by the Go package.
+#[test]
+fn every_field_is_known_to_the_bindings() {
+    let header = generate();
+    let (capi, go) = (sources("bindings/go/internal/capi", &["go", "h"]), sources("bindings/go", &["go"]));
+    let cpp = sources("bindings/cpp/cleave", &["hpp"]);
+    let mut missing = Vec::new();
+    let mut check = |text: &str, of: &str, field: &str, wanted: String| {
+        let ends = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
+        if !text.match_indices(&wanted).any(|(at, _)| ends(&text[at + wanted.len()..])) {
+            missing.push(format!("{of}.{field}: no `{wanted}`"));
+        }
+    };
+    // Structs that the C++ wrapper fills from its own; the others it derives from.
+    for (name, variable) in
+        [("cleave_request_desc_t", "c"), ("cleave_engine_config_t", "config"), ("cleave_cache_config_t", "config")]
+    {
+        for field in fields(&header, name) {
+            check(&cpp, name, &field, format!("{variable}.{field}"));
+        }
+    }
+    for name in [
+        "cleave_request_desc_t",
+        "cleave_engine_config_t",
+        "cleave_cache_config_t",
+        "cleave_kv_info_t",
+        "cleave_model_info_t",
+        "cleave_device_info_t",
+        "cleave_pair_report_t",
+        "cleave_audit_t",
+    ] {
+        for field in fields(&header, name) {
+            // Go has no use for flags that are always 0, and gives a report's status as an error.
+            let left_out = ["cleave_engine_config_t.flags", "cleave_model_info_t.flags", "cleave_pair_report_t.status"];
+            if !left_out.contains(&format!("{name}.{field}").as_str()) {
+                check(&capi, name, &field, format!("c.{field}"));
+            }
+        }
+    }
+    for field in fields(&header, "cleave_event_t") {
+        check(&capi, "cleave_event_t", &field, format!("offsetof(cleave_event_t, {field}"));
+    }
+    for field in fields(&header, "cleave_metrics_t") {
+        check(&go, "cleave_metrics_t", &field, format!("`c:\"{field}\"`"));
+        if field.ends_with("_ns") || field.contains("_ns_") {
+            check(&cpp, "cleave_metrics_t", &field, format!("Time({field}"));
+        }
+    }
+    for flag in header.lines().filter_map(|line| line.strip_prefix("#define CLEAVE_REQUEST_")?.split(' ').next()) {
+        check(&capi, "flags", flag, format!("C.CLEAVE_REQUEST_{flag}"));
+        check(&cpp, "flags", flag, format!("CLEAVE_REQUEST_{flag}"));
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
 #[test]
 fn the_header_compiles_as_c99_and_cpp17() {
     let include = root().join("include");

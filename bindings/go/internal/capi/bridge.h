@@ -153,7 +153,7 @@ static inline int bridge_queue_fd(name_t queue)
     return cleave_queue_fd((const cleave_queue_t *)queue);
 }
 
-static inline cleave_status_t bridge_poll(name_t queue, cleave_event_t *events, size_t event_size, size_t capacity, size_t *n)
+static inline cleave_status_t bridge_queue_poll(name_t queue, cleave_event_t *events, size_t event_size, size_t capacity, size_t *n)
 {
     return cleave_queue_poll((cleave_queue_t *)queue, events, event_size, capacity, 0, n);
 }
@@ -193,19 +193,19 @@ static inline cleave_status_t bridge_engine_metrics(name_t engine, cleave_metric
     return cleave_engine_metrics((cleave_engine_t *)engine, out, err);
 }
 
-static inline cleave_status_t bridge_submit(name_t engine, const cleave_request_desc_t *requests, size_t n_requests,
+static inline cleave_status_t bridge_engine_submit(name_t engine, const cleave_request_desc_t *requests, size_t n_requests,
                                             const int32_t *tokens, size_t n_tokens, uint64_t *ids, size_t *n_accepted,
                                             cleave_error_t *err)
 {
     return cleave_engine_submit((cleave_engine_t *)engine, requests, n_requests, tokens, n_tokens, ids, n_accepted, err);
 }
 
-static inline cleave_status_t bridge_cancel(name_t engine, uint64_t id, cleave_error_t *err)
+static inline cleave_status_t bridge_engine_cancel(name_t engine, uint64_t id, cleave_error_t *err)
 {
     return cleave_engine_cancel((cleave_engine_t *)engine, id, err);
 }
 
-static inline cleave_status_t bridge_export(name_t engine, uint64_t id, cleave_error_t *err)
+static inline cleave_status_t bridge_engine_export(name_t engine, uint64_t id, cleave_error_t *err)
 {
     return cleave_engine_export((cleave_engine_t *)engine, id, err);
 }

@@ -1,8 +1,8 @@
 package capi
 
 // #include "bridge.h"
-// #cgo noescape bridge_poll
-// #cgo nocallback bridge_poll
+// #cgo noescape bridge_queue_poll
+// #cgo nocallback bridge_queue_poll
 import "C"
 
 import "unsafe"
@@ -58,7 +58,7 @@ func QueueFD(queue uintptr) int { return int(C.bridge_queue_fd(C.name_t(queue)))
 // Poll is cleave_queue_poll without waiting. It allocates nothing.
 func Poll(queue uintptr, events []Event) (int, int32) {
 	var n C.size_t
-	status := C.bridge_poll(C.name_t(queue), (*C.cleave_event_t)(unsafe.Pointer(unsafe.SliceData(events))), C.size_t(unsafe.Sizeof(Event{})),
+	status := C.bridge_queue_poll(C.name_t(queue), (*C.cleave_event_t)(unsafe.Pointer(unsafe.SliceData(events))), C.size_t(unsafe.Sizeof(Event{})),
 		C.size_t(len(events)), &n)
 	return int(n), int32(status)
 }

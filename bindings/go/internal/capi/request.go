@@ -58,7 +58,7 @@ func Submit(engine uintptr, requests []Request, tokens []int32) ([]uint64, *Erro
 	ids := make([]uint64, len(requests))
 	var n C.size_t
 	var err C.cleave_error_t
-	status := C.bridge_submit(C.name_t(engine), unsafe.SliceData(descs), C.size_t(len(descs)),
+	status := C.bridge_engine_submit(C.name_t(engine), unsafe.SliceData(descs), C.size_t(len(descs)),
 		(*C.int32_t)(unsafe.SliceData(tokens)), C.size_t(len(tokens)), (*C.uint64_t)(unsafe.SliceData(ids)), &n, &err)
 	return ids[:n], failure(status, &err)
 }
@@ -91,11 +91,11 @@ func (r *Request) fill(c *C.cleave_request_desc_t) {
 // Cancel is cleave_engine_cancel.
 func Cancel(engine uintptr, request uint64) *Error {
 	var err C.cleave_error_t
-	return failure(C.bridge_cancel(C.name_t(engine), C.uint64_t(request), &err), &err)
+	return failure(C.bridge_engine_cancel(C.name_t(engine), C.uint64_t(request), &err), &err)
 }
 
 // Export is cleave_engine_export.
 func Export(engine uintptr, request uint64) *Error {
 	var err C.cleave_error_t
-	return failure(C.bridge_export(C.name_t(engine), C.uint64_t(request), &err), &err)
+	return failure(C.bridge_engine_export(C.name_t(engine), C.uint64_t(request), &err), &err)
 }

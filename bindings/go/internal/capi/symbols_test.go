@@ -10,7 +10,7 @@ import (
 
 // Every function of the C API is called from here, and from nowhere else.
 func TestEveryFunctionIsReachable(t *testing.T) {
-	symbols, err := os.ReadFile("../../../../ctest/abi-symbols.txt")
+	header, err := os.ReadFile("../../../../include/cleave/cleave.h")
 	if os.IsNotExist(err) {
 		t.Skip("not in cleave's own tree")
 	}
@@ -29,7 +29,12 @@ func TestEveryFunctionIsReachable(t *testing.T) {
 		}
 		text.Write(content)
 	}
-	for _, symbol := range strings.Fields(string(symbols)) {
+	functions := regexp.MustCompile(`(?m)^[a-z][^(\n]*[ *](cleave_[a-z0-9_]*)\(`).FindAllStringSubmatch(string(header), -1)
+	if len(functions) < 40 {
+		t.Fatalf("%d functions in cleave.h", len(functions))
+	}
+	for _, function := range functions {
+		symbol := function[1]
 		// Either Go calls it, or it calls a function of bridge.h that does.
 		direct := strings.Contains(text.String(), "C."+symbol+"(")
 		bridged := strings.Contains(text.String(), "C.bridge_"+strings.TrimPrefix(symbol, "cleave_")+"(") &&

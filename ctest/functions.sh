@@ -1,0 +1,3 @@
+#!/bin/sh
+# functions.sh HEADER: the names of the functions that cleave.h declares, sorted, one a line.
+sed -n 's/^[a-z][^(]*[ *]\(cleave_[a-z0-9_]*\)(.*/\1/p' "$1" | LC_ALL=C sort
