@@ -351,9 +351,13 @@ fn directories() {
     fs::write(dir.path().join("chat_template.jinja"), "file").unwrap();
     assert_eq!(load().chat_prompt(&HELLO).unwrap(), "file");
     fs::write(dir.path().join("chat_template.jinja"), b"\xff").unwrap();
-    let e = load().chat_prompt(&HELLO).unwrap_err();
+    let model = load();
+    let e = model.chat_prompt(&HELLO).unwrap_err();
     assert_eq!(e.status, Corrupt);
     assert!(e.message.contains("chat_template.jinja"), "{e}");
+    // A file that could not be read is tried again.
+    fs::write(dir.path().join("chat_template.jinja"), "mended").unwrap();
+    assert_eq!(model.chat_prompt(&HELLO).unwrap(), "mended");
 }
 
 /// Tokenizers that would make much of little are refused before anything is built from them.

@@ -33,8 +33,9 @@ pub mod tokenizer;
 mod tokenizer_limits;
 pub mod weights;
 
+use once_cell::sync::OnceCell;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crate::backend::{BackendDevice, KvGeometry, Progress};
 use crate::bail;
@@ -58,8 +59,9 @@ pub struct Model {
     checkpoint: Checkpoint,
     fingerprint: [u8; 32],
     placed: PlacedWeights,
-    tokenizer: OnceLock<Result<Option<Arc<Tokenizer>>>>,
-    chat: OnceLock<Result<Option<ChatTemplate>>>,
+    /// Read when first asked for; a file that could not be read is tried again.
+    tokenizer: OnceCell<Option<Arc<Tokenizer>>>,
+    chat: OnceCell<Option<ChatTemplate>>,
 }
 
 /// The figures of a model, as the C API reports them.
@@ -113,8 +115,8 @@ impl Model {
             checkpoint,
             fingerprint,
             placed: PlacedWeights::default(),
-            tokenizer: OnceLock::new(),
-            chat: OnceLock::new(),
+            tokenizer: OnceCell::new(),
+            chat: OnceCell::new(),
         }))
     }
 
@@ -197,10 +199,9 @@ impl Model {
 
     /// UNSUPPORTED when the directory has no tokenizer.json.
     pub fn tokenizer(&self) -> Result<&Arc<Tokenizer>> {
-        match self.tokenizer.get_or_init(|| Ok(Tokenizer::read(&self.dir)?.map(Arc::new))) {
-            Ok(Some(tokenizer)) => Ok(tokenizer),
-            Ok(None) => bail!(Unsupported, "{}: the model has no tokenizer.json", self.dir.display()),
-            Err(e) => Err(e.clone()),
+        match self.tokenizer.get_or_try_init(|| Ok(Tokenizer::read(&self.dir)?.map(Arc::new)))? {
+            Some(tokenizer) => Ok(tokenizer),
+            None => bail!(Unsupported, "{}: the model has no tokenizer.json", self.dir.display()),
         }
     }
 
@@ -227,14 +228,13 @@ impl Model {
     /// Renders a conversation with the model's chat template, ready for [`Model::tokenize`] without `add_special` and
     /// with `parse_special`.
     pub fn chat_prompt(&self, input: &ChatInput<'_>) -> Result<String> {
-        match self.chat.get_or_init(|| ChatTemplate::read(&self.dir)) {
-            Ok(Some(template)) => template.render(input),
-            Ok(None) => bail!(
+        match self.chat.get_or_try_init(|| ChatTemplate::read(&self.dir))? {
+            Some(template) => template.render(input),
+            None => bail!(
                 Unsupported,
                 "{}: the model has no chat template (chat_template.jinja or tokenizer_config.json)",
                 self.dir.display()
             ),
-            Err(e) => Err(e.clone()),
         }
     }
 }
