@@ -6,50 +6,61 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(i32)]
 pub enum Status {
+    /// An argument is missing, malformed or out of range.
     InvalidArgument = -1,
-    /// Stale or unknown id, missing file.
+    /// A stale or unknown id, or a missing file.
     NotFound = -2,
+    /// Well-formed, but not supported by this build, model or device.
     Unsupported = -3,
-    /// Admission is full: retry after a FINISHED event.
+    /// A queue or an engine is full: try again after a FINISHED event.
     WouldBlock = -4,
-    /// Host, device or KV blocks.
+    /// Host memory, device memory or KV blocks ran out.
     OutOfMemory = -5,
+    /// The operating system reported an error on a file or a socket.
     Io = -6,
-    /// Other model, weights, dtype, layout or wire version.
+    /// Another model, dtype, layout or version of the format.
     Incompatible = -7,
-    /// The handle is not signed for this importer.
+    /// Not signed with the secret of this cache, or denied by the system.
     Permission = -8,
-    /// Lease over, handle consumed, exporter restarted.
+    /// The lease is over, the handle was consumed, or the exporter was restarted.
     Expired = -9,
-    /// Checksum, truncation, malformed file.
+    /// Malformed or truncated data, or a wrong checksum.
     Corrupt = -10,
+    /// The host asked for the end.
     Cancelled = -11,
+    /// A deadline or a timeout has passed.
     Timeout = -12,
+    /// The device or its driver failed.
     Device = -13,
-    /// The other side is gone.
+    /// The other side is gone or does not answer.
     Peer = -14,
+    /// The object is being destroyed.
     Shutdown = -15,
     /// A bug: a caught panic.
     Internal = -16,
-    /// The prompt is longer than what this engine prefills itself.
+    /// The prompt is longer than this engine prefills itself.
     PrefillElsewhere = -17,
 }
 
 /// A status and its text. The text names the file, tensor, field or id at fault and what was expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
+    /// Kind of the failure.
     pub status: Status,
+    /// Sentence that names the thing at fault.
     pub message: String,
 }
 
+/// Result of everything in the library that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
+    /// An error with a status and a text.
     pub fn new(status: Status, message: impl Into<String>) -> Self {
         Error { status, message: message.into() }
     }
 
-    /// The same status, with where it happened put in front of the text.
+    /// Puts the place where the error occurred in front of the text.
     pub fn context(mut self, place: impl fmt::Display) -> Self {
         self.message = format!("{place}: {}", self.message);
         self

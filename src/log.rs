@@ -1,7 +1,7 @@
-//! The log: a level filter, a bounded queue and one thread of its own that calls the sink.
+//! The log: a level filter, a bounded queue and a thread that calls the sink.
 //!
-//! Writing never blocks: when the queue is full the message is dropped and counted, and the log thread reports
-//! the count once it has caught up. Without a sink there is no thread and no queue.
+//! Writing never blocks. When the queue is full, messages are dropped and counted, and the log thread reports the count
+//! once it has caught up. Without a sink there is no thread and no queue.
 
 use crate::error::Result;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -13,14 +13,19 @@ use std::thread::JoinHandle;
 /// Messages that wait for the sink before further ones are dropped.
 const QUEUE: usize = 1024;
 
-/// How important a message is. The numbers are `CLEAVE_LOG_*`.
+/// Importance of a message. The numbers are `CLEAVE_LOG_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(i32)]
 pub enum Level {
+    /// An engine or a transfer has failed, or a panic was caught.
     Error = 1,
+    /// Something works less well than it should.
     Warn = 2,
+    /// Once per object.
     Info = 3,
+    /// Once per request or failed call.
     Debug = 4,
+    /// Once per step.
     Trace = 5,
 }
 
@@ -42,13 +47,13 @@ thread_local! {
     static IS_LOG_THREAD: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether a message of this level would be kept: one relaxed load.
+/// Whether a message of this level reaches the sink: one relaxed load.
 #[inline]
 pub fn enabled(level: Level) -> bool {
     level as i32 <= MAX_LEVEL.load(Relaxed)
 }
 
-/// Queues a message. Use the macro `log!`, which formats only what is enabled.
+/// Queues a message. Use the macro `log!`, which formats only messages that are enabled.
 pub fn write(level: Level, target: &'static str, text: String) {
     let sent = match SENDER.try_read() {
         Ok(sender) => match sender.as_ref() {
@@ -62,7 +67,7 @@ pub fn write(level: Level, target: &'static str, text: String) {
     }
 }
 
-/// Replaces the sink: the old one gets what was queued for it, then its thread ends, then the new one starts.
+/// Replaces the sink. The old sink receives what was queued for it, then its thread ends, then the new one starts.
 /// None leaves the log off.
 pub fn set(max_level: i32, sink: Option<Sink>) -> Result<()> {
     if IS_LOG_THREAD.get() {

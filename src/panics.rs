@@ -1,8 +1,8 @@
-//! Panics inside the library: caught where they reach the host or end a thread, reported as INTERNAL with
-//! their text and place, logged, and never printed.
+//! Panics inside the library. They are caught before they reach the host or end a thread, logged, and reported as INTERNAL
+//! with their text and place. They are never printed.
 //!
-//! The hook is installed once, on the first call. It swallows what is raised while the current thread is
-//! [`Inside`] the library and hands everything else to the hook that was there before.
+//! The hook is installed once, on the first call. It silences panics of threads that are [`Inside`] the library and passes
+//! all others to the hook that was installed before.
 
 use crate::error::{Error, Result, Status};
 use std::any::Any;
@@ -15,10 +15,11 @@ thread_local! {
     static LAST: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// While it lives, panics of this thread are the library's own.
+/// Marks the current thread as inside the library for as long as it lives.
 pub struct Inside(());
 
 impl Inside {
+    /// Marks the current thread; may be nested.
     pub fn enter() -> Inside {
         install_hook();
         let _ = DEPTH.try_with(|depth| depth.set(depth.get() + 1));

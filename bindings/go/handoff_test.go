@@ -78,7 +78,7 @@ func TestTicketToAnotherCache(t *testing.T) {
 	kv, _ := p.prefilled(t)
 	info := must[KVInfo](t)(kv.Info())
 	ticket := must[[]byte](t)(kv.Ticket())
-	if info.Tokens != len(p.prompt)+1 || info.Computed != len(p.prompt) || info.Blocks == 0 || info.Importing || info.Filling ||
+	if info.Tokens != len(p.prompt)+1 || info.Computed != len(p.prompt) || info.Blocks == 0 || info.Importing || info.Streaming ||
 		info.TicketBytes != int64(len(ticket)) || info.LeaseLeft <= 0 || info.Fingerprint == [32]byte{} {
 		t.Errorf("%+v", info)
 	}

@@ -35,7 +35,7 @@ func TestImportBeforeItHasLanded(t *testing.T) {
 	if info := must[KVInfo](t)(imported.Info()); !info.Importing {
 		t.Errorf("%+v", info)
 	}
-	if info := must[KVInfo](t)(kv.Info()); !info.Filling {
+	if info := must[KVInfo](t)(kv.Info()); !info.Streaming {
 		t.Errorf("%+v", info)
 	}
 	select {

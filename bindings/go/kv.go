@@ -26,28 +26,28 @@ type KV struct {
 	closed bool
 }
 
-// KVInfo is what is known of a KV handle.
+// KVInfo describes a KV handle.
 type KVInfo struct {
-	// Tokens is the length of the sequence, a pending token (sampled, not yet run through the model) among them.
+	// Tokens is the length of the sequence, including a pending token (sampled, but not yet run through the model).
 	Tokens int
-	// Computed is how many have their keys and values in the blocks.
+	// Computed is the number of tokens whose keys and values are in the blocks.
 	Computed int
-	// Blocks is how many blocks it holds.
+	// Blocks is the number of blocks that the handle holds.
 	Blocks int
-	// Importing: of an import that has not landed yet.
+	// Importing: the import has not finished.
 	Importing bool
-	// Filling: of a prompt that is still being computed.
-	Filling bool
+	// Streaming: the prompt is still being computed.
+	Streaming bool
 	// TicketBytes and ImageBytes are the sizes of its ticket and its image.
 	TicketBytes int64
 	ImageBytes  int64
-	// LeaseLeft is how long it lives unless it is renewed.
+	// LeaseLeft is the time until the handle expires, unless it is renewed.
 	LeaseLeft time.Duration
 	// Fingerprint is the model's.
 	Fingerprint [32]byte
 }
 
-// forgotten is what is left to do for a handle that nobody refers to any more.
+// forgotten is a handle that nobody refers to any more and that has to be released.
 type forgotten struct {
 	cache *Cache
 	id    uint64
@@ -129,7 +129,7 @@ func (kv *KV) Info() (KVInfo, error) {
 		Computed:    int(i.Computed),
 		Blocks:      int(i.Blocks),
 		Importing:   i.Flags&capi.KVImporting != 0,
-		Filling:     i.Flags&capi.KVStreaming != 0,
+		Streaming:   i.Flags&capi.KVStreaming != 0,
 		TicketBytes: int64(i.TicketBytes),
 		ImageBytes:  int64(i.ImageBytes),
 		LeaseLeft:   time.Duration(i.LeaseLeftMS) * time.Millisecond,

@@ -4,47 +4,47 @@
  * Generated from src/ffi by tests/sources: do not edit, run `make header`.
  * SPDX-License-Identifier: Apache-2.0
  *
- * A model is loaded once. A cache holds KV blocks for it on a device. Engines run over a cache, each with a role:
- * prefill, decode or both. They report to a completion queue. A sequence leaves an engine as a KV handle, and goes on
- * in any other engine, process or host that can reach the handle.
+ * A model is loaded once. A cache holds KV blocks for it on a device. Engines run over a cache, each with a role: prefill,
+ * decode or both. They report to a completion queue. A sequence leaves an engine as a KV handle, and continues in any
+ * engine, process or host that can reach the handle.
  *
  *
  * API CONVENTIONS
  *
- * Errors. A function that can fail returns CLEAVE_OK (0) or a negative CLEAVE_ERR_* and takes a `cleave_error_t *err` as its
+ * Errors. A function that can fail returns CLEAVE_OK (0) or a negative CLEAVE_ERR_*, and takes `cleave_error_t *err` as its
  * last parameter. `err` may be NULL. It is written on failure only, with the status and a text that names what is at fault.
  * There is no other record of the last error. The exceptions are cleave_queue_poll and cleave_queue_fd, which are called
  * in a loop and return a status alone. Results are written on success only, except counts (`*n`, `*len`, `*n_accepted`),
  * which are set as soon as the arguments that they depend on have been checked.
  *
- * Threads. Every function may be called from any thread at any time, also two at once on the same object. The
- * *_destroy and *_release functions are no exception as far as memory is concerned: a call that is under way in another
- * thread ends normally or with SHUTDOWN, a later one gets NOT_FOUND. No function keeps anything in thread-local storage
- * that the next call relies on. After fork() the child may call nothing but exec.
+ * Threads. Every function may be called from any thread at any time, also by two threads at once on one object. That
+ * includes *_destroy and *_release: a call that another thread has begun ends normally or with SHUTDOWN, and a later call
+ * returns NOT_FOUND. The library keeps nothing in thread-local storage that the next call relies on. After fork() the
+ * child may call nothing but exec.
  *
- * Blocking. Functions marked [BLOCKING] may wait for a device, a disk, a peer or a timeout; all others return in
- * microseconds, apart from a lock that is held that long.
+ * Blocking. Functions marked [BLOCKING] may wait for a device, a disk, a peer or a timeout. All others return in
+ * microseconds, unless another thread holds a lock for longer.
  *
- * Ownership. What is passed in is borrowed for the call and copied if needed. What `**out` returns is the caller's until
- * it is given to the matching *_destroy or *_release. There is no order in which objects must be destroyed: each keeps
- * what it needs. Nothing has to be called at start or exit, and nothing is printed.
+ * Ownership. Arguments are borrowed for the call, and copied if the library needs them longer. The result in `**out` belongs
+ * to the caller, who gives it to the matching *_destroy or *_release. Objects may be destroyed in any order, because each
+ * keeps what it needs. Nothing has to be called at start or exit, and nothing is printed.
  *
- * Structs. Zero-initialise and set struct_size to sizeof: for structs that are read and for those that are written.
- * Zero means default. Fields are only ever appended; there are no pointers in structs. A library that is newer than the
- * program takes missing fields as zero and writes none; one that is older takes a longer struct if all it does not know
- * is zero, else it says UNSUPPORTED, and in structs that it writes it zeroes the rest. struct_size 0, not a multiple of
- * 4 or above 65536 is INVALID_ARGUMENT. In an array the struct_size of the first element is the distance between
- * elements.
+ * Structs. Zero-initialise a struct and set struct_size to sizeof, whether the library reads or writes it. Zero means the
+ * default. Fields are only ever appended, and structs contain no pointers. A library that is newer than the program takes
+ * missing fields as zero and does not write them. A library that is older accepts a longer struct if everything that it
+ * does not know is zero, and returns UNSUPPORTED otherwise; in structs that it writes, it zeroes the rest. A struct_size of
+ * 0, not a multiple of 4 or above 65536 is INVALID_ARGUMENT. In an array, the struct_size of the first element is the
+ * distance between elements.
  *
- * Buffers. Where a result of any length goes to (buffer, cap, *n): *n is set to the full length, in elements. If that is
- * more than cap, nothing is written and the status is INVALID_ARGUMENT. NULL with cap 0 asks for the length and is
- * CLEAVE_OK. Text is UTF-8 without a NUL in *n; one is written behind it where cap leaves room.
+ * Buffers. A result of variable length goes to (buffer, cap, *n). *n receives the full length, in elements. If that is more
+ * than cap, nothing is written and the status is INVALID_ARGUMENT. NULL with cap 0 asks for the length and is CLEAVE_OK.
+ * Text is UTF-8, and *n does not count a NUL; one is written after the text if cap leaves room.
  *
- * Strings in are UTF-8: NUL-terminated where there is no length, else `len` bytes of which none is special. Arrays of
- * length 0 may be NULL.
+ * Strings that are passed in are UTF-8. They are NUL-terminated if there is no length; otherwise they are `len` bytes, none
+ * of which is special. Arrays of length 0 may be NULL.
  *
- * Units. Sizes and lengths are in bytes unless a name says tokens or blocks; times are in what the name ends with (_us,
- * _ms, _ns). timeout_ms UINT32_MAX is for ever, 0 not at all.
+ * Units. Sizes and lengths are in bytes unless the name says tokens or blocks. Times are in the unit that the name ends with
+ * (_us, _ms, _ns). A timeout_ms of UINT32_MAX means for ever, and 0 means do not wait.
  */
 #ifndef CLEAVE_H
 #define CLEAVE_H
@@ -58,107 +58,115 @@ extern "C" {
 
 
 /* ---- version ----
- * A program built against major 0 runs with every later library of major 0: what is added comes at the end of
- * structs and as new functions, which raises the minor number. */
-/** Major number of this header. It names the ABI: libcleave.so.MAJOR. */
+ * A program built against major 0 runs with every later library of major 0. Additions go to the end of structs or
+ * are new functions, and raise the minor number. */
+/** Major number of this header, which names the ABI: libcleave.so.MAJOR. */
 #define CLEAVE_API_MAJOR 0
 
-/** Minor number of this header: raised by every addition. */
+/** Minor number of this header. Every addition raises it. */
 #define CLEAVE_API_MINOR 1
 
 /**
- * The version of the API that the loaded library implements: (major << 16) | minor. Compare it with the header's
- * CLEAVE_API_MAJOR and CLEAVE_API_MINOR to see whether the library is older than what the program was built with.
+ * Returns the API version of the loaded library: (major << 16) | minor. Compare it with CLEAVE_API_MAJOR and
+ * CLEAVE_API_MINOR to find out whether the library is older than the header that the program was built with.
  */
 uint32_t cleave_api_version(void);
 
-/** The release, for people: "0.1.0". Static: never freed, valid for as long as the process lives. */
+/** Returns the release as text, such as "0.1.0". The string is static and never freed. */
 const char *cleave_version_string(void);
 
 
 /* ---- errors ---- */
 /**
- * What a function returns: CLEAVE_OK, or one of CLEAVE_ERR_*. Later versions may add codes: treat an unknown
- * negative one as a failure of its own kind.
+ * Result of a function: CLEAVE_OK or one of CLEAVE_ERR_*. Later versions may add codes, so treat an unknown negative
+ * code as a failure.
  */
 typedef int32_t cleave_status_t;
 
-/** What went wrong: 256 bytes owned by the caller, who may leave them uninitialised. Written on failure only. */
+/** Description of a failure: 256 bytes that the caller owns and need not initialise. Written on failure only. */
 typedef struct cleave_error_t {
-    /** What the function returned. */
+    /** The status that the function returned. */
     cleave_status_t code;
-    /** UTF-8, NUL-terminated; names the argument, file, tensor or id at fault. Cut at a character's end when too long. */
+    /**
+     * Text that names the argument, file, tensor or id at fault: UTF-8, NUL-terminated, cut at a character boundary
+     * if it is too long.
+     */
     char message[252];
 } cleave_error_t;
 
+/** The function succeeded. */
 #define CLEAVE_OK 0
 
-/** An argument is NULL, out of range, not UTF-8, a handle of another type, a struct_size that cannot be. */
+/** An argument is NULL, out of range, not UTF-8 or a handle of another type, or its struct_size is impossible. */
 #define CLEAVE_ERR_INVALID_ARGUMENT (-1)
 
-/** Stale or unknown handle or id, missing file. */
+/** A handle, an id or a file does not exist, or no longer exists. */
 #define CLEAVE_ERR_NOT_FOUND (-2)
 
-/** Well-formed, but not something that this build, model or device can do. */
+/** The request is well-formed, but this build, model or device cannot do it. */
 #define CLEAVE_ERR_UNSUPPORTED (-3)
 
-/** Admission is full: retry after a FINISHED event. */
+/** A queue or an engine is full. Try again after a FINISHED event. */
 #define CLEAVE_ERR_WOULD_BLOCK (-4)
 
-/** Host memory, device memory or KV blocks. */
+/** Host memory, device memory or KV blocks ran out. */
 #define CLEAVE_ERR_OUT_OF_MEMORY (-5)
 
+/** The operating system reported an error on a file or a socket. */
 #define CLEAVE_ERR_IO (-6)
 
-/** Other model, weights, dtype, layout or wire version. */
+/** The data belongs to another model, dtype, layout or version of the format. */
 #define CLEAVE_ERR_INCOMPATIBLE (-7)
 
-/** The handle is not signed for this importer. */
+/** The data is not signed with the secret of this cache, or the system denied access. */
 #define CLEAVE_ERR_PERMISSION (-8)
 
-/** Lease over, handle consumed, exporter restarted. */
+/** The lease of a KV handle is over, the handle was consumed, or its exporter was restarted. */
 #define CLEAVE_ERR_EXPIRED (-9)
 
-/** Checksum, truncation, malformed file. */
+/** A file or a message is malformed, truncated or fails its checksum. */
 #define CLEAVE_ERR_CORRUPT (-10)
 
-/** Of a request that cleave_engine_cancel ended. */
+/** The request was ended by cleave_engine_cancel, or a callback of the host asked to stop. */
 #define CLEAVE_ERR_CANCELLED (-11)
 
 /** A deadline or a timeout has passed. */
 #define CLEAVE_ERR_TIMEOUT (-12)
 
+/** The device or its driver failed. */
 #define CLEAVE_ERR_DEVICE (-13)
 
-/** The other side is gone. */
+/** The other side of a transfer is gone or does not answer. */
 #define CLEAVE_ERR_PEER (-14)
 
-/** The object is being destroyed, or was while the call waited. */
+/** The object is being destroyed, or was destroyed while the call waited. */
 #define CLEAVE_ERR_SHUTDOWN (-15)
 
-/** A bug in the library: a caught panic. The text says where. */
+/** The library has a bug: a panic was caught. The text says where. */
 #define CLEAVE_ERR_INTERNAL (-16)
 
 /**
- * More prompt tokens are to be computed than the engine's local_prefill_tokens allows: prefill them on another engine
+ * The prompt has more tokens to compute than local_prefill_tokens of the engine allows. Prefill it on another engine
  * and submit the KV handle.
  */
 #define CLEAVE_ERR_PREFILL_ELSEWHERE (-17)
 
 /**
- * The name of a status without its prefix, as "NOT_FOUND"; "UNKNOWN" for a number that this version does not know.
- * Static: never freed.
+ * Returns the name of a status without its prefix, such as "NOT_FOUND", or "UNKNOWN" for a code that this version
+ * does not have. The string is static and never freed.
  */
 const char *cleave_status_string(cleave_status_t status);
 
 
-/* ---- log: what the library has to say, from a thread of its own ----
- * The library writes nothing to stdout or stderr. What it has to say goes to the sink, if there is one. */
+/* ---- log ----
+ * The library writes nothing to stdout or stderr. Its messages go to the host's sink, if there is one. */
+/** No messages. */
 #define CLEAVE_LOG_OFF 0
 
-/** An engine or a transfer has failed; a panic was caught. */
+/** An engine or a transfer has failed, or a panic was caught. */
 #define CLEAVE_LOG_ERROR 1
 
+/** Something works less well than it should. */
 #define CLEAVE_LOG_WARN 2
 
 /** Once per object: models loaded, engines created and destroyed. */
@@ -171,23 +179,23 @@ const char *cleave_status_string(cleave_status_t status);
 #define CLEAVE_LOG_TRACE 5
 
 /**
- * A log sink. `target` names a part of the library, `message` is one line without a newline; both are UTF-8,
- * NUL-terminated and valid during the call only. It must return, and not throw or longjmp.
+ * A log sink. `target` names a part of the library and `message` is one line without a newline. Both are UTF-8,
+ * NUL-terminated and valid only during the call. The function must return, and must not throw or longjmp.
  */
 typedef void (*cleave_log_fn)(uintptr_t user_data, int32_t level, const char *target, const char *message);
 
 /**
- * Sends messages of `max_level` and below to `fn`. There is one sink per process; this call replaces it: the old one
- * gets every message that was queued for it before the call returns, and is never called afterwards.
+ * Sends messages of `max_level` and below to `fn`. A process has one sink, which this call replaces. The previous
+ * sink receives every message that was queued for it before this call returns, and is never called afterwards.
  *
- * `fn` NULL or `max_level` CLEAVE_LOG_OFF turns the log off; do that before what `user_data` stands for goes away.
+ * `fn` NULL or `max_level` CLEAVE_LOG_OFF turns the log off. Do that before the object behind `user_data` goes away.
  *
- * The sink is called by one thread of the library's own, named "cleave-log", which exists only while there is a sink:
- * never by a thread of the host, never twice at once. It may call every function of this API but this one
- * (CLEAVE_ERR_INVALID_ARGUMENT). A sink that is too slow loses messages, and is told how many; it slows nothing down.
+ * One thread of the library, named "cleave-log", calls the sink. The thread exists only while there is a sink, and
+ * never calls it twice at once. The sink may call every function of this API except this one (INVALID_ARGUMENT). A
+ * sink that is too slow loses messages and is told how many; it slows nothing down.
  *
- * Callable from any thread but the sink's own. Blocks for as long as the old sink needs for what is queued, 1024
- * messages at most. Errors: INVALID_ARGUMENT (level outside of 0..=5), OUT_OF_MEMORY (no thread to be had).
+ * Callable from any thread except the sink's. Waits for the previous sink to handle its queued messages, at most
+ * 1024. Errors: INVALID_ARGUMENT (level outside 0..=5), OUT_OF_MEMORY (no thread could be started).
  */
 cleave_status_t cleave_log_set(int32_t max_level, cleave_log_fn fn, uintptr_t user_data, cleave_error_t *err);
 
@@ -228,39 +236,47 @@ cleave_status_t cleave_device_info(int32_t ordinal, struct cleave_device_info_t 
 
 
 /* ---- objects and ids ----
- * Objects are pointers to incomplete types. They are names, not addresses: the library looks them up, so that NULL,
- * an object that was destroyed, one of another type or any other value is CLEAVE_ERR_INVALID_ARGUMENT or
- * CLEAVE_ERR_NOT_FOUND and nothing worse. Requests and KV handles are 64-bit ids of one engine and one cache; an id
- * is never given out twice, and 0 is none. */
-/** A pool of KV blocks on a device, with its prefix index and handles. */
+ * Objects are pointers to incomplete types. The library looks them up and never follows them, so NULL, a destroyed
+ * object, an object of another type or any other value is answered with CLEAVE_ERR_INVALID_ARGUMENT or
+ * CLEAVE_ERR_NOT_FOUND. Requests and KV handles are 64-bit ids that belong to one engine and one cache. An id is
+ * never given out twice, and 0 is no id. */
+/** A pool of KV blocks on a device, with its prefix index and KV handles. */
 typedef struct cleave_cache cleave_cache;
 
 /** Turns the tokens of one sequence into text. */
 typedef struct cleave_detokenizer cleave_detokenizer;
 
-/** One step thread over a cache, with a role. */
+/** A step loop over a cache, with a role. */
 typedef struct cleave_engine cleave_engine;
 
-/** Config, tokenizer, mapped weights. */
+/** Config, tokenizer and mapped weights. */
 typedef struct cleave_model cleave_model;
 
-/** A completion queue. Many engines may feed one. */
+/** A completion queue. Several engines may report to one. */
 typedef struct cleave_queue cleave_queue;
 
+/** Opaque handle of a model. */
 typedef struct cleave_model cleave_model_t;
 
+/** Opaque handle of a cache. */
 typedef struct cleave_cache cleave_cache_t;
 
+/** Opaque handle of a queue. */
 typedef struct cleave_queue cleave_queue_t;
 
+/** Opaque handle of an engine. */
 typedef struct cleave_engine cleave_engine_t;
 
+/** Opaque handle of a detokenizer. */
 typedef struct cleave_detokenizer cleave_detokenizer_t;
 
-/** An accepted request, of the engine that accepted it. */
+/** Id of an accepted request. It belongs to the engine that accepted the request. */
 typedef uint64_t cleave_request_t;
 
-/** A snapshot of a sequence: tokens, KV blocks, sampling state. Of the cache that holds the blocks. */
+/**
+ * Id of a KV handle: a snapshot of a sequence with its tokens, KV blocks and sampling state. It belongs to the cache
+ * that holds the blocks.
+ */
 typedef uint64_t cleave_kv_t;
 
 
@@ -560,26 +576,29 @@ void cleave_cache_destroy(cleave_cache_t *cache);
 
 /* ---- completion queue ---- */
 /**
- * Makes a queue that holds `capacity` events (0: 4096; 4 to 16777216). Every accepted request keeps one place for its
- * FINISHED event, so a queue bounds how many requests its engines accept at once (WOULD_BLOCK beyond); an engine whose
- * tokens find no place pauses until there is one and loses nothing. `*out` is the caller's, to be ended with
- * cleave_queue_destroy. Callable from any thread. Errors: INVALID_ARGUMENT, IO (no file descriptor), OUT_OF_MEMORY.
+ * Creates a queue for `capacity` events (4 to 16777216; 0 means 4096). Every accepted request reserves one place for
+ * its FINISHED event, so the capacity limits how many requests the queue's engines accept at once (WOULD_BLOCK
+ * beyond it). An engine whose tokens find no place pauses until there is one, and loses nothing. `*out` belongs to
+ * the caller, who gives it to cleave_queue_destroy.
+ *
+ * Callable from any thread. Errors: INVALID_ARGUMENT, IO (no file descriptor), OUT_OF_MEMORY.
  */
 cleave_status_t cleave_queue_create(uint32_t capacity, cleave_queue_t **out, cleave_error_t *err);
 
 /**
- * Ends a queue: who waits in cleave_queue_poll gets SHUTDOWN, events that wait and events that come later are dropped, its
- * engines accept no more requests. Its descriptor is closed once its last engine is destroyed. Destroy engines first
- * to get every FINISHED event. NULL and a queue that was destroyed before are ignored.
+ * Destroys a queue. Callers that wait in cleave_queue_poll get SHUTDOWN, queued and later events are dropped, and
+ * its engines accept no more requests. The descriptor is closed when the last engine of the queue is destroyed. To
+ * receive every FINISHED event, destroy the engines first. NULL and a queue that was destroyed before are ignored.
  */
 void cleave_queue_destroy(cleave_queue_t *queue);
 
 /**
- * The queue's eventfd, readable while events wait, for poll, epoll, kqueue-like loops and Go's netpoller. It is the
- * library's: watch it, but do not read, write or close it, and take it out of the loop before cleave_queue_destroy.
- * Level-triggered use is simplest; edge-triggered, call cleave_queue_poll until it gives no event.
+ * Returns the queue's eventfd, which is readable while events are queued: for poll, epoll and Go's netpoller. It
+ * belongs to the library. Watch it, but do not read, write or close it, and remove it from the loop before
+ * cleave_queue_destroy. Level-triggered watching is simplest; with edge-triggered watching, call cleave_queue_poll
+ * until it returns no event.
  *
- * Callable from any thread. A negative status for a queue that is none.
+ * Callable from any thread. Returns a negative status if `queue` is not a queue.
  */
 int cleave_queue_fd(const cleave_queue_t *queue);
 
@@ -591,60 +610,63 @@ int cleave_queue_fd(const cleave_queue_t *queue);
 /** Requests end with FINISHED (PREFILLED) and a KV handle after their first token. */
 #define CLEAVE_ROLE_PREFILL 1
 
-/** Meant for requests that continue a KV handle; computes short prompts too. */
+/** Meant for requests that continue a KV handle. Computes short prompts too. */
 #define CLEAVE_ROLE_DECODE 2
 
-/** How an engine is made. Zero means default in every field. */
+/** Configuration of an engine. Zero means the default in every field. */
 typedef struct cleave_engine_config_t {
+    /** sizeof this struct, set by the caller. */
     uint32_t struct_size;
     /** CLEAVE_ROLE_*. */
     uint32_t role;
     /** Sequences that run at once. Default: 64. */
     uint32_t max_sequences;
     /**
-     * Tokens that a step computes at most: bounds how long one step takes. Default: 512; on a CUDA device, as many prompt
-     * tokens as saturate it, measured while the engine has nothing to do, once for all engines of the process on that
-     * model, device and block layout. Until then 512; cleave_metrics_t shows what was chosen.
+     * Most tokens in a step, which bounds the duration of a step. Default: 512. On a CUDA device the default is the
+     * number of prompt tokens that saturates the device. It is measured while the engine is idle, once for all
+     * engines of the process with that model, device and block layout; until then it is 512. cleave_metrics_t shows
+     * the choice.
      */
     uint32_t max_batch_tokens;
     /**
-     * Threads that compute, the step thread among them. Default: the CPUs of cpu_mask, else those that the process
-     * may run on.
+     * Threads that compute, including the step thread. Default: one for each CPU in cpu_mask or, without a mask, for
+     * each CPU that the process may run on.
      */
     uint32_t threads;
-    /** None yet: 0. */
+    /** No flags exist yet: 0. */
     uint32_t flags;
-    /** Accepted requests that wait beyond those that run, before WOULD_BLOCK. Default: 1024. */
+    /**
+     * Accepted requests that may wait in addition to those that run. Beyond that a request is WOULD_BLOCK. Default:
+     * 1024.
+     */
     uint32_t max_waiting;
     /**
-     * While the role is decode: a prompt without a KV handle that has more tokens to compute than this, cached ones not
-     * counted, is refused with PREFILL_ELSEWHERE. Default: no limit.
+     * Limit for prompts while the role is decode: a prompt without a KV handle that has more tokens to compute than
+     * this is refused with PREFILL_ELSEWHERE. Cached tokens do not count. Default: no limit.
      */
     uint32_t local_prefill_tokens;
-    /**
-     * CPUs that the engine's threads may run on: CPU i is bit i % 64 of cpu_mask[i / 64]. All zero: wherever the
-     * system puts them.
-     */
+    /** CPUs that the engine's threads may run on: CPU i is bit i % 64 of cpu_mask[i / 64]. All zero: any CPU. */
     uint64_t cpu_mask[16];
     /**
-     * Share of a CUDA device's multiprocessors (SMs) that the engine's kernels run on, in percent, as near as the driver's
-     * groups of them come to it (8 on compute capability 9.0; cleave_metrics_t has the number). Shares of the engines on
-     * a device that are 100 together do not overlap; engines with one share have the same SMs. Default: all. UNSUPPORTED
-     * on the CPU, and where the driver is for CUDA before 12.5.
+     * Share of a CUDA device's multiprocessors (SMs) for the engine's kernels, in percent. The driver rounds it to
+     * groups of SMs (8 on compute capability 9.0); cleave_metrics_t shows the number. Shares of the engines on a
+     * device that sum to 100 do not overlap; engines with equal shares have the same SMs. Default: all. UNSUPPORTED
+     * on the CPU and with drivers for CUDA before 12.5.
      */
     uint32_t sm_percent;
-    /** 0. */
+    /** Must be 0. */
     uint32_t reserved;
 } cleave_engine_config_t;
 
 /**
- * Starts an engine over `cache` that reports to `queue`. `config` may be NULL. Engines on one cache share weights and
- * blocks, and hand KV over by moving a block table. `*out` is the caller's, to be ended with cleave_engine_destroy; it
- * keeps cache and queue alive in memory, whatever becomes of their own handles.
+ * Starts an engine over `cache` that reports to `queue`. `config` may be NULL. Engines on one cache share weights
+ * and blocks, and hand KV over by moving a block table. `*out` belongs to the caller, who gives it to
+ * cleave_engine_destroy. The engine keeps cache and queue alive in memory, even when their own handles are
+ * destroyed.
  *
- * Callable from any thread. [BLOCKING] Starts threads and allocates for the largest step: milliseconds.
- * Errors: INVALID_ARGUMENT, NOT_FOUND, UNSUPPORTED (flags), OUT_OF_MEMORY, WOULD_BLOCK (the queue has no place to
- * keep for ENGINE_FAILED), SHUTDOWN (cache or queue is being destroyed).
+ * Callable from any thread. [BLOCKING] Starts threads and allocates memory for the largest step: milliseconds.
+ * Errors: INVALID_ARGUMENT, NOT_FOUND, UNSUPPORTED (flags, sm_percent), OUT_OF_MEMORY, WOULD_BLOCK (the queue has no
+ * place to reserve for ENGINE_FAILED), SHUTDOWN (cache or queue is being destroyed).
  */
 cleave_status_t cleave_engine_create(cleave_cache_t *cache,
                                      cleave_queue_t *queue,
@@ -653,37 +675,37 @@ cleave_status_t cleave_engine_create(cleave_cache_t *cache,
                                      cleave_error_t *err);
 
 /**
- * Changes what an engine is for, from the next step boundary on. Running work goes on; weights, cache and memory are
- * not touched. Callable from any thread. Errors: INVALID_ARGUMENT, NOT_FOUND, SHUTDOWN.
+ * Changes the role of an engine from the next step on. Running requests continue; weights, cache and memory stay as
+ * they are.
+ *
+ * Callable from any thread. Errors: INVALID_ARGUMENT, NOT_FOUND, SHUTDOWN.
  */
 cleave_status_t cleave_engine_set_role(cleave_engine_t *engine, uint32_t role, cleave_error_t *err);
 
 /**
- * Changes the share of a CUDA device's multiprocessors that an engine's kernels run on (sm_percent of its config; 0 or 100:
- * all), from the next step boundary on. Running work goes on; weights, cache and memory are not touched. After an error
- * the engine keeps the share it had. Together with other engines' shares: make room first, then take it.
+ * Changes the share of a CUDA device's multiprocessors for an engine's kernels (sm_percent of its config; 0 or 100:
+ * all) from the next step on. Running requests continue; weights, cache and memory stay as they are. After an error
+ * the engine keeps its share. To move a share between engines, shrink one before growing the other.
  *
- * Callable from any thread. [BLOCKING] Asks the driver for the multiprocessors; no step is waited for.
- * Errors: INVALID_ARGUMENT (over 100), UNSUPPORTED (the CPU, or a driver or device without parts), OUT_OF_MEMORY, DEVICE,
- * NOT_FOUND, SHUTDOWN.
+ * Callable from any thread. [BLOCKING] Asks the driver for the multiprocessors; does not wait for a step. Errors:
+ * INVALID_ARGUMENT (over 100), UNSUPPORTED (the CPU, or a driver or device that cannot be partitioned),
+ * OUT_OF_MEMORY, DEVICE, NOT_FOUND, SHUTDOWN.
  */
-cleave_status_t cleave_engine_set_sm_percent(cleave_engine_t *engine,
-                                             uint32_t sm_percent,
-                                             cleave_error_t *err);
+cleave_status_t cleave_engine_set_sm_percent(cleave_engine_t *engine, uint32_t sm_percent, cleave_error_t *err);
 
 /**
- * Refuses new requests (SHUTDOWN) from now on and waits until all accepted ones have ended, at most `timeout_ms`
- * (UINT32_MAX: for ever). After TIMEOUT the engine is still draining; call again to go on waiting. The host has to
- * keep polling meanwhile: an engine whose queue is full stands still.
+ * Refuses new requests with SHUTDOWN from now on, and waits at most `timeout_ms` (UINT32_MAX: for ever) until all
+ * accepted requests have ended. After TIMEOUT the engine is still draining; call again to keep waiting. The host
+ * must keep polling meanwhile, because an engine whose queue is full stands still.
  *
  * Callable from any thread. [BLOCKING] Errors: TIMEOUT, INVALID_ARGUMENT, NOT_FOUND, SHUTDOWN (destroyed meanwhile).
  */
 cleave_status_t cleave_engine_drain(cleave_engine_t *engine, uint32_t timeout_ms, cleave_error_t *err);
 
 /**
- * Ends an engine: every request still open gets its FINISHED event (ERROR, status SHUTDOWN), then its threads end.
- * When this returns the engine's last event is in the queue. NULL and an engine that was destroyed before are
- * ignored. [BLOCKING] For as long as the running step takes.
+ * Destroys an engine. Every request that is still open gets its FINISHED event (ERROR with status SHUTDOWN), then
+ * the threads end. When this returns, the engine's last event is in the queue. NULL and an engine that was destroyed
+ * before are ignored. [BLOCKING] Waits for the running step.
  */
 void cleave_engine_destroy(cleave_engine_t *engine);
 
@@ -692,100 +714,106 @@ void cleave_engine_destroy(cleave_engine_t *engine);
 /** FINISHED carries a KV handle. Implied on a prefill engine. */
 #define CLEAVE_REQUEST_KEEP_KV (1u << 0)
 
-/** TOKEN events carry the log-probability of their token, and each is followed by `logprobs` TOP_LOGPROB events. */
+/** TOKEN events carry the log-probability of their token, and `logprobs` TOP_LOGPROB events follow each of them. */
 #define CLEAVE_REQUEST_LOGPROBS (1u << 1)
 
-/** Repeat the token that came with the imported handle. */
+/** Reports the token that came with the handle once more, as a TOKEN event. */
 #define CLEAVE_REQUEST_EMIT_PENDING (1u << 2)
 
-/** Do not stop at the model's EOS ids. */
+/** Does not stop at the model's EOS ids. */
 #define CLEAVE_REQUEST_IGNORE_EOS (1u << 3)
 
-/** With a handle: take every sampling and stop field from this request, and none from the handle. */
+/** With a handle: takes every sampling and stop field from this request, and none from the handle. */
 #define CLEAVE_REQUEST_OVERRIDE_SAMPLING (1u << 4)
 
 /**
- * On an engine whose role is prefill: KV_STREAM_STARTED carries the handle as soon as the prompt's turn has come, so that its
- * ticket can go out and the importer pulls what is computed while the rest is. FINISHED carries the same handle.
- * Without effect on engines of another role.
+ * On a prefill engine: KV_STREAM_STARTED carries the handle as soon as the prompt begins to be computed. Its ticket
+ * can be sent at once, and the importer pulls finished KV while the rest is computed. FINISHED carries the same
+ * handle. No effect on engines of another role.
  */
 #define CLEAVE_REQUEST_STREAM_KV (1u << 5)
 
 /**
- * If the KV of the handle does not come (its import fails in whatever way), compute it here from the ticket's tokens
- * instead of ending with an error. The tokens are the same, later. Of a handle whose prompt was still being computed
- * the first token (index 0) is then sampled and reported here, with or without EMIT_PENDING.
+ * If the handle's KV does not arrive, for whatever reason, computes it here from the ticket's tokens instead of
+ * ending with an error. The tokens are the same, later. If the handle was still streaming, its first token (index 0)
+ * is then sampled and reported here, with or without EMIT_PENDING.
  */
 #define CLEAVE_REQUEST_RECOMPUTE (1u << 6)
 
 /**
- * One request. Zero means default in every field: of a fresh request the value named here, of one that continues a
- * KV handle the handle's own.
+ * One request. Zero means the default in every field: the value named here for a fresh request, and the value of the
+ * handle for a request that continues one.
  */
 typedef struct cleave_request_desc_t {
+    /** sizeof this struct, set by the caller. */
     uint32_t struct_size;
     /** CLEAVE_REQUEST_*. */
     uint32_t flags;
-    /** Echoed in every event. */
+    /** Repeated in every event of the request. */
     uint64_t user_tag;
-    /** The handle to continue from, which this consumes; 0: none, a fresh sequence. */
+    /** The KV handle to continue from, which an accepted request consumes; 0 starts a fresh sequence. */
     cleave_kv_t kv;
-    /** Range of `tokens`: the prompt; with a handle the tokens that follow it, may be empty. */
+    /** Prompt: index of its first token in `tokens`. With a handle: the tokens that follow the handle. */
     uint32_t prompt_begin;
+    /** Prompt: number of tokens. May be 0 with a handle. */
     uint32_t prompt_len;
-    /** Range of `tokens`: ids that end the generation, beside the model's EOS ids. */
+    /** Stop ids: index of the first one in `tokens`. They end the generation, in addition to the model's EOS ids. */
     uint32_t stop_begin;
+    /** Stop ids: how many. */
     uint32_t stop_len;
-    /** Tokens to generate after the last prompt token, over all engines. Default: until the context is full. */
+    /** Tokens to generate after the last prompt token, counted over all engines. Default: until the context is full. */
     uint32_t max_new_tokens;
-    /** Sample from the k likeliest. Default: all. */
+    /** Samples from the k likeliest tokens. Default: all. */
     uint32_t top_k;
-    /** Higher runs first. Default: 0. */
+    /** Requests with a higher priority run first. Default: 0. */
     uint32_t priority;
-    /** Alternatives to report for each token, 0 to 128; more than 0 implies CLEAVE_REQUEST_LOGPROBS. */
+    /** Alternatives to report for each token, 0 to 128. More than 0 implies CLEAVE_REQUEST_LOGPROBS. */
     int32_t logprobs;
-    /** Default: 0, greedy. */
+    /** Divides the logits. Default: 0, greedy. */
     float temperature;
-    /** Sample from the likeliest that make up this much, in (0, 1]. Default: 1. */
+    /** Samples from the likeliest tokens whose probabilities sum to this, in (0, 1]. Default: 1. */
     float top_p;
-    /** Drop what is less likely than this share of the likeliest, in [0, 1]. Default: 0. */
+    /** Drops tokens less likely than this share of the likeliest, in [0, 1]. Default: 0. */
     float min_p;
-    /** Over prompt and generated tokens. Default: 1, none. */
+    /** Penalty on tokens of the prompt and the generation. Default: 1, none. */
     float repetition_penalty;
-    /** Over generated tokens. Default: 0, none. */
+    /** Penalty on generated tokens, once each. Default: 0, none. */
     float presence_penalty;
+    /** Penalty on generated tokens, for each occurrence. Default: 0, none. */
     float frequency_penalty;
-    /** Equal seeds give equal samples, whatever else runs. Default: a random one. */
+    /** Equal seeds give equal samples, whatever else runs. Default: a random seed. */
     uint64_t seed;
-    /** Microseconds from submission to when the request ends with TIMEOUT. Default: never. */
+    /** Microseconds after submission at which the request ends with TIMEOUT. Default: never. */
     uint64_t deadline_us;
     /** Requests share cached prefixes only with requests of the same salt. */
     uint64_t cache_salt;
-    /** Neither stop tokens nor stop sequences end the generation before this many tokens. Default: 0. */
+    /** Stop ids and stop sequences do not end the generation before this many tokens. Default: 0. */
     uint32_t min_new_tokens;
-    /** Range of `tokens`: stop sequences, each as its length followed by its ids: 2, a, b, 3, c, d, e. */
+    /** Stop sequences: index in `tokens`. Each sequence is its length followed by its ids: 2, a, b, 3, c, d, e. */
     uint32_t stop_sequences_begin;
+    /** Stop sequences: how many numbers, lengths included. */
     uint32_t stop_sequences_len;
-    /** Range of `tokens`: pairs of an id and the bits of the float that is added to its logit. */
+    /** Logit bias: index in `tokens`. Each entry is a token id and the bits of the float that is added to its logit. */
     uint32_t logit_bias_begin;
+    /** Logit bias: how many numbers, two for each entry. */
     uint32_t logit_bias_len;
+    /** Must be 0. */
     uint32_t reserved;
 } cleave_request_desc_t;
 
 /**
- * Submits `n_requests` requests at once. Token ids, of prompts and stops, are ranges of one array `tokens` of
- * `n_tokens`; everything is copied before the call returns. The struct_size of the first request is the distance
- * between them, and the same in all.
+ * Submits `n_requests` requests. The token ids of prompts, stops and biases are ranges of one array, `tokens`, with
+ * `n_tokens` elements. Everything is copied before the call returns. The struct_size of the first request is the
+ * distance between requests, and must be equal in all.
  *
- * Requests are accepted in order up to the first that is refused: `*n_accepted` tells how many run, `ids` (room for
- * n_requests) has their ids, and the status is CLEAVE_OK or what the first refused one met. Every accepted request
- * ends with exactly one FINISHED event, its last. Events may be in the queue before the call returns: tell requests
- * apart by user_tag.
+ * Requests are accepted in order up to the first refused one. `*n_accepted` is the number of accepted requests,
+ * `ids` (with room for n_requests) receives their ids, and the status is CLEAVE_OK or the reason of the first
+ * refusal. Every accepted request ends with exactly one FINISHED event, its last. Events may be queued before this
+ * call returns, so tell requests apart by user_tag.
  *
- * Callable from any thread; does not wait for the engine. Errors: WOULD_BLOCK (too many wait, or the queue has no
- * place: retry after a FINISHED event), INVALID_ARGUMENT (the text names request and field), NOT_FOUND and EXPIRED
- * (engine, KV handle), CORRUPT (the KV handle's sequence cannot come from this model, by whomever it is signed), INCOMPATIBLE,
- * UNSUPPORTED (flags), OUT_OF_MEMORY (more than the whole cache holds),
+ * Callable from any thread; does not wait for a step. Errors: WOULD_BLOCK (too many requests wait, or the queue is
+ * full: try again after a FINISHED event), INVALID_ARGUMENT (the text names request and field), NOT_FOUND and
+ * EXPIRED (engine, KV handle), INCOMPATIBLE, UNSUPPORTED (flags), OUT_OF_MEMORY (larger than the whole cache),
  * SHUTDOWN (draining or destroyed), PREFILL_ELSEWHERE (see local_prefill_tokens).
  */
 cleave_status_t cleave_engine_submit(cleave_engine_t *engine,
@@ -798,17 +826,20 @@ cleave_status_t cleave_engine_submit(cleave_engine_t *engine,
                                      cleave_error_t *err);
 
 /**
- * Asks an engine to end a request with FINISHED (ERROR, CANCELLED) at the next step boundary. Asynchronous and
- * idempotent: a request that has ended meanwhile is CLEAVE_OK or NOT_FOUND, and no second event follows.
+ * Asks an engine to end a request with FINISHED (ERROR, CANCELLED) at the next step boundary. The call does not wait
+ * and may be repeated. For a request that has ended meanwhile it returns CLEAVE_OK or NOT_FOUND, and no second event
+ * follows.
+ *
  * Callable from any thread. Errors: NOT_FOUND (engine, id), INVALID_ARGUMENT.
  */
 cleave_status_t cleave_engine_cancel(cleave_engine_t *engine, cleave_request_t id, cleave_error_t *err);
 
 /**
- * Stops a running generation at the next step boundary and hands it over: its FINISHED event (EXPORTED) carries the
- * KV handle, from which any engine goes on with the token that would have been next. Asynchronous; a generation that
- * ends before that ends as it would have. Callable from any thread. Errors: NOT_FOUND (engine, id),
- * INVALID_ARGUMENT.
+ * Asks an engine to stop a running request at the next step boundary and to hand it over. Its FINISHED event
+ * (EXPORTED) carries the KV handle, from which any engine continues with the next token. The call does not wait. A
+ * request that ends before the step boundary ends as it would have.
+ *
+ * Callable from any thread. Errors: NOT_FOUND (engine, id), INVALID_ARGUMENT.
  */
 cleave_status_t cleave_engine_export(cleave_engine_t *engine, cleave_request_t id, cleave_error_t *err);
 
@@ -817,83 +848,91 @@ cleave_status_t cleave_engine_export(cleave_engine_t *engine, cleave_request_t i
 /** A token was generated. */
 #define CLEAVE_EVENT_TOKEN 1
 
-/** A request has ended: exactly one per accepted request, always its last event. */
+/** A request has ended. Every accepted request has exactly one, and it is its last event. */
 #define CLEAVE_EVENT_FINISHED 2
 
-/** An import has landed, or failed (`status`). */
+/** An import has finished; `status` says whether it succeeded. */
 #define CLEAVE_EVENT_KV_READY 3
 
-/** An engine has failed and takes no more requests. The FINISHED events of its requests follow, and tell which one it was. */
+/**
+ * An engine has failed and accepts no more requests. The FINISHED events of its requests follow; their ids identify
+ * the engine.
+ */
 #define CLEAVE_EVENT_ENGINE_FAILED 4
 
 /**
- * One of the likeliest tokens at the place of the TOKEN event before it, best first; see CLEAVE_REQUEST_LOGPROBS. They
- * follow that event directly, though a cleave_queue_poll with little room may end between them.
+ * One of the likeliest tokens at the position of the TOKEN event before it, best first; see CLEAVE_REQUEST_LOGPROBS.
+ * These events directly follow their TOKEN event, although a cleave_queue_poll with little room may end between
+ * them.
  */
 #define CLEAVE_EVENT_TOP_LOGPROB 5
 
 /**
- * A prompt's turn has come: `kv` is its handle, still being filled; see CLEAVE_REQUEST_STREAM_KV. It belongs to the
- * request: it fails if that ends without its KV, and FINISHED carries it otherwise.
+ * A prompt has begun to be computed, and `kv` is its streaming handle; see CLEAVE_REQUEST_STREAM_KV. The handle
+ * belongs to the request: FINISHED carries it when the request ends with its KV, otherwise it fails.
  */
 #define CLEAVE_EVENT_KV_STREAM_STARTED 6
 
-/** Flag of FINISHED: the KV of the handle did not come, and was computed anew; see CLEAVE_REQUEST_RECOMPUTE. */
+/** Flag of FINISHED: the handle's KV did not arrive and was computed here; see CLEAVE_REQUEST_RECOMPUTE. */
 #define CLEAVE_EVENT_RECOMPUTED (1u << 0)
 
-/** A stop id or stop sequence, or one of the model's EOS ids. */
+/** A stop id, a stop sequence or one of the model's EOS ids was generated. */
 #define CLEAVE_FINISH_STOP 1
 
-/** max_new_tokens, or the model's context is full. */
+/** max_new_tokens were generated, or the model's context is full. */
 #define CLEAVE_FINISH_LENGTH 2
 
 /** A prefill engine has done its part: `kv` is the handle to continue from. */
 #define CLEAVE_FINISH_PREFILLED 3
 
-/** cleave_engine_export: `kv` is the handle to continue from. */
+/** cleave_engine_export ended the request: `kv` is the handle to continue from. */
 #define CLEAVE_FINISH_EXPORTED 4
 
-/** `status` says why: CANCELLED, TIMEOUT (deadline), SHUTDOWN, ... */
+/** The request failed; `status` says why: CANCELLED, TIMEOUT (deadline), SHUTDOWN, ... */
 #define CLEAVE_FINISH_ERROR 5
 
-/** What an engine tells the host. 64 bytes; fields that a type does not name are zero, `token` -1. */
+/** An event: 64 bytes. Fields that do not apply to a type are zero, except `token`, which is -1. */
 typedef struct cleave_event_t {
     /** CLEAVE_EVENT_*. Skip types that you do not know. */
     uint32_t type;
     /** FINISHED: CLEAVE_FINISH_*. */
     uint32_t finish_reason;
-    /** CLEAVE_OK, or why it failed. */
+    /** CLEAVE_OK, or the reason of a failure. */
     cleave_status_t status;
-    /** TOKEN, TOP_LOGPROB. */
+    /** TOKEN, TOP_LOGPROB: the token. */
     int32_t token;
-    /** The host's own, as given with the request or the import. */
+    /** The host's tag, as given with the request or the import. */
     uint64_t user_tag;
+    /** The request; 0 in events that belong to none. */
     cleave_request_t request;
-    /** FINISHED: the handle, if one was asked for or is due; the host's to submit or to release. KV_READY: the import. */
+    /**
+     * FINISHED: the handle that the request leaves, if any, which the host submits or releases. KV_READY: the
+     * imported handle. KV_STREAM_STARTED: the streaming handle.
+     */
     cleave_kv_t kv;
-    /** CLOCK_MONOTONIC, when the event was queued. */
+    /** CLOCK_MONOTONIC when the event was queued. */
     uint64_t timestamp_ns;
-    /** TOKEN, TOP_LOGPROB: number of the token since the end of the prompt, from 0. FINISHED: how many there were. */
+    /** TOKEN, TOP_LOGPROB: number of the token after the prompt, from 0. FINISHED: how many tokens there were. */
     uint32_t index;
-    /** TOKEN with CLEAVE_REQUEST_LOGPROBS, TOP_LOGPROB: natural logarithm. */
+    /** TOKEN with CLEAVE_REQUEST_LOGPROBS, TOP_LOGPROB: natural logarithm of the probability. */
     float logprob;
-    /** FINISHED: how many prompt tokens the prefix cache had, where the prompt was computed. */
+    /** FINISHED: prompt tokens that were found in the prefix cache of the engine that computed the prompt. */
     uint32_t cached_tokens;
     /** CLEAVE_EVENT_RECOMPUTED. */
     uint32_t flags;
 } cleave_event_t;
 
 /**
- * Takes up to `capacity` events from the queue, in order, waiting for the first one at most `timeout_ms` (0: not at
- * all, UINT32_MAX: for ever). `*n` is how many there were, fewer than `capacity` only if no more waited; a timeout
- * without any is CLEAVE_OK and 0.
+ * Takes up to `capacity` events from the queue, in order, and waits at most `timeout_ms` for the first one (0: not
+ * at all, UINT32_MAX: for ever). `*n` is the number of events taken. It is less than `capacity` only if no more were
+ * queued. A timeout without events is CLEAVE_OK with `*n` 0.
  *
  * `event_size` is sizeof(cleave_event_t) as the program was compiled, and the distance between the elements of
- * `events`: with a larger one the rest of each element is zeroed, with a smaller one (48 at least, a multiple of 8)
- * each is cut.
+ * `events`. With a larger value the rest of each element is zeroed; with a smaller one (at least 48, a multiple of
+ * 8) each event is cut.
  *
- * Callable from any thread; of several threads that wait on one queue each event goes to one. [BLOCKING] up to the
- * timeout. Errors: INVALID_ARGUMENT, NOT_FOUND, SHUTDOWN (the queue was destroyed meanwhile).
+ * Callable from any thread. When several threads wait on one queue, each event goes to one of them. [BLOCKING] up to
+ * the timeout. Errors: INVALID_ARGUMENT, NOT_FOUND, SHUTDOWN (the queue was destroyed meanwhile).
  */
 cleave_status_t cleave_queue_poll(cleave_queue_t *queue,
                                   struct cleave_event_t *events,
@@ -1071,20 +1110,18 @@ cleave_status_t cleave_kv_renew(cleave_cache_t *cache, cleave_kv_t kv, uint32_t 
 cleave_status_t cleave_kv_release(cleave_cache_t *cache, cleave_kv_t kv, cleave_error_t *err);
 
 
-/* ---- peers: check and warm a pair before traffic ---- */
-/**
- * How KV gets from one cache to another. Any: the best that works, the first of these that does; NIXL only when it is
- * required.
- */
+/* ---- peers ----
+ * Hosts check and warm a pair of caches before the first import between them. */
+/** The first of these transports that works; NIXL only when it is required. */
 #define CLEAVE_TRANSPORT_ANY 0
 
 /** Both caches are in this process: one copy. */
 #define CLEAVE_TRANSPORT_PROCESS 1
 
-/** Both are on this machine: the exporter's pool is mapped once, then one copy. */
+/** Both caches are on this machine: the exporter's pool is mapped once, then one copy. */
 #define CLEAVE_TRANSPORT_SHARED_MEMORY 2
 
-/** Several sockets, from pool to pool. */
+/** Several TCP connections, from pool to pool. */
 #define CLEAVE_TRANSPORT_TCP 3
 
 /**
@@ -1094,83 +1131,86 @@ cleave_status_t cleave_kv_release(cleave_cache_t *cache, cleave_kv_t kv, cleave_
 #define CLEAVE_TRANSPORT_NIXL 4
 
 /**
- * Both are on this machine and the exporter's pool is in the memory of a CUDA device: that is mapped once, then one copy
- * on the device, between devices, or to this process's memory. The exporter's device must be visible to this process.
+ * Both caches are on this machine and the exporter's pool is in the memory of a CUDA device: the pool is mapped
+ * once, then one copy on the device, between devices or to host memory. The exporter's device must be visible to
+ * this process.
  */
 #define CLEAVE_TRANSPORT_CUDA 5
 
-/** Encrypt every connection, over loopback too. */
+/** Encrypts every connection, over loopback too. */
 #define CLEAVE_LISTEN_ENCRYPT (1u << 0)
 
-/** Encrypt none: the network is trusted. Both sides still prove that they know the secret. */
+/** Encrypts no connection, for trusted networks. Both sides still prove that they know the secret. */
 #define CLEAVE_LISTEN_PLAINTEXT (1u << 1)
 
-/** Why two caches cannot exchange KV. NONE: they can. */
+/** The two caches can exchange KV. */
 #define CLEAVE_PAIR_NONE 0
 
-/** Other weights or another config. */
+/** The weights or the configs differ. */
 #define CLEAVE_PAIR_WEIGHTS 1
 
+/** The tokenizers differ. */
 #define CLEAVE_PAIR_TOKENIZER 2
 
-/** KV of another dtype, and this cache does not convert. */
+/** The KV dtypes differ, and this cache does not convert. */
 #define CLEAVE_PAIR_DTYPE 3
 
-/** Blocks of another size, and this cache does not convert. */
+/** The block sizes differ, and this cache does not convert. */
 #define CLEAVE_PAIR_BLOCK_SIZE 4
 
-/** Another layout that cannot be converted. */
+/** The layouts differ in a way that cannot be converted. */
 #define CLEAVE_PAIR_LAYOUT 5
 
-/** Formats or protocols of no common version. */
+/** The two sides have no common version of format or protocol. */
 #define CLEAVE_PAIR_VERSION 6
 
-/** The two do not have the same secret. */
+/** The secrets differ. */
 #define CLEAVE_PAIR_SECRET 7
 
-/** The required transport, or any, is missing on one of the sides. */
+/** One side lacks the required transport, or no transport works. */
 #define CLEAVE_PAIR_TRANSPORT 8
 
 /** Nobody answers at the address, or the peer is gone. */
 #define CLEAVE_PAIR_UNREACHABLE 9
 
-/** Blocks did not come as they were sent. */
+/** Blocks did not arrive as they were sent. */
 #define CLEAVE_PAIR_SELF_TEST 10
 
-/** The address is damaged, or something else than an address. */
+/** The address is damaged, or is no address. */
 #define CLEAVE_PAIR_ADDRESS 11
 
-/** A side has no free block for the self-test, or is being destroyed. */
+/** One side has no free block for the self-test, or is being destroyed. */
 #define CLEAVE_PAIR_RESOURCES 12
 
-/** How two caches would exchange KV. Set struct_size before the call. */
+/** Result of cleave_cache_pair. Set struct_size before the call. */
 typedef struct cleave_pair_report_t {
+    /** sizeof this struct, set by the caller. */
     uint32_t struct_size;
-    /** CLEAVE_OK, or why the pair cannot exchange KV: what cleave_cache_pair returns. */
+    /** CLEAVE_OK, or why the pair cannot exchange KV. cleave_cache_pair returns the same. */
     cleave_status_t status;
-    /** CLEAVE_TRANSPORT_*. */
+    /** CLEAVE_TRANSPORT_*: the transport that imports will use. */
     uint32_t transport;
     /** CLEAVE_PAIR_*. */
     uint32_t reason;
-    /** Of the self-test, from the peer to here. */
+    /** Speed of the self-test from the peer to this cache. */
     uint64_t bytes_per_second;
-    /** Of a question without an answer worth the name. */
+    /** Round trip of a message to the peer and back. */
     uint64_t rtt_ns;
-    /** The transport and where, or what was expected and what was found. NUL-terminated. */
+    /** The transport and its address, or the expected and the found value. NUL-terminated. */
     char detail[160];
 } cleave_pair_report_t;
 
 /**
- * Lets caches on other machines import from this one: listens for TCP at `address` ("host:port", IPv6 in brackets;
- * port 0 takes a free one). `advertise` ("host:port") is how peers reach it, written into tickets and addresses from
- * now on; NULL for the address itself, or those of all interfaces if that is 0.0.0.0 or [::]. `flags`:
- * CLEAVE_LISTEN_*; 0 encrypts (Noise, the secret as pre-shared key) unless the address is a loopback one. `*port`
- * (may be NULL) is the port. Peers need the cache's secret in any case. Until cleave_cache_destroy; several addresses
- * are several calls.
+ * Lets caches on other machines import from this one: listens for TCP connections at `address` ("host:port", IPv6 in
+ * brackets, port 0 for a free port). `advertise` ("host:port") is the address at which peers reach it, and is
+ * written into tickets and addresses from now on; NULL advertises `address` itself, or the addresses of all
+ * interfaces if it is 0.0.0.0 or [::]. `flags` is a set of CLEAVE_LISTEN_*; 0 encrypts (Noise, with the secret as
+ * pre-shared key) unless the address is a loopback address. `*port` receives the port and may be NULL. Peers need
+ * the cache's secret in any case. The cache listens until cleave_cache_destroy; for several addresses, call several
+ * times.
  *
- * Callable from any thread. [BLOCKING] Looks up a host name, if that is what it is given.
- * Errors: INVALID_ARGUMENT (address, or no secret was given to the cache), PERMISSION (a port below 1024), IO (the
- * port is taken), NOT_FOUND.
+ * Callable from any thread. [BLOCKING] Looks up `address` if it is a host name. Errors: INVALID_ARGUMENT (address,
+ * or a cache without a secret), PERMISSION (a port below 1024), IO (the port is taken), NOT_FOUND.
  */
 cleave_status_t cleave_cache_listen(cleave_cache_t *cache,
                                     const char *address,
@@ -1180,26 +1220,28 @@ cleave_status_t cleave_cache_listen(cleave_cache_t *cache,
                                     cleave_error_t *err);
 
 /**
- * Where other caches find this one and what it holds, signed with its secret: some hundred bytes for
- * cleave_cache_pair of a peer, by whatever way hosts find each other. It changes with cleave_cache_listen. (`buf`,
- * `cap`, `len`) follow the conventions for buffers above. Callable from any thread. Errors: NOT_FOUND,
- * INVALID_ARGUMENT (buffer too small).
+ * Writes the cache's address for cleave_cache_pair of a peer: where the cache is found and what it holds, signed
+ * with its secret, a few hundred bytes. Hosts exchange it in their own way. It changes with cleave_cache_listen.
+ * (`buf`, `cap`, `len`) follow the conventions for buffers above.
+ *
+ * Callable from any thread. Errors: NOT_FOUND, INVALID_ARGUMENT (buffer too small).
  */
 cleave_status_t cleave_cache_address(cleave_cache_t *cache, void *buf, size_t cap, size_t *len, cleave_error_t *err);
 
 /**
- * Checks whether this cache can import from the one at `address`, before there is any traffic: same secret, weights,
- * tokenizer, a layout that is the same or can be converted; a transport that reaches it, `required_transport`
- * (CLEAVE_TRANSPORT_*) if that is not ANY; then moves blocks with a known pattern, compares them, and measures.
- * Imports from that cache use the transport found from now on, and no other. What costs once per pair is paid here:
- * connections, the mapping of the peer's pool, and on the same machine the page faults of both pools, which are backed
- * whole by memory from then on.
+ * Checks, before there is any traffic, whether this cache can import from the cache at `address`: equal secret,
+ * weights and tokenizer, a layout that is equal or can be converted, and a transport that reaches the peer
+ * (`required_transport`, or any if it is CLEAVE_TRANSPORT_ANY). Then it moves blocks with a known pattern, compares
+ * them and measures. From now on imports from that cache use the transport found, and no other. The costs of a new
+ * pair are paid here: connections, the mapping of the peer's pool and, on one machine, the page faults of both
+ * pools, which are backed by memory from then on.
  *
- * Fills `*out` also when the pair is refused, and returns the status that stands there. Not needed before an import,
- * which finds its own way. Callable from any thread. [BLOCKING] For as long as the peer's answers take, at most
- * peer_timeout_ms each. Errors: INCOMPATIBLE (weights, dtype, block size, version), PERMISSION (other secret),
- * UNSUPPORTED (transport missing), PEER (nobody there), CORRUPT (address, self-test), OUT_OF_MEMORY, SHUTDOWN,
- * INVALID_ARGUMENT, NOT_FOUND.
+ * Fills `*out` also when the pair is refused, and returns the status in it. An import does not need this call; it
+ * finds its own transport.
+ *
+ * Callable from any thread. [BLOCKING] Waits for the peer's answers, at most peer_timeout_ms each. Errors:
+ * INCOMPATIBLE (weights, dtype, block size, version), PERMISSION (other secret), UNSUPPORTED (transport missing),
+ * PEER (nobody there), CORRUPT (address, self-test), OUT_OF_MEMORY, SHUTDOWN, INVALID_ARGUMENT, NOT_FOUND.
  */
 cleave_status_t cleave_cache_pair(cleave_cache_t *cache,
                                   const void *address,
@@ -1209,101 +1251,127 @@ cleave_status_t cleave_cache_pair(cleave_cache_t *cache,
                                   cleave_error_t *err);
 
 
-/* ---- insight ---- */
-/** Counters of one engine since it was created. Set struct_size before the call. */
+/* ---- insight: metrics and the audit of blocks ---- */
+/** Counters of one engine since it was created, and those of its cache. Set struct_size before the call. */
 typedef struct cleave_metrics_t {
+    /** sizeof this struct, set by the caller. */
     uint32_t struct_size;
-    /** Sequences in the batch, and accepted requests that are not. */
+    /** Requests in the running batch. */
     uint32_t running;
+    /** Accepted requests that are not in the running batch. */
     uint32_t waiting;
-    /** Of the cache; blocks that only the prefix index holds count as free. */
+    /** KV blocks of the cache. */
     uint32_t blocks_total;
+    /** KV blocks that requests can have, including blocks that only the prefix index holds. */
     uint32_t blocks_free;
-    /** KV handles of the cache, and imports of it that have not landed. */
+    /** KV handles in the cache. */
     uint32_t exports_open;
+    /** Imports into the cache that have not finished. */
     uint32_t imports_open;
-    /** CLEAVE_ROLE_* of the last step; cleave_engine_set_role shows here once a step was planned under the new one. */
+    /**
+     * CLEAVE_ROLE_* of the last step. A role set by cleave_engine_set_role shows here after a step was planned under
+     * it.
+     */
     uint32_t role;
+    /** Steps. */
     uint64_t steps;
-    /** Prompt tokens computed, and generated tokens. */
+    /** Prompt tokens computed. */
     uint64_t prompt_tokens;
+    /** Tokens generated. */
     uint64_t generated_tokens;
-    /** Prompt tokens that the prefix index saved computing. */
+    /** Prompt tokens found in the prefix cache, which were not computed. */
     uint64_t prefix_hit_tokens;
+    /** Sequences put back because KV blocks ran out. */
     uint64_t preemptions;
-    /** KV bytes moved for imports and exports; a handoff within one cache moves none. */
+    /** KV bytes imported. A handoff within one cache moves none. */
     uint64_t kv_bytes_in;
+    /** KV bytes exported. */
     uint64_t kv_bytes_out;
     /** Time spent in steps. */
     uint64_t busy_ns;
     /** Time since the last step ended; 0 before the first. */
     uint64_t last_step_age_ns;
-    /**
-     * Requests that continued a KV handle, and how long it took from accepting the request until its blocks were the
-     * engine's: of all together, and of the last.
-     */
+    /** Requests that continued a KV handle. */
     uint64_t handoffs;
+    /** Time to take the handles' KV over, of all handoffs together. */
     uint64_t handoff_ns_total;
+    /** The same, of the last handoff. */
     uint64_t handoff_ns_last;
-    /** How long the last step took, and the longest. */
+    /** Duration of the last step. */
     uint64_t step_ns_last;
+    /** Duration of the longest step. */
     uint64_t step_ns_max;
-    /** How long the last hand-over to a KV handle took on this engine. */
+    /** Duration of the last export to a KV handle. */
     uint64_t export_ns_last;
-    /** From the last cleave_engine_set_role to the first step that was planned under the new role. */
+    /** Time from the last cleave_engine_set_role to the first step that was planned under the new role. */
     uint64_t role_switch_ns_last;
-    /** Tickets whose KV came into the cache, and those whose did not. */
+    /** Imports into the cache that succeeded. */
     uint64_t imports;
+    /** Imports into the cache that failed. */
     uint64_t imports_failed;
-    /** Requests of this engine whose KV did not come and was computed anew (CLEAVE_REQUEST_RECOMPUTE). */
+    /** Requests whose imported KV did not arrive and was computed here (CLEAVE_REQUEST_RECOMPUTE). */
     uint64_t recomputed;
-    /**
-     * KV bytes that the cache pulled while their exporter was still computing (hidden behind that), and after it
-     * (exposed); and how long imports took from their exporter being done: of all together, and of the last.
-     */
+    /** KV bytes pulled while the exporter was still computing the prompt. */
     uint64_t kv_bytes_hidden;
+    /** KV bytes pulled after the exporter had computed the prompt. */
     uint64_t kv_bytes_exposed;
+    /** Time from the exporter's last prompt token to the end of the import, of all imports together. */
     uint64_t kv_exposed_ns_total;
+    /** The same, of the last import. */
     uint64_t kv_exposed_ns_last;
+    /** Most prompt tokens in a step under the present role: max_batch_tokens, or the measured choice. */
+    uint32_t prefill_step_tokens;
+    /** Multiprocessors of the device that the engine may use; 0 on the CPU. */
+    uint32_t multiprocessors;
     /**
-     * Prompt tokens that a step takes at most, under the present role: max_batch_tokens, or what was chosen by
+     * Measured rate of prefill steps of the chosen length, in tokens per second; 0 if no length was chosen by
      * measurement.
      */
-    uint32_t prefill_step_tokens;
-    /** Multiprocessors (SMs) of the device that the engine's work runs on; 0 on the CPU. */
-    uint32_t multiprocessors;
-    /** The tokens/s that steps of the chosen length were measured at; 0 if none was chosen (yet). */
     uint64_t prefill_tokens_per_second;
 } cleave_metrics_t;
 
-/** Who holds the blocks of a cache. Set struct_size before the call. */
+/** Blocks of a cache by owner. Set struct_size before the call. */
 typedef struct cleave_audit_t {
+    /** sizeof this struct, set by the caller. */
     uint32_t struct_size;
-    /** Blocks that each kind of owner holds: a shared block counts for every kind that holds it. */
+    /** Blocks held by requests. A block with several kinds of owners counts for each. */
     uint32_t by_requests;
+    /** Blocks held by transfers to and from peers. */
     uint32_t by_transfers;
+    /** Blocks held by KV handles. */
     uint32_t by_exports;
+    /** Blocks held by the prefix index. */
     uint32_t by_prefix_index;
-    /** Neither free nor owned by anybody, or with a wrong count of owners: always 0. */
+    /** Blocks that are neither free nor owned, or whose count of owners is wrong: always 0. */
     uint32_t leaked;
+    /** All blocks of the cache. */
     uint32_t total;
+    /** Blocks without an owner. */
     uint32_t free;
 } cleave_audit_t;
 
-/** Reads an engine's counters, without stopping it. Callable from any thread. Errors: NOT_FOUND, INVALID_ARGUMENT. */
+/** Reads an engine's counters without stopping it. Callable from any thread. Errors: NOT_FOUND, INVALID_ARGUMENT. */
 cleave_status_t cleave_engine_metrics(cleave_engine_t *engine, struct cleave_metrics_t *out, cleave_error_t *err);
 
 /**
- * Writes the counters of every engine of the process as OpenMetrics text, for a scrape endpoint of the host's
- * (application/openmetrics-text; version=1.0.0). Engines are told apart by the label engine, counted from 0 in order
- * of creation. (`buf`, `cap`, `len`) follow the conventions for buffers above; the text may grow between a call that
- * asks for the length and the next, so leave some room. Callable from any thread. Errors: INVALID_ARGUMENT.
+ * Writes the metrics of all engines and caches of the process as OpenMetrics text (application/openmetrics-text;
+ * version=1.0.0), for the host's scrape endpoint. The text is a fragment: it does not end in `# EOF`, so that the host can
+ * put its own metrics before or behind it. Write `# EOF` and a newline once, at the end of the response.
+ *
+ * Families of an engine have the labels model_name, cache, engine and role, those of a cache model_name and cache. Caches
+ * and engines are counted from 0 in order of creation. Times, sizes and histograms are described in docs/metrics.md.
+ *
+ * (`buf`, `cap`, `len`) follow the conventions for buffers above. The text may grow between a call that asks for the length
+ * and the next, so leave some room. Callable from any thread. Errors: INVALID_ARGUMENT.
  */
-cleave_status_t cleave_metrics_text(char *buf, size_t cap, size_t *len, cleave_error_t *err);
+cleave_status_t cleave_metrics_text(char *buf,
+                                    size_t cap,
+                                    size_t *len,
+                                    cleave_error_t *err);
 
 /**
- * Counts a cache's blocks by owner. Callable from any thread; holds the cache's lock while it counts.
- * Errors: NOT_FOUND, INVALID_ARGUMENT.
+ * Counts the blocks of a cache by owner. Callable from any thread; holds the cache's lock while it counts. Errors:
+ * NOT_FOUND, INVALID_ARGUMENT.
  */
 cleave_status_t cleave_cache_audit(cleave_cache_t *cache, struct cleave_audit_t *out, cleave_error_t *err);
 

@@ -1,4 +1,4 @@
-//! The line between C and Rust: panics stop here, pointers are checked here, errors and results are written here.
+//! The line between C and Rust: panics stop here, pointers are checked here, and errors and results are written here.
 
 use super::error::{CLEAVE_OK, cleave_error_t, cleave_status_t};
 use crate::error::{Error, Result, Status};
@@ -19,12 +19,12 @@ pub(super) fn call(err: *mut cleave_error_t, body: impl FnOnce() -> Result<()>) 
     }
 }
 
-/// Runs the body of a function that returns nothing. There is nobody to tell of an error but the log.
+/// Runs the body of a function that returns nothing. An error goes to the log only.
 pub(super) fn call_void(body: impl FnOnce() -> Result<()>) {
     call(std::ptr::null_mut(), body);
 }
 
-/// Runs the body of a function whose result is a count or a descriptor: not negative, or a status.
+/// Runs the body of a function that returns a count or a descriptor, which is not negative, or a status.
 pub(super) fn call_int(body: impl FnOnce() -> Result<i32>) -> i32 {
     let mut value = 0;
     let status = call(std::ptr::null_mut(), || {
@@ -34,7 +34,7 @@ pub(super) fn call_int(body: impl FnOnce() -> Result<i32>) -> i32 {
     if status == CLEAVE_OK { value } else { status }
 }
 
-/// Writes code and text; text that is too long ends at a character boundary. NULL is fine.
+/// Writes code and text. Text that is too long is cut at a character boundary. `err` may be NULL.
 unsafe fn fill_error(err: *mut cleave_error_t, error: &Error) {
     if err.is_null() {
         return;
@@ -60,7 +60,7 @@ impl FloorCharBoundary for str {
     }
 }
 
-/// A required pointer to `name`, for reading or for writing.
+/// Checks a pointer that must not be NULL; `name` is the argument, for the text.
 pub(super) fn required<T>(pointer: *const T, name: &str) -> Result<()> {
     if pointer.is_null() {
         bail!(InvalidArgument, "{name} is NULL");
@@ -71,7 +71,7 @@ pub(super) fn required<T>(pointer: *const T, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Writes a result. Call [`required`] first, before doing what cannot be undone.
+/// Writes a result. Call [`required`] first, before anything that cannot be undone.
 pub(super) unsafe fn put<T>(pointer: *mut T, value: T) {
     debug_assert!(!pointer.is_null());
     // SAFETY: checked by `required`, valid by contract.
@@ -110,8 +110,8 @@ pub(super) unsafe fn slice<'a, T>(elements: *const T, n: size_t, name: &str) -> 
     Ok(unsafe { std::slice::from_raw_parts(elements, n) })
 }
 
-/// Writes a result of any length by the header's convention for (buffer, cap, *n): `*n` is the full length; NULL
-/// with cap 0 asks for it; a buffer that is too small gets nothing and INVALID_ARGUMENT.
+/// Writes a result of variable length by the header's convention for (buffer, cap, *n): `*n` receives the full length,
+/// NULL with cap 0 asks for it, and a buffer that is too small receives nothing (INVALID_ARGUMENT).
 pub(super) unsafe fn fill<T: Copy>(items: &[T], buffer: *mut T, cap: size_t, n: *mut size_t, name: &str) -> Result<()> {
     required(n, "the pointer to the length")?;
     // SAFETY: checked just now.
@@ -131,7 +131,7 @@ pub(super) unsafe fn fill<T: Copy>(items: &[T], buffer: *mut T, cap: size_t, n: 
     Ok(())
 }
 
-/// [`fill`] for text: where there is room beyond the text a NUL follows, which the length does not count.
+/// [`fill`] for text: if there is room, a NUL follows, which the length does not count.
 pub(super) unsafe fn fill_text(text: &str, buffer: *mut c_char, cap: size_t, n: *mut size_t) -> Result<()> {
     // SAFETY: the caller's contract.
     unsafe {
@@ -143,7 +143,7 @@ pub(super) unsafe fn fill_text(text: &str, buffer: *mut c_char, cap: size_t, n: 
     Ok(())
 }
 
-/// Text into a fixed array of a struct, NUL-terminated, cut at a character boundary.
+/// Copies text into a fixed array of a struct: NUL-terminated, cut at a character boundary.
 pub(super) fn fixed_text<const N: usize>(text: &str) -> [c_char; N] {
     let mut array = [0; N];
     let end = text.floor_char_boundary_(N - 1);

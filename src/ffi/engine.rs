@@ -15,50 +15,52 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub const CLEAVE_ROLE_MIXED: u32 = 0;
 /// Requests end with FINISHED (PREFILLED) and a KV handle after their first token.
 pub const CLEAVE_ROLE_PREFILL: u32 = 1;
-/// Meant for requests that continue a KV handle; computes short prompts too.
+/// Meant for requests that continue a KV handle. Computes short prompts too.
 pub const CLEAVE_ROLE_DECODE: u32 = 2;
 
-/// How an engine is made. Zero means default in every field.
+/// Configuration of an engine. Zero means the default in every field.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct cleave_engine_config_t {
+    /// sizeof this struct, set by the caller.
     pub struct_size: u32,
     /// CLEAVE_ROLE_*.
     pub role: u32,
     /// Sequences that run at once. Default: 64.
     pub max_sequences: u32,
-    /// Tokens that a step computes at most: bounds how long one step takes. Default: 512; on a CUDA device, as many prompt
-    /// tokens as saturate it, measured while the engine has nothing to do, once for all engines of the process on that
-    /// model, device and block layout. Until then 512; cleave_metrics_t shows what was chosen.
+    /// Most tokens in a step, which bounds the duration of a step. Default: 512. On a CUDA device the default is the
+    /// number of prompt tokens that saturates the device. It is measured while the engine is idle, once for all
+    /// engines of the process with that model, device and block layout; until then it is 512. cleave_metrics_t shows
+    /// the choice.
     pub max_batch_tokens: u32,
-    /// Threads that compute, the step thread among them. Default: the CPUs of cpu_mask, else those that the process
-    /// may run on.
+    /// Threads that compute, including the step thread. Default: one for each CPU in cpu_mask or, without a mask, for
+    /// each CPU that the process may run on.
     pub threads: u32,
-    /// None yet: 0.
+    /// No flags exist yet: 0.
     pub flags: u32,
-    /// Accepted requests that wait beyond those that run, before WOULD_BLOCK. Default: 1024.
+    /// Accepted requests that may wait in addition to those that run. Beyond that a request is WOULD_BLOCK. Default:
+    /// 1024.
     pub max_waiting: u32,
-    /// While the role is decode: a prompt without a KV handle that has more tokens to compute than this, cached ones not
-    /// counted, is refused with PREFILL_ELSEWHERE. Default: no limit.
+    /// Limit for prompts while the role is decode: a prompt without a KV handle that has more tokens to compute than
+    /// this is refused with PREFILL_ELSEWHERE. Cached tokens do not count. Default: no limit.
     pub local_prefill_tokens: u32,
-    /// CPUs that the engine's threads may run on: CPU i is bit i % 64 of cpu_mask[i / 64]. All zero: wherever the
-    /// system puts them.
+    /// CPUs that the engine's threads may run on: CPU i is bit i % 64 of cpu_mask[i / 64]. All zero: any CPU.
     pub cpu_mask: [u64; 16],
-    /// Share of a CUDA device's multiprocessors (SMs) that the engine's kernels run on, in percent, as near as the driver's
-    /// groups of them come to it (8 on compute capability 9.0; cleave_metrics_t has the number). Shares of the engines on
-    /// a device that are 100 together do not overlap; engines with one share have the same SMs. Default: all. UNSUPPORTED
-    /// on the CPU, and where the driver is for CUDA before 12.5.
+    /// Share of a CUDA device's multiprocessors (SMs) for the engine's kernels, in percent. The driver rounds it to
+    /// groups of SMs (8 on compute capability 9.0); cleave_metrics_t shows the number. Shares of the engines on a
+    /// device that sum to 100 do not overlap; engines with equal shares have the same SMs. Default: all. UNSUPPORTED
+    /// on the CPU and with drivers for CUDA before 12.5.
     pub sm_percent: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
 }
 
 sized_struct!(cleave_engine_config_t);
 
-/// An engine, with what the metrics call it.
+/// An engine and its number.
 pub(super) struct EngineObject {
     pub(super) engine: Engine,
-    /// Counts the engines of the process from 0.
+    /// Name in metrics: engines are counted from 0, in order of creation.
     pub(super) number: u64,
 }
 
@@ -72,17 +74,18 @@ fn role(role: u32) -> Result<Role> {
         CLEAVE_ROLE_MIXED => Role::Mixed,
         CLEAVE_ROLE_PREFILL => Role::Prefill,
         CLEAVE_ROLE_DECODE => Role::Decode,
-        other => bail!(InvalidArgument, "{other} is no role"),
+        other => bail!(InvalidArgument, "role {other} is not one of CLEAVE_ROLE_*"),
     })
 }
 
-/// Starts an engine over `cache` that reports to `queue`. `config` may be NULL. Engines on one cache share weights and
-/// blocks, and hand KV over by moving a block table. `*out` is the caller's, to be ended with cleave_engine_destroy; it
-/// keeps cache and queue alive in memory, whatever becomes of their own handles.
+/// Starts an engine over `cache` that reports to `queue`. `config` may be NULL. Engines on one cache share weights
+/// and blocks, and hand KV over by moving a block table. `*out` belongs to the caller, who gives it to
+/// cleave_engine_destroy. The engine keeps cache and queue alive in memory, even when their own handles are
+/// destroyed.
 ///
-/// Callable from any thread. [BLOCKING] Starts threads and allocates for the largest step: milliseconds.
-/// Errors: INVALID_ARGUMENT, NOT_FOUND, UNSUPPORTED (flags), OUT_OF_MEMORY, WOULD_BLOCK (the queue has no place to
-/// keep for ENGINE_FAILED), SHUTDOWN (cache or queue is being destroyed).
+/// Callable from any thread. [BLOCKING] Starts threads and allocates memory for the largest step: milliseconds.
+/// Errors: INVALID_ARGUMENT, NOT_FOUND, UNSUPPORTED (flags, sm_percent), OUT_OF_MEMORY, WOULD_BLOCK (the queue has no
+/// place to reserve for ENGINE_FAILED), SHUTDOWN (cache or queue is being destroyed).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleave_engine_create(
     cache: *mut cleave_cache_t,
@@ -120,8 +123,10 @@ fn cpus(mask: &[u64; 16]) -> Vec<usize> {
     (0..mask.len() * 64).filter(|cpu| mask[cpu / 64] >> (cpu % 64) & 1 == 1).collect()
 }
 
-/// Changes what an engine is for, from the next step boundary on. Running work goes on; weights, cache and memory are
-/// not touched. Callable from any thread. Errors: INVALID_ARGUMENT, NOT_FOUND, SHUTDOWN.
+/// Changes the role of an engine from the next step on. Running requests continue; weights, cache and memory stay as
+/// they are.
+///
+/// Callable from any thread. Errors: INVALID_ARGUMENT, NOT_FOUND, SHUTDOWN.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleave_engine_set_role(
     engine: *mut cleave_engine_t,
@@ -131,13 +136,13 @@ pub unsafe extern "C" fn cleave_engine_set_role(
     call(err, || registry::get::<EngineObject>(engine, "engine")?.engine.set_role(self::role(role)?))
 }
 
-/// Changes the share of a CUDA device's multiprocessors that an engine's kernels run on (sm_percent of its config; 0 or 100:
-/// all), from the next step boundary on. Running work goes on; weights, cache and memory are not touched. After an error
-/// the engine keeps the share it had. Together with other engines' shares: make room first, then take it.
+/// Changes the share of a CUDA device's multiprocessors for an engine's kernels (sm_percent of its config; 0 or 100:
+/// all) from the next step on. Running requests continue; weights, cache and memory stay as they are. After an error
+/// the engine keeps its share. To move a share between engines, shrink one before growing the other.
 ///
-/// Callable from any thread. [BLOCKING] Asks the driver for the multiprocessors; no step is waited for.
-/// Errors: INVALID_ARGUMENT (over 100), UNSUPPORTED (the CPU, or a driver or device without parts), OUT_OF_MEMORY, DEVICE,
-/// NOT_FOUND, SHUTDOWN.
+/// Callable from any thread. [BLOCKING] Asks the driver for the multiprocessors; does not wait for a step. Errors:
+/// INVALID_ARGUMENT (over 100), UNSUPPORTED (the CPU, or a driver or device that cannot be partitioned),
+/// OUT_OF_MEMORY, DEVICE, NOT_FOUND, SHUTDOWN.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleave_engine_set_sm_percent(
     engine: *mut cleave_engine_t,
@@ -147,9 +152,9 @@ pub unsafe extern "C" fn cleave_engine_set_sm_percent(
     call(err, || registry::get::<EngineObject>(engine, "engine")?.engine.set_sm_percent(sm_percent))
 }
 
-/// Refuses new requests (SHUTDOWN) from now on and waits until all accepted ones have ended, at most `timeout_ms`
-/// (UINT32_MAX: for ever). After TIMEOUT the engine is still draining; call again to go on waiting. The host has to
-/// keep polling meanwhile: an engine whose queue is full stands still.
+/// Refuses new requests with SHUTDOWN from now on, and waits at most `timeout_ms` (UINT32_MAX: for ever) until all
+/// accepted requests have ended. After TIMEOUT the engine is still draining; call again to keep waiting. The host
+/// must keep polling meanwhile, because an engine whose queue is full stands still.
 ///
 /// Callable from any thread. [BLOCKING] Errors: TIMEOUT, INVALID_ARGUMENT, NOT_FOUND, SHUTDOWN (destroyed meanwhile).
 #[unsafe(no_mangle)]
@@ -161,9 +166,9 @@ pub unsafe extern "C" fn cleave_engine_drain(
     call(err, || registry::get::<EngineObject>(engine, "engine")?.engine.drain(timeout(timeout_ms)))
 }
 
-/// Ends an engine: every request still open gets its FINISHED event (ERROR, status SHUTDOWN), then its threads end.
-/// When this returns the engine's last event is in the queue. NULL and an engine that was destroyed before are
-/// ignored. [BLOCKING] For as long as the running step takes.
+/// Destroys an engine. Every request that is still open gets its FINISHED event (ERROR with status SHUTDOWN), then
+/// the threads end. When this returns, the engine's last event is in the queue. NULL and an engine that was destroyed
+/// before are ignored. [BLOCKING] Waits for the running step.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleave_engine_destroy(engine: *mut cleave_engine_t) {
     if !engine.is_null() {

@@ -3,57 +3,61 @@
 use libc::c_char;
 use std::ffi::CStr;
 
-/// What a function returns: CLEAVE_OK, or one of CLEAVE_ERR_*. Later versions may add codes: treat an unknown
-/// negative one as a failure of its own kind.
+/// Result of a function: CLEAVE_OK or one of CLEAVE_ERR_*. Later versions may add codes, so treat an unknown negative
+/// code as a failure.
 pub type cleave_status_t = i32;
 
+/// The function succeeded.
 pub const CLEAVE_OK: cleave_status_t = 0;
-/// An argument is NULL, out of range, not UTF-8, a handle of another type, a struct_size that cannot be.
+/// An argument is NULL, out of range, not UTF-8 or a handle of another type, or its struct_size is impossible.
 pub const CLEAVE_ERR_INVALID_ARGUMENT: cleave_status_t = -1;
-/// Stale or unknown handle or id, missing file.
+/// A handle, an id or a file does not exist, or no longer exists.
 pub const CLEAVE_ERR_NOT_FOUND: cleave_status_t = -2;
-/// Well-formed, but not something that this build, model or device can do.
+/// The request is well-formed, but this build, model or device cannot do it.
 pub const CLEAVE_ERR_UNSUPPORTED: cleave_status_t = -3;
-/// Admission is full: retry after a FINISHED event.
+/// A queue or an engine is full. Try again after a FINISHED event.
 pub const CLEAVE_ERR_WOULD_BLOCK: cleave_status_t = -4;
-/// Host memory, device memory or KV blocks.
+/// Host memory, device memory or KV blocks ran out.
 pub const CLEAVE_ERR_OUT_OF_MEMORY: cleave_status_t = -5;
+/// The operating system reported an error on a file or a socket.
 pub const CLEAVE_ERR_IO: cleave_status_t = -6;
-/// Other model, weights, dtype, layout or wire version.
+/// The data belongs to another model, dtype, layout or version of the format.
 pub const CLEAVE_ERR_INCOMPATIBLE: cleave_status_t = -7;
-/// The handle is not signed for this importer.
+/// The data is not signed with the secret of this cache, or the system denied access.
 pub const CLEAVE_ERR_PERMISSION: cleave_status_t = -8;
-/// Lease over, handle consumed, exporter restarted.
+/// The lease of a KV handle is over, the handle was consumed, or its exporter was restarted.
 pub const CLEAVE_ERR_EXPIRED: cleave_status_t = -9;
-/// Checksum, truncation, malformed file.
+/// A file or a message is malformed, truncated or fails its checksum.
 pub const CLEAVE_ERR_CORRUPT: cleave_status_t = -10;
-/// Of a request that cleave_engine_cancel ended.
+/// The request was ended by cleave_engine_cancel, or a callback of the host asked to stop.
 pub const CLEAVE_ERR_CANCELLED: cleave_status_t = -11;
 /// A deadline or a timeout has passed.
 pub const CLEAVE_ERR_TIMEOUT: cleave_status_t = -12;
+/// The device or its driver failed.
 pub const CLEAVE_ERR_DEVICE: cleave_status_t = -13;
-/// The other side is gone.
+/// The other side of a transfer is gone or does not answer.
 pub const CLEAVE_ERR_PEER: cleave_status_t = -14;
-/// The object is being destroyed, or was while the call waited.
+/// The object is being destroyed, or was destroyed while the call waited.
 pub const CLEAVE_ERR_SHUTDOWN: cleave_status_t = -15;
-/// A bug in the library: a caught panic. The text says where.
+/// The library has a bug: a panic was caught. The text says where.
 pub const CLEAVE_ERR_INTERNAL: cleave_status_t = -16;
-/// More prompt tokens are to be computed than the engine's local_prefill_tokens allows: prefill them on another engine
+/// The prompt has more tokens to compute than local_prefill_tokens of the engine allows. Prefill it on another engine
 /// and submit the KV handle.
 pub const CLEAVE_ERR_PREFILL_ELSEWHERE: cleave_status_t = -17;
 
-/// What went wrong: 256 bytes owned by the caller, who may leave them uninitialised. Written on failure only.
+/// Description of a failure: 256 bytes that the caller owns and need not initialise. Written on failure only.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct cleave_error_t {
-    /// What the function returned.
+    /// The status that the function returned.
     pub code: cleave_status_t,
-    /// UTF-8, NUL-terminated; names the argument, file, tensor or id at fault. Cut at a character's end when too long.
+    /// Text that names the argument, file, tensor or id at fault: UTF-8, NUL-terminated, cut at a character boundary
+    /// if it is too long.
     pub message: [c_char; 252],
 }
 
-/// The name of a status without its prefix, as "NOT_FOUND"; "UNKNOWN" for a number that this version does not know.
-/// Static: never freed.
+/// Returns the name of a status without its prefix, such as "NOT_FOUND", or "UNKNOWN" for a code that this version
+/// does not have. The string is static and never freed.
 #[unsafe(no_mangle)]
 pub extern "C" fn cleave_status_string(status: cleave_status_t) -> *const c_char {
     const NAMES: [&CStr; 18] = [

@@ -10,34 +10,36 @@ use libc::size_t;
 
 /// A token was generated.
 pub const CLEAVE_EVENT_TOKEN: u32 = 1;
-/// A request has ended: exactly one per accepted request, always its last event.
+/// A request has ended. Every accepted request has exactly one, and it is its last event.
 pub const CLEAVE_EVENT_FINISHED: u32 = 2;
-/// An import has landed, or failed (`status`).
+/// An import has finished; `status` says whether it succeeded.
 pub const CLEAVE_EVENT_KV_READY: u32 = 3;
-/// An engine has failed and takes no more requests. The FINISHED events of its requests follow, and tell which one it was.
+/// An engine has failed and accepts no more requests. The FINISHED events of its requests follow; their ids identify
+/// the engine.
 pub const CLEAVE_EVENT_ENGINE_FAILED: u32 = 4;
-/// One of the likeliest tokens at the place of the TOKEN event before it, best first; see CLEAVE_REQUEST_LOGPROBS. They
-/// follow that event directly, though a cleave_queue_poll with little room may end between them.
+/// One of the likeliest tokens at the position of the TOKEN event before it, best first; see CLEAVE_REQUEST_LOGPROBS.
+/// These events directly follow their TOKEN event, although a cleave_queue_poll with little room may end between
+/// them.
 pub const CLEAVE_EVENT_TOP_LOGPROB: u32 = 5;
-/// A prompt's turn has come: `kv` is its handle, still being filled; see CLEAVE_REQUEST_STREAM_KV. It belongs to the
-/// request: it fails if that ends without its KV, and FINISHED carries it otherwise.
+/// A prompt has begun to be computed, and `kv` is its streaming handle; see CLEAVE_REQUEST_STREAM_KV. The handle
+/// belongs to the request: FINISHED carries it when the request ends with its KV, otherwise it fails.
 pub const CLEAVE_EVENT_KV_STREAM_STARTED: u32 = 6;
 
-/// Flag of FINISHED: the KV of the handle did not come, and was computed anew; see CLEAVE_REQUEST_RECOMPUTE.
+/// Flag of FINISHED: the handle's KV did not arrive and was computed here; see CLEAVE_REQUEST_RECOMPUTE.
 pub const CLEAVE_EVENT_RECOMPUTED: u32 = 1 << 0;
 
-/// A stop id or stop sequence, or one of the model's EOS ids.
+/// A stop id, a stop sequence or one of the model's EOS ids was generated.
 pub const CLEAVE_FINISH_STOP: u32 = 1;
-/// max_new_tokens, or the model's context is full.
+/// max_new_tokens were generated, or the model's context is full.
 pub const CLEAVE_FINISH_LENGTH: u32 = 2;
 /// A prefill engine has done its part: `kv` is the handle to continue from.
 pub const CLEAVE_FINISH_PREFILLED: u32 = 3;
-/// cleave_engine_export: `kv` is the handle to continue from.
+/// cleave_engine_export ended the request: `kv` is the handle to continue from.
 pub const CLEAVE_FINISH_EXPORTED: u32 = 4;
-/// `status` says why: CANCELLED, TIMEOUT (deadline), SHUTDOWN, ...
+/// The request failed; `status` says why: CANCELLED, TIMEOUT (deadline), SHUTDOWN, ...
 pub const CLEAVE_FINISH_ERROR: u32 = 5;
 
-/// What an engine tells the host. 64 bytes; fields that a type does not name are zero, `token` -1.
+/// An event: 64 bytes. Fields that do not apply to a type are zero, except `token`, which is -1.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct cleave_event_t {
@@ -45,22 +47,24 @@ pub struct cleave_event_t {
     pub r#type: u32,
     /// FINISHED: CLEAVE_FINISH_*.
     pub finish_reason: u32,
-    /// CLEAVE_OK, or why it failed.
+    /// CLEAVE_OK, or the reason of a failure.
     pub status: cleave_status_t,
-    /// TOKEN, TOP_LOGPROB.
+    /// TOKEN, TOP_LOGPROB: the token.
     pub token: i32,
-    /// The host's own, as given with the request or the import.
+    /// The host's tag, as given with the request or the import.
     pub user_tag: u64,
+    /// The request; 0 in events that belong to none.
     pub request: cleave_request_t,
-    /// FINISHED: the handle, if one was asked for or is due; the host's to submit or to release. KV_READY: the import.
+    /// FINISHED: the handle that the request leaves, if any, which the host submits or releases. KV_READY: the
+    /// imported handle. KV_STREAM_STARTED: the streaming handle.
     pub kv: cleave_kv_t,
-    /// CLOCK_MONOTONIC, when the event was queued.
+    /// CLOCK_MONOTONIC when the event was queued.
     pub timestamp_ns: u64,
-    /// TOKEN, TOP_LOGPROB: number of the token since the end of the prompt, from 0. FINISHED: how many there were.
+    /// TOKEN, TOP_LOGPROB: number of the token after the prompt, from 0. FINISHED: how many tokens there were.
     pub index: u32,
-    /// TOKEN with CLEAVE_REQUEST_LOGPROBS, TOP_LOGPROB: natural logarithm.
+    /// TOKEN with CLEAVE_REQUEST_LOGPROBS, TOP_LOGPROB: natural logarithm of the probability.
     pub logprob: f32,
-    /// FINISHED: how many prompt tokens the prefix cache had, where the prompt was computed.
+    /// FINISHED: prompt tokens that were found in the prefix cache of the engine that computed the prompt.
     pub cached_tokens: u32,
     /// CLEAVE_EVENT_RECOMPUTED.
     pub flags: u32,
@@ -68,7 +72,7 @@ pub struct cleave_event_t {
 
 const _: () = assert!(size_of::<cleave_event_t>() == 64 && align_of::<cleave_event_t>() == 8);
 
-/// Events before this one had at least this much.
+/// Size of the first version of the struct.
 const SMALLEST_EVENT: usize = 48;
 
 fn convert(event: &Event) -> cleave_event_t {
@@ -88,16 +92,16 @@ fn convert(event: &Event) -> cleave_event_t {
     }
 }
 
-/// Takes up to `capacity` events from the queue, in order, waiting for the first one at most `timeout_ms` (0: not at
-/// all, UINT32_MAX: for ever). `*n` is how many there were, fewer than `capacity` only if no more waited; a timeout
-/// without any is CLEAVE_OK and 0.
+/// Takes up to `capacity` events from the queue, in order, and waits at most `timeout_ms` for the first one (0: not
+/// at all, UINT32_MAX: for ever). `*n` is the number of events taken. It is less than `capacity` only if no more were
+/// queued. A timeout without events is CLEAVE_OK with `*n` 0.
 ///
 /// `event_size` is sizeof(cleave_event_t) as the program was compiled, and the distance between the elements of
-/// `events`: with a larger one the rest of each element is zeroed, with a smaller one (48 at least, a multiple of 8)
-/// each is cut.
+/// `events`. With a larger value the rest of each element is zeroed; with a smaller one (at least 48, a multiple of
+/// 8) each event is cut.
 ///
-/// Callable from any thread; of several threads that wait on one queue each event goes to one. [BLOCKING] up to the
-/// timeout. Errors: INVALID_ARGUMENT, NOT_FOUND, SHUTDOWN (the queue was destroyed meanwhile).
+/// Callable from any thread. When several threads wait on one queue, each event goes to one of them. [BLOCKING] up to
+/// the timeout. Errors: INVALID_ARGUMENT, NOT_FOUND, SHUTDOWN (the queue was destroyed meanwhile).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleave_queue_poll(
     queue: *mut cleave_queue_t,
@@ -112,7 +116,10 @@ pub unsafe extern "C" fn cleave_queue_poll(
         put(n, 0);
         let queue = registry::get::<Queue>(queue, "queue")?;
         if !(SMALLEST_EVENT..=1 << 16).contains(&event_size) || !event_size.is_multiple_of(8) {
-            bail!(InvalidArgument, "event_size {event_size} is no size of a cleave_event_t");
+            bail!(
+                InvalidArgument,
+                "event_size {event_size} is not a size of cleave_event_t: at least 48 and a multiple of 8"
+            );
         }
         if capacity > 0 {
             required(events, "events")?;

@@ -1,4 +1,4 @@
-//! insight
+//! insight: metrics and the audit of blocks
 
 use super::boundary::{call, fill_text};
 use super::engine::EngineObject;
@@ -9,65 +9,79 @@ use super::{openmetrics, registry};
 use crate::engine::{Metrics, ModelCache, for_each_metric};
 use libc::{c_char, size_t};
 
-/// Counters of one engine since it was created. Set struct_size before the call.
+/// Counters of one engine since it was created, and those of its cache. Set struct_size before the call.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct cleave_metrics_t {
+    /// sizeof this struct, set by the caller.
     pub struct_size: u32,
-    /// Sequences in the batch, and accepted requests that are not.
+    /// Requests in the running batch.
     pub running: u32,
+    /// Accepted requests that are not in the running batch.
     pub waiting: u32,
-    /// Of the cache; blocks that only the prefix index holds count as free.
+    /// KV blocks of the cache.
     pub blocks_total: u32,
+    /// KV blocks that requests can have, including blocks that only the prefix index holds.
     pub blocks_free: u32,
-    /// KV handles of the cache, and imports of it that have not landed.
+    /// KV handles in the cache.
     pub exports_open: u32,
+    /// Imports into the cache that have not finished.
     pub imports_open: u32,
-    /// CLEAVE_ROLE_* of the last step; cleave_engine_set_role shows here once a step was planned under the new one.
+    /// CLEAVE_ROLE_* of the last step. A role set by cleave_engine_set_role shows here after a step was planned under
+    /// it.
     pub role: u32,
+    /// Steps.
     pub steps: u64,
-    /// Prompt tokens computed, and generated tokens.
+    /// Prompt tokens computed.
     pub prompt_tokens: u64,
+    /// Tokens generated.
     pub generated_tokens: u64,
-    /// Prompt tokens that the prefix index saved computing.
+    /// Prompt tokens found in the prefix cache, which were not computed.
     pub prefix_hit_tokens: u64,
+    /// Sequences put back because KV blocks ran out.
     pub preemptions: u64,
-    /// KV bytes moved for imports and exports; a handoff within one cache moves none.
+    /// KV bytes imported. A handoff within one cache moves none.
     pub kv_bytes_in: u64,
+    /// KV bytes exported.
     pub kv_bytes_out: u64,
     /// Time spent in steps.
     pub busy_ns: u64,
     /// Time since the last step ended; 0 before the first.
     pub last_step_age_ns: u64,
-    /// Requests that continued a KV handle, and how long it took from accepting the request until its blocks were the
-    /// engine's: of all together, and of the last.
+    /// Requests that continued a KV handle.
     pub handoffs: u64,
+    /// Time to take the handles' KV over, of all handoffs together.
     pub handoff_ns_total: u64,
+    /// The same, of the last handoff.
     pub handoff_ns_last: u64,
-    /// How long the last step took, and the longest.
+    /// Duration of the last step.
     pub step_ns_last: u64,
+    /// Duration of the longest step.
     pub step_ns_max: u64,
-    /// How long the last hand-over to a KV handle took on this engine.
+    /// Duration of the last export to a KV handle.
     pub export_ns_last: u64,
-    /// From the last cleave_engine_set_role to the first step that was planned under the new role.
+    /// Time from the last cleave_engine_set_role to the first step that was planned under the new role.
     pub role_switch_ns_last: u64,
-    /// Tickets whose KV came into the cache, and those whose did not.
+    /// Imports into the cache that succeeded.
     pub imports: u64,
+    /// Imports into the cache that failed.
     pub imports_failed: u64,
-    /// Requests of this engine whose KV did not come and was computed anew (CLEAVE_REQUEST_RECOMPUTE).
+    /// Requests whose imported KV did not arrive and was computed here (CLEAVE_REQUEST_RECOMPUTE).
     pub recomputed: u64,
-    /// KV bytes that the cache pulled while their exporter was still computing (hidden behind that), and after it
-    /// (exposed); and how long imports took from their exporter being done: of all together, and of the last.
+    /// KV bytes pulled while the exporter was still computing the prompt.
     pub kv_bytes_hidden: u64,
+    /// KV bytes pulled after the exporter had computed the prompt.
     pub kv_bytes_exposed: u64,
+    /// Time from the exporter's last prompt token to the end of the import, of all imports together.
     pub kv_exposed_ns_total: u64,
+    /// The same, of the last import.
     pub kv_exposed_ns_last: u64,
-    /// Prompt tokens that a step takes at most, under the present role: max_batch_tokens, or what was chosen by
-    /// measurement.
+    /// Most prompt tokens in a step under the present role: max_batch_tokens, or the measured choice.
     pub prefill_step_tokens: u32,
-    /// Multiprocessors (SMs) of the device that the engine's work runs on; 0 on the CPU.
+    /// Multiprocessors of the device that the engine may use; 0 on the CPU.
     pub multiprocessors: u32,
-    /// The tokens/s that steps of the chosen length were measured at; 0 if none was chosen (yet).
+    /// Measured rate of prefill steps of the chosen length, in tokens per second; 0 if no length was chosen by
+    /// measurement.
     pub prefill_tokens_per_second: u64,
 }
 
@@ -85,7 +99,7 @@ macro_rules! fill {
 }
 for_each_metric!(fill);
 
-/// Reads an engine's counters, without stopping it. Callable from any thread. Errors: NOT_FOUND, INVALID_ARGUMENT.
+/// Reads an engine's counters without stopping it. Callable from any thread. Errors: NOT_FOUND, INVALID_ARGUMENT.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleave_engine_metrics(
     engine: *mut cleave_engine_t,
@@ -119,24 +133,30 @@ pub unsafe extern "C" fn cleave_metrics_text(
     call(err, || unsafe { fill_text(&openmetrics::text(), buf, cap, len) })
 }
 
-/// Who holds the blocks of a cache. Set struct_size before the call.
+/// Blocks of a cache by owner. Set struct_size before the call.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct cleave_audit_t {
+    /// sizeof this struct, set by the caller.
     pub struct_size: u32,
-    /// Blocks that each kind of owner holds: a shared block counts for every kind that holds it.
+    /// Blocks held by requests. A block with several kinds of owners counts for each.
     pub by_requests: u32,
+    /// Blocks held by transfers to and from peers.
     pub by_transfers: u32,
+    /// Blocks held by KV handles.
     pub by_exports: u32,
+    /// Blocks held by the prefix index.
     pub by_prefix_index: u32,
-    /// Neither free nor owned by anybody, or with a wrong count of owners: always 0.
+    /// Blocks that are neither free nor owned, or whose count of owners is wrong: always 0.
     pub leaked: u32,
+    /// All blocks of the cache.
     pub total: u32,
+    /// Blocks without an owner.
     pub free: u32,
 }
 
-/// Counts a cache's blocks by owner. Callable from any thread; holds the cache's lock while it counts.
-/// Errors: NOT_FOUND, INVALID_ARGUMENT.
+/// Counts the blocks of a cache by owner. Callable from any thread; holds the cache's lock while it counts. Errors:
+/// NOT_FOUND, INVALID_ARGUMENT.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleave_cache_audit(
     cache: *mut cleave_cache_t,

@@ -1,6 +1,6 @@
-//! log: what the library has to say, from a thread of its own
+//! log
 //!
-//! The library writes nothing to stdout or stderr. What it has to say goes to the sink, if there is one.
+//! The library writes nothing to stdout or stderr. Its messages go to the host's sink, if there is one.
 
 use super::boundary::call;
 use super::error::{cleave_error_t, cleave_status_t};
@@ -9,9 +9,11 @@ use crate::log::{Level, Sink};
 use libc::{c_char, uintptr_t};
 use std::ffi::CString;
 
+/// No messages.
 pub const CLEAVE_LOG_OFF: i32 = 0;
-/// An engine or a transfer has failed; a panic was caught.
+/// An engine or a transfer has failed, or a panic was caught.
 pub const CLEAVE_LOG_ERROR: i32 = 1;
+/// Something works less well than it should.
 pub const CLEAVE_LOG_WARN: i32 = 2;
 /// Once per object: models loaded, engines created and destroyed.
 pub const CLEAVE_LOG_INFO: i32 = 3;
@@ -20,22 +22,22 @@ pub const CLEAVE_LOG_DEBUG: i32 = 4;
 /// Once per step.
 pub const CLEAVE_LOG_TRACE: i32 = 5;
 
-/// A log sink. `target` names a part of the library, `message` is one line without a newline; both are UTF-8,
-/// NUL-terminated and valid during the call only. It must return, and not throw or longjmp.
+/// A log sink. `target` names a part of the library and `message` is one line without a newline. Both are UTF-8,
+/// NUL-terminated and valid only during the call. The function must return, and must not throw or longjmp.
 pub type cleave_log_fn =
     Option<unsafe extern "C" fn(user_data: uintptr_t, level: i32, target: *const c_char, message: *const c_char)>;
 
-/// Sends messages of `max_level` and below to `fn`. There is one sink per process; this call replaces it: the old one
-/// gets every message that was queued for it before the call returns, and is never called afterwards.
+/// Sends messages of `max_level` and below to `fn`. A process has one sink, which this call replaces. The previous
+/// sink receives every message that was queued for it before this call returns, and is never called afterwards.
 ///
-/// `fn` NULL or `max_level` CLEAVE_LOG_OFF turns the log off; do that before what `user_data` stands for goes away.
+/// `fn` NULL or `max_level` CLEAVE_LOG_OFF turns the log off. Do that before the object behind `user_data` goes away.
 ///
-/// The sink is called by one thread of the library's own, named "cleave-log", which exists only while there is a sink:
-/// never by a thread of the host, never twice at once. It may call every function of this API but this one
-/// (CLEAVE_ERR_INVALID_ARGUMENT). A sink that is too slow loses messages, and is told how many; it slows nothing down.
+/// One thread of the library, named "cleave-log", calls the sink. The thread exists only while there is a sink, and
+/// never calls it twice at once. The sink may call every function of this API except this one (INVALID_ARGUMENT). A
+/// sink that is too slow loses messages and is told how many; it slows nothing down.
 ///
-/// Callable from any thread but the sink's own. Blocks for as long as the old sink needs for what is queued, 1024
-/// messages at most. Errors: INVALID_ARGUMENT (level outside of 0..=5), OUT_OF_MEMORY (no thread to be had).
+/// Callable from any thread except the sink's. Waits for the previous sink to handle its queued messages, at most
+/// 1024. Errors: INVALID_ARGUMENT (level outside 0..=5), OUT_OF_MEMORY (no thread could be started).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleave_log_set(
     max_level: i32,

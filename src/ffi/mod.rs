@@ -3,8 +3,9 @@
 //! Four files are not sections: [`boundary`] (panics, pointers, errors, buffers), [`versioned`] (structs that grow),
 //! [`registry`] (the object behind a handle) and [`openmetrics`] (the text of the metrics).
 //!
-//! Every `unsafe` in here rests on the contract that the header states: a pointer is NULL or valid for the
-//! size that goes with it. Handles are looked up, never dereferenced.
+//! Every `unsafe` block in here rests on the contract that the header states: a pointer is NULL, or valid and aligned for
+//! the size that goes with it, for the whole call. Handles are looked up, never dereferenced. Nothing in here knows how
+//! requests are run or KV is stored.
 #![allow(non_camel_case_types, clippy::missing_safety_doc)]
 
 #[cfg(not(target_pointer_width = "64"))]

@@ -12,10 +12,12 @@ impl Object for Queue {
     const KIND: Kind = Kind::Queue;
 }
 
-/// Makes a queue that holds `capacity` events (0: 4096; 4 to 16777216). Every accepted request keeps one place for its
-/// FINISHED event, so a queue bounds how many requests its engines accept at once (WOULD_BLOCK beyond); an engine whose
-/// tokens find no place pauses until there is one and loses nothing. `*out` is the caller's, to be ended with
-/// cleave_queue_destroy. Callable from any thread. Errors: INVALID_ARGUMENT, IO (no file descriptor), OUT_OF_MEMORY.
+/// Creates a queue for `capacity` events (4 to 16777216; 0 means 4096). Every accepted request reserves one place for
+/// its FINISHED event, so the capacity limits how many requests the queue's engines accept at once (WOULD_BLOCK
+/// beyond it). An engine whose tokens find no place pauses until there is one, and loses nothing. `*out` belongs to
+/// the caller, who gives it to cleave_queue_destroy.
+///
+/// Callable from any thread. Errors: INVALID_ARGUMENT, IO (no file descriptor), OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleave_queue_create(
     capacity: u32,
@@ -29,9 +31,9 @@ pub unsafe extern "C" fn cleave_queue_create(
     })
 }
 
-/// Ends a queue: who waits in cleave_queue_poll gets SHUTDOWN, events that wait and events that come later are dropped, its
-/// engines accept no more requests. Its descriptor is closed once its last engine is destroyed. Destroy engines first
-/// to get every FINISHED event. NULL and a queue that was destroyed before are ignored.
+/// Destroys a queue. Callers that wait in cleave_queue_poll get SHUTDOWN, queued and later events are dropped, and
+/// its engines accept no more requests. The descriptor is closed when the last engine of the queue is destroyed. To
+/// receive every FINISHED event, destroy the engines first. NULL and a queue that was destroyed before are ignored.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleave_queue_destroy(queue: *mut cleave_queue_t) {
     if !queue.is_null() {
@@ -42,11 +44,12 @@ pub unsafe extern "C" fn cleave_queue_destroy(queue: *mut cleave_queue_t) {
     }
 }
 
-/// The queue's eventfd, readable while events wait, for poll, epoll, kqueue-like loops and Go's netpoller. It is the
-/// library's: watch it, but do not read, write or close it, and take it out of the loop before cleave_queue_destroy.
-/// Level-triggered use is simplest; edge-triggered, call cleave_queue_poll until it gives no event.
+/// Returns the queue's eventfd, which is readable while events are queued: for poll, epoll and Go's netpoller. It
+/// belongs to the library. Watch it, but do not read, write or close it, and remove it from the loop before
+/// cleave_queue_destroy. Level-triggered watching is simplest; with edge-triggered watching, call cleave_queue_poll
+/// until it returns no event.
 ///
-/// Callable from any thread. A negative status for a queue that is none.
+/// Callable from any thread. Returns a negative status if `queue` is not a queue.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleave_queue_fd(queue: *const cleave_queue_t) -> c_int {
     call_int(|| Ok(registry::get::<Queue>(queue, "queue")?.fd()))

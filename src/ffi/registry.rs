@@ -1,9 +1,9 @@
-//! What a handle stands for.
+//! The objects behind the handles of the C API.
 //!
-//! The pointers that the host holds are tokens: a tag, the type, a generation and an index into a process-wide
-//! table. They are never dereferenced, so a handle that is NULL, stale, of another type or plain garbage is an
-//! error and nothing else. Lookups clone an `Arc`: who destroys an object while another thread is in a call on
-//! it takes the name away, and the object goes when that call ends.
+//! The pointers that the host holds are tokens: a tag, the type, a generation and an index into a process-wide table.
+//! They are never dereferenced, so a handle that is NULL, stale, of another type or garbage is an error and nothing
+//! else. A look-up clones an `Arc`: destroying an object while another thread is in a call on it removes the token, and
+//! the object goes when that call ends.
 
 use crate::bail;
 use crate::error::Result;
@@ -11,7 +11,7 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Something that a handle can stand for.
+/// A type whose objects have handles.
 pub(super) trait Object: Any + Send + Sync {
     /// The opaque C type.
     type C;
@@ -36,8 +36,8 @@ impl Kind {
     }
 }
 
-/// The top byte of every handle: no address of a process looks like this (not canonical on x86-64, outside of
-/// user space on AArch64), so that following one faults at once.
+/// Top byte of every handle. No address of a process has it (it is not canonical on x86-64 and outside user space on
+/// AArch64), so a program that follows a handle faults at once.
 const TAG: u64 = 0xc1;
 const INDEX_BITS: u32 = 20;
 const MAX_OBJECTS: usize = 1 << INDEX_BITS;
@@ -53,7 +53,7 @@ struct Slot {
 
 struct Table {
     slots: Vec<Slot>,
-    /// Oldest first, so that a slot rests as long as possible before it is used again.
+    /// Free slots, oldest first: a slot rests as long as possible before it is used again.
     free: VecDeque<usize>,
 }
 
@@ -67,7 +67,7 @@ fn write() -> RwLockWriteGuard<'static, Table> {
     TABLE.write().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Gives an object a handle.
+/// Enters an object and returns its handle.
 pub(super) fn insert<T: Object>(object: Arc<T>) -> Result<*mut T::C> {
     let mut table = write();
     let index = match table.free.pop_front() {
@@ -102,13 +102,13 @@ fn decode<T: Object>(handle: *const T::C, name: &str) -> Result<(usize, u32)> {
                 bail!(InvalidArgument, "{name} is a {found}, a {wanted} is needed");
             }
         }
-        _ => bail!(InvalidArgument, "{name} is no handle of this library"),
+        _ => bail!(InvalidArgument, "{name} is not a handle of this library"),
     }
     Ok((token as usize & (MAX_OBJECTS - 1), (token >> GENERATION_SHIFT) as u32))
 }
 
 fn stale<R, T: Object>(name: &str) -> Result<R> {
-    bail!(NotFound, "{name}: this {} is no more", Kind::c_name(T::KIND as u64).unwrap_or_default())
+    bail!(NotFound, "{name}: this {} was destroyed", Kind::c_name(T::KIND as u64).unwrap_or_default())
 }
 
 /// The object behind a handle.
@@ -124,7 +124,7 @@ pub(super) fn get<T: Object>(handle: *const T::C, name: &str) -> Result<Arc<T>> 
     }
 }
 
-/// Ends a handle and gives back what it stood for. Of two threads that try, one gets it.
+/// Removes a handle and returns its object. When two threads try, one gets it.
 pub(super) fn take<T: Object>(handle: *const T::C, name: &str) -> Result<Arc<T>> {
     let (index, generation) = decode::<T>(handle, name)?;
     let mut table = write();

@@ -15,22 +15,22 @@ use std::time::Duration;
 
 /// FINISHED carries a KV handle. Implied on a prefill engine.
 pub const CLEAVE_REQUEST_KEEP_KV: u32 = 1 << 0;
-/// TOKEN events carry the log-probability of their token, and each is followed by `logprobs` TOP_LOGPROB events.
+/// TOKEN events carry the log-probability of their token, and `logprobs` TOP_LOGPROB events follow each of them.
 pub const CLEAVE_REQUEST_LOGPROBS: u32 = 1 << 1;
-/// Repeat the token that came with the imported handle.
+/// Reports the token that came with the handle once more, as a TOKEN event.
 pub const CLEAVE_REQUEST_EMIT_PENDING: u32 = 1 << 2;
-/// Do not stop at the model's EOS ids.
+/// Does not stop at the model's EOS ids.
 pub const CLEAVE_REQUEST_IGNORE_EOS: u32 = 1 << 3;
-/// With a handle: take every sampling and stop field from this request, and none from the handle.
+/// With a handle: takes every sampling and stop field from this request, and none from the handle.
 pub const CLEAVE_REQUEST_OVERRIDE_SAMPLING: u32 = 1 << 4;
 
-/// On an engine whose role is prefill: KV_STREAM_STARTED carries the handle as soon as the prompt's turn has come, so that its
-/// ticket can go out and the importer pulls what is computed while the rest is. FINISHED carries the same handle.
-/// Without effect on engines of another role.
+/// On a prefill engine: KV_STREAM_STARTED carries the handle as soon as the prompt begins to be computed. Its ticket
+/// can be sent at once, and the importer pulls finished KV while the rest is computed. FINISHED carries the same
+/// handle. No effect on engines of another role.
 pub const CLEAVE_REQUEST_STREAM_KV: u32 = 1 << 5;
-/// If the KV of the handle does not come (its import fails in whatever way), compute it here from the ticket's tokens
-/// instead of ending with an error. The tokens are the same, later. Of a handle whose prompt was still being computed
-/// the first token (index 0) is then sampled and reported here, with or without EMIT_PENDING.
+/// If the handle's KV does not arrive, for whatever reason, computes it here from the ticket's tokens instead of
+/// ending with an error. The tokens are the same, later. If the handle was still streaming, its first token (index 0)
+/// is then sampled and reported here, with or without EMIT_PENDING.
 pub const CLEAVE_REQUEST_RECOMPUTE: u32 = 1 << 6;
 
 const KNOWN_FLAGS: u32 = CLEAVE_REQUEST_KEEP_KV
@@ -41,75 +41,81 @@ const KNOWN_FLAGS: u32 = CLEAVE_REQUEST_KEEP_KV
     | CLEAVE_REQUEST_STREAM_KV
     | CLEAVE_REQUEST_RECOMPUTE;
 
-/// One request. Zero means default in every field: of a fresh request the value named here, of one that continues a
-/// KV handle the handle's own.
+/// One request. Zero means the default in every field: the value named here for a fresh request, and the value of the
+/// handle for a request that continues one.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct cleave_request_desc_t {
+    /// sizeof this struct, set by the caller.
     pub struct_size: u32,
     /// CLEAVE_REQUEST_*.
     pub flags: u32,
-    /// Echoed in every event.
+    /// Repeated in every event of the request.
     pub user_tag: u64,
-    /// The handle to continue from, which this consumes; 0: none, a fresh sequence.
+    /// The KV handle to continue from, which an accepted request consumes; 0 starts a fresh sequence.
     pub kv: cleave_kv_t,
-    /// Range of `tokens`: the prompt; with a handle the tokens that follow it, may be empty.
+    /// Prompt: index of its first token in `tokens`. With a handle: the tokens that follow the handle.
     pub prompt_begin: u32,
+    /// Prompt: number of tokens. May be 0 with a handle.
     pub prompt_len: u32,
-    /// Range of `tokens`: ids that end the generation, beside the model's EOS ids.
+    /// Stop ids: index of the first one in `tokens`. They end the generation, in addition to the model's EOS ids.
     pub stop_begin: u32,
+    /// Stop ids: how many.
     pub stop_len: u32,
-    /// Tokens to generate after the last prompt token, over all engines. Default: until the context is full.
+    /// Tokens to generate after the last prompt token, counted over all engines. Default: until the context is full.
     pub max_new_tokens: u32,
-    /// Sample from the k likeliest. Default: all.
+    /// Samples from the k likeliest tokens. Default: all.
     pub top_k: u32,
-    /// Higher runs first. Default: 0.
+    /// Requests with a higher priority run first. Default: 0.
     pub priority: u32,
-    /// Alternatives to report for each token, 0 to 128; more than 0 implies CLEAVE_REQUEST_LOGPROBS.
+    /// Alternatives to report for each token, 0 to 128. More than 0 implies CLEAVE_REQUEST_LOGPROBS.
     pub logprobs: i32,
-    /// Default: 0, greedy.
+    /// Divides the logits. Default: 0, greedy.
     pub temperature: f32,
-    /// Sample from the likeliest that make up this much, in (0, 1]. Default: 1.
+    /// Samples from the likeliest tokens whose probabilities sum to this, in (0, 1]. Default: 1.
     pub top_p: f32,
-    /// Drop what is less likely than this share of the likeliest, in [0, 1]. Default: 0.
+    /// Drops tokens less likely than this share of the likeliest, in [0, 1]. Default: 0.
     pub min_p: f32,
-    /// Over prompt and generated tokens. Default: 1, none.
+    /// Penalty on tokens of the prompt and the generation. Default: 1, none.
     pub repetition_penalty: f32,
-    /// Over generated tokens. Default: 0, none.
+    /// Penalty on generated tokens, once each. Default: 0, none.
     pub presence_penalty: f32,
+    /// Penalty on generated tokens, for each occurrence. Default: 0, none.
     pub frequency_penalty: f32,
-    /// Equal seeds give equal samples, whatever else runs. Default: a random one.
+    /// Equal seeds give equal samples, whatever else runs. Default: a random seed.
     pub seed: u64,
-    /// Microseconds from submission to when the request ends with TIMEOUT. Default: never.
+    /// Microseconds after submission at which the request ends with TIMEOUT. Default: never.
     pub deadline_us: u64,
     /// Requests share cached prefixes only with requests of the same salt.
     pub cache_salt: u64,
-    /// Neither stop tokens nor stop sequences end the generation before this many tokens. Default: 0.
+    /// Stop ids and stop sequences do not end the generation before this many tokens. Default: 0.
     pub min_new_tokens: u32,
-    /// Range of `tokens`: stop sequences, each as its length followed by its ids: 2, a, b, 3, c, d, e.
+    /// Stop sequences: index in `tokens`. Each sequence is its length followed by its ids: 2, a, b, 3, c, d, e.
     pub stop_sequences_begin: u32,
+    /// Stop sequences: how many numbers, lengths included.
     pub stop_sequences_len: u32,
-    /// Range of `tokens`: pairs of an id and the bits of the float that is added to its logit.
+    /// Logit bias: index in `tokens`. Each entry is a token id and the bits of the float that is added to its logit.
     pub logit_bias_begin: u32,
+    /// Logit bias: how many numbers, two for each entry.
     pub logit_bias_len: u32,
+    /// Must be 0.
     pub reserved: u32,
 }
 
 sized_struct!(cleave_request_desc_t);
 
-/// Submits `n_requests` requests at once. Token ids, of prompts and stops, are ranges of one array `tokens` of
-/// `n_tokens`; everything is copied before the call returns. The struct_size of the first request is the distance
-/// between them, and the same in all.
+/// Submits `n_requests` requests. The token ids of prompts, stops and biases are ranges of one array, `tokens`, with
+/// `n_tokens` elements. Everything is copied before the call returns. The struct_size of the first request is the
+/// distance between requests, and must be equal in all.
 ///
-/// Requests are accepted in order up to the first that is refused: `*n_accepted` tells how many run, `ids` (room for
-/// n_requests) has their ids, and the status is CLEAVE_OK or what the first refused one met. Every accepted request
-/// ends with exactly one FINISHED event, its last. Events may be in the queue before the call returns: tell requests
-/// apart by user_tag.
+/// Requests are accepted in order up to the first refused one. `*n_accepted` is the number of accepted requests,
+/// `ids` (with room for n_requests) receives their ids, and the status is CLEAVE_OK or the reason of the first
+/// refusal. Every accepted request ends with exactly one FINISHED event, its last. Events may be queued before this
+/// call returns, so tell requests apart by user_tag.
 ///
-/// Callable from any thread; does not wait for the engine. Errors: WOULD_BLOCK (too many wait, or the queue has no
-/// place: retry after a FINISHED event), INVALID_ARGUMENT (the text names request and field), NOT_FOUND and EXPIRED
-/// (engine, KV handle), CORRUPT (the KV handle's sequence cannot come from this model, by whomever it is signed), INCOMPATIBLE,
-/// UNSUPPORTED (flags), OUT_OF_MEMORY (more than the whole cache holds),
+/// Callable from any thread; does not wait for a step. Errors: WOULD_BLOCK (too many requests wait, or the queue is
+/// full: try again after a FINISHED event), INVALID_ARGUMENT (the text names request and field), NOT_FOUND and
+/// EXPIRED (engine, KV handle), INCOMPATIBLE, UNSUPPORTED (flags), OUT_OF_MEMORY (larger than the whole cache),
 /// SHUTDOWN (draining or destroyed), PREFILL_ELSEWHERE (see local_prefill_tokens).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleave_engine_submit(
@@ -157,8 +163,10 @@ pub unsafe extern "C" fn cleave_engine_submit(
     })
 }
 
-/// Asks an engine to end a request with FINISHED (ERROR, CANCELLED) at the next step boundary. Asynchronous and
-/// idempotent: a request that has ended meanwhile is CLEAVE_OK or NOT_FOUND, and no second event follows.
+/// Asks an engine to end a request with FINISHED (ERROR, CANCELLED) at the next step boundary. The call does not wait
+/// and may be repeated. For a request that has ended meanwhile it returns CLEAVE_OK or NOT_FOUND, and no second event
+/// follows.
+///
 /// Callable from any thread. Errors: NOT_FOUND (engine, id), INVALID_ARGUMENT.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleave_engine_cancel(
@@ -169,10 +177,11 @@ pub unsafe extern "C" fn cleave_engine_cancel(
     call(err, || registry::get::<EngineObject>(engine, "engine")?.engine.cancel(id))
 }
 
-/// Stops a running generation at the next step boundary and hands it over: its FINISHED event (EXPORTED) carries the
-/// KV handle, from which any engine goes on with the token that would have been next. Asynchronous; a generation that
-/// ends before that ends as it would have. Callable from any thread. Errors: NOT_FOUND (engine, id),
-/// INVALID_ARGUMENT.
+/// Asks an engine to stop a running request at the next step boundary and to hand it over. Its FINISHED event
+/// (EXPORTED) carries the KV handle, from which any engine continues with the next token. The call does not wait. A
+/// request that ends before the step boundary ends as it would have.
+///
+/// Callable from any thread. Errors: NOT_FOUND (engine, id), INVALID_ARGUMENT.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleave_engine_export(
     engine: *mut cleave_engine_t,

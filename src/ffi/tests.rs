@@ -1,4 +1,4 @@
-//! What a C program cannot test well: the inner edges of the boundary. The rules as a host sees them are in ctest/.
+//! Tests of the boundary that a C program cannot make well. ctest/ tests the rules that a host sees.
 
 use super::boundary::{call, call_int};
 use super::error::{CLEAVE_ERR_CORRUPT, CLEAVE_ERR_INTERNAL, cleave_error_t, cleave_status_string};

@@ -1,24 +1,24 @@
 //! version
 //!
-//! A program built against major 0 runs with every later library of major 0: what is added comes at the end of
-//! structs and as new functions, which raises the minor number.
+//! A program built against major 0 runs with every later library of major 0. Additions go to the end of structs or
+//! are new functions, and raise the minor number.
 
 use super::boundary::call_int;
 use libc::c_char;
 
-/// Major number of this header. It names the ABI: libcleave.so.MAJOR.
+/// Major number of this header, which names the ABI: libcleave.so.MAJOR.
 pub const CLEAVE_API_MAJOR: u32 = 0;
-/// Minor number of this header: raised by every addition.
+/// Minor number of this header. Every addition raises it.
 pub const CLEAVE_API_MINOR: u32 = 1;
 
-/// The version of the API that the loaded library implements: (major << 16) | minor. Compare it with the header's
-/// CLEAVE_API_MAJOR and CLEAVE_API_MINOR to see whether the library is older than what the program was built with.
+/// Returns the API version of the loaded library: (major << 16) | minor. Compare it with CLEAVE_API_MAJOR and
+/// CLEAVE_API_MINOR to find out whether the library is older than the header that the program was built with.
 #[unsafe(no_mangle)]
 pub extern "C" fn cleave_api_version() -> u32 {
     call_int(|| Ok((CLEAVE_API_MAJOR << 16 | CLEAVE_API_MINOR) as i32)) as u32
 }
 
-/// The release, for people: "0.1.0". Static: never freed, valid for as long as the process lives.
+/// Returns the release as text, such as "0.1.0". The string is static and never freed.
 #[unsafe(no_mangle)]
 pub extern "C" fn cleave_version_string() -> *const c_char {
     const VERSION: &std::ffi::CStr =

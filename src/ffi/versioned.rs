@@ -1,11 +1,11 @@
-//! Structs that begin with `struct_size` and may grow: read and written so that a host and a library of
+//! Structs that begin with `struct_size` and may grow. They are read and written so that a host and a library of
 //! different versions understand each other.
 
 use super::boundary::required;
 use crate::bail;
 use crate::error::Result;
 
-/// Larger than any struct of this API will be: what claims more was not initialised.
+/// More than any struct of this API will have. A larger struct_size was not initialised.
 const PLAUSIBLE: usize = 1 << 16;
 
 /// A struct of the API: begins with `uint32_t struct_size`, has no pointers, and all bits zero is a value of it.
@@ -42,12 +42,12 @@ unsafe fn size_of_host<T: VersionedStruct>(host: *const T, name: &str) -> Result
         bail!(InvalidArgument, "{name}: struct_size is 0, set it to sizeof({})", T::NAME);
     }
     if !(4..=PLAUSIBLE).contains(&size) || !size.is_multiple_of(4) {
-        bail!(InvalidArgument, "{name}: {size} is no size of a {}", T::NAME);
+        bail!(InvalidArgument, "{name}: struct_size {size} is not a size of {}", T::NAME);
     }
     Ok(size)
 }
 
-/// Reads a struct of the host: what its version does not have yet is zero, what ours does not know must be zero.
+/// Reads a struct of the host. Fields that its version does not have are zero; fields that ours does not have must be.
 pub(super) unsafe fn read<T: VersionedStruct>(host: *const T, name: &str) -> Result<T> {
     // SAFETY: the caller's contract.
     unsafe {
@@ -75,7 +75,7 @@ pub(super) unsafe fn read_optional<T: VersionedStruct>(host: *const T, name: &st
     if host.is_null() { Ok(T::zeroed()) } else { unsafe { read(host, name) } }
 }
 
-/// A struct of the host to be written, checked before the work whose result goes there.
+/// A struct of the host that a result will be written to, checked before the work begins.
 pub(super) struct Output<T> {
     host: *mut T,
     size: usize,
@@ -87,7 +87,8 @@ impl<T: VersionedStruct> Output<T> {
         Ok(Output { host, size: unsafe { size_of_host(host, name) }? })
     }
 
-    /// Writes what the host's version has of `value`; what it has beyond ours becomes zero; struct_size stays.
+    /// Writes the part of `value` that the host's version has, and zeroes the fields that only the host's version has.
+    /// struct_size stays.
     pub(super) unsafe fn write(self, value: &T) {
         let known = self.size.min(size_of::<T>());
         // SAFETY: valid for struct_size bytes by contract; struct_size is the first four of them.
@@ -99,7 +100,7 @@ impl<T: VersionedStruct> Output<T> {
     }
 }
 
-/// Reads an array of the host's structs one by one: the first one's struct_size is the stride.
+/// An array of structs of the host, read one by one. The struct_size of the first is the stride.
 pub(super) struct Input<T> {
     host: *const T,
     stride: usize,

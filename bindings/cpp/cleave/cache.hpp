@@ -1,4 +1,4 @@
-// A pool of KV blocks, how handles come into it, and the ways to other caches.
+// A pool of KV blocks, imports into it, and pairing with other caches.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef CLEAVE_CACHE_HPP
 #define CLEAVE_CACHE_HPP
@@ -15,7 +15,7 @@
 
 namespace cleave {
 
-/// How a cache is made. Every field may be left as it is.
+/// Configuration of a cache. Every field may be left as it is.
 struct CacheConfig {
     /// Tokens of a block, at most 256; 0: 16.
     std::uint32_t block_tokens = 0;
@@ -30,11 +30,11 @@ struct CacheConfig {
     std::uint32_t flags = 0;
     /// Memory for KV blocks on each device; 0: 1 GiB.
     std::uint64_t bytes_per_device = 0;
-    /// How long a handle lives that nobody renews; 0: 30 s.
+    /// Lease of a handle that is not renewed; 0: 30 s.
     std::chrono::milliseconds lease{0};
     /// Caches with the same secret can import from each other. All zero: a random one, imports within the process only.
     std::array<std::uint8_t, 32> secret{};
-    /// A peer that says nothing for so long in the middle of a transfer is gone; 0: 4 s.
+    /// A peer that is silent for this long during a transfer counts as gone; 0: 4 s.
     std::chrono::milliseconds peer_timeout{0};
 
     cleave_cache_config_t to_c() const noexcept
@@ -53,18 +53,18 @@ struct CacheConfig {
     }
 };
 
-/// How two caches would exchange KV.
+/// Result of Cache::pair.
 struct PairReport : cleave_pair_report_t {
-    /// Ok, or why the pair cannot exchange KV.
+    /// Ok, or the reason why the pair cannot exchange KV.
     Status status() const noexcept { return static_cast<Status>(cleave_pair_report_t::status); }
     Transport transport() const noexcept { return static_cast<Transport>(cleave_pair_report_t::transport); }
     PairReason reason() const noexcept { return static_cast<PairReason>(cleave_pair_report_t::reason); }
     std::chrono::nanoseconds rtt() const noexcept { return std::chrono::nanoseconds(rtt_ns); }
-    /// The transport and where, or what was expected and what was found.
+    /// The transport and its address, or the expected and the found value.
     std::string_view detail() const noexcept { return cleave_pair_report_t::detail; }
 };
 
-/// A pool of KV blocks on a device, with its prefix index and handles. Its end is the end of every handle in it.
+/// A pool of KV blocks on a device, with its prefix index and handles. Ending it ends every handle in it.
 class Cache : public detail::Owner<cleave_cache_t, cleave_cache_destroy> {
 public:
     Cache() noexcept = default;
@@ -108,8 +108,7 @@ public:
         return Cache(cache);
     }
 
-    /// The handle that a Finished event carries becomes the caller's; none of other events and without a handle. The
-    /// event forgets it, so that it has one owner.
+    /// Takes the handle out of a Finished event, so that it has one owner. Empty for other events and without a handle.
     Kv take_kv(Event &event) const noexcept
     {
         if (event.type() != EventType::Finished)
@@ -119,7 +118,7 @@ public:
         return id != 0 ? Kv::adopt(get(), id) : Kv();
     }
 
-    /// A handle that is not the caller's, as of a KvStreamStarted event.
+    /// Views a handle that the caller does not own, such as that of a KvStreamStarted event.
     KvView view(KvId id) const noexcept { return KvView(get(), id); }
 
     /// Takes in a ticket or an image. The handle can be submitted at once; a request waits for the blocks. Once they

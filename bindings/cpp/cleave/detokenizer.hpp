@@ -1,4 +1,4 @@
-// From tokens to text, as they come.
+// Tokens to text, one by one.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef CLEAVE_DETOKENIZER_HPP
 #define CLEAVE_DETOKENIZER_HPP

@@ -14,7 +14,7 @@ struct DeviceInfo : cleave_device_info_t {
     std::string_view name() const noexcept { return cleave_device_info_t::name; }
 };
 
-/// How many CUDA devices this build of the library can use; the CPU is not counted.
+/// Number of CUDA devices that this build of the library can use, without the CPU.
 inline std::int32_t device_count() noexcept { return cleave_device_count(); }
 
 /// Describes CLEAVE_DEVICE_CPU or a CUDA device. Errors: NotFound (no such device).

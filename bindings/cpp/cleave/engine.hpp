@@ -1,4 +1,4 @@
-// Engines, and how requests get there.
+// Engines and submission.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef CLEAVE_ENGINE_HPP
 #define CLEAVE_ENGINE_HPP
@@ -9,7 +9,7 @@
 
 namespace cleave {
 
-/// How an engine is made. Every field may be left as it is.
+/// Configuration of an engine. Every field may be left as it is.
 struct EngineConfig {
     Role role = Role::Mixed;
     /// Sequences that run at once; 0: 64.
@@ -46,21 +46,20 @@ struct EngineConfig {
     }
 };
 
-/// What became of requests that were submitted together: the first of them run, in order, up to the first that was
-/// refused.
+/// Outcome of submitting several requests: they are accepted in order, up to the first one that is refused.
 struct Submitted {
-    /// Of the requests that were accepted. In the memory of the Packer: valid until its next use.
+    /// Ids of the accepted requests, in the memory of the Packer: valid until its next use.
     Span<const RequestId> ids{};
-    /// What the first refused one met; Ok if there is none.
+    /// Error of the first refused request; Ok if none was refused.
     Error error{};
 
     std::size_t accepted() const noexcept { return ids.size(); }
     Status status() const noexcept { return error.code(); }
-    /// All were accepted.
+    /// Whether all were accepted.
     explicit operator bool() const noexcept { return status() == Status::Ok; }
 };
 
-/// One step thread over a cache, with a role. Its end gives every open request its Finished event.
+/// A step loop over a cache, with a role. Ending it sends the Finished event of every open request.
 class Engine : public detail::Owner<cleave_engine_t, cleave_engine_destroy> {
 public:
     Engine() noexcept = default;
@@ -115,8 +114,8 @@ public:
         return {ids.first(accepted), status == CLEAVE_OK ? Error() : Error(error)};
     }
 
-    /// Asks to end a request with Finished (Error, Cancelled) at the next step boundary. One that has ended meanwhile
-    /// is Ok or NotFound.
+    /// Asks to end a request with Finished (Error, Cancelled) at the next step boundary. Returns Ok or NotFound for a request
+    /// that has ended meanwhile.
     Result<void> cancel(RequestId id) noexcept
     {
         cleave_error_t error;
@@ -130,7 +129,7 @@ public:
         return detail::result_of(cleave_engine_export(get(), id, &error), error);
     }
 
-    /// Changes what the engine is for, from the next step boundary on. Errors: InvalidArgument, NotFound, Shutdown.
+    /// Changes the role from the next step boundary on. Errors: InvalidArgument, NotFound, Shutdown.
     Result<void> set_role(Role role) noexcept
     {
         cleave_error_t error;
@@ -153,6 +152,7 @@ public:
         return detail::result_of(cleave_engine_drain(get(), detail::to_ms(timeout), &error), error);
     }
 
+    /// Reads the counters of the engine and its cache, without stopping it.
     Result<Metrics> metrics() const noexcept
     {
         return detail::read_info<Metrics, cleave_metrics_t>(

@@ -1,5 +1,5 @@
-// The numbers of the C header as types. Each has a fixed underlying type: a number that a newer library gives and this
-// header does not know is kept, and is "UNKNOWN" as text.
+// The numbers of the C header as types. Each has a fixed underlying type, so a number of a newer library that this header
+// does not know is kept. As text it is "UNKNOWN".
 // SPDX-License-Identifier: Apache-2.0
 #ifndef CLEAVE_ENUMS_HPP
 #define CLEAVE_ENUMS_HPP
@@ -10,14 +10,14 @@
 
 namespace cleave {
 
-/// What an engine is for.
+/// Purpose of an engine.
 enum class Role : std::uint32_t {
     Mixed = CLEAVE_ROLE_MIXED,
     Prefill = CLEAVE_ROLE_PREFILL,
     Decode = CLEAVE_ROLE_DECODE,
 };
 
-/// Why a request has ended.
+/// Reason why a request ended.
 enum class FinishReason : std::uint32_t {
     None = 0, // of events that are not Finished
     Stop = CLEAVE_FINISH_STOP,
@@ -27,7 +27,7 @@ enum class FinishReason : std::uint32_t {
     Error = CLEAVE_FINISH_ERROR,
 };
 
-/// What an event tells. Skip those that you do not know.
+/// Type of an event. Skip types that you do not know.
 enum class EventType : std::uint32_t {
     None = 0, // of an Event that no queue has written
     Token = CLEAVE_EVENT_TOKEN,
@@ -38,7 +38,7 @@ enum class EventType : std::uint32_t {
     KvStreamStarted = CLEAVE_EVENT_KV_STREAM_STARTED,
 };
 
-/// How keys and values are stored.
+/// Type of stored keys and values.
 enum class Dtype : std::uint32_t {
     Default = CLEAVE_DTYPE_DEFAULT,
     F32 = CLEAVE_DTYPE_F32,
@@ -47,7 +47,7 @@ enum class Dtype : std::uint32_t {
     I8 = CLEAVE_DTYPE_I8,
 };
 
-/// How KV gets from one cache to another.
+/// Way of KV from one cache to another.
 enum class Transport : std::uint32_t {
     Any = CLEAVE_TRANSPORT_ANY,
     Process = CLEAVE_TRANSPORT_PROCESS,
@@ -57,7 +57,7 @@ enum class Transport : std::uint32_t {
     Cuda = CLEAVE_TRANSPORT_CUDA,
 };
 
-/// Why two caches cannot exchange KV. None: they can.
+/// Reason why two caches cannot exchange KV. None: they can.
 enum class PairReason : std::uint32_t {
     None = CLEAVE_PAIR_NONE,
     Weights = CLEAVE_PAIR_WEIGHTS,

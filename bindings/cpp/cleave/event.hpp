@@ -1,4 +1,4 @@
-// What engines tell the host.
+// Events of engines.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef CLEAVE_EVENT_HPP
 #define CLEAVE_EVENT_HPP
@@ -12,10 +12,10 @@
 
 namespace cleave {
 
-/// An accepted request, of the engine that accepted it. 0 is none.
+/// Id of an accepted request, which belongs to the engine that accepted it. 0 is no request.
 using RequestId = cleave_request_t;
 
-/// The id of a KV handle, of the cache that holds its blocks. 0 is none.
+/// Id of a KV handle, which belongs to the cache that holds its blocks. 0 is no handle.
 using KvId = cleave_kv_t;
 
 /// A cleave_event_t with types. An array of these is an array of those.
@@ -28,25 +28,25 @@ public:
 
     /// Token, TopLogprob: the id. Others: -1.
     std::int32_t token() const noexcept { return event_.token; }
-    /// Token, TopLogprob: number of the token since the end of the prompt, from 0. Finished: how many there were.
+    /// Token, TopLogprob: number of the token after the prompt, from 0. Finished: how many tokens there were.
     std::uint32_t index() const noexcept { return event_.index; }
     /// Token of a request with logprobs, TopLogprob: natural logarithm.
     float logprob() const noexcept { return event_.logprob; }
 
     /// Finished: why.
     FinishReason finish_reason() const noexcept { return static_cast<FinishReason>(event_.finish_reason); }
-    /// Finished: how many prompt tokens the prefix cache had; none of a request that continues a handle.
+    /// Finished: prompt tokens that the prefix cache had; 0 for a request that continues a handle.
     std::uint32_t cached_tokens() const noexcept { return event_.cached_tokens; }
-    /// Finished: the KV of the handle did not come, and was computed anew.
+    /// Finished: the handle's KV did not arrive and was computed here.
     bool recomputed() const noexcept { return (event_.flags & CLEAVE_EVENT_RECOMPUTED) != 0; }
-    /// Ok, or why the request or the import failed.
+    /// Ok, or the reason why the request or the import failed.
     Status status() const noexcept { return static_cast<Status>(event_.status); }
 
     /// As given with the request or the import.
     std::uint64_t user_tag() const noexcept { return event_.user_tag; }
     RequestId request() const noexcept { return event_.request; }
-    /// The handle, if there is one. Finished: the host's to submit or to release, see Cache::take_kv. KvReady: the
-    /// import. KvStreamStarted: the request's still, see Cache::view.
+    /// The handle, or 0. Finished: the host submits or releases it, see Cache::take_kv. KvReady: the imported handle.
+    /// KvStreamStarted: a handle that still belongs to the request, see Cache::view.
     KvId kv() const noexcept { return event_.kv; }
 
     /// When the event was queued.

@@ -1,4 +1,4 @@
-// Counters.
+// Metrics and the audit of blocks.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef CLEAVE_INSIGHT_HPP
 #define CLEAVE_INSIGHT_HPP
@@ -10,11 +10,11 @@
 
 namespace cleave {
 
-/// Counters of one engine since it was created.
+/// Counters of one engine since it was created, and those of its cache.
 struct Metrics : cleave_metrics_t {
     using Time = std::chrono::nanoseconds;
 
-    /// Of the last step.
+    /// Role of the last step.
     Role role() const noexcept { return static_cast<Role>(cleave_metrics_t::role); }
     Time busy() const noexcept { return Time(busy_ns); }
     Time last_step_age() const noexcept { return Time(last_step_age_ns); }
@@ -28,7 +28,7 @@ struct Metrics : cleave_metrics_t {
     Time kv_exposed_last() const noexcept { return Time(kv_exposed_ns_last); }
 };
 
-/// Who holds the blocks of a cache.
+/// Blocks of a cache by owner.
 struct Audit : cleave_audit_t {};
 
 /// Replaces the content of `out` by the metrics of all engines and caches of the process: OpenMetrics text without the final

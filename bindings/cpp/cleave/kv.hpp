@@ -15,17 +15,17 @@ namespace cleave {
 class Kv;
 
 struct KvInfo : cleave_kv_info_t {
-    /// Until it expires unless it is renewed.
+    /// Time until the handle expires, unless it is renewed.
     std::chrono::milliseconds lease_left() const noexcept
     {
         return std::chrono::milliseconds(static_cast<std::int64_t>(lease_left_ms));
     }
     bool importing() const noexcept { return (flags & CLEAVE_KV_IMPORTING) != 0; }
-    bool filling() const noexcept { return (flags & CLEAVE_KV_STREAMING) != 0; }
+    bool streaming() const noexcept { return (flags & CLEAVE_KV_STREAMING) != 0; }
 };
 
-/// A handle that somebody else owns: another part of the program, or the request that fills it (KvStreamStarted). Harmless
-/// after the end of handle or cache: calls then say NotFound or Expired.
+/// A handle that somebody else owns: another part of the program, or the request that streams it (KvStreamStarted). After
+/// the end of the handle or its cache, calls return NotFound or Expired.
 class KvView {
 public:
     KvView() noexcept = default;
@@ -35,15 +35,15 @@ public:
     cleave_cache_t *cache() const noexcept { return cache_; }
     explicit operator bool() const noexcept { return id_ != 0; }
 
-    /// Errors of all of these: NotFound, Expired.
+    /// Describes the handle. Every function of this class may return NotFound or Expired.
     Result<KvInfo> info() const noexcept
     {
         return detail::read_info<KvInfo, cleave_kv_info_t>(
             [&](cleave_kv_info_t *out, cleave_error_t *err) { return cleave_kv_info(cache_, id_, out, err); });
     }
 
-    /// Replaces what is in `tokens` by the ids of the sequence, a pending one (sampled, not yet run through the model)
-    /// last; for an import they are those of its ticket.
+    /// Replaces the content of `tokens` by the token ids of the sequence. A pending token (sampled, but not yet run through
+    /// the model) is the last. For an import they are the tokens of its ticket.
     Result<void> tokens(std::vector<std::int32_t> &tokens) const
     {
         return detail::fill(tokens, 256, [&](std::int32_t *out, std::size_t cap, std::size_t *n, cleave_error_t *err) {
@@ -59,15 +59,15 @@ public:
         return out;
     }
 
-    /// Attaches up to CLEAVE_KV_HOST_DATA_MAX bytes of the host's own to the sequence, in place of those before; tickets
-    /// and images carry them, signed but readable. Errors: also InvalidArgument (too long, the image was read already).
+    /// Attaches up to CLEAVE_KV_HOST_DATA_MAX bytes of the host's own to the sequence, in place of those before. Tickets and
+    /// images carry them, signed but readable. Errors: also InvalidArgument (too long, or the image was read already).
     Result<void> set_host_data(Span<const std::uint8_t> data) const noexcept
     {
         cleave_error_t error;
         return detail::result_of(cleave_kv_set_host_data(cache_, id_, data.data(), data.size(), &error), error);
     }
 
-    /// The bytes that set_host_data attached, here or where the sequence came from; none: empty.
+    /// Returns the bytes that set_host_data attached, here or where the sequence came from; empty if there are none.
     Result<Bytes> host_data() const
     {
         Bytes out;
@@ -80,8 +80,8 @@ public:
         return out;
     }
 
-    /// Replaces what is in `out` by the ticket, with which Cache::import_kv of another cache fetches the blocks. The
-    /// tokens are readable in it.
+    /// Replaces the content of `out` by the ticket, with which Cache::import_kv of another cache fetches the blocks. The
+    /// tokens can be read in it.
     Result<void> ticket(Bytes &out) const
     {
         return detail::fill(out, 1024, [&](std::uint8_t *data, std::size_t cap, std::size_t *n, cleave_error_t *err) {
@@ -97,8 +97,8 @@ public:
         return out;
     }
 
-    /// Reads a piece of the image, which holds the KV itself: as much from `offset` as `out` has room for. The result
-    /// is how much that was, 0 at the end. [BLOCKING]
+    /// Reads a piece of the image, which contains the KV itself: from `offset`, as much as `out` has room for. Returns the
+    /// number of bytes, 0 at the end. [BLOCKING]
     Result<std::size_t> read_image(std::uint64_t offset, Span<std::uint8_t> out) const noexcept
     {
         cleave_error_t error;
@@ -108,7 +108,7 @@ public:
         return n;
     }
 
-    /// The whole image. [BLOCKING]
+    /// Reads the whole image. [BLOCKING]
     Result<Bytes> image() const
     {
         const auto about = info();
@@ -133,10 +133,10 @@ public:
         return detail::result_of(cleave_kv_save(cache_, id_, path.c_str(), &error), error);
     }
 
-    /// A second handle to the same snapshot, which shares its blocks.
+    /// Makes a second handle to the same snapshot, which shares its blocks.
     Result<Kv> duplicate() const noexcept;
 
-    /// Makes the handle live `lease` from now on.
+    /// Sets the lease to `lease` from now on.
     Result<void> renew(std::chrono::milliseconds lease) const noexcept
     {
         cleave_error_t error;
@@ -148,8 +148,8 @@ private:
     KvId id_ = 0;
 };
 
-/// Owns a handle and gives it back when it ends. A request that is accepted consumes it: see Request::kv. Converts to
-/// a KvView, which does not own.
+/// Owns a handle and releases it at its end. An accepted request consumes it: see Request::kv. Converts to a KvView,
+/// which does not own.
 class Kv : public KvView {
 public:
     Kv() noexcept = default;
@@ -169,7 +169,7 @@ public:
 
     KvId get() const noexcept { return id(); }
 
-    /// Gives ownership up: the caller submits or releases the handle.
+    /// Releases ownership: the caller submits or releases the handle.
     [[nodiscard]] KvId take() noexcept
     {
         const KvId id = this->id();
@@ -177,7 +177,7 @@ public:
         return id;
     }
 
-    /// Gives the handle back; its blocks are free once no transfer touches them.
+    /// Releases the handle. Its blocks are free once no transfer uses them.
     void reset() noexcept
     {
         if (id() != 0)

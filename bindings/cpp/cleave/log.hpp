@@ -14,14 +14,14 @@
 
 namespace cleave {
 
-/// Takes what the library has to say. There is one sink per process: a later one replaces it, and the end of one that
-/// was replaced changes nothing. Once a sink has ended or was replaced its function is called no more.
+/// Receives the messages of the library. A process has one sink: a later one replaces it, and ending a replaced sink has no
+/// effect. The function of a sink is never called after the sink has ended or was replaced.
 ///
-/// The function is called by one thread of the library's own, never twice at once. It must return, must not throw, and
-/// may use everything but LogSink: install is refused there, and a sink that ends there stays, its function with it.
+/// One thread of the library calls the function, never twice at once. The function must return, must not throw, and may use
+/// everything except LogSink: there install is refused, and a sink that ends stays installed together with its function.
 class LogSink {
 public:
-    /// One line of `target`, a part of the library. Both texts are UTF-8 and valid during the call only.
+    /// One line from `target`, a part of the library. Both texts are UTF-8 and valid only during the call.
     using Function = std::function<void(LogLevel level, const char *target, const char *message)>;
 
     LogSink() noexcept = default;
@@ -36,7 +36,7 @@ public:
     }
     ~LogSink() { reset(); }
 
-    /// Sends messages of `max_level` and below to `function`. Waits for what is queued for the sink before it.
+    /// Sends messages of `max_level` and below to `function`. Waits until the previous sink has its queued messages.
     /// Errors: InvalidArgument (a level that is none or Off, no function, within a sink), OutOfMemory (no thread to be had).
     static Result<LogSink> install(LogLevel max_level, Function function)
     {
@@ -56,7 +56,7 @@ public:
         return sink;
     }
 
-    /// Ends the sink, once it has got what is queued for it.
+    /// Ends the sink after it has received its queued messages.
     void reset() noexcept
     {
         if (!function_)

@@ -54,7 +54,7 @@ public:
             [&](cleave_model_info_t *out, cleave_error_t *err) { return cleave_model_info(get(), out, err); });
     }
 
-    /// Replaces what is in `tokens` by the ids of `text` (UTF-8, at most 16 MiB). [BLOCKING]
+    /// Replaces the content of `tokens` by the ids of `text` (UTF-8, at most 16 MiB). [BLOCKING]
     /// Errors: InvalidArgument (not UTF-8, too long), Unsupported (a model without tokenizer files).
     Result<void> tokenize(std::string_view text, std::vector<std::int32_t> &tokens, Special special = Special::Add) const
     {
@@ -91,7 +91,7 @@ public:
         return text;
     }
 
-    /// Replaces what is in `bytes` by those that `token` stands for by itself, as logprobs report them: not always whole
+    /// Replaces the content of `bytes` by those that `token` stands for by itself, as logprobs report them: not always whole
     /// characters; of a special token its written form. Errors: InvalidArgument (no token of the model), Unsupported.
     Result<void> token_bytes(std::int32_t token, std::string &bytes) const
     {

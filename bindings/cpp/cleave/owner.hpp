@@ -1,4 +1,4 @@
-// What the owners of the library's objects have in common, and the ways in which C functions take arguments.
+// Ownership of the library's objects, and helpers for the argument conventions of the C functions.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef CLEAVE_OWNER_HPP
 #define CLEAVE_OWNER_HPP
@@ -12,12 +12,12 @@
 
 namespace cleave {
 
-/// A timeout without an end.
+/// A timeout that never ends.
 inline constexpr std::chrono::milliseconds forever = std::chrono::milliseconds::max();
 
 namespace detail {
 
-/// Owns one C object. The pointer is atomic so that reset() may meet calls of other threads.
+/// Owns one C object. The pointer is atomic, so reset() may run while other threads use the object.
 template <class T, void (*End)(T *)> class Owner {
 public:
     Owner() noexcept = default;
@@ -30,14 +30,14 @@ public:
     }
     ~Owner() { reset(); }
 
-    /// The C object, still owned by this; NULL if there is none.
+    /// The C object, which stays owned; NULL if there is none.
     T *get() const noexcept { return object_.load(std::memory_order_acquire); }
     explicit operator bool() const noexcept { return get() != nullptr; }
 
-    /// Gives ownership up: the caller ends the object.
+    /// Releases ownership: the caller ends the object.
     [[nodiscard]] T *take() noexcept { return object_.exchange(nullptr, std::memory_order_acq_rel); }
 
-    /// Ends the object, if there is one, and owns `object` from now on.
+    /// Ends the object, if there is one, and takes ownership of `object`.
     void reset(T *object = nullptr) noexcept
     {
         T *old = object_.exchange(object, std::memory_order_acq_rel);
@@ -52,7 +52,7 @@ private:
     std::atomic<T *> object_{nullptr};
 };
 
-/// Milliseconds as C takes them: below 0 is 0, what does not fit is UINT32_MAX.
+/// Milliseconds for C: negative values are 0, too large ones UINT32_MAX.
 inline std::uint32_t to_ms(std::chrono::milliseconds time) noexcept
 {
     if (time.count() <= 0)
@@ -60,7 +60,7 @@ inline std::uint32_t to_ms(std::chrono::milliseconds time) noexcept
     return time.count() < INT64_C(0xffffffff) ? static_cast<std::uint32_t>(time.count()) : UINT32_MAX;
 }
 
-/// A C struct with its size in it.
+/// A zeroed C struct with its struct_size set.
 template <class T> T sized() noexcept
 {
     T value{};

@@ -10,14 +10,14 @@
 
 namespace cleave {
 
-/// Where engines report to. Many engines may feed one, and many threads may poll it: each event goes to one of them.
-/// Its end wakes who waits in poll with Shutdown; end engines first to get every Finished event.
+/// A completion queue. Many engines may report to one, and many threads may poll it: each event goes to one of them.
+/// Ending it wakes callers of poll with Shutdown. End the engines first to get every Finished event.
 class Queue : public detail::Owner<cleave_queue_t, cleave_queue_destroy> {
 public:
     Queue() noexcept = default;
     static Queue adopt(cleave_queue_t *queue) noexcept { return Queue(queue); }
 
-    /// A queue that holds `capacity` events, 0 for 4096. Every accepted request keeps one place in it.
+    /// Creates a queue that holds `capacity` events, 0 for 4096. Every accepted request keeps one place in it.
     /// Errors: InvalidArgument, Io (no file descriptor), OutOfMemory.
     static Result<Queue> create(std::uint32_t capacity = 0) noexcept
     {
@@ -28,8 +28,8 @@ public:
         return Queue(queue);
     }
 
-    /// Takes the events that wait, as many as `events` has room for, in order; waits for the first one at most
-    /// `timeout`. The result is the part of `events` that was filled, empty after a timeout. Does not allocate.
+    /// Takes queued events in order, as many as `events` has room for, and waits at most `timeout` for the first one.
+    /// Returns the part of `events` that was filled, which is empty after a timeout. Does not allocate.
     /// [BLOCKING] up to the timeout. Errors: Shutdown (ended meanwhile), NotFound, InvalidArgument.
     Result<Span<Event>> poll(Span<Event> events, std::chrono::milliseconds timeout = forever) noexcept
     {
@@ -45,8 +45,8 @@ public:
         return got;
     }
 
-    /// An eventfd that is readable while events wait. It is the library's: watch it, but do not read, write or close
-    /// it, and take it out of the loop before the queue ends.
+    /// Returns an eventfd that is readable while events are queued. It belongs to the library: watch it, but do not read,
+    /// write or close it, and remove it from the loop before the queue ends.
     Result<int> fd() const noexcept
     {
         const int fd = cleave_queue_fd(get());

@@ -1,4 +1,4 @@
-// Requests, and how they are laid out for the C call.
+// Requests and their layout for the C call.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef CLEAVE_REQUEST_HPP
 #define CLEAVE_REQUEST_HPP
@@ -27,13 +27,13 @@ struct Request {
     std::uint64_t user_tag = 0;
     /// Tokens to generate after the last prompt token, over all engines; 0: until the context is full.
     std::uint32_t max_new_tokens = 0;
-    /// Neither stop tokens nor stop sequences end the generation before this many.
+    /// Stop tokens and stop sequences do not end the generation before this many tokens.
     std::uint32_t min_new_tokens = 0;
 
     /// Ids that end the generation, beside the model's EOS ids.
     std::vector<std::int32_t> stop_tokens{};
     std::vector<std::vector<std::int32_t>> stop_sequences{};
-    /// Added to logits.
+    /// Added to the logits of these tokens.
     std::vector<LogitBias> logit_bias{};
 
     /// 0: greedy.
@@ -58,7 +58,7 @@ struct Request {
 
     /// Higher runs first.
     std::uint32_t priority = 0;
-    /// From submission to when the request ends with Timeout. One that has passed already is one of a microsecond.
+    /// Time after submission at which the request ends with Timeout. 0 and negative values count as a microsecond.
     std::optional<std::chrono::microseconds> deadline{};
     /// Prefixes are shared with requests of the same salt only.
     std::uint64_t cache_salt = 0;
@@ -71,15 +71,15 @@ struct Request {
     bool ignore_eos = false;
     /// With a handle: take every sampling and stop field from this request, and none from the handle.
     bool override_sampling = false;
-    /// On a prefill engine: KvStreamStarted carries the handle as soon as the prompt's turn has come.
+    /// On a prefill engine: KvStreamStarted carries the handle as soon as the prompt begins to be computed.
     bool stream_kv = false;
-    /// If the KV of the handle does not come, compute it here.
+    /// Computes the handle's KV here if it does not arrive.
     bool recompute = false;
     /// Further CLEAVE_REQUEST_* of the C header.
     std::uint32_t flags = 0;
 };
 
-/// Lays requests out as cleave_engine_submit takes them. Keep one per thread that submits: its memory is used again.
+/// Lays requests out for cleave_engine_submit. Keep one for each thread that submits: its memory is used again.
 class Packer {
 public:
     void clear() noexcept

@@ -1,4 +1,4 @@
-// A value, or why there is none.
+// A value or an error.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef CLEAVE_RESULT_HPP
 #define CLEAVE_RESULT_HPP
@@ -11,7 +11,7 @@
 
 namespace cleave {
 
-/// What a function returns that can fail: a `T`, or an Error. As std::expected<T, Error>.
+/// Result of a function that can fail: a `T` or an Error, like std::expected<T, Error>.
 template <class T> class [[nodiscard]] Result {
 public:
     using value_type = T;
@@ -23,8 +23,8 @@ public:
     bool has_value() const noexcept { return is_.index() == 0; }
     explicit operator bool() const noexcept { return has_value(); }
 
-    /// The value; of a temporary the value itself, so that `for (x : *f())` is sound. It is a mistake to ask for it
-    /// where there is none: ends the program.
+    /// The value. A temporary Result returns it by value, so that `for (x : *f())` is sound. Asking for a value that does
+    /// not exist is a bug and aborts the program.
     T &value() & noexcept { return *checked(std::get_if<0>(&is_)); }
     const T &value() const & noexcept { return *checked(std::get_if<0>(&is_)); }
     T value() && noexcept { return std::move(*checked(std::get_if<0>(&is_))); }
@@ -43,12 +43,12 @@ public:
         return has_value() ? std::move(*this).value() : static_cast<T>(std::forward<U>(other));
     }
 
-    /// Why there is no value; its code is Ok where there is one.
+    /// The error; its code is Ok if there is a value.
     Error error() const noexcept { return has_value() ? Error() : *std::get_if<1>(&is_); }
     Status status() const noexcept { return has_value() ? Status::Ok : std::get_if<1>(&is_)->code(); }
 
 #ifdef CLEAVE_EXCEPTIONS
-    /// The value, or an Exception.
+    /// Returns the value or throws an Exception.
     T &or_throw() &
     {
         if (!has_value())
@@ -69,7 +69,7 @@ private:
     std::variant<T, Error> is_;
 };
 
-/// What a function without a value returns: success, or an Error.
+/// Result of a function that returns no value: success or an Error.
 template <> class [[nodiscard]] Result<void> {
 public:
     using value_type = void;

@@ -1,4 +1,4 @@
-// Views of arrays that somebody else owns.
+// Views of arrays that they do not own.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef CLEAVE_SPAN_HPP
 #define CLEAVE_SPAN_HPP
@@ -18,23 +18,23 @@ namespace cleave {
 
 namespace detail {
 
-/// An array of char: a literal as a rule, whose NUL is no part of it. Say std::string_view.
+/// Rejects arrays of char: they are usually literals, whose NUL does not belong to the text. Use std::string_view.
 template <class C>
 inline constexpr bool is_text = std::is_array_v<C> && std::is_same_v<std::remove_cv_t<std::remove_extent_t<C>>, char>;
 
-/// What std::data points to in a `C`.
+/// Type of the elements that std::data of a `C` points to.
 template <class C> using ElementOf = std::remove_pointer_t<decltype(std::data(std::declval<C &>()))>;
 
 } // namespace detail
 
-/// A std::span for C++17: made from C arrays, std::vector, std::array, std::string, std::span, and whatever else has
-/// data() and size(). In C++20 it converts to std::span.
+/// A std::span for C++17. It is made from C arrays, std::vector, std::array, std::string, std::span and everything else
+/// with data() and size(). In C++20 it converts to std::span.
 template <class T> class Span {
 public:
     constexpr Span() noexcept = default;
     constexpr Span(T *data, std::size_t size) noexcept : data_(data), size_(size) {}
 
-    /// A temporary will do where elements are only read, or where the temporary is a view itself.
+    /// Accepts a temporary if elements are only read, or if the temporary is itself a view.
     template <class C, class = std::enable_if_t<!std::is_same_v<std::decay_t<C>, Span> &&
                                                 std::is_convertible_v<detail::ElementOf<C> (*)[], T (*)[]> &&
                                                 (std::is_lvalue_reference_v<C> || std::is_const_v<T> ||

@@ -1,4 +1,4 @@
-// Status codes, and what went wrong in words.
+// Status codes and errors.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef CLEAVE_STATUS_HPP
 #define CLEAVE_STATUS_HPP
@@ -13,7 +13,7 @@
 
 namespace cleave {
 
-/// What a call or a request came to. A newer library may give other negative numbers: they are kept as they are.
+/// Outcome of a call or a request. Other negative numbers of a newer library are kept as they are.
 enum class Status : std::int32_t {
     Ok = CLEAVE_OK,
     InvalidArgument = CLEAVE_ERR_INVALID_ARGUMENT,
@@ -35,7 +35,7 @@ enum class Status : std::int32_t {
     PrefillElsewhere = CLEAVE_ERR_PREFILL_ELSEWHERE,
 };
 
-/// The name in the C header without its prefix, as "NOT_FOUND"; "UNKNOWN" for a number that the library does not know.
+/// Name in the C header without its prefix, such as "NOT_FOUND"; "UNKNOWN" for a number that the library does not know.
 inline const char *to_string(Status status) noexcept
 {
     return cleave_status_string(static_cast<cleave_status_t>(status));
@@ -43,7 +43,7 @@ inline const char *to_string(Status status) noexcept
 
 constexpr cleave_status_t to_c(Status status) noexcept { return static_cast<cleave_status_t>(status); }
 
-/// What went wrong: the C struct by value. Never allocates.
+/// Description of a failure: the C struct by value. Never allocates.
 class Error {
 public:
     Error() noexcept : Error(Status::Ok) {}
@@ -56,7 +56,7 @@ public:
 
     Status code() const noexcept { return static_cast<Status>(error_.code); }
 
-    /// What went wrong: UTF-8, NUL-terminated. The name of the code where there is no text, as in events.
+    /// Text that names what is at fault: UTF-8, NUL-terminated. Without a text, as in events, the name of the code.
     const char *message() const noexcept { return error_.message[0] != '\0' ? error_.message : to_string(code()); }
 
     const cleave_error_t &get() const noexcept { return error_; }
@@ -66,7 +66,7 @@ private:
 };
 
 #ifdef CLEAVE_EXCEPTIONS
-/// What Result<T>::or_throw() throws.
+/// Thrown by Result<T>::or_throw().
 class Exception : public std::runtime_error {
 public:
     explicit Exception(const Error &error) : std::runtime_error(error.message()), code_(error.code()) {}

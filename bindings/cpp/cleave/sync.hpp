@@ -1,4 +1,4 @@
-// What ThreadSanitizer cannot see of the library, which is not built for it. Nothing in other builds.
+// Tells ThreadSanitizer about synchronisation inside the library, which is not instrumented. Empty in other builds.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef CLEAVE_SYNC_HPP
 #define CLEAVE_SYNC_HPP
@@ -21,13 +21,13 @@
 namespace cleave {
 namespace detail {
 
-/// Two promises of cleave.h order what threads do: what was done before a request or an import is done for who gets its
-/// events, and a log function is in use from when it is set until it is replaced.
+/// cleave.h promises two orders between threads: everything before a submission or an import happens before its events are
+/// received, and a log function is called only between being set and being replaced.
 #ifdef CLEAVE_TSAN
 inline void before(std::uintptr_t place) noexcept { __tsan_release(reinterpret_cast<void *>(place)); }
 inline void after(std::uintptr_t place) noexcept { __tsan_acquire(reinterpret_cast<void *>(place)); }
 
-/// A place for each user_tag, or for few of them: one for all would hide the races of others.
+/// One address for each user_tag, or for a few of them. One address for all would hide races.
 inline std::uintptr_t place_of(std::uint64_t user_tag) noexcept
 {
     static std::uint64_t places[4096];

@@ -148,7 +148,7 @@ TEST_F(KvHandles, TellAboutThemselves)
     const KvInfo info = must(kv.info());
     EXPECT_EQ(info.n_tokens, 41u);
     EXPECT_FALSE(info.importing());
-    EXPECT_FALSE(info.filling());
+    EXPECT_FALSE(info.streaming());
     EXPECT_GT(info.lease_left(), std::chrono::seconds(1));
     ASSERT_TRUE(succeeded(kv.renew(std::chrono::minutes(10))));
     EXPECT_GT(must(kv.info()).lease_left(), std::chrono::minutes(9));
