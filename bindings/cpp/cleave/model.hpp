@@ -15,7 +15,7 @@ struct ModelInfo : cleave_model_info_t {
     std::string_view architecture() const noexcept { return cleave_model_info_t::architecture; }
 };
 
-/// What Model::tokenize does with special tokens.
+/// Treatment of special tokens in Model::tokenize.
 enum class Special : std::uint32_t {
     Add = 0,                           // adds those that the tokenizer puts around a text
     None = CLEAVE_TOKENIZE_NO_SPECIAL, // adds none: the text holds them already, as chat_prompt's does
@@ -23,7 +23,7 @@ enum class Special : std::uint32_t {
     Plain = CLEAVE_TOKENIZE_NO_SPECIAL | CLEAVE_TOKENIZE_PLAIN,
 };
 
-/// What Model::chat_prompt gives a chat template beside the messages.
+/// Arguments of Model::chat_prompt in addition to the messages.
 struct ChatOptions {
     std::string_view tools_json;     // a JSON array of tools in the form that OpenAI's API has
     std::string_view arguments_json; // a JSON object of further variables: {"enable_thinking": false}
