@@ -1,26 +1,27 @@
-//! Failures on demand, for tests. Without the feature `failpoints` there is nothing here but an empty inline
-//! function.
+//! Failures on demand, for tests. Without the feature `failpoints` this module is one empty inline function.
 //!
-//! A place in the library that may fail calls `failpoint::hit("engine.step")?`; a test arms the name with
-//! [`arm`], and the n-th passage from then on fails, panics or waits, once. A test that needs a moment to last
-//! arms [`Action::Hold`], waits for [`reached`], does what it came for and calls [`let_go`]: this works at any
-//! speed, which a pause of some milliseconds does not.
+//! A place in the library that may fail calls `failpoint::hit("engine.step")?`. A test arms the name with `arm`, and the n-th
+//! passage from then on fails, panics or waits, once. A test that needs a moment to last arms [`Action::Hold`], waits for
+//! `reached`, does its work and calls `let_go`. This works at any speed, unlike a pause of some milliseconds.
 
 use crate::error::Status;
 
-/// What an armed failpoint does.
+/// Effect of an armed failpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// Panics.
     Panic,
+    /// Fails with this status.
     Fail(Status),
     /// Sleeps for this time.
     Pause(std::time::Duration),
-    /// Waits until [`let_go`] is called for this failpoint.
+    /// Waits until `let_go` is called for this failpoint.
     Hold,
     /// Raises a signal in this process: SIGKILL, SIGSTOP.
     Signal(i32),
 }
 
+/// Passes a failpoint. Without the feature `failpoints` nothing can be armed.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
 pub fn hit(_name: &str) -> crate::error::Result<()> {
@@ -52,8 +53,8 @@ mod armed {
         HELD.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The `nth` passage of `name` from now on (1 is the next) does `action`; if that one is somebody else's, the one
-    /// after it.
+    /// Arms a failpoint: the `nth` passage of `name` from now on (1 is the next) does `action`. If another action is due at that
+    /// passage, the next one does it.
     pub fn arm(name: &str, nth: u64, action: Action) {
         let mut points = POINTS.lock().unwrap_or_else(PoisonError::into_inner);
         points.push(Point { name: name.to_string(), passages_left: nth.max(1), action });
@@ -96,6 +97,7 @@ mod armed {
         }
     }
 
+    /// Passes a failpoint, and does what is due there.
     pub fn hit(name: &str) -> Result<()> {
         let action = {
             let mut points = POINTS.lock().unwrap_or_else(PoisonError::into_inner);
