@@ -37,18 +37,22 @@ impl<'a> ByteSource<'a> {
         ByteSource { ptr, len, life: PhantomData }
     }
 
+    /// The bytes of a slice.
     pub fn of(bytes: &'a [u8]) -> ByteSource<'a> {
         ByteSource { ptr: bytes.as_ptr(), len: bytes.len(), life: PhantomData }
     }
 
+    /// Bytes that others may write at the same time.
     pub fn of_atomic(bytes: &'a [AtomicU8]) -> ByteSource<'a> {
         ByteSource { ptr: bytes.as_ptr().cast(), len: bytes.len(), life: PhantomData }
     }
 
+    /// Number of bytes.
     pub fn len(&self) -> usize {
         self.len
     }
 
+    /// True if there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -75,6 +79,7 @@ impl<'a> ByteSource<'a> {
         crc32(before, bytes)
     }
 
+    /// Address of the first byte.
     pub fn address(&self) -> usize {
         self.ptr as usize
     }
@@ -87,14 +92,17 @@ impl<'a> ByteTarget<'a> {
         ByteTarget { ptr, len, life: PhantomData }
     }
 
+    /// The bytes of a slice.
     pub fn of(bytes: &'a mut [u8]) -> ByteTarget<'a> {
         ByteTarget { ptr: bytes.as_mut_ptr(), len: bytes.len(), life: PhantomData }
     }
 
+    /// Number of bytes.
     pub fn len(&self) -> usize {
         self.len
     }
 
+    /// True if there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -106,10 +114,12 @@ impl<'a> ByteTarget<'a> {
         ByteTarget { ptr: unsafe { self.ptr.add(offset) }, len, life: PhantomData }
     }
 
+    /// The same bytes, for reading.
     pub fn source(&self) -> ByteSource<'a> {
         ByteSource { ptr: self.ptr, len: self.len, life: PhantomData }
     }
 
+    /// Address of the first byte.
     pub fn address(&self) -> usize {
         self.ptr as usize
     }

@@ -2,8 +2,11 @@ use std::fs::read_to_string;
 
 /// The machine as this process sees it.
 pub struct HostInfo {
+    /// Model name of the CPU.
     pub cpu_name: String,
+    /// Bytes of memory: the machine's, or the control group's limit if that is lower.
     pub total_bytes: u64,
+    /// Bytes of memory that are available.
     pub free_bytes: u64,
 }
 

@@ -114,10 +114,12 @@ impl SharedMemory {
         }
     }
 
+    /// Number of bytes.
     pub fn len(&self) -> usize {
         self.len
     }
 
+    /// True if there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -127,6 +129,7 @@ impl SharedMemory {
         self.fd.try_clone().map_err(|error| Error::io("shared memory: a descriptor", &error))
     }
 
+    /// All bytes, for reading.
     pub fn source(&self) -> ByteSource<'_> {
         // SAFETY: mapped readable for this length as long as self lives.
         unsafe { ByteSource::new(self.ptr, self.len) }
@@ -146,6 +149,7 @@ impl SharedMemory {
         unsafe { std::slice::from_raw_parts(self.ptr.cast(), self.len) }
     }
 
+    /// Address of the first byte.
     pub fn as_ptr(&self) -> *mut u8 {
         self.ptr
     }

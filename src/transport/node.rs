@@ -16,6 +16,7 @@ use crate::sys::socket::boot_id;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+/// Settings of a node.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
     /// Peers on this machine may import: listen on a Unix socket. Of no use unless they have the cache's secret.
@@ -30,6 +31,7 @@ impl Default for NodeConfig {
     }
 }
 
+/// One cache's side of all transfers: tickets, imports, listening, pairing.
 pub struct Node {
     cache: Arc<Cache>,
     peers: Arc<Peers>,
@@ -39,6 +41,7 @@ pub struct Node {
 }
 
 impl Node {
+    /// Makes the node of a cache. With `serve` it listens on a Unix socket at once.
     pub fn new(cache: &Arc<Cache>, config: NodeConfig) -> Result<Arc<Node>> {
         local::register(cache);
         let peers = Arc::new(Peers::new(cache.clone(), config.peer_timeout));

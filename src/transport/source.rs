@@ -15,6 +15,7 @@ pub enum Transport {
     Process = 1,
     /// Both are on this machine: the exporter's pool is mapped and copied from.
     SharedMemory = 2,
+    /// Over one or several TCP connections.
     Tcp = 3,
     /// NVIDIA's NIXL, loaded at run time.
     Nixl = 4,
@@ -23,13 +24,16 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// All transports, in the order of their numbers.
     pub const ALL: [Transport; 5] =
         [Transport::Process, Transport::SharedMemory, Transport::Tcp, Transport::Nixl, Transport::DeviceMemory];
 
+    /// The transport with this `CLEAVE_TRANSPORT_*` number.
     pub fn from_code(code: u32) -> Option<Transport> {
         Self::ALL.into_iter().find(|transport| *transport as u32 == code)
     }
 
+    /// A name for reports and errors.
     pub fn name(self) -> &'static str {
         match self {
             Transport::Process => "process",

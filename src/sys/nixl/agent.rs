@@ -58,6 +58,7 @@ impl Agent {
         })))
     }
 
+    /// The name under which peers know this agent.
     pub fn name(&self) -> &str {
         &self.0.name
     }

@@ -22,14 +22,17 @@ impl Registration {
         self.0.address as u64
     }
 
+    /// Number of registered bytes.
     pub fn len(&self) -> usize {
         self.0.len
     }
 
+    /// True if no bytes are registered.
     pub fn is_empty(&self) -> bool {
         self.0.len == 0
     }
 
+    /// The owner of the registered memory.
     pub fn memory(&self) -> &Memory {
         &self.0.memory
     }

@@ -11,8 +11,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Bytes to read: from an address in the peer's registered memory to an offset in the local registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
+    /// Offset in the local registration, in bytes.
     pub offset: usize,
+    /// Address in the peer's process.
     pub remote_address: u64,
+    /// Number of bytes.
     pub len: usize,
 }
 

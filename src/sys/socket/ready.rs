@@ -31,7 +31,9 @@ pub(super) fn poll<'a>(
 /// Result of [`peek`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeekedBytes {
+    /// At least one byte can be read.
     Some,
+    /// Nothing has arrived yet.
     NotYet,
     /// The peer closed the connection, or it broke.
     Closed,

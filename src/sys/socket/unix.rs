@@ -11,6 +11,7 @@ use std::os::unix::net::UnixStream;
 pub struct PeerProcess {
     /// 0 if it is outside of this process's pid namespace.
     pub pid: i32,
+    /// The effective user of the process.
     pub uid: u32,
 }
 
@@ -20,6 +21,7 @@ pub fn effective_uid() -> u32 {
     unsafe { libc::geteuid() }
 }
 
+/// The process at the other end of a connected socket.
 pub fn peer_process(socket: &UnixStream) -> Result<PeerProcess> {
     // SAFETY: zero is a valid ucred, and its size is passed along.
     let (got, found) = unsafe {

@@ -8,15 +8,21 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Reason {
+    /// KV can be exchanged.
     Fine = 0,
     /// Other weights or config.
     Weights = 1,
+    /// Another tokenizer.
     Tokenizer = 2,
+    /// Another KV element type, and one of the caches does not convert.
     Dtype = 3,
+    /// Another number of tokens per block, and one of the caches does not convert.
     BlockSize = 4,
     /// Layers, heads or head dimension, or tensor-parallel sharding that cannot be converted.
     Layout = 5,
+    /// No common version of formats or protocol.
     Version = 6,
+    /// Another secret.
     Secret = 7,
     /// The required transport is missing, or no transport reaches the peer.
     Transport = 8,
@@ -33,12 +39,17 @@ pub enum Reason {
 /// How two caches would exchange KV.
 #[derive(Clone, Debug)]
 pub struct Report {
+    /// The transport that imports will use; None if KV cannot be exchanged.
     pub transport: Option<Transport>,
+    /// Why KV cannot be exchanged, or `Fine`.
     pub reason: Reason,
     /// The reason as an error; None if KV can be exchanged.
     pub error: Option<Error>,
+    /// Measured bandwidth of the self-test.
     pub bytes_per_second: u64,
+    /// The shortest time of a question and its answer.
     pub round_trip: Duration,
+    /// A sentence for people: the transport and conversion, or the error.
     pub detail: String,
 }
 
