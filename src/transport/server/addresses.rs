@@ -1,11 +1,33 @@
-//! Addresses to listen on, and those that peers are told.
+//! Addresses to listen on, those that peers are told, and whether connections to them are encrypted.
 
-use super::Encryption;
 use crate::bail;
 use crate::error::Result;
 use crate::kv::endpoint::{Endpoint, MAX_ENDPOINTS};
 use crate::sys::socket::own_addresses;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+
+/// Which connections to a listening socket are encrypted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encryption {
+    /// All but those over loopback.
+    #[default]
+    Auto,
+    /// All of them; plain ones are refused.
+    Always,
+    /// None: the network is trusted.
+    Never,
+}
+
+impl Encryption {
+    /// True if a connection with this address at the other end has to be encrypted.
+    pub(super) fn applies_to(self, peer: IpAddr) -> bool {
+        match self {
+            Encryption::Auto => !peer.to_canonical().is_loopback(),
+            Encryption::Always => true,
+            Encryption::Never => false,
+        }
+    }
+}
 
 /// Reads an address to listen on or to advertise: `host:port`, with IPv6 addresses in brackets.
 pub(in crate::transport) fn parse(text: &str) -> Result<SocketAddr> {

@@ -1,6 +1,7 @@
 //! Blocks that are sent over a connection, and the pattern of those of a self-test.
 
-use super::{OpenTransfer, ServerShared};
+use super::shared::ServerShared;
+use super::transfers::OpenTransfer;
 use crate::backend::{BlockId, BlockStore};
 use crate::error::Result;
 use crate::kv::BlockTable;

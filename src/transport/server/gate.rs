@@ -4,6 +4,10 @@
 use crate::transport::net::Stream;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The time that a peer has to prove itself.
+pub(super) const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// Where a connection comes from, as far as limits are concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +60,14 @@ impl Limits {
         let most = open.iter().map(count).max()?;
         open.iter().position(|origin| count(origin) == most)
     }
+}
+
+/// A connection whose peer has proved nothing yet.
+pub(super) struct Unproven {
+    pub stream: Stream,
+    pub origin: Origin,
+    pub must_encrypt: bool,
+    pub since: Instant,
 }
 
 /// Handshakes in progress, each on a thread of its own.

@@ -1,13 +1,15 @@
 //! Listening sockets. One thread for each accepts connections and keeps those that have said nothing yet; a connection
 //! gets a thread of its own when its peer's greeting is there to be read.
 
-use super::gate::{Handshakes, Limits, Origin};
-use super::{HANDSHAKE, ServerShared};
+use super::addresses::Encryption;
+use super::gate::{HANDSHAKE, Handshakes, Limits, Origin, Unproven};
+use super::serve::serve;
+use super::shared::ServerShared;
 use crate::error::{Error, Result, Status};
 use crate::sys::socket::{PeekedBytes, peek, shutdown, wait_readable};
 use crate::transport::net::Stream;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixListener;
@@ -23,29 +25,6 @@ const LOOK: Duration = Duration::from_millis(250);
 /// Connections that are accepted before those that wait are looked at again.
 const AT_ONCE: usize = 8;
 
-/// Which connections to a listening socket are encrypted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Encryption {
-    /// All but those over loopback.
-    #[default]
-    Auto,
-    /// All of them; plain ones are refused.
-    Always,
-    /// None: the network is trusted.
-    Never,
-}
-
-impl Encryption {
-    /// True if a connection with this address at the other end has to be encrypted.
-    pub(super) fn applies_to(self, peer: IpAddr) -> bool {
-        match self {
-            Encryption::Auto => !peer.to_canonical().is_loopback(),
-            Encryption::Always => true,
-            Encryption::Never => false,
-        }
-    }
-}
-
 /// A listening socket and its thread.
 pub(super) struct Listener {
     socket: OwnedFd,
@@ -55,14 +34,6 @@ pub(super) struct Listener {
 enum Socket {
     Unix(UnixListener),
     Tcp(TcpListener, Encryption),
-}
-
-/// A connection whose peer has proved nothing yet.
-pub(super) struct Unproven {
-    pub stream: Stream,
-    pub origin: Origin,
-    pub must_encrypt: bool,
-    since: Instant,
 }
 
 fn failed(what: impl std::fmt::Display, error: &io::Error) -> Error {
@@ -195,7 +166,7 @@ impl Listening {
             }
         }
         for one in speaking {
-            if let Err(error) = self.shared.serve(one, &self.handshakes) {
+            if let Err(error) = serve(&self.shared, one, &self.handshakes) {
                 crate::log!(Debug, "transport", "a peer was turned away: {error}");
             }
         }
@@ -231,7 +202,7 @@ impl Listening {
             // One that has spoken by now is not turned away for its silence.
             let one = self.silent.remove(victim);
             if matches!(peek(one.stream.fd()), PeekedBytes::Some) {
-                let _ = self.shared.serve(one, &self.handshakes);
+                let _ = serve(&self.shared, one, &self.handshakes);
             }
         }
         self.silent.push(new);

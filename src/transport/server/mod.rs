@@ -1,95 +1,37 @@
 //! The exporter: listens, and lends blocks to peers that know the secret.
 //!
-//! A connection is accepted by `listen`, has to prove that it knows the secret under the limits of `gate`, and is then
-//! served by a `session` until it closes, is idle for long, or makes place for another. What self-tests may take of the
+//! A connection is accepted by `listen` and gets a thread in `serve`. It has to prove that it knows the secret, under the
+//! limits of `gate`, and is then answered by a `session` until it closes, is idle for long, or makes place for another. What self-tests may take of the
 //! pool is in `self_tests`. Nothing here knows what engines do with the KV.
 
 mod addresses;
 mod blocks;
-mod connections;
+mod connection;
 mod gate;
 mod listen;
 mod self_tests;
+mod serve;
 mod session;
+mod shared;
 mod transfers;
 
 use super::nixl::OwnAgent;
-use crate::bail;
 use crate::error::Result;
 use crate::kv::Cache;
-use crate::kv::hold::TransferHold;
-use crate::sys::{max_open_files, monotonic_ns};
-use connections::{Connection, Connections};
+use crate::sys::max_open_files;
 use listen::Listener;
-use self_tests::{SelfTestShare, SelfTests};
-use std::cell::Cell;
-use std::collections::HashMap;
+use shared::{OWN, ServerShared};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
-use transfers::OpenTransfer;
 
+pub use addresses::Encryption;
 pub(super) use addresses::{advertised, parse};
 pub(super) use blocks::pattern;
-pub use listen::Encryption;
-
-/// The time that a peer has to prove itself.
-const HANDSHAKE: Duration = Duration::from_secs(5);
-/// A connection on which nothing is under way is closed after this many peer timeouts.
-const IDLE_TIMEOUTS: u32 = 30;
 
 pub(super) struct Server {
     shared: Arc<ServerShared>,
     listeners: Mutex<Vec<Listener>>,
-}
-
-thread_local! {
-    /// The server that this thread belongs to, by the address of its `ServerShared`.
-    static OWN: Cell<usize> = const { Cell::new(0) };
-}
-
-/// State that the threads of a server share.
-struct ServerShared {
-    cache: Arc<Cache>,
-    /// The peer timeout: a peer with an open transfer that is silent for this long is gone.
-    timeout: Duration,
-    /// Descriptors that this process may have.
-    files: u64,
-    closed: AtomicBool,
-    connections: Mutex<Connections>,
-    none_left: Condvar,
-    self_tests: Arc<SelfTests>,
-    transfers: Mutex<HashMap<u64, Arc<OpenTransfer>>>,
-    next: AtomicU64,
-    nixl: OwnAgent,
-}
-
-impl ServerShared {
-    fn connections(&self) -> MutexGuard<'_, Connections> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn transfers(&self) -> MutexGuard<'_, HashMap<u64, Arc<OpenTransfer>>> {
-        self.transfers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn id(&self) -> u64 {
-        self.next.fetch_add(1, Relaxed)
-    }
-
-    fn lend(&self, hold: TransferHold, self_test: Option<SelfTestShare>) -> Arc<OpenTransfer> {
-        let (id, heard) = (self.id(), AtomicU64::new(monotonic_ns()));
-        let transfer = Arc::new(OpenTransfer { id, hold: Mutex::new(hold), self_test, heard });
-        self.transfers().insert(transfer.id, transfer.clone());
-        transfer
-    }
-
-    fn find(&self, id: u64) -> Result<Arc<OpenTransfer>> {
-        match self.transfers().get(&id) {
-            Some(transfer) => Ok(transfer.clone()),
-            None => bail!(Expired, "transfer {id}: over, or given up because its importer was silent"),
-        }
-    }
 }
 
 impl Server {

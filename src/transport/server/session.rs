@@ -1,8 +1,10 @@
 //! One connection of a peer that has proved itself: its questions, answered in order.
 
 use super::blocks::{Blocks, pattern};
+use super::connection::Connection;
 use super::gate::Origin;
-use super::{Connection, IDLE_TIMEOUTS, OpenTransfer, ServerShared};
+use super::shared::ServerShared;
+use super::transfers::OpenTransfer;
 use crate::bail;
 use crate::error::Result;
 use crate::kv::image::encode_sequence;
@@ -16,6 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+/// A connection on which nothing is under way is closed after this many peer timeouts.
+const IDLE_TIMEOUTS: u32 = 30;
 /// A question for more blocks is answered after this time even if there are none.
 const MORE_WAIT: Duration = Duration::from_millis(250);
 /// The most bytes that one question may ask for, or one block if that is larger: those of a device are copied first.
