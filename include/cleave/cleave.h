@@ -1066,7 +1066,8 @@ cleave_status_t cleave_kv_read_image(cleave_cache_t *cache,
  *
  * Callable from any thread. An image is checked and copied before this returns.
  * Errors: CORRUPT, INCOMPATIBLE, PERMISSION (other secret), EXPIRED, PEER, OUT_OF_MEMORY (no free blocks),
- * WOULD_BLOCK (no place in the queue), INVALID_ARGUMENT, NOT_FOUND.
+ * WOULD_BLOCK (no place in the queue, or too many imports are waiting already, in all or for the same exporting cache:
+ * try again when some have ended), INVALID_ARGUMENT, NOT_FOUND.
  */
 cleave_status_t cleave_kv_import(cleave_cache_t *cache,
                                  cleave_queue_t *queue,
