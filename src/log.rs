@@ -19,7 +19,7 @@ const QUEUE: usize = 1024;
 pub enum Level {
     /// An engine or a transfer has failed, or a panic was caught.
     Error = 1,
-    /// Something works less well than it should.
+    /// A function works, but slower or with less than was asked for.
     Warn = 2,
     /// Once per object.
     Info = 3,

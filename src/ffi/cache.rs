@@ -19,10 +19,13 @@ impl Object for ModelCache {
     const KIND: Kind = Kind::Cache;
 }
 
-/// dtypes of stored keys and values.
+/// The model's own dtype.
 pub const CLEAVE_DTYPE_DEFAULT: u32 = 0;
+/// 32-bit floats.
 pub const CLEAVE_DTYPE_F32: u32 = 1;
+/// IEEE half-precision floats.
 pub const CLEAVE_DTYPE_F16: u32 = 2;
+/// bfloat16.
 pub const CLEAVE_DTYPE_BF16: u32 = 3;
 /// int8 keys and values, a scale per token and head.
 pub const CLEAVE_DTYPE_I8: u32 = 4;
@@ -41,6 +44,7 @@ pub const CLEAVE_CACHE_SHARE_WEIGHTS: u32 = 1 << 2;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct cleave_cache_config_t {
+    /// sizeof this struct, set by the caller.
     pub struct_size: u32,
     /// Tokens of a block, at most 256. Default: 16.
     pub block_tokens: u32,

@@ -95,6 +95,7 @@ pub unsafe extern "C" fn cleave_engine_create(
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
     static CREATED: AtomicU64 = AtomicU64::new(0);
+    // SAFETY: the contract of the header (see ffi/mod.rs).
     call(err, || unsafe {
         let cache = registry::get::<ModelCache>(cache, "cache")?;
         let queue = registry::get::<Queue>(queue, "queue")?;

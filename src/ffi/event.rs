@@ -111,6 +111,7 @@ pub unsafe extern "C" fn cleave_queue_poll(
     timeout_ms: u32,
     n: *mut size_t,
 ) -> cleave_status_t {
+    // SAFETY: the contract of the header (see ffi/mod.rs).
     call(std::ptr::null_mut(), || unsafe {
         required(n, "n")?;
         put(n, 0);

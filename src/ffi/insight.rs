@@ -106,6 +106,7 @@ pub unsafe extern "C" fn cleave_engine_metrics(
     out: *mut cleave_metrics_t,
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
+    // SAFETY: the contract of the header (see ffi/mod.rs).
     call(err, || unsafe {
         let engine = registry::get::<EngineObject>(engine, "engine")?;
         let out = Output::new(out, "out")?;
@@ -130,6 +131,7 @@ pub unsafe extern "C" fn cleave_metrics_text(
     len: *mut size_t,
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
+    // SAFETY: the contract of the header (see ffi/mod.rs).
     call(err, || unsafe { fill_text(&openmetrics::text(), buf, cap, len) })
 }
 
@@ -163,6 +165,7 @@ pub unsafe extern "C" fn cleave_cache_audit(
     out: *mut cleave_audit_t,
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
+    // SAFETY: the contract of the header (see ffi/mod.rs).
     call(err, || unsafe {
         let cache = registry::get::<ModelCache>(cache, "cache")?;
         let out = Output::new(out, "out")?;

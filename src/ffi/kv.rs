@@ -23,10 +23,11 @@ pub const CLEAVE_KV_STREAMING: u32 = 1 << 1;
 pub const CLEAVE_KV_HOST_DATA_MAX: u32 = 4096;
 const _: () = assert!(CLEAVE_KV_HOST_DATA_MAX as usize == crate::sequence::MAX_HOST_DATA);
 
-/// What is known of a handle. Set struct_size before the call.
+/// Description of a KV handle. Set struct_size before the call.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct cleave_kv_info_t {
+    /// sizeof this struct, set by the caller.
     pub struct_size: u32,
     /// Tokens of the sequence, a pending one (sampled, not yet run through the model) among them.
     pub n_tokens: u32,
@@ -34,15 +35,17 @@ pub struct cleave_kv_info_t {
     pub n_blocks: u32,
     /// CLEAVE_KV_*.
     pub flags: u32,
-    /// Sizes of its ticket and image in bytes.
+    /// Size of the ticket in bytes.
     pub ticket_bytes: u64,
+    /// Size of the image in bytes.
     pub image_bytes: u64,
     /// Milliseconds until it expires unless it is renewed.
     pub lease_left_ms: u64,
-    /// Of the model.
+    /// Fingerprint of the model.
     pub fingerprint: [u8; 32],
     /// Tokens whose keys and values are in the blocks.
     pub n_computed: u32,
+    /// 0.
     pub reserved: u32,
 }
 
@@ -60,6 +63,7 @@ pub unsafe extern "C" fn cleave_kv_info(
     out: *mut cleave_kv_info_t,
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
+    // SAFETY: the contract of the header (see ffi/mod.rs).
     call(err, || unsafe {
         let cache = get(cache)?;
         let out = Output::new(out, "out")?;
@@ -160,6 +164,7 @@ pub unsafe extern "C" fn cleave_kv_ticket(
     len: *mut size_t,
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
+    // SAFETY: the contract of the header (see ffi/mod.rs).
     call(err, || unsafe {
         let cache = get(cache)?;
         required(len, "len")?;
@@ -183,6 +188,7 @@ pub unsafe extern "C" fn cleave_kv_read_image(
     len: *mut size_t,
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
+    // SAFETY: the contract of the header (see ffi/mod.rs).
     call(err, || unsafe {
         let cache = get(cache)?;
         required(len, "len")?;
@@ -230,6 +236,7 @@ pub unsafe extern "C" fn cleave_kv_import(
     kv: *mut cleave_kv_t,
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
+    // SAFETY: the contract of the header (see ffi/mod.rs).
     call(err, || unsafe {
         let cache = get(cache)?;
         let queue = if queue.is_null() { None } else { Some(registry::get::<Queue>(queue, "queue")?) };
@@ -251,6 +258,7 @@ pub unsafe extern "C" fn cleave_kv_save(
     path: *const c_char,
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
+    // SAFETY: the contract of the header (see ffi/mod.rs).
     call(err, || unsafe { get(cache)?.kv().save(KvId(kv), Path::new(c_string(path, "path")?)) })
 }
 
@@ -264,6 +272,7 @@ pub unsafe extern "C" fn cleave_kv_load(
     kv: *mut cleave_kv_t,
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
+    // SAFETY: the contract of the header (see ffi/mod.rs).
     call(err, || unsafe {
         let cache = get(cache)?;
         required(kv, "kv")?;
@@ -281,6 +290,7 @@ pub unsafe extern "C" fn cleave_kv_duplicate(
     out: *mut cleave_kv_t,
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
+    // SAFETY: the contract of the header (see ffi/mod.rs).
     call(err, || unsafe {
         let cache = get(cache)?;
         required(out, "out")?;

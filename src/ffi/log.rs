@@ -13,7 +13,7 @@ use std::ffi::CString;
 pub const CLEAVE_LOG_OFF: i32 = 0;
 /// An engine or a transfer has failed, or a panic was caught.
 pub const CLEAVE_LOG_ERROR: i32 = 1;
-/// Something works less well than it should.
+/// A function works, but slower or with less than was asked for.
 pub const CLEAVE_LOG_WARN: i32 = 2;
 /// Once per object: models loaded, engines created and destroyed.
 pub const CLEAVE_LOG_INFO: i32 = 3;

@@ -67,6 +67,7 @@ pub unsafe extern "C" fn cleave_model_load(
     out: *mut *mut cleave_model_t,
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
+    // SAFETY: the contract of the header (see ffi/mod.rs).
     call(err, || unsafe {
         required(out, "out")?;
         let model = Model::load(c_string(path, "path")?)?;
@@ -92,6 +93,7 @@ pub unsafe extern "C" fn cleave_model_info(
     out: *mut cleave_model_info_t,
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
+    // SAFETY: the contract of the header (see ffi/mod.rs).
     call(err, || unsafe {
         let model = registry::get::<Model>(model, "model")?;
         let out = Output::new(out, "out")?;

@@ -101,6 +101,7 @@ pub unsafe extern "C" fn cleave_cache_listen(
     port: *mut u16,
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
+    // SAFETY: the contract of the header (see ffi/mod.rs).
     call(err, || unsafe {
         let cache = registry::get::<ModelCache>(cache, "cache")?;
         known_flags(flags, CLEAVE_LISTEN_ENCRYPT | CLEAVE_LISTEN_PLAINTEXT, "flags")?;
@@ -133,6 +134,7 @@ pub unsafe extern "C" fn cleave_cache_address(
     len: *mut size_t,
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
+    // SAFETY: the contract of the header (see ffi/mod.rs).
     call(err, || unsafe {
         let cache = registry::get::<ModelCache>(cache, "cache")?;
         required(len, "len")?;
@@ -162,6 +164,7 @@ pub unsafe extern "C" fn cleave_cache_pair(
     out: *mut cleave_pair_report_t,
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
+    // SAFETY: the contract of the header (see ffi/mod.rs).
     call(err, || unsafe {
         let cache = registry::get::<ModelCache>(cache, "cache")?;
         required(address, "address")?;

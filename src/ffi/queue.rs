@@ -24,6 +24,7 @@ pub unsafe extern "C" fn cleave_queue_create(
     out: *mut *mut cleave_queue_t,
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
+    // SAFETY: the contract of the header (see ffi/mod.rs).
     call(err, || unsafe {
         required(out, "out")?;
         put(out, registry::insert(Queue::new(capacity as usize)?)?);

@@ -128,6 +128,7 @@ pub unsafe extern "C" fn cleave_engine_submit(
     n_accepted: *mut size_t,
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
+    // SAFETY: the contract of the header (see ffi/mod.rs).
     call(err, || unsafe {
         required(n_accepted, "n_accepted")?;
         put(n_accepted, 0);

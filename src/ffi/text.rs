@@ -40,6 +40,7 @@ pub unsafe extern "C" fn cleave_tokenize(
     n: *mut size_t,
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
+    // SAFETY: the contract of the header (see ffi/mod.rs).
     call(err, || unsafe {
         let model = registry::get::<Model>(model, "model")?;
         required(n, "n")?;
@@ -87,6 +88,7 @@ pub unsafe extern "C" fn cleave_chat_prompt(
     n: *mut size_t,
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
+    // SAFETY: the contract of the header (see ffi/mod.rs).
     call(err, || unsafe {
         let model = registry::get::<Model>(model, "model")?;
         required(n, "n")?;
@@ -117,6 +119,7 @@ pub unsafe extern "C" fn cleave_token_bytes(
     n: *mut size_t,
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
+    // SAFETY: the contract of the header (see ffi/mod.rs).
     call(err, || unsafe {
         let model = registry::get::<Model>(model, "model")?;
         required(n, "n")?;
@@ -163,6 +166,7 @@ pub unsafe extern "C" fn cleave_detokenizer_create(
     out: *mut *mut cleave_detokenizer_t,
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
+    // SAFETY: the contract of the header (see ffi/mod.rs).
     call(err, || unsafe {
         let model = registry::get::<Model>(model, "model")?;
         required(out, "out")?;
@@ -187,6 +191,7 @@ pub unsafe extern "C" fn cleave_detokenizer_push(
     n: *mut size_t,
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
+    // SAFETY: the contract of the header (see ffi/mod.rs).
     call(err, || unsafe {
         let stream = registry::get::<Mutex<Stream>>(d, "d")?;
         required(n, "n")?;
@@ -214,6 +219,7 @@ pub unsafe extern "C" fn cleave_detokenizer_flush(
     n: *mut size_t,
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
+    // SAFETY: the contract of the header (see ffi/mod.rs).
     call(err, || unsafe {
         let stream = registry::get::<Mutex<Stream>>(d, "d")?;
         required(n, "n")?;
