@@ -10,7 +10,7 @@ import (
 // DeviceCPU is the CPU as a device. CUDA devices are their ordinals 0, 1, ...
 const DeviceCPU = capi.DeviceCPU
 
-// DeviceInfo is what is known of a device.
+// DeviceInfo describes a device.
 type DeviceInfo struct {
 	// Ordinal is DeviceCPU or the number of a CUDA device.
 	Ordinal int

@@ -5,10 +5,10 @@
 // # Objects
 //
 // A [Model] is loaded once. A [Cache] holds KV blocks for it on a device. An [Engine] runs over a cache, with a [Role]:
-// prefill, decode or both; engines of one cache share everything, and hand a sequence over without moving a byte. An
-// engine that is given a [Request] gives a [Stream] of [Event]s. A sequence leaves an engine as a [KV] handle, with the
-// last event of its stream, and goes on in any other engine that can reach the handle: of the same cache as it is
-// ([Request.KV]), of another one by its ticket ([KV.Ticket], [Cache.Import]), its image ([KV.Image]) or a file
+// prefill, decode or both. Engines of one cache share weights and blocks, and hand a sequence over without moving a byte. An
+// engine answers a [Request] with a [Stream] of [Event]s. A sequence leaves an engine as a [KV] handle, with the last event
+// of its stream, and continues in any engine that can reach the handle: directly in an engine of the same cache
+// ([Request.KV]), and in another cache by its ticket ([KV.Ticket], [Cache.Import]), its image ([KV.Image]) or a file
 // ([KV.Save], [Cache.LoadKV]).
 //
 //	model, err := cleave.Load("models/tiny")
@@ -37,19 +37,17 @@
 //
 // # Goroutines and threads
 //
-// Every function and method may be called from any goroutine at any time, also two at once on one object, and also
-// Close while another one is in a call: that call ends normally or with an error.
+// Every function and method may be called from any goroutine at any time, also by two goroutines at once on one object.
+// Close may be called while another goroutine is in a call, which then ends normally or with an error.
 //
-// Each queue has one goroutine that waits for it in Go's netpoller, as for a socket. Engines have threads of their own
-// in the library; beside these, an idle engine, queue or stream keeps no thread and costs no time. Streams keep what was
-// not read: a reader that is slow, or that does not read at all, holds nobody else up, and costs memory for the tokens of
-// its request, which MaxNewTokens and the model's context bound. A token costs no allocation (alternatives are
-// allocated for many tokens at a time).
+// Each queue has one goroutine that waits for it in Go's netpoller, as for a socket. Engines have threads in the library.
+// Apart from these, an idle engine, queue or stream needs no thread and no CPU time. Streams keep unread events: a slow
+// reader delays nobody, and costs memory for the tokens of its request, which MaxNewTokens and the model's context limit.
+// A token costs no allocation (alternatives are allocated for many tokens at a time).
 //
 // [Load], [Model.NewCache], [Cache.NewEngine], [Cache.Pair], [Cache.Listen] with a host name, [Engine.Drain], Close of
 // caches and engines, and methods of KV that copy blocks (images, files) wait for disks, devices or peers, and keep a
-// thread meanwhile. All others return in microseconds, apart from [Stream.Next] and [KV.Wait], which keep a goroutine
-// only.
+// thread meanwhile. All others return in microseconds, except [Stream.Next] and [KV.Wait], which block only a goroutine.
 //
 // # Contexts
 //
@@ -60,26 +58,25 @@
 //
 // # Ownership
 //
-// What New and Load functions return is the caller's to Close. Close may be called at any time, any number of times, in
-// any order: objects keep what they need of others. What it does to those that are in use is said with each.
+// The caller closes the objects that New and Load functions return. Close may be called at any time, any number of times and
+// in any order, because objects keep what they need. Each type documents what Close does to work in progress.
 //
-// A [KV] handle is the caller's once it was read from a stream. A request that was accepted with it consumes it; one that
-// was refused leaves it as it was. Close releases it, and does nothing to one that is gone, so that a deferred Close is
-// right in any case. Handles in events that nobody reads any more are released with their stream.
+// A [KV] handle belongs to the caller who reads it from a stream. An accepted request consumes it, and a refused request
+// leaves it as it was. Close releases a handle, and does nothing if the handle is gone, so a deferred Close is always right.
+// Handles in events that nobody reads are released with their stream.
 //
-// Objects that are forgotten are closed when the garbage collector finds them, some time. That is a net, no way to work:
-// it does not know that KV blocks are scarce. A handle that a ticket was made of is not released so, but left to its
-// lease.
+// The garbage collector closes forgotten objects at some point. Do not rely on it: it does not know that KV blocks are
+// scarce. A handle of which a ticket was made is not released in this way, but left to its lease.
 //
 // # Errors
 //
 // Errors are of type [*Error], with a [Code] and a text that names what is at fault. Compare with [errors.Is] and the
-// Err constants. A request that was accepted and failed tells so with the last event of its stream. Nothing panics,
-// nothing is printed: [SetLog] hears what there is to say.
+// Err constants. A request that fails after it was accepted reports the error in the last event of its stream. The package
+// does not panic and prints nothing; [SetLog] receives the log.
 //
 // # Linking
 //
-// The package needs cgo, pkg-config and an installed libcleave (PKG_CONFIG_PATH if that is not where pkg-config looks,
-// LD_LIBRARY_PATH likewise when the program runs). With the build tag cleave_static the archive is linked instead, and
-// the program needs no library.
+// The package needs cgo, pkg-config and an installed libcleave. If the library is not in a standard place, set
+// PKG_CONFIG_PATH for the build and LD_LIBRARY_PATH for the program. The build tag cleave_static links the archive, and the
+// program then needs no shared library.
 package cleave

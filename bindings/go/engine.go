@@ -8,7 +8,7 @@ import (
 	"cleave/go/internal/capi"
 )
 
-// Role is what an engine is for.
+// Role is the purpose of an engine.
 type Role uint32
 
 // Roles.

@@ -55,7 +55,7 @@ const (
 	ErrPrefillElsewhere Code = -17
 )
 
-// ErrClosed is what a method of an object returns, beside the library's code, after Close was called on it.
+// ErrClosed is returned by methods of an object after Close was called on it, in addition to the library's code.
 var ErrClosed = errors.New("closed")
 
 // Error returns "cleave: " and the code's name.

@@ -6,7 +6,7 @@ import (
 	"cleave/go/internal/capi"
 )
 
-// EventType is what an [Event] tells.
+// EventType is the type of an [Event].
 type EventType uint8
 
 // Types of events. A later version may add some: skip those that you do not know.
@@ -59,7 +59,7 @@ type TokenLogprob struct {
 	Logprob float32
 }
 
-// Event is what an engine tells of a request. Fields that its type does not name are zero.
+// Event reports progress of a request. Fields that do not apply to its type are zero.
 type Event struct {
 	Type EventType
 	// Reason is why the request has ended.

@@ -10,7 +10,7 @@ import (
 // any goroutine.
 type Model struct{ object }
 
-// ModelInfo is what is known of a model.
+// ModelInfo describes a model.
 type ModelInfo struct {
 	// Architecture is as config.json names it: "LlamaForCausalLM".
 	Architecture string

@@ -8,21 +8,21 @@ import (
 	"cleave/go/internal/capi"
 )
 
-// Request is what an engine is asked for. The zero value of a field means default: of a fresh request the value named
-// here, of one that continues a KV handle the handle's own.
+// Request describes a request. The zero value of a field means the default: for a fresh request the value named
+// here, for one that continues a KV handle the value of the handle.
 type Request struct {
-	// Prompt are token ids; with KV those that follow it, which may be none.
+	// Prompt holds token ids. With KV they follow the handle's sequence, and there may be none.
 	Prompt []int32
-	// KV is the handle to continue from. An accepted request consumes it; a refused one leaves it as it was. It has to
-	// be of the engine's cache.
+	// KV is the handle to continue from, which must belong to the engine's cache. An accepted request consumes it, and a
+	// refused request leaves it as it was.
 	KV *KV
 
 	// MaxNewTokens is how many tokens to generate after the last prompt token, over all engines. Default: until the
 	// context is full.
 	MaxNewTokens int
-	// MinNewTokens: neither stop tokens nor stop sequences end the generation before this many.
+	// MinNewTokens: stop tokens and stop sequences do not end the generation before this many tokens.
 	MinNewTokens int
-	// Stop are ids that end the generation, beside the model's EOS ids.
+	// Stop holds ids that end the generation, in addition to the model's EOS ids.
 	Stop []int32
 	// StopSequences are sequences of ids that end it.
 	StopSequences [][]int32
@@ -33,13 +33,13 @@ type Request struct {
 	Temperature float32
 	// TopK samples from the k likeliest. Default: all.
 	TopK int
-	// TopP samples from the likeliest that make up this much, in (0, 1]. Default: 1.
+	// TopP samples from the likeliest tokens whose probabilities sum to this, in (0, 1]. Default: 1.
 	TopP float32
-	// MinP drops what is less likely than this share of the likeliest, in [0, 1]. Default: 0.
+	// MinP drops tokens less likely than this share of the likeliest, in [0, 1]. Default: 0.
 	MinP float32
-	// RepetitionPenalty is over prompt and generated tokens. Default: 1, none.
+	// RepetitionPenalty applies to prompt and generated tokens. Default: 1, none.
 	RepetitionPenalty float32
-	// PresencePenalty and FrequencyPenalty are over generated tokens. Default: 0, none.
+	// PresencePenalty and FrequencyPenalty apply to generated tokens. Default: 0, none.
 	PresencePenalty  float32
 	FrequencyPenalty float32
 	// LogitBias is added to the logits of these tokens.
@@ -54,25 +54,25 @@ type Request struct {
 
 	// Priority: higher runs first. Default: 0.
 	Priority int
-	// Timeout is how long after its submission the request ends with [ErrTimeout]; the engine sees to it. Default:
-	// never. The context of a stream is independent of it.
+	// Timeout is the time after submission at which the engine ends the request with [ErrTimeout]. Default: never. The
+	// context of a stream is independent of it.
 	Timeout time.Duration
 	// CacheSalt: requests share cached prefixes only with requests of the same salt.
 	CacheSalt uint64
 
 	// KeepKV: the end of the request hands over a KV handle. Implied on a prefill engine.
 	KeepKV bool
-	// StreamKV, on an engine whose role is prefill: [EventKVStreamStarted] carries the handle as soon as the prompt's turn has
-	// come, so that its ticket can go out and the importer pulls what is computed while the rest is. The handle belongs
-	// to the request: it fails if that ends without its KV, and EventFinished carries it otherwise.
+	// StreamKV, on a prefill engine: [EventKVStreamStarted] carries the handle as soon as the prompt begins to be computed.
+	// Its ticket can be sent at once, and the importer pulls finished KV while the rest is computed. The handle belongs to
+	// the request: EventFinished carries it when the request ends with its KV, otherwise it fails.
 	StreamKV bool
 	// EmitPending repeats the token that came with the handle.
 	EmitPending bool
 	// OverrideSampling, with a handle: take every sampling and stop field from this request and none from the handle.
 	OverrideSampling bool
-	// Recompute: if the KV of the handle does not come, compute it here from the ticket's tokens instead of ending with
-	// an error. The tokens are the same, later. Of a handle whose prompt was still being computed the first token
-	// (Index 0) is then sampled and reported here, with or without EmitPending.
+	// Recompute: if the handle's KV does not arrive, it is computed here from the ticket's tokens instead of ending the
+	// request with an error. The tokens are the same, later. If the handle was still streaming, its first token (Index 0)
+	// is then sampled and reported here, with or without EmitPending.
 	Recompute bool
 }
 
