@@ -166,7 +166,7 @@ const char *cleave_status_string(cleave_status_t status);
 /** An engine or a transfer has failed, or a panic was caught. */
 #define CLEAVE_LOG_ERROR 1
 
-/** Something works less well than it should. */
+/** A function works, but slower or with less than was asked for. */
 #define CLEAVE_LOG_WARN 2
 
 /** Once per object: models loaded, engines created and destroyed. */
@@ -204,33 +204,38 @@ cleave_status_t cleave_log_set(int32_t max_level, cleave_log_fn fn, uintptr_t us
 /** The CPU as a device. CUDA devices are their ordinals 0, 1, ... */
 #define CLEAVE_DEVICE_CPU (-1)
 
-/** What is known of a device. Set struct_size before the call. */
+/** Description of a device. Set struct_size before the call. */
 typedef struct cleave_device_info_t {
+    /** sizeof this struct, set by the caller. */
     uint32_t struct_size;
+    /** The ordinal that was asked for. */
     int32_t ordinal;
     /** major * 10 + minor; 0 for the CPU. */
     uint32_t compute_capability;
-    /** The NUMA node nearest to it; 0 for the CPU. */
+    /** The nearest NUMA node; 0 for the CPU. */
     uint32_t numa_node;
-    /** Memory in bytes; of the CPU what this process may use, as its control group limits it. */
+    /** Memory in bytes. For the CPU, what the control group of this process allows. */
     uint64_t total_bytes;
+    /** Memory that is not in use, in bytes. */
     uint64_t free_bytes;
-    /** NUL-terminated. "CPU" for the CPU. */
+    /** NUL-terminated; "CPU" for the CPU. */
     char uuid[48];
-    /** NUL-terminated, as the maker names it. */
+    /** Name of the product, NUL-terminated. */
     char name[64];
 } cleave_device_info_t;
 
 /**
- * How many CUDA devices this process has. 0 without a driver for CUDA 12 or newer, or without devices: never an error.
- * What cleave_device_info says of device 0 is why. The CPU is not counted and always there. Callable from any thread.
+ * Returns the number of CUDA devices of this process: 0 without devices, or without a driver for CUDA 12 or newer.
+ * The call cannot fail; cleave_device_info of device 0 says why there is none. The CPU is always there and does not
+ * count. Callable from any thread.
  */
 int32_t cleave_device_count(void);
 
 /**
- * Describes CLEAVE_DEVICE_CPU or a CUDA device. Callable from any thread.
- * [BLOCKING] Of a CUDA device that is not in use, until it is opened and closed again.
- * Errors: NOT_FOUND (no such device, no driver), UNSUPPORTED (the driver is too old), DEVICE, INVALID_ARGUMENT.
+ * Describes CLEAVE_DEVICE_CPU or a CUDA device.
+ *
+ * Callable from any thread. [BLOCKING] Opens and closes a CUDA device that is not in use. Errors: NOT_FOUND (no such
+ * device, no driver), UNSUPPORTED (the driver is too old), DEVICE, INVALID_ARGUMENT.
  */
 cleave_status_t cleave_device_info(int32_t ordinal, struct cleave_device_info_t *out, cleave_error_t *err);
 
@@ -465,13 +470,16 @@ void cleave_detokenizer_destroy(cleave_detokenizer_t *d);
 
 
 /* ---- cache ---- */
-/** dtypes of stored keys and values. */
+/** The model's own dtype. */
 #define CLEAVE_DTYPE_DEFAULT 0
 
+/** 32-bit floats. */
 #define CLEAVE_DTYPE_F32 1
 
+/** IEEE half-precision floats. */
 #define CLEAVE_DTYPE_F16 2
 
+/** bfloat16. */
 #define CLEAVE_DTYPE_BF16 3
 
 /** int8 keys and values, a scale per token and head. */
@@ -493,6 +501,7 @@ void cleave_detokenizer_destroy(cleave_detokenizer_t *d);
 
 /** How a cache is made. Zero means default in every field. */
 typedef struct cleave_cache_config_t {
+    /** sizeof this struct, set by the caller. */
     uint32_t struct_size;
     /** Tokens of a block, at most 256. Default: 16. */
     uint32_t block_tokens;
@@ -952,8 +961,9 @@ cleave_status_t cleave_queue_poll(cleave_queue_t *queue,
 /** Most bytes that cleave_kv_set_host_data attaches to a sequence. */
 #define CLEAVE_KV_HOST_DATA_MAX 4096
 
-/** What is known of a handle. Set struct_size before the call. */
+/** Description of a KV handle. Set struct_size before the call. */
 typedef struct cleave_kv_info_t {
+    /** sizeof this struct, set by the caller. */
     uint32_t struct_size;
     /** Tokens of the sequence, a pending one (sampled, not yet run through the model) among them. */
     uint32_t n_tokens;
@@ -961,15 +971,17 @@ typedef struct cleave_kv_info_t {
     uint32_t n_blocks;
     /** CLEAVE_KV_*. */
     uint32_t flags;
-    /** Sizes of its ticket and image in bytes. */
+    /** Size of the ticket in bytes. */
     uint64_t ticket_bytes;
+    /** Size of the image in bytes. */
     uint64_t image_bytes;
     /** Milliseconds until it expires unless it is renewed. */
     uint64_t lease_left_ms;
-    /** Of the model. */
+    /** Fingerprint of the model. */
     uint8_t fingerprint[32];
     /** Tokens whose keys and values are in the blocks. */
     uint32_t n_computed;
+    /** 0. */
     uint32_t reserved;
 } cleave_kv_info_t;
 
