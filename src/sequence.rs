@@ -82,7 +82,7 @@ pub enum FinishReason {
     Error = 5,
 }
 
-/// As many alternatives as a request may ask for with each token.
+/// Most alternatives that a request may ask for with each token.
 pub const MAX_LOGPROBS: u32 = 128;
 
 /// Most bytes of host data that a sequence carries.

@@ -25,7 +25,7 @@ type dispatcher struct {
 	failure error         // of the first engine that failed
 	failed  chan struct{} // closed with it
 
-	// Of the goroutine alone.
+	// Used by the goroutine only.
 	batch batch
 }
 

@@ -42,7 +42,7 @@ public:
     /// Ok, or the reason why the request or the import failed.
     Status status() const noexcept { return static_cast<Status>(event_.status); }
 
-    /// As given with the request or the import.
+    /// The tag that the host gave with the request or the import.
     std::uint64_t user_tag() const noexcept { return event_.user_tag; }
     RequestId request() const noexcept { return event_.request; }
     /// The handle, or 0. Finished: the host submits or releases it, see Cache::take_kv. KvReady: the imported handle.

@@ -11,7 +11,7 @@ const SILENT: Duration = Duration::from_millis(300);
 /// How long an import waits for another one to find out whether a silent peer answers again.
 const GLANCE: Duration = Duration::from_millis(100);
 
-/// What is known about whether a peer answers.
+/// Record of whether a peer answers.
 #[derive(Default)]
 pub(super) struct Answering {
     state: Mutex<AnsweringState>,

@@ -53,8 +53,8 @@ func LogSet(level int32, call LogSink) *Error {
 		delete(sinks.all, id)
 		return err
 	}
-	// What was set before this call began is never called again. Of two calls at once neither knows which came first, and
-	// both sinks stay until the next.
+	// Sinks that were set before this call began are never called again. If two calls run at once, neither knows which came
+	// first, and both sinks stay until the next call.
 	for _, old := range replaced {
 		delete(sinks.all, old)
 	}
