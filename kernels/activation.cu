@@ -14,3 +14,7 @@ using namespace cleave;
 SILU_MUL(float)
 SILU_MUL(bf16)
 SILU_MUL(f16)
+
+// Grid: elements / block size, rounded up.
+extern "C" __global__ void add_float(float *residual, const float *x, uint32_t elements) { add(residual, x, elements); }
+CLEAVE_ENTRY(add_float)

@@ -26,4 +26,12 @@ __device__ void silu_mul(T *gate, uint32_t gate_stride, const T *up, uint32_t up
     *at = g;
 }
 
+// residual += x, both of `elements` floats. One thread per element.
+__device__ inline void add(float *residual, const float *x, uint32_t elements)
+{
+    const uint32_t at = blockIdx.x * blockDim.x + threadIdx.x;
+    if (at < elements)
+        residual[at] += x[at];
+}
+
 } // namespace cleave

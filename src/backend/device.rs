@@ -85,6 +85,9 @@ pub trait BackendDevice: Send + Sync + 'static {
 
     /// True where the rate of prefill depends on a step's length enough to be worth measuring.
     fn measures_prefill(&self) -> bool;
+
+    /// What multiplies matrices for activations of this type, for logs and metrics: an instruction set, or a library.
+    fn product_path(&self, activations: Dtype) -> Result<&'static str>;
 }
 
 /// Code that is generic over the kind of device; see [`super::devices::open`].

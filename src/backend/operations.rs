@@ -68,11 +68,41 @@ pub trait Backend: Send + Sized + 'static {
         self.silu_mul(gate, up)
     }
 
-    /// `out = head(x)`, to be downloaded.
-    fn logits(&mut self, x: &Self::Buffer, head: &Linear<Self>, out: &mut Self::Buffer) -> Result<()>;
+    /// `out = linear(x)` in f32: logits to download, or a partial product to combine.
+    fn product(&mut self, x: &Self::Buffer, linear: &Linear<Self>, out: &mut Self::Buffer) -> Result<()>;
 
-    /// `residual += linear(x)`.
+    /// `residual += linear(x)` in one operation.
     fn linear_add(&mut self, x: &Self::Buffer, linear: &Linear<Self>, residual: &mut Self::Buffer) -> Result<()>;
+
+    /// Number of devices that the inputs of [`Backend::reduce_add`] are spread over.
+    fn group_size(&self) -> usize {
+        1
+    }
+
+    /// Replaces a partial product by its sum over the devices of the group.
+    fn combine(&mut self, _partial: &mut Self::Buffer) -> Result<()> {
+        Ok(())
+    }
+
+    /// `residual += x`, both f32.
+    fn add(&mut self, x: &Self::Buffer, residual: &mut Self::Buffer) -> Result<()>;
+
+    /// `residual += linear(x)`, where each device of the group holds some of the inputs. One device does it in one
+    /// operation; several multiply, combine their partial products and add the sum. `partial` is scratch.
+    fn reduce_add(
+        &mut self,
+        x: &Self::Buffer,
+        linear: &Linear<Self>,
+        partial: &mut Self::Buffer,
+        residual: &mut Self::Buffer,
+    ) -> Result<()> {
+        if self.group_size() == 1 {
+            return self.linear_add(x, linear, residual);
+        }
+        self.product(x, linear, partial)?;
+        self.combine(partial)?;
+        self.add(partial, residual)
+    }
 
     /// Normalises each head of q and k where norms are given (Qwen3), rotates them, and stores k and v of
     /// every row in its block.

@@ -118,7 +118,12 @@ impl ModelCache {
         };
         let kv = kv::Cache::new(identity, home.store(), config)?;
         let mib = (n_blocks * geometry.block_bytes()) >> 20;
-        crate::log!(Info, "cache", "created: {n_blocks} blocks of {block_tokens} tokens, {mib} MiB");
+        let products = home.product_path();
+        crate::log!(
+            Info,
+            "cache",
+            "created: {n_blocks} blocks of {block_tokens} tokens, {mib} MiB; matrix products by {products}"
+        );
         let defaults = NodeConfig::default();
         let peer_timeout = options.peer_timeout.unwrap_or(defaults.peer_timeout);
         static CREATED: AtomicU64 = AtomicU64::new(0);
@@ -157,6 +162,11 @@ impl ModelCache {
 
     pub(super) fn executor(&self, place: Placement) -> Result<Box<dyn Executor>> {
         self.home.executor(&self.model, place)
+    }
+
+    /// What multiplies matrices on the cache's device: an instruction set of the CPU, "cublaslt" or "own kernels".
+    pub fn product_path(&self) -> &'static str {
+        self.home.product_path()
     }
 
     /// See [`DeviceRuntime::compute_share`].

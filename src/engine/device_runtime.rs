@@ -21,6 +21,8 @@ pub(super) trait DeviceRuntime: Send + Sync {
     fn executor(&self, model: &Arc<Model>, place: Placement) -> Result<Box<dyn Executor>>;
     /// A share of `percent` of the device's multiprocessors (0: all), for an engine that gives up the share `leaving`.
     fn compute_share(&self, percent: u32, leaving: u32) -> Result<ComputeShare>;
+    /// What multiplies matrices there: an instruction set, or a library.
+    fn product_path(&self) -> &'static str;
 }
 
 /// What a cache shares with other processes, where the device supports that.
@@ -60,13 +62,15 @@ impl DeviceVisitor for Make<'_, '_> {
         // The pool first: whether it fits is known at once, the weights take their time.
         let pool = Arc::new(device.pool(self.geometry, self.n_blocks, self.sharing.pool)?);
         let weights = self.model.weights(&device, self.sharing.weights, self.progress)?;
-        Ok(Box::new(Runtime { device, weights, pool }))
+        let product_path = device.product_path(self.model.info().weight_dtype)?;
+        Ok(Box::new(Runtime { device, weights, pool, product_path }))
     }
 }
 
 struct Runtime<D: BackendDevice> {
     weights: Arc<Weights<D::Backend>>,
     pool: Arc<<D::Backend as Backend>::Kv>,
+    product_path: &'static str,
     /// Declared last: it outlives what lies on it.
     device: D,
 }
@@ -100,5 +104,9 @@ impl<D: BackendDevice> DeviceRuntime for Runtime<D> {
 
     fn compute_share(&self, percent: u32, leaving: u32) -> Result<ComputeShare> {
         self.device.compute_share(percent, leaving)
+    }
+
+    fn product_path(&self) -> &'static str {
+        self.product_path
     }
 }

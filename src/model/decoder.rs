@@ -63,7 +63,7 @@ pub struct Decoder<B: Backend> {
 struct Buffers<B: Backend> {
     /// The residual stream.
     x: B::Buffer,
-    /// Normalised input of a sublayer or of the head.
+    /// Normalised input of a sublayer or of the head; then scratch for a partial product.
     normed: B::Buffer,
     q: B::Buffer,
     k: B::Buffer,
@@ -158,7 +158,7 @@ impl<B: Backend> Forward<'_, B> {
         }
         let eps = self.model.config().rms_norm_eps;
         backend.rms_norm(&b.x, Some(&self.batch.logit_rows), &self.weights.norm, eps, &mut b.normed)?;
-        backend.logits(&b.normed, self.weights.head(), &mut b.logits)
+        backend.product(&b.normed, self.weights.head(), &mut b.logits)
     }
 
     /// K and V of all rows into the cache; then, unless `kv_only`, the layer's change to the residual stream.
@@ -177,18 +177,11 @@ impl<B: Backend> Forward<'_, B> {
             return Ok(());
         }
         backend.attention(&b.q, &args, self.kv, &mut b.attended)?;
-        self.add_product(backend, &b.attended, &layer.o, &mut b.x)?;
+        backend.reduce_add(&b.attended, &layer.o, &mut b.normed, &mut b.x)?;
 
         backend.rms_norm(&b.x, None, &layer.mlp_norm, eps, &mut b.normed)?;
         backend.project_gated(&b.normed, &layer.gate_up, &mut b.gate, &mut b.up)?;
-        self.add_product(backend, &b.gate, &layer.down, &mut b.x)
-    }
-
-    /// Adds a product to the residual stream, in the only place where the two meet. Where several devices hold columns of
-    /// `linear`, their products are partial sums that have to be combined before the addition; with one device the
-    /// backend fuses product and addition.
-    fn add_product(&self, backend: &mut B, x: &B::Buffer, linear: &Linear<B>, residual: &mut B::Buffer) -> Result<()> {
-        backend.linear_add(x, linear, residual)
+        backend.reduce_add(&b.gate, &layer.down, &mut b.normed, &mut b.x)
     }
 }
 

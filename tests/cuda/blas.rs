@@ -10,7 +10,9 @@ use cleave::backend::cuda::{
 use cleave::backend::{Backend, KvGeometry, Linear};
 use cleave::engine::{DEVICE_CPU, ModelCache, Role};
 use cleave::error::Status;
+use cleave::log;
 use cleave::tensor::Dtype;
+use std::sync::{Arc, Mutex};
 
 fn at_once(device: i32, sequences: usize) -> Vec<Outcome> {
     let cache = ModelCache::create(&tiny(), &[device], options()).unwrap();
@@ -145,9 +147,39 @@ fn without_cublaslt() {
 #[test]
 #[ignore = "run by without_cublaslt"]
 fn is_absent() {
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let sink = lines.clone();
+    log::set(3, Some(Box::new(move |_, _, text: &str| sink.lock().unwrap().push(text.to_string())))).unwrap();
     device::load("");
     assert_as_on_the_cpu(2);
     assert!(!device::has_blas());
+    log::set(0, None).unwrap();
+    let lines = lines.lock().unwrap();
+    let warnings: Vec<_> = lines.iter().filter(|line| line.contains("cuBLASLt was not found")).collect();
+    assert_eq!(warnings.len(), 1, "{lines:?}");
+    assert!(warnings[0].contains("libcublasLt.so"), "{warnings:?}");
+    assert!(lines.iter().any(|line| line.contains("matrix products by own kernels")), "{lines:?}");
+}
+
+#[test]
+fn cublaslt_of_a_python_wheel_is_found() {
+    alone("blas::is_in_a_wheel", "");
+}
+
+#[test]
+#[ignore = "run by cublaslt_of_a_python_wheel_is_found"]
+fn is_in_a_wheel() {
+    let environment = tempfile::tempdir().unwrap();
+    let folder = environment.path().join("lib/python3.12/site-packages/nvidia/cublas/lib");
+    std::fs::create_dir_all(&folder).unwrap();
+    let library = std::env::current_exe().unwrap().with_file_name("libcublasLt.so");
+    std::os::unix::fs::symlink(library, folder.join("libcublasLt.so.12")).unwrap();
+    // SAFETY: no other thread of this process reads the environment yet.
+    unsafe { std::env::set_var("VIRTUAL_ENV", environment.path()) };
+    device::load("");
+    assert!(!device::has_blas());
+    assert_as_on_the_cpu(12);
+    assert!(products().0 > 0);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Embedding rows and the gated activation.
+//! Embedding rows, sums and the gated activation.
 
 use super::level::Level;
 use super::matrix::{CpuBuffer, CpuMatrix};
@@ -63,6 +63,15 @@ pub(super) fn embed(
             }
         }
     });
+    Ok(())
+}
+
+/// `residual += x`.
+pub(super) fn add(x: &CpuBuffer, residual: &mut CpuBuffer) -> Result<()> {
+    if (x.rows(), x.cols()) != (residual.rows(), residual.cols()) {
+        bail!(Internal, "{} x {} added to {} x {}", x.rows(), x.cols(), residual.rows(), residual.cols());
+    }
+    residual.as_mut_slice().iter_mut().zip(x.as_slice()).for_each(|(to, x)| *to += x);
     Ok(())
 }
 

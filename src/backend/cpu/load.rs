@@ -1,6 +1,6 @@
 //! The CPU as a device: weights stay where the checkpoint is mapped.
 
-use super::{CpuBackend, CpuConfig, CpuMatrix, CpuVector, KvSlab};
+use super::{CpuBackend, CpuConfig, CpuMatrix, CpuVector, KvSlab, Level};
 use crate::backend::device::DEVICE_CPU;
 use crate::backend::{
     BackendDevice, ComputeShare, KvGeometry, Linear, LinearSource, MatrixSource, ModelShape, Placement, Progress,
@@ -8,6 +8,7 @@ use crate::backend::{
 };
 use crate::bail;
 use crate::error::Result;
+use crate::tensor::Dtype;
 
 /// The CPUs of this process.
 pub struct CpuDevice;
@@ -59,6 +60,10 @@ impl BackendDevice for CpuDevice {
     /// On the CPU a step's rate hardly depends on its length, and measuring would take long.
     fn measures_prefill(&self) -> bool {
         false
+    }
+
+    fn product_path(&self, _: Dtype) -> Result<&'static str> {
+        Ok(Level::best().name())
     }
 }
 

@@ -104,14 +104,18 @@ impl Backend for CpuBackend {
         linear::linear(&mut self.pool, self.level, &mut self.packed, x, &mut tasks)
     }
 
-    fn logits(&mut self, x: &CpuBuffer, head: &Linear<Self>, out: &mut CpuBuffer) -> Result<()> {
-        let task = linear::Task { weight: &head.weight, bias: head.bias.as_ref(), out, add: false };
+    fn product(&mut self, x: &CpuBuffer, linear: &Linear<Self>, out: &mut CpuBuffer) -> Result<()> {
+        let task = linear::Task { weight: &linear.weight, bias: linear.bias.as_ref(), out, add: false };
         linear::linear(&mut self.pool, self.level, &mut self.packed, x, &mut [task])
     }
 
     fn linear_add(&mut self, x: &CpuBuffer, linear: &Linear<Self>, residual: &mut CpuBuffer) -> Result<()> {
         let task = linear::Task { weight: &linear.weight, bias: linear.bias.as_ref(), out: residual, add: true };
         linear::linear(&mut self.pool, self.level, &mut self.packed, x, &mut [task])
+    }
+
+    fn add(&mut self, x: &CpuBuffer, residual: &mut CpuBuffer) -> Result<()> {
+        elementwise::add(x, residual)
     }
 
     fn rope_store(

@@ -87,9 +87,15 @@ impl Blas {
     /// Prompts have many numbers of rows; who sees more products than this begins anew.
     const MOST: usize = 4096;
 
-    /// None where products of this type go without cuBLASLt. That of f32 would round to TF32 to gain anything.
+    /// Whether products of many rows of this type go through cuBLASLt. Those of f32 do not: they would gain nothing without
+    /// rounding to TF32.
+    pub fn multiplies(device: &Device, element: Element) -> Result<bool> {
+        Ok(element != Element::F32 && device.blas()?.is_some())
+    }
+
+    /// None where products of this type go without cuBLASLt.
     pub fn new(device: &Arc<Device>, element: Element, multiprocessors: Option<u32>) -> Result<Option<Blas>> {
-        if element == Element::F32 {
+        if !Self::multiplies(device, element)? {
             return Ok(None);
         }
         let Some(handle) = device.blas()? else { return Ok(None) };

@@ -1,12 +1,13 @@
 //! cuBLASLt: found at run time, and what its functions are told of products and matrices.
 
-use super::driver;
+use super::{driver, wheels};
 use crate::error::{Error, Result, Status};
 use cudarc::cublaslt::sys::{
     self, cublasComputeType_t as Compute, cublasLtEpilogue_t as Epilogue,
     cublasLtMatmulDescAttributes_t as OperationAttribute, cublasLtMatmulPreferenceAttributes_t as PreferenceAttribute,
     cublasLtReductionScheme_t as Reduction, cublasStatus_t as BlasStatus, cudaDataType_t as DataType,
 };
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 /// CUDA 12.0's.
@@ -32,23 +33,48 @@ const USED: &[&str] = &[
     "cublasLtMatmul",
 ];
 
-/// Whether there is a cuBLASLt to be used. Found out once in a process.
+/// File names of cuBLASLt in wheels, newest first.
+const IN_WHEELS: &[&str] = &["libcublasLt.so.13", "libcublasLt.so.12"];
+
+/// Whether there is a cuBLASLt to use. Found out once per process; what is in the way is logged then.
 fn usable() -> bool {
     static USABLE: OnceLock<bool> = OnceLock::new();
-    *USABLE.get_or_init(|| crate::panics::catch(find).unwrap_or(false))
+    *USABLE.get_or_init(|| {
+        let found = crate::panics::catch(|| Ok(find())).unwrap_or_else(|error| Err(error.to_string()));
+        if let Err(why) = &found {
+            crate::log!(Warn, "cuda", "{why}: products of many rows use this library's own kernels, which are slower");
+        }
+        found.is_ok()
+    })
 }
 
-fn find() -> bool {
+/// Loads cuBLASLt and checks it; otherwise says what was tried.
+fn find() -> std::result::Result<(), String> {
     // SAFETY: loads a library by its well-known name, which is made to be loaded so.
-    if !unsafe { sys::is_culib_present() } || USED.iter().any(|name| !has(name)) {
-        return false;
+    let present = || unsafe { sys::is_culib_present() };
+    if !present() {
+        let folders = wheels::folders();
+        let loads = |folder: &PathBuf| IN_WHEELS.iter().any(|library| wheels::load(folder, library));
+        if !folders.iter().any(loads) || !present() {
+            let folders: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
+            let tried = if folders.is_empty() { "no Python wheel of it".to_string() } else { folders.join(", ") };
+            return Err(format!("cuBLASLt was not found (tried libcublasLt.so, .so.13, .so.12 by name; {tried})"));
+        }
     }
-    // A simulated one (simulator/blas) goes with a simulated driver, and only with that.
+    if let Some(name) = USED.iter().find(|name| !has(name)) {
+        return Err(format!("cuBLASLt has no function {name}"));
+    }
     if has("simulated_cublaslt_configure") != driver::has("simulated_cuda_configure") {
-        return false;
+        return Err("cuBLASLt and the driver are not both simulated or both real".to_string());
     }
     // SAFETY: takes nothing.
-    unsafe { sys::cublasLtGetVersion() >= OLDEST }
+    match unsafe { sys::cublasLtGetVersion() } {
+        version if version < OLDEST => Err(format!("cuBLASLt {version} is too old: expected {OLDEST} or newer")),
+        version => {
+            crate::log!(Info, "cuda", "cuBLASLt {version} multiplies matrices of many rows");
+            Ok(())
+        }
+    }
 }
 
 /// Whether the library, which is there, has a function of that name.
@@ -108,7 +134,14 @@ impl Handle {
         match unsafe { sys::cublasLtCreate(&mut raw) } {
             BlasStatus::CUBLAS_STATUS_NOT_INITIALIZED
             | BlasStatus::CUBLAS_STATUS_NOT_SUPPORTED
-            | BlasStatus::CUBLAS_STATUS_ARCH_MISMATCH => return Ok(None),
+            | BlasStatus::CUBLAS_STATUS_ARCH_MISMATCH => {
+                crate::log!(
+                    Warn,
+                    "cuda",
+                    "cuBLASLt does not work with this device or driver: its products use slower kernels"
+                );
+                return Ok(None);
+            }
             status => check(status, "begin to use cuBLASLt")?,
         }
         Ok(Some(Handle(raw)))

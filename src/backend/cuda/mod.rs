@@ -14,6 +14,7 @@
 //! | recorded steps | `graph` |
 //! | which kernel runs for an operation | `rows`, `attention`, `product` |
 //! | what goes through cuBLASLt, and how | `blas`, `cublaslt` |
+//! | where cuBLASLt is searched for | `cublaslt`, `wheels` |
 //! | the KV pool, and how blocks get into and out of it | `slab`, `pool`, `pool_copy`, `transfers`, `staging` |
 //! | how tokens are drawn | `draw` |
 //! | activations for tests and benches | `host` |
@@ -45,6 +46,7 @@ mod stream;
 mod tensors;
 mod transfers;
 mod upload;
+mod wheels;
 
 pub use device::Device;
 pub(super) use device::{count, info};
@@ -245,9 +247,9 @@ impl Backend for CudaBackend {
         product::gated(&self.stream, x, projections, gate)
     }
 
-    fn logits(&mut self, x: &CudaBuffer, head: &Linear<Self>, out: &mut CudaBuffer) -> Result<()> {
-        self.shape(out, x.rows, head.weight.rows, Element::F32)?;
-        self.grew |= product::run(&self.stream, self.blas.as_mut(), x, head, out, false)?;
+    fn product(&mut self, x: &CudaBuffer, linear: &Linear<Self>, out: &mut CudaBuffer) -> Result<()> {
+        self.shape(out, x.rows, linear.weight.rows, Element::F32)?;
+        self.grew |= product::run(&self.stream, self.blas.as_mut(), x, linear, out, false)?;
         Ok(())
     }
 
@@ -255,6 +257,10 @@ impl Backend for CudaBackend {
         residual.expect(Element::F32, linear.weight.rows)?;
         self.grew |= product::run(&self.stream, self.blas.as_mut(), x, linear, residual, true)?;
         Ok(())
+    }
+
+    fn add(&mut self, x: &CudaBuffer, residual: &mut CudaBuffer) -> Result<()> {
+        self.run_add(x, residual)
     }
 
     fn rope_store(

@@ -110,6 +110,17 @@ impl CudaBackend {
         )
     }
 
+    pub(super) fn run_add(&mut self, x: &CudaBuffer, residual: &CudaBuffer) -> Result<()> {
+        x.expect(Element::F32, residual.cols)?;
+        residual.expect(Element::F32, x.cols)?;
+        let elements = x.rows * x.cols;
+        self.stream.launch(
+            "add_float",
+            Shape::over(elements as usize, 256),
+            &mut [arg(&residual.address()), arg(&x.address()), arg(&elements)],
+        )
+    }
+
     pub(super) fn run_silu_mul(&mut self, gate: &CudaBuffer, up: &CudaBuffer) -> Result<()> {
         gate.expect(self.element, up.cols)?;
         up.expect(self.element, gate.cols)?;

@@ -1,9 +1,11 @@
 //! A CUDA device as the engine uses it, and how a model's weights get there: converted to the one type that the device
 //! computes with, and those that take the same input stacked into one matrix.
 
+use super::blas::Blas;
 use super::depot::Depot;
 use super::device::Device;
 use super::engine_streams::EngineStreams;
+use super::layout::Element;
 use super::load::Loader;
 use super::{CudaBackend, CudaMatrix, CudaProjections, CudaSlab, CudaVector};
 use crate::backend::cpu::CpuVector;
@@ -76,6 +78,10 @@ impl BackendDevice for Arc<Device> {
 
     fn measures_prefill(&self) -> bool {
         true
+    }
+
+    fn product_path(&self, activations: Dtype) -> Result<&'static str> {
+        Ok(if Blas::multiplies(self, Element::of(activations)?)? { "cublaslt" } else { "own kernels" })
     }
 }
 

@@ -157,8 +157,11 @@ fn product(check: &mut Check, dtype: Dtype, [m, n, k]: [usize; 3], bias: bool) -
     let input = cuda.upload(&x, m, k, false)?;
     let (mut first, mut second, mut logits) = <(CudaBuffer, CudaBuffer, CudaBuffer)>::default();
     let mut sum = cuda.upload(&residual, m, n, true)?;
-    cuda.logits(&input, &on_device, &mut logits)?;
+    cuda.product(&input, &on_device, &mut logits)?;
     cuda.linear_add(&input, &on_device, &mut sum)?;
+    let mut added = cuda.upload(&residual, m, n, true)?;
+    cuda.add(&logits, &mut added)?;
+    let added = cuda.fetch(&added)?;
     let border = n - n / 3;
     let parts = CudaProjections::new(on_device, vec![border, n - border])?;
     cuda.project(&input, &parts, &mut [&mut first, &mut second])?;
@@ -170,7 +173,7 @@ fn product(check: &mut Check, dtype: Dtype, [m, n, k]: [usize; 3], bias: bool) -
     };
     let input = CpuBuffer::from_f32(&x, m, k)?;
     let (mut out, mut sum) = (CpuBuffer::default(), CpuBuffer::from_f32(&residual, m, n)?);
-    check.cpu.logits(&input, &on_cpu, &mut out)?;
+    check.cpu.product(&input, &on_cpu, &mut out)?;
     check.cpu.linear_add(&input, &on_cpu, &mut sum)?;
     // The order of the k products below 1/sqrt(k) differs, and tensor cores truncate where the CPU rounds.
     let sums = 3e-6 * (k as f64).sqrt().max(1.0);
@@ -178,6 +181,7 @@ fn product(check: &mut Check, dtype: Dtype, [m, n, k]: [usize; 3], bias: bool) -
     check.same(&found[0], out.as_slice(), rounding(dtype), sums, &what("project"));
     check.same(&found[1], out.as_slice(), 0.0, sums, &what("logits"));
     check.same(&found[2], sum.as_slice(), 0.0, sums, &what("linear_add"));
+    check.same(&added, sum.as_slice(), 0.0, sums, &what("product and add"));
     Ok(())
 }
 

@@ -1,6 +1,6 @@
-use super::super::{CpuBuffer, CpuMatrix, CpuVector, Level};
+use super::super::{CpuBackend, CpuBuffer, CpuMatrix, CpuVector, Level};
 use super::{DTYPES, Random, backend, bits, rounded};
-use crate::backend::weights::Bytes;
+use crate::backend::weights::{Bytes, MatrixSource, Shard, TensorSource};
 use crate::backend::{Backend, Linear};
 use crate::tensor::Dtype;
 use std::sync::Arc;
@@ -80,7 +80,7 @@ fn a_row_does_not_notice_its_batch() {
                     Linear { weight: CpuMatrix::from_f32(&random.floats(n * k), n, k, dtype).unwrap(), bias: None };
                 let mut whole = CpuBuffer::default();
                 let input = CpuBuffer::from_f32(&x, m, k).unwrap();
-                backend(level, 1).logits(&input, &linear, &mut whole).unwrap();
+                backend(level, 1).product(&input, &linear, &mut whole).unwrap();
                 for threads in [2, 3] {
                     let mut cpu = backend(level, threads);
                     let mut row = 0;
@@ -88,7 +88,7 @@ fn a_row_does_not_notice_its_batch() {
                         let rows = [1, 1 + random.below(8), 1 + random.below(40)][random.below(3)].min(m - row);
                         let input = CpuBuffer::from_f32(&x[row * k..(row + rows) * k], rows, k).unwrap();
                         let mut part = CpuBuffer::default();
-                        cpu.logits(&input, &linear, &mut part).unwrap();
+                        cpu.product(&input, &linear, &mut part).unwrap();
                         let want = &whole.as_slice()[row * n..(row + rows) * n];
                         assert_eq!(bits(part.as_slice()), bits(want), "{} {dtype} {rows} rows at {row}", level.name());
                         row += rows;
@@ -114,20 +114,63 @@ fn empty_and_misaligned() {
         let mut cpu = backend(level, 2);
         let mut out = CpuBuffer::default();
         let x = CpuBuffer::from_f32(&[1.0, 10.0, 100.0], 1, 3).unwrap();
-        cpu.logits(&x, &linear, &mut out).unwrap();
+        cpu.product(&x, &linear, &mut out).unwrap();
         assert_eq!(out.as_slice(), [210.0, 543.0]);
         let none = CpuBuffer::from_f32(&[], 0, 3).unwrap();
-        cpu.logits(&none, &linear, &mut out).unwrap();
+        cpu.product(&none, &linear, &mut out).unwrap();
         assert_eq!((out.rows(), out.cols()), (0, 2));
         for dtype in DTYPES {
             // No inputs: all sums are empty. No outputs: nothing happens.
             let no_inputs = Linear { weight: CpuMatrix::from_f32(&[], 2, 0, dtype).unwrap(), bias: None };
-            cpu.logits(&CpuBuffer::from_f32(&[], 3, 0).unwrap(), &no_inputs, &mut out).unwrap();
+            cpu.product(&CpuBuffer::from_f32(&[], 3, 0).unwrap(), &no_inputs, &mut out).unwrap();
             assert_eq!(out.as_slice(), [0.0; 6]);
             let no_outputs = Linear { weight: CpuMatrix::from_f32(&[], 0, 3, dtype).unwrap(), bias: None };
-            cpu.logits(&x, &no_outputs, &mut out).unwrap();
+            cpu.product(&x, &no_outputs, &mut out).unwrap();
             assert_eq!((out.rows(), out.cols()), (1, 0));
         }
-        assert!(cpu.logits(&CpuBuffer::from_f32(&[1.0], 1, 1).unwrap(), &linear, &mut out).is_err());
+        assert!(cpu.product(&CpuBuffer::from_f32(&[1.0], 1, 1).unwrap(), &linear, &mut out).is_err());
     }
+}
+
+/// Two devices that hold half of the inputs each: their partial products, combined and added, are the product of one.
+#[test]
+fn partial_products_of_column_shards_add_up() {
+    let (m, n, k) = (5, 33, 96);
+    let mut random = Random::new(3);
+    let (x, before, weight) = (random.floats(m * k), random.floats(m * n), random.floats(n * k));
+    let owner: Bytes = Arc::new(weight.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
+    let part = |shard: Shard| {
+        let storage = TensorSource {
+            file: "",
+            name: "",
+            owner: owner.clone(),
+            offset: 0,
+            len: 4 * n * k,
+            dtype: Dtype::F32,
+            rows: n,
+            cols: k,
+        };
+        let weight = CpuMatrix::load(&MatrixSource { shard, ..MatrixSource::plain(storage) }).unwrap();
+        Linear::<CpuBackend> { weight, bias: None }
+    };
+    let columns = |range: std::ops::Range<usize>| -> Vec<f32> {
+        x.chunks_exact(k).flat_map(|row| row[range.clone()].to_vec()).collect()
+    };
+    let mut cpu = backend(Level::Portable, 1);
+    let mut sum = CpuBuffer::from_f32(&before, m, n).unwrap();
+    for range in [0..40, 40..k] {
+        let input = CpuBuffer::from_f32(&columns(range.clone()), m, range.len()).unwrap();
+        let mut partial = CpuBuffer::default();
+        cpu.product(&input, &part(Shard::Columns(range)), &mut partial).unwrap();
+        cpu.add(&partial, &mut sum).unwrap();
+    }
+    let mut whole = CpuBuffer::from_f32(&before, m, n).unwrap();
+    let mut scratch = CpuBuffer::default();
+    let input = CpuBuffer::from_f32(&x, m, k).unwrap();
+    cpu.reduce_add(&input, &part(Shard::Whole), &mut scratch, &mut whole).unwrap();
+    assert_eq!(scratch.rows(), 0, "one device adds in one operation");
+    for (a, b) in sum.as_slice().iter().zip(whole.as_slice()) {
+        assert!((a - b).abs() < 1e-4, "{a} and {b}");
+    }
+    assert!(cpu.add(&scratch, &mut whole).is_err());
 }
