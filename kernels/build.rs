@@ -1,11 +1,14 @@
-//! The kernels as fatbins, where these are there or nvcc is.
+//! The kernels as fatbins, if they are compiled already or nvcc is found; and their launch shapes.
 
 #[path = "build/fatbins.rs"]
 mod fatbins;
+#[path = "build/shapes.rs"]
+mod shapes;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=build");
+    shapes::export();
     fatbins::embed();
 }
 

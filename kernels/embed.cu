@@ -2,7 +2,7 @@
 
 using namespace cleave;
 
-// Grid: rows. Block: 128 threads suit. No shared memory.
+// Grid: rows. Block: embed_threads suit. No shared memory.
 #define EMBED(W)                                                                                                       \
     extern "C" __global__ void embed_##W(const W *table, const uint32_t *tokens, float *out, uint32_t rows,            \
                                          uint32_t hidden)                                                              \

@@ -2,10 +2,9 @@
 
 using namespace cleave;
 
-// y[m, n] (+)= x[m, k] · w[n, k]ᵀ + bias for m of 1 to 8, see Product. Block: 256. bf16, f16: grid x = n / 16, rounded up,
-// 4096 bytes of shared memory; float: n / 8, none.
+// y[m, n] (+)= x[m, k] · w[n, k]ᵀ + bias for m of 1 to gemv_rows, see Product and gemv.cuh.
 #define GEMV(T, O)                                                                                                     \
-    extern "C" __global__ void __launch_bounds__(256, 2)                                                               \
+    extern "C" __global__ void __launch_bounds__(gemv_threads, 2)                                                               \
         gemv_##T##_##O(O *y, uint32_t y_stride, const T *x, uint32_t x_stride, const T *w, const float *bias,          \
                        uint32_t m, uint32_t n, uint32_t k, uint32_t accumulate)                                        \
     {                                                                                                                  \
@@ -13,9 +12,9 @@ using namespace cleave;
     }                                                                                                                  \
     CLEAVE_ENTRY(gemv_##T##_##O)
 
-// y[m, n] = silu(x · gateᵀ) * (x · upᵀ), both [n, k], else as gemv_; bf16, f16: 8192 bytes of shared memory.
+// y[m, n] = silu(x · gateᵀ) * (x · upᵀ), both [n, k], else as gemv_; shared memory for two matrices.
 #define GEMV_SILU(T)                                                                                                   \
-    extern "C" __global__ void __launch_bounds__(256, 2)                                                               \
+    extern "C" __global__ void __launch_bounds__(gemv_threads, 2)                                                               \
         gemv_silu_##T(T *y, uint32_t y_stride, const T *x, uint32_t x_stride, const T *gate, const T *up, uint32_t m,  \
                       uint32_t n, uint32_t k)                                                                          \
     {                                                                                                                  \

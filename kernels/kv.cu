@@ -2,7 +2,7 @@
 
 using namespace cleave;
 
-// Any grid and block: (block_bytes / 16 / block size / 4, count) is a thread for each four words. No shared memory.
+// Any grid and block: (block_bytes / 16 / block size / kv_copy_ahead, count) is a thread for each four words. No shared memory.
 extern "C" __global__ void kv_copy(unsigned char *to, const uint32_t *to_ids, const unsigned char *from,
                                    const uint32_t *from_ids, uint64_t block_bytes, uint32_t count)
 {
@@ -26,7 +26,7 @@ extern "C" __global__ void kv_scatter(unsigned char *slab, const uint32_t *ids, 
 }
 CLEAVE_ENTRY(kv_scatter)
 
-// Any grid; block: a multiple of 32 threads, 128 suit. (tokens * lanes / block size, 2 * layers * kv_heads) is a row for
+// Any grid; block: a multiple of 32 threads, kv_convert_threads suit. (tokens * lanes / block size, 2 * layers * kv_heads) is a row for
 // each of the threads' groups, with lanes = ceil(head_dim / 4) rounded up to a power of two, at most 32. No shared memory.
 #define KV_CONVERT(From, from_name, To, to_name)                                                                       \
     extern "C" __global__ void kv_convert_##from_name##_##to_name(                                                     \

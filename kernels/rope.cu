@@ -2,7 +2,7 @@
 
 using namespace cleave;
 
-// Block: 128 threads suit. Grid: rows * (heads + 2 * kv_heads) * lanes / block size, rounded up, with lanes =
+// Block: rope_threads suit. Grid: rows * (heads + 2 * kv_heads) * lanes / block size, rounded up, with lanes =
 // ceil(head_dim / 8) rounded up to a power of two. No shared memory.
 #define ROPE_STORE(T, K, k_name)                                                                                       \
     extern "C" __global__ void rope_store_##T##_##k_name(                                                              \

@@ -5,6 +5,8 @@
 
 namespace cleave {
 
+constexpr int activation_threads = 256;
+
 // `gate` and `up`: [rows, columns], rows `gate_stride` and `up_stride` elements apart. A thread for each element of a
 // row's 16-byte pieces; columns and strides are multiples of 16 / sizeof(T).
 template <class T>

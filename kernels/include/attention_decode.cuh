@@ -82,6 +82,8 @@ struct DecodeShared {
     float most[4][decode_heads], sum[4][decode_heads];
     alignas(16) float share[2][4][decode_heads][decode_row];
 };
+constexpr int decode_shared = 39424;
+static_assert(sizeof(DecodeShared) == decode_shared, "shared memory of attention_decode");
 
 // s[step][tile]: scores of the tokens 16 step + 8 tile + (2t, 2t + 1), heads g and g + 8.
 template <class T, class K, int D>
@@ -144,7 +146,7 @@ __device__ __forceinline__ void decode_values(float (&share)[decode_heads][decod
             share[g + i / 2 * 8][N * (2 * t + i % 2) + j] = acc[j][i] * factor;
 }
 
-// Threads: decode_threads. Shared: sizeof(DecodeShared), 39424 bytes. See DecodeItem for the grid, DecodeWork for the list.
+// Threads: decode_threads. Shared: decode_shared. See DecodeItem for the grid, DecodeWork for the list.
 // `sums`: [slots, heads, D], `weights`: [slots, heads, 2]; 16-byte aligned. Scores and int8's scales are in float, weights
 // are rounded to T.
 template <class T, class K, int D>
@@ -256,7 +258,9 @@ __device__ void attention_decode(const Attention<T> &in, const DecodeWork *list,
     }
 }
 
-// Threads: decode_threads. Grid: [capacity of the list, heads]. Shared: (5 * decode_threads + 4) floats.
+constexpr int merge_shared = (5 * decode_threads + 4) * 4;
+
+// Threads: decode_threads. Grid: [capacity of the list, heads]. Shared: merge_shared.
 // out = sum of pieces, each by 2^(its largest score - the largest of all), over the likewise weighted sum of weights. Groups
 // of D / 4 threads take every groups-th piece, in ascending order, and the groups' sums are added in ascending order.
 template <class T, int D>

@@ -16,11 +16,14 @@ template <int D> struct DecodeFloatShared {
     alignas(16) float share[decode_threads][4][4]; // of four heads
 };
 
-// As attention_decode of the other types, but for shared: sizeof(DecodeFloatShared<D>), 32896 + 64 D bytes.
+template <int D> constexpr int decode_float_shared = 32896 + 64 * D;
+
+// As attention_decode of the other types, but for shared: decode_float_shared<D>.
 template <class K, int D>
 __device__ void attention_decode_float(const Attention<float> &in, const DecodeWork *list, const uint32_t *count, float *sums,
                                        float *weights)
 {
+    static_assert(sizeof(DecodeFloatShared<D>) == decode_float_shared<D>, "shared memory of attention_decode_float");
     if (blockIdx.x >= *count)
         return;
     const DecodeItem item(in, list);

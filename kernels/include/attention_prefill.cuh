@@ -7,12 +7,15 @@
 namespace cleave {
 
 constexpr int prefill_threads = 128;
+template <int D> constexpr int prefill_rows = D <= 128 ? 128 : 64;
+template <int D> constexpr int prefill_tokens = D <= 80 ? 64 : D <= 128 ? 48 : 32;
+template <int D> constexpr int prefill_shared = (prefill_rows<D> + 2 * prefill_tokens<D>) * (D + 8) * 2 + 2 * prefill_tokens<D> * 16;
 
 // A tile: `rows` of pairs (query row, head), a row's heads of a group next to each other; `tokens` of K and V at a time,
 // at multiples of `tokens`, wherever the rows begin: a row's result does not depend on what it is batched with. Rows in
 // shared memory are 16 bytes further apart than they need: then neither ldmatrix nor copies meet in a bank.
 template <class T, int D> struct PrefillShared {
-    static constexpr int rows = D <= 128 ? 128 : 64, tokens = D <= 80 ? 64 : D <= 128 ? 48 : 32, stride = D + 8;
+    static constexpr int rows = prefill_rows<D>, tokens = prefill_tokens<D>, stride = D + 8;
     T q[rows][stride]; // in the end the results
     T k[tokens][stride], v[tokens][stride];
     Place places[2][tokens]; // of a tile and of the next: even ones and odd ones
@@ -127,7 +130,7 @@ __device__ __forceinline__ void prefill_softmax(float (&s)[N][4], float (&o)[O][
 }
 
 // A tile takes Shared::rows / group query rows, at least one; group is heads / kv_heads. Grid: [capacity of the list,
-// kv_heads * ceil(group / Shared::rows)]. Threads: prefill_threads. Shared: sizeof(PrefillShared<T, D>). Weights, and what
+// kv_heads * ceil(group / Shared::rows)]. Threads: prefill_threads. Shared: prefill_shared<D>. Weights, and what
 // int8 stands for, are rounded to T. That a row's result depends on no row behind it takes V without NaN and infinity: those
 // that it does not attend to are multiplied by 0.
 template <class T, class K, int D>
@@ -136,6 +139,7 @@ __device__ __forceinline__ void attention_prefill(const Attention<T> &in, const 
     if (blockIdx.x >= *count)
         return;
     using Shared = PrefillShared<T, D>;
+    static_assert(sizeof(Shared) == prefill_shared<D>, "shared memory of attention_prefill");
     constexpr int parts = Shared::rows / 64; // sixteens of rows that a warp has
     constexpr int tokens = Shared::tokens, score_tiles = tokens / 8, out_tiles = D / 8;
     Shared &shared = *reinterpret_cast<Shared *>(shared_memory());

@@ -5,6 +5,8 @@
 
 namespace cleave {
 
+constexpr int embed_threads = 128;
+
 // out[row] = table[tokens[row]]. table: [vocabulary, hidden], out: [rows, hidden], both aligned to 16 bytes; every token
 // is one of the table's. A block for each row, of any number of threads.
 template <class W>

@@ -139,12 +139,34 @@ template <class Tile, class T, class O> __device__ void gemm_mma(const Product<T
 using WideTile = MmaTile<128, 128, 32, 2, 4, 4>;
 using FlatTile = MmaTile<64, 32, 64, 2, 2, 6>;
 
-// float on CUDA cores, tiles of 64 × 64, 16 of k at a time. Block: 256. Shared: 30720 bytes. Over k one after the other.
+constexpr int gemm_rows = 128;
+constexpr int gemm_columns = 128;
+constexpr int gemm_threads = 256;
+constexpr int gemm_shared = 65536;
+static_assert(WideTile::m == gemm_rows && WideTile::n == gemm_columns && WideTile::threads == gemm_threads &&
+                  WideTile::shared_bytes == gemm_shared,
+              "launch shape of gemm_");
+constexpr int gemm_flat_rows = 64;
+constexpr int gemm_flat_columns = 32;
+constexpr int gemm_flat_threads = 128;
+constexpr int gemm_flat_shared = 73728;
+static_assert(FlatTile::m == gemm_flat_rows && FlatTile::n == gemm_flat_columns && FlatTile::threads == gemm_flat_threads &&
+                  FlatTile::shared_bytes == gemm_flat_shared,
+              "launch shape of gemm_flat_");
+
+// float on CUDA cores, 16 of k at a time, one after the other.
 struct FloatTile {
     static constexpr int m = 64, n = 64, k = 16, stages = 3, threads = 256;
     static constexpr int row = k + 4; // 16 bytes more: eight rows' 16 bytes lie in different banks
     static constexpr int shared_bytes = stages * (m + n) * row * int(sizeof(float));
 };
+constexpr int gemm_float_rows = 64;
+constexpr int gemm_float_columns = 64;
+constexpr int gemm_float_threads = 256;
+constexpr int gemm_float_shared = 30720;
+static_assert(FloatTile::m == gemm_float_rows && FloatTile::n == gemm_float_columns &&
+                  FloatTile::threads == gemm_float_threads && FloatTile::shared_bytes == gemm_float_shared,
+              "launch shape of gemm_float_float");
 
 __device__ inline void gemm_float(const Product<float, float> &product)
 {

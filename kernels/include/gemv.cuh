@@ -6,8 +6,14 @@
 
 namespace cleave {
 
-// Grid: x = n / 16, rounded up. Block: 256. Shared: Matrices * 4096 bytes. Elements of 16 bits, k a multiple of 8, m at
-// most 8. `finish(row, column, sums)` gets what each of the `w`, all [n, k], gives.
+constexpr int gemv_rows = 8; // of x, at most
+constexpr int gemv_threads = 256;
+constexpr int gemv_outputs = 16; // of a block
+constexpr int gemv_shared = 4096; // for each matrix
+constexpr int gemv_float_outputs = 8;
+
+// Grid: x = n / gemv_outputs, rounded up. Block: gemv_threads. Shared: Matrices * gemv_shared. Elements of 16 bits, k a
+// multiple of 8, m at most gemv_rows. `finish(row, column, sums)` gets what each of the `w`, all [n, k], gives.
 //
 // A block has 16 rows of W and goes over k in pieces of 64 for each warp. The tensor cores take 16 rows of W as their a
 // and the rows of x as their b, eight at any m, so arithmetic costs nothing beside the loads. A k of theirs is any k as
@@ -22,8 +28,10 @@ __device__ void gemv_mma(const T *const (&w)[Matrices], const T *x, uint32_t x_s
         uint32_t w[Matrices][2][2][4], x[2][4]; // [rows g and g + 8][half of the piece][8 elements]
     };
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
-    const uint32_t row = blockIdx.x * 16 + g;
-    if (blockIdx.x * 16 >= n || m == 0)
+    static_assert(gemv_outputs == 16 && gemv_threads == 32 * Warps && gemv_shared == Warps * gemv_rows * gemv_outputs * 4,
+                  "the fragments of a warp");
+    const uint32_t row = blockIdx.x * gemv_outputs + g;
+    if (blockIdx.x * gemv_outputs >= n || m == 0)
         return;
 
     const auto load = [&](uint32_t from, Loaded &out) {
@@ -95,14 +103,14 @@ __device__ void gemv_mma(const T *const (&w)[Matrices], const T *x, uint32_t x_s
     finish(of_x, column, total);
 }
 
-// The same for float on CUDA cores. Grid: x = n / 8, rounded up. Block: 256. No shared memory. k a multiple of 4. A warp
+// The same for float on CUDA cores. Grid: x = n / gemv_float_outputs, rounded up. Block: gemv_threads. No shared memory. k a multiple of 4. A warp
 // has a row of each W, four elements of 128 at a time to a lane.
 template <int Matrices, class Finish>
 __device__ void gemv_float(const float *const (&w)[Matrices], const float *x, uint32_t x_stride, uint32_t m, uint32_t n,
                            uint32_t k, Finish finish)
 {
     using Vec = vec<float>;
-    const uint32_t lane = threadIdx.x % 32, column = blockIdx.x * 8 + threadIdx.x / 32;
+    const uint32_t lane = threadIdx.x % 32, column = blockIdx.x * gemv_float_outputs + threadIdx.x / 32;
     if (column >= n)
         return;
     float sums[Matrices][8] = {};

@@ -7,10 +7,14 @@
 
 namespace cleave {
 
+constexpr int kv_copy_threads = 256;
+constexpr int kv_copy_ahead = 4; // loads under way
+constexpr int kv_convert_threads = 128;
+
 // Words of one block to another; threads of all blocks of the grid's x.
 template <class Word> __device__ inline void copy_words(unsigned char *to, const unsigned char *from, uint64_t bytes)
 {
-    constexpr int ahead = 4; // loads under way
+    constexpr int ahead = kv_copy_ahead;
     const uint64_t words = bytes / sizeof(Word), step = uint64_t(gridDim.x) * blockDim.x;
     const Word *source = reinterpret_cast<const Word *>(from);
     Word *target = reinterpret_cast<Word *>(to);

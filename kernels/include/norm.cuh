@@ -9,6 +9,7 @@ namespace cleave {
 // aligned to 16 bytes, as is weight; rows of a multiple of four elements go four at a time. out may be x where T is float
 // and row_ids is null. A block for each row of out; a float of shared memory for each warp. The sum's order is that of the
 // block's size: the host takes one by `hidden` alone.
+template <int D> constexpr int norm_threads = D >= 4096 ? 512 : 256; // for rows of D
 template <class T>
 __device__ void rms_norm(const float *x, const uint32_t *row_ids, const float *weight, T *out, uint32_t rows,
                          uint32_t hidden, float eps)

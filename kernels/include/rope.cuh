@@ -7,6 +7,7 @@
 
 namespace cleave {
 
+constexpr int rope_threads = 128;
 constexpr uint32_t padding_slot = 0xffffffffu; // of a row that is none
 
 // Stores four elements each of the two halves of a row, the halves `half` elements apart, as token `token` of a stripe;

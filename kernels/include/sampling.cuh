@@ -83,7 +83,11 @@ __device__ inline uint32_t draw(const Sampling &sampling, const SamplingRow &p, 
     return sampling.pick(kept, [&](Weight total) { return __umul64hi(random, total); });
 }
 
-// Grid: a block for each of `rows`. Block: a multiple of 32, 1024 for large vocabularies. Shared: sizeof(SamplingMemory).
+constexpr int sampling_threads = 1024;
+constexpr int sampling_shared = 33304;
+static_assert(sizeof(SamplingMemory) == sampling_shared, "shared memory of sample");
+
+// Grid: a block for each of `rows`. Block: a multiple of 32, sampling_threads for large vocabularies. Shared: sampling_shared.
 // `logits`: [.., vocab], rows `stride` apart; those sampled from are overwritten where lists say so. vocab is at most 2^22.
 __device__ inline void sample(float *logits, uint32_t stride, uint32_t vocab, const SamplingRow *rows,
                               const SamplingLists &lists, uint32_t *tokens, uint32_t *status)

@@ -16,3 +16,10 @@ pub static FATBINS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/fatbi
 
 /// Every kernel, and the name of the source in [`FATBINS`] that has it; as ptxas listed them. Empty where those are.
 pub static ENTRIES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/entries.rs"));
+
+/// Launch shapes: threads, tiles and shared memory of each kernel. They are defined once, in `include/*.cuh` next to the
+/// kernels; `build/shapes.rs` reads them from there.
+pub mod shapes {
+    #![allow(non_snake_case)]
+    include!(concat!(env!("OUT_DIR"), "/shapes.rs"));
+}

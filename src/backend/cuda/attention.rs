@@ -15,18 +15,13 @@ use crate::backend::{AttentionArgs, Batch, BlockStore, KvGeometry, SeqSpan};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::Dtype;
+use cleave_kernels::shapes;
 use std::sync::Arc;
 
-/// Positions in a piece of a row's context: decode_split of kernels/include/layout.cuh.
-pub(super) const SPLIT: u32 = 256;
+/// Positions in a piece of a row's context.
+pub(super) const SPLIT: u32 = shapes::DECODE_SPLIT;
 /// A piece that is all of its row's context: what comes out of it needs no merging.
-const NO_SLOT: u32 = u32::MAX;
-/// Query heads that a block of attention_decode takes.
-const DECODE_HEADS: u32 = 16;
-const THREADS: u32 = 128;
-/// Head sizes that there are kernels for: FOR_HEAD_SIZES of kernels/include/attention_entries.cuh.
-const HEAD_SIZES: [u32; 7] = [16, 32, 64, 80, 96, 128, 256];
-
+const NO_SLOT: u32 = shapes::NO_SLOT;
 /// The work of a step's attention, for layers with one window.
 #[derive(Clone, Copy, Debug, Default)]
 struct Work {
@@ -82,8 +77,8 @@ struct Kernel {
 
 /// UNSUPPORTED where there is no kernel.
 pub(super) fn check(geometry: &KvGeometry) -> Result<()> {
-    if !HEAD_SIZES.contains(&geometry.head_dim) {
-        bail!(Unsupported, "heads of {} on a CUDA device: expected one of {HEAD_SIZES:?}", geometry.head_dim);
+    if !shapes::HEAD_SIZES.contains(&geometry.head_dim) {
+        bail!(Unsupported, "heads of {} on a CUDA device: expected one of {:?}", geometry.head_dim, shapes::HEAD_SIZES);
     }
     Ok(())
 }
@@ -96,27 +91,21 @@ impl Plan {
         windows.sort_unstable();
         windows.dedup();
         let (size, stored, head) = (named!(element, ""), stored(kv.dtype), kv.head_dim);
-        let tile = if head <= 128 { 128 } else { 64 };
-        let tokens = match head {
-            ..=80 => 64,
-            81..=128 => 48,
-            _ => 32,
-        };
         let same = size == stored || kv.dtype == Dtype::I8;
         let prefill = (element != Element::F32 && same).then(|| Kernel {
             name: format!("attention_prefill_{size}_{stored}_{head}"),
-            shared: prefill_shared(head, tile, tokens),
+            shared: shapes::prefill_shared(head),
         });
         Ok(Plan {
             works: vec![Work::default(); windows.len()],
             windows,
             decode: Kernel {
                 name: format!("attention_decode_{size}_{stored}_{head}"),
-                shared: if element == Element::F32 { decode_float_shared(head) } else { DECODE_SHARED },
+                shared: if element == Element::F32 { shapes::decode_float_shared(head) } else { shapes::DECODE_SHARED },
             },
-            merge: Kernel { name: format!("attention_merge_{size}_{head}"), shared: (THREADS * 5 + 4) * 4 },
+            merge: Kernel { name: format!("attention_merge_{size}_{head}"), shared: shapes::MERGE_SHARED },
             prefill,
-            tile,
+            tile: shapes::prefill_rows(head),
             sums: None,
             weights: None,
         })
@@ -190,21 +179,21 @@ impl Plan {
             arg(&out_at),
             arg(&out.cols),
         ];
-        let launch = |kernel: &Kernel, of: List, blocks: u32, more: &[*mut std::ffi::c_void]| {
+        let launch = |kernel: &Kernel, threads: u32, of: List, blocks: u32, more: &[*mut std::ffi::c_void]| {
             let (list, count) = (step.address(of.list), step.address(of.count));
             let mut arguments = [&inputs[..], &[arg(&list), arg(&count)], more].concat();
-            let shape = Shape { grid: [of.most, blocks, 1], threads: THREADS, shared: kernel.shared };
+            let shape = Shape { grid: [of.most, blocks, 1], threads, shared: kernel.shared };
             stream.launch(&kernel.name, shape, &mut arguments)
         };
-        let blocks = geometry.kv_heads * group.div_ceil(DECODE_HEADS);
-        launch(&self.decode, work.pieces, blocks, &[arg(&sums), arg(&weights)])?;
+        let blocks = geometry.kv_heads * group.div_ceil(shapes::DECODE_HEADS);
+        launch(&self.decode, shapes::DECODE_THREADS, work.pieces, blocks, &[arg(&sums), arg(&weights)])?;
         if let Some(prefill) = &self.prefill {
-            launch(prefill, work.tiles, geometry.kv_heads * group.div_ceil(self.tile), &[])?;
+            launch(prefill, shapes::PREFILL_THREADS, work.tiles, geometry.kv_heads * group.div_ceil(self.tile), &[])?;
         }
         let (list, count) = (step.address(work.merges.list), step.address(work.merges.count));
         stream.launch(
             &self.merge.name,
-            Shape { grid: [work.merges.most, heads, 1], threads: THREADS, shared: self.merge.shared },
+            Shape { grid: [work.merges.most, heads, 1], threads: shapes::DECODE_THREADS, shared: self.merge.shared },
             &mut [arg(&out_at), arg(&out.cols), arg(&heads), arg(&list), arg(&count), arg(&sums), arg(&weights)],
         )
     }
@@ -218,19 +207,6 @@ fn grow(memory: &mut Option<Allocation>, device: &Arc<Device>, bytes: usize) -> 
         *memory = Some(Allocation::new(device, bytes.next_power_of_two())?);
     }
     Ok(grows)
-}
-
-/// sizeof(DecodeShared)
-const DECODE_SHARED: u32 = 39424;
-
-/// sizeof(DecodeFloatShared<head>)
-fn decode_float_shared(head: u32) -> u32 {
-    32896 + 64 * head
-}
-
-/// sizeof(PrefillShared<T, head>)
-fn prefill_shared(head: u32, rows: u32, tokens: u32) -> u32 {
-    (rows + 2 * tokens) * (head + 8) * 2 + 2 * tokens * 16
 }
 
 /// How kernels' names have a type of KV.

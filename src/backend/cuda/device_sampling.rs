@@ -8,10 +8,8 @@ use super::tensors::CudaBuffer;
 use crate::backend::{DeviceSample, DeviceSamplingBatch, DeviceSamplingRow};
 use crate::bail;
 use crate::error::Result;
+use cleave_kernels::shapes::{SAMPLING_SHARED, SAMPLING_THREADS};
 use std::sync::Arc;
-
-/// sizeof(SamplingMemory) of kernels/include/sampling.cuh.
-const SHARED: u32 = 33304;
 
 pub(super) struct DeviceSampler {
     packed: Packed,
@@ -57,10 +55,10 @@ impl DeviceSampler {
         let masked = self.packed.push(draws.masked.iter().copied(), 0);
         self.packed.send(device, stream)?;
         let vocab = logits.cols;
-        let threads = vocab.div_ceil(32).clamp(1, 32) * 32;
+        let threads = (vocab.div_ceil(32).max(1) * 32).min(SAMPLING_THREADS);
         stream.launch(
             "sample_float",
-            Shape { grid: [n as u32, 1, 1], threads, shared: SHARED },
+            Shape { grid: [n as u32, 1, 1], threads, shared: SAMPLING_SHARED },
             &mut [
                 arg(&logits.address()),
                 arg(&logits.cols),

@@ -7,13 +7,10 @@ use super::stream::{Shape, arg};
 use crate::backend::{BlockId, ForeignBlocks, KvGeometry};
 use crate::error::Result;
 use crate::tensor::Dtype;
+use cleave_kernels::shapes::{KV_CONVERT_THREADS, KV_COPY_AHEAD, KV_COPY_THREADS};
 use cudarc::driver::sys;
 use std::ops::Range;
 use std::sync::Arc;
-
-/// Threads of a block of the copying kernels, and words of 16 bytes that each takes.
-const THREADS: u32 = 256;
-const AHEAD: usize = 4;
 
 impl CudaPool {
     /// Copies blocks `from` of another pool into blocks `to` of this one, and waits.
@@ -39,12 +36,12 @@ impl CudaPool {
         let ids = transfers.send_ids(device, &[to, from])?;
         let (to_ids, from_ids) = (ids, ids + 4 * to.len() as u64);
         let (block_bytes, count) = (self.block_bytes as u64, from.len() as u32);
-        let across = Shape::over(self.block_bytes.div_ceil(16 * AHEAD), THREADS).grid[0];
+        let across = Shape::over(self.block_bytes.div_ceil(16 * KV_COPY_AHEAD as usize), KV_COPY_THREADS).grid[0];
         // Enough blocks to fill the device; each goes on until its share is done.
         let most = device.multiprocessors * 8;
         let shape = Shape {
             grid: [across.min(most), count.min(most.div_ceil(across.min(most))), 1],
-            threads: THREADS,
+            threads: KV_COPY_THREADS,
             shared: 0,
         };
         transfers.stream.launch(
@@ -123,11 +120,11 @@ impl CudaPool {
         let kernel = format!("kv_convert_{}_{}", name(from.dtype), name(to.dtype));
         let (from_layout, to_layout) = (KvLayout::of_single(from)?, KvLayout::of(to)?);
         let lanes = (from.head_dim.div_ceil(4)).next_power_of_two().min(32);
-        let across = (tokens.len() as u32 * lanes).div_ceil(128).clamp(1, 64);
+        let across = (tokens.len() as u32 * lanes).div_ceil(KV_CONVERT_THREADS).clamp(1, 64);
         let stripes = (2 * from.layers * from.kv_heads).min(65535);
         transfers.stream.launch(
             &kernel,
-            Shape { grid: [across, stripes, 1], threads: 128, shared: 0 },
+            Shape { grid: [across, stripes, 1], threads: KV_CONVERT_THREADS, shared: 0 },
             &mut [
                 arg(&source),
                 arg(&ids),

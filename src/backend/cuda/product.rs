@@ -8,9 +8,8 @@ use super::tensors::{CudaBuffer, CudaProjections};
 use crate::backend::Linear;
 use crate::bail;
 use crate::error::Result;
+use cleave_kernels::shapes;
 
-/// Up to so many rows a product is bound by reading the weights once.
-const GEMV_ROWS: u32 = 8;
 /// Up to so many rows small tiles fill the device better than large ones.
 const FLAT_ROWS: u32 = 64;
 
@@ -36,7 +35,7 @@ pub(super) fn run(
         Some(bias) if !to_float => bias.rounded(),
         _ => Some(bias),
     };
-    if let (Some(blas), Some(bias)) = (blas.filter(|_| m > GEMV_ROWS && element != Element::F32), of_y) {
+    if let (Some(blas), Some(bias)) = (blas.filter(|_| m > shapes::GEMV_ROWS && element != Element::F32), of_y) {
         let product = Product { m, n, k, x_stride: x.stride, element, to_float, bias: bias != 0 };
         let at = Matrices { x: x.address(), w: weight.address(), y: out.address(), bias };
         moved = blas.make_room()?;
@@ -66,7 +65,7 @@ pub(super) fn run(
 
 /// Whether [`gated`] does these.
 pub(super) fn is_gated(rows: u32, projections: &CudaProjections) -> bool {
-    rows <= GEMV_ROWS && projections.linear.bias.is_none()
+    rows <= shapes::GEMV_ROWS && projections.linear.bias.is_none()
 }
 
 /// `out = silu(gate(x)) * up(x)` in one go, for few rows; `out` has its shape and type already.
@@ -104,7 +103,7 @@ pub(super) fn gated(
 
 fn choose(element: Element, to_float: bool, m: u32, n: u32) -> (&'static str, Shape) {
     let half = element != Element::F32;
-    if m <= GEMV_ROWS {
+    if m <= shapes::GEMV_ROWS {
         let kernel = match to_float {
             true => named!(element, "gemv_", "_float"),
             false => match element {
@@ -113,12 +112,14 @@ fn choose(element: Element, to_float: bool, m: u32, n: u32) -> (&'static str, Sh
                 Element::Bf16 => "gemv_bf16_bf16",
             },
         };
-        let outputs = if half { 16 } else { 8 };
-        let shared = if half { 4096 } else { 0 };
-        return (kernel, Shape { grid: [n.div_ceil(outputs), 1, 1], threads: 256, shared });
+        let outputs = if half { shapes::GEMV_OUTPUTS } else { shapes::GEMV_FLOAT_OUTPUTS };
+        let shared = if half { shapes::GEMV_SHARED } else { 0 };
+        return (kernel, Shape { grid: [n.div_ceil(outputs), 1, 1], threads: shapes::GEMV_THREADS, shared });
     }
     if !half {
-        return ("gemm_float_float", Shape { grid: [m.div_ceil(64), n.div_ceil(64), 1], threads: 256, shared: 30720 });
+        let tiles = [m.div_ceil(shapes::GEMM_FLOAT_ROWS), n.div_ceil(shapes::GEMM_FLOAT_COLUMNS), 1];
+        let (threads, shared) = (shapes::GEMM_FLOAT_THREADS, shapes::GEMM_FLOAT_SHARED);
+        return ("gemm_float_float", Shape { grid: tiles, threads, shared });
     }
     if m <= FLAT_ROWS {
         let kernel = match (element, to_float) {
@@ -126,12 +127,15 @@ fn choose(element: Element, to_float: bool, m: u32, n: u32) -> (&'static str, Sh
             (Element::F16, false) => "gemm_flat_f16_f16",
             (_, false) => "gemm_flat_bf16_bf16",
         };
-        return (kernel, Shape { grid: [m.div_ceil(64), n.div_ceil(32), 1], threads: 128, shared: 73728 });
+        let tiles = [m.div_ceil(shapes::GEMM_FLAT_ROWS), n.div_ceil(shapes::GEMM_FLAT_COLUMNS), 1];
+        let (threads, shared) = (shapes::GEMM_FLAT_THREADS, shapes::GEMM_FLAT_SHARED);
+        return (kernel, Shape { grid: tiles, threads, shared });
     }
     let kernel = match (element, to_float) {
         (_, true) => named!(element, "gemm_", "_float"),
         (Element::F16, false) => "gemm_f16_f16",
         (_, false) => "gemm_bf16_bf16",
     };
-    (kernel, Shape { grid: [m.div_ceil(128), n.div_ceil(128), 1], threads: 256, shared: 65536 })
+    let tiles = [m.div_ceil(shapes::GEMM_ROWS), n.div_ceil(shapes::GEMM_COLUMNS), 1];
+    (kernel, Shape { grid: tiles, threads: shapes::GEMM_THREADS, shared: shapes::GEMM_SHARED })
 }

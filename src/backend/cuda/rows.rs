@@ -7,13 +7,14 @@ use crate::backend::{AttentionArgs, BlockStore};
 use crate::bail;
 use crate::error::Result;
 use crate::tensor::Dtype;
+use cleave_kernels::shapes;
 
 impl CudaBackend {
     /// See [`Backend::embed`](crate::backend::Backend::embed); so with the others.
     pub(super) fn run_embed(&mut self, table: &CudaMatrix, tokens: &[u32], out: &mut CudaBuffer) -> Result<()> {
         let (rows, hidden) = (self.step.rows.max(tokens.len() as u32), table.cols);
         self.shape(out, rows, hidden, Element::F32)?;
-        let shape = Shape { grid: [rows, 1, 1], threads: 128, shared: 0 };
+        let shape = Shape { grid: [rows, 1, 1], threads: shapes::EMBED_THREADS, shared: 0 };
         let kernel = named!(table.element, "embed_");
         self.stream.launch(
             kernel,
@@ -45,7 +46,7 @@ impl CudaBackend {
             None => (0, x.rows),
         };
         self.shape(out, n, x.cols, self.element)?;
-        let threads = if x.cols >= 4096 { 512 } else { 256 };
+        let threads = shapes::norm_threads(x.cols);
         let shape = Shape { grid: [n, 1, 1], threads, shared: threads / 32 * 4 };
         self.stream.launch(
             named!(self.element, "rms_norm_"),
@@ -87,7 +88,7 @@ impl CudaBackend {
         let layout = KvLayout::of(geometry)?;
         self.stream.launch(
             kernel,
-            Shape::over(items, 128),
+            Shape::over(items, shapes::ROPE_THREADS),
             &mut [
                 arg(&q.address()),
                 arg(&q.stride),
@@ -116,7 +117,7 @@ impl CudaBackend {
         let elements = x.rows * x.cols;
         self.stream.launch(
             "add_float",
-            Shape::over(elements as usize, 256),
+            Shape::over(elements as usize, shapes::ACTIVATION_THREADS),
             &mut [arg(&residual.address()), arg(&x.address()), arg(&elements)],
         )
     }
@@ -127,7 +128,7 @@ impl CudaBackend {
         let pieces = gate.rows as usize * gate.cols as usize * self.element.size() / 16;
         self.stream.launch(
             named!(self.element, "silu_mul_"),
-            Shape::over(pieces, 256),
+            Shape::over(pieces, shapes::ACTIVATION_THREADS),
             &mut [
                 arg(&gate.address()),
                 arg(&gate.stride),

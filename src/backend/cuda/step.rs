@@ -5,13 +5,14 @@ use super::memory::{Allocation, PinnedMemory};
 use super::stream::Stream;
 use crate::backend::{Batch, RopeRows};
 use crate::error::Result;
+use cleave_kernels::shapes;
 use std::sync::Arc;
 
 /// Arrays of words are aligned to 16 bytes each.
 const ALIGN: usize = 4;
 
 /// Of a row that is there to fill up the batch: its K and V are stored nowhere.
-const NO_SLOT: u32 = u32::MAX;
+const NO_SLOT: u32 = shapes::PADDING_SLOT;
 
 /// How much a step has room for, on the device and in the grids of its kernels. Batches with the same room run the same
 /// kernels with the same arguments.

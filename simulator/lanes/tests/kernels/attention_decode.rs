@@ -1,17 +1,11 @@
 use crate::attention_common::{Batch, Kv, Shape, first_in_window};
 use crate::common::{BOTH, Element, Random, arg, assert_close, launch};
+use cleave_kernels::shapes;
 use half::{bf16, f16};
 use simulated_kernels::Lanes;
 
-const SPLIT: u32 = 256;
-const NO_SLOT: u32 = u32::MAX;
-/// sizeof(DecodeShared)
-const SHARED: usize = SPLIT as usize * (8 + 8) + 2 * 4 * 16 * 4 + 2 * 4 * 16 * 68 * 4;
-
-/// sizeof(DecodeFloatShared<D>)
-fn float_shared(head_dim: usize) -> usize {
-    SPLIT as usize * (8 + 8) + 16 * head_dim * 4 + SPLIT as usize * 20 * 4 + 2 * 16 * 4 + 128 * 16 * 4
-}
+const SPLIT: u32 = shapes::DECODE_SPLIT;
+const NO_SLOT: u32 = shapes::NO_SLOT;
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +59,10 @@ fn run<T: Element, K: Kv>(batch: &Batch<T>, lanes: Lanes, wanted: impl Fn(u32) -
     work.push(Work { row: u32::MAX, span: u32::MAX, first: u32::MAX, slot: u32::MAX });
     merges.push(Merge { row: u32::MAX, slot: u32::MAX, slots: u32::MAX });
     let tiles = (heads / batch.shape.kv_heads).div_ceil(16);
-    let shared = if T::NAME == "float" { float_shared(dim) } else { SHARED };
+    let shared = match T::NAME {
+        "float" => shapes::decode_float_shared(dim as u32),
+        _ => shapes::DECODE_SHARED,
+    } as usize;
     launch(
         &format!("attention_decode_{}_{}_{dim}", T::NAME, K::NAME),
         [work.len() as u32, batch.shape.kv_heads * tiles, 1],

@@ -1,5 +1,6 @@
 use crate::attention_common::{Batch, Kv, Shape, Span};
 use crate::common::{BOTH, Element, arg, assert_close, launch};
+use cleave_kernels::shapes;
 use half::{bf16, f16};
 use simulated_kernels::Lanes;
 
@@ -10,21 +11,9 @@ struct Work {
     first_row: u32,
 }
 
-/// Rows of pairs (query row, head) in a tile, and tokens: those of PrefillShared.
+/// Rows of pairs (query row, head) in a tile, and tokens.
 fn tile(head_dim: usize) -> (u32, u32) {
-    (
-        if head_dim <= 128 { 128 } else { 64 },
-        match head_dim {
-            ..=80 => 64,
-            81..=128 => 48,
-            _ => 32,
-        },
-    )
-}
-
-fn shared(head_dim: usize) -> usize {
-    let (rows, tokens) = tile(head_dim);
-    (rows + 2 * tokens) as usize * (head_dim + 8) * 2 + 2 * tokens as usize * 16
+    (shapes::prefill_rows(head_dim as u32), shapes::prefill_tokens(head_dim as u32))
 }
 
 /// What comes out, NaN where nothing does. `spans` are the batch's or parts of them.
@@ -46,7 +35,7 @@ fn run<T: Element, K: Kv>(batch: &Batch<T>, spans: &[Span], lanes: Lanes) -> Vec
         &format!("attention_prefill_{}_{}_{dim}", T::NAME, K::NAME),
         [work.len() as u32, batch.shape.kv_heads * group.div_ceil(tile(dim).0), 1],
         128,
-        shared(dim),
+        shapes::prefill_shared(dim as u32) as usize,
         &[
             arg(&batch.q.as_ptr()),
             arg(&batch.q_stride),

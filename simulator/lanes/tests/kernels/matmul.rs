@@ -1,6 +1,7 @@
 //! Matrix products: gemm.cu and gemv.cu.
 
 use crate::common::{BOTH, Element, Random, arg, assert_close, launch};
+use cleave_kernels::shapes;
 use half::{bf16, f16};
 use simulated_kernels::Lanes;
 use std::ptr::null;
@@ -83,8 +84,8 @@ impl<T: Element, O: Element> Product<T, O> {
         y
     }
 
-    fn tiles(&self, m: usize, n: usize) -> [u32; 3] {
-        [self.shape.m.div_ceil(m) as u32, self.shape.n.div_ceil(n) as u32, 1]
+    fn tiles(&self, m: u32, n: u32) -> [u32; 3] {
+        [(self.shape.m as u32).div_ceil(m), (self.shape.n as u32).div_ceil(n), 1]
     }
 }
 
@@ -105,9 +106,23 @@ fn gemm_mma<T: Element, O: Element>() {
         let product = Product::<T, O>::new(shape, 3 + i % 2, &mut random);
         let [wide, flat] = ["gemm", "gemm_flat"].map(|gemm| format!("{gemm}_{}_{}", T::NAME, O::NAME));
         for lanes in BOTH {
-            let found = product.run(&wide, shape.m, product.tiles(128, 128), 256, 65536, lanes);
+            let found = product.run(
+                &wide,
+                shape.m,
+                product.tiles(shapes::GEMM_ROWS, shapes::GEMM_COLUMNS),
+                shapes::GEMM_THREADS,
+                shapes::GEMM_SHARED as usize,
+                lanes,
+            );
             assert_close(&found, &product.expected, product.tolerance, &format!("{wide} {shape:?}"));
-            let same = product.run(&flat, shape.m, product.tiles(64, 32), 128, 73728, lanes);
+            let same = product.run(
+                &flat,
+                shape.m,
+                product.tiles(shapes::GEMM_FLAT_ROWS, shapes::GEMM_FLAT_COLUMNS),
+                shapes::GEMM_FLAT_THREADS,
+                shapes::GEMM_FLAT_SHARED as usize,
+                lanes,
+            );
             assert!(found == same, "{flat} {shape:?} has other bits");
         }
     }
@@ -116,8 +131,8 @@ fn gemm_mma<T: Element, O: Element>() {
     let stride = product.x_stride as usize;
     product.x.copy_within(..stride, 65 * stride);
     let name = format!("gemm_{}_{}", T::NAME, O::NAME);
-    let all = product.run(&name, 66, [2, 2, 1], 256, 65536, Lanes::Ascending);
-    let one = product.run(&name, 1, [2, 2, 1], 256, 65536, Lanes::Ascending);
+    let all = product.run(&name, 66, [2, 2, 1], shapes::GEMM_THREADS, shapes::GEMM_SHARED as usize, Lanes::Ascending);
+    let one = product.run(&name, 1, [2, 2, 1], shapes::GEMM_THREADS, shapes::GEMM_SHARED as usize, Lanes::Ascending);
     assert!(all[..40] == one[..40] && all[65 * 40..] == one[..40]);
     assert!(one[40..] == product.y[40..], "rows beyond m stay as they are");
 }
@@ -136,7 +151,14 @@ fn gemm_of_float() {
     for shape in GEMMS.into_iter().chain([shape(65, 66, 20, true, false), shape(2, 70, 4, true, true)]) {
         let product = Product::<f32, f32>::new(shape, 5, &mut random);
         for lanes in BOTH {
-            let found = product.run("gemm_float_float", shape.m, product.tiles(64, 64), 256, 30720, lanes);
+            let found = product.run(
+                "gemm_float_float",
+                shape.m,
+                product.tiles(shapes::GEMM_FLOAT_ROWS, shapes::GEMM_FLOAT_COLUMNS),
+                shapes::GEMM_FLOAT_THREADS,
+                shapes::GEMM_FLOAT_SHARED as usize,
+                lanes,
+            );
             assert_close(&found, &product.expected, product.tolerance, &format!("gemm_float_float {shape:?}"));
         }
     }
@@ -144,7 +166,10 @@ fn gemm_of_float() {
 
 /// Block size in rows of W, and bytes of shared memory for each W.
 fn gemv_geometry<T: Element>() -> (usize, usize) {
-    if size_of::<T>() == 4 { (8, 0) } else { (16, 4096) }
+    match size_of::<T>() {
+        4 => (shapes::GEMV_FLOAT_OUTPUTS as usize, 0),
+        _ => (shapes::GEMV_OUTPUTS as usize, shapes::GEMV_SHARED as usize),
+    }
 }
 
 fn gemv<T: Element, O: Element>() {
@@ -157,10 +182,10 @@ fn gemv<T: Element, O: Element>() {
             let stride = product.y_stride as usize;
             let grid = [n.div_ceil(rows) as u32 + 1, 1, 1];
             for lanes in BOTH {
-                let all = product.run(&name, 8, grid, 256, shared, lanes);
+                let all = product.run(&name, 8, grid, shapes::GEMV_THREADS, shared, lanes);
                 assert_close(&all, &product.expected, product.tolerance, &format!("{name} n {n} k {k}"));
                 for m in [0, 1, if accumulate { 3 } else { 7 }] {
-                    let found = product.run(&name, m, grid, 256, shared, lanes);
+                    let found = product.run(&name, m, grid, shapes::GEMV_THREADS, shared, lanes);
                     assert!(found[..m * stride] == all[..m * stride], "{name} n {n} k {k} m {m} has other bits");
                     assert!(found[m * stride..] == product.y[m * stride..]);
                 }
@@ -198,7 +223,7 @@ fn gemv_silu<T: Element>() {
             launch(
                 &format!("gemv_silu_{}", T::NAME),
                 [n.div_ceil(rows) as u32, 1, 1],
-                256,
+                shapes::GEMV_THREADS,
                 2 * shared,
                 &[
                     arg(&y.as_mut_ptr()),
@@ -246,7 +271,7 @@ fn gate_and_up_apart<T: Element>(
         launch(
             &format!("gemv_{0}_{0}", T::NAME),
             [n.div_ceil(rows) as u32, 1, 1],
-            256,
+            shapes::GEMV_THREADS,
             shared,
             &[
                 arg(&out.as_mut_ptr()),

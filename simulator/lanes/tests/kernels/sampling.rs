@@ -69,7 +69,7 @@ impl Batch {
             "sample_float",
             [self.rows.len() as u32, 1, 1],
             threads,
-            33304,
+            cleave_kernels::shapes::SAMPLING_SHARED as usize,
             &[
                 arg(&logits.as_mut_ptr()),
                 arg(&(self.vocab as u32)),
