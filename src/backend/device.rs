@@ -7,7 +7,7 @@ use crate::tensor::Dtype;
 /// The device ordinal of the CPU. Accelerators have ordinals from 0 on.
 pub const DEVICE_CPU: i32 = -1;
 
-/// What is known of an accelerator.
+/// Description of an accelerator.
 #[derive(Clone, Debug)]
 pub struct DeviceInfo {
     /// The vendor's name for the model.
@@ -24,7 +24,7 @@ pub struct DeviceInfo {
     pub free_bytes: u64,
 }
 
-/// What a backend has to know of a model before its first step.
+/// Properties of a model that a backend needs before its first step.
 pub struct ModelShape {
     /// Type of activations between the matrix products, where the device has a choice.
     pub activations: Dtype,
@@ -86,7 +86,7 @@ pub trait BackendDevice: Send + Sync + 'static {
     /// True where the rate of prefill depends on a step's length enough to be worth measuring.
     fn measures_prefill(&self) -> bool;
 
-    /// What multiplies matrices for activations of this type, for logs and metrics: an instruction set, or a library.
+    /// Names the instruction set or library that multiplies matrices for activations of this type, for logs and metrics.
     fn product_path(&self, activations: Dtype) -> Result<&'static str>;
 }
 

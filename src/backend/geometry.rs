@@ -1,4 +1,4 @@
-//! How KV lies in a block: the one place that computes offsets in it.
+//! Layout of KV in a block. This is the only place that computes offsets in blocks.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use crate::tensor::Dtype;
 /// Index of a block in a KV pool.
 pub type BlockId = u32;
 
-/// Bytes of the scale that belongs to a token of an int8 stripe; they are aligned to as many.
+/// Size and alignment of a token's scale in an int8 stripe, in bytes.
 const SCALE: usize = size_of::<f32>();
 
 /// Shape of the KV cache of one model on one device or group of devices. A block holds `block_tokens` tokens of
@@ -21,18 +21,17 @@ const SCALE: usize = size_of::<f32>();
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct KvGeometry {
     pub layers: u32,
-    /// Of all shards together.
+    /// KV heads of all shards together.
     pub kv_heads: u32,
     pub head_dim: u32,
     pub block_tokens: u32,
     pub dtype: Dtype,
-    /// Tensor-parallel shards: each has `kv_heads / shards` heads, and their parts of a block lie one after the
-    /// other.
+    /// Tensor-parallel shards. Each has `kv_heads / shards` heads; their parts of a block lie one after the other.
     pub shards: u32,
 }
 
 impl KvGeometry {
-    /// Nothing is zero, shards share the heads evenly, and a block's size is a number.
+    /// INVALID_ARGUMENT unless all sizes are positive, shards divide the heads evenly, and a block's size does not overflow.
     pub fn validate(&self) -> Result<()> {
         for (field, value) in [
             ("layers", self.layers),
@@ -67,12 +66,12 @@ impl KvGeometry {
         self.head_dim as usize * self.dtype.size()
     }
 
-    /// Bytes of a token's scale in one stripe: 0 but for int8.
+    /// Bytes of a token's scale in one stripe; 0 for types other than int8.
     pub fn scale_bytes(&self) -> usize {
         if self.dtype == Dtype::I8 { SCALE } else { 0 }
     }
 
-    /// Where in a stripe the scales begin; its end if it has none.
+    /// Start of the scales in a stripe; its end if it has none.
     pub fn scales_offset(&self) -> usize {
         let elements = self.row_bytes() * self.block_tokens as usize;
         if self.dtype == Dtype::I8 { elements.next_multiple_of(SCALE) } else { elements }
@@ -82,20 +81,20 @@ impl KvGeometry {
         self.scales_offset() + self.scale_bytes() * self.block_tokens as usize
     }
 
-    /// Where in a block the stripe of `(layer, K or V, head)` begins, `head` being counted over all shards.
+    /// Start of the stripe of `(layer, K or V, head)` in a block, `head` counted over all shards.
     pub fn stripe_offset(&self, layer: usize, value: bool, head: usize) -> usize {
         let (layers, heads) = (self.layers as usize, (self.kv_heads / self.shards) as usize);
         let (shard, head) = (head / heads, head % heads);
         (((shard * layers + layer) * 2 + value as usize) * heads + head) * self.stripe_bytes()
     }
 
-    /// The parts of a stripe that hold nothing of its first `valid` tokens.
+    /// Byte ranges of a stripe outside of its first `valid` tokens.
     pub(crate) fn unused(&self, valid: usize) -> [Range<usize>; 2] {
         let scales = self.scales_offset();
         [valid * self.row_bytes()..scales, scales + valid * self.scale_bytes()..self.stripe_bytes()]
     }
 
-    /// Bytes of K and V of one token over all layers, without what pads a stripe.
+    /// Bytes of K and V of one token over all layers, without padding.
     pub fn token_bytes(&self) -> usize {
         2 * self.layers as usize * self.kv_heads as usize * (self.row_bytes() + self.scale_bytes())
     }

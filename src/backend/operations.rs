@@ -12,19 +12,19 @@ pub struct Linear<B: Backend> {
 /// Operations of one decoder step on one device. A backend belongs to one engine (threads, streams, scratch);
 /// matrices and KV are shared between engines. Buffers are `[rows, cols]` of f32 on the device.
 pub trait Backend: Send + Sized + 'static {
-    /// Activations. Resized by the operation that writes it; memory is kept for the next step.
+    /// Activations. The operation that writes a buffer resizes it; memory is kept for the next step.
     type Buffer: Default + Send;
     /// A weight matrix in the checkpoint's dtype, used in place where its form allows.
     type Matrix: Send + Sync;
     /// A norm weight or bias.
     type Vector: Send + Sync;
-    /// Projections of one input, as one product where the device is better off with that.
+    /// Projections of one input, stacked into one product where that is faster.
     type Projections: Send + Sync;
     /// The KV pool.
     type Kv: BlockStore;
 
-    /// Runs the operations of a step, `body`; or, as they are the same for every batch of a shape, does once more what
-    /// they did before. `body` is called a second time if the first had no effect.
+    /// Runs the operations of a step, `body`. A backend may record them and repeat the recording for later batches of the same
+    /// shape; `body` is called again if the first call had no effect.
     fn step(
         &mut self,
         _batch: &Batch,
@@ -38,7 +38,7 @@ pub trait Backend: Send + Sized + 'static {
     /// `out[i] = table[tokens[i]]`.
     fn embed(&mut self, table: &Self::Matrix, tokens: &[u32], out: &mut Self::Buffer) -> Result<()>;
 
-    /// `out = x / rms(x) * weight`, of all rows or of those named.
+    /// `out = x / rms(x) * weight`, for all rows or the listed ones.
     fn rms_norm(
         &mut self,
         x: &Self::Buffer,
@@ -48,7 +48,7 @@ pub trait Backend: Send + Sized + 'static {
         out: &mut Self::Buffer,
     ) -> Result<()>;
 
-    /// All projections of the input: `outs[i] = projections[i](x)`.
+    /// Computes all projections of an input: `outs[i] = projections[i](x)`.
     fn project(
         &mut self,
         x: &Self::Buffer,
@@ -56,7 +56,7 @@ pub trait Backend: Send + Sized + 'static {
         outs: &mut [&mut Self::Buffer],
     ) -> Result<()>;
 
-    /// The gated activation: `gate = silu(projections[0](x)) * projections[1](x)`. What `up` holds then is unspecified.
+    /// Computes the gated activation `gate = silu(projections[0](x)) * projections[1](x)`. `up` is scratch.
     fn project_gated(
         &mut self,
         x: &Self::Buffer,
@@ -104,8 +104,8 @@ pub trait Backend: Send + Sized + 'static {
         self.add(partial, residual)
     }
 
-    /// Normalises each head of q and k where norms are given (Qwen3), rotates them, and stores k and v of
-    /// every row in its block.
+    /// Normalises each head of q and k if norms are given (Qwen3), rotates them, and stores k and v of every row in its
+    /// block.
     #[allow(clippy::too_many_arguments)]
     fn rope_store(
         &mut self,
@@ -145,22 +145,22 @@ pub trait Backend: Send + Sized + 'static {
     /// Waits until the step is done, and copies these rows of a buffer to the host, one after the other.
     fn download(&mut self, x: &Self::Buffer, rows: &[u32], out: &mut Vec<f32>) -> Result<()>;
 
-    /// Waits for all work, and forgets what refers to buffers: they are about to go.
+    /// Waits for all work and drops whatever refers to buffers, which the caller frees next.
     fn release(&mut self) -> Result<()> {
         Ok(())
     }
 
-    /// That the work runs on; 0 where the device has none.
+    /// Number of multiprocessors that the work runs on; 0 where the device has none.
     fn multiprocessors(&self) -> u32 {
         0
     }
 
-    /// Whether the work goes before that of engines on the same device whose is not urgent. Between two steps.
+    /// Gives this engine's work priority over that of non-urgent engines on the same device. Called between steps.
     fn set_urgent(&mut self, _urgent: bool) -> Result<()> {
         Ok(())
     }
 
-    /// Goes on in other streams, as on other multiprocessors. Between two steps.
+    /// Continues on another share of the device. Called between steps.
     fn set_compute_share(&mut self, _streams: ComputeShare) -> Result<()> {
         Ok(())
     }

@@ -1,8 +1,8 @@
-//! Attention on a device: the work of each row is planned on the host, once per step and kind of layer.
+//! Attention on a device. The host plans the work of each row, once per step and kind of layer.
 //!
-//! A single row is cut into pieces of its context at fixed positions, each the work of a block, and merged in the order
-//! of positions (flash-decoding). A chunk of a prompt goes by tiles of rows through tensor cores (FlashAttention). Which of
-//! the two a row takes, and where its pieces lie, depends on its own sequence alone.
+//! The context of a single row is cut into pieces at fixed positions; each piece is the work of one block, and the pieces are
+//! merged in order of position (flash-decoding). A chunk of a prompt is cut into tiles of rows for the tensor cores
+//! (FlashAttention). Which of the two a row takes, and where its pieces lie, depends on its own sequence alone.
 
 use super::device::Device;
 use super::layout::{Element, KvLayout, named};
@@ -20,19 +20,19 @@ use std::sync::Arc;
 
 /// Positions in a piece of a row's context.
 pub(super) const SPLIT: u32 = shapes::DECODE_SPLIT;
-/// A piece that is all of its row's context: what comes out of it needs no merging.
+/// Slot of a piece that is the whole context of its row and so needs no merging.
 const NO_SLOT: u32 = shapes::NO_SLOT;
-/// The work of a step's attention, for layers with one window.
+/// A step's attention work for all layers with the same window.
 #[derive(Clone, Copy, Debug, Default)]
 struct Work {
     pieces: List,
     merges: List,
     tiles: List,
-    /// Of the workspace.
+    /// Slots of the workspace for results to merge.
     slots: usize,
 }
 
-/// A list on the device, and how long it is: there, and at most.
+/// A work list on the device: its length there, and its capacity.
 #[derive(Clone, Copy, Debug, Default)]
 struct List {
     list: Part,
@@ -51,20 +51,20 @@ impl List {
     }
 }
 
-/// In how many pieces the context of a row at `position` lies.
+/// Greatest number of pieces of a row at `position`.
 pub(super) fn most_pieces(position: u32) -> usize {
     (position / SPLIT + 1) as usize
 }
 
-/// Attention's part of what the device is told, and the memory for what pieces leave to be merged.
+/// The attention work of an engine's steps, and the workspace for results to merge.
 pub(super) struct Plan {
     windows: Vec<Option<u32>>,
     works: Vec<Work>,
     decode: Kernel,
     merge: Kernel,
-    /// None: prompts go row by row as well.
+    /// None where prompts are computed row by row as well.
     prefill: Option<Kernel>,
-    /// Query rows times heads of a group in a tile.
+    /// Rows of a tile: pairs of a query row and a head of the group.
     tile: u32,
     sums: Option<Allocation>,
     weights: Option<Allocation>,
@@ -75,7 +75,7 @@ struct Kernel {
     shared: u32,
 }
 
-/// UNSUPPORTED where there is no kernel.
+/// UNSUPPORTED if there is no kernel for this head size.
 pub(super) fn check(geometry: &KvGeometry) -> Result<()> {
     if !shapes::HEAD_SIZES.contains(&geometry.head_dim) {
         bail!(Unsupported, "heads of {} on a CUDA device: expected one of {:?}", geometry.head_dim, shapes::HEAD_SIZES);
@@ -84,7 +84,7 @@ pub(super) fn check(geometry: &KvGeometry) -> Result<()> {
 }
 
 impl Plan {
-    /// For a model whose layers have these windows.
+    /// A plan for a model whose layers have these windows.
     pub fn new(element: Element, kv: &KvGeometry, windows: impl Iterator<Item = Option<u32>>) -> Result<Plan> {
         check(kv)?;
         let mut windows: Vec<_> = windows.collect();
@@ -111,7 +111,7 @@ impl Plan {
         })
     }
 
-    /// Adds the work of the batch to what the device is told.
+    /// Adds the batch's work to the step's data.
     pub fn pack(&mut self, batch: &Batch, group: u32, room: &StepBuffers, step: &mut Packed) {
         let tile_rows = (self.tile / group).max(1);
         for (window, work) in self.windows.iter().zip(&mut self.works) {
@@ -123,7 +123,7 @@ impl Plan {
                     todo.tiles.extend((0..span.rows).step_by(tile_rows as usize).map(|row| [index as u32, row]));
                 }
             }
-            // Those that see most first: what is left at the end is short.
+            // Longest contexts first, so that only short work is left at the end.
             let seen = |[span, row]: &[u32; 2]| batch.spans[*span as usize].position + row;
             todo.tiles.sort_by_key(|tile| std::cmp::Reverse(seen(tile)));
             *work = Work {
@@ -135,7 +135,7 @@ impl Plan {
         }
     }
 
-    /// Makes room for what the pieces leave. True if it moved.
+    /// Makes the workspace large enough. True if it moved.
     pub fn make_room(&mut self, device: &Arc<Device>, heads: usize, kv: &KvGeometry) -> Result<bool> {
         let slots = self.works.iter().map(|work| work.slots).max().unwrap_or(0);
         let outputs = slots * heads;
@@ -161,7 +161,7 @@ impl Plan {
         let address = |memory: &Option<Allocation>| memory.as_ref().map_or(0, Allocation::address);
         let (sums, weights) = (address(&self.sums), address(&self.weights));
 
-        // Of ATTENTION_ARGUMENTS; the list and its count follow.
+        // The macro ATTENTION_ARGUMENTS; the list and its count follow.
         let (q_at, kv_at, out_at) = (q.address(), kv.address(), out.address());
         let (layout, layer, window) = (KvLayout::of(&geometry)?, args.layer as u32, args.window.unwrap_or(0));
         let (tables, spans) = (step.address(step.tables), step.address(step.spans));
@@ -199,7 +199,7 @@ impl Plan {
     }
 }
 
-/// What was in it is of earlier steps, and those are over. True if it moved.
+/// Makes memory large enough without keeping its contents, which belong to finished steps. True if it moved.
 fn grow(memory: &mut Option<Allocation>, device: &Arc<Device>, bytes: usize) -> Result<bool> {
     let grows = memory.as_ref().is_none_or(|memory| memory.bytes() < bytes);
     if grows {
@@ -209,7 +209,7 @@ fn grow(memory: &mut Option<Allocation>, device: &Arc<Device>, bytes: usize) -> 
     Ok(grows)
 }
 
-/// How kernels' names have a type of KV.
+/// The name of a KV type in the names of kernels.
 fn stored(dtype: Dtype) -> &'static str {
     match dtype {
         Dtype::F32 => "float",
@@ -219,7 +219,7 @@ fn stored(dtype: Dtype) -> &'static str {
     }
 }
 
-/// Work for the device, as DecodeWork, DecodeMerge and PrefillWork of kernels/include/layout.cuh.
+/// Work items as the structs DecodeWork, DecodeMerge and PrefillWork of kernels/include/layout.cuh.
 #[derive(Default)]
 struct Todo {
     pieces: Vec<[u32; 4]>,
@@ -229,7 +229,7 @@ struct Todo {
 }
 
 impl Todo {
-    /// The pieces of one row: `row` counts within the span.
+    /// Adds the pieces of one row, `row` counted within the span.
     fn row(&mut self, index: u32, span: &SeqSpan, row: u32, window: Option<u32>) {
         let position = span.position + row;
         let first = window.map_or(0, |window| (position + 1).saturating_sub(window)) / SPLIT;

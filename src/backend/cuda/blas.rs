@@ -1,11 +1,11 @@
-//! Products of many rows through cuBLASLt, where there is one.
+//! Products of many rows through cuBLASLt.
 //!
-//! cuBLASLt knows matrices by columns: our y[m, n] = x[m, k] · w[n, k]ᵀ, by rows, is its yᵀ[n, m] = op(w)[n, k] · xᵀ[k, m],
-//! with w transposed. Sums are f32, also those of pieces of k.
+//! cuBLASLt stores matrices by columns: y[m, n] = x[m, k] · w[n, k]ᵀ by rows is yᵀ[n, m] = op(w)[n, k] · xᵀ[k, m] with w
+//! transposed. Sums are f32, also those over pieces of k.
 //!
-//! A row's result depends on no other row's values, but cuBLASLt takes another algorithm for another number of rows, and
-//! algorithms add in different orders: the bits of a row may differ with the size of the batch that it is in. The same
-//! batch on the same device gives the same bits.
+//! A row's result does not depend on the values of other rows. But cuBLASLt chooses an algorithm by the number of rows, and
+//! algorithms add in different orders, so the bits of a row may change with the size of its batch. The same batch on the
+//! same device gives the same bits.
 
 use super::cublaslt::{Layout, Operation, Preference, check};
 use super::device::Device;
@@ -18,29 +18,29 @@ use cudarc::cublaslt::sys::{self, cublasStatus_t as BlasStatus, cudaDataType_t a
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// As much as cuBLASLt is advised to have on newer devices.
+/// Workspace in bytes, as NVIDIA recommends for recent devices.
 const WORKSPACE: usize = 32 << 20;
 
-/// What cuBLASLt takes for granted of addresses, unless it is told otherwise.
+/// Alignment of addresses that cuBLASLt assumes by default.
 const ALIGN: u64 = 256;
 
-/// What an algorithm is for.
+/// The shape and types of a product, by which algorithms are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Product {
     pub m: u32,
     pub n: u32,
     pub k: u32,
-    /// From row to row of x. Those of w and y have nothing between them.
+    /// Distance of x's rows in elements; w and y are dense.
     pub x_stride: u32,
-    /// Of x and w: F16 or BF16.
+    /// Type of x and w: F16 or BF16.
     pub element: Element,
-    /// y is f32, otherwise as x and w.
+    /// True if y is f32 instead of the type of x and w.
     pub to_float: bool,
-    /// One is added, of y's type.
+    /// True if a bias of y's type is added.
     pub bias: bool,
 }
 
-/// Where the matrices are, and the bias if there is one.
+/// Addresses of the matrices, and of the bias if there is one.
 pub(super) struct Matrices {
     pub x: u64,
     pub w: u64,
@@ -48,8 +48,8 @@ pub(super) struct Matrices {
     pub bias: u64,
 }
 
-/// Whether it says that it has no kernel for what it was asked, and has done nothing. Versions differ in how they say that of
-/// types, biases and strides that they do not combine, and of devices that are newer than they are.
+/// True if a status means that cuBLASLt has no kernel for a request and has done nothing. Versions report that differently
+/// for unsupported combinations of types, biases and strides, and for devices newer than themselves.
 fn cannot(status: BlasStatus) -> bool {
     matches!(
         status,
@@ -69,14 +69,14 @@ struct Plan {
 /// One engine's use of cuBLASLt.
 pub(super) struct Blas {
     device: Arc<Device>,
-    /// The device's.
+    /// Owned by the device.
     handle: sys::cublasLtHandle_t,
     operation: Operation,
     with_bias: Operation,
     preference: Preference,
-    /// Stays where it is: recorded steps use it.
+    /// Never moves: recorded steps use it.
     workspace: Option<Allocation>,
-    /// None: cuBLASLt has no algorithm.
+    /// None for products that cuBLASLt has no algorithm for.
     plans: HashMap<Product, Option<Plan>>,
 }
 
@@ -84,7 +84,7 @@ pub(super) struct Blas {
 unsafe impl Send for Blas {}
 
 impl Blas {
-    /// Prompts have many numbers of rows; who sees more products than this begins anew.
+    /// Greatest number of remembered plans. Prompts come in many lengths; beyond this the table is cleared.
     const MOST: usize = 4096;
 
     /// Whether products of many rows of this type go through cuBLASLt. Those of f32 do not: they would gain nothing without
@@ -93,7 +93,7 @@ impl Blas {
         Ok(element != Element::F32 && device.blas()?.is_some())
     }
 
-    /// None where products of this type go without cuBLASLt.
+    /// None where products of this type do not go through cuBLASLt.
     pub fn new(device: &Arc<Device>, element: Element, multiprocessors: Option<u32>) -> Result<Option<Blas>> {
         if !Self::multiplies(device, element)? {
             return Ok(None);
@@ -112,14 +112,14 @@ impl Blas {
         Ok(Some(blas))
     }
 
-    /// Has algorithms chosen for so many of the device's multiprocessors, or for all.
+    /// Chooses algorithms for so many multiprocessors from now on; None: all of the device.
     pub fn set_multiprocessors(&mut self, multiprocessors: Option<u32>) -> Result<()> {
         self.plans.clear();
         self.operation.aim_at(multiprocessors.unwrap_or(0))?;
         self.with_bias.aim_at(multiprocessors.unwrap_or(0))
     }
 
-    /// Makes room for what algorithms leave between their kernels. True if it moved.
+    /// Allocates the workspace unless it is there. True if it moved.
     pub fn make_room(&mut self) -> Result<bool> {
         let moves = self.workspace.is_none();
         if moves {
@@ -128,8 +128,8 @@ impl Blas {
         Ok(moves)
     }
 
-    /// y = x · wᵀ + bias, or y += x · wᵀ + bias; false if cuBLASLt cannot, and nothing was done. A step is recorded only after one of
-    /// its shape has run, so its algorithms are known then, and their kernels loaded.
+    /// y = x · wᵀ + bias, or y += x · wᵀ + bias. False, having done nothing, if cuBLASLt cannot. A step is recorded only
+    /// after one of its shape has run, so that by then algorithms are chosen and their kernels loaded.
     pub fn run(&mut self, stream: &Stream, product: &Product, at: &Matrices, accumulate: bool) -> Result<bool> {
         if [at.x, at.w, at.y, at.bias].iter().any(|address| !address.is_multiple_of(ALIGN)) {
             return Ok(false);

@@ -1,4 +1,4 @@
-//! cuBLASLt: found at run time, and what its functions are told of products and matrices.
+//! cuBLASLt: loading it at run time, and owners for the objects that describe products and matrices to it.
 
 use super::{driver, wheels};
 use crate::error::{Error, Result, Status};
@@ -10,13 +10,13 @@ use cudarc::cublaslt::sys::{
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-/// CUDA 12.0's.
+/// Oldest usable version: that of CUDA 12.0.
 const OLDEST: usize = 120_000;
 
-/// CUBLAS_OP_T
+/// The value of CUBLAS_OP_T.
 const TRANSPOSED: i32 = 1;
 
-/// The functions that are called here. cudarc panics where one is missing, so they are asked for first.
+/// The functions that are called here, checked before use: cudarc panics where one is missing.
 const USED: &[&str] = &[
     "cublasLtGetVersion",
     "cublasLtCreate",
@@ -77,7 +77,7 @@ fn find() -> std::result::Result<(), String> {
     }
 }
 
-/// Whether the library, which is there, has a function of that name.
+/// True if the loaded library has a function of that name.
 fn has(name: &str) -> bool {
     let Ok(name) = std::ffi::CString::new(name) else { return false };
     // SAFETY: the symbol is looked up, not called.
@@ -94,7 +94,7 @@ pub(super) fn check(status: BlasStatus, doing: &str) -> Result<()> {
     Err(Error::new(kind, format!("cannot {doing}: {status:?}")))
 }
 
-/// What a function makes, and gives back by another. It is the host's, but for the library's handle.
+/// Defines the owner of an object that one function of the library creates and another destroys.
 macro_rules! owner {
     ($name:ident, $raw:ident, $destroy:ident) => {
         pub(super) struct $name(sys::$raw);
@@ -123,8 +123,7 @@ owner!(Layout, cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy);
 owner!(Preference, cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy);
 
 impl Handle {
-    /// For the calling thread's current device. None where there is no cuBLASLt, or one that is not for this driver or
-    /// device.
+    /// A handle for the calling thread's current device. None if cuBLASLt is missing or does not fit the driver or device.
     pub fn new() -> Result<Option<Handle>> {
         if !usable() {
             return Ok(None);
@@ -149,7 +148,7 @@ impl Handle {
 }
 
 impl Operation {
-    /// op(w) · xᵀ, with sums and factors in f32; the factors are the host's. With `bias` one is added, in the type of y.
+    /// Describes op(w) · xᵀ with sums in f32 and factors in host memory; `bias` adds one of y's type.
     pub fn new(bias: bool) -> Result<Operation> {
         let mut raw = std::ptr::null_mut();
         // SAFETY: writes one handle.
@@ -165,19 +164,20 @@ impl Operation {
         Ok(operation)
     }
 
-    /// Where the bias is, for the products from now on.
+    /// Sets the address of the bias for the following products.
     pub fn set_bias(&mut self, address: u64) -> Result<()> {
         self.set(OperationAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, address)
     }
 
-    /// T is the attribute's type.
+    /// Sets an attribute, whose type must be `T`.
     fn set<T: Copy>(&mut self, which: OperationAttribute, value: T) -> Result<()> {
         let from = (&raw const value).cast();
         // SAFETY: reads a value of this size.
         check(unsafe { sys::cublasLtMatmulDescSetAttribute(self.0, which, from, size_of::<T>()) }, "describe a product")
     }
 
-    /// For so many multiprocessors; 0: all. It is advice, which a cuBLASLt that does not take it does without.
+    /// Advises cuBLASLt to choose algorithms for so many multiprocessors (0: all). Versions that do not know the attribute
+    /// go without.
     pub fn aim_at(&self, multiprocessors: u32) -> Result<()> {
         let (which, value) = (OperationAttribute::CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET, multiprocessors as i32);
         // SAFETY: reads one int.
@@ -190,7 +190,7 @@ impl Operation {
 }
 
 impl Layout {
-    /// Of columns that begin `stride` elements apart.
+    /// Describes a matrix by columns that begin `stride` elements apart.
     pub fn new(kind: DataType, rows: u32, columns: u32, stride: u32) -> Result<Layout> {
         let mut raw = std::ptr::null_mut();
         // SAFETY: writes one handle.
@@ -202,7 +202,7 @@ impl Layout {
 }
 
 impl Preference {
-    /// Of algorithms that want so many bytes of workspace at most.
+    /// Accepts algorithms that need at most so many bytes of workspace.
     pub fn new(workspace: usize) -> Result<Preference> {
         let mut raw = std::ptr::null_mut();
         // SAFETY: writes one handle.

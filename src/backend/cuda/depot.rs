@@ -1,5 +1,6 @@
-//! Where weights lie: memory of their own for each, or one piece for all that processes share. The first process that wants
-//! them loads them, later ones map them; each hands the memory on, so that it can be had as long as any of them lives.
+//! Memory for weights: an allocation per tensor, or one piece for all tensors that several processes share. The first
+//! process loads the shared weights, later ones map them; each passes the memory on, so it stays available while any of
+//! them lives.
 
 use super::device::Device;
 use super::memory::Allocation;
@@ -10,19 +11,19 @@ use crate::sys::handout::{self, Handout, Making};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Every tensor begins at a multiple of this, as each allocation does.
+/// Alignment of tensors in shared memory, the same as that of allocations.
 const ALIGN: usize = 256;
-/// How often it is seen whether the process that loads them is done, or gone.
+/// Interval at which a waiting process checks whether the loading one has finished or died.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// Memory for all weights of a model.
 pub(super) struct Arena {
-    /// First: what hands the memory out goes before it.
+    /// Declared first: it is dropped before the memory that it hands out.
     handout: Mutex<Option<Handout>>,
     pub memory: Allocation,
 }
 
-/// A tensor's memory.
+/// The memory of one tensor.
 pub(super) struct Weight {
     arena: Arc<Arena>,
     offset: usize,
@@ -39,33 +40,33 @@ impl Weight {
     }
 }
 
-/// Gives weights their places.
+/// Allocates memory for weights.
 pub enum Depot {
-    /// Each in memory of its own.
+    /// An allocation per tensor.
     Apart(Arc<Device>),
     SharedWeights(Box<SharedWeights>),
 }
 
-/// One piece of memory for all.
+/// One piece of memory for all weights of a model.
 pub struct SharedWeights {
     name: String,
     arena: Arc<Arena>,
     used: usize,
-    /// What has been placed where: the same in all processes, or they do not mean the same.
+    /// Hash of all offsets and sizes, by which processes check that they agree on the layout.
     places: blake3::Hasher,
     state: WeightsState,
 }
 
 enum WeightsState {
-    /// This process loads them; others wait until it is done or gone.
+    /// This process loads them, others wait.
     Making(#[expect(dead_code, reason = "held, not used")] Making),
-    /// Another process has: they lie as its places say.
+    /// Another process has loaded them; the hash of its layout.
     There([u8; 32]),
 }
 
 impl Depot {
-    /// For weights of `bytes` and `tensors` tensors that go by `name`. UNSUPPORTED where devices share no memory. `wait` is
-    /// asked while another process loads them; what it fails with ends this.
+    /// Finds or creates the shared weights called `name`: `tensors` tensors of `bytes` bytes in total. UNSUPPORTED where
+    /// device memory cannot be shared. While another process loads them, `wait` is called; its error ends the wait.
     pub fn shared(
         device: &Arc<Device>,
         name: &str,
@@ -81,7 +82,7 @@ impl Depot {
                 return Ok(Depot::SharedWeights(Box::new(there)));
             }
             if let Some(making) = handout::make(name)? {
-                // They may have been made between the two questions.
+                // Another process may have finished since the check above.
                 let room = match SharedWeights::take(device, name)? {
                     Some(there) => there,
                     None => SharedWeights::new(device, name, bytes, tensors, making)?,
@@ -100,7 +101,7 @@ impl Depot {
         }
     }
 
-    /// Whether what is placed has its bytes already.
+    /// True if placed tensors have their contents already.
     pub fn is_filled(&self) -> bool {
         matches!(self, Depot::SharedWeights(shared) if matches!(shared.state, WeightsState::There(_)))
     }
@@ -115,8 +116,8 @@ impl Depot {
         }
     }
 
-    /// All is placed, and has its bytes: from now on other processes can have it. INCOMPATIBLE if it lies otherwise than
-    /// where another process put it.
+    /// Offers the loaded weights to other processes. INCOMPATIBLE if another process, whose weights these are, has laid
+    /// them out differently.
     pub(super) fn finish(self) -> Result<()> {
         match self {
             Depot::Apart(_) => Ok(()),
@@ -132,11 +133,13 @@ impl SharedWeights {
         Ok(Self::of(name, Allocation::only_shareable(device, whole)?, WeightsState::Making(making)))
     }
 
-    /// Another process's.
+    /// The weights that another process offers, if there are any.
     fn take(device: &Arc<Device>, name: &str) -> Result<Option<SharedWeights>> {
         let Some((fd, note)) = handout::take(name) else { return Ok(None) };
         let note = note.split_first_chunk::<8>().and_then(|(bytes, places)| Some((bytes, places.try_into().ok()?)));
-        let Some((bytes, places)) = note else { bail!(Corrupt, "weights of another process: an odd note of them") };
+        let Some((bytes, places)) = note else {
+            bail!(Corrupt, "shared weights: the note of the other process has the wrong size")
+        };
         let memory = Allocation::open(device, fd, u64::from_le_bytes(*bytes) as usize)?;
         Ok(Some(Self::of(name, memory, WeightsState::There(places))))
     }
@@ -162,14 +165,14 @@ impl SharedWeights {
         if let WeightsState::There(there) = self.state
             && there != places
         {
-            bail!(Incompatible, "weights of another process lie otherwise than here");
+            bail!(Incompatible, "shared weights: the other process has laid them out differently");
         }
         let (fd, bytes) = self.arena.memory.descriptor()?;
         let note = [&(bytes as u64).to_le_bytes()[..], &places].concat();
         // Failing to hand them on is no reason not to use them.
         match Handout::start(&self.name, fd, &note) {
             Ok(handout) => *self.arena.handout.lock().unwrap_or_else(PoisonError::into_inner) = handout,
-            Err(error) => crate::log!(Warn, "cuda", "weights for this process alone: {error}"),
+            Err(error) => crate::log!(Warn, "cuda", "weights are not shared with other processes: {error}"),
         }
         Ok(())
     }

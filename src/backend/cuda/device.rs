@@ -1,4 +1,4 @@
-//! The CUDA devices of this machine, and those of them that are in use.
+//! The CUDA devices of this machine, and the shared state of those in use.
 
 use super::cublaslt::Handle as Blas;
 use super::driver::{check, has, ready};
@@ -13,13 +13,13 @@ use std::ffi::CString;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-/// sm_80: what the kernels are written for at least.
+/// Oldest architecture that the kernels are written for (sm_80).
 const OLDEST_ARCHITECTURE: u32 = 80;
 
-/// Shared memory that a kernel gets without asking for more.
+/// Shared memory in bytes that a kernel gets without opting in to more.
 const SHARED_UNASKED: u32 = 48 << 10;
 
-/// How many devices the driver has; 0 where there is no usable driver.
+/// Number of devices; 0 without a usable driver.
 pub fn count() -> i32 {
     all().unwrap_or(0)
 }
@@ -32,7 +32,7 @@ fn all() -> Result<i32> {
     Ok(count)
 }
 
-/// NOT_FOUND if there is no such device.
+/// Describes a device. NOT_FOUND if there is none with this ordinal.
 pub fn info(ordinal: i32) -> Result<DeviceInfo> {
     let handle = handle(ordinal)?;
     let mut name = [0u8; 256];
@@ -94,22 +94,22 @@ fn attribute(handle: CUdevice, which: Attribute) -> Result<i32> {
     Ok(value)
 }
 
-/// A device in use: its primary context, the kernels in it, and cuBLASLt's handle. One for all caches and engines of the process there.
+/// A device in use: its primary context, its kernels and its cuBLASLt handle, shared by all caches and engines there.
 pub struct Device {
     ordinal: i32,
     handle: CUdevice,
     context: sys::CUcontext,
-    /// major * 10 + minor
+    /// Compute capability: major * 10 + minor.
     pub architecture: u32,
     /// Streaming multiprocessors.
     pub multiprocessors: u32,
     kernels: Mutex<Kernels>,
     partitions: Mutex<Partitions>,
-    /// None until it is asked for.
+    /// None until first use; then None inside if there is no usable cuBLASLt.
     blas: Mutex<Option<Option<Blas>>>,
 }
 
-/// A thread's use of a device.
+/// Keeps a device's context current on this thread.
 pub(super) struct Current(PhantomData<*const ()>);
 
 impl Drop for Current {
@@ -122,7 +122,7 @@ impl Drop for Current {
 
 #[derive(Default)]
 struct Kernels {
-    /// Not modules: their kernels run in the context of whatever stream they are launched into (`partition`).
+    /// Libraries rather than modules, because their kernels run in the context of the stream (`partition`).
     libraries: Vec<sys::CUlibrary>,
     functions: HashMap<String, Kernel>,
 }
@@ -130,7 +130,7 @@ struct Kernels {
 #[derive(Clone, Copy)]
 struct Kernel {
     raw: sys::CUkernel,
-    /// Dynamic shared memory that it may have.
+    /// Dynamic shared memory in bytes that it has opted in to.
     shared: u32,
 }
 
@@ -140,7 +140,7 @@ unsafe impl Send for Device {}
 unsafe impl Sync for Device {}
 
 impl Device {
-    /// The device, which lives until nobody has it any more. NOT_FOUND, or UNSUPPORTED if it is too old.
+    /// Opens a device, or returns the open one. NOT_FOUND, or UNSUPPORTED if its driver is too old.
     pub fn open(ordinal: i32) -> Result<Arc<Device>> {
         static OPEN: Mutex<Vec<Weak<Device>>> = Mutex::new(Vec::new());
         let handle = handle(ordinal)?;
@@ -169,7 +169,7 @@ impl Device {
         Ok(device)
     }
 
-    /// The device of that UUID, wherever it comes in this process's order. NOT_FOUND if it is not visible here.
+    /// Opens the device with a UUID; ordinals may differ between processes. NOT_FOUND if it is not visible here.
     pub fn of_uuid(uuid: &[u8; 16]) -> Result<Arc<Device>> {
         for ordinal in 0..all()? {
             if self::uuid(handle(ordinal)?)? == *uuid {
@@ -195,8 +195,7 @@ impl Device {
         attribute(self.handle, which)
     }
 
-    /// Makes this device the one that the calling thread's calls of the driver go to, for as long as what it returns lives:
-    /// the host may have a context of its own there.
+    /// Makes the device's context current on this thread while the result lives, and restores the host's own afterwards.
     pub(super) fn enter(&self) -> Result<Current> {
         // SAFETY: the context is retained as long as self lives.
         check(unsafe { sys::cuCtxPushCurrent_v2(self.context) }, "use a CUDA device")?;
@@ -211,7 +210,7 @@ impl Device {
         Ok(free as u64)
     }
 
-    /// Loads the kernels, if they are not. UNSUPPORTED where this build has none for the device.
+    /// Loads the kernels unless they are loaded. UNSUPPORTED if this build has none for the device.
     pub fn load_kernels(&self) -> Result<()> {
         let _current = self.enter()?;
         let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
@@ -251,7 +250,7 @@ impl Device {
         Ok(())
     }
 
-    /// cuBLASLt's handle for this device, if it is there: good for as long as self lives.
+    /// The cuBLASLt handle for this device, valid while `self` lives. None without a usable cuBLASLt.
     pub(super) fn blas(&self) -> Result<Option<cublasLtHandle_t>> {
         let _current = self.enter()?;
         let mut handle = self.blas.lock().unwrap_or_else(PoisonError::into_inner);
@@ -270,8 +269,7 @@ impl Device {
         self.partitions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A kernel, with leave to use `shared` bytes of dynamic shared memory. cuLaunchKernel takes it as a function of the
-    /// context of the stream.
+    /// A kernel that may use `shared` bytes of dynamic shared memory. cuLaunchKernel runs it in the stream's context.
     pub(super) fn kernel(&self, name: &str, shared: u32) -> Result<sys::CUfunction> {
         let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
         let known = kernels.functions.get(name).copied();
@@ -314,7 +312,7 @@ fn unload(libraries: &[sys::CUlibrary]) {
     }
 }
 
-/// What to load. A driver that brings its own code for each kernel (simulator/driver) is satisfied with any.
+/// Kernel images to load. The simulated driver brings its own code and accepts any image.
 fn images() -> Vec<&'static [u8]> {
     if has("simulated_cuda_configure") {
         return vec![b"simulated\0"];

@@ -1,4 +1,4 @@
-//! The CUDA driver: found at run time, and its results as errors that say what was done.
+//! The CUDA driver: loading it at run time, and its results as errors that name the attempted action.
 
 use crate::bail;
 use crate::error::{Error, Result, Status};
@@ -6,10 +6,10 @@ use cudarc::driver::sys::{self, CUresult};
 use std::ffi::{CStr, c_char};
 use std::sync::OnceLock;
 
-/// CUDA 12.0. Older ones lack functions that are used here.
+/// Oldest usable driver: that of CUDA 12.0. Older ones lack functions that are used here.
 const OLDEST_DRIVER: i32 = 12000;
 
-/// The functions of the driver that this backend calls. cudarc panics where one is missing, so they are asked for first.
+/// The functions of the driver that this backend calls, checked before use: cudarc panics where one is missing.
 const USED: &[&str] = &[
     "cuInit",
     "cuDriverGetVersion",
@@ -58,7 +58,7 @@ const USED: &[&str] = &[
     "cuGetErrorString",
 ];
 
-/// The driver's version (12040 is 12.4), once it is known to be usable. Found out once in a process.
+/// The version of a usable driver (12040 is 12.4). Determined once per process.
 pub(super) fn ready() -> Result<i32> {
     static READY: OnceLock<Result<i32>> = OnceLock::new();
     READY.get_or_init(|| crate::panics::catch(find).and_then(|found| found)).clone()
@@ -87,14 +87,14 @@ fn find() -> Result<i32> {
     Ok(version)
 }
 
-/// Whether the driver has a function of that name.
+/// True if the driver has a function of that name.
 pub(super) fn has(name: &str) -> bool {
     let Ok(name) = std::ffi::CString::new(name) else { return false };
     // SAFETY: the library is loaded, or the caller found it so; the symbol is looked up, not called.
     unsafe { sys::culib().get::<unsafe extern "C" fn()>(name.as_bytes_with_nul()).is_ok() }
 }
 
-/// An error that says what was being done, with the driver's own name and words.
+/// Turns a result into an error that names the attempted action and quotes the driver.
 pub(super) fn check(result: CUresult, doing: &str) -> Result<()> {
     let status = match result {
         CUresult::CUDA_SUCCESS => return Ok(()),

@@ -1,4 +1,4 @@
-//! CUDA graphs: the kernels of a step recorded once, and launched in one call from then on.
+//! CUDA graphs: the kernels of a step are recorded once and launched in one call from then on.
 
 use super::device::Device;
 use super::driver::check;
@@ -9,30 +9,30 @@ use cudarc::driver::sys;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// The graphs of one engine, by the room of their batches. They refer to its memory: when that moves, they go.
+/// The graphs of one engine, by padded batch sizes. They contain addresses, so all are dropped when memory moves.
 #[derive(Default)]
 pub(super) struct Graphs {
     known: HashMap<StepBuffers, Known>,
 }
 
 enum Known {
-    /// A batch of it has run.
+    /// A batch of this size has run.
     Seen,
     Recorded(Graph),
-    /// It cannot be.
+    /// Recording failed.
     Unrecorded,
 }
 
-/// What to do with a batch.
+/// How to run a batch.
 pub(super) enum Turn {
-    /// The first of its room: memory may grow yet.
+    /// Kernel by kernel: memory may still grow with the first batch of a size.
     Run,
     Record,
     Replay,
 }
 
 impl Graphs {
-    /// Engines see few rooms; one that sees more than this begins anew.
+    /// Greatest number of sizes; an engine that sees more starts over.
     const MOST: usize = 256;
 
     pub fn turn(&mut self, room: &StepBuffers) -> Turn {
@@ -54,7 +54,7 @@ impl Graphs {
         self.known.insert(*room, Known::Recorded(graph));
     }
 
-    /// Has the batches of a room run one by one until memory moves.
+    /// Runs batches of this size unrecorded until memory moves.
     pub fn give_up(&mut self, room: &StepBuffers) {
         self.known.insert(*room, Known::Unrecorded);
     }
@@ -71,7 +71,7 @@ impl Graphs {
     }
 }
 
-/// Recorded work of a stream.
+/// Recorded work, ready to launch.
 pub(super) struct Graph {
     device: Arc<Device>,
     executable: sys::CUgraphExec,

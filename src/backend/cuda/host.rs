@@ -1,4 +1,4 @@
-//! Activations from the host and back, for tests and benches: in a step they stay on the device.
+//! Copies of activations from and to the host, for tests and benches. In a step activations stay on the device.
 
 use super::layout::Element;
 use super::{CudaBackend, CudaBuffer};
@@ -6,7 +6,7 @@ use crate::bail;
 use crate::error::Result;
 
 impl CudaBackend {
-    /// Activations `[rows, cols]`: f32, as the residual stream has them, or rounded to what products take.
+    /// Uploads activations `[rows, cols]`: as f32 like the residual stream, or rounded to the type of other activations.
     pub fn upload(&mut self, values: &[f32], rows: usize, cols: usize, residual: bool) -> Result<CudaBuffer> {
         assert_eq!(values.len(), rows * cols);
         let element = if residual { Element::F32 } else { self.element };
@@ -23,7 +23,7 @@ impl CudaBackend {
         Ok(out)
     }
 
-    /// All of a buffer once the work so far is done, whatever type it has.
+    /// Waits, and downloads a buffer of any type.
     pub fn fetch(&mut self, x: &CudaBuffer) -> Result<Vec<f32>> {
         let (Some((memory, offset)), Some(element)) = (x.place(), x.element) else {
             bail!(Internal, "activations that nothing was written to");

@@ -1,4 +1,4 @@
-//! What kernels are told of a batch and of KV in blocks: twins of the structs in kernels/include/layout.cuh.
+//! Rust twins of the structs in kernels/include/layout.cuh, and names of element types.
 
 use super::stream::Argument;
 use crate::backend::KvGeometry;
@@ -6,7 +6,7 @@ use crate::bail;
 use crate::error::Result;
 use crate::tensor::Dtype;
 
-/// How KV lies in the blocks of a slab.
+/// Layout of KV in blocks; the struct KvLayout of the kernels.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct KvLayout {
@@ -24,7 +24,7 @@ pub(super) struct KvLayout {
 unsafe impl Argument for KvLayout {}
 
 impl KvLayout {
-    /// Of a pool on a device.
+    /// The layout of a pool on a device.
     pub fn of(geometry: &KvGeometry) -> Result<KvLayout> {
         if !geometry.block_bytes().is_multiple_of(16) {
             bail!(Unsupported, "KV of {geometry:?} on a CUDA device: expected blocks of a multiple of 16 bytes");
@@ -32,7 +32,7 @@ impl KvLayout {
         Self::of_single(geometry)
     }
 
-    /// Of blocks that follow no other, and so may be of any size.
+    /// The layout of single blocks, whose size needs no alignment.
     pub fn of_single(geometry: &KvGeometry) -> Result<KvLayout> {
         let Ok(stripe_bytes) = u32::try_from(geometry.stripe_bytes()) else {
             bail!(Unsupported, "KV of {geometry:?}: a head's part of a block is over 4 GiB");
@@ -50,7 +50,7 @@ impl KvLayout {
     }
 }
 
-/// Element types that kernels compute with: those of weights and activations.
+/// Element types of weights and activations that there are kernels for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Element {
     F32,
@@ -73,7 +73,7 @@ impl Element {
     }
 }
 
-/// The name of a kernel for an element type: what comes before the type in it, and what comes after.
+/// A kernel's name for an element type, from the parts before and after the type.
 macro_rules! named {
     ($element:expr, $before:literal) => {
         named!($element, $before, "")

@@ -1,4 +1,4 @@
-//! Brings weights to a device, from wherever they are mapped, and tells how far it is.
+//! Copies mapped weights to a device and reports progress.
 
 use super::depot::{Depot, Weight};
 use super::device::Device;
@@ -8,13 +8,13 @@ use crate::backend::Progress;
 use crate::error::Result;
 use std::sync::Arc;
 
-/// Of each pinned buffer.
+/// Size of each pinned buffer.
 const STAGED: usize = 16 << 20;
 const THREADS: usize = 4;
 
-/// One loading of weights.
+/// One load of a model's weights.
 pub struct Loader<'a> {
-    /// First: what is under way is waited for before its memory goes, which unmapping does not.
+    /// Declared first: its drop waits for copies in progress, unmapping their memory does not.
     stream: Stream,
     staging: Staging,
     depot: Depot,
@@ -42,7 +42,7 @@ impl<'a> Loader<'a> {
         })
     }
 
-    /// One of `total` bytes into a depot, whose progress is told from none to all of them; once, if they are there.
+    /// A load of `total` bytes into a depot. `progress` is called from 0 to `total`, or once if the weights are there already.
     pub fn watched(depot: Depot, total: u64, progress: &'a mut Progress<'a>) -> Result<Loader<'a>> {
         if !depot.is_filled() {
             progress(0, total)?;
@@ -54,12 +54,12 @@ impl<'a> Loader<'a> {
         self.depot.place(bytes)
     }
 
-    /// Whether all weights are there, and [`Loader::load`] has nothing to do.
+    /// True if all weights are there already and [`Loader::load`] has nothing to do.
     pub(super) fn is_filled(&self) -> bool {
         self.depot.is_filled()
     }
 
-    /// Copies `bytes` to `offset` of `to`. They are there once [`Loader::finish`] has returned.
+    /// Starts to copy `bytes` to `offset` of `to`; [`Loader::finish`] waits for it.
     pub(super) fn load(&mut self, to: &Weight, offset: usize, bytes: &[u8]) -> Result<()> {
         if self.is_filled() {
             return Ok(());
@@ -73,7 +73,7 @@ impl<'a> Loader<'a> {
         })
     }
 
-    /// Waits until everything is there.
+    /// Waits for all copies.
     pub fn finish(self) -> Result<()> {
         self.stream.synchronize()?;
         self.depot.finish()?;

@@ -1,4 +1,4 @@
-//! Memory on a device, and pinned memory of the host that it copies from and to.
+//! Memory on a device, and pinned host memory that it copies from and to.
 
 use super::device::Device;
 use super::driver::check;
@@ -10,12 +10,12 @@ use cudarc::driver::sys;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// Bytes on a device. What they hold at first is unspecified.
+/// Bytes on a device, with unspecified initial contents.
 pub struct Allocation {
     device: Arc<Device>,
     at: sys::CUdeviceptr,
     bytes: usize,
-    /// None: allocated for this process alone.
+    /// None for memory of this process alone.
     shareable: Option<Shareable>,
 }
 
@@ -29,7 +29,7 @@ impl Allocation {
         Ok(Allocation { device: device.clone(), at, bytes, shareable: None })
     }
 
-    /// Bytes that other processes can map, where the device can do that.
+    /// Allocates memory that other processes can map, or ordinary memory where the device does not support that.
     pub fn shareable(device: &Arc<Device>, bytes: usize) -> Result<Allocation> {
         match Shareable::new(device, bytes) {
             Ok(memory) => Ok(Self::of(device, memory, bytes)),
@@ -42,12 +42,12 @@ impl Allocation {
         }
     }
 
-    /// The same, or nothing.
+    /// Allocates memory that other processes can map, or fails.
     pub fn only_shareable(device: &Arc<Device>, bytes: usize) -> Result<Allocation> {
         Ok(Self::of(device, Shareable::new(device, bytes)?, bytes))
     }
 
-    /// Another process's bytes, read-only: what [`Allocation::descriptor`] gave there, with its size.
+    /// Maps another process's memory read-only, from what [`Allocation::descriptor`] returned there.
     pub fn open(device: &Arc<Device>, fd: OwnedFd, bytes: usize) -> Result<Allocation> {
         Ok(Self::of(device, Shareable::open(device, fd, bytes)?, bytes))
     }
@@ -56,7 +56,7 @@ impl Allocation {
         Allocation { device: device.clone(), at: memory.address(), bytes, shareable: Some(memory) }
     }
 
-    /// A descriptor of all of it, and the size to map it with. UNSUPPORTED if it is this process's alone.
+    /// A descriptor of the memory, and the size to map. UNSUPPORTED for memory of this process alone.
     pub fn descriptor(&self) -> Result<(OwnedFd, usize)> {
         match &self.shareable {
             Some(memory) => Ok((memory.descriptor()?, memory.bytes())),
@@ -64,7 +64,7 @@ impl Allocation {
         }
     }
 
-    /// None: allocated for this process alone.
+    /// The mapping of shareable memory; None for memory of this process alone.
     pub(super) fn mapped(&self) -> Option<&Shareable> {
         self.shareable.as_ref()
     }
@@ -84,12 +84,12 @@ impl Allocation {
         self.at + offset as u64
     }
 
-    /// The address of all of it.
+    /// The address of the first byte.
     pub fn address(&self) -> sys::CUdeviceptr {
         self.at
     }
 
-    /// Copies `data` to `offset`, in the order of `stream`, and waits for it.
+    /// Copies `data` to `offset` in stream order, and waits.
     pub fn write(&self, offset: usize, data: &[u8], stream: &Stream) -> Result<()> {
         let to = self.at(offset, data.len());
         let _current = self.device.enter()?;
@@ -102,7 +102,7 @@ impl Allocation {
         stream.synchronize()
     }
 
-    /// Copies `out.len()` bytes from `offset`, in the order of `stream`, and waits for them.
+    /// Copies `out.len()` bytes from `offset` to the host in stream order, and waits.
     pub fn read(&self, offset: usize, out: &mut [u8], stream: &Stream) -> Result<()> {
         let from = self.at(offset, out.len());
         let _current = self.device.enter()?;
@@ -115,7 +115,7 @@ impl Allocation {
         stream.synchronize()
     }
 
-    /// Copies within it, in the order of `stream`, and waits for it. The two places do not overlap.
+    /// Copies bytes within the allocation in stream order, and waits. The two ranges must not overlap.
     pub fn copy(&self, from: usize, to: usize, bytes: usize, stream: &Stream) -> Result<()> {
         let (source, target) = (self.at(from, bytes), self.at(to, bytes));
         let _current = self.device.enter()?;
@@ -125,7 +125,7 @@ impl Allocation {
         stream.synchronize()
     }
 
-    /// Makes all of it zero, and waits for it.
+    /// Zeroes the allocation, and waits.
     pub fn clear(&self, stream: &Stream) -> Result<()> {
         let _current = self.device.enter()?;
         // SAFETY: all of it, and nothing else.
@@ -146,7 +146,7 @@ impl Drop for Allocation {
     }
 }
 
-/// Pinned memory of the host, in words of four bytes: what the device copies from and to in the background.
+/// Pinned host memory, in words of four bytes, which the device copies from and to in the background.
 pub struct PinnedMemory {
     device: Arc<Device>,
     at: *mut u32,
@@ -172,26 +172,26 @@ impl PinnedMemory {
         self.words
     }
 
-    /// Nothing of the device's may be under way that uses it.
+    /// The words. The device must not be using them.
     pub fn as_mut_slice(&mut self) -> &mut [u32] {
         // SAFETY: allocated with this length, initialised, and ours alone.
         unsafe { std::slice::from_raw_parts_mut(self.at, self.words) }
     }
 
-    /// As above.
+    /// The words. The device must not be using them.
     pub fn as_slice(&self) -> &[u32] {
         // SAFETY: as above.
         unsafe { std::slice::from_raw_parts(self.at, self.words) }
     }
 
-    /// As above.
+    /// The bytes. The device must not be using them.
     pub fn as_mut_bytes(&mut self) -> &mut [u8] {
         // SAFETY: as above.
         unsafe { std::slice::from_raw_parts_mut(self.at.cast(), self.words * 4) }
     }
 
-    /// Copies the first `bytes` to `offset` of `to`, in the order of `stream`, without waiting: self stays as it is
-    /// until the stream was waited for.
+    /// Copies the first `bytes` to `offset` of `to` in stream order, without waiting. The contents must stay unchanged until
+    /// the stream has been waited for.
     pub fn send(&self, bytes: usize, to: &Allocation, offset: usize, stream: &Stream) -> Result<()> {
         assert!(bytes <= self.words * 4);
         let at = to.at(offset, bytes);
@@ -201,7 +201,7 @@ impl PinnedMemory {
         check(result, &format!("copy {bytes} bytes to CUDA device {}", self.device.ordinal()))
     }
 
-    /// Copies the first `words` of `from` here, in the order of `stream`, without waiting.
+    /// Copies the first `words` of `from` to this memory in stream order, without waiting.
     pub fn fetch(&mut self, words: usize, from: &Allocation, stream: &Stream) -> Result<()> {
         self.receive(0, words * 4, from, 0, stream)
     }

@@ -4,19 +4,19 @@
 //!
 //! | to change | look in |
 //! | --- | --- |
-//! | which functions of the driver are used, what their errors mean | `driver` |
+//! | the driver's functions and errors | `driver` |
 //! | devices, loading of kernels | `device` |
 //! | memory, streams, launches | `memory`, `stream` |
 //! | memory that other processes map, or other devices read | `shareable`, `peer` |
 //! | priorities, parts of the multiprocessors | `engine_streams`, `partition` |
 //! | how weights get there, and are shared with other processes | `upload`, `load`, `depot`, `tensors` |
-//! | what the device is told of a step | `step`, `layout` |
+//! | the data that a step sends to the device | `step`, `layout` |
 //! | recorded steps | `graph` |
 //! | which kernel runs for an operation | `rows`, `attention`, `product` |
-//! | what goes through cuBLASLt, and how | `blas`, `cublaslt` |
+//! | products through cuBLASLt | `blas`, `cublaslt` |
 //! | where cuBLASLt is searched for | `cublaslt`, `wheels` |
-//! | the KV pool, and how blocks get into and out of it | `slab`, `pool`, `pool_copy`, `transfers`, `staging` |
-//! | how tokens are drawn | `draw` |
+//! | the KV pool, copies into and out of it | `slab`, `pool`, `pool_copy`, `transfers`, `staging` |
+//! | sampling on the device | `device_sampling` |
 //! | activations for tests and benches | `host` |
 
 mod attention;
@@ -70,33 +70,33 @@ use std::sync::Arc;
 use step::{StepBuffers, StepData};
 use stream::Stream;
 
-/// One engine's part of a device: its streams, and what it tells the device of a step.
+/// One engine's use of a device: its streams, its step data and its recorded graphs.
 pub struct CudaBackend {
     device: Arc<Device>,
-    /// One of `streams`, before which it goes: of high priority while the engine decodes.
+    /// The one of `streams` in use: of high priority while the engine decodes. Declared before `streams`, dropped first.
     stream: Arc<Stream>,
     streams: EngineStreams,
     urgent: bool,
-    /// What activations are between the matrix products; the residual stream and logits are f32.
+    /// Type of activations between the matrix products; the residual stream and logits are f32.
     element: Element,
     /// Query heads for each KV head.
     group: u32,
     step: StepData,
     attention: attention::Plan,
-    /// None: all products are done by our kernels.
+    /// None where own kernels compute all products.
     blas: Option<blas::Blas>,
     graphs: Graphs,
-    /// Memory of this step's had to grow.
+    /// Set when memory that a step uses has moved.
     grew: bool,
     device_sampler: device_sampling::DeviceSampler,
     fetched: PinnedMemory,
 }
 
-/// Batches of one row for each sequence are filled up to one of these numbers of rows, so that few graphs do for all.
+/// Decode batches are padded to one of these numbers of rows, so that few graphs serve all of them.
 const ROWS: [usize; 14] = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 256];
 
 impl CudaBackend {
-    /// For a model whose matrices are of `dtype`, with so many query heads and layers of these windows, over a pool of KV.
+    /// A backend for a model with matrices of type `dtype`, `heads` query heads and these windows, over the pool `kv`.
     pub fn new(
         device: &Arc<Device>,
         dtype: Dtype,
@@ -130,7 +130,7 @@ impl CudaBackend {
         KvLayout::of(geometry).map(|_| ())
     }
 
-    /// How much room a batch is given, and whether others are likely to have the same.
+    /// The padded sizes of a batch, and whether other batches are likely to share them.
     fn room(&self, batch: &Batch, block_tokens: u32) -> (StepBuffers, bool) {
         let rows = batch.tokens.len();
         let filled = ROWS.iter().find(|filled| **filled >= rows);
@@ -339,7 +339,7 @@ impl Backend for CudaBackend {
         self.streams.multiprocessors().unwrap_or(self.device.multiprocessors)
     }
 
-    /// Graphs stay good: they run with the priority of the stream that they are launched into.
+    /// Recorded graphs stay valid: they run with the priority of the stream that they are launched into.
     fn set_urgent(&mut self, urgent: bool) -> Result<()> {
         if self.urgent != urgent {
             self.stream.synchronize()?;

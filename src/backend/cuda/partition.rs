@@ -1,20 +1,18 @@
-//! Parts of a device's multiprocessors (SMs): green contexts, so that prefill and decode run side by side without taking
-//! each other's.
+//! Partitions of a device's multiprocessors (SMs) by green contexts: prefill and decode run side by side, each on its own.
 //!
-//! What CUDA's documentation says of green contexts, and what follows from it here:
+//! CUDA's documentation of green contexts, and the consequences for this backend:
 //!
-//! - A green context belongs to the primary context of its device, and memory is that one's: everything that was
-//!   allocated there can be used, and no copy is needed.
-//! - A stream made by cuGreenCtxStreamCreate is used whatever context is current, so the primary one stays so. To make
-//!   the green context current instead would bind it to one thread at a time.
-//! - A kernel runs in the context of its stream. Functions of a module (cuModuleGetFunction) are of the context that the
-//!   module was loaded into, kernels of a library (cuLibraryGetKernel) of none: cuLaunchKernel takes their context from
-//!   the stream. Hence kernels are loaded as a library (`device`).
-//! - A recorded kernel stays in the context that it was recorded in, wherever its graph is launched: who changes the
-//!   partition records anew. Priorities are of the stream that a graph is launched into.
+//! - A green context belongs to the primary context of its device and shares its memory, so nothing has to be copied.
+//! - A stream of cuGreenCtxStreamCreate works whichever context is current, so the primary one stays current. Making the
+//!   green context current would bind it to one thread at a time.
+//! - A kernel runs in the context of its stream. Functions of a module (cuModuleGetFunction) belong to the context that the
+//!   module was loaded into; kernels of a library (cuLibraryGetKernel) to none, and cuLaunchKernel takes the stream's.
+//!   That is why `device` loads kernels as a library.
+//! - A recorded kernel stays in the context that it was recorded in, wherever its graph is launched, so a change of
+//!   partition needs new recordings. A graph runs with the priority of the stream that it is launched into.
 //! - Partitions are disjoint only if they come from one split. So the device is split once into the smallest groups that
-//!   the driver gives, and a partition is some of these.
-//! - Copies, L2 and memory bandwidth are shared.
+//!   the driver offers, and a partition consists of some of these.
+//! - Copy engines, the L2 cache and memory bandwidth are not partitioned.
 
 use super::device::Device;
 use super::driver::{check, has, ready};
@@ -23,7 +21,7 @@ use crate::error::Result;
 use cudarc::driver::sys::{self, CUdevResource, CUdevResourceType as Kind};
 use std::sync::{Arc, Weak};
 
-/// That streams of green contexts are of.
+/// First driver with streams of green contexts: that of CUDA 12.5.
 const OLDEST_DRIVER: i32 = 12050;
 
 const USED: &[&str] = &[
@@ -35,7 +33,7 @@ const USED: &[&str] = &[
     "cuGreenCtxStreamCreate",
 ];
 
-/// Some multiprocessors of a device, for the engines with one share of it.
+/// Some multiprocessors of a device, used by all engines with the same share.
 pub struct Partition {
     device: Arc<Device>,
     context: sys::CUgreenCtx,
@@ -61,9 +59,9 @@ pub(super) struct Partitions {
 unsafe impl Send for Partitions {}
 
 impl Partition {
-    /// `percent` of the device's multiprocessors, as near as its groups come to it; the same ones for all who want that
-    /// share. Those that nobody has go first, counting as such what `leaving` gives up: the share that the caller has
-    /// now, if it is the only one to have it. So shares that are 100 % together do not overlap.
+    /// A partition of about `percent` of the device's multiprocessors, as close as whole groups allow; engines that ask for the
+    /// same share get the same partition. Unused groups are taken first, among them those of the share `leaving` that the
+    /// caller gives up, if nobody else uses it. So shares that add up to 100 % do not overlap.
     pub fn of(device: &Arc<Device>, percent: u32, leaving: u32) -> Result<Arc<Partition>> {
         supported(device)?;
         let _current = device.enter()?;
@@ -122,7 +120,7 @@ fn size(resource: &CUdevResource) -> u32 {
     unsafe { resource.__bindgen_anon_1.sm.smCount }
 }
 
-/// The smallest groups that the driver gives, and last what is left of them.
+/// Splits a device into the smallest groups that the driver offers; the remainder is the last group.
 fn split(device: &Device) -> Result<Vec<CUdevResource>> {
     let doing = format!("split the multiprocessors of CUDA device {}", device.ordinal());
     // SAFETY: numbers, of which 0 is one.
@@ -159,7 +157,7 @@ fn green(device: &Device, mut resources: Vec<CUdevResource>) -> Result<sys::CUgr
     Ok(context)
 }
 
-/// The groups whose sizes come nearest to `percent` of all, at least one; the least used first, then in order.
+/// Chooses groups whose total size is nearest to `percent`, at least one: the least used first, then in order.
 fn choose(sizes: &[u32], users: &[u32], percent: u32) -> Vec<usize> {
     let wanted = i64::from(percent) * sizes.iter().map(|size| i64::from(*size)).sum::<i64>();
     // Of a hundred times the number, so that nothing is rounded.
@@ -182,7 +180,7 @@ fn choose(sizes: &[u32], users: &[u32], percent: u32) -> Vec<usize> {
 mod tests {
     use super::choose;
 
-    /// 132 of an H100, in groups of 8 and what is left.
+    /// The 132 multiprocessors of an H100, in groups of 8 and a remainder.
     fn h100() -> Vec<u32> {
         let mut sizes = vec![8; 15];
         sizes.push(12);

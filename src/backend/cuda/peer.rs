@@ -1,5 +1,5 @@
-//! Memory of one device that another reads directly, over NVLink or PCIe. CUDA gives that to who asks for it, context by
-//! context and mapping by mapping; a copy without it goes through the host, at a small part of the rate.
+//! Direct reads of one device's memory by another, over NVLink or PCIe. CUDA has to be asked for that per context and per
+//! mapping; otherwise copies go through the host at a fraction of the rate.
 
 use super::device::Device;
 use super::driver::check;
@@ -8,12 +8,12 @@ use crate::error::Result;
 use cudarc::driver::sys::{self, CUresult};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-/// The devices that have asked for a piece of memory, and whether they reach it.
+/// Devices that have asked to read a piece of memory, and whether they can.
 #[derive(Default)]
 pub(super) struct Readers(Mutex<Vec<(Weak<Device>, bool)>>);
 
 impl Readers {
-    /// Whether `reader`, another device, reads `memory` directly: from now on, if it can.
+    /// Lets another device read `memory` directly. False if it cannot.
     pub fn reach(&self, memory: &Allocation, reader: &Arc<Device>) -> bool {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|(device, _)| device.strong_count() > 0);
@@ -21,7 +21,7 @@ impl Readers {
             return *reaches;
         }
         let reaches = open(memory, reader).unwrap_or_else(|error| {
-            crate::log!(Info, "cuda", "through the host: {error}");
+            crate::log!(Info, "cuda", "copies between devices go through the host: {error}");
             false
         });
         known.push((Arc::downgrade(reader), reaches));
@@ -29,7 +29,7 @@ impl Readers {
     }
 }
 
-/// False if there is no way between the two.
+/// Opens `memory` to `reader`. False if nothing connects the two devices.
 fn open(memory: &Allocation, reader: &Arc<Device>) -> Result<bool> {
     let owner = memory.device();
     let doing = format!("read CUDA device {} from {}", owner.ordinal(), reader.ordinal());

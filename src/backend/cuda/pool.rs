@@ -58,8 +58,8 @@ impl CudaPool {
         self.memory.address()
     }
 
-    /// What another process needs to map the pool: a descriptor, its size and the device's UUID. UNSUPPORTED if the memory
-    /// cannot be shared.
+    /// A descriptor of the pool, its size and the device's UUID, with which another process can map it. UNSUPPORTED if the
+    /// memory cannot be shared.
     pub fn descriptor(&self) -> Result<(OwnedFd, usize, [u8; 16])> {
         let (fd, bytes) = self.memory.descriptor()?;
         Ok((fd, bytes, self.memory.device().uuid()?))

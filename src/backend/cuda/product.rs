@@ -1,4 +1,4 @@
-//! Matrix products: which kernel for how many rows, and when cuBLASLt.
+//! Matrix products: cuBLASLt or the kernel that suits the number of rows.
 
 use super::CudaBackend;
 use super::blas::{Blas, Matrices, Product};
@@ -10,11 +10,11 @@ use crate::bail;
 use crate::error::Result;
 use cleave_kernels::shapes;
 
-/// Up to so many rows small tiles fill the device better than large ones.
+/// Number of rows up to which narrow tiles fill the device better than large ones.
 const FLAT_ROWS: u32 = 64;
 
-/// `out = linear(x)`, or `out += linear(x)`; `out` has its shape and type already, and nothing between its rows. True if
-/// memory moved that products use.
+/// `out = linear(x)`, or `out += linear(x)`. `out` already has its shape and type, and no gaps between rows. True if memory
+/// that recorded products use has moved.
 pub(super) fn run(
     stream: &Stream,
     blas: Option<&mut Blas>,
@@ -30,7 +30,7 @@ pub(super) fn run(
     let bias = linear.bias.as_ref().map_or(0, |bias| bias.address());
     let to_float = out.element == Some(Element::F32);
     let mut moved = false;
-    // cuBLASLt takes a bias of y's type.
+    // cuBLASLt adds biases of y's type only.
     let of_y = match &linear.bias {
         Some(bias) if !to_float => bias.rounded(),
         _ => Some(bias),
@@ -63,12 +63,12 @@ pub(super) fn run(
     Ok(moved)
 }
 
-/// Whether [`gated`] does these.
+/// True if [`gated`] can compute this product.
 pub(super) fn is_gated(rows: u32, projections: &CudaProjections) -> bool {
     rows <= shapes::GEMV_ROWS && projections.linear.bias.is_none()
 }
 
-/// `out = silu(gate(x)) * up(x)` in one go, for few rows; `out` has its shape and type already.
+/// `out = silu(gate(x)) * up(x)` by one kernel, for few rows. `out` already has its shape and type.
 pub(super) fn gated(
     stream: &Stream,
     x: &CudaBuffer,

@@ -1,4 +1,4 @@
-//! Operations on each row by itself: which kernel, over how many threads, with what.
+//! Launches of the kernels that treat each row by itself.
 
 use super::layout::{Element, KvLayout, named};
 use super::stream::{Shape, arg};
@@ -10,7 +10,7 @@ use crate::tensor::Dtype;
 use cleave_kernels::shapes;
 
 impl CudaBackend {
-    /// See [`Backend::embed`](crate::backend::Backend::embed); so with the others.
+    /// Implements [`Backend::embed`](crate::backend::Backend::embed); the other functions likewise.
     pub(super) fn run_embed(&mut self, table: &CudaMatrix, tokens: &[u32], out: &mut CudaBuffer) -> Result<()> {
         let (rows, hidden) = (self.step.rows.max(tokens.len() as u32), table.cols);
         self.shape(out, rows, hidden, Element::F32)?;

@@ -1,4 +1,4 @@
-//! Memory on a device that other processes can map by a file descriptor: CUDA's virtual memory management.
+//! Device memory that other processes can map by a file descriptor, from CUDA's virtual memory management.
 
 use super::device::Device;
 use super::driver::{check, has};
@@ -8,7 +8,7 @@ use cudarc::driver::sys;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
-/// What is used here. A driver without one of them shares nothing.
+/// The functions that are used here. A driver without one of them shares nothing.
 const USED: &[&str] = &[
     "cuMemGetAllocationGranularity",
     "cuMemCreate",
@@ -26,14 +26,14 @@ const FD: sys::CUmemAllocationHandleType = sys::CUmemAllocationHandleType::CU_ME
 const READ_WRITE: sys::CUmemAccess_flags = sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
 const READ: sys::CUmemAccess_flags = sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READ;
 
-/// Physical memory of a device, this process's or another's, and where it is mapped. The memory lives as long as any
-/// process has it.
+/// Physical memory of a device, allocated here or in another process, and its mapping. It lives while any process holds
+/// it.
 pub(super) struct Shareable {
     device: Arc<Device>,
     handle: sys::CUmemGenericAllocationHandle,
-    /// 0: not mapped (yet).
+    /// Address of the mapping; 0 while unmapped.
     at: sys::CUdeviceptr,
-    /// A multiple of the granularity.
+    /// Size, a multiple of the granularity.
     bytes: usize,
     mapped: bool,
 }
@@ -51,7 +51,7 @@ fn properties(device: &Device) -> sys::CUmemAllocationProp {
     properties
 }
 
-/// Whether a device's memory can be shared so.
+/// True if a device's memory can be shared by descriptors.
 pub(super) fn supported(device: &Device) -> bool {
     use sys::CUdevice_attribute as Attribute;
     let can = |which| device.attribute(which).is_ok_and(|can| can != 0);
@@ -61,7 +61,7 @@ pub(super) fn supported(device: &Device) -> bool {
 }
 
 impl Shareable {
-    /// UNSUPPORTED where the device cannot, see [`supported`].
+    /// Allocates and maps memory. UNSUPPORTED where [`supported`] is false.
     pub fn new(device: &Arc<Device>, bytes: usize) -> Result<Shareable> {
         if !supported(device) {
             bail!(Unsupported, "CUDA device {}: its memory cannot be shared with other processes", device.ordinal());
@@ -82,7 +82,7 @@ impl Shareable {
         memory.map(READ_WRITE)
     }
 
-    /// Another process's memory of a device, read-only.
+    /// Maps another process's memory, read-only.
     pub fn open(device: &Arc<Device>, fd: OwnedFd, bytes: usize) -> Result<Shareable> {
         if !supported(device) {
             bail!(Unsupported, "CUDA device {}: memory of other processes cannot be mapped", device.ordinal());
@@ -110,7 +110,7 @@ impl Shareable {
         Ok(self)
     }
 
-    /// Lets another device, which can, read it: what is enabled between contexts does not hold for mapped memory.
+    /// Lets another device read it. Mapped memory needs this in addition to peer access between contexts.
     pub fn open_to(&self, reader: &Device) -> Result<()> {
         let _current = self.device.enter()?;
         let access = sys::CUmemAccessDesc { location: location(reader), flags: READ };
@@ -127,7 +127,7 @@ impl Shareable {
         self.bytes
     }
 
-    /// A descriptor by which another process can map the memory. The memory lives as long as that does.
+    /// A descriptor with which another process can map the memory; it keeps the memory alive.
     pub fn descriptor(&self) -> Result<OwnedFd> {
         let _current = self.device.enter()?;
         let mut fd: i32 = -1;

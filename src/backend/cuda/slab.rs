@@ -17,7 +17,7 @@ impl CudaSlab {
         Self::of(device, geometry, n_blocks, false)
     }
 
-    /// A pool that other processes can be given to read, where the device can do that.
+    /// A pool that other processes may map for reading, where the device supports that.
     pub fn shared(device: &Arc<Device>, geometry: KvGeometry, n_blocks: usize) -> Result<CudaSlab> {
         Self::of(device, geometry, n_blocks, true)
     }
@@ -32,7 +32,7 @@ impl CudaSlab {
     }
 }
 
-/// A block is read only after the step that wrote it was waited for.
+/// Callers read a block only after they have waited for the step that wrote it.
 impl BlockStore for CudaSlab {
     fn geometry(&self) -> &KvGeometry {
         &self.geometry

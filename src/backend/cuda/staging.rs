@@ -1,5 +1,5 @@
-//! Copies between a device and whatever memory of the host, through two pinned buffers: one is filled or emptied by the
-//! CPU while the device copies from or to the other.
+//! Copies between a device and ordinary host memory through two pinned buffers: the CPU fills or empties one while the
+//! device copies from or to the other.
 
 use super::device::Device;
 use super::memory::{Allocation, PinnedMemory};
@@ -7,24 +7,24 @@ use super::stream::{Event, Stream};
 use crate::error::Result;
 use std::sync::Arc;
 
-/// A piece of less is not worth a second thread.
+/// Bytes below which a second thread is not worth starting.
 const SMALL: usize = 1 << 20;
 
 pub(super) struct Staging {
     device: Arc<Device>,
-    /// Of each buffer.
+    /// Size of each buffer.
     bytes: usize,
-    /// That fill a buffer.
+    /// Threads that fill a buffer.
     threads: usize,
-    /// Made when they are first used.
+    /// Allocated at first use.
     halves: Option<[Half; 2]>,
-    /// The one to be filled next.
+    /// Index of the buffer to fill next.
     next: usize,
 }
 
 struct Half {
     pinned: PinnedMemory,
-    /// The device is done with it.
+    /// Recorded behind the device's last copy from or to the buffer.
     free: Event,
 }
 
@@ -35,8 +35,8 @@ impl Half {
 }
 
 impl Staging {
-    /// `bytes` of each buffer: enough for a copy's start to cost little beside it. `threads` fill it: from page cache it
-    /// takes some to keep up with the bus.
+    /// `bytes` is the size of a buffer, large enough to make the start of a copy cheap in comparison. `threads` fill it: one
+    /// thread reading the page cache is slower than the bus.
     pub fn new(device: &Arc<Device>, bytes: usize, threads: usize) -> Staging {
         Staging { device: device.clone(), bytes, threads, halves: None, next: 0 }
     }
@@ -50,8 +50,8 @@ impl Staging {
         }
     }
 
-    /// Copies `data` to `offset` of `to`, in the order of `stream`. It is there once that was waited for; `data` is free
-    /// at once. `each` is told of the bytes of every piece.
+    /// Copies `data` to `offset` of `to` in stream order, without waiting for the device; `data` is no longer needed when this
+    /// returns. `each` is called with the bytes of every piece.
     pub fn send(
         &mut self,
         to: &Allocation,
@@ -74,14 +74,13 @@ impl Staging {
         Ok(())
     }
 
-    /// The same, and waits for it.
+    /// Copies `data` to `offset` of `to`, and waits.
     pub fn write(&mut self, to: &Allocation, offset: usize, data: &[u8], stream: &Stream) -> Result<()> {
         self.send(to, offset, data, stream, |_| Ok(()))?;
         stream.synchronize()
     }
 
-    /// Copies `out.len()` bytes from `offset` of `from`, in the order of `stream`, and waits for them. Nothing that was sent
-    /// is under way.
+    /// Copies `out.len()` bytes from `offset` of `from` in stream order, and waits. No earlier copy may be in progress.
     pub fn read(&mut self, from: &Allocation, offset: usize, out: &mut [u8], stream: &Stream) -> Result<()> {
         let bytes = self.bytes;
         let halves = self.halves()?;
@@ -106,7 +105,7 @@ impl Staging {
     }
 }
 
-/// Touches pages that may still be on disk, so it may take its time.
+/// Copies from memory whose pages may still be on disk, so this can take long.
 fn copy(to: &mut [u8], from: &[u8], threads: usize) {
     let to = &mut to[..from.len()];
     if from.len() < SMALL || threads < 2 {

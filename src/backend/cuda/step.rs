@@ -1,4 +1,4 @@
-//! What the device is told of a step: packed on the host, sent in one copy before the first kernel.
+//! The data of a step: packed on the host and sent to the device in one copy before the first kernel.
 
 use super::device::Device;
 use super::memory::{Allocation, PinnedMemory};
@@ -8,31 +8,31 @@ use crate::error::Result;
 use cleave_kernels::shapes;
 use std::sync::Arc;
 
-/// Arrays of words are aligned to 16 bytes each.
+/// Alignment of arrays in words: 16 bytes.
 const ALIGN: usize = 4;
 
-/// Of a row that is there to fill up the batch: its K and V are stored nowhere.
+/// Slot of a padding row, whose K and V are not stored.
 const NO_SLOT: u32 = shapes::PADDING_SLOT;
 
-/// How much a step has room for, on the device and in the grids of its kernels. Batches with the same room run the same
-/// kernels with the same arguments.
+/// Padded sizes of a step, which fix its memory and the grids of its kernels. Batches of equal sizes run the same kernels with
+/// the same arguments, so one recorded graph serves them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct StepBuffers {
     pub rows: usize,
     pub logit_rows: usize,
     pub tables: usize,
-    /// Pieces of attention.
+    /// Pieces of attention work.
     pub pieces: usize,
 }
 
-/// Where an array lies in the step's memory, in words, and how long it is.
+/// Position and length of an array in the step's memory, in words.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Part {
     offset: usize,
     pub len: usize,
 }
 
-/// Arrays of words that are sent to the device in one copy.
+/// Arrays of words that go to the device in one copy.
 pub(super) struct Packed {
     pinned: PinnedMemory,
     memory: Allocation,
@@ -53,7 +53,7 @@ impl Packed {
         self.words.clear();
     }
 
-    /// Adds an array with room for `len` words or, if they are more, as many as there are.
+    /// Adds an array, padded with zeros to at least `len` words.
     pub fn push(&mut self, words: impl Iterator<Item = u32>, len: usize) -> Part {
         let offset = self.words.len();
         self.words.extend(words);
@@ -62,7 +62,7 @@ impl Packed {
         Part { offset, len }
     }
 
-    /// Sends all arrays. What was sent before is no longer in use. True if they go to another place.
+    /// Sends all arrays; earlier ones must no longer be in use. True if their addresses have changed.
     pub fn send(&mut self, device: &Arc<Device>, stream: &Stream) -> Result<bool> {
         let words = self.words.len();
         let grows = self.pinned.words() < words;
@@ -77,13 +77,13 @@ impl Packed {
         Ok(grows)
     }
 
-    /// Where an array is on the device.
+    /// Address of an array on the device.
     pub fn address(&self, part: Part) -> u64 {
         self.memory.at(part.offset * 4, part.len * 4)
     }
 }
 
-/// The arrays of a step, on their way to the device and there.
+/// The arrays of a step, on the host and on the device.
 pub(super) struct StepData {
     pub packed: Packed,
     pub rows: u32,
@@ -111,8 +111,8 @@ impl StepData {
         })
     }
 
-    /// Packs what every step has, for as many rows and blocks of tables as `room` says: rows beyond the batch's are
-    /// computed, and stored nowhere. The step before is over.
+    /// Packs the arrays that every step has, padded to `room`: padding rows are computed but not stored. The previous step
+    /// must be over.
     pub fn pack(&mut self, batch: &Batch, rope: &RopeRows, block_tokens: u32, room: &StepBuffers) {
         self.packed.clear();
         let angles = rope.cos.len() / batch.tokens.len().max(1) * room.rows;
@@ -135,7 +135,7 @@ impl StepData {
         self.slots = self.packed.push(slots.chain(nowhere), room.rows);
     }
 
-    /// Where an array is on the device.
+    /// Address of an array on the device.
     pub fn address(&self, part: Part) -> u64 {
         self.packed.address(part)
     }

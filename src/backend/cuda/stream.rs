@@ -8,7 +8,7 @@ use cudarc::driver::sys;
 use std::ffi::c_void;
 use std::sync::Arc;
 
-/// Work in order. Two streams run side by side, and know nothing of the null stream.
+/// A queue of work that runs in order. Streams run side by side, and do not synchronise with the null stream.
 pub struct Stream {
     device: Arc<Device>,
     raw: sys::CUstream,
@@ -19,7 +19,7 @@ unsafe impl Send for Stream {}
 // SAFETY: as above.
 unsafe impl Sync for Stream {}
 
-/// How many threads run a kernel.
+/// Launch shape of a kernel.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
     pub grid: [u32; 3],
@@ -29,17 +29,17 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// Blocks of `threads` for so many items.
+    /// Blocks of `threads` threads, one thread per item.
     pub fn over(items: usize, threads: u32) -> Shape {
         Shape { grid: [items.div_ceil(threads as usize) as u32, 1, 1], threads, shared: 0 }
     }
 }
 
-/// What a kernel takes: numbers, addresses on the device, and the structs of [`super::layout`].
+/// Types that kernels take as arguments: numbers, device addresses, and the structs of [`super::layout`].
 ///
 /// # Safety
 ///
-/// It has the size and layout that C gives it, without padding that matters.
+/// The type has the size and layout of its C counterpart.
 pub(super) unsafe trait Argument {}
 // SAFETY: plain data of the size that C gives it.
 unsafe impl Argument for u32 {}
@@ -48,12 +48,12 @@ unsafe impl Argument for u64 {}
 // SAFETY: as above.
 unsafe impl Argument for f32 {}
 
-/// The address of an argument, within the call that uses it.
+/// The address of an argument, for use within the same expression.
 pub(super) fn arg<T: Argument>(value: &T) -> *mut c_void {
     std::ptr::from_ref(value).cast_mut().cast()
 }
 
-/// Whose blocks of threads begin first where both wait. Those that run are not interrupted.
+/// Priority of a stream: whose waiting blocks start first. Running blocks are never interrupted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Priority {
     Low,
@@ -61,12 +61,12 @@ pub(super) enum Priority {
 }
 
 impl Stream {
-    /// On all of the device.
+    /// A stream on the whole device.
     pub fn new(device: &Arc<Device>) -> Result<Stream> {
         Stream::within(device, None, Priority::Low)
     }
 
-    /// The caller keeps the partition for as long as the stream.
+    /// A stream on a partition, which the caller must keep alive.
     pub fn within(device: &Arc<Device>, partition: Option<&Partition>, priority: Priority) -> Result<Stream> {
         let _current = device.enter()?;
         let mut raw = std::ptr::null_mut();
@@ -90,7 +90,7 @@ impl Stream {
         self.raw
     }
 
-    /// Waits until all work so far is done. What went wrong in it comes out here.
+    /// Waits for all work so far, and reports its errors.
     pub fn synchronize(&self) -> Result<()> {
         let _current = self.device.enter()?;
         // SAFETY: a stream that lives.
@@ -98,8 +98,8 @@ impl Stream {
         check(result, &format!("run work on CUDA device {}", self.device.ordinal()))
     }
 
-    /// Has a kernel run after what is in the stream. The arguments are of the kernel's types, as its entry point in kernels/
-    /// has them, and what they point at stays there until the stream was waited for.
+    /// Appends a kernel launch. The arguments must match the entry point in kernels/, and memory that they point at must live
+    /// until the stream has been waited for.
     pub(super) fn launch(&self, kernel: &str, shape: Shape, arguments: &mut [*mut c_void]) -> Result<()> {
         let [x, y, z] = shape.grid;
         if x == 0 || y == 0 || z == 0 {
@@ -128,7 +128,7 @@ impl Drop for Stream {
     }
 }
 
-/// A point in a stream's work.
+/// A marker in a stream's work.
 pub(super) struct Event {
     device: Arc<Device>,
     raw: sys::CUevent,
@@ -147,14 +147,14 @@ impl Event {
         Ok(Event { device: device.clone(), raw })
     }
 
-    /// Puts it after what is in the stream now.
+    /// Appends the marker to the stream.
     pub fn record(&self, stream: &Stream) -> Result<()> {
         let _current = self.device.enter()?;
         // SAFETY: both live.
         check(unsafe { sys::cuEventRecord(self.raw, stream.raw) }, "mark a place in a CUDA stream")
     }
 
-    /// Waits until the work before it is done; not at all if it was never recorded.
+    /// Waits for the work before the marker; returns at once if it was never recorded.
     pub fn synchronize(&self) -> Result<()> {
         let _current = self.device.enter()?;
         // SAFETY: it lives.

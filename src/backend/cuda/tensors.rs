@@ -22,12 +22,12 @@ pub struct CudaMatrix {
 }
 
 impl CudaMatrix {
-    /// From a tensor's bytes. It is there when the loader has finished.
+    /// A matrix from a tensor's bytes, complete when the loader has finished.
     pub fn new(loader: &mut Loader, bytes: &[u8], rows: usize, cols: usize, dtype: Dtype) -> Result<Self> {
         Self::stacked(loader, std::iter::once(Ok(Cow::Borrowed(bytes))), rows, cols, dtype)
     }
 
-    /// From the bytes of several, which have `rows` together: each below the one before.
+    /// One matrix of `rows` rows from the bytes of several, stacked in order.
     pub fn stacked<'a>(
         loader: &mut Loader,
         parts: impl Iterator<Item = Result<Cow<'a, [u8]>>>,
@@ -70,10 +70,10 @@ impl CudaMatrix {
     }
 }
 
-/// A norm weight or bias, in f32 for our kernels.
+/// A norm weight or bias in f32.
 pub struct CudaVector {
     memory: Weight,
-    /// A bias in the type of matrices, for cuBLASLt, where that has all its values exactly.
+    /// A bias also in the type of matrices, for cuBLASLt, if that type represents all its values exactly.
     rounded: Option<Weight>,
 }
 
@@ -83,7 +83,7 @@ impl CudaVector {
         Ok(CudaVector { memory: load(loader, &bytes)?, rounded: None })
     }
 
-    /// The bias of a matrix of `dtype`.
+    /// The bias of a matrix of type `dtype`.
     pub fn bias(loader: &mut Loader, values: &[f32], dtype: Dtype) -> Result<CudaVector> {
         let rounded = exactly(values, Element::of(dtype)?).map(|bytes| load(loader, &bytes)).transpose()?;
         Ok(CudaVector { rounded, ..CudaVector::new(loader, values)? })
@@ -93,7 +93,7 @@ impl CudaVector {
         self.memory.address()
     }
 
-    /// In the type of matrices.
+    /// Address of the bias in the type of matrices.
     pub(super) fn rounded(&self) -> Option<u64> {
         self.rounded.as_ref().map(Weight::address)
     }
@@ -105,7 +105,7 @@ fn load(loader: &mut Loader, bytes: &[u8]) -> Result<Weight> {
     Ok(memory)
 }
 
-/// The bytes of values in a type of 16 bits, if it has them.
+/// The values in a 16-bit type, if it represents all of them exactly.
 fn exactly(values: &[f32], element: Element) -> Option<Vec<u8>> {
     let narrow = |value: &f32| {
         let (bits, back) = match element {
@@ -118,10 +118,10 @@ fn exactly(values: &[f32], element: Element) -> Option<Vec<u8>> {
     values.iter().map(narrow).collect::<Option<Vec<_>>>().map(|pairs| pairs.concat())
 }
 
-/// Projections of one input as one, whose outputs lie side by side.
+/// Projections of one input, computed as one product whose outputs lie side by side.
 pub struct CudaProjections {
     pub(super) linear: Linear<CudaBackend>,
-    /// Of each, in order.
+    /// Number of outputs of each projection.
     pub(super) outputs: Vec<u32>,
 }
 
@@ -136,15 +136,15 @@ impl CudaProjections {
     }
 }
 
-/// Activations `[rows, cols]`: memory of their own, or columns of a wider buffer.
+/// Activations `[rows, cols]`, in their own memory or as columns of a wider buffer.
 #[derive(Default)]
 pub struct CudaBuffer {
     memory: Option<Arc<Allocation>>,
-    /// Of the first, in bytes.
+    /// Offset of the first element, in bytes.
     offset: usize,
     pub(super) rows: u32,
     pub(super) cols: u32,
-    /// From row to row, in elements.
+    /// Distance of rows, in elements.
     pub(super) stride: u32,
     pub(super) element: Option<Element>,
 }
@@ -192,7 +192,7 @@ impl CudaBuffer {
         self.memory.as_ref().map_or(0, |memory| memory.address() + self.offset as u64)
     }
 
-    /// What it lies in, and from which byte on.
+    /// The memory that holds it, and its offset there in bytes.
     pub(super) fn place(&self) -> Option<(&Allocation, usize)> {
         Some((self.memory.as_deref()?, self.offset))
     }
