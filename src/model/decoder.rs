@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use crate::backend::{
-    AttentionArgs, Backend, Batch, BlockStore, ComputeShare, DeviceSample, DeviceSamplingBatch, KvGeometry, Linear,
-    RopeRows,
+    AttentionArgs, Backend, Batch, BlockStore, ComputeShare, DeviceSample, DeviceSamplingBatch, KvGeometry, RopeRows,
 };
 use crate::bail;
 use crate::error::Result;
