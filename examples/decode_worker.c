@@ -1,4 +1,4 @@
-/* The other of two processes that share the work of one model: this one generates. Short prompts it computes itself; long
+/* The second of two processes that share the work of one model: this one generates. It computes short prompts itself; long
  * ones it sends to a prefill_worker over the host's own wire (rpc.h), imports the ticket that comes back, and goes on from
  * the KV, which it pulls over shared memory or TCP. Where that does not come, or there is no prefill worker (any more),
  * it computes the prompt itself: the answers are the same, later.
@@ -14,7 +14,7 @@
 #include <poll.h>
 
 #define RETRY_NS 200000000u     /* between attempts to connect */
-#define PATIENCE_NS 5000000000u /* a prefill worker that says nothing for so long is stuck */
+#define PATIENCE_NS 5000000000u /* a prefill worker that is silent for longer is stuck */
 
 /* A request. Its place in the array is its user_tag and its number on the wire. */
 struct request {
@@ -23,7 +23,7 @@ struct request {
     int32_t *tokens;
     size_t n_tokens;
     cleave_detokenizer_t *detokenizer;
-    char *text; /* not yet printed: its turn has not come */
+    char *text; /* not printed yet: earlier requests come first */
     size_t n_text;
     uint64_t start, asked, first;
     uint32_t n_new;
@@ -96,7 +96,7 @@ static void set_role(uint32_t role)
     check(cleave_engine_set_role(engine, role, &err), "change the engine's role");
 }
 
-/* Computes a prompt here that the prefill worker does not. */
+/* Computes a prompt here that the prefill worker cannot. */
 static void compute_here(size_t i, const char *how)
 {
     cleave_status_t status;
@@ -111,19 +111,19 @@ static void compute_here(size_t i, const char *how)
 
 static void lose_prefiller(const char *why)
 {
-    if (paired || next_try == 0) /* said once */
+    if (paired || next_try == 0) /* logged once */
         fprintf(stderr, "the prefill worker at %s %s: prompts are computed here until it is back\n", where, why);
     rpc_close(&prefiller);
     paired = 0;
     set_role(CLEAVE_ROLE_MIXED);
     next_try = now_ns() + RETRY_NS;
-    /* Tickets that have come take care of themselves: their KV comes, or the request recomputes it. */
+    /* Requests that have their ticket need nothing: their KV comes, or they recompute it. */
     for (size_t i = 0; i < n_begun; i++)
         if (requests[i].state == ASKED)
             compute_here(i, alone);
 }
 
-/* Begins what waits, as far as engine and queue have room. */
+/* Submits waiting requests while engine and queue have room. */
 static void begin_requests(void)
 {
     for (size_t i = 0; i < n_requests; i++) {
@@ -135,7 +135,7 @@ static void begin_requests(void)
             n_begun = i + 1;
             r->start = now_ns();
         }
-        /* The engine is asked first: it knows what of the prompt is cached. */
+        /* The engine decides: it knows which part of the prompt is cached. */
         status = submit_prompt(i, paired ? here : alone);
         if (status == CLEAVE_ERR_WOULD_BLOCK)
             return;
@@ -160,7 +160,7 @@ static void connect_prefiller(void)
     connected_at = now_ns();
     if (prefiller.fd < 0)
         lose_prefiller(why);
-    /* What comes next is its address, or that there is nobody. */
+    /* The next message is its address, or an error if nobody listens. */
 }
 
 /* [BLOCKING] for a moment: a server does this on a thread of its own, and once for each prefill worker. */
@@ -172,7 +172,7 @@ static void pair(const unsigned char *address, size_t len)
         fprintf(stderr, "cannot import from the prefill worker at %s: %s (%s, reason %u)\n", where, err.message,
                 cleave_status_string(status), pairing.reason);
         if (next_try == 0 && pairing.reason != CLEAVE_PAIR_UNREACHABLE)
-            exit(1); /* wrongly set up: no use in trying again */
+            exit(1); /* a wrong configuration: trying again would not help */
         lose_prefiller("cannot be used");
         next_try = now_ns() + PATIENCE_NS;
         return;
@@ -183,7 +183,7 @@ static void pair(const unsigned char *address, size_t len)
     set_role(CLEAVE_ROLE_DECODE);
 }
 
-/* The way of a ticket: imported, and submitted at once. The engine waits for the KV, nobody else does. */
+/* A ticket is imported and submitted at once. Only the engine waits for the KV. */
 static void take_ticket(size_t i, const unsigned char *ticket, size_t len)
 {
     cleave_request_desc_t desc = {.struct_size = sizeof desc, .user_tag = i};
@@ -226,7 +226,7 @@ static void hear_prefiller(void)
         lose_prefiller(paired ? "is gone" : "cannot be reached");
 }
 
-/* One that takes connections and answers nothing is no better than none. */
+/* A prefill worker that accepts connections but does not answer is treated as absent. */
 static void watch_prefiller(void)
 {
     uint64_t now = now_ns();
@@ -250,7 +250,7 @@ static void append(struct request *r, const char *piece, size_t n)
     r->n_text += n;
 }
 
-/* Prints the text of the first request that is not done, and of those behind it that are. */
+/* Prints the text of the first request that is not done, and of the finished ones behind it. */
 static void print_text(void)
 {
     static size_t next;
@@ -312,7 +312,7 @@ static void report(void)
             (unsigned long long)m.kv_bytes_exposed, (double)m.kv_exposed_ns_total / 1e6);
 }
 
-/* Takes the lines that have come. 0 at the end of stdin. */
+/* Reads the lines that have arrived. Returns 0 at the end of stdin. */
 static int read_prompts(void)
 {
     static char line[1u << 16];

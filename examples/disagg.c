@@ -35,7 +35,7 @@ static uint64_t now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* What one sequence gave. */
+/* The result of one sequence. */
 struct output {
     int32_t *tokens;
     uint64_t *times;
@@ -61,7 +61,7 @@ static void print_token(cleave_detokenizer_t *text, int32_t token)
     fflush(stdout);
 }
 
-/* Polls until the request that runs has finished. `text` NULL: quietly. */
+/* Polls until the running request has finished. Prints its text unless `text` is NULL. */
 static cleave_event_t collect(cleave_queue_t *queue, struct output *out, cleave_detokenizer_t *text)
 {
     for (;;) {
@@ -160,7 +160,7 @@ int main(int argc, char **argv)
     cleave_kv_info_t kv = {.struct_size = sizeof kv};
     int handed_over = end.finish_reason == CLEAVE_FINISH_PREFILLED;
     if (handed_over) {
-        /* Decode: another engine goes on with the handle. */
+        /* Decode: another engine continues from the handle. */
         check(cleave_kv_info(cache, end.kv, &kv, &err), "look at the KV handle");
         cleave_metrics_t in = metrics_of(decode), out = metrics_of(prefill);
         cleave_request_desc_t go_on = {.struct_size = sizeof go_on, .kv = end.kv};
@@ -192,7 +192,7 @@ int main(int argc, char **argv)
                (double)(split.times[split.n - 1] - split.times[1]) / 1e6 / (double)(split.n - 2), split.n - 2);
     printf("tokens                %8zu, ended by %s\n", split.n, end.finish_reason == CLEAVE_FINISH_LENGTH ? "length" : "stop");
 
-    /* The proof: one engine does both, with nothing from the prefix cache (its salt is another). */
+    /* The proof: one engine does both, without the prefix cache (it has another salt). */
     struct output mixed = make_output((size_t)max);
     cleave_engine_t *both = engine(cache, queue, CLEAVE_ROLE_MIXED);
     ask.cache_salt = 1;

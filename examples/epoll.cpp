@@ -1,5 +1,5 @@
-// An event loop of a server's: cleave's completion queue is one descriptor beside its others. Several questions run
-// at once; the loop sleeps in epoll_wait and polls the queue without waiting.
+// A server's event loop: cleave's completion queue is one descriptor among others. Several questions run at once; the
+// loop sleeps in epoll_wait and polls the queue without blocking.
 //
 //     epoll MODEL_DIRECTORY
 #define CLEAVE_EXCEPTIONS // for or_throw()
@@ -50,7 +50,7 @@ void run(const char *directory)
     }
 
     const int epoll = epoll_create1(EPOLL_CLOEXEC);
-    const int timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC); // stands for what else a server waits for
+    const int timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC); // stands for the other descriptors of a server
     itimerspec tick{};
     tick.it_value.tv_nsec = tick.it_interval.tv_nsec = 100000000;
     timerfd_settime(timer, 0, &tick, nullptr);

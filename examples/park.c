@@ -1,4 +1,4 @@
-/* Parks a generation in the middle of it in a file, and goes on with it in another process.
+/* Parks a running generation in a file and continues it in another process.
  *
  *     park MODEL_DIRECTORY save FILE     starts, stops after a few tokens, saves
  *     park MODEL_DIRECTORY load FILE     loads, goes on to the end
@@ -30,11 +30,11 @@ static void start(const char *path)
 {
     cleave_cache_config_t config = {.struct_size = sizeof config};
     cleave_engine_config_t engine_config = {.struct_size = sizeof engine_config};
-    /* A file is only taken by a cache with the secret of the one that saved it. A server keeps its own, well. */
+    /* A file can only be loaded by a cache with the secret of the cache that saved it: a server keeps its secret. */
     memcpy(config.secret, "an example's secret is none.....", sizeof config.secret);
     check(cleave_model_load(path, &model, &err), "load the model");
     check(cleave_cache_create(model, NULL, 0, &config, &cache, &err), "create the cache");
-    /* A short queue: the engine is never more than a few tokens ahead of what was polled. */
+    /* A short queue keeps the engine at most a few tokens ahead of the poller. */
     check(cleave_queue_create(4, &queue, &err), "create the queue");
     check(cleave_engine_create(cache, queue, &engine_config, &engine, &err), "create the engine");
     check(cleave_detokenizer_create(model, &text, &err), "make a detokenizer");
@@ -48,13 +48,13 @@ static cleave_request_t submit_prompt(void)
     cleave_request_desc_t desc = {.struct_size = sizeof desc, .max_new_tokens = 60, .flags = CLEAVE_REQUEST_IGNORE_EOS};
     check(cleave_tokenize(model, prompt, strlen(prompt), 0, tokens, 256, &n_tokens, &err), "tokenise");
     desc.prompt_len = (uint32_t)n_tokens;
-    desc.temperature = 0.8f; /* sampled: the seed goes with the handle, and the samples go on as they would have */
+    desc.temperature = 0.8f; /* the seed travels with the handle, so sampling continues as if nothing had happened */
     desc.seed = 42;
     check(cleave_engine_submit(engine, &desc, 1, tokens, n_tokens, &id, &n, &err), "submit");
     return id;
 }
 
-/* Prints the text on one line; after `stop_after` tokens asks for the handle. */
+/* Prints the text on one line. After `stop_after` tokens it asks for the handle. */
 static cleave_event_t stream(cleave_request_t id, int stop_after)
 {
     int n_tokens = 0;

@@ -1,4 +1,4 @@
-/* One of two processes that share the work of one model: this one computes prompts. Decode workers send it token ids over
+/* The first of two processes that share the work of one model: this one computes prompts. Decode workers send it token ids over
  * the host's own wire (rpc.h) and get a ticket back as soon as a prompt's turn has come; with that they pull the KV
  * themselves, over shared memory or TCP, while the rest of the prompt is computed.
  *
@@ -17,7 +17,7 @@
 
 /* A request of a decode worker. Its place in the array is its user_tag. */
 struct job {
-    int used, peer; /* -1: the one who asked is gone */
+    int used, peer; /* -1: the decode worker is gone */
     uint64_t id;    /* the decode worker's number */
     cleave_request_t request;
     int ticket_sent;
@@ -39,7 +39,7 @@ static void on_signal(int signal)
     told_to_end = 1;
 }
 
-/* A decode worker is gone: what it asked for is of no use any more. Handles that it did not fetch end with their lease. */
+/* Cancels the requests of a decode worker that is gone. Handles that it did not fetch end with their lease. */
 static void forget_peer(int peer)
 {
     printf("decode worker %d is gone\n", peer);
@@ -81,7 +81,7 @@ static void take_prompt(int peer, uint64_t id, const unsigned char *body, size_t
         check(CLEAVE_ERR_OUT_OF_MEMORY, "take a prompt");
     memcpy(tokens, body + sizeof prompt, prompt.n_tokens * sizeof *tokens);
     jobs[i] = (struct job){.used = 1, .peer = peer, .id = id, .n_tokens = prompt.n_tokens, .start = now_ns()};
-    /* The sampling travels in the ticket: the decode worker goes on with what stands here. */
+    /* Sampling parameters travel in the ticket: the decode worker continues with these. */
     cleave_request_desc_t desc = {.struct_size = sizeof desc, .flags = CLEAVE_REQUEST_STREAM_KV, .user_tag = i,
                                   .prompt_len = prompt.n_tokens, .max_new_tokens = prompt.max_new_tokens,
                                   .temperature = prompt.temperature, .seed = prompt.seed};
@@ -96,7 +96,7 @@ static void take_prompt(int peer, uint64_t id, const unsigned char *body, size_t
     }
 }
 
-/* Reads what a decode worker sent. */
+/* Reads the messages of a decode worker. */
 static void serve(int peer)
 {
     struct rpc_header header;
@@ -176,7 +176,7 @@ static void handle_event(const cleave_event_t *event)
             send_ticket(job, event->kv);
         printf("%u tokens for decode worker %d in %.2f ms\n", job->n_tokens, job->peer, (double)(now_ns() - job->start) / 1e6);
     }
-    /* The handle lives on until it was fetched, or until its lease is over. */
+    /* The handle lives until it is fetched or its lease is over. */
     job->used = 0;
     n_open--;
 }
@@ -271,7 +271,7 @@ int main(int argc, char **argv)
             told_to_end = 1;
         check(cleave_engine_metrics(engine, &metrics, &err), "read metrics");
         if (told_to_end && n_open == 0 && metrics.exports_open == 0)
-            break; /* everything was fetched, or its lease is over */
+            break; /* every handle was fetched, or its lease is over */
         for (int i = 0; i < MOST_PEERS; i++) {
             fds[2 + i].fd = peers[i].fd;
             fds[2 + i].events = peers[i].out.begin < peers[i].out.end ? POLLIN | POLLOUT : POLLIN;

@@ -1,4 +1,4 @@
-/* What prefill_worker and decode_worker say to each other: a server's own wire, as small as one can be. Messages with a
+/* The protocol between prefill_worker and decode_worker, as small as a server's own can be. Messages with a
  * length over a Unix or a TCP socket, in the byte order of the machine, neither encrypted nor signed. A server has its
  * RPC for this; all that cleave needs of it is that it carries bytes: a cache's address, prompts, tickets.
  */
@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 enum {
-    RPC_ADDRESS = 1, /* to the decode worker, first of all: cleave_cache_address */
+    RPC_ADDRESS = 1, /* to the decode worker, the first message: cleave_cache_address */
     RPC_PROMPT,      /* to the prefill worker: struct rpc_prompt and its tokens */
     RPC_TICKET,      /* to the decode worker: cleave_kv_ticket */
     RPC_FAILED       /* to the decode worker: int32_t status, then a text */
@@ -29,7 +29,7 @@ enum {
 #define RPC_MOST (64u << 20)
 
 struct rpc_header {
-    uint32_t kind, len; /* of what follows */
+    uint32_t kind, len; /* length of the body */
     uint64_t id;        /* the decode worker's number of the request */
 };
 
@@ -45,7 +45,7 @@ struct rpc_buffer {
     size_t begin, end, cap;
 };
 
-/* A connection. Nothing here waits: what cannot be sent yet is kept. */
+/* A connection. No function blocks: data that cannot be sent yet is kept. */
 struct rpc {
     int fd;
     struct rpc_buffer in, out;
@@ -78,11 +78,11 @@ static inline void rpc_room(struct rpc_buffer *b, size_t n)
     }
 }
 
-/* Sends what is kept, as far as the socket takes it. -1: the other side is gone. */
+/* Sends kept data until the socket is full. -1: the other side is gone. */
 static inline int rpc_flush(struct rpc *rpc)
 {
     while (rpc->out.begin < rpc->out.end) {
-        /* MSG_NOSIGNAL: a peer that died is an error here, and no SIGPIPE. */
+        /* MSG_NOSIGNAL: a dead peer is an error, not a SIGPIPE. */
         ssize_t n = send(rpc->fd, rpc->out.data + rpc->out.begin, rpc->out.end - rpc->out.begin, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n < 0 && errno == EINTR)
             continue;
@@ -106,7 +106,7 @@ static inline int rpc_send(struct rpc *rpc, uint32_t kind, uint64_t id, const vo
     return rpc_flush(rpc);
 }
 
-/* Reads what has come. -1: that was all, the other side is gone. */
+/* Reads the data that has arrived. -1: the other side is gone. */
 static inline int rpc_receive(struct rpc *rpc)
 {
     for (;;) {
@@ -152,7 +152,7 @@ static inline int rpc_open_unix(const char *path, int listening)
             failed = bind(fd, (struct sockaddr *)&name, sizeof name) != 0;
             if (failed && errno != EADDRINUSE)
                 break;
-            /* A file that a killed process left behind is in the way; one that answers is somebody else's. */
+            /* Removes the socket of a killed process; one that answers belongs to another process. */
             if (failed && attempt == 0) {
                 int other = socket(AF_UNIX, SOCK_STREAM, 0);
                 int gone = connect(other, (struct sockaddr *)&name, sizeof name) != 0 && errno == ECONNREFUSED;
@@ -199,7 +199,7 @@ static inline int rpc_open_tcp(const char *where, int listening, const char **wh
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     if (!listening)
-        fcntl(fd, F_SETFL, O_NONBLOCK); /* nobody there shows when something is read */
+        fcntl(fd, F_SETFL, O_NONBLOCK); /* if nobody listens, the first read fails */
     if (listening)
         failed = bind(fd, found->ai_addr, found->ai_addrlen) != 0 || listen(fd, 64) != 0;
     else

@@ -1,4 +1,4 @@
-/* What prefill_worker and decode_worker have in common: how they fail, where they meet, and the secret that they share. */
+/* Shared by prefill_worker and decode_worker: errors, the place where they meet, and their secret. */
 #ifndef WORKER_H
 #define WORKER_H
 
@@ -30,7 +30,7 @@ static inline uint64_t now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* A file where both workers of a user look by themselves. */
+/* A file that both workers of a user find without options. */
 static inline const char *meeting_place(const char *suffix, char *path, size_t cap)
 {
     const char *directory = getenv("XDG_RUNTIME_DIR");
@@ -44,7 +44,7 @@ static inline void secret_fails(const char *path, const char *why, const char *h
     exit(1);
 }
 
-/* Makes a secret, for this user's eyes only. One side does: two that do at once would each have their own. */
+/* Makes a secret that only this user can read. Only one side does, or each might end up with its own. */
 static inline void create_secret(const char *path)
 {
     unsigned char secret[32];
@@ -81,7 +81,7 @@ static inline void read_secret(const char *path, uint8_t secret[32])
     close(fd);
 }
 
-/* On a GPU (device 0 and on), or the CPU (-1). Workers on one GPU have one copy of the weights there. */
+/* Creates the cache on a GPU (device 0 and up) or the CPU (-1). Workers on one GPU share one copy of the weights. */
 static inline cleave_cache_t *open_cache(cleave_model_t *model, const char *secret_file, long mib, int32_t device)
 {
     cleave_cache_config_t config = {.struct_size = sizeof config, .bytes_per_device = (uint64_t)mib << 20,
@@ -93,7 +93,7 @@ static inline cleave_cache_t *open_cache(cleave_model_t *model, const char *secr
     return cache;
 }
 
-/* A number of an option, or -1. */
+/* The number that an option gives, or -1. */
 static inline long number(const char *text)
 {
     char *end;

@@ -12,7 +12,7 @@ public:
         : server_(server), host_(host), url_(std::move(url)), call_(call), events_(call), q_(parse_generation(call, host_.options.is_worker())),
           prompts_(tokenize(host_, q_)), sequences_(host_, prompts_.size() * q_.n)
     {
-        const bool named = host_.options.is_worker() && !call.id.empty(); // by a front: a client cannot
+        const bool named = host_.options.is_worker() && !call.id.empty(); // only a front may choose the id
         id_ = named ? call.id : new_id(q_.chat);
         for (std::size_t i = 0; i < prompts_.size() * q_.n; i++) {
             auto detokenizer = cleave::Detokenizer::create(host_.model);
@@ -20,14 +20,14 @@ public:
                 throw failed(detokenizer.error().message());
             choices_.push_back({std::move(*detokenizer), StopMatcher(q_.stop)});
         }
-        if (!q_.body.contains("seed")) // so that all choices have theirs
+        if (!q_.body.contains("seed")) // a random one, from which each choice derives its own
             q_.body["seed"] = random_number();
         q_.resume.resize(choices_.size());
     }
 
     bool streams() const { return q_.stream; }
 
-    /// Submits what can be: with a ticket only the first choice, whose KV the others will find in the prefix cache.
+    /// Submits the choices; with a ticket only the first, whose KV the others will find in the prefix cache.
     void submit()
     {
         if (q_.do_remote_prefill && !q_.ticket.empty() && prompts_.size() == 1 && submit_ticket())
@@ -50,7 +50,7 @@ public:
     {
         events_.begin(write);
         run();
-        const auto patience = Clock::now() + std::chrono::seconds(1); // KvReady has no order among the other events
+        const auto patience = Clock::now() + std::chrono::seconds(1); // KvReady may come after the last token
         while (call_.traced && importing_ && Clock::now() < patience)
             if (const auto event = sequences_.next())
                 take(*event);
@@ -70,10 +70,10 @@ private:
         std::vector<cleave::Event> token{}; // the last one, and then the likeliest at its place
         std::size_t n_tokens = 0, characters = 0, n_chunks = 0;
         bool over = false; // for the client; the engine may not know yet
-        json whole{};      // the chunks put together, where they are not sent
+        json whole{};      // all chunks added up, if they are not streamed
     };
 
-    /// Goes on from what a prefill worker computes. False if its ticket is no good.
+    /// Continues from the KV of a prefill worker. False if its ticket is refused.
     bool submit_ticket()
     {
         auto kv = sequences_.import_ticket(0, q_.ticket);
@@ -84,7 +84,7 @@ private:
         std::vector<cleave::Request> first(1); // sampling, stops and lengths are in the ticket
         first[0].kv = std::move(*kv);
         first[0].emit_pending = true; // the first token was sampled there, and has not been sent to anybody
-        first[0].recompute = true;    // if the KV does not come, the answer is the same, later
+        first[0].recompute = true;    // if the KV does not come, it is computed here: same answer, later
         sequences_.submit(0, std::move(first));
         importing_ = true;
         n_submitted_ = 1;
@@ -100,7 +100,7 @@ private:
         n_submitted_ = choices_.size();
     }
 
-    /// Until every choice has ended.
+    /// Takes events until every choice has ended.
     void run()
     {
         for (std::size_t i = 0; q_.chat && i < choices_.size(); i++)
@@ -191,7 +191,7 @@ private:
 
     json content(const std::string &text) const { return q_.chat ? json{{"content", text}} : json(text); }
 
-    /// Gives a chunk of a choice to the client, unless it has that from a worker that is gone; or puts it to the whole.
+    /// Sends a chunk of a choice, unless another worker, which is gone, has sent it; or adds it to the whole answer.
     void emit(std::size_t i, const json &content, const json &logprobs = nullptr, const json &finish_reason = nullptr)
     {
         Choice &choice = choices_[i];
@@ -203,10 +203,12 @@ private:
             return;
         json out = frame();
         out["choices"].push_back(chunk);
+        if (q_.usage_in_chunks)
+            out["usage"] = counts(prompts_[i / q_.n].size(), choice.n_tokens);
         events_.write("data: " + dump(out) + "\n\n");
     }
 
-    /// Puts two chunks together: texts and lists one behind the other, of all else the later.
+    /// Adds a chunk to the others: texts and lists are concatenated, other values replaced.
     static void add(json &whole, const json &more)
     {
         if (whole.is_object() && more.is_object())
@@ -261,10 +263,13 @@ private:
             prompt += tokens.size();
         for (const Choice &choice : choices_)
             completion += choice.n_tokens;
-        return {{"prompt_tokens", prompt},
-                {"completion_tokens", completion},
-                {"total_tokens", prompt + completion},
-                {"prompt_tokens_details", {{"cached_tokens", cached_tokens_}}}};
+        json out = counts(prompt, completion);
+        out["prompt_tokens_details"] = {{"cached_tokens", cached_tokens_}};
+        return out;
+    }
+    static json counts(std::size_t prompt, std::size_t completion)
+    {
+        return {{"prompt_tokens", prompt}, {"completion_tokens", completion}, {"total_tokens", prompt + completion}};
     }
 
     HttpServer &server_;

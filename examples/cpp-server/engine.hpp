@@ -1,5 +1,5 @@
-// The model, its cache and its engine, and how their events find who waits for them: one thread polls the queue and
-// puts each event to the sequences that its tag belongs to.
+// The model, its cache and its engine. One thread polls the queue and hands each event to the request that its tag
+// belongs to.
 #pragma once
 
 #include "auth.hpp"
@@ -10,7 +10,7 @@
 
 #include <unordered_map>
 
-/// What a server has of cleave, whatever its role: one of each. Lives as long as the process.
+/// The objects of cleave in a server, one of each whatever the role. Lives as long as the process.
 class EngineHost {
 public:
     /// Loads the model. [BLOCKING] Throws std::runtime_error.
@@ -22,10 +22,10 @@ public:
 
         cleave::CacheConfig pool;
         pool.bytes_per_device = std::uint64_t{options.kv_mib} << 20;
-        pool.lease = std::chrono::seconds(10); // of a prompt that no decode worker fetches
+        pool.lease = std::chrono::seconds(10); // life of a prompt that no decode worker fetches
         if (options.is_worker())               // importers have to know it
             pool.secret = read_secret(options.secret_file);
-        pool.share_weights = options.is_worker(); // those on one GPU have one copy there
+        pool.share_weights = options.is_worker(); // workers on one GPU share one copy
         cache = need(cleave::Cache::create(model, pool, {&options.device, 1}), "create the cache");
         if (!options.kv_listen.empty()) // importers on other machines: before anybody gets its address or a ticket
             need(cache.listen(options.kv_listen), "listen for importers");
@@ -54,7 +54,7 @@ public:
 private:
     friend class Sequences;
 
-    /// The value, or the end of the start.
+    /// The value, or an exception that ends the start.
     template <class T> static T need(cleave::Result<T> result, const char *doing)
     {
         if (!result)
@@ -97,7 +97,7 @@ private:
     std::uint64_t next_tag_ = 1;
 };
 
-/// Why a request came to nothing, as the client gets to hear it.
+/// Translates an error of the library for a client.
 inline ApiError to_api_error(const cleave::Error &error)
 {
     switch (error.code()) {
@@ -110,8 +110,8 @@ inline ApiError to_api_error(const cleave::Error &error)
     }
 }
 
-/// The sequences of one request of a client's: choices, or a prompt for another worker to decode. Its end cancels what
-/// still runs, and releases the handles of events that nobody took. For one thread at a time.
+/// The sequences of one client's request: choices, or a prompt for another worker to decode. The destructor cancels
+/// those that still run and releases the handles of events that nobody took. For one thread at a time.
 class Sequences {
 public:
     Sequences(EngineHost &host, std::size_t n) : host_(host), running_(n)
@@ -148,7 +148,7 @@ public:
         const cleave::Submitted submitted = host_.engine.submit(requests, packer);
         std::copy(submitted.ids.begin(), submitted.ids.end(), running_.begin() + static_cast<std::ptrdiff_t>(first));
         if (!submitted)
-            throw to_api_error(submitted.error); // those that were accepted are cancelled as this ends
+            throw to_api_error(submitted.error); // the destructor cancels those that were accepted
     }
 
     /// Takes in a ticket for sequence `i`; KvReady tells how that went.
@@ -160,7 +160,7 @@ public:
     void cancel(std::size_t i)
     {
         if (running_[i] != 0)
-            static_cast<void>(host_.engine.cancel(running_[i])); // one that has ended meanwhile is as good
+            static_cast<void>(host_.engine.cancel(running_[i])); // fails if it has just ended, which is fine
     }
 
     /// The next event, if one comes within `look_around`.

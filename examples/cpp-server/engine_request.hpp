@@ -1,4 +1,4 @@
-// From a client's request to the engine's.
+// Translates a client's request to requests of the engine.
 #pragma once
 
 #include "engine.hpp"
@@ -42,9 +42,15 @@ inline std::vector<Tokens> tokenize(const EngineHost &host, const Generation &q)
     std::vector<Tokens> out;
     if (q.chat) {
         check_bytes(host, field, q.content_bytes);
-        const std::string text = need(host.model.chat_prompt(q.messages.dump()));
+        const std::string arguments = q.get("chat_template_kwargs", json::object()).dump();
+        check_bytes(host, "chat_template_kwargs", arguments.size());
+        cleave::ChatOptions options;
+        options.arguments_json = arguments;
+        options.generation_prompt = q.get("add_generation_prompt", true);
+        options.continue_final_message = q.get("continue_final_message", false);
+        const std::string text = need(host.model.chat_prompt(q.messages.dump(), options));
         check_bytes(host, field, text.size());
-        out.push_back(need(host.model.tokenize(text, cleave::Special::None))); // the template has added what goes around
+        out.push_back(need(host.model.tokenize(text, cleave::Special::None))); // the template has added the special tokens
     }
     for (const json &prompt : q.prompts) {
         if (prompt.is_string()) {
@@ -86,7 +92,7 @@ inline cleave::Request engine_request(const Generation &q, const Tokens &prompt,
     const json bias = q.get("logit_bias", json::object());
     for (const auto &[key, value] : bias.items())
         r.logit_bias.push_back({std::stoi(key), value.get<float>()});
-    if (q.body.contains("seed")) { // the library's 0 is a random seed: a client's is another number
+    if (q.body.contains("seed")) { // 0 means a random seed to the library, but not to a client
         const std::uint64_t seed = static_cast<std::uint64_t>(q.get("seed", std::int64_t{0})) + choice;
         r.seed = seed != 0 ? seed : UINT64_C(1) << 63;
     }

@@ -97,6 +97,9 @@ inline Rules rules_of(bool chat, bool from_front)
     };
     const Rules of_chats = {
         {"messages", Rule::Anything},
+        {"chat_template_kwargs", Rule::Object},
+        {"add_generation_prompt", Rule::Boolean},
+        {"continue_final_message", Rule::Boolean},
         {"max_completion_tokens", Rule::Integer, 1, max_count},
         {"logprobs", Rule::Boolean},
         {"top_logprobs", Rule::Integer, 0, 20},

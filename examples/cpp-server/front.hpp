@@ -1,11 +1,10 @@
-// A front: it has no engine, and takes each request to a prefill worker and a decode worker. See "Workers" in
-// ../README.md.
+// A front has no engine: it passes each request to a prefill worker and a decode worker. See "Workers" in ../README.md.
 #pragma once
 
 #include "registry.hpp"
 #include "upstream.hpp"
 
-/// A request on its way.
+/// A request on its way through the front.
 class Passage {
 public:
     /// Throws ApiError.
@@ -77,8 +76,8 @@ private:
         return std::make_unique<Upstream>(worker.url, std::move(request), delimiter);
     }
 
-    /// Gives the prompt to the prefill worker, and waits for the ticket. That comes before the prompt is computed: the
-    /// rest of the answer is read while the decode worker is at work.
+    /// Gives the prompt to the prefill worker and waits for the ticket, which comes before the prompt is computed. The
+    /// rest of the answer is read while the decode worker works.
     void get_ticket()
     {
         events_.trace("prefill", {{"worker", prefill_->url}});
@@ -93,7 +92,7 @@ private:
             from_prefill_.reset();
     }
 
-    /// Takes what has come from the prefill worker. `prefill_` goes once nothing more is to come from there.
+    /// Takes what the prefill worker has sent. `prefill_` is released once nothing more can come.
     void read_prefill(std::chrono::milliseconds patience)
     {
         while (prefill_) {
@@ -102,7 +101,7 @@ private:
                 return;
             if (part->kind == Part::Head && part->status == 200)
                 continue;
-            const json line = json::parse(part->text, nullptr, false); // of what is none nothing is taken
+            const json line = json::parse(part->text, nullptr, false); // discarded if malformed: it contains nothing then
             if (line.contains("kv_transfer_params")) {
                 kv_transfer_params_ = line["kv_transfer_params"];
                 return;
@@ -131,7 +130,7 @@ private:
         from_decode_ = ask(*decode_, params, "\n\n");
     }
 
-    /// The next part from the decode worker. Broken, also where that is silent.
+    /// The next part from the decode worker; Broken also if the worker is dead.
     Part next()
     {
         for (;;) {
@@ -145,7 +144,7 @@ private:
         }
     }
 
-    /// Waits until a decode worker begins to answer. What it refuses is refused.
+    /// Waits until a decode worker begins to answer. Throws the ApiError with which it refuses.
     void open()
     {
         for (;;) {
@@ -158,7 +157,7 @@ private:
         }
     }
 
-    /// Goes on with another decode worker, after `last` came from this one. Throws ApiError if there is none.
+    /// Continues with another decode worker, after `last` came from this one. Throws ApiError if there is none.
     void move(const Part &last)
     {
         if (last.kind == Part::Broken)
@@ -175,11 +174,11 @@ private:
         ask_decode();
     }
 
-    /// Passes an event of the decode worker's stream on. False if that says that it cannot go on.
+    /// Passes an event of the decode worker's stream on. False if the event says that the worker is shutting down.
     bool pass_on(const std::string &event)
     {
         const json data = json::parse(event.substr(event.find('{')));
-        if (event.rfind("event: trace\n", 0) == 0) { // a worker counts from when it got the request
+        if (event.rfind("event: trace\n", 0) == 0) { // its time counts from when the worker got the request
             events_.trace_at(data.at("phase"), data.at("ms").get<double>() + decode_asked_ms_, data);
             return true;
         }

@@ -13,10 +13,10 @@
 
 using json = nlohmann::json;
 
-/// How long to wait for something before looking whether the client is still there.
+/// How long to wait before checking whether the client is still there.
 constexpr std::chrono::milliseconds look_around(50);
 
-/// JSON on one line. What is not UTF-8 becomes U+FFFD.
+/// JSON on one line. Bytes that are not UTF-8 become U+FFFD.
 inline std::string dump(const json &value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
 
 inline double ms_since(Clock::time_point start, Clock::time_point end = Clock::now())
@@ -24,7 +24,7 @@ inline double ms_since(Clock::time_point start, Clock::time_point end = Clock::n
     return std::chrono::duration<double, std::milli>(end - start).count();
 }
 
-/// What goes to a client as {"error": ...}.
+/// The body of an error answer, {"error": ...}.
 struct ApiError : std::runtime_error {
     int status;
     json error;
@@ -34,7 +34,7 @@ struct ApiError : std::runtime_error {
           error({{"message", message}, {"type", type}, {"param", param}, {"code", code}})
     {
     }
-    /// Another server's.
+    /// An error that another server has answered with.
     ApiError(int status, const json &e) : std::runtime_error(e.value("message", "")), status(status), error(e) {}
 
     std::string text() const { return dump({{"error", error}}); }
@@ -52,10 +52,10 @@ inline ApiError no_such_model(const std::string &name)
 inline ApiError unavailable(const std::string &message) { return ApiError(503, "service_unavailable", message); }
 inline ApiError failed(const std::string &message) { return ApiError(500, "server_error", message); }
 
-/// Thrown where an answer is written, or waited for, that nobody reads any more.
+/// Thrown when the client of an answer has closed its connection.
 struct ClientGone {};
 
-/// A client's request that is in hand. While a copy lives it counts as running.
+/// A client's request. It counts as running while a copy of this lives.
 struct Call {
     std::string path, body, id; // id: X-Request-Id
     bool traced;                // X-Cleave-Trace
@@ -67,7 +67,7 @@ struct Call {
 /// Writes a piece of a streamed answer. Throws ClientGone.
 using Write = std::function<void(const std::string &)>;
 
-/// Checks the head of a request before its body is read, and gives what checks the body. Both throw ApiError.
+/// Checks the head of a request before its body is read, and returns a check of the body. Both throw ApiError.
 using Guard = std::function<std::function<void(const std::string &body)>(const httplib::Request &)>;
 
 class HttpServer {
@@ -80,7 +80,7 @@ public:
         server_.set_keep_alive_timeout(idle_timeout.count()); // told to clients
         server_.set_keep_alive_max_count(1000000);
         server_.set_payload_max_length(16 << 20);
-        server_.set_socket_options([](int fd) { // httplib's own lets a second server take the port as well
+        server_.set_socket_options([](int fd) { // httplib's default would let a second server take the port
             const int yes = 1;
             setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
         });
@@ -99,7 +99,7 @@ public:
     /// `path` may end in a regular expression behind "/(". The handler may throw ApiError and ClientGone.
     void route(const std::string &method, const std::string &path, Handler handler, Guard guard = nullptr)
     {
-        const std::string label = path.substr(0, path.find("/(")); // no pattern, and no name that a client chose
+        const std::string label = path.substr(0, path.find("/(")); // without patterns, so that labels do not depend on clients
         const auto answer = [=](httplib::Response &response, const std::function<void(bool &)> &handle) {
             bool read = false; // the body
             try {
@@ -152,7 +152,7 @@ public:
         });
     }
 
-    /// A GET of what `text` gives.
+    /// Answers GET with the result of `text`.
     void get(const std::string &path, const char *type, std::function<std::string(const httplib::Request &)> text)
     {
         route("GET", path, [=](const httplib::Request &request, httplib::Response &response) {
@@ -160,7 +160,7 @@ public:
         });
     }
 
-    /// The same for what is waited for at the end, and refused once that has begun.
+    /// A POST of a generation request: the shutdown waits for those that run, and refuses new ones.
     void route_generation(const std::string &path, std::function<void(const Call &, httplib::Response &)> handler,
                           Guard guard = nullptr)
     {
@@ -171,14 +171,14 @@ public:
             const std::string id = request.get_header_value("X-Request-Id");
             const int socket = Connections::current()->socket();
             const Call call{request.path, request.body, id, traced, socket, Clock::now(), in_hand};
-            if (closing) // looked at after counting: what is counted is waited for
+            if (closing) // checked after counting: the shutdown waits for counted requests
                 throw unavailable("the server is shutting down");
             handler(call, response);
         };
         route("POST", path, count_and_handle, guard);
     }
 
-    /// Takes the port, 0 for a free one; returns it. Throws std::runtime_error.
+    /// Listens at a port (0: a free one) and returns it. Throws std::runtime_error.
     int bind(const std::string &host, int port)
     {
         const int taken = port == 0 ? server_.bind_to_any_port(host) : server_.bind_to_port(host, port) ? port : -1;
@@ -191,13 +191,13 @@ public:
     /// Serves until the process ends.
     [[noreturn]] void serve() { connections_.serve(server_.socket()); }
 
-    /// From the first signal on: no new generations.
+    /// Set at the first signal: no new generation requests.
     std::atomic<bool> closing{false};
-    /// Ends what still runs.
+    /// Cancels requests that still run.
     std::atomic<bool> aborting{false};
     std::atomic<int> running{0};
 
-    /// Throws if who asked is gone, or the server can wait no longer. Called while an answer is waited for.
+    /// Throws if the client is gone, or the shutdown can wait no longer. Called while waiting for an answer.
     void check(const Call &call) const
     {
         pollfd end{call.socket, POLLRDHUP, 0};
@@ -223,7 +223,7 @@ public:
     }
 
 private:
-    /// httplib's, which answers on connections that it has not accepted.
+    /// httplib's server, answering on connections that it has not accepted itself.
     struct Listener : httplib::Server {
         void deepen_backlog() { ::listen(svr_sock_, 1024); }
         int socket() const { return svr_sock_; }
@@ -259,7 +259,7 @@ private:
     std::set<std::string> paths_;
 };
 
-/// Gives a whole answer. The request runs until it is written.
+/// Sends a whole answer. The request runs until it is written.
 inline void send(const Call &call, httplib::Response &response, const std::string &text)
 {
     const auto write = [call, text](std::size_t from, std::size_t n, httplib::DataSink &sink) {
@@ -268,8 +268,8 @@ inline void send(const Call &call, httplib::Response &response, const std::strin
     response.set_content_provider(text.size(), "application/json", write);
 }
 
-/// Gives an answer whose pieces `run` writes, after the handler has returned. An ApiError that it throws is written
-/// between `before_error` and `after_error`. What `run` keeps lives until the answer has ended.
+/// Sends an answer whose pieces `run` writes after the handler has returned. An ApiError that it throws is written
+/// between `before_error` and `after_error`. `run` is destroyed when the answer has ended.
 inline void stream(const Call &call, httplib::Response &response, const char *type, const char *before_error,
                    const char *after_error, std::function<void(const Write &)> run)
 {
@@ -279,7 +279,7 @@ inline void stream(const Call &call, httplib::Response &response, const char *ty
             if (!sink.write(text.data(), text.size()))
                 throw ClientGone();
         };
-        try { // nothing may leave: httplib calls this outside of its own try
+        try { // no exception may leave: httplib does not catch here
             try {
                 run(write);
             } catch (const ApiError &error) {
@@ -301,7 +301,7 @@ class Events {
 public:
     explicit Events(const Call &call) : traced_(call.traced), start_(call.start) {}
 
-    /// What was traced before comes first.
+    /// Writes the trace events from before the header.
     void begin(const Write &write)
     {
         write_ = write;

@@ -1,4 +1,4 @@
-// From one thread to another.
+// A queue between two threads.
 #pragma once
 
 #include <chrono>

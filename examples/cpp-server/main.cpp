@@ -22,7 +22,7 @@ sigset_t block_signals()
     return signals;
 }
 
-/// As many descriptors as the system allows: a request of a front takes three.
+/// Allows as many descriptors as the system does: a request of a front takes three.
 void raise_descriptor_limit()
 {
     rlimit limit{};
@@ -43,8 +43,8 @@ std::string url_of(const std::string &host, int port)
     return "http://" + (host.find(':') == std::string::npos ? host : "[" + host + "]") + ":" + std::to_string(port);
 }
 
-/// Serves until a signal comes; then leaves the front, refuses, waits until nothing is `held`, and cancels what still
-/// runs. Connections that are idle end with the process, and so does all that the library has.
+/// Serves until a signal comes. Then it leaves the front, refuses new requests, waits until none runs and nothing is
+/// `held`, and cancels the rest. Idle connections and the library's objects end with the process.
 [[noreturn]] void serve(HttpServer &server, const std::string &url, const sigset_t &signals,
                         Membership *membership, const std::function<bool()> &held)
 {
@@ -63,8 +63,7 @@ std::string url_of(const std::string &host, int port)
     std::quick_exit(0);
 }
 
-/// What every server has. `models` are the names of those that it serves; `health` has a status; `metrics` are those
-/// of the role.
+/// Paths that every server has. `models` are the names of the models it serves; `health` has a status; `metrics` is text.
 void route_common(HttpServer &server, const std::string &page, std::function<std::vector<std::string>()> models,
                   std::function<json()> health, std::function<std::string()> metrics)
 {
@@ -101,7 +100,7 @@ void route_common(HttpServer &server, const std::string &page, std::function<std
     server.get("/", "text/html; charset=utf-8", [text = text.str()](const auto &) { return text; });
 }
 
-/// A Completion, or a Passage to other servers' ones.
+/// Answers with a Completion, or with a Passage through other servers.
 template <class Work> void answer(const std::shared_ptr<Work> &work, const Call &call, httplib::Response &response)
 {
     const auto run = [work](const Write &write) { work->stream(write); };
@@ -175,7 +174,7 @@ json audit(const EngineHost &host)
     const std::string url = url_of(options.host, server.bind(options.host, options.port));
     static EngineHost host(options);
     const std::string known_as = options.advertise.empty() ? url : options.advertise;
-    Guard guard; // of a worker: it works for its front only
+    Guard guard; // a worker works for its front only
     static std::unique_ptr<Authenticator> authenticator;
     if (options.is_worker()) {
         authenticator = std::make_unique<Authenticator>(read_secret(options.secret_file));
@@ -198,10 +197,10 @@ json audit(const EngineHost &host)
     };
     route_common(server, options.is_worker() ? "" : options.page, models, health, [] {
         const std::string text = cleave::metrics_text().value_or(std::string());
-        return text.substr(0, text.rfind("# EOF")) + server.metrics_text(); // the end comes later
+        return text.substr(0, text.rfind("# EOF")) + server.metrics_text(); // "# EOF" is added at the end
     });
     auto *membership = options.is_worker() ? new Membership(host, *authenticator, known_as) : nullptr;
-    serve(server, url, signals, membership, [] { // what was computed is fetched first
+    serve(server, url, signals, membership, [] { // computed prompts are fetched first
         const auto metrics = host.engine.metrics();
         return host.options.role == "prefill" && metrics && metrics->exports_open > 0;
     });

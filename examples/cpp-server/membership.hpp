@@ -8,7 +8,7 @@
 
 #include <future>
 
-/// Lives as long as the process.
+/// Reports to the front. Lives as long as the process.
 class Membership {
 public:
     /// Reports as `url` from now on, until it leaves.
@@ -16,7 +16,7 @@ public:
         : host_(host), authenticator_(authenticator), url_(std::move(url)), reporter_([this] { report_until_leaving(); })
     {
     }
-    /// Tells the front that this worker goes. Returns when the front has nothing more for it, which has to be served
+    /// Tells the front that this worker leaves. Returns when the front has no more requests for it, which must serve
     /// until then, or at `end`.
     void leave(Clock::time_point end)
     {
@@ -35,10 +35,10 @@ private:
         return front.Post(path, headers, body, "application/json");
     }
 
-    /// A prefill worker, as far as importing from it goes.
+    /// A prefill worker and the state of the pairing with it.
     struct Peer {
         std::string address;              // base64
-        std::future<std::string> pairing; // under way
+        std::future<std::string> pairing; // in progress
         std::string detail;               // once it is paired
     };
 
@@ -61,7 +61,7 @@ private:
             const char *now = joined ? "joined this front"
                               : answer && answer->status == 401 ? "the front refuses the signature: is the secret the same?"
                                                                 : "the front does not answer";
-            if (now != std::exchange(known, now)) // said when it changes
+            if (now != std::exchange(known, now)) // logged when it changes
                 std::fprintf(stderr, "%s: %s\n", host_.options.front.c_str(), now);
             for (int i = 0; i < 50 && !leaving_; i++)
                 std::this_thread::sleep_for(std::chrono::milliseconds(10));
@@ -104,7 +104,7 @@ private:
         }
     }
 
-    /// Finds out how KV gets here from a prefill worker, and pays for it before a request has to. The way, or "".
+    /// Pairs with a prefill worker before a request needs it. Returns how KV gets here, or "" after a failure.
     std::string try_to_pair(const std::string &url, const std::string &address)
     {
         const auto report = host_.cache.pair(from_base64(address).value_or(std::vector<std::uint8_t>()));
@@ -115,7 +115,7 @@ private:
             return detail;
         }
         std::fprintf(stderr, "cannot import from %s: %s\n", url.c_str(), detail.c_str());
-        for (int i = 0; i < 200 && !leaving_; i++) // until it may be tried again
+        for (int i = 0; i < 200 && !leaving_; i++) // before the next attempt
             std::this_thread::sleep_for(std::chrono::milliseconds(10));
         return "";
     }
@@ -124,6 +124,6 @@ private:
     const Authenticator &authenticator_;
     const std::string url_;
     std::atomic<bool> leaving_{false};
-    std::map<std::string, Peer> peers_; // by URL; the reporter's
+    std::map<std::string, Peer> peers_; // by URL; used by the reporter's thread only
     std::thread reporter_;
 };

@@ -7,18 +7,18 @@
 #include <random>
 #include <vector>
 
-/// A checked request.
+/// A request that has been checked.
 struct Generation {
-    json body; // as the client sent it, without what is null
-    bool chat, stream, include_usage;
+    json body; // as the client sent it, without null fields
+    bool chat, stream, include_usage, usage_in_chunks; // usage in a last chunk; in every chunk of its choice so far
     std::size_t n;             // choices of each prompt
-    std::string model;         // empty: whichever there is
-    json messages;             // chat: what the template gets
-    std::size_t content_bytes; // chat: of the texts in the messages
+    std::string model;         // empty: any
+    json messages;             // chat: input of the template
+    std::size_t content_bytes; // chat: size of the texts in the messages
     json prompts;              // completions: each a string or an array of token ids
     std::vector<std::string> stop;
     std::uint32_t max_tokens, min_tokens; // max_tokens 0: until the context is full
-    // kv_transfer_params, by which front and workers understand each other: see "Workers" in ../README.md
+    // kv_transfer_params, by which front and workers cooperate: see "Workers" in ../README.md
     bool do_remote_decode, do_remote_prefill;
     std::vector<std::uint8_t> ticket;
     std::vector<std::size_t> resume;
@@ -80,6 +80,8 @@ inline Generation parse_generation(const Call &call, bool from_front)
     q.model = q.get("model", std::string());
     q.stream = q.get("stream", false);
     q.n = q.get("n", std::size_t{1});
+    if (q.get("continue_final_message", false) && q.get("add_generation_prompt", true))
+        throw invalid("continue_final_message", "continue_final_message needs add_generation_prompt to be false");
     if (q.chat)
         q.messages = parse_messages(q.get("messages", json()), q.content_bytes);
     else
@@ -103,8 +105,10 @@ inline Generation parse_generation(const Call &call, bool from_front)
     if (q.get("echo", false))
         throw invalid("echo", "echo must be false: it is not supported");
     const json options = without_nulls(q.get("stream_options", json::object()));
-    check_fields(options, "stream_options.", {{"include_usage", Rule::Boolean}}, {"include_obfuscation"});
+    check_fields(options, "stream_options.", {{"include_usage", Rule::Boolean}, {"continuous_usage_stats", Rule::Boolean}},
+                 {"include_obfuscation"});
     q.include_usage = options.value("include_usage", false);
+    q.usage_in_chunks = q.include_usage && options.value("continuous_usage_stats", false);
     parse_transfer(q.get("kv_transfer_params", json::object()), q);
     return q;
 }
@@ -115,5 +119,5 @@ inline std::uint64_t random_number()
     return numbers();
 }
 
-/// "chatcmpl-" or "cmpl-", and a random rest.
+/// An id: "chatcmpl-" or "cmpl-", and a random number.
 inline std::string new_id(bool chat) { return (chat ? "chatcmpl-" : "cmpl-") + std::to_string(random_number()); }

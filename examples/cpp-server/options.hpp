@@ -23,7 +23,7 @@ struct Options {
     bool is_worker() const { return role == "prefill" || role == "decode"; }
 };
 
-/// Throws std::invalid_argument, which names the option.
+/// Reads the command line. Throws std::invalid_argument, which names the option.
 inline Options parse_options(int argc, char **argv)
 {
     std::map<std::string, std::string> values = {
@@ -36,14 +36,14 @@ inline Options parse_options(int argc, char **argv)
             throw std::invalid_argument(option + ": " + what);
     };
     for (int i = 1; i < argc; i += 2) {
-        require(values.count(argv[i]) != 0, argv[i], "there is no such option: see examples/README.md");
+        require(values.count(argv[i]) != 0, argv[i], "no such option: see examples/README.md");
         require(i + 1 < argc, argv[i], "has no value");
         values[argv[i]] = argv[i + 1];
     }
     const auto number = [&](const std::string &option, const std::string &text, std::uint64_t most) {
         const bool digits = text.find_first_not_of("0123456789") == std::string::npos && text.size() <= 10;
         const bool right = digits && !text.empty() && std::stoull(text) <= most;
-        require(right, option, "'" + text + "' is not a number that it can be");
+        require(right, option, "'" + text + "' is not a number in its range");
         return static_cast<std::uint32_t>(std::stoull(text));
     };
     const auto url = [&](const std::string &option) {
@@ -63,7 +63,7 @@ inline Options parse_options(int argc, char **argv)
     Options out;
     out.role = values["--role"];
     const bool known = out.role == "mixed" || out.role == "front" || out.is_worker();
-    require(known, "--role", "'" + out.role + "' is none of mixed, prefill, decode and front");
+    require(known, "--role", "'" + out.role + "' must be mixed, prefill, decode or front");
     address("--listen", out.host, out.port);
     address("--workers-listen", out.workers_listen_host, out.workers_listen_port);
     out.model = values["--model"];

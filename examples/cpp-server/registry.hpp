@@ -5,17 +5,17 @@
 #include "openai.hpp"
 
 struct Worker {
-    json report; // its last; guarded by the registry
+    json report; // the last one; guarded by the registry
     std::atomic<Clock::time_point> alive_until;
-    std::atomic<bool> reachable{false}; // since this front last asked for its health; false again when a connection breaks
-    std::atomic<bool> asked{false};     // for its health, just now
-    std::atomic<int> requests{0};       // that this front has given it
+    std::atomic<bool> reachable{false}; // its /health answered since the last connection broke
+    std::atomic<bool> asked{false};     // its /health is being asked for
+    std::atomic<int> requests{0};       // that this front has sent it and that have not ended
 
     bool up() const { return reachable && Clock::now() < alive_until.load(); }
     void broke() { reachable = false; }
 };
 
-/// A worker for a request, which counts as in its hands for as long.
+/// A worker for a request. The request counts as the worker's while this lives.
 struct Lease {
     explicit Lease(std::shared_ptr<Worker> w) : worker(std::move(w)), url(worker->report["url"]) { worker->requests++; }
     ~Lease() { worker->requests--; }
@@ -31,7 +31,7 @@ public:
     /// Workers that are dead for longer than `forget_after` are forgotten.
     explicit Registry(std::chrono::seconds forget_after) : forget_after_(forget_after) {}
 
-    /// Takes a worker's report; gives what the worker gets to hear. Throws ApiError.
+    /// Takes a worker's report and returns the workers that are up. Throws ApiError.
     json report(const std::string &body)
     {
         json report = {{"model", ""}, {"address", ""}, {"running", 0}, {"waiting", 0}, {"paired", json::object()}};
@@ -147,7 +147,7 @@ public:
     }
 
 private:
-    /// A worker reports; whether it can be reached as well is asked before it gets a request.
+    /// Finds out whether a worker that reports can be reached.
     static void ask_health(Worker &worker, const std::string &url)
     {
         httplib::Client client(url);

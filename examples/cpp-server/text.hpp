@@ -1,4 +1,4 @@
-// Small things done to text: stop strings, base64.
+// Text: stop strings, base64.
 #pragma once
 
 #include <algorithm>
@@ -8,12 +8,12 @@
 #include <utility>
 #include <vector>
 
-/// Ends a text at the first stop string, and withholds what could become one.
+/// Ends a text at the first stop string, and holds back text that could become one.
 class StopMatcher {
 public:
     explicit StopMatcher(std::vector<std::string> stops) : stops_(std::move(stops)) {}
 
-    /// Takes the next piece of the text and gives what is decided with it. Once a stop string is found it is over.
+    /// Takes the next piece of the text and returns what may be sent. Once a stop string is found, the text ends there.
     std::string push(const std::string &piece)
     {
         const std::string text = flush() + piece;
@@ -29,7 +29,7 @@ public:
             held_ = text.substr(text.size() - keep);
         return text.substr(0, found_ ? end : text.size() - keep);
     }
-    /// What was withheld, when the text ends without a stop string.
+    /// Text that was held back, for when the text ends without a stop string.
     std::string flush() { return std::exchange(held_, {}); }
     bool found() const { return found_; }
 
@@ -73,7 +73,7 @@ inline std::optional<std::vector<std::uint8_t>> from_base64(const std::string &t
     return out;
 }
 
-/// Unicode characters in UTF-8.
+/// Number of Unicode characters in UTF-8.
 inline std::size_t characters(const std::string &text)
 {
     return static_cast<std::size_t>(

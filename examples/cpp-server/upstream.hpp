@@ -1,19 +1,19 @@
-// A front's requests to workers. Each is read by a thread of its own, so that who waits for one can look around
-// meanwhile: whether its client is still there, and whether the worker is alive.
+// A front's requests to workers. A thread of its own reads each answer, so that the thread that waits for it can check
+// whether its client is still there and whether the worker is alive.
 #pragma once
 
 #include "http.hpp"
 #include "mailbox.hpp"
 
-/// A piece of what a worker answers.
+/// A piece of a worker's answer.
 struct Part {
-    enum Kind { Head, Text, Broken, End } kind; // Broken: the answer is not whole, or there is none
+    enum Kind { Head, Text, Broken, End } kind; // Broken: the answer is incomplete or missing
     int status = 0;     // Head
     std::string text{}; // Text: up to the delimiter, or all that is left
     Clock::time_point at = Clock::now();
 };
 
-/// A POST under way. Its end breaks the connection, if the answer has not ended, and waits for the thread.
+/// A POST in progress. The destructor closes the connection if the answer has not ended, and waits for the thread.
 class Upstream {
 public:
     Upstream(const std::string &url, httplib::Request request, std::string delimiter)
@@ -21,14 +21,14 @@ public:
     {
         client_.set_tcp_nodelay(true);
         client_.set_connection_timeout(1);
-        client_.set_read_timeout(24 * 3600); // who waits for the answer knows when it is too long
+        client_.set_read_timeout(24 * 3600); // the reader of `parts` decides when it is too long
         reader_ = std::thread([this] { read(); });
     }
 
     ~Upstream()
     {
         for (stopped_ = true; !ended_; std::this_thread::sleep_for(std::chrono::milliseconds(1)))
-            client_.stop(); // does nothing to a request that has not been sent yet: again, then
+            client_.stop(); // has no effect before the request is sent: tried again
         reader_.join();
     }
 

@@ -1,9 +1,9 @@
 package main
 
-// piece is what the next chunk of a choice holds. The pieces of a choice put together are the whole of it.
+// piece is the content of the next chunk of a choice. All pieces of a choice, added up, are its whole answer.
 type piece struct {
 	role, text, finish string
-	tokens             []tokenLogprob // with log-probabilities only
+	tokens             []tokenLogprob // only if log-probabilities are wanted
 }
 
 func (p *piece) add(next piece) {
@@ -13,7 +13,7 @@ func (p *piece) add(next piece) {
 	p.tokens = append(p.tokens, next.tokens...)
 }
 
-// candidate is a token that could be, with its log-probability; tokenLogprob is the one that is, and the likeliest
+// candidate is a possible token with its log-probability; tokenLogprob is the one that was sampled, with the likeliest
 // candidates for its place.
 type candidate struct {
 	Token   string  `json:"token"`
@@ -39,7 +39,7 @@ func (c *completion) answer(choices ...any) map[string]any {
 		"choices": append([]any{}, choices...)}
 }
 
-// choice is a piece as the client wants to have it.
+// choice is a piece in the form of the client's endpoint.
 func (c *completion) choice(index int, p piece) map[string]any {
 	out := map[string]any{"index": index, "logprobs": nil, "finish_reason": nil}
 	if p.finish != "" {
@@ -69,7 +69,7 @@ func (c *completion) choice(index int, p piece) map[string]any {
 	return out
 }
 
-// columns is how completions have log-probabilities.
+// columns is the form of log-probabilities in text completions.
 func columns(tokens []tokenLogprob) map[string]any {
 	var texts []string
 	var logprobs []float64
@@ -78,7 +78,7 @@ func columns(tokens []tokenLogprob) map[string]any {
 	for _, t := range tokens {
 		top := make(map[string]float64)
 		for _, other := range append([]candidate{t.candidate}, t.Top...) {
-			if _, there := top[other.Token]; !there { // pieces of characters look alike
+			if _, there := top[other.Token]; !there { // parts of different characters may have the same text
 				top[other.Token] = other.Logprob
 			}
 		}

@@ -26,8 +26,8 @@ type completion struct {
 
 	cached, generated atomic.Int64 // prompt tokens that the prefix cache had, tokens of all choices
 
-	choices []piece // as far as they are, if the answer is not streamed
-	sent    []int   // chunks of each, if it is
+	choices []piece // so far, if the answer is not streamed
+	sent    []int   // chunks of each choice, if it is streamed
 }
 
 // complete answers a request.
@@ -44,14 +44,14 @@ func (h *engineHost) complete(ctx context.Context, a *reply, q *request, prompts
 	if c.ctx.Err() != nil {
 		return context.Cause(c.ctx)
 	}
-	var prompted int64
+	prompted := 0
 	for _, prompt := range prompts {
-		prompted += int64(len(prompt))
+		prompted += len(prompt)
 	}
+	total := usage(prompted, int(c.generated.Load()))
+	total["prompt_tokens_details"] = map[string]any{"cached_tokens": c.cached.Load()}
 	answer := c.answer()
-	answer["usage"] = map[string]any{"prompt_tokens": prompted, "completion_tokens": c.generated.Load(),
-		"total_tokens":          prompted + c.generated.Load(),
-		"prompt_tokens_details": map[string]any{"cached_tokens": c.cached.Load()}}
+	answer["usage"] = total
 	if !q.stream {
 		choices := make([]any, n)
 		for i, p := range c.choices {
@@ -67,6 +67,10 @@ func (h *engineHost) complete(ctx context.Context, a *reply, q *request, prompts
 	}
 	a.done()
 	return nil
+}
+
+func usage(prompt, completion int) map[string]any {
+	return map[string]any{"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 }
 
 // begin submits the first choice of each prompt. The others follow once the prompt's KV is there.
@@ -98,8 +102,8 @@ func (c *completion) submit(first, end, step int) error {
 	return nil
 }
 
-// submitTicket goes on from the KV that a prefill worker computes, or is still computing: the engine waits for it. If
-// it does not come, the engine computes it from the ticket's tokens. Sampling and limits are the ticket's too.
+// submitTicket continues from the KV of a prefill worker, which may still be computing it: the engine waits. If the KV
+// does not come, the engine computes it from the ticket's tokens. The ticket also holds sampling parameters and limits.
 func (c *completion) submitTicket() error {
 	kv, err := c.cache.Import(c.request.kv.Ticket)
 	if err != nil {
@@ -112,7 +116,7 @@ func (c *completion) submitTicket() error {
 	}
 	c.follow(0, stream)
 	c.group.Add(1)
-	go func() { // the answer ends after this, so that "done" is the last that is told
+	go func() { // the answer ends after this, so that "done" is the last trace event
 		defer c.group.Done()
 		err := kv.Wait(c.ctx)
 		if err != nil && c.ctx.Err() == nil {
@@ -123,7 +127,7 @@ func (c *completion) submitTicket() error {
 	return nil
 }
 
-// follow has a goroutine read the events of a choice.
+// follow starts a goroutine that reads the events of a choice.
 func (c *completion) follow(i int, stream *cleave.Stream) {
 	if c.request.stream {
 		c.send(nil) // the header: from now on errors are part of the stream
@@ -146,7 +150,7 @@ func (c *completion) read(i int, stream *cleave.Stream) error {
 	}
 	defer detokenizer.Close()
 	if c.request.chat {
-		c.emit(i, piece{role: "assistant"})
+		c.emit(i, piece{role: "assistant"}, 0)
 	}
 	stop := stopMatcher{stops: c.request.stop}
 	tokens, offset := 0, 0
@@ -175,11 +179,11 @@ func (c *completion) read(i int, stream *cleave.Stream) error {
 				p.text = stop.push(text)
 			}
 			if p.text != "" || p.tokens != nil {
-				c.emit(i, p)
+				c.emit(i, p, tokens)
 			}
 			if stop.found {
-				c.emit(i, piece{finish: "stop"})
-				stream.Cancel() // its end still tells what the prefix cache saved
+				c.emit(i, piece{finish: "stop"}, tokens)
+				stream.Cancel() // its last event still tells what the prefix cache saved
 			}
 		case event.Type == cleave.EventFinished:
 			c.generated.Add(int64(tokens))
@@ -194,30 +198,35 @@ func (c *completion) read(i int, stream *cleave.Stream) error {
 				return err
 			}
 			if text := stop.push(rest) + stop.held; text != "" {
-				c.emit(i, piece{text: text})
+				c.emit(i, piece{text: text}, tokens)
 			}
 			if stop.found {
 				event.Reason = cleave.FinishStop
 			}
-			c.emit(i, piece{finish: event.Reason.String()})
+			c.emit(i, piece{finish: event.Reason.String()}, tokens)
 		}
 	}
 	return nil
 }
 
-// emit gives a piece to the client, unless it has it of a worker that is gone. Each choice has one goroutine for that.
-func (c *completion) emit(i int, p piece) {
+// emit gives a piece to the client, unless another worker, which is gone, has sent it. One goroutine per choice calls it.
+// `tokens` is how many the choice has so far.
+func (c *completion) emit(i int, p piece, tokens int) {
 	if !c.request.stream {
 		c.choices[i].add(p)
 		return
 	}
 	c.sent[i]++
 	if has := c.request.kv.Resume; i >= len(has) || c.sent[i] > has[i] {
-		c.data(c.answer(c.choice(i, p)))
+		chunk := c.answer(c.choice(i, p))
+		if c.request.usageInChunks {
+			chunk["usage"] = usage(len(c.prompts[i/c.request.n]), tokens)
+		}
+		c.data(chunk)
 	}
 }
 
-// logprobs is what is reported of a token, if anything is.
+// logprobs is the report on a token, if the client wants one.
 func (c *completion) logprobs(event *cleave.Event, offset int) []tokenLogprob {
 	if c.request.top < 0 {
 		return nil
@@ -230,7 +239,7 @@ func (c *completion) logprobs(event *cleave.Event, offset int) []tokenLogprob {
 }
 
 func (c *completion) candidate(token int32, logprob float32) candidate {
-	raw, _ := c.model.TokenBytes(token) // of a token of the model's own
+	raw, _ := c.model.TokenBytes(token) // cannot fail for a token that the model has sampled
 	bytes := make([]int, len(raw))
 	for i, b := range raw {
 		bytes[i] = int(b)

@@ -13,12 +13,12 @@ import (
 	cleave "cleave/go"
 )
 
-const kvLease = 10 * time.Second // of handles that nobody fetches
+const kvLease = 10 * time.Second // life of handles that nobody fetches
 
 // engineHost is the backend of every role but the front: a model, a cache and an engine over it.
 type engineHost struct {
 	options *options
-	url     string // where this server is
+	url     string // address of this server for others
 	model   *cleave.Model
 	about   cleave.ModelInfo
 	cache   *cleave.Cache
@@ -27,7 +27,7 @@ type engineHost struct {
 	maxPromptBytes int // longer text cannot fit into the context
 }
 
-// openEngine leaves open what it has opened if it fails: the process ends then.
+// openEngine loads the model. If it fails, it does not close what it has opened, because the process ends.
 func openEngine(o *options, url string) (*engineHost, error) {
 	h := &engineHost{options: o, url: url}
 	var err error
@@ -46,7 +46,7 @@ func openEngine(o *options, url string) (*engineHost, error) {
 		Devices:        []int{o.device},
 		BytesPerDevice: uint64(o.kvMiB) << 20,
 		Lease:          kvLease,
-		ShareWeights:   o.worker(), // those on one GPU have one copy there
+		ShareWeights:   o.worker(), // workers on one GPU share one copy
 	}
 	if o.worker() {
 		secret, err := readSecret(o.secretFile)
@@ -58,7 +58,7 @@ func openEngine(o *options, url string) (*engineHost, error) {
 	if h.cache, err = h.model.NewCache(config); err != nil {
 		return nil, err
 	}
-	if o.role == "prefill" && o.kvListen != "" { // before there is a ticket: tickets name what there is
+	if o.role == "prefill" && o.kvListen != "" { // before the first ticket, which names this address
 		if _, err = h.cache.Listen(o.kvListen, cleave.ListenConfig{}); err != nil {
 			return nil, err
 		}
@@ -79,7 +79,7 @@ func (h *engineHost) close() {
 	h.model.Close()
 }
 
-// generate answers according to the role.
+// generate answers a request as the role demands.
 func (h *engineHost) generate(a *reply, r *http.Request, q *request) error {
 	if q.model != "" && q.model != h.options.modelName {
 		return unknownModel(q.model)
@@ -148,14 +148,22 @@ func (h *engineHost) tokenizeChat(q *request) ([]int32, error) {
 	if err := h.fitsBytes("messages", q.contentBytes); err != nil {
 		return nil, err
 	}
-	prompt, err := h.model.ChatPromptJSON(q.messages)
+	arguments := q.fields["chat_template_kwargs"]
+	if err := h.fitsBytes("chat_template_kwargs", len(arguments)); err != nil {
+		return nil, err
+	}
+	prompt, err := h.model.ChatPromptWith(q.messages, cleave.ChatOptions{
+		Arguments:            arguments,
+		NoGenerationPrompt:   !get(q.fields, "add_generation_prompt", true),
+		ContinueFinalMessage: get(q.fields, "continue_final_message", false),
+	})
 	if err != nil {
 		return nil, invalid("messages", "%v", err)
 	}
 	if err := h.fitsBytes("messages", len(prompt)); err != nil {
 		return nil, err
 	}
-	tokens, err := h.model.TokenizeNoSpecial(prompt) // the template has added what goes around a text
+	tokens, err := h.model.TokenizeNoSpecial(prompt) // the template has added the special tokens
 	if err != nil {
 		return nil, invalid("messages", "%v", err)
 	}
@@ -229,7 +237,7 @@ func engineRequest(q *request, prompt []int32, choice int) cleave.Request {
 	return r
 }
 
-// engineError is what a client is told of an error of cleave's.
+// engineError translates an error of the library for a client.
 func engineError(err error) *apiError {
 	switch {
 	case errors.Is(err, cleave.ErrWouldBlock):
@@ -263,10 +271,10 @@ func (h *engineHost) writeMetrics(w io.Writer) {
 	if err != nil {
 		log.Print(err)
 	}
-	io.WriteString(w, strings.TrimSuffix(text, "# EOF\n")) // there is more to come
+	io.WriteString(w, strings.TrimSuffix(text, "# EOF\n")) // the server's own metrics follow
 }
 
-// idle tells whether nothing is left that another process may come for.
+// idle tells whether no other process has KV left to fetch here.
 func (h *engineHost) idle() bool {
 	m, err := h.engine.Metrics()
 	return err != nil || h.options.role != "prefill" || m.ExportsOpen == 0

@@ -70,6 +70,9 @@ var (
 	}
 	chatRules = append([]rule{
 		{"messages", anything, 0, 0},
+		{"chat_template_kwargs", object, 0, 0},
+		{"add_generation_prompt", boolean, 0, 0},
+		{"continue_final_message", boolean, 0, 0},
 		{"max_completion_tokens", integer, 1, maxCount},
 		{"logprobs", boolean, 0, 0},
 		{"top_logprobs", integer, 0, 20},

@@ -54,7 +54,7 @@ func (f *front) generate(a *reply, r *http.Request, q *request) error {
 	}
 	c := &call{front: f, reply: a, id: newID(q.chat), path: r.URL.Path, model: model, request: q, body: maps.Clone(q.fields),
 		sent: make([]int, q.n*max(1, len(q.prompts)))}
-	if q.seed == nil { // whoever goes on with this request has to draw the same samples
+	if q.seed == nil { // a worker that continues this request has to draw the same samples
 		c.body["seed"] = encode(1 + rand.Int64N(1<<53-1))
 	}
 	ctx, cancel := context.WithCancel(r.Context())
@@ -90,8 +90,8 @@ func (f *front) generate(a *reply, r *http.Request, q *request) error {
 	return unavailable("there is no decode worker for the request")
 }
 
-// prefill has a worker compute the prompt for `decoder`, which fetches the KV with the ticket. Without a ticket the
-// decoder computes the prompt itself. With one, the prefill worker has said all when `prefilled` is closed.
+// prefill gives the prompt to a prefill worker and returns its ticket, with which `decoder` fetches the KV. Without a
+// ticket the decoder computes the prompt itself. `prefilled` is closed when the prefill worker has answered completely.
 func (c *call) prefill(ctx context.Context, decoder *worker) (ticket []byte, prefilled chan struct{}) {
 	worker, give := c.registry.take("prefill", c.model, func(url string) bool { return decoder.Paired[url] != "" })
 	if worker == nil {
@@ -119,7 +119,7 @@ func (c *call) prefill(ctx context.Context, decoder *worker) (ticket []byte, pre
 		defer end()
 		var last struct{ Prefilled map[string]any }
 		if lines.Decode(&last) == nil && last.Prefilled != nil {
-			io.Copy(io.Discard, response.Body) // to its end, so that the connection can be used again
+			io.Copy(io.Discard, response.Body) // a response that is read to its end frees the connection
 			c.trace("prefilled", "worker", worker.URL, "prompt_tokens", last.Prefilled["prompt_tokens"],
 				"cached_tokens", last.Prefilled["cached_tokens"], "prefill_ms", last.Prefilled["ms"])
 		}
@@ -127,13 +127,13 @@ func (c *call) prefill(ctx context.Context, decoder *worker) (ticket []byte, pre
 	return first.KV.Ticket, prefilled
 }
 
-// decode has a worker answer, and passes the answer on. errGone if another worker should go on.
+// decode passes a worker's answer on. It returns errGone if another worker should continue.
 func (c *call) decode(ctx context.Context, worker *worker, kv kvParams, prefilled <-chan struct{}) error {
 	ahead := time.Since(c.start)
 	response, release, err := c.post(ctx, worker, kv)
 	defer release()
 	if err == nil && response.StatusCode == http.StatusServiceUnavailable {
-		return errGone // it is ending
+		return errGone // it is shutting down
 	}
 	if err == nil && response.StatusCode == http.StatusOK && c.request.stream {
 		c.send(nil)
@@ -147,13 +147,13 @@ func (c *call) decode(ctx context.Context, worker *worker, kv kvParams, prefille
 	if err == nil {
 		return nil
 	}
-	if ctx.Err() == nil { // the worker, and not the client, broke the connection off
+	if ctx.Err() == nil { // the worker, not the client, closed the connection
 		c.registry.broken(worker.URL)
 	}
 	return errGone
 }
 
-// post gives the request to a worker. The response ends with `release`, and with the worker's life.
+// post sends the request to a worker. The response ends when `release` is called or the worker dies.
 func (c *call) post(ctx context.Context, worker *worker, kv kvParams) (r *http.Response, release func(), err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	unwatch := context.AfterFunc(worker.life, cancel)

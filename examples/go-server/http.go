@@ -20,10 +20,10 @@ var errShuttingDown = errors.New("the server is shutting down")
 
 // backend is what answers: an engine (mixed, prefill, decode) or a front.
 type backend interface {
-	// generate answers a request. It returns what went wrong, for the caller to send.
+	// generate answers a request, or returns an error for the caller to send.
 	generate(a *reply, r *http.Request, q *request) error
 	models() []string
-	// health is what /health tells, and if the server is of no use now, why.
+	// health gives the fields of /health, and the reason if the server cannot serve.
 	health() (fields map[string]any, problem string)
 	// writeMetrics adds to the text of /metrics.
 	writeMetrics(w io.Writer)
@@ -42,10 +42,10 @@ type server struct {
 	audience      string
 }
 
-// handler answers a request, or returns what went wrong.
+// handler answers a request, or returns an error for the caller to send.
 type handler func(w http.ResponseWriter, r *http.Request) error
 
-// newServer takes the file of GET /, if there is one. `a` and `audience` are those of a worker; nil otherwise.
+// newServer makes a server whose GET / is the file `page`, if there is one. Only workers have an authenticator and an audience.
 func newServer(b backend, page string, a *authenticator, audience string) *server {
 	s := &server{backend: b, mux: http.NewServeMux(), started: time.Now(), authenticator: a, audience: audience}
 	generate := map[string]handler{"POST": func(w http.ResponseWriter, r *http.Request) error {
@@ -71,12 +71,12 @@ func newServer(b backend, page string, a *authenticator, audience string) *serve
 	return s
 }
 
-// handle adds a path with its methods; without any it is not found.
+// handle adds a path and its methods. A path without methods answers 404.
 func (s *server) handle(path string, methods map[string]handler) { s.handleIn(s.mux, path, methods) }
 
-// handleIn does so in another mux, which is served at another address.
+// handleIn adds a path to another mux, for another listener.
 func (s *server) handleIn(mux *http.ServeMux, path string, methods map[string]handler) {
-	label, _, _ := strings.Cut(path, "/{") // no pattern, and no name that a client chose
+	label, _, _ := strings.Cut(path, "/{") // without patterns, so that labels do not depend on clients
 	if label == "" {
 		label = "/"
 	}
@@ -132,7 +132,7 @@ func sendError(w http.ResponseWriter, err *apiError) {
 func (s *server) generate(w http.ResponseWriter, r *http.Request, body []byte) error {
 	s.stats.running.Add(1)
 	defer s.stats.running.Add(-1)
-	if s.closing.Load() { // looked at after counting: what is counted is waited for
+	if s.closing.Load() { // checked after counting: the shutdown waits for counted requests
 		return unavailable(errShuttingDown.Error())
 	}
 	answer := newReply(w, r, &s.stats)
@@ -213,11 +213,11 @@ func (s *server) getMetrics(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// stats are the server's own numbers in /metrics.
+// stats are the server's own metrics.
 type stats struct {
 	running  atomic.Int64 // generation requests
 	firsts   atomic.Int64 // requests that got a first token
-	firstSum atomic.Int64 // and after how long, together, in ns
+	firstSum atomic.Int64 // sum of their times to the first token, in ns
 	mu       sync.Mutex
 	requests map[string]int // by labels
 }

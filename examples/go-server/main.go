@@ -1,5 +1,5 @@
 // Command go-server is an OpenAI-compatible server on cleave: alone, or as prefill worker, decode worker or front of a
-// set of processes. ../README.md has its options, what it answers, and what its processes tell each other.
+// set of processes. ../README.md describes its options, its HTTP interface and the protocol between its processes.
 //
 // The use of cleave is in engine.go (model, cache, engine), completion.go (requests), prefill.go (the other half of one)
 // and worker.go (pairing). The rest is a server as any other: http.go, connections.go and reply.go answer; fields.go,
@@ -21,7 +21,7 @@ import (
 	"time"
 )
 
-const drainTimeout = 10 * time.Second // for what runs when the server is told to end
+const drainTimeout = 10 * time.Second // for running requests at shutdown
 
 func main() {
 	log.SetFlags(log.Ltime)
@@ -54,7 +54,7 @@ func run(o *options) error {
 
 	var server *server
 	leave, idle := func(time.Time) {}, func() bool { return true }
-	var broken <-chan struct{} // never, of a front
+	var broken <-chan struct{} // never closed on a front
 	requests, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	if o.role == "front" {

@@ -10,12 +10,12 @@ import (
 	"strconv"
 )
 
-// apiError is what goes to a client as {"error": ...}.
+// apiError is the body of an error answer, {"error": ...}.
 type apiError struct {
 	status  int
 	Message string `json:"message"`
 	Type    string `json:"type"`
-	Param   any    `json:"param"` // a string or nil, as the code
+	Param   any    `json:"param"` // string or nil; so is Code
 	Code    any    `json:"code"`
 }
 
@@ -43,13 +43,13 @@ func unknownModel(name string) *apiError {
 	return err
 }
 
-// reported is what a client is told of an error, in the context of its request.
+// reported translates an error for the client of a request with this context.
 func reported(ctx context.Context, err error) *apiError {
 	var known *apiError
 	switch {
 	case context.Cause(ctx) == errShuttingDown:
 		return unavailable(errShuttingDown.Error())
-	case ctx.Err() != nil: // nobody reads this; other servers count it so
+	case ctx.Err() != nil: // for the metrics: nobody reads this answer
 		return refused(499, "the client is gone")
 	case errors.As(err, &known):
 		return known
@@ -57,25 +57,27 @@ func reported(ctx context.Context, err error) *apiError {
 	return engineError(err)
 }
 
-// request is a checked request for chat or text completions.
+// request is a request for chat or text completions that has been checked.
 type request struct {
-	fields fields // as the client sent them, without what is null
+	fields fields // as the client sent them, without null ones
 	chat   bool
 	stream bool
 	n      int // choices of each prompt
 
-	model        string          // empty: whichever there is
-	messages     json.RawMessage // chat: what the template gets
-	contentBytes int             // chat: of the texts in the messages
+	model        string          // empty: any
+	messages     json.RawMessage // chat: input of the template
+	contentBytes int             // chat: size of the texts in the messages
 	prompts      []prompt        // completions
 	maxTokens    int             // 0: until the context is full
 	minTokens    int
 	stop         []string
 	logitBias    map[int32]float32
 	seed         *int64
-	top          int // alternatives beside each token; -1: no log-probabilities at all
-	includeUsage bool
-	kv           kvParams
+	top          int  // alternatives beside each token; -1: no log-probabilities at all
+	includeUsage bool // in a last chunk of a stream
+
+	usageInChunks bool // and in every other chunk, of its choice so far
+	kv            kvParams
 }
 
 // prompt is a text or a list of token ids.
@@ -84,7 +86,7 @@ type prompt struct {
 	tokens []int64
 }
 
-// kvParams is what front and workers tell each other in a request, see "Workers" in ../README.md.
+// kvParams is the part of a request by which front and workers cooperate: see "Workers" in ../README.md.
 type kvParams struct {
 	DoRemoteDecode  bool   `json:"do_remote_decode,omitempty"`
 	DoRemotePrefill bool   `json:"do_remote_prefill,omitempty"`
@@ -124,6 +126,9 @@ func parseRequest(body []byte, chat, fromFront bool) (*request, error) {
 }
 
 func (q *request) readInput() (err error) {
+	if get(q.fields, "continue_final_message", false) && get(q.fields, "add_generation_prompt", true) {
+		return invalid("continue_final_message", "continue_final_message needs add_generation_prompt to be false")
+	}
 	if q.chat {
 		q.messages, q.contentBytes, err = parseMessages(q.fields["messages"])
 		return err
@@ -153,7 +158,7 @@ func (q *request) readStop() error {
 		return nil
 	}
 	var one string
-	var several []*string // null is not a string
+	var several []*string // pointers, so that null is not taken for a string
 	wrong := json.Unmarshal(raw, &several) != nil
 	if raw[0] == '"' {
 		wrong = json.Unmarshal(raw, &one) != nil
@@ -197,7 +202,7 @@ func (q *request) readLogitBias() error {
 	return nil
 }
 
-// readOptions reads the rest: what has only one value that is supported, or fields of its own.
+// readOptions reads fields that have only one supported value, or fields of their own.
 func (q *request) readOptions() error {
 	if format, there := decodeObject(q.fields["response_format"]); there {
 		if err := format.check("response_format.", []rule{{"type", text, 0, 0}}, nil); err != nil {
@@ -214,10 +219,12 @@ func (q *request) readOptions() error {
 		return invalid("echo", "echo must be false: it is not supported")
 	}
 	options, _ := decodeObject(q.fields["stream_options"])
-	if err := options.check("stream_options.", []rule{{"include_usage", boolean, 0, 0}}, []string{"include_obfuscation"}); err != nil {
+	rules := []rule{{"include_usage", boolean, 0, 0}, {"continuous_usage_stats", boolean, 0, 0}}
+	if err := options.check("stream_options.", rules, []string{"include_obfuscation"}); err != nil {
 		return err
 	}
 	q.includeUsage = get(options, "include_usage", false)
+	q.usageInChunks = q.includeUsage && get(options, "continuous_usage_stats", false)
 	if raw, there := q.fields["kv_transfer_params"]; there {
 		wrong := json.Unmarshal(raw, &q.kv) != nil
 		if wrong || slices.ContainsFunc(q.kv.Resume, func(n int) bool { return n < 0 }) {

@@ -41,7 +41,7 @@ func TestParseRequestRefuses(t *testing.T) {
 		{chat(`, "tools": []`), "tools"}, {chat(`, "functions": [{}]`), "functions"},
 		{chat(`, "response_format": {"type": "json_object"}`), "response_format"}, {chat(`, "response_format": "text"`), "response_format"},
 		{chat(`, "kv_transfer_params": {}`), "kv_transfer_params"}, {chat(`, "nonsense": 1`), "nonsense"}, {chat(`, "Temperature": 1`), "Temperature"},
-		{chat(`, "guided_json": {}`), "guided_json"}, {chat(`, "prompt": "hi"`), "messages"}, {text(`, "messages": []`), "messages"},
+		{chat(`, "guided_json": {}`), "guided_json"}, {chat(`, "continue_final_message": true`), "continue_final_message"}, {chat(`, "prompt": "hi"`), "messages"}, {text(`, "messages": []`), "messages"},
 		{chat(`, "logprobs": true, "top_logprobs": -1`), "top_logprobs"}, {chat(`, "stop": "` + strings.Repeat("x", maxStopBytes+1) + `"`), "stop"},
 		{chat(`, "stream_options": {"include_usage": true, "more": 1}`), "stream_options.more"},
 		{chat(`, "response_format": {"type": "text", "schema": {}}`), "response_format.schema"},

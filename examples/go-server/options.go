@@ -13,7 +13,7 @@ import (
 	cleave "cleave/go"
 )
 
-// options are those of ../README.md.
+// options of the command line: see ../README.md.
 type options struct {
 	role, listen, model, modelName, front, advertise, secretFile, kvListen, page, workersListen string
 	kvMiB, maxSequences, maxBatchTokens, threads, maxConnections, forgetAfter                   uint
@@ -22,7 +22,7 @@ type options struct {
 
 func (o *options) worker() bool { return o.role == "prefill" || o.role == "decode" }
 
-// parseOptions returns flag.ErrHelp where help was asked for, and given.
+// parseOptions prints the help and returns flag.ErrHelp if that was asked for.
 func parseOptions(args []string) (*options, error) {
 	o := &options{}
 	flags := flag.NewFlagSet("go-server", flag.ContinueOnError)
@@ -58,9 +58,9 @@ func parseOptions(args []string) (*options, error) {
 	}
 	switch {
 	case flags.NArg() > 0:
-		return nil, fmt.Errorf("what is %q?", flags.Arg(0))
+		return nil, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	case !slices.Contains([]string{"mixed", "prefill", "decode", "front"}, o.role):
-		return nil, fmt.Errorf("--role %s: mixed, prefill, decode and front are roles", o.role)
+		return nil, fmt.Errorf("--role %s: must be mixed, prefill, decode or front", o.role)
 	case o.role != "front" && o.model == "":
 		return nil, errors.New("--model is missing")
 	case o.worker() && !strings.HasPrefix(o.front, "http://"):
@@ -72,7 +72,7 @@ func parseOptions(args []string) (*options, error) {
 	case o.device < cleave.DeviceCPU:
 		return nil, fmt.Errorf("--device %d: GPUs are numbered from 0 on", o.device)
 	case max(o.kvMiB, o.maxSequences, o.maxBatchTokens, o.threads) > 1<<31 || o.kvMiB == 0:
-		return nil, errors.New("a number is out of range")
+		return nil, errors.New("--kv-mib, --max-sequences, --max-batch-tokens or --threads is out of range")
 	}
 	return o, nil
 }

@@ -7,8 +7,8 @@ import (
 	cleave "cleave/go"
 )
 
-// prefill computes a prompt for a decode worker, which fetches the KV itself with the ticket. The answer has a line
-// with the ticket as soon as the prompt's turn has come, and one when it is computed.
+// prefill computes a prompt for a decode worker, which fetches the KV itself with the ticket. The answer is a line with
+// the ticket as soon as the engine begins with the prompt, and another line once the prompt is computed.
 func (h *engineHost) prefill(ctx context.Context, a *reply, q *request, prompts [][]int32) error {
 	if !q.kv.DoRemoteDecode || len(prompts) != 1 {
 		return invalid("kv_transfer_params", "a prefill worker computes prompts for decode workers, one at a time")
@@ -33,7 +33,7 @@ func (h *engineHost) prefill(ctx context.Context, a *reply, q *request, prompts 
 			a.data(map[string]any{"prefilled": map[string]any{"prompt_tokens": len(prompts[0]),
 				"cached_tokens": event.CachedTokens, "ms": milliseconds(time.Since(began))}})
 			if ctx.Err() != nil {
-				event.KV.Close() // nobody will come for it
+				event.KV.Close() // nobody will fetch it
 			}
 		}
 	}

@@ -10,7 +10,7 @@ import (
 
 const silence = 2 * time.Second // after which a worker is dead
 
-// peer is what workers are told of each other, see "Workers" in ../README.md.
+// peer is what workers learn about each other: see "Workers" in ../README.md.
 type peer struct {
 	URL     string `json:"url"`
 	Role    string `json:"role"`
@@ -18,7 +18,7 @@ type peer struct {
 	Address []byte `json:"address"`
 }
 
-// report is what a worker sends of itself.
+// report is what a worker tells its front.
 type report struct {
 	peer
 	Running int               `json:"running"`
@@ -26,33 +26,33 @@ type report struct {
 	Paired  map[string]string `json:"paired"`
 }
 
-// worker is one that reports, or did. Guarded by the registry's mutex.
+// worker is a worker that reports, or did. Guarded by the registry's mutex.
 type worker struct {
 	report
 	State    string          `json:"state"`    // up or dead
-	Requests int             `json:"requests"` // that this front has given it
+	Requests int             `json:"requests"` // that this front has sent it and that have not ended
 	life     context.Context // ends when the worker falls silent
 	end      context.CancelFunc
-	watch    *time.Timer // until then
+	watch    *time.Timer // ends the life after silence
 	heard    time.Time   // its last report
 
-	reachable bool // since this front last asked for its health; false again when a connection breaks
-	asked     bool // for its health, just now
+	reachable bool // its /health answered since the last connection broke
+	asked     bool // its /health is being asked for
 }
 
 // registry knows the workers of a front.
 type registry struct {
 	forgetAfter time.Duration // of silence
 	mu          sync.Mutex
-	workers     []*worker // in the order in which they came
+	workers     []*worker // in the order of their first reports
 }
 
 func (g *registry) find(url string) int {
 	return slices.IndexFunc(g.workers, func(w *worker) bool { return w.URL == url })
 }
 
-// join takes a report, and returns those who are up for the worker to pair with. A worker is up once this front has
-// reached it, too.
+// join takes a report and returns the workers that are up, for pairing. A worker is up once it reports and this front
+// has reached it.
 func (g *registry) join(r report) []peer {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -100,14 +100,14 @@ func (g *registry) askHealth(w *worker, url string) {
 	}
 }
 
-// known forgets workers that have been silent for long, and gives the others. Called with the mutex held.
+// known removes workers that have been silent for long and returns the others. Called with the mutex held.
 func (g *registry) known() []*worker {
 	g.workers = slices.DeleteFunc(g.workers, func(w *worker) bool { return time.Since(w.heard) > g.forgetAfter+silence })
 	return g.workers
 }
 
-// leave takes a worker off the list, and waits until it has no request in hand. Those that were to go there still do:
-// the worker serves until it hears that nothing more comes, or has no more time.
+// leave takes a worker off the list and waits until it has no requests of this front. Requests that are already on their
+// way still reach it: the worker serves until this returns, or its time is up.
 func (g *registry) leave(ctx context.Context, url string) {
 	g.mu.Lock()
 	at := g.find(url)
@@ -133,7 +133,8 @@ func (g *registry) silent(w *worker) {
 	w.end()
 }
 
-// take finds the worker with the fewest requests of a role and model that `suits`, as it is now; nil if there is none.
+// take returns a copy of the worker with the fewest requests among those of a role and model that `suits` accepts; nil
+// if there is none.
 func (g *registry) take(role, model string, suits func(url string) bool) (taken *worker, give func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -156,7 +157,7 @@ func (g *registry) take(role, model string, suits func(url string) bool) (taken 
 	}
 }
 
-// broken marks a worker dead whose connection broke, until it reports again and can be reached.
+// broken marks a worker dead because a connection to it broke. It is up again once it reports and can be reached.
 func (g *registry) broken(url string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -165,7 +166,7 @@ func (g *registry) broken(url string) {
 	}
 }
 
-// list gives what is known of each worker.
+// list returns a copy of each worker.
 func (g *registry) list() []worker {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -176,7 +177,7 @@ func (g *registry) list() []worker {
 	return all
 }
 
-// up is how many workers of a role are.
+// up counts the workers of a role that are up.
 func (g *registry) up(role string) (n int) {
 	for _, w := range g.list() {
 		if w.Role == role && w.State == "up" {

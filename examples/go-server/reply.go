@@ -12,11 +12,11 @@ const (
 	eventStream = "text/event-stream; charset=utf-8"
 	jsonLines   = "application/x-ndjson"
 
-	writeTimeout = 30 * time.Second // for a client that takes nothing of its answer
+	writeTimeout = 30 * time.Second // for a client that reads nothing of its answer
 )
 
-// reply is the answer to a generation request: one whole, or a stream. Several goroutines may write to it. A write that
-// fails is not reported: the request's context ends then, and with it the request.
+// reply is the answer to a generation request: whole, or a stream. Several goroutines may write to it. A failed write is
+// not reported, because it ends the context of the request.
 type reply struct {
 	start  time.Time // of the request: trace events count from here
 	stats  *stats
@@ -27,14 +27,14 @@ type reply struct {
 	w      http.ResponseWriter
 	open   bool   // the header of a stream is sent: errors are part of it
 	traced bool   // the client wants trace events
-	early  []byte // those of before the header
+	early  []byte // trace events from before the header
 }
 
 func newReply(w http.ResponseWriter, r *http.Request, s *stats) *reply {
 	return &reply{start: time.Now(), stats: s, stream: eventStream, w: w, traced: r.Header.Get("X-Cleave-Trace") == "1"}
 }
 
-// firstToken is called with every token, counts the first, and tells which it is.
+// firstToken is called for every token. It counts the first one, and returns true for it.
 func (a *reply) firstToken() (first bool) {
 	a.first.Do(func() {
 		a.stats.firsts.Add(1)
@@ -53,7 +53,7 @@ func (a *reply) data(v any) {
 	}
 }
 
-// send sends a part of a stream, after the header if that is not sent yet.
+// send writes a part of a stream, and before the first part the header.
 func (a *reply) send(event []byte) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -74,21 +74,21 @@ func (a *reply) write(event []byte) {
 	control.Flush()
 }
 
-// done ends a stream as it should end.
+// done ends a stream that is complete.
 func (a *reply) done() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.write([]byte("data: [DONE]\n\n"))
-	a.traced = false // too late for that
+	a.traced = false // no trace events after the end
 }
 
-// whole sends an answer that is no stream.
+// whole sends an answer that is not a stream.
 func (a *reply) whole(status int, body []byte) {
 	http.NewResponseController(a.w).SetWriteDeadline(time.Now().Add(writeTimeout))
 	sendJSON(a.w, status, body)
 }
 
-// trace tells of a phase of the request, if the client wants to know. `more` are names and values.
+// trace sends a trace event if the client wants them. `more` are names and values of its fields.
 func (a *reply) trace(phase string, more ...any) {
 	fields := map[string]any{"phase": phase, "ms": milliseconds(time.Since(a.start))}
 	for i := 0; i < len(more); i += 2 {
@@ -109,7 +109,7 @@ func (a *reply) traceEvent(fields map[string]any) {
 }
 
 func encode(v any) []byte {
-	text, _ := json.Marshal(v) // of types of ours: cannot fail
+	text, _ := json.Marshal(v) // only types that can be encoded come here
 	return text
 }
 

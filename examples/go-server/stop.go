@@ -2,14 +2,14 @@ package main
 
 import "strings"
 
-// stopMatcher ends a text at the first stop string, and withholds what could become one.
+// stopMatcher ends a text at the first stop string, and holds back text that could become one.
 type stopMatcher struct {
 	stops []string
 	held  string // the end of the text so far: the beginning of a stop string, perhaps
 	found bool
 }
 
-// push takes the next piece of the text and gives what may be sent. If found, the text ends with that.
+// push takes the next piece of the text and returns what may be sent. Once a stop string is found, the text ends there.
 func (m *stopMatcher) push(text string) string {
 	text = m.held + text
 	m.held = ""

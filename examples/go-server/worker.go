@@ -15,7 +15,7 @@ import (
 
 const (
 	reportEvery = 500 * time.Millisecond
-	pairAgain   = 2 * time.Second // after a pairing that failed
+	pairAgain   = 2 * time.Second // after a failed pairing
 )
 
 // member keeps a worker in touch with its front.
@@ -29,14 +29,14 @@ type member struct {
 	paired map[string]*pairing // prefill workers by URL
 }
 
-// pairing is what comes of cleave_cache_pair with an address: a detail once it is done.
+// pairing is the state of cleave_cache_pair with an address; it has a detail once it has succeeded.
 type pairing struct {
 	address []byte
 	detail  string
 }
 
-// join reports to the front from now on, until `leave` tells it that the worker goes. That returns when the front has
-// nothing more for the worker, which has to serve until then, or at `end`.
+// join reports to the front until `leave` is called. That returns when the front has no more requests for the worker,
+// which must serve until then, or at `end`.
 func join(h *engineHost, a *authenticator) (leave func(end time.Time), err error) {
 	address, err := h.cache.Address()
 	if err != nil {
@@ -64,11 +64,11 @@ func join(h *engineHost, a *authenticator) (leave func(end time.Time), err error
 	}, nil
 }
 
-// keepInTouch tells the front every 500 ms how things are, and hears who else is there.
+// keepInTouch reports to the front every 500 ms and learns of the other workers.
 func (m *member) keepInTouch(ctx context.Context) {
 	ticker := time.NewTicker(reportEvery)
 	defer ticker.Stop()
-	var last string // what was logged
+	var last string // last line of the log
 	for ctx.Err() == nil {
 		peers, err := m.report()
 		said := "joined " + m.options.front
@@ -110,7 +110,7 @@ func (m *member) post(ctx context.Context, client *http.Client, path string, bod
 	return client.Do(request)
 }
 
-// report tells how things are, and returns the workers that there are.
+// report sends the state of this worker and returns the workers that are up.
 func (m *member) report() ([]peer, error) {
 	metrics, err := m.engine.Metrics()
 	if err != nil {
@@ -138,7 +138,7 @@ func (m *member) report() ([]peer, error) {
 	return answer.Workers, err
 }
 
-// pairWith sees to it that KV can be fetched from every prefill worker, and forgets those that are gone.
+// pairWith starts pairing with new prefill workers, and forgets those that are gone.
 func (m *member) pairWith(peers []peer) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -148,7 +148,7 @@ func (m *member) pairWith(peers []peer) {
 			continue
 		}
 		known := m.paired[p.URL]
-		if known == nil || !bytes.Equal(known.address, p.Address) { // a new one, or another one at an old place
+		if known == nil || !bytes.Equal(known.address, p.Address) { // a new worker, or one that was restarted
 			known = &pairing{address: p.Address}
 			go m.pair(p.URL, known)
 		}
@@ -157,7 +157,7 @@ func (m *member) pairWith(peers []peer) {
 	m.paired = paired
 }
 
-// pair checks that KV can be fetched from a prefill worker, and pays now for what that costs once.
+// pair checks that KV can be fetched from a prefill worker, and sets up the connection before a request needs it.
 func (m *member) pair(url string, p *pairing) {
 	for wanted := true; wanted; {
 		report, err := m.cache.Pair(p.address, cleave.TransportAny)

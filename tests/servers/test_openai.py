@@ -49,6 +49,14 @@ def test_chat_stream(client):
     assert len(content) > 3, "tokens come one by one"
 
 
+def test_usage_in_every_chunk(client):
+    chunks = list(client.chat.completions.create(model="tiny", messages=ask("red box"), temperature=0, stream=True,
+                                                 stream_options={"include_usage": True, "continuous_usage_stats": True}))
+    counts = [chunk.usage.completion_tokens for chunk in chunks]
+    assert counts == sorted(counts) and counts[0] == 0 and counts[-1] > 1
+    assert {chunk.usage.prompt_tokens for chunk in chunks} == {chunks[-1].usage.prompt_tokens}
+
+
 def test_a_chat_goes_on(client):
     messages = [*ask("red box"), {"role": "assistant", "content": "a key."}, {"role": "user", "content": "what does the blue jar hold?"}]
     answer = client.chat.completions.create(model="tiny", messages=messages, temperature=0)
@@ -66,6 +74,19 @@ def test_completions(client):
     assert "".join(chunk.choices[0].text for chunk in stream) == whole.choices[0].text
     default = client.completions.create(model="tiny", prompt=prompt, temperature=0, extra_body={"ignore_eos": True})
     assert (default.usage.completion_tokens, default.choices[0].finish_reason) == (16, "length")
+
+
+def test_the_chat_template(client):
+    """Its end and its variables are the client's; the tiny model's template takes none, which the tokens show."""
+    def run(messages, **options):
+        return client.chat.completions.create(model="tiny", messages=messages, temperature=0, extra_body=options)
+
+    plain = run(ask("red box"))
+    assert run(ask("red box"), chat_template_kwargs={"enable_thinking": False}).choices[0].message.content == "a key."
+    begun = [*ask("red box"), {"role": "assistant", "content": "a"}]
+    continued = run(begun, continue_final_message=True, add_generation_prompt=False)
+    assert continued.choices[0].message.content == " key."
+    assert run(ask("red box"), add_generation_prompt=False).usage.prompt_tokens < plain.usage.prompt_tokens
 
 
 def test_several_prompts(client):
@@ -181,6 +202,9 @@ BAD = [
     ({"logit_bias": {"x": 1}}, openai.BadRequestError, "logit_bias", None),
     ({"logit_bias": {"100000": 1}}, openai.BadRequestError, "logit_bias", None),
     ({"guided_json": {"type": "object"}}, openai.BadRequestError, "guided_json", None),
+    ({"chat_template_kwargs": []}, openai.BadRequestError, "chat_template_kwargs", None),
+    ({"continue_final_message": True}, openai.BadRequestError, "continue_final_message", None),
+    ({"chat_template": "x"}, openai.BadRequestError, "chat_template", None),
     ({"Temperature": 1}, openai.BadRequestError, "Temperature", None),
     ({"kv_transfer_params": {"do_remote_decode": True}}, openai.BadRequestError, "kv_transfer_params", None),
     ({"messages": [{"role": "user", "content": "hi", "prefix": True}]}, openai.BadRequestError, "messages[0].prefix", None),
