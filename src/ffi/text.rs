@@ -21,7 +21,7 @@ pub const CLEAVE_TOKENIZE_NO_SPECIAL: u32 = 1 << 0;
 /// another. Added tokens that the tokenizer does not mark as special keep their ids.
 pub const CLEAVE_TOKENIZE_PLAIN: u32 = 1 << 1;
 
-/// Turns `len` bytes of UTF-8, at most 16 MiB, into token ids. Special tokens that the model's tokenizer puts around a
+/// Turns `len` bytes of UTF-8, at most 8 MiB, into token ids. Special tokens that the model's tokenizer puts around a
 /// text are added unless CLEAVE_TOKENIZE_NO_SPECIAL is among `flags`; special tokens written out in the text become
 /// their ids unless CLEAVE_TOKENIZE_PLAIN is. `*n` is the number of tokens; (`tokens`, `cap`, `n`) follow the
 /// conventions for buffers above.

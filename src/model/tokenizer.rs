@@ -11,9 +11,11 @@ use crate::{bail, error};
 
 /// Largest tokenizer.json that is read.
 const TOKENIZER_LIMIT: usize = 64 << 20;
-/// Longest text that is tokenised at once: each byte takes about a hundred while it is. Sixteen million bytes are
-/// several times the longest context there is.
-const TEXT_LIMIT: usize = 16 << 20;
+/// Longest text that is tokenised at once: a context of a million tokens and more. The crate behind it takes some 140
+/// bytes for each byte meanwhile.
+const TEXT_LIMIT: usize = 8 << 20;
+/// A normalizer may make a text so many times longer before less of it is taken.
+const USUAL_GROWTH: usize = 4;
 /// The crate behind it recurses over what the file nests.
 const STACK: usize = 64 << 20;
 
@@ -25,6 +27,8 @@ pub struct Tokenizer {
     literal: OnceLock<Box<tokenizers::Tokenizer>>,
     scheme: Scheme,
     digest: [u8; 32],
+    /// Bytes of the longest text that it takes.
+    longest: usize,
 }
 
 impl Tokenizer {
@@ -40,7 +44,7 @@ impl Tokenizer {
     /// Parses the contents of a tokenizer.json. The crate behind it panics on some malformed files; that too is
     /// CORRUPT here.
     pub fn parse(file: &str, text: &str) -> Result<Self> {
-        tokenizer_limits::check(file, text)?;
+        let growth = tokenizer_limits::check(file, text)?;
         let parse = || contain(file, || tokenizers::Tokenizer::from_bytes(text.as_bytes()));
         let parsed = crate::sys::run_with_stack("cleave-tokenizer", STACK, parse)??;
         let mut inner = parsed.map_err(|e| error!(Corrupt, "{file}: not a tokenizer: {e}"))?;
@@ -54,15 +58,16 @@ impl Tokenizer {
             Some(Err(e)) => bail!(Corrupt, "{file}: decoder: {e}"),
         };
         let digest = *blake3::hash(text.as_bytes()).as_bytes();
-        Ok(Tokenizer { file: file.to_owned(), inner, literal: OnceLock::new(), scheme, digest })
+        let longest = TEXT_LIMIT * USUAL_GROWTH / growth.max(USUAL_GROWTH);
+        Ok(Tokenizer { file: file.to_owned(), inner, literal: OnceLock::new(), scheme, digest, longest })
     }
 
     /// The tokens of `text`. `add_special` adds what the model wants around a sequence (BOS). `parse_special`
     /// reads special tokens written in the text as those tokens: right for a rendered chat template, wrong for
     /// text from users, who could then forge turns.
     pub fn tokenize(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>> {
-        if text.len() > TEXT_LIMIT {
-            bail!(InvalidArgument, "text of {} bytes: expected at most {TEXT_LIMIT}", text.len());
+        if text.len() > self.longest {
+            bail!(InvalidArgument, "text of {} bytes: expected at most {}", text.len(), self.longest);
         }
         let tokenizer = if parse_special {
             &self.inner

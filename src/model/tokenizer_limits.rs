@@ -81,8 +81,9 @@ impl<'de> Deserialize<'de> for Count {
     }
 }
 
-/// CORRUPT where the file is no JSON of that form, UNSUPPORTED where it is beyond a limit.
-pub fn check(file: &str, text: &str) -> Result<()> {
+/// Checks a whole file, and returns how many times longer its normalizer may make a text. CORRUPT where it is no JSON of
+/// that form, UNSUPPORTED where it is beyond a limit.
+pub fn check(file: &str, text: &str) -> Result<usize> {
     let outline: Outline = serde_json::from_str(text).map_err(|e| error!(Corrupt, "{file}: not a tokenizer: {e}"))?;
     let vocabulary = outline.model.unwrap_or(Vocabulary { vocab: Count(0), merges: Count(0) });
     for (what, Count(n), most) in [
@@ -94,16 +95,18 @@ pub fn check(file: &str, text: &str) -> Result<()> {
             bail!(Unsupported, "{file}: {what} has {n} entries: expected at most {most}");
         }
     }
+    let mut of_normalizer = 1;
     for (what, steps) in
-        [("normalizer", &outline.normalizer), ("pre_tokenizer", &outline.pre_tokenizer), ("decoder", &outline.decoder)]
+        [("decoder", &outline.decoder), ("pre_tokenizer", &outline.pre_tokenizer), ("normalizer", &outline.normalizer)]
     {
         let mut growth = 1;
         step(steps, &mut growth).map_err(|e| error!(Unsupported, "{file}: {what}: {e}"))?;
         if growth > GROWTH_MAX {
             bail!(Unsupported, "{file}: {what}: makes a text more than {GROWTH_MAX} times longer");
         }
+        of_normalizer = growth as usize;
     }
-    Ok(())
+    Ok(of_normalizer)
 }
 
 /// Checks one step and those within it, and multiplies `growth` by how much longer it may make a text.

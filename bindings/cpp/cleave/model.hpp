@@ -54,7 +54,7 @@ public:
             [&](cleave_model_info_t *out, cleave_error_t *err) { return cleave_model_info(get(), out, err); });
     }
 
-    /// Replaces the content of `tokens` by the ids of `text` (UTF-8, at most 16 MiB). [BLOCKING]
+    /// Replaces the content of `tokens` by the ids of `text` (UTF-8, at most 8 MiB). [BLOCKING]
     /// Errors: InvalidArgument (not UTF-8, too long), Unsupported (a model without tokenizer files).
     Result<void> tokenize(std::string_view text, std::vector<std::int32_t> &tokens, Special special = Special::Add) const
     {
