@@ -369,7 +369,7 @@ cleave_status_t cleave_model_info(const cleave_model_t *model, struct cleave_mod
 #define CLEAVE_CHAT_CONTINUE_FINAL_MESSAGE (1u << 1)
 
 /**
- * Turns `len` bytes of UTF-8, at most 16 MiB, into token ids. Special tokens that the model's tokenizer puts around a
+ * Turns `len` bytes of UTF-8, at most 8 MiB, into token ids. Special tokens that the model's tokenizer puts around a
  * text are added unless CLEAVE_TOKENIZE_NO_SPECIAL is among `flags`; special tokens written out in the text become
  * their ids unless CLEAVE_TOKENIZE_PLAIN is. `*n` is the number of tokens; (`tokens`, `cap`, `n`) follow the
  * conventions for buffers above.
