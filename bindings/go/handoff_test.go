@@ -98,6 +98,7 @@ func TestTicketToAnotherCache(t *testing.T) {
 func TestHostData(t *testing.T) {
 	p := newPair(t)
 	kv, first := p.prefilled(t)
+	defer kv.Close() // if the import ends before it has fetched the KV, the handle is still there
 	if tokens := must[[]int32](t)(kv.Tokens()); !slices.Equal(tokens, append(slices.Clone(p.prompt), first...)) {
 		t.Errorf("%v", tokens)
 	}
