@@ -10,9 +10,9 @@ pub enum Level {
     Avx2,
     /// AVX-512 F, BW, DQ, VL.
     Avx512,
-    /// As Avx512, with bf16 dot products.
+    /// [`Level::Avx512`] with bf16 dot products.
     Avx512Bf16,
-    /// As Avx512Bf16, with AMX bf16 tiles.
+    /// [`Level::Avx512Bf16`] with AMX bf16 tiles.
     Amx,
 }
 

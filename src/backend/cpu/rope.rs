@@ -113,7 +113,7 @@ unsafe fn store(level: Level, geometry: &KvGeometry, from: *const f32, stripe: *
     }
 }
 
-/// What an attention operation was given fits together: shapes, spans and block tables.
+/// Checks that the arguments of an attention operation fit together: shapes, spans and block tables.
 pub(super) fn check(rows: usize, q_cols: usize, args: &AttentionArgs<'_>, geometry: &KvGeometry) -> Result<()> {
     let (heads, kv_heads) = (args.heads, geometry.kv_heads as usize);
     if kv_heads == 0 || heads % kv_heads != 0 || q_cols != heads * geometry.head_dim as usize {

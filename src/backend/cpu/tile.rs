@@ -155,10 +155,10 @@ pub(super) unsafe fn multiply_2x2<const AHEAD: bool>(a: TileSource, b: *const u8
     unsafe { if AHEAD { product!(prefetch_two_kilobytes!(), ahead) } else { product!() } }
 }
 
-/// As [`multiply_2x2`] with the first tile of each pair of `b` only: tmm0 and tmm2.
+/// [`multiply_2x2`] with the first tile of each pair of `b` only: tmm0 and tmm2.
 ///
 /// # Safety
-/// As for [`multiply_2x2`].
+/// The contract of [`multiply_2x2`].
 #[inline(always)]
 pub(super) unsafe fn multiply_2x1<const AHEAD: bool>(a: TileSource, b: *const u8, steps: usize, ahead: *const u8) {
     if steps == 0 {

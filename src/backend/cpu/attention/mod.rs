@@ -64,7 +64,7 @@ impl Item<'_> {
     }
 }
 
-/// What all items of a call share.
+/// Arguments and layout that all items of one call share.
 struct Call<'a> {
     q: &'a CpuBuffer,
     out: *mut f32,
@@ -90,7 +90,7 @@ impl Call<'_> {
         (unsafe { head.add(offset * self.geometry.row_bytes()) }, block_tokens - offset)
     }
 
-    /// Of int8 KV, the scales of the tokens that [`Self::tokens`] gives.
+    /// Scales of the tokens that [`Self::tokens`] gives, in a cache of int8 KV.
     fn scales(&self, item: &Item<'_>, value: bool, position: usize) -> *const f32 {
         let block_tokens = self.geometry.block_tokens as usize;
         let block = self.args.batch.tables[item.span.table as usize + position / block_tokens];

@@ -1,4 +1,4 @@
-//! What AMX attention makes of int8 KV, on machines without AMX too: laying out a tile takes AVX-512 only.
+//! Tiles that AMX attention lays out from int8 KV. Laying out takes AVX-512 only, so these tests run without AMX too.
 
 use super::tiles::{Kv, load_kv};
 use super::{Call, Item, TILE};

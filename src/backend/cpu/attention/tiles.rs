@@ -1,4 +1,4 @@
-//! What AMX attention reads and writes: queries, keys and values as bf16 tiles, and the outputs.
+//! Operands of AMX attention: queries, keys and values as bf16 tiles, and the outputs.
 
 use super::amx::Parts;
 use super::stored::Run;
@@ -38,7 +38,7 @@ pub(super) fn exp2(x: __m512) -> __m512 {
     _mm512_scalef_ps(p, n)
 }
 
-/// Of `len` elements, those of the 16 or 32 from `at` on.
+/// Mask of the elements from `at` on that exist: at most `most` (16 or 32) of `len`.
 fn mask(len: usize, at: usize, most: usize) -> u32 {
     ((1u64 << len.saturating_sub(at).min(most)) - 1) as u32
 }

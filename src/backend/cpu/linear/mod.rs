@@ -48,7 +48,7 @@ struct Output {
     ptr: *mut f32,
     stride: usize,
     add: bool,
-    /// Of `stride` elements, or null.
+    /// Bias of `stride` elements, or null.
     bias: *const f32,
 }
 

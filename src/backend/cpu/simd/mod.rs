@@ -38,7 +38,7 @@ pub(super) trait Simd: Copy {
     unsafe fn fma(self, b: Self, c: Self) -> Self;
     unsafe fn max(self, b: Self) -> Self;
     unsafe fn min(self, b: Self) -> Self;
-    /// To the nearest integer, ties to even.
+    /// Rounds to the nearest integer, ties to even.
     unsafe fn round(self) -> Self;
     /// 2 to the power of lanes that hold integers from -126 to 127.
     unsafe fn exp2_int(self) -> Self;
