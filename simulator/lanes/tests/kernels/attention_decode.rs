@@ -46,7 +46,7 @@ fn plan<T>(batch: &Batch<T>, wanted: impl Fn(u32) -> bool) -> (Vec<Work>, Vec<Me
     (work, merges, slots)
 }
 
-/// What comes out, NaN where nothing does.
+/// Outputs of the kernel, NaN where it wrote none.
 fn run<T: Element, K: Kv>(batch: &Batch<T>, lanes: Lanes, wanted: impl Fn(u32) -> bool) -> Vec<T> {
     let (mut work, mut merges, slots) = plan(batch, wanted);
     let (heads, dim) = (batch.shape.heads, batch.head_dim);

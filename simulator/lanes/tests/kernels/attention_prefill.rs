@@ -16,7 +16,7 @@ fn tile(head_dim: usize) -> (u32, u32) {
     (shapes::prefill_rows(head_dim as u32), shapes::prefill_tokens(head_dim as u32))
 }
 
-/// What comes out, NaN where nothing does. `spans` are the batch's or parts of them.
+/// Outputs of the kernel, NaN where it wrote none. `spans` are the batch's or parts of them.
 fn run<T: Element, K: Kv>(batch: &Batch<T>, spans: &[Span], lanes: Lanes) -> Vec<T> {
     let (heads, dim) = (batch.shape.heads, batch.head_dim);
     let group = heads / batch.shape.kv_heads;

@@ -29,7 +29,7 @@ struct Product<T, O> {
     y: Vec<O>,
     y_stride: u32,
     expected: Vec<f64>,
-    /// Of sums in float, and of the rounding to O.
+    /// Tolerance for sums in float and for the rounding to O.
     tolerance: f64,
 }
 

@@ -3,7 +3,7 @@
 use crate::common::{BOTH, Random, arg, launch};
 use simulated_kernels::Lanes;
 
-/// As in sampling_params.cuh.
+/// Layout of the struct in sampling_params.cuh.
 #[repr(C)]
 #[derive(Clone, Debug)]
 struct Row {
@@ -168,7 +168,7 @@ fn draw(logits: &[f32], largest: f32, p: &Row) -> u32 {
     unreachable!("the total exceeds the target");
 }
 
-/// As src/sampling/math.rs has it.
+/// Copy of the formula in src/sampling/math.rs.
 fn exp(x: f64) -> f64 {
     const ROUND: f64 = 6_755_399_441_055_744.0;
     let shifted = x * std::f64::consts::LOG2_E + ROUND;
@@ -183,7 +183,7 @@ fn exp(x: f64) -> f64 {
     p * f64::from_bits((shifted.to_bits() << 52).wrapping_add(1.0f64.to_bits()))
 }
 
-/// As src/sampling/philox.rs has it.
+/// Copy of the generator in src/sampling/philox.rs.
 fn random53(seed: u64, position: u64) -> u64 {
     let mut counter = [position as u32, (position >> 32) as u32, 0, 0];
     let mut key = [seed as u32, (seed >> 32) as u32];
