@@ -13,7 +13,7 @@
 //! | the forward pass | `decoder` |
 //! | when two models are the same | `fingerprint`, and `fingerprint_cache` for models loaded before |
 //! | the weights on a device | `weights`, `placed` |
-//! | text | `tokenizer` and what it accepts (`tokenizer_limits`), `detokenizer`, `chat` |
+//! | text | `tokenizer` and what it accepts (`tokenizer_limits`), `token_scheme`, `detokenizer`, `chat` |
 
 pub mod arch;
 pub mod chat;
@@ -29,6 +29,7 @@ mod placed;
 pub mod rope;
 pub mod rope_config;
 pub mod safetensors;
+pub mod token_scheme;
 pub mod tokenizer;
 mod tokenizer_limits;
 pub mod weights;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use crate::error::Result;
-use crate::model::detokenizer::Scheme;
+use crate::model::token_scheme::Scheme;
 use crate::model::{json, tokenizer_limits};
 use crate::{bail, error};
 

@@ -87,6 +87,9 @@ fn inline_paths(code: &str, found: &mut Vec<Path>) {
             }
             let rest = &code[at..];
             let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')).unwrap_or(rest.len());
+            if rest[end..].starts_with('{') {
+                continue; // a group, which the `use` statement expands
+            }
             let segments: Vec<String> = rest[..end].split("::").filter(|s| !s.is_empty()).map(str::to_string).collect();
             if segments.len() > 1 {
                 found.push(Path { segments, is_public: false });
