@@ -60,7 +60,9 @@ fn a_lease_that_is_over_is_over_and_a_transfer_keeps_its_own() {
 #[test]
 fn damaged_tickets_are_refused_and_change_nothing() {
     let mut to = importer();
-    let mut from = exporter(Way::Shared, &mut to);
+    // The handle outlives thousands of refusals, however long they take.
+    let mut from = Worker::start(with(Way::Shared.config(), json!({"lease_ms": 3_000_000})));
+    pair(&mut from, &mut to, Way::Shared);
     let offer = offer(&mut from, Job::long(false, 1));
     let good = bytes(&offer.ticket);
     let mut random = Random(1);
