@@ -822,8 +822,8 @@ typedef struct cleave_request_desc_t {
  *
  * Callable from any thread; does not wait for a step. Errors: WOULD_BLOCK (too many requests wait, or the queue is
  * full: try again after a FINISHED event), INVALID_ARGUMENT (the text names request and field), NOT_FOUND and
- * EXPIRED (engine, KV handle), INCOMPATIBLE, UNSUPPORTED (flags), OUT_OF_MEMORY (larger than the whole cache),
- * SHUTDOWN (draining or destroyed), PREFILL_ELSEWHERE (see local_prefill_tokens).
+ * EXPIRED (engine, KV handle), CORRUPT (a KV handle that this model cannot have produced), INCOMPATIBLE,
+ * UNSUPPORTED (flags), OUT_OF_MEMORY (larger than the whole cache), SHUTDOWN (draining or destroyed), PREFILL_ELSEWHERE (see local_prefill_tokens).
  */
 cleave_status_t cleave_engine_submit(cleave_engine_t *engine,
                                      const struct cleave_request_desc_t *requests,
