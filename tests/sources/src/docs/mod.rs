@@ -1,5 +1,6 @@
 //! The documents are held against the sources: links and paths lead somewhere, names exist, quoted error texts are real.
 
+mod comments;
 mod figures;
 mod links;
 mod names;
