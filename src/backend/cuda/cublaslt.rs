@@ -40,7 +40,7 @@ const IN_WHEELS: &[&str] = &["libcublasLt.so.13", "libcublasLt.so.12"];
 fn usable() -> bool {
     static USABLE: OnceLock<bool> = OnceLock::new();
     *USABLE.get_or_init(|| {
-        let found = crate::panics::catch(|| Ok(find())).unwrap_or_else(|error| Err(error.to_string()));
+        let found = crate::panics::catch(find).unwrap_or_else(|error| Err(error.to_string()));
         if let Err(why) = &found {
             crate::log!(Warn, "cuda", "{why}: products of many rows use this library's own kernels, which are slower");
         }
