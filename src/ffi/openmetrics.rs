@@ -12,6 +12,8 @@ struct Source {
     labels: String,
     metrics: Metrics,
     histograms: Vec<HistogramReading>,
+    /// What multiplies matrices for a cache: see [`ModelCache::product_path`].
+    products: &'static str,
 }
 
 /// Reads every engine and every cache, also caches that only an engine keeps alive, and writes the text.
@@ -32,7 +34,12 @@ fn cache_labels(cache: &ModelCache) -> String {
 }
 
 fn cache_source(cache: &ModelCache) -> Source {
-    Source { labels: cache_labels(cache), metrics: cache.metrics(), histograms: Vec::new() }
+    Source {
+        labels: cache_labels(cache),
+        metrics: cache.metrics(),
+        histograms: Vec::new(),
+        products: cache.product_path(),
+    }
 }
 
 fn engine_source(object: &EngineObject) -> Source {
@@ -44,7 +51,7 @@ fn engine_source(object: &EngineObject) -> Source {
     };
     let cache = cache_labels(object.engine.cache());
     let labels = format!("{cache},engine=\"{}\",role=\"{role}\"", object.number);
-    Source { labels, metrics, histograms: object.engine.histograms() }
+    Source { labels, metrics, histograms: object.engine.histograms(), products: object.engine.cache().product_path() }
 }
 
 /// A label's value: backslash, quote and newline are escaped.
@@ -57,6 +64,10 @@ fn write(engines: &[Source], caches: &[Source]) -> String {
     let mut text = String::new();
     head(&mut text, "build", "info", "Version of the library.");
     let _ = writeln!(text, "cleave_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
+    head(&mut text, "cache", "info", "Caches, and what multiplies matrices on their devices.");
+    for Source { labels, products, .. } in caches {
+        let _ = writeln!(text, "cleave_cache_info{{{labels},products=\"{}\"}} 1", escaped(products));
+    }
     for family in FAMILIES {
         let (kind, suffix) = match family.kind {
             Kind::Counter => ("counter", "_total"),

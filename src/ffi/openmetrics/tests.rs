@@ -99,7 +99,7 @@ fn check_histogram(samples: &[Sample], of: &BTreeMap<String, String>) -> (f64, f
 fn source(labels: &str, histograms: Vec<HistogramReading>) -> Source {
     let metrics =
         Metrics { running: 3, blocks_total: 8, blocks_free: 6, step_ns_max: 1_500_000_000, ..Metrics::default() };
-    Source { labels: labels.to_string(), metrics, histograms }
+    Source { labels: labels.to_string(), metrics, histograms, products: "amx" }
 }
 
 fn readings(count: u64) -> Vec<HistogramReading> {
@@ -120,6 +120,7 @@ fn the_text_is_a_fragment_of_openmetrics() {
     assert_eq!(blocks[0].1["model_name"], "a \"model\"\\\n");
     assert_eq!((blocks[0].1.get("engine"), blocks[0].2), (None, 8.0));
     assert_eq!(families["cleave_kv_cache_usage_perc"][0].2, 0.25);
+    assert_eq!(families["cleave_cache"][0].1["products"], "amx");
     assert_eq!(families["cleave_num_requests_running"].len(), 2);
     assert_eq!(families["cleave_step_max_seconds"][1].2, 1.5);
     let steps = &families["cleave_step_seconds"];
