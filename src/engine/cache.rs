@@ -174,6 +174,11 @@ impl ModelCache {
         self.home.compute_share(percent, leaving)
     }
 
+    /// The device whose multiprocessors engines share; None on the CPU.
+    pub(super) fn partitioned_device(&self) -> Option<i32> {
+        self.home.measured()
+    }
+
     /// What a measurement on so many multiprocessors holds for. None where there is none.
     pub(super) fn saturation_key(&self, multiprocessors: u32) -> Option<saturation::Key> {
         let device = self.home.measured()?;

@@ -5,7 +5,7 @@ use super::histogram::Histograms;
 use super::pending::PendingRequest;
 use super::saturation::Budget;
 use super::shared::EngineShared;
-use super::{EngineOptions, HistogramReading, Metrics, ModelCache, Queue, Request, Role, source, step};
+use super::{EngineOptions, HistogramReading, Metrics, ModelCache, Queue, Request, Role, compute_share, source, step};
 use crate::backend::Placement;
 use crate::backend::cpu::bind_current_thread;
 use crate::error::{Error, Result};
@@ -32,14 +32,14 @@ impl Engine {
     pub fn create(cache: &Arc<ModelCache>, queue: &Arc<Queue>, options: EngineOptions) -> Result<Engine> {
         let limits = options.limits()?;
         let role = options.role.unwrap_or(Role::Mixed);
-        let sm_percent = sm_percent(options.sm_percent)?;
-        let place = Placement { threads: options.threads, cpus: options.cpus.clone(), sm_percent };
+        let share = compute_share::from_sm_percent(options.sm_percent)?;
+        let place = Placement { threads: options.threads, cpus: options.cpus.clone(), sm_percent: share.unwrap_or(0) };
         let executor = cache.executor(place)?;
         let failure = queue.reserve()?;
         let fixed = (options.max_batch_tokens > 0).then_some(options.max_batch_tokens);
         let multiprocessors = executor.multiprocessors();
         let budget = Budget::new(fixed, cache.saturation_key(multiprocessors));
-        let shared = Arc::new(EngineShared::new(cache.clone(), queue.clone(), limits, budget, role, sm_percent));
+        let shared = Arc::new(EngineShared::new(cache.clone(), queue.clone(), limits, budget, role, share));
         shared.counters.multiprocessors.store(multiprocessors, Relaxed);
         let stepper = step::StepLoop::new(shared.clone(), executor, failure);
         let (ready, bound) = crossbeam_channel::bounded(1);
@@ -59,6 +59,7 @@ impl Engine {
             limits.max_sequences,
             shared.budget.step(limits.max_sequences)
         );
+        compute_share::join(&shared);
         Ok(Engine { shared, thread: Mutex::new(Some(thread)) })
     }
 
@@ -103,16 +104,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Runs on another share of the device's multiprocessors from the next step on. What it takes for that is taken here,
-    /// so that errors are the caller's, and the step thread only goes over.
+    /// Runs on another share of the device's multiprocessors from the next step on: 1 to 99 percent, 100 for all, 0 for the
+    /// default (see [`EngineOptions::sm_percent`]).
     pub fn set_sm_percent(&self, percent: u32) -> Result<()> {
-        let percent = sm_percent(percent)?;
-        let mut now = self.shared.sm_percent.lock().unwrap_or_else(PoisonError::into_inner);
-        if *now != percent {
-            self.shared.replace_compute_share(self.shared.cache.compute_share(percent, *now)?);
-            *now = percent;
-        }
-        Ok(())
+        compute_share::set(&self.shared, compute_share::from_sm_percent(percent)?)
     }
 
     /// Refuses new requests and waits until all accepted ones have ended. TIMEOUT leaves it draining.
@@ -148,17 +143,9 @@ impl Engine {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             let _ = thread.join();
+            compute_share::leave(&self.shared);
             crate::log!(Info, "engine", "destroyed");
         }
-    }
-}
-
-/// 0 for all.
-fn sm_percent(percent: u32) -> Result<u32> {
-    match percent {
-        0..100 => Ok(percent),
-        100 => Ok(0),
-        _ => crate::bail!(InvalidArgument, "sm_percent {percent} is over 100"),
     }
 }
 

@@ -12,6 +12,7 @@
 //!   touch ([`shared`]): commands go in through an inbox, events come out through a [`Queue`]. Host threads never wait for a
 //!   step, and the step thread never waits for the host.
 //!
+//! Engines on one device share its multiprocessors by the rules of [`compute_share`].
 //! [`probe`] measures how long prefill steps should be, and [`saturation`] chooses. [`metrics`] is the list of metrics,
 //! which [`counters`] and [`histogram`] count.
 //!
@@ -20,6 +21,7 @@
 mod batch;
 mod blocks;
 mod cache;
+mod compute_share;
 mod counters;
 mod deadlines;
 mod device_runtime;

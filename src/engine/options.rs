@@ -37,7 +37,8 @@ pub struct EngineOptions {
     pub local_prefill_tokens: usize,
     /// CPUs to run on; empty: where the system puts them.
     pub cpus: Vec<usize>,
-    /// Of a CUDA device's multiprocessors, 1 to 99; 0 or 100: all.
+    /// Percent of a CUDA device's multiprocessors, 1 to 99; 100: all. 0: all, unless both a prefill and a decode engine are on
+    /// the device and no engine there was given a share; then 70 for prefill and 30 for decode, where the driver has parts.
     pub sm_percent: u32,
 }
 

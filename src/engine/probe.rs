@@ -56,7 +56,8 @@ impl Probe {
         }
         fill(&mut self.batch, tokens, &table, shared.cache.bounds().vocab_size);
         let started = monotonic_ns();
-        let ran = executor.run(&self.batch).and_then(|()| executor.logits(&[], &mut self.nothing));
+        let launched = executor.launch(&self.batch);
+        let ran = launched.and_then(|step| executor.collect_logits(&step, &[], &mut self.nothing));
         let took = monotonic_ns() - started;
         drop(table);
         match ran {

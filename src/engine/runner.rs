@@ -5,7 +5,7 @@ use super::sampler::Sampler;
 use super::table::Running;
 use crate::backend::Batch;
 use crate::error::Result;
-use crate::model::decoder::Executor;
+use crate::model::decoder::{Executor, LaunchTicket};
 use crate::sampling::Sampled;
 use crate::scheduler::{Plan, SeqId};
 
@@ -28,14 +28,14 @@ impl ModelRunner {
     }
 
     /// The first half of a step: starts to compute the rows of `plan`.
-    pub fn launch(&mut self, plan: &Plan, running: &Running, block_tokens: usize) -> Result<()> {
+    pub fn launch(&mut self, plan: &Plan, running: &Running, block_tokens: usize) -> Result<LaunchTicket> {
         batch::build(plan, running, block_tokens, &mut self.batch);
-        self.executor.run(&self.batch)
+        self.executor.launch(&self.batch)
     }
 
-    /// The second half: waits until the rows are computed.
-    pub fn collect(&mut self, plan: &Plan, running: &Running, eos_ids: &[u32]) -> Result<()> {
-        self.sampler.begin(&mut *self.executor, plan, running, eos_ids)
+    /// The second half: waits until the rows of a launched step are computed, and takes what the device sampled of them.
+    pub fn collect(&mut self, step: LaunchTicket, plan: &Plan, running: &Running, eos_ids: &[u32]) -> Result<()> {
+        self.sampler.begin(&mut *self.executor, &step, plan, running, eos_ids)
     }
 
     /// The tokens of the step that was collected, for each sequence whose last token was in it. Complete when this returns,

@@ -4,7 +4,7 @@
 use super::running::RunningRequest;
 use crate::backend::{DeviceSample, DeviceSamplingBatch, DeviceSamplingRow};
 use crate::error::Result;
-use crate::model::decoder::Executor;
+use crate::model::decoder::{Executor, LaunchTicket};
 use crate::sampling::{self, Ctx, Sampled, Scratch};
 use crate::scheduler::Plan;
 use crate::sequence::SamplingParams;
@@ -37,6 +37,7 @@ impl Sampler {
     pub fn begin(
         &mut self,
         executor: &mut dyn Executor,
+        step: &LaunchTicket,
         plan: &Plan,
         active: &HashMap<u64, RunningRequest>,
         eos_ids: &[u32],
@@ -58,7 +59,7 @@ impl Sampler {
             }
         }
         if !self.draws.rows.is_empty() {
-            if executor.draw(&self.draws, &mut self.drawn)? {
+            if executor.collect_samples(step, &self.draws, &mut self.drawn)? {
                 if self.on_host.is_empty() {
                     return Ok(());
                 }
@@ -67,7 +68,7 @@ impl Sampler {
                 self.sources = (0..self.sources.len()).map(RowSource::Host).collect();
             }
         }
-        executor.logits(&self.on_host, &mut self.logits)
+        executor.collect_logits(step, &self.on_host, &mut self.logits)
     }
 
     /// The token of the step's `row`-th sampled sequence.

@@ -1,6 +1,7 @@
 //! What the host's threads and the step thread share: the inbox with its wake-up, the set of open requests,
 //! and counters. Host calls touch nothing else, so none of them waits for a step.
 
+use super::compute_share::EngineShare;
 use super::counters::Counters;
 use super::event::Event;
 use super::guard::RequestGuard;
@@ -32,8 +33,8 @@ pub(super) struct EngineShared {
     pub budget: Budget,
     /// The role of requests accepted from now on, and of the steps that have begun since.
     pub role: AtomicU32,
-    /// Of the device's multiprocessors, from the next step on; 0: all. Held while it changes.
-    pub sm_percent: Mutex<u32>,
+    /// Its share of the device's multiprocessors.
+    pub share: EngineShare,
     pub counters: Counters,
     inbox: Mutex<Inbox>,
     wake: Condvar,
@@ -83,7 +84,7 @@ impl EngineShared {
         limits: EngineLimits,
         budget: Budget,
         role: Role,
-        sm_percent: u32,
+        share: Option<u32>,
     ) -> EngineShared {
         static ENGINES: AtomicU64 = AtomicU64::new(1);
         let counters = Counters::default();
@@ -95,7 +96,7 @@ impl EngineShared {
             queue,
             budget,
             role: AtomicU32::new(role as u32),
-            sm_percent: Mutex::new(sm_percent),
+            share: EngineShare::new(share),
             counters,
             inbox: Mutex::default(),
             wake: Condvar::new(),

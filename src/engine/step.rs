@@ -11,7 +11,7 @@ use super::table::RequestTable;
 use crate::backend::ComputeShare;
 use crate::error::{Error, Result, Status};
 use crate::kv::Waker;
-use crate::model::decoder::Executor;
+use crate::model::decoder::{Executor, LaunchTicket};
 use crate::scheduler::{Limits, Plan};
 use crate::sys::monotonic_ns;
 use std::sync::Arc;
@@ -37,6 +37,7 @@ pub(super) struct StepLoop {
 /// A step whose first half is done.
 struct Launched {
     started_ns: u64,
+    ticket: LaunchTicket,
 }
 
 /// Why no step was launched.
@@ -146,14 +147,14 @@ impl StepLoop {
             return Ok(Err(Starved { available }));
         }
         crate::failpoint::hit("engine.step")?;
-        self.runner.launch(&self.plan, self.table.running(), self.shared.cache.block_tokens())?;
-        Ok(Ok(Launched { started_ns }))
+        let ticket = self.runner.launch(&self.plan, self.table.running(), self.shared.cache.block_tokens())?;
+        Ok(Ok(Launched { started_ns, ticket }))
     }
 
     /// Waits for a step that was launched, books what it computed and samples.
     fn collect(&mut self, launched: Launched) -> Result<()> {
         let eos_ids = self.shared.cache.eos_ids();
-        self.runner.collect(&self.plan, self.table.running(), eos_ids)?;
+        self.runner.collect(launched.ticket, &self.plan, self.table.running(), eos_ids)?;
         self.table.commit(&self.plan, launched.started_ns);
         let now_ns = monotonic_ns();
         for (id, sampled) in self.runner.sample(&self.plan, self.table.running(), eos_ids) {

@@ -48,8 +48,10 @@ pub struct cleave_engine_config_t {
     pub cpu_mask: [u64; 16],
     /// Share of a CUDA device's multiprocessors (SMs) for the engine's kernels, in percent. The driver rounds it to
     /// groups of SMs (8 on compute capability 9.0); cleave_metrics_t shows the number. Shares of the engines on a
-    /// device that sum to 100 do not overlap; engines with equal shares have the same SMs. Default: all. UNSUPPORTED
-    /// on the CPU and with drivers for CUDA before 12.5.
+    /// device that sum to 100 do not overlap; engines with equal shares have the same SMs. 100: all. Default: all, unless
+    /// a prefill and a decode engine are on the device and the host gave no engine there a share. Then prefill gets 70
+    /// and decode 30, until one of them is destroyed; a change of role keeps the share. Other values than the default
+    /// and 100 are UNSUPPORTED on the CPU and with drivers for CUDA before 12.5.
     pub sm_percent: u32,
     /// Must be 0.
     pub reserved: u32,
@@ -137,8 +139,8 @@ pub unsafe extern "C" fn cleave_engine_set_role(
     call(err, || registry::get::<EngineObject>(engine, "engine")?.engine.set_role(self::role(role)?))
 }
 
-/// Changes the share of a CUDA device's multiprocessors for an engine's kernels (sm_percent of its config; 0 or 100:
-/// all) from the next step on. Running requests continue; weights, cache and memory stay as they are. After an error
+/// Changes the share of a CUDA device's multiprocessors for an engine's kernels (sm_percent of its config; 100: all, 0:
+/// the default) from the next step on. Running requests continue; weights, cache and memory stay as they are. After an error
 /// the engine keeps its share. To move a share between engines, shrink one before growing the other.
 ///
 /// Callable from any thread. [BLOCKING] Asks the driver for the multiprocessors; does not wait for a step. Errors:

@@ -11,28 +11,41 @@ use crate::model::Model;
 use crate::model::rope::Rope;
 use crate::model::weights::{LayerWeights, Weights};
 
-/// Runs batches: what an engine sees of a model on a device.
+/// A step that was launched and not collected yet.
+#[derive(Debug)]
+#[must_use = "a step that was launched has to be collected"]
+pub struct LaunchTicket(u64);
+
+/// Runs batches: what an engine sees of a model on a device. A step has two halves. With the present backends the second has
+/// to follow the first before another step is launched; one that computes ahead would take a launch while tickets are out.
 pub trait Executor: Send {
-    /// Runs the batch: stores K and V of all its rows, and computes the logits of `batch.logit_rows`. The step is done when
-    /// `logits` or `draw` has returned. After an error the KV of the batch's rows is unspecified.
-    fn run(&mut self, batch: &Batch) -> Result<()>;
+    /// Starts a step: K and V of all rows of the batch are stored, and the logits of `batch.logit_rows` computed. After an error
+    /// the KV of the batch's rows is unspecified.
+    fn launch(&mut self, batch: &Batch) -> Result<LaunchTicket>;
 
-    /// Downloads rows of the logits of the batch that ran, `[rows.len(), vocab]`; row 0 is the first of `logit_rows`.
-    fn logits(&mut self, rows: &[u32], out: &mut Vec<f32>) -> Result<()>;
+    /// Samples on the device from rows of the logits of a launched step, and waits for the tokens; those rows can no longer be
+    /// downloaded. False if the device does not sample. Row 0 is the first of `logit_rows`.
+    fn collect_samples(
+        &mut self,
+        step: &LaunchTicket,
+        draws: &DeviceSamplingBatch,
+        out: &mut Vec<DeviceSample>,
+    ) -> Result<bool>;
 
-    /// Samples from rows of them on the device; those rows can no longer be downloaded. False if the device does not sample.
-    fn draw(&mut self, draws: &DeviceSamplingBatch, out: &mut Vec<DeviceSample>) -> Result<bool>;
+    /// Waits for a launched step, and downloads rows of its logits, `[rows.len(), vocab]`; none is fine.
+    fn collect_logits(&mut self, step: &LaunchTicket, rows: &[u32], out: &mut Vec<f32>) -> Result<()>;
 
+    /// Both halves of a step: all of its logits.
     fn execute(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<()> {
         logits.clear();
-        self.run(batch)?;
+        let step = self.launch(batch)?;
         let rows: Vec<u32> = (0..batch.logit_rows.len() as u32).collect();
-        self.logits(&rows, logits)
+        self.collect_logits(&step, &rows, logits)
     }
 
     fn vocab_size(&self) -> usize;
 
-    /// Gives the memory back that grew with the steps so far; it grows again with the next. After an error of `run` for want
+    /// Gives the memory back that grew with the steps so far; it grows again with the next. After an error of `launch` for want
     /// of memory this makes it as if nothing had been run.
     fn release(&mut self) -> Result<()>;
 
@@ -56,6 +69,8 @@ pub struct Decoder<B: Backend> {
     rope_rows: RopeRows,
     scale: f32,
     buffers: Buffers<B>,
+    /// Steps launched so far: only the last can be collected, its logits are in the one buffer.
+    launched: u64,
 }
 
 /// Activations, kept from step to step.
@@ -108,6 +123,7 @@ impl<B: Backend> Decoder<B> {
             backend,
             rope_rows: RopeRows::default(),
             buffers: Buffers::default(),
+            launched: 0,
         })
     }
 
@@ -127,6 +143,15 @@ impl<B: Backend> Decoder<B> {
         }
         if let Some(row) = batch.logit_rows.iter().find(|row| **row as usize >= rows) {
             bail!(Internal, "logits of row {row} wanted from a batch of {rows}");
+        }
+        Ok(())
+    }
+}
+
+impl<B: Backend> Decoder<B> {
+    fn check_last(&self, step: &LaunchTicket) -> Result<()> {
+        if step.0 != self.launched {
+            bail!(Internal, "step {} is collected after step {} was launched", step.0, self.launched);
         }
         Ok(())
     }
@@ -185,23 +210,33 @@ impl<B: Backend> Forward<'_, B> {
 }
 
 impl<B: Backend> Executor for Decoder<B> {
-    fn run(&mut self, batch: &Batch) -> Result<()> {
+    fn launch(&mut self, batch: &Batch) -> Result<LaunchTicket> {
         self.check(batch)?;
+        self.launched += 1;
+        let ticket = LaunchTicket(self.launched);
         if batch.tokens.is_empty() {
-            return Ok(());
+            return Ok(ticket);
         }
         self.rope.rows(batch, &mut self.rope_rows)?;
         let Decoder { model, weights, kv, backend, rope_rows, buffers, scale, .. } = self;
         let forward = Forward { model, weights, kv, rope: rope_rows, scale: *scale, batch };
-        backend.step(batch, rope_rows, kv, |backend| forward.run(backend, buffers))
+        backend.step(batch, rope_rows, kv, |backend| forward.run(backend, buffers))?;
+        Ok(ticket)
     }
 
-    fn logits(&mut self, rows: &[u32], out: &mut Vec<f32>) -> Result<()> {
-        self.backend.download(&self.buffers.logits, rows, out)
-    }
-
-    fn draw(&mut self, draws: &DeviceSamplingBatch, out: &mut Vec<DeviceSample>) -> Result<bool> {
+    fn collect_samples(
+        &mut self,
+        step: &LaunchTicket,
+        draws: &DeviceSamplingBatch,
+        out: &mut Vec<DeviceSample>,
+    ) -> Result<bool> {
+        self.check_last(step)?;
         self.backend.draw(&mut self.buffers.logits, draws, out)
+    }
+
+    fn collect_logits(&mut self, step: &LaunchTicket, rows: &[u32], out: &mut Vec<f32>) -> Result<()> {
+        self.check_last(step)?;
+        self.backend.download(&self.buffers.logits, rows, out)
     }
 
     fn vocab_size(&self) -> usize {

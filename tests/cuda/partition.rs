@@ -119,6 +119,63 @@ fn has_parts() {
 }
 
 #[test]
+fn roles_on_one_device_share_it_by_default() {
+    if simulated() {
+        alone("partition::shares_by_default", "");
+        alone("partition::cannot_share_by_default", "green=0");
+    }
+}
+
+#[test]
+#[ignore = "run by roles_on_one_device_share_it_by_default"]
+fn shares_by_default() {
+    device::simulate();
+    let cache = cache_on(&tiny(), 0, options());
+    let mut host = Host::new();
+    let prefill = host.engine(&cache, with(Role::Prefill, 0));
+    let expected = host.run(&prefill, job(0, 8)).tokens;
+    assert_eq!(last_kernel(), (0, 132), "alone it has all");
+    let decode = host.engine(&cache, with(Role::Decode, 0));
+    multiprocessors(&prefill, 96);
+    multiprocessors(&decode, 36);
+    let kv = host.run(&prefill, job(0, 8)).end.unwrap().kv;
+    assert_eq!(last_kernel(), (0, 96));
+    host.run(&decode, continuation(kv));
+    assert_eq!(last_kernel(), (-5, 36));
+    // Another of either role joins its like; a mixed one has all, as before. A change of role keeps the share.
+    let another = host.engine(&cache, with(Role::Decode, 0));
+    multiprocessors(&another, 36);
+    let mixed = host.engine(&cache, with(Role::Mixed, 0));
+    assert_eq!(mixed.metrics().multiprocessors, 132);
+    decode.set_role(Role::Mixed).unwrap();
+    host.run(&decode, job(1, 3));
+    assert_eq!(last_kernel(), (0, 36));
+    decode.set_role(Role::Decode).unwrap();
+    // Once the host says something about one of them, it is the host's business, until it takes that back.
+    mixed.set_sm_percent(100).unwrap();
+    [&prefill, &decode, &another].into_iter().for_each(|engine| multiprocessors(engine, 132));
+    assert_eq!(host.run(&prefill, job(0, 8)).tokens, expected);
+    mixed.set_sm_percent(0).unwrap();
+    multiprocessors(&prefill, 96);
+    drop((decode, another));
+    multiprocessors(&prefill, 132);
+    drop((prefill, mixed, cache, host));
+    assert_eq!(device::leaks(), "");
+}
+
+#[test]
+#[ignore = "run by roles_on_one_device_share_it_by_default"]
+fn cannot_share_by_default() {
+    device::load(&crate::drivers::settings());
+    let cache = cache_on(&tiny(), 0, options());
+    let mut host = Host::new();
+    let (prefill, decode) = (host.engine(&cache, with(Role::Prefill, 0)), host.engine(&cache, with(Role::Decode, 0)));
+    let kv = host.run(&prefill, job(0, 8)).end.unwrap().kv;
+    assert_eq!(host.run(&decode, continuation(kv)).tokens.len(), 7);
+    assert_eq!((prefill.metrics().multiprocessors, decode.metrics().multiprocessors), (132, 132));
+}
+
+#[test]
 fn a_driver_or_device_without_parts() {
     if simulated() {
         alone("partition::has_no_parts", "driver=12040");

@@ -14,9 +14,9 @@ fn options(block_tokens: u32, tokens: u64) -> CacheOptions {
     CacheOptions { bytes, block_tokens, ..CacheOptions::default() }
 }
 
-/// Whose steps are of a length that is measured.
+/// An engine whose steps are of a length that is measured, on all multiprocessors whatever other engines there are.
 fn choosing(role: Role) -> EngineOptions {
-    EngineOptions { max_batch_tokens: 0, ..crate::common::role(role) }
+    EngineOptions { max_batch_tokens: 0, sm_percent: 100, ..crate::common::role(role) }
 }
 
 fn measured(engine: &Engine) -> Metrics {

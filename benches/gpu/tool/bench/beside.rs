@@ -100,7 +100,8 @@ impl Bench {
         };
         Ok(match way {
             Way::Chunked => (make(Role::Mixed, 0)?, None),
-            Way::Priorities => (make(Role::Prefill, 0)?, Some(make(Role::Decode, 0)?)),
+            // 100: not in parts, which would be the default.
+            Way::Priorities => (make(Role::Prefill, 100)?, Some(make(Role::Decode, 100)?)),
             Way::Split => (make(Role::Prefill, SHARES.0)?, Some(make(Role::Decode, SHARES.1)?)),
         })
     }

@@ -1,0 +1,137 @@
+//! How the engines on one device share its multiprocessors.
+//!
+//! The priority of a stream does not interrupt a kernel that runs, so without parts of their own a decode engine's kernels queue
+//! behind those of a long prompt. Where a prefill and a decode engine meet on a device and the host gave no engine there a share,
+//! each role gets a part by default. That is decided when an engine comes or goes or its share is set; a change of role
+//! keeps the share, because what was recorded for one share cannot run on another.
+
+use super::Role;
+use super::shared::EngineShared;
+use crate::error::Result;
+use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+
+/// Percent of the multiprocessors by default: prefill is bound by computing, decode by memory, which fewer saturate.
+const PREFILL_PERCENT: u32 = 70;
+const DECODE_PERCENT: u32 = 30;
+
+/// One engine's share.
+pub(super) struct EngineShare(Mutex<ShareState>);
+
+struct ShareState {
+    /// As the host set it, 0 for all of the device; None leaves it to the default.
+    set: Option<u32>,
+    /// In use, or about to be from the next step on; 0 for all.
+    percent: u32,
+}
+
+impl EngineShare {
+    /// The share of a new engine that runs on `set`, or on all of the device.
+    pub fn new(set: Option<u32>) -> EngineShare {
+        EngineShare(Mutex::new(ShareState { set, percent: set.unwrap_or(0) }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ShareState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The percentage that an engine is given by the host's `sm_percent`: 0 leaves it to the default, 100 is all of the device,
+/// which has the number 0 here.
+pub(super) fn from_sm_percent(sm_percent: u32) -> Result<Option<u32>> {
+    match sm_percent {
+        0 => Ok(None),
+        1..100 => Ok(Some(sm_percent)),
+        100 => Ok(Some(0)),
+        _ => crate::bail!(InvalidArgument, "sm_percent {sm_percent} is over 100"),
+    }
+}
+
+type Engines = HashMap<i32, Vec<Weak<EngineShared>>>;
+
+/// The engines of this process by device. Held while shares change, so that they change one after the other.
+fn engines() -> MutexGuard<'static, Engines> {
+    static ENGINES: LazyLock<Mutex<Engines>> = LazyLock::new(Mutex::default);
+    ENGINES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An engine has begun to run.
+pub(super) fn join(engine: &Arc<EngineShared>) {
+    if let Some(device) = engine.cache.partitioned_device() {
+        let mut engines = engines();
+        let here = engines.entry(device).or_default();
+        here.push(Arc::downgrade(engine));
+        balance(here);
+    }
+}
+
+/// An engine runs no more.
+pub(super) fn leave(engine: &Arc<EngineShared>) {
+    if let Some(device) = engine.cache.partitioned_device() {
+        let mut engines = engines();
+        if let Some(here) = engines.get_mut(&device) {
+            here.retain(|other| !std::ptr::eq(other.as_ptr(), Arc::as_ptr(engine)));
+            balance(here);
+        }
+    }
+}
+
+/// Sets an engine's share; None leaves it to the default. What that takes is taken here, so that errors are the caller's, and
+/// the step thread only goes over.
+pub(super) fn set(engine: &Arc<EngineShared>, set: Option<u32>) -> Result<()> {
+    let mut engines = engines();
+    if let Some(percent) = set {
+        change(engine, percent)?;
+    }
+    engine.share.lock().set = set;
+    match engine.cache.partitioned_device().and_then(|device| engines.get_mut(&device)) {
+        Some(here) => balance(here),
+        None => change(engine, 0)?,
+    }
+    Ok(())
+}
+
+fn change(engine: &EngineShared, percent: u32) -> Result<()> {
+    let mut state = engine.share.lock();
+    if state.percent != percent {
+        engine.replace_compute_share(engine.cache.compute_share(percent, state.percent)?);
+        state.percent = percent;
+    }
+    Ok(())
+}
+
+/// Gives the engines of a device whose share was left to the default what that is now. If the driver or the device has no
+/// parts, all keep what they have.
+fn balance(here: &mut Vec<Weak<EngineShared>>) {
+    here.retain(|engine| engine.strong_count() > 0);
+    let engines: Vec<Arc<EngineShared>> = here.iter().filter_map(Weak::upgrade).collect();
+    let role = |engine: &EngineShared| Role::from_code(engine.role.load(Relaxed)).unwrap_or(Role::Mixed);
+    let any = |wanted: Role| engines.iter().any(|engine| role(engine) == wanted);
+    let unset = |engine: &&Arc<EngineShared>| engine.share.lock().set.is_none();
+    let parts = engines.iter().all(|engine| unset(&engine)) && any(Role::Prefill) && any(Role::Decode);
+    let mut changes = Vec::new();
+    for engine in engines.iter().filter(unset) {
+        let percent = match role(engine) {
+            Role::Prefill if parts => PREFILL_PERCENT,
+            Role::Decode if parts => DECODE_PERCENT,
+            _ => 0,
+        };
+        let now = engine.share.lock().percent;
+        if now == percent {
+            continue;
+        }
+        match engine.cache.compute_share(percent, now) {
+            Ok(share) => changes.push((engine, percent, share)),
+            Err(error) => {
+                crate::log!(Info, "engine", "prefill and decode engines share all multiprocessors: {error}");
+                return;
+            }
+        }
+    }
+    for (engine, percent, share) in changes {
+        crate::log!(Info, "engine", "{:?}: {percent} % of the multiprocessors by default (0: all)", role(engine));
+        engine.replace_compute_share(share);
+        engine.share.lock().percent = percent;
+    }
+}
