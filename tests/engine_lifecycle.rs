@@ -13,36 +13,6 @@ fn status(outcome: &Outcome) -> Option<Status> {
     outcome.end.unwrap().status
 }
 
-/// Of a queue with little room: a long request cannot end before somebody polls, however late that is.
-fn small(capacity: usize) -> Host {
-    Host::with_capacity(capacity)
-}
-
-#[test]
-fn cancel_ends_a_request_wherever_it_is() {
-    let cache = cache_of(60);
-    let mut host = small(32);
-    let engine = host.engine(&cache, EngineOptions { max_sequences: 2, ..role(Role::Mixed) });
-    let ids: Vec<_> = (0..6).map(|i| host.squeeze(&engine, request(&prompt(30, i), 150))).collect();
-    host.tokens(ids[0], 3);
-    for &id in ids.iter().rev() {
-        engine.cancel(id).unwrap();
-        // It may be over by now.
-        let again = engine.cancel(id);
-        assert!(again.as_ref().err().is_none_or(|error| error.status == Status::NotFound), "{again:?}");
-    }
-    for &id in &ids {
-        let outcome = host.finish(id);
-        assert_eq!((outcome.reason(), status(&outcome)), (FinishReason::Error, Some(Status::Cancelled)));
-    }
-    let done = host.run(&engine, request(&prompt(5, 9), 2));
-    let id = done.end.unwrap().request;
-    assert_eq!(engine.cancel(id).unwrap_err().status, Status::NotFound);
-    assert_eq!(engine.cancel(12345).unwrap_err().status, Status::NotFound);
-    drop(engine);
-    assert_quiescent(&cache);
-}
-
 #[test]
 fn a_deadline_ends_a_request_that_runs_and_one_that_waits() {
     let cache = cache_of(60);
@@ -55,23 +25,6 @@ fn a_deadline_ends_a_request_that_runs_and_one_that_waits() {
     for id in ids {
         assert_eq!(status(&host.finish(id)), Some(Status::Timeout));
     }
-    drop(engine);
-    assert_quiescent(&cache);
-}
-
-#[test]
-fn admission_is_limited_and_opens_again() {
-    let cache = cache_of(60);
-    let mut host = Host::new();
-    let options = EngineOptions { max_sequences: 1, max_waiting: 2, ..role(Role::Mixed) };
-    let engine = host.engine(&cache, options);
-    let jobs: Vec<_> = (0..5).map(|i| request(&prompt(20, i), 450)).collect();
-    let submitted = engine.submit(jobs);
-    assert_eq!(submitted.ids.len(), 3);
-    let refused = submitted.refused.unwrap();
-    assert_eq!(refused.status, Status::WouldBlock, "{refused}");
-    host.finish(submitted.ids[0]);
-    host.run(&engine, request(&prompt(5, 1), 1));
     drop(engine);
     assert_quiescent(&cache);
 }
@@ -101,36 +54,6 @@ fn a_full_queue_pauses_and_loses_nothing() {
 }
 
 #[test]
-fn destroy_ends_everything_with_shutdown() {
-    let cache = cache_of(60);
-    let mut host = small(64);
-    let engine = host.engine(&cache, role(Role::Mixed));
-    let ids: Vec<_> = (0..8).map(|i| host.squeeze(&engine, request(&prompt(30, i), 400))).collect();
-    host.tokens(ids[0], 2);
-    drop(engine);
-    for id in ids {
-        assert_eq!(status(&host.finish(id)), Some(Status::Shutdown));
-    }
-    assert_quiescent(&cache);
-}
-
-#[test]
-fn drain_lets_work_end_and_takes_none() {
-    let cache = cache_of(60);
-    let mut host = small(8);
-    let engine = host.engine(&cache, role(Role::Mixed));
-    let id = host.submit(&engine, request(&prompt(30, 1), 200));
-    assert_eq!(engine.drain(Some(Duration::ZERO)).unwrap_err().status, Status::Timeout);
-    let refused = engine.submit(vec![request(&prompt(3, 1), 1)]).refused.unwrap();
-    assert_eq!(refused.status, Status::Shutdown);
-    std::thread::scope(|scope| {
-        let draining = scope.spawn(|| engine.drain(Some(Duration::from_secs(30))));
-        assert_eq!(host.finish(id).tokens.len(), 200);
-        draining.join().unwrap().unwrap();
-    });
-}
-
-#[test]
 fn roles_switch_under_load_and_keep_their_promises() {
     let cache = cache_of(200);
     let mut host = Host::new();
@@ -151,20 +74,6 @@ fn roles_switch_under_load_and_keep_their_promises() {
 }
 
 #[test]
-fn priority_runs_first() {
-    let cache = cache_of(60);
-    let mut host = small(32);
-    let engine = host.engine(&cache, EngineOptions { max_sequences: 1, ..role(Role::Mixed) });
-    let first = host.submit(&engine, request(&prompt(20, 0), 100));
-    host.tokens(first, 1);
-    let low = host.squeeze(&engine, request(&prompt(20, 1), 5));
-    let high = host.squeeze(&engine, Request { priority: 9, ..request(&prompt(20, 2), 5) });
-    let (low, high) = (host.finish(low), host.finish(high));
-    assert!(high.end.unwrap().timestamp_ns < low.end.unwrap().timestamp_ns);
-    host.finish(first);
-}
-
-#[test]
 fn impossible_requests_are_refused_by_name() {
     let cache = cache_of(4);
     let host = Host::new();
@@ -180,22 +89,6 @@ fn impossible_requests_are_refused_by_name() {
     hot.sampling.temperature = f32::NAN;
     assert_eq!(refuse(hot).status, Status::InvalidArgument);
     assert_eq!(refuse(continuation(99)).status, Status::NotFound);
-}
-
-#[test]
-fn a_refused_request_leaves_its_handle() {
-    let cache = cache_of(60);
-    let mut host = Host::new();
-    let prefill = host.engine(&cache, role(Role::Prefill));
-    let decode = host.engine(&cache, role(Role::Decode));
-    let first = host.run(&prefill, request(&prompt(20, 1), 5));
-    let kv = first.end.unwrap().kv;
-    let mut bad = continuation(kv);
-    bad.prompt = vec![u32::MAX];
-    assert!(decode.submit(vec![bad]).refused.is_some());
-    assert_eq!(host.run(&decode, continuation(kv)).tokens.len(), 4);
-    let used = decode.submit(vec![continuation(kv)]).refused.unwrap();
-    assert_eq!(used.status, Status::Expired, "{used}");
 }
 
 #[test]
