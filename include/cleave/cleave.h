@@ -659,8 +659,10 @@ typedef struct cleave_engine_config_t {
     /**
      * Share of a CUDA device's multiprocessors (SMs) for the engine's kernels, in percent. The driver rounds it to
      * groups of SMs (8 on compute capability 9.0); cleave_metrics_t shows the number. Shares of the engines on a
-     * device that sum to 100 do not overlap; engines with equal shares have the same SMs. Default: all. UNSUPPORTED
-     * on the CPU and with drivers for CUDA before 12.5.
+     * device that sum to 100 do not overlap; engines with equal shares have the same SMs. 100: all. Default: all, unless
+     * a prefill and a decode engine are on the device and the host gave no engine there a share. Then prefill gets 70
+     * and decode 30, until one of them is destroyed; a change of role keeps the share. Other values than the default
+     * and 100 are UNSUPPORTED on the CPU and with drivers for CUDA before 12.5.
      */
     uint32_t sm_percent;
     /** Must be 0. */
@@ -692,15 +694,17 @@ cleave_status_t cleave_engine_create(cleave_cache_t *cache,
 cleave_status_t cleave_engine_set_role(cleave_engine_t *engine, uint32_t role, cleave_error_t *err);
 
 /**
- * Changes the share of a CUDA device's multiprocessors for an engine's kernels (sm_percent of its config; 0 or 100:
- * all) from the next step on. Running requests continue; weights, cache and memory stay as they are. After an error
+ * Changes the share of a CUDA device's multiprocessors for an engine's kernels (sm_percent of its config; 100: all, 0:
+ * the default) from the next step on. Running requests continue; weights, cache and memory stay as they are. After an error
  * the engine keeps its share. To move a share between engines, shrink one before growing the other.
  *
  * Callable from any thread. [BLOCKING] Asks the driver for the multiprocessors; does not wait for a step. Errors:
  * INVALID_ARGUMENT (over 100), UNSUPPORTED (the CPU, or a driver or device that cannot be partitioned),
  * OUT_OF_MEMORY, DEVICE, NOT_FOUND, SHUTDOWN.
  */
-cleave_status_t cleave_engine_set_sm_percent(cleave_engine_t *engine, uint32_t sm_percent, cleave_error_t *err);
+cleave_status_t cleave_engine_set_sm_percent(cleave_engine_t *engine,
+                                             uint32_t sm_percent,
+                                             cleave_error_t *err);
 
 /**
  * Refuses new requests with SHUTDOWN from now on, and waits at most `timeout_ms` (UINT32_MAX: for ever) until all
