@@ -6,8 +6,7 @@ use super::Target;
 use crate::backend::KvGeometry;
 use crate::backend::cpu::KvSlab;
 use crate::error::Result;
-use crate::kv::endpoint::{Endpoint, ProcessId, UnixName};
-use crate::kv::image::reseal;
+use crate::kv::format::{Endpoint, ProcessId, UnixName};
 use crate::kv::{Cache, CacheConfig, CacheIdentity, LayerKind};
 use crate::sequence::{FinishReason, SamplingParams, Snapshot};
 use crate::tensor::Dtype;
@@ -23,7 +22,7 @@ pub const IMAGE: Target = Target {
         taken
     },
     seeds: || sequences().map(image).collect(),
-    reseal: |data| reseal(cache(), data),
+    reseal: |data| cache().reseal(data),
     words: &[b"CLVKVIMG", b"CLVKVTKT", &[0xff; 4], &[0; 8], &[0, 0, 0xc0, 0x7f]],
 };
 
@@ -32,7 +31,7 @@ pub const TICKET: Target = Target {
     name: "kv_ticket",
     read: |data| cache().open_ticket(data)?.check_chain().map(|_| ()),
     seeds: || vec![ticket()],
-    reseal: |data| reseal(cache(), data),
+    reseal: |data| cache().reseal(data),
     words: &[b"CLVKVIMG", b"CLVKVTKT", &[0xff; 2], &[0xff; 4], &[1, 0, 20, 0]],
 };
 
@@ -41,7 +40,7 @@ pub const ADDRESS: Target = Target {
     name: "cache_address",
     read: |data| cache().open_address(data).map(|_| ()),
     seeds: || vec![ticket_cache().encode_address()],
-    reseal: |data| reseal(cache(), data),
+    reseal: |data| cache().reseal(data),
     words: &[b"CLVKVADR", b"CLVKVTKT", &[0xff; 2], &[0xff; 4], &[3, 0, 8, 0]],
 };
 

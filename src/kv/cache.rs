@@ -1,61 +1,18 @@
 //! The cache itself: creation and closing, the lock, and what engines and hosts ask about it as a whole.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ops::Deref;
 use std::sync::atomic::AtomicU32;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
-use super::audit::Audit;
-use super::convert::Conversion;
-use super::endpoint::Endpoint;
-use super::handle::{Body, End};
-use super::image::{Keys, LayerKind, Layout, TransportKeys};
-use super::state::{Owner, PoolState};
-use super::table::BlockTable;
-use super::{Waker, lease};
+use super::format::{CacheIdentity, Keys, Layout, TransportKeys};
+use super::handles::{Audit, Body, CacheConfig, CacheShared, CacheState, End, audit, check, run_leases};
+use super::pool::{BlockHash, BlockTable, Conversion, Owner, Waker};
 use crate::backend::{BlockStore, KvGeometry};
 use crate::bail;
 use crate::error::Result;
-use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use crate::sync::{Arc, Condvar, MODELLED, Mutex, MutexGuard, PoisonError};
+use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::{Arc, MODELLED, Mutex, PoisonError};
 use crate::sys::random_bytes;
-
-/// What two caches must agree on before they exchange KV.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CacheIdentity {
-    /// Digest of the model's config and weights.
-    pub fingerprint: [u8; 32],
-    pub tokenizer_digest: [u8; 32],
-    /// Architecture and name, for messages only.
-    pub name: String,
-}
-
-#[derive(Clone, Debug)]
-pub struct CacheConfig {
-    /// How long a handle lives unless it is renewed, consumed or released.
-    pub lease: Duration,
-    /// Who knows it may import and forge. None: random, so only this cache can import what it exported.
-    pub secret: Option<[u8; 32]>,
-    /// Imported sequences of at most this many tokens use and feed the prefix index. 0 where KV depends on more
-    /// than the tokens before it: a rope that goes by the sequence's length shares only below its threshold.
-    pub share_up_to_tokens: u32,
-    /// Refuses KV of another layout (block size, dtype, shards) instead of converting it.
-    pub no_convert: bool,
-    /// What each layer keeps; empty: full attention in all of them.
-    pub layer_kinds: Vec<LayerKind>,
-}
-
-impl Default for CacheConfig {
-    fn default() -> Self {
-        CacheConfig {
-            lease: Duration::from_secs(30),
-            secret: None,
-            share_up_to_tokens: u32::MAX,
-            no_convert: false,
-            layer_kinds: Vec::new(),
-        }
-    }
-}
 
 /// Counters of a cache, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,75 +39,11 @@ pub struct CacheStats {
     pub ask_ns_last: u64,
 }
 
-/// What tables, handles, the timer and the cache share. Lives until the last table is dropped.
-pub(super) struct CacheShared {
-    pub identity: CacheIdentity,
-    pub config: CacheConfig,
-    pub keys: Keys,
-    pub store: Arc<dyn BlockStore>,
-    pub geometry: KvGeometry,
-    /// The geometry, and what each layer keeps: for tickets and images.
-    pub layout: Layout,
-    state: Mutex<PoolState>,
-    pub timer: Condvar,
-    /// Signalled when a prompt that is being computed has more blocks, or is done.
-    pub progress: Condvar,
-    /// What tickets and addresses name.
-    pub endpoints: Mutex<Arc<[Endpoint]>>,
-    pub bytes_in: AtomicU64,
-    pub bytes_out: AtomicU64,
-    pub bytes_hidden: AtomicU64,
-    pub bytes_exposed: AtomicU64,
-    pub exposed_ns: AtomicU64,
-    pub exposed_ns_last: AtomicU64,
-    pub imports: AtomicU64,
-    pub imports_failed: AtomicU64,
-    pub ask_ns_last: AtomicU64,
-}
-
-/// Calls wakers, without the lock. They are the engine's: a panic in one is no reason to skip the others.
-pub(super) fn wake(due: Vec<Waker>) {
-    for waker in due {
-        let _ = catch_unwind(AssertUnwindSafe(|| waker()));
-    }
-}
-
-impl CacheShared {
-    /// The lock. A panic while it was held is a bug that was caught elsewhere; the bookkeeping goes on.
-    pub fn lock(&self) -> MutexGuard<'_, PoolState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub fn endpoints(&self) -> Arc<[Endpoint]> {
-        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Runs `f` under the lock, then wakes without it whom `f` gave reason to wake.
-    pub fn with<R>(&self, f: impl FnOnce(&mut PoolState) -> R) -> R {
-        let mut state = self.lock();
-        let result = f(&mut state);
-        let due = state.due();
-        let poke = std::mem::take(&mut state.poke);
-        drop(state);
-        if poke {
-            self.timer.notify_one();
-        }
-        wake(due);
-        result
-    }
-
-    /// An empty table.
-    pub fn table(self: &Arc<Self>, owner: Owner) -> BlockTable {
-        let key = self.with(|state| state.add_table(owner, Vec::new()));
-        BlockTable::new(self.clone(), key, Vec::new())
-    }
-}
-
 /// A paged KV cache: one block pool, its prefix index and the handles exported from it.
 ///
 /// Dropping it closes it. Tables may outlive it; their blocks return to the pool all the same.
 pub struct Cache {
-    pub(super) shared: Arc<CacheShared>,
+    shared: Arc<CacheShared>,
     timer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -168,30 +61,10 @@ impl Cache {
         };
         let layout = Layout::new(geometry, &config.layer_kinds).map_err(|error| error.context("KV cache"))?;
         let secret = config.secret.map_or_else(random_bytes, Ok)?;
-        let state = PoolState::new(blocks, NEXT_NONCE.fetch_add(1, Relaxed), random_bytes()?);
-        let shared = Arc::new(CacheShared {
-            identity,
-            config,
-            keys: Keys::new(&secret),
-            store,
-            geometry,
-            layout,
-            state: Mutex::new(state),
-            timer: Condvar::new(),
-            progress: Condvar::new(),
-            endpoints: Mutex::new(Arc::new([])),
-            bytes_in: AtomicU64::new(0),
-            bytes_out: AtomicU64::new(0),
-            bytes_hidden: AtomicU64::new(0),
-            bytes_exposed: AtomicU64::new(0),
-            exposed_ns: AtomicU64::new(0),
-            exposed_ns_last: AtomicU64::new(0),
-            imports: AtomicU64::new(0),
-            imports_failed: AtomicU64::new(0),
-            ask_ns_last: AtomicU64::new(0),
-        });
+        let state = CacheState::new(blocks, NEXT_NONCE.fetch_add(1, Relaxed), random_bytes()?);
+        let shared = Arc::new(CacheShared::new(identity, config, Keys::new(&secret), store, layout, state));
         let timed = shared.clone();
-        let run = move || lease::run(&timed);
+        let run = move || run_leases(&timed);
         let timer = if MODELLED { None } else { Some(crate::sys::spawn("cleave-lease", run)?) };
         Ok(Arc::new(Cache { shared, timer: Mutex::new(timer) }))
     }
@@ -223,17 +96,17 @@ impl Cache {
     }
 
     pub fn total_blocks(&self) -> usize {
-        self.shared.lock().blocks.refs.len()
+        self.shared.lock().pool.blocks.refs.len()
     }
 
     /// Blocks that nobody holds.
     pub fn free_blocks(&self) -> usize {
-        self.shared.lock().blocks.free.len()
+        self.shared.lock().pool.blocks.free.len()
     }
 
     /// Blocks that can be had now: free, or held by the prefix index alone.
     pub fn available_blocks(&self) -> usize {
-        self.shared.lock().blocks.available()
+        self.shared.lock().pool.blocks.available()
     }
 
     pub fn stats(&self) -> CacheStats {
@@ -242,9 +115,9 @@ impl Cache {
         let exports =
             state.slots.live().filter(|(_, body)| matches!(body, Body::Ready(_) | Body::StreamingExport(_))).count();
         CacheStats {
-            blocks_total: state.blocks.refs.len(),
-            blocks_free: state.blocks.free.len(),
-            blocks_available: state.blocks.available(),
+            blocks_total: state.pool.blocks.refs.len(),
+            blocks_free: state.pool.blocks.free.len(),
+            blocks_available: state.pool.blocks.available(),
             exports_open: exports,
             imports_open: imports,
             bytes_in: self.shared.bytes_in.load(Relaxed),
@@ -264,10 +137,10 @@ impl Cache {
     /// closed, since sequences do.
     pub fn wake_when_free(&self, needed: usize, waker: &Waker) -> bool {
         self.shared.with(|state| {
-            state.short.retain(|(_, known)| !Arc::ptr_eq(known, waker));
-            let wait = state.blocks.available() < needed;
+            state.pool.short.retain(|(_, known)| !Arc::ptr_eq(known, waker));
+            let wait = state.pool.blocks.available() < needed;
             if wait {
-                state.short.push((needed, waker.clone()));
+                state.pool.short.push((needed, waker.clone()));
             }
             wait
         })
@@ -275,12 +148,12 @@ impl Cache {
 
     /// Every block by the kinds of owners it has.
     pub fn audit(&self) -> Audit {
-        super::audit::audit(&self.shared.lock())
+        audit(&self.shared.lock())
     }
 
     /// Every invariant of the bookkeeping; the first one that does not hold, in words. For tests.
     pub fn check(&self) -> std::result::Result<(), String> {
-        super::audit::check(&self.shared.lock())
+        check(&self.shared.lock())
     }
 
     /// Random number of this cache's current life. Tickets carry it.
@@ -306,10 +179,10 @@ impl Cache {
     /// are SHUTDOWN. Idempotent.
     pub fn close(&self) {
         self.shared.with(|state| {
-            state.closed = true;
+            state.pool.closed = true;
             end_everything(state);
-            let waiting = state.short.drain(..).map(|(_, waker)| waker);
-            state.fire.extend(waiting);
+            let waiting = state.pool.short.drain(..).map(|(_, waker)| waker);
+            state.pool.fire.extend(waiting);
         });
         self.shared.timer.notify_all();
         let timer = self.timer.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -319,7 +192,7 @@ impl Cache {
     }
 
     pub fn is_closed(&self) -> bool {
-        self.shared.lock().closed
+        self.shared.lock().pool.closed
     }
 
     /// Keys that processes with the same secret share, for the connections between them.
@@ -343,9 +216,15 @@ impl Cache {
     }
 
     /// How many blocks of a chain the prefix index has, from its first on.
-    pub(crate) fn cached_blocks(&self, chain: &[super::BlockHash]) -> usize {
+    pub(crate) fn cached_blocks(&self, chain: &[BlockHash]) -> usize {
         let state = self.shared.lock();
-        chain.iter().take_while(|hash| state.blocks.index.get(hash).is_some()).count()
+        chain.iter().take_while(|hash| state.pool.blocks.index.get(hash).is_some()).count()
+    }
+
+    /// Puts the lengths, tags, MAC and checksum of an image or ticket right after a mutation.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn reseal(&self, data: &mut [u8]) {
+        super::format::reseal(&self.shared.keys, data);
     }
 
     /// Can KV of that layout be taken in?
@@ -364,10 +243,19 @@ impl Cache {
     }
 }
 
-fn end_everything(state: &mut PoolState) {
+fn end_everything(state: &mut CacheState) {
     let live: Vec<u32> = state.slots.live().map(|(slot, _)| slot).collect();
     live.into_iter().for_each(|slot| state.end_and_free(slot, End::LeaseOver));
-    state.blocks.evict_all();
+    state.pool.blocks.evict_all();
+}
+
+/// What handles and tables share is the cache's face as well.
+impl Deref for Cache {
+    type Target = Arc<CacheShared>;
+
+    fn deref(&self) -> &Arc<CacheShared> {
+        &self.shared
+    }
 }
 
 impl Drop for Cache {

@@ -3,7 +3,7 @@
 use super::net::message::Message;
 use super::net::{Stream, accept};
 use crate::error::{Error, Result};
-use crate::kv::image::TransportKeys;
+use crate::kv::format::TransportKeys;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;

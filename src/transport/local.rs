@@ -8,8 +8,8 @@ use super::source::{Destination, Progress, TransferSource, Wanted};
 use crate::bail;
 use crate::error::Result;
 use crate::kv::Cache;
-use crate::kv::endpoint::ProcessId;
-use crate::kv::hold::TransferHold;
+use crate::kv::TransferHold;
+use crate::kv::format::ProcessId;
 use crate::sys::bytes::copy;
 
 /// Caches that tickets of this process can name. Keeps none of them alive.

@@ -5,9 +5,8 @@ use super::local::{self, LocalTransfer};
 use super::source::{TransferSource, Wanted};
 use crate::bail;
 use crate::error::{Result, Status};
-use crate::kv::endpoint::Endpoint;
-use crate::kv::import::Incoming;
-use crate::kv::ticket::Ticket;
+use crate::kv::Incoming;
+use crate::kv::format::{Endpoint, Ticket};
 use crate::kv::{BlockTable, Cache, Consumed, HashChain, Waker};
 use crate::sequence::Snapshot;
 use std::sync::Arc;
@@ -57,7 +56,7 @@ pub(super) fn pull(
 fn within(
     cache: &Arc<Cache>,
     ticket: &Ticket,
-    hold: crate::kv::hold::TransferHold,
+    hold: crate::kv::TransferHold,
     wanted: Wanted<'_>,
 ) -> Result<(Snapshot, BlockTable)> {
     let mut source = LocalTransfer { hold };

@@ -2,7 +2,7 @@
 
 use crate::backend::{BlockId, DeviceMemory};
 use crate::error::Result;
-use crate::kv::import::Incoming;
+use crate::kv::Incoming;
 use crate::sequence::Snapshot;
 use crate::sys::bytes::ByteTarget;
 use std::ops::Range;

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::store::MemoryStore;
 use super::{BlockId, BlockStore, Dtype, KvGeometry};
-use crate::kv::convert::Conversion;
+use crate::kv::pool::Conversion;
 
 const DTYPES: [Dtype; 4] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8];
 /// What source blocks hold in the slots of tokens that are not computed.

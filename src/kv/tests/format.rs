@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::error::Status;
-use crate::kv::endpoint::{Endpoint, ProcessId};
-use crate::kv::image::{self, Keys, LayerKind, Layout, Origin, Records, encode_head};
+use crate::kv::format::{self, Keys, LayerKind, Layout, Origin, Records, encode_head};
+use crate::kv::format::{Endpoint, ProcessId};
 
 /// The worked example of docs/kv-image-format.md.
 fn example() -> Vec<u8> {
@@ -36,7 +36,7 @@ fn example() -> Vec<u8> {
     let key = keys.block_key(&keys.image_nonce(&origin.epoch, origin.handle));
     let records = Records { store: &store, key, computed: snapshot.computed };
     for block in 0..2 {
-        let mut record = vec![0; image::record_len(&geometry)];
+        let mut record = vec![0; format::record_len(&geometry)];
         records.copy(block, block as BlockId, 0, &mut record).unwrap();
         bytes.extend(record);
     }
@@ -63,11 +63,11 @@ fn the_documented_example_is_what_is_written() {
 
 /// The same image with its sections changed, sealed again by somebody who knows the secret.
 fn resealed(image: &[u8], change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    let envelope = image::Envelope::peek(image).unwrap();
-    let mut sections = image[image::ENVELOPE..envelope.head_len - image::MAC].to_vec();
+    let envelope = format::Envelope::peek(image).unwrap();
+    let mut sections = image[format::ENVELOPE..envelope.head_len - format::MAC].to_vec();
     change(&mut sections);
     let body = &image[envelope.head_len..];
-    let mut sealed = image::seal(envelope.kind, &sections, body.len() as u64, &Keys::new(&[1; 32]));
+    let mut sealed = format::seal(envelope.kind, &sections, body.len() as u64, &Keys::new(&[1; 32]));
     sealed.extend_from_slice(body);
     sealed
 }
@@ -96,7 +96,7 @@ fn unknown_sections_are_skipped_unless_critical() {
 fn whoever_knows_the_secret_still_cannot_break_the_reader() {
     let cache = cache(8);
     let image = image(&cache);
-    let n = image::Envelope::peek(&image).unwrap().head_len - image::ENVELOPE - image::MAC;
+    let n = format::Envelope::peek(&image).unwrap().head_len - format::ENVELOPE - format::MAC;
     let mut accepted = 0;
     for at in 0..n {
         for value in [0, 1, 0x7f, 0xff] {
@@ -166,7 +166,7 @@ fn another_wire_version_is_incompatible_whatever_else_it_is() {
         let mut image = image(&cache);
         (image[8], image[10]) = versions;
         assert_eq!(cache.import_image(&image).unwrap_err().status, Status::Corrupt);
-        let head_len = image::Envelope::peek(&image).unwrap().head_len;
+        let head_len = format::Envelope::peek(&image).unwrap().head_len;
         let sum = blake3::Hasher::new().update(&image[..32]).update(&image[64..head_len]).finalize();
         image[32..64].copy_from_slice(sum.as_bytes());
         let refused = cache.import_image(&image).unwrap_err();

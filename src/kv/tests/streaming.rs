@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::*;
 use crate::error::{Error, Result, Status};
 use crate::kv::StreamingExport;
-use crate::kv::hold::TransferHold;
-use crate::kv::ticket;
+use crate::kv::TransferHold;
+use crate::kv::format;
 
 /// A request with a prompt of 9 tokens, of which nothing is computed.
 fn begun(cache: &Cache) -> (StreamingExport, Seq) {
@@ -16,7 +16,7 @@ fn begun(cache: &Cache) -> (StreamingExport, Seq) {
 
 fn lend(cache: &Cache, id: KvId) -> Result<TransferHold> {
     let (snapshot, origin, ..) = cache.ticket_origin(id)?;
-    cache.lend(id, &origin.epoch, &ticket::digest(&snapshot))
+    cache.lend(id, &origin.epoch, &format::digest(&snapshot))
 }
 
 /// How many blocks a peer that begins now gets.

@@ -6,8 +6,7 @@ use super::streams;
 use crate::backend::{BlockId, BlockStore};
 use crate::bail;
 use crate::error::{Result, Status};
-use crate::kv::image::decode_sequence;
-use crate::kv::ticket::Ticket;
+use crate::kv::format::{Ticket, decode_sequence};
 use crate::transport::net::Channel;
 use crate::transport::net::message::Message;
 use crate::transport::nixl::Reader;
@@ -35,7 +34,7 @@ pub(in crate::transport) struct RemoteTransfer {
     peer: Arc<Peer>,
     /// None once it has failed or was given back.
     control: Option<Channel>,
-    keys: crate::kv::image::TransportKeys,
+    keys: crate::kv::format::TransportKeys,
     timeout: Duration,
     store: Arc<dyn BlockStore>,
     hold: u64,

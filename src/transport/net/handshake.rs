@@ -6,7 +6,7 @@ use super::stream::{Patience, Stream};
 use super::{NEWEST, OLDEST};
 use crate::bail;
 use crate::error::{Error, Result, Status};
-use crate::kv::image::{Reader, TransportKeys, Writer};
+use crate::kv::format::{Reader, TransportKeys, Writer};
 use crate::sys::bytes::ByteSource;
 use crate::sys::random_bytes;
 use snow::{Builder, HandshakeState};

@@ -4,7 +4,7 @@
 use crate::backend::BlockId;
 use crate::bail;
 use crate::error::{Error, Result, Status};
-use crate::kv::image::{Reader, Writer};
+use crate::kv::format::{Reader, Writer};
 
 /// Bytes of a header: length of the payload (4), kind (2), zero (2).
 pub(in crate::transport) const HEADER: usize = 8;

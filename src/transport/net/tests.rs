@@ -5,7 +5,7 @@ use super::cipher::Codes;
 use super::message::Message;
 use super::*;
 use crate::error::{Result, Status};
-use crate::kv::image::TransportKeys;
+use crate::kv::format::TransportKeys;
 use crate::sys::bytes::{ByteSource, ByteTarget};
 use std::io::{Read, Write};
 use std::net::Shutdown;

@@ -2,7 +2,7 @@
 
 use crate::bail;
 use crate::error::Result;
-use crate::kv::endpoint::{Endpoint, MAX_ENDPOINTS};
+use crate::kv::format::{Endpoint, MAX_ENDPOINTS};
 use crate::sys::socket::own_addresses;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 

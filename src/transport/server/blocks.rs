@@ -5,7 +5,7 @@ use super::transfers::OpenTransfer;
 use crate::backend::{BlockId, BlockStore};
 use crate::error::Result;
 use crate::kv::BlockTable;
-use crate::kv::image::mask;
+use crate::kv::mask;
 use crate::sys::bytes::ByteSource;
 use crate::transport::net::message::Message;
 use crate::transport::net::{Channel, Patience};

@@ -7,7 +7,7 @@ use super::shared::ServerShared;
 use super::transfers::OpenTransfer;
 use crate::bail;
 use crate::error::Result;
-use crate::kv::image::encode_sequence;
+use crate::kv::format::encode_sequence;
 use crate::sys::monotonic_ns;
 use crate::transport::net::message::Message;
 use crate::transport::net::{Channel, Stream};

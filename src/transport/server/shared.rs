@@ -6,7 +6,7 @@ use super::transfers::OpenTransfer;
 use crate::bail;
 use crate::error::Result;
 use crate::kv::Cache;
-use crate::kv::hold::TransferHold;
+use crate::kv::TransferHold;
 use crate::sys::monotonic_ns;
 use crate::transport::nixl::OwnAgent;
 use std::cell::Cell;

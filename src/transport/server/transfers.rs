@@ -1,7 +1,7 @@
 //! Transfers that peers have open.
 
 use super::self_tests::SelfTestShare;
-use crate::kv::hold::TransferHold;
+use crate::kv::TransferHold;
 use crate::sys::monotonic_ns;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};

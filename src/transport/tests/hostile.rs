@@ -2,7 +2,7 @@
 
 use super::sockets::{BLOCKS, LARGE, large};
 use super::*;
-use crate::kv::endpoint::Endpoint;
+use crate::kv::format::Endpoint;
 use crate::transport::Encryption;
 use crate::transport::client::{DataPlane, Peer, Peers, RemoteTransfer};
 use crate::transport::net::channel::Channel;

@@ -24,8 +24,9 @@ use super::model::{GEOMETRY, Seq, config, identity, snapshot};
 use super::store::MemoryStore;
 use super::{BlockId, BlockStore, Cache, CacheConfig, Consumed, KvGeometry, KvId, Snapshot, sound};
 use crate::error::{Error, Result, Status};
-use crate::kv::hold::TransferHold;
-use crate::kv::{Waker, lease, ticket};
+use crate::kv::TransferHold;
+use crate::kv::handles::{CacheShared, run_leases};
+use crate::kv::{Waker, format};
 use crate::sync::{Instant, advance, reset_clock};
 
 const LEASE: Duration = Duration::from_secs(30);
@@ -91,8 +92,8 @@ impl Model {
     fn new(n_blocks: usize) -> Model {
         let store = SlowStore { memory: MemoryStore::new(GEOMETRY, n_blocks), look: ::shuttle::sync::Mutex::new(()) };
         let cache = Cache::new(identity(), Arc::new(store), CacheConfig { lease: LEASE, ..config() }).unwrap();
-        let shared = cache.shared.clone();
-        Model { cache, timer: thread::spawn(move || lease::run(&shared)) }
+        let shared = Arc::<CacheShared>::clone(&cache);
+        Model { cache, timer: thread::spawn(move || run_leases(&shared)) }
     }
 
     fn go<T: Send + 'static>(&self, run: impl FnOnce(&Arc<Cache>) -> T + Send + 'static) -> JoinHandle<T> {
@@ -125,9 +126,10 @@ impl Model {
 /// Time goes by. A timer that sleeps until then wakes: the model's waits never time out by themselves.
 fn pass(cache: &Cache, time: Duration) {
     advance(time);
-    let armed = cache.shared.lock().armed;
+    let armed = cache.lock().armed;
     if armed.is_some_and(|armed| armed <= Instant::now()) {
-        cache.shared.timer.notify_all();
+        let shared: &CacheShared = cache;
+        shared.timer.notify_all();
     }
 }
 
@@ -151,7 +153,7 @@ fn expected() -> Arc<Snapshot> {
 /// What a ticket of `id` that is written now says about the exporter: its epoch and the sequence's digest.
 fn ticket(cache: &Cache, id: KvId) -> Result<([u8; 16], [u8; 32])> {
     let (snapshot, origin, ..) = cache.ticket_origin(id)?;
-    Ok((origin.epoch, ticket::digest(&snapshot)))
+    Ok((origin.epoch, format::digest(&snapshot)))
 }
 
 /// The exporter's side of a transfer, with a ticket written just now.

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use crate::sync::{Arc, Instant, PoisonError};
 
-use super::cache::{Cache, CacheShared, wake};
-use super::handle::{Body, End, KvId};
-use super::state::{Owner, Table, TableKey};
-use super::ticket;
+use super::shared::{CacheShared, wake};
+use super::slots::{Body, End, KvId};
 use crate::backend::BlockId;
 use crate::bail;
 use crate::error::Result;
+use crate::kv::format;
+use crate::kv::pool::{BlockTable, Owner, Table, TableKey};
 use crate::sequence::Snapshot;
 
 /// Blocks held for one transfer. Dropping it lets go of them; the handle stays unless the loan was committed.
@@ -25,12 +25,12 @@ pub(crate) struct TransferHold {
     whole: Option<Arc<Snapshot>>,
 }
 
-impl Cache {
+impl CacheShared {
     /// Begins a transfer of a handle. `digest` is that of the ticket: what the handle holds must be what the ticket was
     /// written for. The handle's lease begins anew.
-    pub(crate) fn lend(&self, id: KvId, epoch: &[u8; 16], digest: &[u8; 32]) -> Result<TransferHold> {
+    pub(crate) fn lend(self: &Arc<Self>, id: KvId, epoch: &[u8; 16], digest: &[u8; 32]) -> Result<TransferHold> {
         // What the handle holds, and what it held when a ticket was written while its prompt was being computed.
-        let held = self.shared.with(|state| {
+        let held = self.with(|state| {
             if state.epoch != *epoch {
                 bail!(Expired, "{id}: the exporting cache began a new epoch");
             }
@@ -44,36 +44,28 @@ impl Cache {
             state.renew(slot, lease);
             Ok(held)
         })?;
-        if !held.iter().any(|snapshot| ticket::digest(snapshot) == *digest) {
+        if !held.iter().any(|snapshot| format::digest(snapshot) == *digest) {
             let (tokens, computed) = (held[0].tokens.len(), held[0].computed);
             bail!(Corrupt, "KV ticket: sequence: {id} holds {tokens} tokens, {computed} computed, or other ones");
         }
-        let pins = self.shared.with(|state| state.add_table(Owner::Transfer, Vec::new()));
-        Ok(TransferHold {
-            shared: self.shared.clone(),
-            id,
-            epoch: *epoch,
-            pins,
-            blocks: Vec::new(),
-            let_go: 0,
-            whole: None,
-        })
+        let pins = self.with(|state| state.pool.add_table(Owner::Transfer, Vec::new()));
+        Ok(TransferHold { shared: self.clone(), id, epoch: *epoch, pins, blocks: Vec::new(), let_go: 0, whole: None })
     }
 
     /// A loan of free blocks for a self-test: `most` of them, or half of what there is (others go on meanwhile), at least one.
-    pub(crate) fn lend_scratch(&self, most: usize) -> Result<TransferHold> {
-        let (pins, blocks, epoch) = self.shared.with(|state| {
-            if state.closed {
+    pub(crate) fn lend_scratch(self: &Arc<Self>, most: usize) -> Result<TransferHold> {
+        let (pins, blocks, epoch) = self.with(|state| {
+            if state.pool.closed {
                 bail!(Shutdown, "the cache is closed");
             }
-            let n = most.min(state.blocks.free.len() / 2).max(1);
+            let n = most.min(state.pool.blocks.free.len() / 2).max(1);
             let mut blocks = Vec::with_capacity(n);
-            if !state.blocks.allocate(n, &mut blocks) {
+            if !state.pool.blocks.allocate(n, &mut blocks) {
                 bail!(OutOfMemory, "self-test: no KV block is free");
             }
-            Ok((state.add_table(Owner::Transfer, blocks.clone()), blocks, state.epoch))
+            Ok((state.pool.add_table(Owner::Transfer, blocks.clone()), blocks, state.epoch))
         })?;
-        Ok(TransferHold { shared: self.shared.clone(), id: KvId(0), epoch, pins, blocks, let_go: 0, whole: None })
+        Ok(TransferHold { shared: self.clone(), id: KvId(0), epoch, pins, blocks, let_go: 0, whole: None })
     }
 }
 
@@ -97,7 +89,7 @@ impl TransferHold {
                         let full = (table.computed / shared.geometry.block_tokens) as usize;
                         table.blocks[..full.min(table.blocks.len())].to_vec()
                     };
-                    (state.table(progress.table).map(full).unwrap_or_default(), None)
+                    (state.pool.table(progress.table).map(full).unwrap_or_default(), None)
                 }
                 Body::Importing { .. } | Body::Vacant => bail!(WouldBlock, "{}: its import is in flight", self.id),
             };
@@ -109,19 +101,19 @@ impl TransferHold {
             // computed again.
             let fetched = have.min(self.blocks.len());
             if self.whole.is_none() && fetched > self.let_go {
-                let pins = &mut state.tables[self.pins as usize].blocks;
+                let pins = &mut state.pool.tables[self.pins as usize].blocks;
                 let let_go: Vec<BlockId> = pins.drain(..fetched - self.let_go).collect();
-                state.blocks.release_all(&let_go);
+                state.pool.blocks.release_all(&let_go);
                 self.let_go = fetched;
             }
             // A preempted prompt is computed again, to the same bits: blocks held already stay as they are.
             let known = self.blocks.len();
             if let Some(new) = found.get(known..).filter(|new| !new.is_empty()) {
-                new.iter().for_each(|&block| state.blocks.retain(block));
-                state.tables[self.pins as usize].blocks.extend_from_slice(new);
+                new.iter().for_each(|&block| state.pool.blocks.retain(block));
+                state.pool.tables[self.pins as usize].blocks.extend_from_slice(new);
                 self.blocks.extend_from_slice(new);
             }
-            let due = state.due();
+            let due = state.pool.due();
             if !due.is_empty() {
                 drop(state);
                 wake(due);
@@ -187,15 +179,15 @@ impl TransferHold {
     }
 
     /// A hold of its own on blocks of this loan, for somebody who reads them while the loan may end.
-    pub fn pin(&self, range: std::ops::Range<usize>) -> Option<super::BlockTable> {
+    pub fn pin(&self, range: std::ops::Range<usize>) -> Option<BlockTable> {
         let blocks = self.blocks.get(range.clone()).filter(|_| range.start >= self.let_go)?.to_vec();
-        let key = self.shared.with(|state| state.share(Owner::Transfer, &blocks));
-        Some(super::BlockTable::new(self.shared.clone(), key, blocks))
+        let key = self.shared.with(|state| state.pool.share(Owner::Transfer, &blocks));
+        Some(BlockTable::new(self.shared.clone(), key, blocks))
     }
 }
 
 impl Drop for TransferHold {
     fn drop(&mut self) {
-        self.shared.with(|state| state.drop_table(self.pins));
+        self.shared.with(|state| state.pool.drop_table(self.pins));
     }
 }

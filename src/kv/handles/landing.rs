@@ -1,16 +1,14 @@
 //! Importing an image: everything about it is verified before its sequence can be used.
 
-use super::super::cache::Cache;
-use super::super::handle::KvId;
-use super::super::hash::HashChain;
-use super::super::import::Incoming;
-use super::super::table::BlockTable;
-use super::envelope::{Envelope, Kind, block_tag};
-use super::sections::Sections;
-use super::{TAG, record_len};
+use super::import::Incoming;
+use super::shared::CacheShared;
+use super::slots::KvId;
 use crate::bail;
 use crate::error::Result;
+use crate::kv::format::{Envelope, Kind, Sections, TAG, block_tag, record_len};
+use crate::kv::pool::{BlockTable, HashChain};
 use crate::sequence::Snapshot;
+use crate::sync::Arc;
 
 /// An image being taken in, record by record. Dropping it returns the blocks.
 pub(in crate::kv) struct Landing {
@@ -22,13 +20,13 @@ pub(in crate::kv) struct Landing {
 
 impl Landing {
     /// Verifies a head, in the order of docs/kv-image-format.md, and reserves the blocks it announces.
-    pub fn begin(cache: &Cache, envelope: &Envelope, head: &[u8]) -> Result<Landing> {
-        let shared = &cache.shared;
+    pub fn begin(cache: &Arc<CacheShared>, envelope: &Envelope, head: &[u8]) -> Result<Landing> {
+        let shared = cache;
         if envelope.kind != Kind::Image {
             bail!(InvalidArgument, "KV image: expected an image, found a ticket");
         }
         let sections = Sections::parse(envelope.open(head, &shared.keys)?)?;
-        let from = sections.check_compatible(shared)?;
+        let from = sections.check_compatible(&shared.own())?;
         let snapshot = sections.snapshot()?;
         sections.origin()?;
         let (full, head_hash) = sections.chain()?;
@@ -97,9 +95,9 @@ impl Landing {
     }
 }
 
-impl Cache {
+impl CacheShared {
     /// Verifies an image and takes its sequence in.
-    pub(crate) fn take_image(&self, data: &[u8]) -> Result<(Snapshot, BlockTable)> {
+    pub(crate) fn take_image(self: &Arc<Self>, data: &[u8]) -> Result<(Snapshot, BlockTable)> {
         let envelope = Envelope::peek(data)?;
         envelope.check_len(data.len() as u64)?;
         let (head, records) = data.split_at(envelope.head_len);
@@ -111,8 +109,8 @@ impl Cache {
     }
 
     /// A handle of the sequence in an image. Nothing of the image is used unless all of it is sound.
-    pub fn import_image(&self, data: &[u8]) -> Result<KvId> {
+    pub fn import_image(self: &Arc<Self>, data: &[u8]) -> Result<KvId> {
         let (snapshot, table) = self.take_image(data)?;
-        self.shared.export(snapshot, table, None)
+        self.export(snapshot, table, None)
     }
 }

@@ -2,12 +2,11 @@
 
 use crate::sync::Arc;
 
-use super::cache::{Cache, CacheShared};
-use super::handle::{Body, KvId};
-use super::state::TableId;
-use super::table::BlockTable;
+use super::shared::CacheShared;
+use super::slots::{Body, KvId, Progress};
 use crate::bail;
 use crate::error::{Error, Result, Status};
+use crate::kv::pool::BlockTable;
 use crate::sequence::Snapshot;
 
 /// The engine's side of such a handle, held beside the sequence's table. Dropping it fails the handle; if the table goes
@@ -17,32 +16,23 @@ pub struct StreamingExport {
     id: Option<KvId>,
 }
 
-impl Cache {
+impl CacheShared {
     /// A handle of a prompt whose KV will be computed into `table`. It has no lease: it ends with the request.
-    pub fn begin_streaming_export(&self, prompt: Snapshot, table: &BlockTable) -> Result<StreamingExport> {
-        let Some(table) = table.key().filter(|_| table.belongs_to(&self.shared)) else {
+    pub fn begin_streaming_export(self: &Arc<Self>, prompt: Snapshot, table: &BlockTable) -> Result<StreamingExport> {
+        let Some(table) = table.key().filter(|_| table.belongs_to(&**self)) else {
             bail!(InvalidArgument, "KV export: the block table is another cache's, or was exported already");
         };
         let prompt = Arc::new(Snapshot { computed: 0, ..prompt });
-        let id = self.shared.with(|state| {
-            if state.closed {
+        let id = self.with(|state| {
+            if state.pool.closed {
                 bail!(Shutdown, "KV export: the cache is closed");
             }
-            state.tables[table as usize].computed = 0;
-            let table = state.table_id(table);
+            state.pool.tables[table as usize].computed = 0;
+            let table = state.pool.table_id(table);
             Ok(state.slots.issue(Body::StreamingExport(Progress { prompt, table, wakers: Vec::new() }))?.0)
         })?;
-        Ok(StreamingExport { shared: self.shared.clone(), id: Some(id) })
+        Ok(StreamingExport { shared: self.clone(), id: Some(id) })
     }
-}
-
-/// A prompt whose KV is being computed; how far is in the table.
-pub(super) struct Progress {
-    /// As submitted, nothing of it computed.
-    pub prompt: Arc<Snapshot>,
-    /// The request's: its blocks may change, as by a preemption, but what a computed one holds does not.
-    pub table: TableId,
-    pub wakers: Vec<super::Waker>,
 }
 
 impl StreamingExport {
@@ -56,7 +46,7 @@ impl StreamingExport {
         let grew = self.shared.with(|state| {
             let Ok(slot) = state.find_claimed(id) else { return false };
             let Body::StreamingExport(Progress { table, .. }) = *state.slots.body(slot) else { return false };
-            state.table_mut(table).is_some_and(|table| std::mem::replace(&mut table.computed, computed) < computed)
+            state.pool.table_mut(table).is_some_and(|table| std::mem::replace(&mut table.computed, computed) < computed)
         });
         if grew {
             self.shared.progress.notify_all();
@@ -90,7 +80,7 @@ impl StreamingExport {
                 && let Body::StreamingExport(progress) = state.slots.body_mut(slot)
             {
                 let (wakers, prompt) = (std::mem::take(&mut progress.wakers), progress.prompt.clone());
-                state.fire.extend(wakers);
+                state.pool.fire.extend(wakers);
                 state.fail(slot, error, self.shared.config.lease, Some(prompt));
             }
         });

@@ -1,12 +1,11 @@
 //! Handles that a request takes while their KV is still on its way: in an import, or being computed.
 
-use super::Waker;
-use super::cache::{Cache, CacheShared};
 use super::export::Consumed;
-use super::handle::{Body, End, KvId};
-use super::state::PoolState;
-use super::streaming::Progress;
+use super::shared::CacheShared;
+use super::slots::{Body, End, KvId, Progress};
+use super::state::CacheState;
 use crate::error::Result;
+use crate::kv::pool::Waker;
 use crate::sequence::Snapshot;
 use crate::sync::Arc;
 
@@ -17,11 +16,11 @@ pub struct Claim {
     id: KvId,
 }
 
-impl Cache {
+impl CacheShared {
     /// Takes a handle whose KV may be on its way. `waker` is called once when that has landed, failed or ended; not if
     /// it had before. Of several callers one gets it, the others get EXPIRED.
-    pub fn claim(&self, id: KvId, waker: Waker) -> Result<Claim> {
-        self.shared.with(|state| {
+    pub fn claim(self: &Arc<Self>, id: KvId, waker: Waker) -> Result<Claim> {
+        self.with(|state| {
             let slot = state.find(id)?;
             if let Body::Importing { wakers, .. } | Body::StreamingExport(Progress { wakers, .. }) =
                 state.slots.body_mut(slot)
@@ -29,22 +28,22 @@ impl Cache {
                 wakers.push(waker);
             }
             state.claim(slot);
-            Ok(Claim { shared: self.shared.clone(), id })
+            Ok(Claim { shared: self.clone(), id })
         })
     }
 }
 
-impl Cache {
+impl CacheShared {
     /// Has a request taken the handle?
     pub(crate) fn is_claimed(&self, id: KvId) -> bool {
-        self.shared.with(|state| state.find_claimed(id).is_ok_and(|slot| state.slots.is_claimed(slot)))
+        self.with(|state| state.find_claimed(id).is_ok_and(|slot| state.slots.is_claimed(slot)))
     }
 }
 
 impl Claim {
     /// The sequence, once it has landed; the failure of an import that failed.
     pub fn take(&mut self) -> Result<Consumed> {
-        self.shared.consume(self.id, PoolState::find_claimed)
+        self.shared.consume_found(self.id, CacheState::find_claimed)
     }
 
     /// The sequence of a handle that failed, to be computed anew.

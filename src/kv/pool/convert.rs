@@ -1,6 +1,5 @@
 //! KV between layouts: other block sizes, element types and shards, stripe by stripe in runs of tokens.
 
-use super::image::mask;
 use crate::backend::{BlockId, BlockStore, DeviceMemory, ForeignBlocks, KvGeometry, int8};
 use crate::bail;
 use crate::error::Result;
@@ -155,6 +154,27 @@ impl Conversion {
             return Ok(());
         }
         store.write(block, at + to.scales_offset() + run.to * to.scale_bytes(), scales)
+    }
+}
+
+/// Zeroes, in a piece at offset `at` of block `index`, the slots of tokens that are not computed, and what pads
+/// stripes.
+pub(crate) fn mask(geometry: &KvGeometry, index: usize, computed: u32, at: usize, piece: &mut [u8]) {
+    let begin = index as u64 * u64::from(geometry.block_tokens);
+    let valid = u64::from(computed).saturating_sub(begin).min(u64::from(geometry.block_tokens)) as usize;
+    let unused = geometry.unused(valid);
+    if unused.iter().all(|range| range.is_empty()) {
+        return;
+    }
+    let stripe = geometry.stripe_bytes();
+    let end = at + piece.len();
+    for start in (at / stripe * stripe..end).step_by(stripe) {
+        for range in &unused {
+            let (from, to) = ((start + range.start).max(at), (start + range.end).min(end));
+            if from < to {
+                piece[from - at..to - at].fill(0);
+            }
+        }
     }
 }
 

@@ -3,52 +3,19 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::Waker;
-use super::blocks::Blocks;
-use super::handle::{Body, End, Export, KvId, Slots};
-use super::streaming::Progress;
+use super::slots::{Body, End, Export, KvId, Progress, Slots};
 use crate::backend::BlockId;
 use crate::bail;
 use crate::error::Result;
+use crate::kv::pool::{Owner, PoolState, TableKey};
 use crate::sequence::Snapshot;
 use crate::sync::{Arc, Instant};
-
-/// What kind of owner a block table has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Owner {
-    Vacant,
-    Request,
-    Export,
-    Transfer,
-}
-
-/// Index into [`PoolState::tables`].
-pub(super) type TableKey = u32;
-
-pub(super) struct Table {
-    pub owner: Owner,
-    pub blocks: Vec<BlockId>,
-    /// Tokens whose KV is final, where peers pull a prompt while it is computed. What takes blocks away or makes them
-    /// writable lowers it under the same lock.
-    pub computed: u32,
-    /// How many tables had this key before.
-    life: u64,
-}
-
-/// A table, for somebody who may outlive it: by then its key may be another's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TableId {
-    key: TableKey,
-    life: u64,
-}
 
 /// Leases longer than this are cut: the C API counts them in 32 bits of milliseconds.
 const LONGEST_LEASE: Duration = Duration::from_millis(u32::MAX as u64);
 
-pub(super) struct PoolState {
-    pub blocks: Blocks,
-    pub tables: Vec<Table>,
-    pub vacant: Vec<TableKey>,
+pub(in crate::kv) struct CacheState {
+    pub pool: PoolState,
     pub slots: Slots,
     /// When which slot's lease is over.
     pub deadlines: BTreeSet<(Instant, u32)>,
@@ -58,73 +25,18 @@ pub(super) struct PoolState {
     /// A deadline before `armed` was added: wake the timer.
     pub poke: bool,
     pub epoch: [u8; 16],
-    pub closed: bool,
-    /// Wakers to call once the lock is dropped.
-    pub fire: Vec<Waker>,
-    /// Engines short of blocks: how many must be available before it is worth trying again.
-    pub short: Vec<(usize, Waker)>,
 }
 
-impl PoolState {
-    pub fn new(n_blocks: u32, nonce: u32, epoch: [u8; 16]) -> PoolState {
-        PoolState {
-            blocks: Blocks::new(n_blocks),
-            tables: Vec::new(),
-            vacant: Vec::new(),
+impl CacheState {
+    pub fn new(n_blocks: u32, nonce: u32, epoch: [u8; 16]) -> CacheState {
+        CacheState {
+            pool: PoolState::new(n_blocks),
             slots: Slots::new(nonce),
             deadlines: BTreeSet::new(),
             armed: None,
             poke: false,
             epoch,
-            closed: false,
-            fire: Vec::new(),
-            short: Vec::new(),
         }
-    }
-
-    /// Registers a table whose blocks are counted for it already.
-    pub fn add_table(&mut self, owner: Owner, blocks: Vec<BlockId>) -> TableKey {
-        match self.vacant.pop() {
-            Some(key) => {
-                let table = &mut self.tables[key as usize];
-                (table.owner, table.blocks) = (owner, blocks);
-                key
-            }
-            None => {
-                self.tables.push(Table { owner, blocks, computed: 0, life: 0 });
-                self.tables.len() as TableKey - 1
-            }
-        }
-    }
-
-    /// A table that shares `blocks` with whoever holds them.
-    pub fn share(&mut self, owner: Owner, blocks: &[BlockId]) -> TableKey {
-        blocks.iter().for_each(|&block| self.blocks.retain(block));
-        self.add_table(owner, blocks.to_vec())
-    }
-
-    /// Returns a table's blocks and forgets it.
-    pub fn drop_table(&mut self, key: TableKey) {
-        let table = &mut self.tables[key as usize];
-        table.owner = Owner::Vacant;
-        table.computed = 0;
-        table.life += 1;
-        let blocks = std::mem::take(&mut table.blocks);
-        self.vacant.push(key);
-        self.blocks.release_all(&blocks);
-    }
-
-    pub fn table_id(&self, key: TableKey) -> TableId {
-        TableId { key, life: self.tables[key as usize].life }
-    }
-
-    /// None once the table was dropped.
-    pub fn table(&self, id: TableId) -> Option<&Table> {
-        self.tables.get(id.key as usize).filter(|table| table.life == id.life)
-    }
-
-    pub fn table_mut(&mut self, id: TableId) -> Option<&mut Table> {
-        self.tables.get_mut(id.key as usize).filter(|table| table.life == id.life)
     }
 
     /// What was claimed has an owner, and is not ended by a lease while that one is busy.
@@ -159,11 +71,11 @@ impl PoolState {
         lease: Duration,
     ) {
         let deadline = self.deadline(slot, lease);
-        self.tables[table as usize].owner = Owner::Export;
+        self.pool.tables[table as usize].owner = Owner::Export;
         let body = self.slots.body_mut(slot);
         let prompt = match body {
             Body::StreamingExport(progress) => {
-                self.fire.append(&mut progress.wakers);
+                self.pool.fire.append(&mut progress.wakers);
                 // The host may have set it on the handle since the prompt was submitted.
                 if snapshot.host_data != progress.prompt.host_data {
                     Arc::make_mut(&mut snapshot).host_data.clone_from(&progress.prompt.host_data);
@@ -189,7 +101,7 @@ impl PoolState {
 
     /// The same for the side that fills a handle and the one that claimed it.
     pub fn find_claimed(&mut self, id: KvId) -> Result<u32> {
-        if self.closed {
+        if self.pool.closed {
             bail!(Shutdown, "{id}: the cache is closed");
         }
         let slot = self.slots.find_claimed(id)?;
@@ -244,8 +156,10 @@ impl PoolState {
     /// Ends a handle; what it held goes back, who waited for it is woken.
     pub fn end_and_free(&mut self, slot: u32, end: End) {
         match self.end(slot, end) {
-            Body::Ready(export) => self.drop_table(export.table),
-            Body::Importing { wakers, .. } | Body::StreamingExport(Progress { wakers, .. }) => self.fire.extend(wakers),
+            Body::Ready(export) => self.pool.drop_table(export.table),
+            Body::Importing { wakers, .. } | Body::StreamingExport(Progress { wakers, .. }) => {
+                self.pool.fire.extend(wakers)
+            }
             Body::Failed { .. } | Body::Vacant => {}
         }
     }
@@ -285,16 +199,5 @@ impl PoolState {
             }
             self.end_and_free(slot, End::LeaseOver);
         }
-    }
-
-    /// Wakers that are due, to be called without the lock.
-    pub fn due(&mut self) -> Vec<Waker> {
-        if !self.short.is_empty() {
-            let available = self.blocks.available();
-            for (_, waker) in self.short.extract_if(.., |(needed, _)| *needed <= available) {
-                self.fire.push(waker);
-            }
-        }
-        std::mem::take(&mut self.fire)
     }
 }

@@ -3,13 +3,11 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::Waker;
-use super::hash::BlockHash;
-use super::state::TableKey;
-use super::streaming::Progress;
 use crate::backend::BlockId;
 use crate::bail;
 use crate::error::{Error, Result};
+pub use crate::kv::format::KvId;
+use crate::kv::pool::{BlockHash, TableId, TableKey, Waker};
 use crate::sequence::Snapshot;
 use crate::sync::{Arc, Instant};
 
@@ -20,17 +18,6 @@ const MAX_GENERATION: u32 = (1 << GENERATION_BITS) - 1;
 
 /// Ended handles whose slots are not used again yet, so that a late user still learns how the handle ended.
 const QUARANTINE: usize = 1024;
-
-/// A KV handle: `nonce (20 bits) | generation (24) | slot (20)`. Generations begin at 1, so no handle is 0.
-/// Any number may be asked for: one that is no live handle of the cache is an error, never another handle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct KvId(pub u64);
-
-impl std::fmt::Display for KvId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "KV handle {:#x}", self.0)
-    }
-}
 
 impl KvId {
     fn new(nonce: u32, generation: u32, slot: u32) -> KvId {
@@ -45,16 +32,25 @@ impl KvId {
     }
 }
 
+/// A prompt whose KV is being computed; how far is in the table.
+pub(in crate::kv) struct Progress {
+    /// As submitted, nothing of it computed.
+    pub prompt: Arc<Snapshot>,
+    /// The request's: its blocks may change, as by a preemption, but what a computed one holds does not.
+    pub table: TableId,
+    pub wakers: Vec<Waker>,
+}
+
 /// How a handle ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(in crate::kv) enum End {
     Consumed,
     LeaseOver,
     Released,
 }
 
 /// What a live handle stands for.
-pub(super) enum Body {
+pub(in crate::kv) enum Body {
     Vacant,
     /// A transfer is on its way; `epoch` is the cache's at its start, `sequence` what its ticket said.
     Importing {
@@ -75,10 +71,10 @@ pub(super) enum Body {
 }
 
 /// An image before its block records.
-pub(super) type ImageHead = Arc<Vec<u8>>;
+pub(in crate::kv) type ImageHead = Arc<Vec<u8>>;
 
 /// A snapshot under a lease.
-pub(super) struct Export {
+pub(in crate::kv) struct Export {
     pub snapshot: Arc<Snapshot>,
     pub table: TableKey,
     /// The table's blocks, as the `BlockTable` brought them: moving them back and forth is all a handoff does.
@@ -103,7 +99,7 @@ struct Slot {
 }
 
 /// All handles of one cache.
-pub(super) struct Slots {
+pub(in crate::kv) struct Slots {
     nonce: u32,
     slots: Vec<Slot>,
     free: VecDeque<u32>,

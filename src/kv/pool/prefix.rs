@@ -16,7 +16,7 @@ struct Node {
 
 /// Blocks by name. Those that nothing but the index owns are *idle*: they stand in a list, least recently used
 /// first, linked through the nodes so that every change is O(1).
-pub(super) struct PrefixIndex {
+pub(in crate::kv) struct PrefixIndex {
     by_hash: HashMap<BlockHash, BlockId>,
     nodes: Vec<Node>,
     oldest: u32,

@@ -1,15 +1,15 @@
 //! The lease timer: the only thing that ends a lease, whatever engines and peers are doing.
 
-use super::cache::{CacheShared, wake};
+use super::shared::{CacheShared, wake};
 use crate::sync::{Arc, Instant, PoisonError};
 
 /// Sleeps until the next deadline, ends what is due, and returns once the cache is closed.
-pub(super) fn run(shared: &Arc<CacheShared>) {
+pub(in crate::kv) fn run(shared: &Arc<CacheShared>) {
     let mut state = shared.lock();
-    while !state.closed {
+    while !state.pool.closed {
         let now = Instant::now();
         state.expire(now);
-        let due = state.due();
+        let due = state.pool.due();
         if !due.is_empty() {
             drop(state);
             wake(due);

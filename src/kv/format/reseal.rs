@@ -1,17 +1,17 @@
 //! For fuzzers: an image or ticket whose lengths, tags, MAC and checksum are put right after a mutation, so that what
 //! is behind them is reached.
 
-use super::super::cache::Cache;
-use super::envelope::{ENVELOPE, MAC, block_tag, seal_again};
+use super::envelope::{ENVELOPE, Keys, MAC, block_tag, seal_again};
+use super::record::TAG;
 use super::sections::Sections;
-use super::{TAG, wire};
+use super::wire;
 
 const HEAD_LEN: std::ops::Range<usize> = 12..16;
 const TOTAL_LEN: std::ops::Range<usize> = 16..24;
 
 /// Nothing is done to bytes that are too few for a head. A head length that cannot be is made the whole.
-pub(crate) fn reseal(cache: &Cache, data: &mut [u8]) {
-    let (total, keys) = (data.len(), &cache.shared.keys);
+pub(crate) fn reseal(keys: &Keys, data: &mut [u8]) {
+    let total = data.len();
     if total < ENVELOPE + MAC {
         return;
     }

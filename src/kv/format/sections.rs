@@ -1,13 +1,13 @@
 //! The sections of a head: what is written, and what an importer insists on.
 
-use super::super::cache::{CacheIdentity, CacheShared};
-use super::super::hash::BlockHash;
+use super::identity::{CacheIdentity, LIBRARY_TEXT};
 use super::layout::Layout;
 use super::sequence;
 use super::wire::{Reader, Writer};
 use crate::backend::KvGeometry;
 use crate::bail;
 use crate::error::{Result, Status};
+use crate::kv::pool::BlockHash;
 use crate::sequence::{MAX_HOST_DATA, Snapshot};
 
 /// A reader that does not know the section must refuse.
@@ -33,6 +33,15 @@ const BLOCKS_LEN: usize = 48;
 const STATE_LEN: usize = 4;
 /// Bit 0 of the state: the prompt is still being computed.
 const STREAMING: u32 = 1;
+
+/// The cache that a ticket, an image or an address is written by, or has to fit.
+#[derive(Clone, Copy)]
+pub(in crate::kv) struct Own<'a> {
+    pub identity: &'a CacheIdentity,
+    pub layout: &'a Layout,
+    /// Whether KV in other blocks is refused instead of converted.
+    pub no_convert: bool,
+}
 
 /// Where a handle came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +73,7 @@ pub(in crate::kv) fn write_common(
 
 /// Bytes of [`write_common`] for the text of this library version.
 pub(in crate::kv) fn common_len(identity: &CacheIdentity, layout: &Layout) -> usize {
-    let texts = clip(super::LIBRARY_TEXT).len() + 66 + clip(&identity.name).len();
+    let texts = clip(LIBRARY_TEXT).len() + 66 + clip(&identity.name).len();
     4 * SECTION_HEADER + texts + layout.encoded_len() + ORIGIN_LEN
 }
 
@@ -246,8 +255,8 @@ impl<'a> Sections<'a> {
 
     /// The layout of the KV. Refuses that of another model or tokenizer, and what cannot be converted; any other
     /// layout than the cache's own if that is what its config says.
-    pub fn check_compatible(&self, shared: &CacheShared) -> Result<KvGeometry> {
-        let (own, peer) = (&shared.identity, self.identity()?);
+    pub fn check_compatible(&self, cache: &Own<'_>) -> Result<KvGeometry> {
+        let (own, peer) = (cache.identity, self.identity()?);
         if peer.fingerprint != own.fingerprint {
             let expected = format!("{} ({})", hex(&own.fingerprint), own.name);
             return self.differ("model fingerprint", expected, hex(&peer.fingerprint));
@@ -256,8 +265,8 @@ impl<'a> Sections<'a> {
             return self.differ("tokenizer digest", hex(&own.tokenizer_digest), hex(&peer.tokenizer_digest));
         }
         let layout = self.layout()?;
-        let (own, found) = (&shared.layout.geometry, layout.geometry);
-        let strict = shared.config.no_convert;
+        let (own, found) = (&cache.layout.geometry, layout.geometry);
+        let strict = cache.no_convert;
         if strict && own.dtype != found.dtype {
             return self.differ("KV dtype", own.dtype.to_string(), found.dtype.to_string());
         }
@@ -272,7 +281,7 @@ impl<'a> Sections<'a> {
                 return self.differ(field, expected.to_string(), found.to_string());
             }
         }
-        let kinds = shared.layout.kinds.iter().zip(&layout.kinds).enumerate();
+        let kinds = cache.layout.kinds.iter().zip(&layout.kinds).enumerate();
         for (layer, (own, found)) in kinds.filter(|(_, (own, found))| own != found) {
             return self.differ(&format!("layer {layer}"), own.to_string(), found.to_string());
         }

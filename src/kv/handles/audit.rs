@@ -1,8 +1,9 @@
 //! The audit: who owns each block, found by walking the owners and not by believing the reference counts.
 
-use super::handle::Body;
-use super::state::{Owner, PoolState};
+use super::slots::Body;
+use super::state::CacheState;
 use crate::backend::BlockId;
+use crate::kv::pool::Owner;
 
 /// Blocks by kind of owner. A block that is shared counts once for every kind that holds it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,13 +32,13 @@ struct Seen {
     times_free: u32,
 }
 
-fn walk(state: &PoolState) -> Vec<Seen> {
-    let mut seen = vec![Seen::default(); state.blocks.refs.len()];
+fn walk(state: &CacheState) -> Vec<Seen> {
+    let mut seen = vec![Seen::default(); state.pool.blocks.refs.len()];
     let mut own = |block: BlockId, kind: u8| {
         seen[block as usize].kinds |= kind;
         seen[block as usize].owners += 1;
     };
-    for table in &state.tables {
+    for table in &state.pool.tables {
         let kind = match table.owner {
             Owner::Request => REQUEST,
             Owner::Transfer => TRANSFER,
@@ -48,20 +49,21 @@ fn walk(state: &PoolState) -> Vec<Seen> {
     }
     for (_, body) in state.slots.live() {
         if let Body::Ready(export) = body {
-            state.tables[export.table as usize].blocks.iter().for_each(|&block| own(block, EXPORT));
+            state.pool.tables[export.table as usize].blocks.iter().for_each(|&block| own(block, EXPORT));
         }
     }
-    state.blocks.index.blocks().for_each(|block| own(block, PREFIX));
-    for &block in &state.blocks.free {
+    state.pool.blocks.index.blocks().for_each(|block| own(block, PREFIX));
+    for &block in &state.pool.blocks.free {
         seen[block as usize].kinds |= FREE;
         seen[block as usize].times_free += 1;
     }
     seen
 }
 
-pub(super) fn audit(state: &PoolState) -> Audit {
-    let mut audit = Audit { total: state.blocks.refs.len(), free: state.blocks.free.len(), ..Audit::default() };
-    for (seen, &refs) in walk(state).iter().zip(&state.blocks.refs) {
+pub(in crate::kv) fn audit(state: &CacheState) -> Audit {
+    let mut audit =
+        Audit { total: state.pool.blocks.refs.len(), free: state.pool.blocks.free.len(), ..Audit::default() };
+    for (seen, &refs) in walk(state).iter().zip(&state.pool.blocks.refs) {
         let count = |kind: u8| usize::from(seen.kinds & kind != 0);
         audit.by_requests += count(REQUEST);
         audit.by_transfers += count(TRANSFER);
@@ -74,17 +76,17 @@ pub(super) fn audit(state: &PoolState) -> Audit {
 }
 
 /// Every invariant; the first broken one in words.
-pub(super) fn check(state: &PoolState) -> Result<(), String> {
+pub(in crate::kv) fn check(state: &CacheState) -> Result<(), String> {
     let seen = walk(state);
-    for (block, (seen, &refs)) in seen.iter().zip(&state.blocks.refs).enumerate() {
+    for (block, (seen, &refs)) in seen.iter().zip(&state.pool.blocks.refs).enumerate() {
         if seen.owners != refs || seen.times_free != u32::from(refs == 0) {
             let Seen { kinds, owners, times_free } = seen;
             return Err(format!("block {block}: refs {refs}, owners {owners} ({kinds:#b}), {times_free} times free"));
         }
     }
-    let index = &state.blocks.index;
+    let index = &state.pool.blocks.index;
     let mut idle: Vec<BlockId> = index.idle_blocks().collect();
-    let mut alone: Vec<BlockId> = index.blocks().filter(|&block| state.blocks.refs[block as usize] == 1).collect();
+    let mut alone: Vec<BlockId> = index.blocks().filter(|&block| state.pool.blocks.refs[block as usize] == 1).collect();
     if idle.len() != index.idle() {
         return Err(format!("prefix index: {} blocks in the idle list, counted {}", idle.len(), index.idle()));
     }
@@ -99,12 +101,12 @@ pub(super) fn check(state: &PoolState) -> Result<(), String> {
     check_slots(state)
 }
 
-fn check_slots(state: &PoolState) -> Result<(), String> {
+fn check_slots(state: &CacheState) -> Result<(), String> {
     let (mut deadlines, mut exports) = (0, 0);
     for (slot, body) in state.slots.live() {
         let deadline = match body {
             Body::Ready(export) => {
-                let table = &state.tables[export.table as usize];
+                let table = &state.pool.tables[export.table as usize];
                 if table.owner != Owner::Export || table.blocks != export.blocks {
                     return Err(format!("handle slot {slot}: its table is {:?} of {:?}", table.owner, table.blocks));
                 }
@@ -119,15 +121,15 @@ fn check_slots(state: &PoolState) -> Result<(), String> {
             return Err(format!("handle slot {slot}: its deadline is not in the timer's list"));
         }
     }
-    let count = |owner| state.tables.iter().filter(|table| table.owner == owner).count();
+    let count = |owner| state.pool.tables.iter().filter(|table| table.owner == owner).count();
     if deadlines != state.deadlines.len() {
         return Err(format!("{} deadlines for {deadlines} leases", state.deadlines.len()));
     }
     if exports != count(Owner::Export) {
         return Err(format!("{} export tables for {exports} handles", count(Owner::Export)));
     }
-    if count(Owner::Vacant) != state.vacant.len() {
-        return Err(format!("{} vacant tables, listed {}", count(Owner::Vacant), state.vacant.len()));
+    if count(Owner::Vacant) != state.pool.vacant.len() {
+        return Err(format!("{} vacant tables, listed {}", count(Owner::Vacant), state.pool.vacant.len()));
     }
     Ok(())
 }

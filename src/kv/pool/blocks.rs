@@ -6,10 +6,10 @@ use crate::backend::BlockId;
 
 /// Free list, reference counts and prefix index of one pool. A block's count is the number of tables that hold
 /// it, plus one while the prefix index does; it is free exactly when the count is 0.
-pub(super) struct Blocks {
-    pub(super) refs: Vec<u32>,
-    pub(super) free: Vec<BlockId>,
-    pub(super) index: PrefixIndex,
+pub(in crate::kv) struct Blocks {
+    pub(in crate::kv) refs: Vec<u32>,
+    pub(in crate::kv) free: Vec<BlockId>,
+    pub(in crate::kv) index: PrefixIndex,
 }
 
 impl Blocks {

@@ -118,7 +118,7 @@ pub(in crate::kv) fn seal(kind: Kind, sections: &[u8], body_len: u64, keys: &Key
 
 /// The MAC and the checksum of a head as its other bytes are.
 #[cfg(feature = "fuzzing")]
-pub(super) fn seal_again(head: &mut [u8], keys: &Keys) {
+pub(in crate::kv) fn seal_again(head: &mut [u8], keys: &Keys) {
     let signed = head.len() - MAC;
     let mac = mac(&head[..signed], keys);
     head[signed..].copy_from_slice(mac.as_bytes());

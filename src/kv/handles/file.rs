@@ -5,12 +5,13 @@ use std::io::{BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::super::cache::Cache;
-use super::super::handle::KvId;
-use super::envelope::{ENVELOPE, Envelope};
 use super::landing::Landing;
+use super::shared::CacheShared;
+use super::slots::KvId;
 use crate::bail;
 use crate::error::{Error, Result};
+use crate::kv::format::{ENVELOPE, Envelope};
+use crate::sync::Arc;
 use crate::sys::random_bytes;
 
 const NOT_A_FILE: &str = "KV image: expected a regular file";
@@ -26,10 +27,10 @@ impl Drop for Temporary {
     }
 }
 
-impl Cache {
+impl CacheShared {
     /// Writes a handle's image to `path`, readable by its owner alone. The file appears whole or not at all, also
     /// after a power cut. The handle stays.
-    pub fn save(&self, id: KvId, path: &Path) -> Result<()> {
+    pub fn save(self: &Arc<Self>, id: KvId, path: &Path) -> Result<()> {
         let shown = path.display();
         let Some(name) = path.file_name() else {
             bail!(InvalidArgument, "{shown}: expected the path of a file");
@@ -56,11 +57,11 @@ impl Cache {
     }
 
     /// A handle of the sequence in a file that [`Cache::save`] wrote. Reads it in pieces; the file stays.
-    pub fn load(&self, path: &Path) -> Result<KvId> {
+    pub fn load(self: &Arc<Self>, path: &Path) -> Result<KvId> {
         self.load_file(path).map_err(|error| error.context(path.display()))
     }
 
-    fn load_file(&self, path: &Path) -> Result<KvId> {
+    fn load_file(self: &Arc<Self>, path: &Path) -> Result<KvId> {
         // A FIFO without a writer would hold up a plain open for ever, and a socket cannot be opened at all.
         let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
         let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
@@ -76,7 +77,7 @@ impl Cache {
     }
 
     /// Takes in the image that `file` holds, `len` bytes long as it was opened.
-    pub(in crate::kv) fn load_from(&self, mut file: impl Read, len: u64) -> Result<KvId> {
+    pub(in crate::kv) fn load_from(self: &Arc<Self>, mut file: impl Read, len: u64) -> Result<KvId> {
         let io = |error: std::io::Error| match error.kind() {
             std::io::ErrorKind::UnexpectedEof => crate::error!(Corrupt, "KV image: the file became shorter"),
             _ => Error::io("KV image", &error),
@@ -98,6 +99,6 @@ impl Cache {
             landing.record(&record)?;
         }
         let (snapshot, table) = landing.finish()?;
-        self.shared.export(snapshot, table, None)
+        self.export(snapshot, table, None)
     }
 }

@@ -1,35 +1,56 @@
 //! Block tables: the blocks of one sequence, in order.
 
-use super::cache::CacheShared;
 use super::hash::BlockHash;
-use super::state::{Owner, TableKey};
-use crate::backend::BlockId;
+use super::state::{Owner, PoolState, TableKey};
+use crate::backend::{BlockId, BlockStore};
 use crate::sync::Arc;
+
+/// Whoever has the lock around the pool's state.
+pub(in crate::kv) trait PoolOwner: Send + Sync {
+    /// Runs `f` under the lock, then calls without it the wakers that `f` made due.
+    fn with_pool(&self, f: &mut dyn FnMut(&mut PoolState));
+    /// Tokens of a block.
+    fn block_tokens(&self) -> u32;
+    /// Where the blocks lie.
+    fn block_store(&self) -> &dyn BlockStore;
+}
+
+impl dyn PoolOwner {
+    fn with<R: Default>(&self, f: impl FnOnce(&mut PoolState) -> R) -> R {
+        let (mut f, mut result) = (Some(f), R::default());
+        self.with_pool(&mut |state| {
+            if let Some(f) = f.take() {
+                result = f(state);
+            }
+        });
+        result
+    }
+}
 
 /// Blocks of one sequence: token `t` lies in block `t / block_tokens`. Dropping it returns them.
 pub struct BlockTable {
-    shared: Arc<CacheShared>,
+    pool: Arc<dyn PoolOwner>,
     /// None once the table was given to a handle.
     key: Option<TableKey>,
     blocks: Vec<BlockId>,
 }
 
 impl BlockTable {
-    pub(super) fn new(shared: Arc<CacheShared>, key: TableKey, blocks: Vec<BlockId>) -> BlockTable {
-        BlockTable { shared, key: Some(key), blocks }
+    pub(in crate::kv) fn new(pool: Arc<dyn PoolOwner>, key: TableKey, blocks: Vec<BlockId>) -> BlockTable {
+        BlockTable { pool, key: Some(key), blocks }
     }
 
     /// The registered table, whose return is now the caller's duty.
-    pub(super) fn into_parts(mut self) -> (Option<TableKey>, Vec<BlockId>) {
+    pub(in crate::kv) fn into_parts(mut self) -> (Option<TableKey>, Vec<BlockId>) {
         (self.key.take(), std::mem::take(&mut self.blocks))
     }
 
-    pub(super) fn key(&self) -> Option<TableKey> {
+    pub(in crate::kv) fn key(&self) -> Option<TableKey> {
         self.key
     }
 
-    pub(super) fn belongs_to(&self, shared: &Arc<CacheShared>) -> bool {
-        Arc::ptr_eq(&self.shared, shared)
+    pub(in crate::kv) fn belongs_to(&self, pool: &dyn PoolOwner) -> bool {
+        std::ptr::addr_eq(Arc::as_ptr(&self.pool), pool)
     }
 
     pub fn blocks(&self) -> &[BlockId] {
@@ -38,7 +59,7 @@ impl BlockTable {
 
     /// Tokens that fit into the blocks it has.
     pub fn capacity_tokens(&self) -> usize {
-        self.blocks.len() * self.shared.geometry.block_tokens as usize
+        self.blocks.len() * self.pool.block_tokens() as usize
     }
 
     /// Takes the longest cached run of full blocks of `chain` and returns how many; they count as used just now.
@@ -46,7 +67,7 @@ impl BlockTable {
     pub fn adopt_prefix(&mut self, chain: &[BlockHash]) -> usize {
         let Some(key) = self.key.filter(|_| self.blocks.is_empty() && !chain.is_empty()) else { return 0 };
         let blocks = &mut self.blocks;
-        self.shared.with(|state| {
+        self.pool.with(|state| {
             state.blocks.adopt(chain, blocks);
             state.tables[key as usize].blocks.clone_from(blocks);
         });
@@ -59,13 +80,13 @@ impl BlockTable {
     #[must_use]
     pub fn reserve(&mut self, computed: u32, upto: u32) -> bool {
         let Some(key) = self.key else { return false };
-        let block_tokens = self.shared.geometry.block_tokens;
+        let block_tokens = self.pool.block_tokens();
         let need = upto.div_ceil(block_tokens) as usize;
         let first = (computed / block_tokens) as usize;
         let blocks = &mut self.blocks;
         // Copies to make, and the table that holds their sources meanwhile.
         let mut copies = Vec::new();
-        let pin = self.shared.with(|state| {
+        let pin = self.pool.with(|state| {
             let written = first..need.min(blocks.len());
             let shared: Vec<usize> = written.filter(|&i| state.blocks.is_shared(blocks[i])).collect();
             let missing = need.saturating_sub(blocks.len());
@@ -91,10 +112,10 @@ impl BlockTable {
             Some((!sources.is_empty()).then(|| state.add_table(Owner::Transfer, sources)))
         });
         let Some(pin) = pin else { return false };
-        let _sources = pin.map(|key| BlockTable::new(self.shared.clone(), key, Vec::new()));
+        let _sources = pin.map(|key| BlockTable::new(self.pool.clone(), key, Vec::new()));
         for (from, to) in copies {
             // As where a device is lost: nothing of the sequence is of use, and the engine's step fails.
-            self.shared.store.copy(from, to).unwrap_or_else(|error| panic!("{error}"));
+            self.pool.block_store().copy(from, to).unwrap_or_else(|error| panic!("{error}"));
         }
         true
     }
@@ -104,9 +125,9 @@ impl BlockTable {
     #[must_use]
     pub fn reserve_free(&mut self, tokens: usize) -> bool {
         let Some(key) = self.key.filter(|_| self.blocks.is_empty()) else { return false };
-        let need = tokens.div_ceil(self.shared.geometry.block_tokens as usize);
+        let need = tokens.div_ceil(self.pool.block_tokens() as usize);
         let blocks = &mut self.blocks;
-        self.shared.with(|state| {
+        self.pool.with(|state| {
             let fits = need <= state.blocks.free.len() && state.blocks.allocate(need, blocks);
             state.tables[key as usize].blocks.clone_from(blocks);
             fits
@@ -117,7 +138,7 @@ impl BlockTable {
     /// already, the block that has it stays. A block published must not be written again before [`Self::reserve`].
     pub fn publish(&mut self, index: usize, hash: BlockHash) {
         if let Some(&block) = self.blocks.get(index) {
-            self.shared.with(|state| {
+            self.pool.with(|state| {
                 if !state.closed {
                     state.blocks.publish(block, hash);
                 }
@@ -129,7 +150,7 @@ impl BlockTable {
     pub fn clear(&mut self) {
         let Some(key) = self.key else { return };
         self.blocks.clear();
-        self.shared.with(|state| {
+        self.pool.with(|state| {
             let table = &mut state.tables[key as usize];
             table.computed = 0;
             let blocks = std::mem::take(&mut table.blocks);
@@ -141,7 +162,7 @@ impl BlockTable {
 impl Drop for BlockTable {
     fn drop(&mut self) {
         if let Some(key) = self.key.take() {
-            self.shared.with(|state| state.drop_table(key));
+            self.pool.with(|state| state.drop_table(key));
         }
     }
 }

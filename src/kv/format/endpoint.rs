@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::image::{Reader, Writer};
+use super::wire::{Reader, Writer};
 use crate::bail;
 use crate::error::Result;
 
@@ -44,7 +44,7 @@ pub(crate) enum Endpoint {
 }
 
 /// Count, then kind, length and payload of each.
-pub(super) fn encode(endpoints: &[Endpoint]) -> Vec<u8> {
+pub(in crate::kv) fn encode(endpoints: &[Endpoint]) -> Vec<u8> {
     let mut w = Writer::default();
     w.u32(endpoints.len() as u32);
     for endpoint in endpoints {
@@ -73,7 +73,7 @@ pub(super) fn encode(endpoints: &[Endpoint]) -> Vec<u8> {
 }
 
 /// Those of a kind that this library knows, in order.
-pub(super) fn decode(section: &[u8]) -> Result<Vec<Endpoint>> {
+pub(in crate::kv) fn decode(section: &[u8]) -> Result<Vec<Endpoint>> {
     let mut r = Reader::new("endpoints", section);
     let mut found = Vec::new();
     let count = r.u32("count")?;

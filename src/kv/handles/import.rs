@@ -1,14 +1,12 @@
 //! Handles whose KV is still on its way, and tables being filled for them.
 
-use super::cache::{Cache, CacheShared};
-use super::convert::Conversion;
-use super::handle::{Body, End, KvId};
-use super::hash::HashChain;
-use super::state::Owner;
-use super::table::BlockTable;
+use super::shared::CacheShared;
+use super::slots::{Body, End, KvId};
+use super::state::CacheState;
 use crate::backend::{BlockId, DeviceMemory, KvGeometry};
 use crate::bail;
 use crate::error::{Error, Result};
+use crate::kv::pool::{BlockTable, Conversion, HashChain, Owner};
 use crate::sequence::Snapshot;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering::Relaxed;
@@ -32,8 +30,13 @@ impl Incoming {
     /// rest. `chain` is [`Cache::chain`]; KV comes in blocks of the layout `from`.
     ///
     /// What was rounded on the way shares no blocks: a sequence's result would depend on which of them were here.
-    pub fn new(cache: &Cache, mut snapshot: Snapshot, chain: HashChain, from: &KvGeometry) -> Result<Incoming> {
-        let shared = cache.shared.clone();
+    pub fn new(
+        cache: &Arc<CacheShared>,
+        mut snapshot: Snapshot,
+        chain: HashChain,
+        from: &KvGeometry,
+    ) -> Result<Incoming> {
+        let shared = cache.clone();
         let conversion = Conversion::new(from, &shared.geometry)?;
         snapshot.converted |= !conversion.is_exact();
         let share = snapshot.tokens.len() <= shared.config.share_up_to_tokens as usize && !snapshot.converted;
@@ -42,7 +45,7 @@ impl Incoming {
         let first_new = present as u32 * shared.geometry.block_tokens;
         if !table.reserve(first_new, snapshot.computed) {
             let need = snapshot.computed.div_ceil(shared.geometry.block_tokens) as usize;
-            let available = cache.available_blocks();
+            let available = cache.lock().pool.blocks.available();
             bail!(OutOfMemory, "KV import: needs {} blocks, {available} available", need - present);
         }
         Ok(Incoming { shared, snapshot, chain, table, conversion, present, share })
@@ -116,17 +119,17 @@ impl Incoming {
     }
 }
 
-impl Cache {
+impl CacheShared {
     /// The hash chain over a snapshot's computed tokens.
     pub(crate) fn chain(&self, snapshot: &Snapshot) -> HashChain {
         let computed = &snapshot.tokens[..snapshot.computed as usize];
-        HashChain::of(snapshot.cache_salt, self.shared.geometry.block_tokens, computed)
+        HashChain::of(snapshot.cache_salt, self.geometry.block_tokens, computed)
     }
 
     /// A handle for an import that is about to start. Whoever asked must call [`Cache::finish_import`].
     pub(crate) fn begin_import(&self, sequence: Arc<Snapshot>) -> Result<KvId> {
-        self.shared.with(|state| {
-            if state.closed {
+        self.with(|state| {
+            if state.pool.closed {
                 bail!(Shutdown, "KV import: the cache is closed");
             }
             let epoch = state.epoch;
@@ -136,7 +139,7 @@ impl Cache {
 
     /// Would what is about to land be taken? Asked before the exporter's handle is ended.
     pub(crate) fn check_import(&self, id: KvId) -> Result<()> {
-        self.shared.with(|state| {
+        self.with(|state| {
             let slot = state.find_claimed(id)?;
             match state.slots.body(slot) {
                 Body::Importing { epoch, .. } if *epoch == state.epoch => Ok(()),
@@ -149,7 +152,7 @@ impl Cache {
     /// waits for it is woken. Gives the outcome back; if the handle ended meanwhile, that is the outcome.
     pub(crate) fn finish_import(&self, id: KvId, outcome: Result<(Snapshot, BlockTable)>) -> Result<()> {
         let outcome = outcome.map(|(snapshot, table)| (Arc::new(snapshot), table.into_parts()));
-        self.shared.with(|state| {
+        self.with(|state| {
             let found = state.find_claimed(id).and_then(|slot| match state.slots.body_mut(slot) {
                 Body::Importing { epoch, sequence, wakers } => {
                     Ok((slot, *epoch, sequence.clone(), std::mem::take(wakers)))
@@ -160,20 +163,20 @@ impl Cache {
                 Ok(found) => found,
                 Err(error) => {
                     if let Ok((_, (Some(key), _))) = outcome {
-                        state.drop_table(key);
+                        state.pool.drop_table(key);
                     }
                     return Err(error);
                 }
             };
-            state.fire.extend(wakers);
-            let lease = self.shared.config.lease;
-            let fail = |state: &mut super::state::PoolState, error: Error| {
+            state.pool.fire.extend(wakers);
+            let lease = self.config.lease;
+            let fail = |state: &mut CacheState, error: Error| {
                 state.fail(slot, error.clone(), lease, Some(sequence.clone()));
                 Err(error)
             };
             match outcome {
                 Ok((_, (Some(key), _))) if epoch != state.epoch => {
-                    state.drop_table(key);
+                    state.pool.drop_table(key);
                     fail(state, crate::error!(Expired, "{id}: the importing cache began a new epoch meanwhile"))
                 }
                 Ok((mut snapshot, (Some(key), blocks))) => {
@@ -191,7 +194,7 @@ impl Cache {
 
     /// Takes back a handle that no import was started for.
     pub(crate) fn abandon_import(&self, id: KvId) {
-        self.shared.with(|state| {
+        self.with(|state| {
             if let Ok(slot) = state.find(id) {
                 state.end_and_free(slot, End::Released);
             }

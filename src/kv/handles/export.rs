@@ -2,16 +2,13 @@
 
 use std::time::Duration;
 
-use super::cache::{Cache, CacheShared};
-use super::handle::{Body, End, Export, ImageHead, KvId};
-use super::hash::{BlockHash, HashChain};
-use super::image::{self, Origin};
-use super::state::{Owner, PoolState};
-use super::streaming::Progress;
-use super::table::BlockTable;
-use super::{Waker, ticket};
+use super::shared::CacheShared;
+use super::slots::{Body, End, Export, ImageHead, KvId, Progress};
+use super::state::CacheState;
 use crate::bail;
 use crate::error::Result;
+use crate::kv::format::{self, Origin};
+use crate::kv::pool::{BlockHash, BlockTable, HashChain, Owner, Waker};
 use crate::sequence::{MAX_HOST_DATA, Snapshot};
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{Arc, Instant};
@@ -48,28 +45,24 @@ enum Landing {
 }
 
 impl CacheShared {
-    /// Makes a handle of a table: O(1) in tokens, the blocks stay where they are.
-    pub(super) fn export(
-        self: &Arc<Self>,
-        snapshot: Snapshot,
-        table: BlockTable,
-        lease: Option<Duration>,
-    ) -> Result<KvId> {
+    /// Makes a handle of a sequence at a step boundary. The table moves into it: 0 bytes, O(1) at any length. On
+    /// failure the table's blocks are returned. `lease`: None is the cache's.
+    pub fn export(self: &Arc<Self>, snapshot: Snapshot, table: BlockTable, lease: Option<Duration>) -> Result<KvId> {
         self.export_as(None, snapshot, table, lease)
     }
 
     /// The same, under the id of the handle that was being filled if that is still there.
-    pub(super) fn export_as(
+    pub(in crate::kv) fn export_as(
         self: &Arc<Self>,
         streaming: Option<KvId>,
         snapshot: Snapshot,
         table: BlockTable,
         lease: Option<Duration>,
     ) -> Result<KvId> {
-        if !table.belongs_to(self) {
+        if !table.belongs_to(&**self) {
             bail!(InvalidArgument, "KV export: the block table is another cache's");
         }
-        if let Err(text) = image::validate(&snapshot) {
+        if let Err(text) = format::validate(&snapshot) {
             bail!(InvalidArgument, "KV export: {text}");
         }
         let need = snapshot.computed.div_ceil(self.geometry.block_tokens) as usize;
@@ -88,14 +81,14 @@ impl CacheShared {
         self.with(|state| {
             // Blocks that were reserved ahead have nothing in them.
             if blocks.len() > need {
-                state.blocks.release_all(&blocks[need..]);
+                state.pool.blocks.release_all(&blocks[need..]);
                 blocks.truncate(need);
-                state.tables[key as usize].blocks.truncate(need);
+                state.pool.tables[key as usize].blocks.truncate(need);
             }
             let lease = lease.unwrap_or(self.config.lease);
             let waiting = streaming.and_then(|id| Some((id, state.find_claimed(id).ok()?)));
             let issued = match waiting {
-                _ if state.closed => Err(crate::error!(Shutdown, "KV export: the cache is closed")),
+                _ if state.pool.closed => Err(crate::error!(Shutdown, "KV export: the cache is closed")),
                 Some((id, slot)) => {
                     state.fill(slot, snapshot, key, blocks, lease);
                     Ok(id)
@@ -103,17 +96,17 @@ impl CacheShared {
                 None => state.export(snapshot, key, blocks, lease),
             };
             if issued.is_err() {
-                state.drop_table(key);
+                state.pool.drop_table(key);
             }
             issued
         })
     }
 
     /// Takes the sequence out of the handle that `find` finds.
-    pub(super) fn consume(
+    pub(in crate::kv) fn consume_found(
         self: &Arc<Self>,
         id: KvId,
-        find: impl FnOnce(&mut PoolState, KvId) -> Result<u32>,
+        find: impl FnOnce(&mut CacheState, KvId) -> Result<u32>,
     ) -> Result<Consumed> {
         let taken = self.with(|state| {
             let slot = find(state, id)?;
@@ -122,7 +115,7 @@ impl CacheShared {
                 Body::Failed { error, .. } => return Err(error.clone()),
                 Body::Ready(export) => {
                     let key = export.table as usize;
-                    state.tables[key].owner = Owner::Request;
+                    state.pool.tables[key].owner = Owner::Request;
                 }
                 Body::Vacant => {}
             }
@@ -137,22 +130,16 @@ impl CacheShared {
     }
 }
 
-impl Cache {
-    /// Makes a handle of a sequence at a step boundary. The table moves into it: 0 bytes, O(1) at any length. On
-    /// failure the table's blocks are returned. `lease`: None is the cache's.
-    pub fn export(&self, snapshot: Snapshot, table: BlockTable, lease: Option<Duration>) -> Result<KvId> {
-        self.shared.export(snapshot, table, lease)
-    }
-
+impl CacheShared {
     /// Takes the sequence out of a handle. Of several callers exactly one gets it, the others get EXPIRED. The
     /// handle of an import that failed gives that failure.
-    pub fn consume(&self, id: KvId) -> Result<Consumed> {
-        self.shared.consume(id, PoolState::find)
+    pub fn consume(self: &Arc<Self>, id: KvId) -> Result<Consumed> {
+        self.consume_found(id, CacheState::find)
     }
 
     /// The snapshot of a handle, to look at before consuming it. None while its KV is on its way.
     pub fn peek(&self, id: KvId) -> Result<Option<Arc<Snapshot>>> {
-        self.shared.with(|state| {
+        self.with(|state| {
             let slot = state.find(id)?;
             match state.slots.body(slot) {
                 Body::Ready(export) => Ok(Some(export.snapshot.clone())),
@@ -164,7 +151,7 @@ impl Cache {
 
     /// The sequence of a handle whose KV failed to come: to be computed anew.
     pub fn failed_sequence(&self, id: KvId) -> Option<Arc<Snapshot>> {
-        self.shared.with(|state| {
+        self.with(|state| {
             let slot = state.find(id).ok()?;
             let failed = matches!(state.slots.body(slot), Body::Failed { .. });
             state.sequence(slot).filter(|_| failed)
@@ -174,7 +161,7 @@ impl Cache {
     /// The sequence of a handle: as its ticket says where it is being imported, the prompt where that is being computed;
     /// also of one whose KV did not come.
     pub fn sequence(&self, id: KvId) -> Result<Arc<Snapshot>> {
-        self.shared.with(|state| {
+        self.with(|state| {
             let slot = state.find(id)?;
             match state.sequence(slot) {
                 Some(sequence) => Ok(sequence),
@@ -188,7 +175,7 @@ impl Cache {
         if data.len() > MAX_HOST_DATA {
             bail!(InvalidArgument, "host data: expected at most {MAX_HOST_DATA} bytes, found {}", data.len());
         }
-        self.shared.with(|state| {
+        self.with(|state| {
             let slot = state.find(id)?;
             let sequence = match state.slots.body_mut(slot) {
                 Body::Ready(export) if export.head.is_some() => bail!(
@@ -208,7 +195,7 @@ impl Cache {
 
     /// Tells a handle the hash chain over its computed tokens, if `chain` goes that far.
     pub fn set_chain(&self, id: KvId, chain: &HashChain) {
-        self.shared.with(|state| {
+        self.with(|state| {
             if let Ok((_, export)) = state.ready(id) {
                 export.chain = chain.prefix(export.snapshot.computed as usize);
             }
@@ -218,14 +205,14 @@ impl Cache {
     /// Another handle of the same sequence. The blocks are shared; whoever writes one first gets a copy of it.
     /// The lease begins anew.
     pub fn duplicate(&self, id: KvId) -> Result<KvId> {
-        self.shared.with(|state| {
+        self.with(|state| {
             let (_, export) = state.ready(id)?;
             let (snapshot, blocks, lease) = (export.snapshot.clone(), export.blocks.clone(), export.lease);
             let chain = export.chain;
-            let table = state.share(Owner::Export, &blocks);
+            let table = state.pool.share(Owner::Export, &blocks);
             let issued = state.export(snapshot, table, blocks, lease);
             match issued {
-                Err(_) => state.drop_table(table),
+                Err(_) => state.pool.drop_table(table),
                 Ok(id) => state.ready(id)?.1.chain = chain,
             }
             issued
@@ -233,13 +220,13 @@ impl Cache {
     }
 
     pub fn info(&self, id: KvId) -> Result<KvInfo> {
-        let shared = &self.shared;
+        let shared = self;
         let found = shared.with(|state| {
             let slot = state.find(id)?;
             let landing = match state.slots.body(slot) {
                 Body::Importing { sequence, .. } => Some((sequence.clone(), Landing::Import)),
                 Body::StreamingExport(progress) => {
-                    let computed = state.table(progress.table).map_or(0, |table| table.computed);
+                    let computed = state.pool.table(progress.table).map_or(0, |table| table.computed);
                     Some((progress.prompt.clone(), Landing::Prompt(computed)))
                 }
                 _ => None,
@@ -270,12 +257,12 @@ impl Cache {
             });
         };
         let n_blocks = snapshot.computed.div_ceil(shared.geometry.block_tokens);
-        let head = image::head_len(&shared.identity, &shared.layout, &snapshot) as u64;
+        let head = format::head_len(&shared.identity, &shared.layout, &snapshot) as u64;
         Ok(KvInfo {
             n_tokens: snapshot.tokens.len() as u32,
             computed: snapshot.computed,
             n_blocks,
-            image_bytes: head + u64::from(n_blocks) * image::record_len(&shared.geometry) as u64,
+            image_bytes: head + u64::from(n_blocks) * format::record_len(&shared.geometry) as u64,
             ticket_bytes: self.ticket_len(&snapshot),
             lease_left: deadline.saturating_duration_since(Instant::now()),
             importing: false,
@@ -284,12 +271,12 @@ impl Cache {
     }
 
     fn ticket_len(&self, snapshot: &Snapshot) -> u64 {
-        ticket::len(&self.shared.identity, &self.shared.layout, snapshot, &self.shared.endpoints()) as u64
+        format::ticket_len(&self.identity, &self.layout, snapshot, &self.endpoints()) as u64
     }
 
     /// The lease is `lease` from now on. The lease of an import begins when it lands.
     pub fn renew(&self, id: KvId, lease: Duration) -> Result<()> {
-        self.shared.with(|state| {
+        self.with(|state| {
             let slot = state.find(id)?;
             state.renew(slot, lease);
             Ok(())
@@ -299,7 +286,7 @@ impl Cache {
     /// Ends a handle. Its blocks return once no transfer touches them. Fine on handles that ended already;
     /// NOT_FOUND for what was never a handle of this cache.
     pub fn release(&self, id: KvId) -> Result<()> {
-        self.shared.with(|state| {
+        self.with(|state| {
             if !state.slots.was_issued(id) {
                 bail!(NotFound, "{id}: never issued by this cache");
             }
@@ -313,7 +300,7 @@ impl Cache {
     /// Calls `waker` once when the KV behind `id` has landed, failed or was released. False, and nothing is registered,
     /// if it is not on its way (any more).
     pub fn on_landed(&self, id: KvId, waker: Waker) -> bool {
-        self.shared.with(|state| {
+        self.with(|state| {
             let Ok(slot) = state.find(id) else { return false };
             match state.slots.body_mut(slot) {
                 Body::Importing { wakers, .. } | Body::StreamingExport(Progress { wakers, .. }) => {
@@ -326,43 +313,50 @@ impl Cache {
     }
 
     /// The snapshot behind a handle, and a transfer's hold on all of its blocks.
-    pub(super) fn pin(&self, id: KvId) -> Result<(Arc<Snapshot>, BlockTable)> {
+    pub(in crate::kv) fn pin(self: &Arc<Self>, id: KvId) -> Result<(Arc<Snapshot>, BlockTable)> {
         self.pin_range(id, 0..usize::MAX)
     }
 
-    pub(super) fn pin_range(&self, id: KvId, range: std::ops::Range<usize>) -> Result<(Arc<Snapshot>, BlockTable)> {
-        let (snapshot, key, blocks) = self.shared.with(|state| {
+    pub(in crate::kv) fn pin_range(
+        self: &Arc<Self>,
+        id: KvId,
+        range: std::ops::Range<usize>,
+    ) -> Result<(Arc<Snapshot>, BlockTable)> {
+        let (snapshot, key, blocks) = self.with(|state| {
             let (_, export) = state.ready(id)?;
             let (begin, end) = (range.start.min(export.blocks.len()), range.end.min(export.blocks.len()));
             let (snapshot, blocks) = (export.snapshot.clone(), export.blocks[begin..end].to_vec());
-            let key = state.share(Owner::Transfer, &blocks);
+            let key = state.pool.share(Owner::Transfer, &blocks);
             Ok((snapshot, key, blocks))
         })?;
-        Ok((snapshot, BlockTable::new(self.shared.clone(), key, blocks)))
+        Ok((snapshot, BlockTable::new(self.clone(), key, blocks)))
     }
 
     /// What a ticket of a handle says: its sequence, where it comes from, and whether its prompt is being computed.
     #[expect(clippy::type_complexity, reason = "told apart by their types")]
-    pub(super) fn ticket_origin(&self, id: KvId) -> Result<(Arc<Snapshot>, Origin, bool, Option<(u32, BlockHash)>)> {
-        let streaming = self.shared.with(|state| {
+    pub(in crate::kv) fn ticket_origin(
+        &self,
+        id: KvId,
+    ) -> Result<(Arc<Snapshot>, Origin, bool, Option<(u32, BlockHash)>)> {
+        let streaming = self.with(|state| {
             let slot = state.find(id)?;
             let Body::StreamingExport(progress) = state.slots.body(slot) else { return Ok(None) };
-            let lease_ms = u32::try_from(self.shared.config.lease.as_millis()).unwrap_or(u32::MAX);
+            let lease_ms = u32::try_from(self.config.lease.as_millis()).unwrap_or(u32::MAX);
             Ok(Some((progress.prompt.clone(), Origin { epoch: state.epoch, handle: id.0, lease_ms })))
         })?;
         match streaming {
             Some((prompt, origin)) => Ok((prompt, origin, true, None)),
             None => {
                 let (snapshot, origin, _) = self.origin(id)?;
-                let chain = self.shared.with(|state| state.ready(id).map(|(_, export)| export.chain))?;
+                let chain = self.with(|state| state.ready(id).map(|(_, export)| export.chain))?;
                 Ok((snapshot, origin, false, chain))
             }
         }
     }
 
     /// Where a handle comes from, as tickets and images say it.
-    pub(super) fn origin(&self, id: KvId) -> Result<(Arc<Snapshot>, Origin, Option<ImageHead>)> {
-        self.shared.with(|state| {
+    pub(in crate::kv) fn origin(&self, id: KvId) -> Result<(Arc<Snapshot>, Origin, Option<ImageHead>)> {
+        self.with(|state| {
             let epoch = state.epoch;
             let (_, export) = state.ready(id)?;
             let left = export.deadline.saturating_duration_since(Instant::now());
@@ -373,7 +367,7 @@ impl Cache {
     }
 
     /// Counts KV bytes that left.
-    pub(super) fn count_out(&self, bytes: usize) {
-        self.shared.bytes_out.fetch_add(bytes as u64, Relaxed);
+    pub(in crate::kv) fn count_out(&self, bytes: usize) {
+        self.bytes_out.fetch_add(bytes as u64, Relaxed);
     }
 }

@@ -1,0 +1,152 @@
+//! What tables, handles, the timer and the cache share: the one lock, the keys, the memory, the counters.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use super::state::CacheState;
+use crate::backend::{BlockStore, KvGeometry};
+use crate::kv::format::{CacheIdentity, Endpoint, Keys, LayerKind, Layout, Own};
+use crate::kv::pool::{BlockTable, Owner, PoolOwner, PoolState, Waker};
+use crate::sync::atomic::AtomicU64;
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+#[derive(Clone, Debug)]
+pub struct CacheConfig {
+    /// How long a handle lives unless it is renewed, consumed or released.
+    pub lease: Duration,
+    /// Who knows it may import and forge. None: random, so only this cache can import what it exported.
+    pub secret: Option<[u8; 32]>,
+    /// Imported sequences of at most this many tokens use and feed the prefix index. 0 where KV depends on more
+    /// than the tokens before it: a rope that goes by the sequence's length shares only below its threshold.
+    pub share_up_to_tokens: u32,
+    /// Refuses KV of another layout (block size, dtype, shards) instead of converting it.
+    pub no_convert: bool,
+    /// What each layer keeps; empty: full attention in all of them.
+    pub layer_kinds: Vec<LayerKind>,
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        CacheConfig {
+            lease: Duration::from_secs(30),
+            secret: None,
+            share_up_to_tokens: u32::MAX,
+            no_convert: false,
+            layer_kinds: Vec::new(),
+        }
+    }
+}
+
+/// What tables, handles, the timer and the cache share. Lives until the last table is dropped.
+pub struct CacheShared {
+    pub(in crate::kv) identity: CacheIdentity,
+    pub(in crate::kv) config: CacheConfig,
+    pub(in crate::kv) keys: Keys,
+    pub(in crate::kv) store: Arc<dyn BlockStore>,
+    pub(in crate::kv) geometry: KvGeometry,
+    /// The geometry, and what each layer keeps: for tickets and images.
+    pub(in crate::kv) layout: Layout,
+    state: Mutex<CacheState>,
+    pub(in crate::kv) timer: Condvar,
+    /// Signalled when a prompt that is being computed has more blocks, or is done.
+    pub(in crate::kv) progress: Condvar,
+    /// What tickets and addresses name.
+    pub(in crate::kv) endpoints: Mutex<Arc<[Endpoint]>>,
+    pub(in crate::kv) bytes_in: AtomicU64,
+    pub(in crate::kv) bytes_out: AtomicU64,
+    pub(in crate::kv) bytes_hidden: AtomicU64,
+    pub(in crate::kv) bytes_exposed: AtomicU64,
+    pub(in crate::kv) exposed_ns: AtomicU64,
+    pub(in crate::kv) exposed_ns_last: AtomicU64,
+    pub(in crate::kv) imports: AtomicU64,
+    pub(in crate::kv) imports_failed: AtomicU64,
+    pub(in crate::kv) ask_ns_last: AtomicU64,
+}
+
+/// Calls wakers, without the lock. They are the engine's: a panic in one is no reason to skip the others.
+pub(in crate::kv) fn wake(due: Vec<Waker>) {
+    for waker in due {
+        let _ = catch_unwind(AssertUnwindSafe(|| waker()));
+    }
+}
+
+impl CacheShared {
+    pub(in crate::kv) fn new(
+        identity: CacheIdentity,
+        config: CacheConfig,
+        keys: Keys,
+        store: Arc<dyn BlockStore>,
+        layout: Layout,
+        state: CacheState,
+    ) -> CacheShared {
+        CacheShared {
+            identity,
+            config,
+            keys,
+            store,
+            geometry: layout.geometry,
+            layout,
+            state: Mutex::new(state),
+            timer: Condvar::new(),
+            progress: Condvar::new(),
+            endpoints: Mutex::new(Arc::new([])),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            bytes_hidden: AtomicU64::new(0),
+            bytes_exposed: AtomicU64::new(0),
+            exposed_ns: AtomicU64::new(0),
+            exposed_ns_last: AtomicU64::new(0),
+            imports: AtomicU64::new(0),
+            imports_failed: AtomicU64::new(0),
+            ask_ns_last: AtomicU64::new(0),
+        }
+    }
+
+    /// This cache, as tickets and images are written for it and checked against it.
+    pub(in crate::kv) fn own(&self) -> Own<'_> {
+        Own { identity: &self.identity, layout: &self.layout, no_convert: self.config.no_convert }
+    }
+
+    /// The lock. A panic while it was held is a bug that was caught elsewhere; the bookkeeping goes on.
+    pub(in crate::kv) fn lock(&self) -> MutexGuard<'_, CacheState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(in crate::kv) fn endpoints(&self) -> Arc<[Endpoint]> {
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Runs `f` under the lock, then wakes without it whom `f` gave reason to wake.
+    pub(in crate::kv) fn with<R>(&self, f: impl FnOnce(&mut CacheState) -> R) -> R {
+        let mut state = self.lock();
+        let result = f(&mut state);
+        let due = state.pool.due();
+        let poke = std::mem::take(&mut state.poke);
+        drop(state);
+        if poke {
+            self.timer.notify_one();
+        }
+        wake(due);
+        result
+    }
+
+    /// An empty table.
+    pub(in crate::kv) fn table(self: &Arc<Self>, owner: Owner) -> BlockTable {
+        let key = self.with(|state| state.pool.add_table(owner, Vec::new()));
+        BlockTable::new(self.clone(), key, Vec::new())
+    }
+}
+
+impl PoolOwner for CacheShared {
+    fn with_pool(&self, f: &mut dyn FnMut(&mut PoolState)) {
+        self.with(|state| f(&mut state.pool));
+    }
+
+    fn block_tokens(&self) -> u32 {
+        self.geometry.block_tokens
+    }
+
+    fn block_store(&self) -> &dyn BlockStore {
+        &*self.store
+    }
+}

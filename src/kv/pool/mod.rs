@@ -1,0 +1,19 @@
+//! The pool: blocks with their reference counts, the tables that hold them, and the prefix index.
+//!
+//! Knows block stores and wakers. Knows nothing of handles, tickets or images; the lock around its state belongs to the layer
+//! above, which it reaches through [`PoolOwner`] only.
+
+mod blocks;
+mod convert;
+mod hash;
+mod prefix;
+mod state;
+mod table;
+
+pub(in crate::kv) use convert::Conversion;
+pub(crate) use convert::mask;
+pub use hash::{BlockHash, HashChain};
+pub use state::Waker;
+pub(in crate::kv) use state::{Owner, PoolState, Table, TableId, TableKey};
+pub use table::BlockTable;
+pub(in crate::kv) use table::PoolOwner;
