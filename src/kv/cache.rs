@@ -26,8 +26,9 @@ pub struct CacheStats {
     /// KV bytes that were copied in and out; moves within the cache are none.
     pub bytes_in: u64,
     pub bytes_out: u64,
-    /// Of what was pulled by ticket: bytes that came while the exporter was still computing, and after that.
+    /// Bytes pulled by ticket while the exporter was still computing the prompt.
     pub bytes_hidden: u64,
+    /// Bytes pulled by ticket after the exporter had computed the prompt.
     pub bytes_exposed: u64,
     /// From the exporter being done until everything was here: of all pulls, and of the last.
     pub exposed_ns: u64,
@@ -249,7 +250,7 @@ fn end_everything(state: &mut CacheState) {
     state.pool.blocks.evict_all();
 }
 
-/// What handles and tables share is the cache's face as well.
+/// A cache has every method of the state that it shares with its handles and tables.
 impl Deref for Cache {
     type Target = Arc<CacheShared>;
 

@@ -1,6 +1,6 @@
 //! Whose KV it is.
 
-/// What two caches must agree on before they exchange KV.
+/// Model and tokenizer of a cache: two caches exchange KV only if both digests are equal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheIdentity {
     /// Digest of the model's config and weights.

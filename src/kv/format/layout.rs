@@ -6,7 +6,7 @@ use crate::bail;
 use crate::error::Result;
 use crate::tensor::Dtype;
 
-/// What a layer keeps of a sequence's tokens. Layers that keep the same form a group.
+/// Kind of KV that a layer keeps. Layers of one kind form a cache group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LayerKind {
     /// Keys and values of every token.

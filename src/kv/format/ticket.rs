@@ -25,7 +25,7 @@ pub(crate) struct Ticket {
     pub snapshot: Snapshot,
     /// Its KV is still being computed: more of it comes than `snapshot.computed` says.
     pub streaming: bool,
-    /// Of the sequence: what the exporter compares with the handle's.
+    /// Digest of the sequence, which the exporter compares with its handle's.
     pub digest: [u8; 32],
     pub endpoints: Vec<Endpoint>,
     /// When it was given.

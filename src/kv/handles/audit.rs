@@ -24,7 +24,7 @@ const EXPORT: u8 = 4;
 const PREFIX: u8 = 8;
 const FREE: u8 = 16;
 
-/// What the owners say about one block.
+/// Owners of one block, counted by walking them.
 #[derive(Clone, Copy, Default)]
 struct Seen {
     kinds: u8,

@@ -13,7 +13,7 @@ use crate::sequence::{MAX_HOST_DATA, Snapshot};
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{Arc, Instant};
 
-/// What [`Cache::consume`] found.
+/// Result of [`CacheShared::consume`].
 #[expect(clippy::large_enum_variant, reason = "the large one is the rule, and a box would cost the handoff")]
 pub enum Consumed {
     /// The sequence; the handle is used up.
@@ -332,7 +332,7 @@ impl CacheShared {
         Ok((snapshot, BlockTable::new(self.clone(), key, blocks)))
     }
 
-    /// What a ticket of a handle says: its sequence, where it comes from, and whether its prompt is being computed.
+    /// Content of a handle's ticket: its sequence, its origin, whether its prompt is still being computed, and its chain.
     #[expect(clippy::type_complexity, reason = "told apart by their types")]
     pub(in crate::kv) fn ticket_origin(
         &self,

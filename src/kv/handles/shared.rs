@@ -1,4 +1,4 @@
-//! What tables, handles, the timer and the cache share: the one lock, the keys, the memory, the counters.
+//! State shared by tables, handles, the timer and the cache: the one lock, the keys, the memory, the counters.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub struct CacheConfig {
     pub share_up_to_tokens: u32,
     /// Refuses KV of another layout (block size, dtype, shards) instead of converting it.
     pub no_convert: bool,
-    /// What each layer keeps; empty: full attention in all of them.
+    /// Kind of each layer; empty: full attention in all of them.
     pub layer_kinds: Vec<LayerKind>,
 }
 
@@ -37,7 +37,7 @@ impl Default for CacheConfig {
     }
 }
 
-/// What tables, handles, the timer and the cache share. Lives until the last table is dropped.
+/// State shared by tables, handles, the timer and the cache. Lives until the last table is dropped.
 pub struct CacheShared {
     pub(in crate::kv) identity: CacheIdentity,
     pub(in crate::kv) config: CacheConfig,
@@ -50,7 +50,7 @@ pub struct CacheShared {
     pub(in crate::kv) timer: Condvar,
     /// Signalled when a prompt that is being computed has more blocks, or is done.
     pub(in crate::kv) progress: Condvar,
-    /// What tickets and addresses name.
+    /// Endpoints that tickets and addresses name.
     pub(in crate::kv) endpoints: Mutex<Arc<[Endpoint]>>,
     pub(in crate::kv) bytes_in: AtomicU64,
     pub(in crate::kv) bytes_out: AtomicU64,

@@ -34,7 +34,7 @@ impl KvId {
 
 /// A prompt whose KV is being computed; how far is in the table.
 pub(in crate::kv) struct Progress {
-    /// As submitted, nothing of it computed.
+    /// The prompt as it was submitted, with 0 tokens computed.
     pub prompt: Arc<Snapshot>,
     /// The request's: its blocks may change, as by a preemption, but what a computed one holds does not.
     pub table: TableId,
@@ -49,7 +49,7 @@ pub(in crate::kv) enum End {
     Released,
 }
 
-/// What a live handle stands for.
+/// State of a handle.
 pub(in crate::kv) enum Body {
     Vacant,
     /// A transfer is on its way; `epoch` is the cache's at its start, `sequence` what its ticket said.

@@ -39,7 +39,7 @@ impl CacheState {
         }
     }
 
-    /// What was claimed has an owner, and is not ended by a lease while that one is busy.
+    /// Starts the lease of `slot`. A claimed handle belongs to a request, so it gets the longest lease there is.
     fn deadline(&mut self, slot: u32, lease: Duration) -> Instant {
         let lease = if self.slots.is_claimed(slot) { LONGEST_LEASE } else { lease };
         let deadline = Instant::now() + lease.min(LONGEST_LEASE);

@@ -43,7 +43,7 @@ impl CacheShared {
         }
     }
 
-    /// What tickets and addresses name from now on.
+    /// Sets the endpoints that tickets and addresses name from now on.
     pub(crate) fn set_endpoints(&self, endpoints: Vec<Endpoint>) {
         *self.endpoints.lock().unwrap_or_else(crate::sync::PoisonError::into_inner) = endpoints.into();
     }

@@ -1,4 +1,4 @@
-//! What owns the blocks: every table, the pool and the prefix index, behind one lock that the layer above has.
+//! Blocks and their owners: tables, the free list and the prefix index. The layer above holds the lock around them.
 
 use super::blocks::Blocks;
 use crate::backend::BlockId;
@@ -7,7 +7,7 @@ use crate::sync::Arc;
 /// Called once, from whatever thread made true what was waited for, with no lock held. Must not block.
 pub type Waker = Arc<dyn Fn() + Send + Sync>;
 
-/// What kind of owner a block table has.
+/// Kind of owner of a block table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::kv) enum Owner {
     Vacant,

@@ -7,7 +7,7 @@ use super::{BlockId, BlockStore, Dtype, KvGeometry};
 use crate::kv::pool::Conversion;
 
 const DTYPES: [Dtype; 4] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8];
-/// What source blocks hold in the slots of tokens that are not computed.
+/// Filler of source blocks in the slots of tokens that are not computed.
 const GARBAGE: u8 = 0x5B;
 
 /// A store and the blocks of one sequence in it, in no particular order.

@@ -15,7 +15,7 @@ struct World {
     ids: Vec<(usize, KvId)>,
 }
 
-/// What may come of a handle that others may have ended.
+/// Accepts the failures of a handle that others may have ended.
 fn tolerate<T>(result: crate::error::Result<T>) -> Option<T> {
     let allowed = [Status::Expired, Status::NotFound, Status::OutOfMemory];
     result.map_err(|error| assert!(allowed.contains(&error.status), "{error:?}")).ok()

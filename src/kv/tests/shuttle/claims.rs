@@ -3,7 +3,7 @@
 use super::*;
 use crate::kv::Claim;
 
-/// What arrives, by way of an image: as a transfer does it, asked before it lands whether anybody wants it.
+/// Lands an image as a transfer would: asks first whether anybody still wants it.
 pub(super) fn land(cache: &Cache, id: KvId, image: &[u8]) -> Result<()> {
     let outcome = cache.take_image(image);
     let outcome = outcome.and_then(|taken| cache.check_import(id).map(|()| taken));

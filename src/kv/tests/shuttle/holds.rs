@@ -3,7 +3,7 @@
 use super::handles::go_on;
 use super::*;
 
-/// What a loan holds must be the KV of the tokens 0, 1, 2.. of the tests' sequences.
+/// Blocks that a hold keeps must have the KV of the tokens 0, 1, 2.. of the tests' sequences.
 pub(super) fn verify(cache: &Cache, hold: &TransferHold) {
     let n_blocks = hold.blocks().len();
     let (salt, tokens) = match hold.whole() {

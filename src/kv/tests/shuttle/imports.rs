@@ -53,7 +53,7 @@ fn a_new_epoch_fails_what_lands_after_it() {
     });
 }
 
-/// What can end the exporter's handle while two pull it.
+/// Ways in which the exporter's handle can end while two importers pull it.
 #[derive(Clone, Copy, PartialEq)]
 enum Meanwhile {
     Nothing,

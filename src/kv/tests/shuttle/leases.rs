@@ -29,7 +29,7 @@ fn a_sleeping_timer_hears_of_an_earlier_deadline() {
     });
 }
 
-/// What was renewed in time lives as long as was promised; what was not has ended, and not by halves.
+/// A handle renewed in time lives as long as promised; one that was not has ended completely.
 #[test]
 fn a_renewed_lease_holds() {
     explore(|| {

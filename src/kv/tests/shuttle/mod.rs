@@ -145,12 +145,12 @@ fn landed(cache: &Cache, found: Consumed) -> Option<Seq> {
     Some(seq)
 }
 
-/// What [`Model::exported`] has, as a ticket says it.
+/// The sequence of [`Model::exported`], as a ticket says it.
 fn expected() -> Arc<Snapshot> {
     Arc::new(snapshot((0..7).collect(), 0))
 }
 
-/// What a ticket of `id` that is written now says about the exporter: its epoch and the sequence's digest.
+/// Epoch and sequence digest in a ticket of `id` that is written now.
 fn ticket(cache: &Cache, id: KvId) -> Result<([u8; 16], [u8; 32])> {
     let (snapshot, origin, ..) = cache.ticket_origin(id)?;
     Ok((origin.epoch, format::digest(&snapshot)))

@@ -140,7 +140,7 @@ enum Meanwhile {
     Duplicated,
 }
 
-/// Of a peer, a claimant and whatever else ends a handle one has the sequence, or the host has it back.
+/// A peer, a claimant and others race to end one handle: exactly one gets the sequence, or the host has it back.
 #[test]
 fn a_prompt_goes_to_one() {
     use Meanwhile::{Claimed, Closed, Duplicated, Epoch, Lease, Released};
@@ -253,7 +253,7 @@ fn a_waiting_peer_is_called_for_more() {
     });
 }
 
-/// What a peer holds of a prompt stays what it is, though the request is preempted and others get all the rest.
+/// Blocks of a prompt that a peer holds stay as they are, though the request is preempted and others get all the rest.
 #[test]
 fn what_is_held_outlives_a_preemption() {
     explore(|| {
