@@ -16,27 +16,6 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 const PREFILL_PERCENT: u32 = 70;
 const DECODE_PERCENT: u32 = 30;
 
-/// One engine's share.
-pub(super) struct EngineShare(Mutex<ShareState>);
-
-struct ShareState {
-    /// As the host set it, 0 for all of the device; None leaves it to the default.
-    set: Option<u32>,
-    /// In use, or about to be from the next step on; 0 for all.
-    percent: u32,
-}
-
-impl EngineShare {
-    /// The share of a new engine that runs on `set`, or on all of the device.
-    pub fn new(set: Option<u32>) -> EngineShare {
-        EngineShare(Mutex::new(ShareState { set, percent: set.unwrap_or(0) }))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, ShareState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// The percentage that an engine is given by the host's `sm_percent`: 0 leaves it to the default, 100 is all of the device,
 /// which has the number 0 here.
 pub(super) fn from_sm_percent(sm_percent: u32) -> Result<Option<u32>> {

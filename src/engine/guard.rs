@@ -1,19 +1,32 @@
-//! A request's place in an engine: what makes it end exactly once.
+//! The guard of a request: it makes each accepted request end with exactly one FINISHED event.
 
 use super::event::Event;
+use super::histogram::Histograms;
 use super::queue::Reservation;
-use super::shared::EngineShared;
 use crate::error::{Error, Status};
 use crate::sequence::FinishReason;
 use crate::sys::monotonic_ns;
 use std::sync::Arc;
 
-/// Counts as an open request, and keeps the queue place of its FINISHED event. However it is lost (a panic on its way
-/// through the step thread, say), dropping it ends the request: before the request is accepted without a word, from
-/// then on with INTERNAL.
+/// The engine that a request is open on, as the request's guard sees it.
+pub(super) trait RequestOwner: Send + Sync {
+    /// The engine's histograms.
+    fn histograms(&self) -> &Histograms;
+
+    /// Sends the last event of a request. Whoever sees the event finds the request closed.
+    fn finish(&self, reservation: Reservation, event: Event);
+
+    /// Takes back the admission of a request that was never accepted. No event names that request.
+    fn withdraw(&self, reservation: Reservation, id: u64);
+}
+
+/// Counts as one open request and holds the queue place reserved for its FINISHED event. A guard that is dropped instead of
+/// finished, for example in a panic, still ends its request: silently before the request is accepted, with INTERNAL after that.
 pub(super) struct RequestGuard {
-    shared: Arc<EngineShared>,
+    owner: Arc<dyn RequestOwner>,
+    /// The request's id.
     pub id: u64,
+    /// The host's tag, repeated in each event of the request.
     pub user_tag: u64,
     accepted: bool,
     /// When the request was admitted.
@@ -24,24 +37,24 @@ pub(super) struct RequestGuard {
 }
 
 impl RequestGuard {
-    pub fn new(shared: Arc<EngineShared>, id: u64, user_tag: u64, reservation: Reservation) -> RequestGuard {
+    pub fn new(owner: Arc<dyn RequestOwner>, id: u64, user_tag: u64, reservation: Reservation) -> RequestGuard {
         let (admitted_ns, reservation) = (monotonic_ns(), Some(reservation));
-        RequestGuard { shared, id, user_tag, accepted: false, admitted_ns, last_token_ns: 0, reservation }
+        RequestGuard { owner, id, user_tag, accepted: false, admitted_ns, last_token_ns: 0, reservation }
     }
 
-    /// The host will be told its id: it is owed a FINISHED event from now on.
+    /// Marks the request as accepted: the host learns its id, and is owed a FINISHED event from now on.
     pub fn accept(&mut self) {
         self.accepted = true;
     }
 
     /// Records that the first step that works on the request began at `now_ns`.
     pub fn scheduled(&self, now_ns: u64) {
-        self.shared.counters.histograms.queue_time.observe(now_ns.saturating_sub(self.admitted_ns));
+        self.owner.histograms().queue_time.observe(now_ns.saturating_sub(self.admitted_ns));
     }
 
     /// Records a token that was generated at `now_ns`.
     pub fn generated(&mut self, now_ns: u64) {
-        let histograms = &self.shared.counters.histograms;
+        let histograms = self.owner.histograms();
         match std::mem::replace(&mut self.last_token_ns, now_ns) {
             0 => histograms.time_to_first_token.observe(now_ns.saturating_sub(self.admitted_ns)),
             last => histograms.inter_token_latency.observe(now_ns.saturating_sub(last)),
@@ -56,8 +69,8 @@ impl RequestGuard {
     fn send(&mut self, event: Event) {
         if let Some(reservation) = self.reservation.take() {
             let took = monotonic_ns().saturating_sub(self.admitted_ns);
-            self.shared.counters.histograms.e2e_latency.observe(took);
-            self.shared.finish(reservation, event);
+            self.owner.histograms().e2e_latency.observe(took);
+            self.owner.finish(reservation, event);
         }
     }
 
@@ -74,7 +87,7 @@ impl Drop for RequestGuard {
         if self.accepted {
             self.send(Event::finished(self.user_tag, self.id, FinishReason::Error, Some(Status::Internal)));
         } else if let Some(reservation) = self.reservation.take() {
-            self.shared.withdraw(reservation, self.id);
+            self.owner.withdraw(reservation, self.id);
         }
     }
 }

@@ -27,6 +27,7 @@ mod deadlines;
 mod device_runtime;
 #[expect(clippy::module_inception, reason = "the module's main noun has its name")]
 mod engine;
+mod engine_share;
 mod event;
 mod guard;
 mod histogram;

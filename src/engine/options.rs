@@ -1,10 +1,9 @@
-//! What a host says of an engine when it makes one.
+//! Options that a host gives when it creates an engine.
 
 use super::saturation;
-use super::shared::EngineLimits;
 use crate::error::Result;
 
-/// What an engine is for. The numbers are `CLEAVE_ROLE_*`.
+/// Purpose of an engine. The numbers are `CLEAVE_ROLE_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Role {
@@ -22,7 +21,18 @@ impl Role {
     }
 }
 
-/// Zero means default.
+/// Limits of an engine, with every default filled in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EngineLimits {
+    /// Sequences that run at once.
+    pub max_sequences: usize,
+    /// Accepted requests that may wait beyond the running ones.
+    pub max_waiting: usize,
+    /// Prompt tokens that a decode engine computes for one request at most; 0: no limit.
+    pub local_prefill_tokens: usize,
+}
+
+/// Options of an engine. A field that is zero or empty takes its default.
 #[derive(Clone, Debug, Default)]
 pub struct EngineOptions {
     pub role: Option<Role>,

@@ -2,9 +2,26 @@
 
 use super::guard::RequestGuard;
 use super::request::Request;
-use super::source::SequenceSource;
 use crate::error::Error;
+use crate::kv::{BlockTable, Claim};
+use crate::sequence::Snapshot;
 use std::time::Instant;
+
+/// The sequence of a pending request, or the claim on a handle that will give it.
+pub(super) enum SequenceSource {
+    /// The sequence can run.
+    Ready(ReadySequence),
+    /// A handle taken by this request while its KV is still on its way.
+    Importing(Claim),
+}
+
+/// A sequence that has passed every check and can run.
+pub(super) struct ReadySequence {
+    pub snapshot: Box<Snapshot>,
+    pub table: BlockTable,
+    /// The KV of the request's handle did not arrive and is computed here instead.
+    pub recomputed: bool,
+}
 
 /// A request on its way to the step thread, or waiting there for its KV.
 pub(super) struct PendingRequest {

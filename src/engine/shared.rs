@@ -1,10 +1,12 @@
 //! What the host's threads and the step thread share: the inbox with its wake-up, the set of open requests,
 //! and counters. Host calls touch nothing else, so none of them waits for a step.
 
-use super::compute_share::EngineShare;
 use super::counters::Counters;
+use super::engine_share::EngineShare;
 use super::event::Event;
-use super::guard::RequestGuard;
+use super::guard::{RequestGuard, RequestOwner};
+use super::histogram::Histograms;
+use super::options::EngineLimits;
 use super::pending::PendingRequest;
 use super::prepare::Bounds;
 use super::queue::{Queue, Reservation, SpaceWaker};
@@ -42,13 +44,6 @@ pub(super) struct EngineShared {
     idle: Condvar,
     /// High bits of the ids of this engine's requests.
     number: u64,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(super) struct EngineLimits {
-    pub max_sequences: usize,
-    pub max_waiting: usize,
-    pub local_prefill_tokens: usize,
 }
 
 /// Host calls that the step thread has not looked at yet.
@@ -139,20 +134,6 @@ impl EngineShared {
         let id = self.number << 40 | inbox.last_id & 0xff_ffff_ffff;
         inbox.open.insert(id);
         Ok(RequestGuard::new(self.clone(), id, user_tag, reservation))
-    }
-
-    /// Takes back an admission that came to nothing: no event will name it.
-    pub fn withdraw(&self, reservation: Reservation, id: u64) {
-        let mut inbox = self.lock();
-        drop(reservation);
-        self.close(&mut inbox, id);
-    }
-
-    /// A request's last event. Whoever sees it finds the request closed.
-    pub fn finish(&self, reservation: Reservation, event: Event) {
-        let mut inbox = self.lock();
-        reservation.finish(event);
-        self.close(&mut inbox, event.request);
     }
 
     fn close(&self, inbox: &mut Inbox, id: u64) {
@@ -292,6 +273,24 @@ impl EngineShared {
             crate::bail!(Shutdown, "the engine was destroyed");
         }
         Ok(())
+    }
+}
+
+impl RequestOwner for EngineShared {
+    fn histograms(&self) -> &Histograms {
+        &self.counters.histograms
+    }
+
+    fn finish(&self, reservation: Reservation, event: Event) {
+        let mut inbox = self.lock();
+        reservation.finish(event);
+        self.close(&mut inbox, event.request);
+    }
+
+    fn withdraw(&self, reservation: Reservation, id: u64) {
+        let mut inbox = self.lock();
+        drop(reservation);
+        self.close(&mut inbox, id);
     }
 }
 

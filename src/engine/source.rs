@@ -3,6 +3,7 @@
 //! thread, once the KV of a claimed handle has landed or failed. Both apply the same rules in the same order.
 
 use super::Role;
+use super::pending::{ReadySequence, SequenceSource};
 use super::prepare::{self, prepare};
 use super::request::Request;
 use super::shared::EngineShared;
@@ -12,20 +13,6 @@ use crate::sequence::Snapshot;
 use crate::sys::monotonic_ns;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-
-pub(super) enum SequenceSource {
-    Ready(ReadySequence),
-    /// A handle that this request has taken while its KV is still on its way.
-    Importing(Claim),
-}
-
-/// A sequence that has passed every check and can run.
-pub(super) struct ReadySequence {
-    pub snapshot: Box<Snapshot>,
-    pub table: BlockTable,
-    /// The KV of its handle did not come: it is computed here.
-    pub recomputed: bool,
-}
 
 /// What `request` starts from. A handle is taken last, when nothing else can refuse the request, so a refusal leaves it as it
 /// was. `id` names the request to the engine once a handle's KV has landed.

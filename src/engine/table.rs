@@ -2,12 +2,12 @@
 
 use super::deadlines::Deadlines;
 use super::event::Event;
-use super::pending::PendingRequest;
+use super::pending::{PendingRequest, SequenceSource};
 use super::queue::SpaceWaker;
 use super::request::Request;
 use super::running::{End, RunningRequest};
 use super::shared::EngineShared;
-use super::source::{self, SequenceSource};
+use super::source;
 use crate::error::{Error, Result, Status};
 use crate::sampling::Sampled;
 use crate::scheduler::{Blocks, Limits, NewSeq, Plan, Scheduler, SeqId};

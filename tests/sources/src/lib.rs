@@ -37,7 +37,6 @@ const FLOOR: &[&str] = &["error", "sys", "sync", "log", "panics", "failpoint"];
 const ALLOWED_CIRCLES: &[&[&str]] = &[
     &["backend::cpu::attention::amx", "backend::cpu::attention::tiles"],
     &["backend::cuda::device", "backend::cuda::partition"],
-    &["engine", "engine::cache", "engine::counters", "engine::guard", "engine::running", "engine::shared"],
     &["model::detokenizer", "model::tokenizer"],
     &["sys::nixl::agent", "sys::nixl::memory", "sys::nixl::transfer"],
     &["sys::nixl::capi", "sys::nixl::library", "sys::nixl::quiet"],
