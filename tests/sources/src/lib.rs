@@ -37,10 +37,8 @@ const FLOOR: &[&str] = &["error", "sys", "sync", "log", "panics", "failpoint"];
 const ALLOWED_CIRCLES: &[&[&str]] = &[
     &["backend::cpu::attention::amx", "backend::cpu::attention::tiles"],
     &["backend::cuda::device", "backend::cuda::partition"],
-    &["model::detokenizer", "model::tokenizer"],
     &["sys::nixl::agent", "sys::nixl::memory", "sys::nixl::transfer"],
     &["sys::nixl::capi", "sys::nixl::library", "sys::nixl::quiet"],
-    &["transport::server", "transport::server::listen"],
 ];
 
 fn name(module: &Module) -> String {

@@ -42,7 +42,7 @@ fn known_names() -> BTreeSet<String> {
 
 /// The name itself, and the metric families of which it may be a sample.
 fn families(name: &str) -> impl Iterator<Item = &str> {
-    ["", "_total", "_bucket", "_sum", "_count"].into_iter().filter_map(|suffix| name.strip_suffix(suffix))
+    ["", "_total", "_info", "_bucket", "_sum", "_count"].into_iter().filter_map(|suffix| name.strip_suffix(suffix))
 }
 
 #[test]
