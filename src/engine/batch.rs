@@ -1,4 +1,4 @@
-//! From a plan to the packed rows that a model runs.
+//! Packs the rows of a plan into the batch that a model runs.
 
 use super::table::Running;
 use crate::backend::{Batch, SeqSpan};
@@ -35,8 +35,9 @@ pub(super) fn build(plan: &Plan, running: &Running, block_tokens: usize, batch: 
     }
 }
 
-/// The length that a length-dependent rope goes by at each position: the end of the prompt it lies in, else
-/// its own position + 1. A property of the sequence, so neither chunking nor recomputation changes it.
+/// Appends, for each position, the sequence length that a length-dependent rope uses there: the end of the prompt that
+/// contains the position, otherwise the position + 1. It depends on the sequence alone, so neither chunking nor recomputation
+/// changes it.
 fn push_rope_lens(prompts: &[(u32, u32)], positions: std::ops::Range<u32>, out: &mut Vec<u32>) {
     let mut ranges = prompts.iter().peekable();
     for position in positions {

@@ -1,4 +1,4 @@
-//! The KV blocks of a running sequence, and what the prefix cache knows of them.
+//! The KV blocks of a running sequence, and their entries in the prefix index.
 
 use super::ModelCache;
 use crate::backend::BlockId;
@@ -8,28 +8,30 @@ use crate::sequence::Snapshot;
 /// A sequence's block table, with the hashes that name its full blocks in the prefix index.
 pub(super) struct SequenceBlocks {
     table: BlockTable,
-    /// Hashes of the blocks of the tokens known so far; grows with them.
+    /// Hashes of the full blocks of the tokens known so far.
     chain: HashChain,
-    /// Leading blocks that are in the prefix index already.
+    /// Number of leading blocks that are already in the prefix index.
     published: usize,
 }
 
 impl SequenceBlocks {
+    /// Blocks of a sequence that starts with `table`.
     pub fn new(cache: &ModelCache, snapshot: &Snapshot, table: BlockTable) -> SequenceBlocks {
         SequenceBlocks { table, chain: cache.hash_chain(snapshot), published: 0 }
     }
 
+    /// The blocks in the order of their tokens.
     pub fn ids(&self) -> &[BlockId] {
         self.table.blocks()
     }
 
-    /// Makes room for tokens `0..upto`, of which `0..computed` are there. All or nothing.
+    /// Reserves blocks for the tokens `0..upto`, of which `0..computed` have their KV. Reserves all or, returning false, none.
     pub fn reserve(&mut self, computed: u32, upto: u32) -> bool {
         self.table.reserve(computed, upto)
     }
 
-    /// Gives an empty table the longest cached run of blocks that leaves at least one token to compute. The number of its
-    /// tokens.
+    /// Fills an empty table with the longest cached run of blocks that leaves at least one token to compute. Returns the
+    /// number of tokens in that run.
     pub fn adopt_prefix(&mut self, cache: &ModelCache, snapshot: &Snapshot) -> usize {
         if !cache.is_shareable(snapshot) {
             return 0;
@@ -41,7 +43,7 @@ impl SequenceBlocks {
         self.published * cache.block_tokens()
     }
 
-    /// Puts the blocks that the last step filled into the prefix index.
+    /// Adds the blocks that the last step filled to the prefix index.
     pub fn publish(&mut self, cache: &ModelCache, snapshot: &Snapshot) {
         let full = cache.shareable_tokens(snapshot) / cache.block_tokens();
         if full <= self.published {
@@ -54,12 +56,13 @@ impl SequenceBlocks {
         self.published = full;
     }
 
-    /// Gives all blocks back.
+    /// Returns all blocks to the pool.
     pub fn clear(&mut self) {
         self.table.clear();
         self.published = 0;
     }
 
+    /// The block table and the hashes of its blocks, for an export.
     pub fn into_parts(self) -> (BlockTable, HashChain) {
         (self.table, self.chain)
     }

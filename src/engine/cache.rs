@@ -1,4 +1,4 @@
-//! A KV cache with its model: what the engines over it share.
+//! A KV cache together with its model: the weights, blocks and handles that its engines share.
 
 use super::Metrics;
 use super::device_runtime::{self, DeviceRuntime, Sharing};
@@ -21,33 +21,38 @@ use std::time::Duration;
 
 const DEFAULT_BLOCK_TOKENS: u32 = 16;
 const MAX_BLOCK_TOKENS: u32 = 256;
-/// Reserved, not touched: pages are committed as blocks come into use.
+/// Address space to reserve. The system commits pages only as blocks come into use.
 const DEFAULT_CACHE_BYTES: u64 = 1 << 30;
 const DEFAULT_LEASE: Duration = Duration::from_secs(30);
 
-/// Zero means default.
+/// Options of a cache. A field that is zero or None takes its default.
 #[derive(Clone, Debug, Default)]
 pub struct CacheOptions {
+    /// Tokens per KV block.
     pub block_tokens: u32,
+    /// Type of the KV values; by default that of the model's weights.
     pub dtype: Option<Dtype>,
+    /// Size of the block pool in bytes.
     pub bytes: u64,
+    /// Time after which a KV handle expires unless it is renewed.
     pub lease: Option<Duration>,
-    /// None: random, so that only this cache's own process can import its handles.
+    /// Secret that peers must share to import handles. None makes a random one, so that only this process can import them.
     pub secret: Option<[u8; 32]>,
+    /// Turns the prefix cache off.
     pub no_prefix_cache: bool,
-    /// A peer that is silent for so long in the middle of a transfer is gone.
+    /// Time after which a peer that falls silent in the middle of a transfer counts as gone.
     pub peer_timeout: Option<Duration>,
-    /// Refuses to import KV of another block size, dtype or shards instead of converting it.
+    /// Refuses KV of another block size, dtype or number of shards instead of converting it.
     pub no_convert: bool,
-    /// One copy of the weights on a CUDA device for all processes that say so.
+    /// Shares one copy of the weights on a CUDA device among all processes that set this option.
     pub share_weights: bool,
-    /// Layout of a tensor-parallel group of as many shards, 0 means 1; the CPU computes on it as one device.
+    /// Number of shards of the tensor-parallel layout; 0 means 1. The CPU computes on such a layout as one device.
     pub shards: u32,
 }
 
 /// A KV cache for one model on one device, with what its engines share: weights, block pool, handles.
 pub struct ModelCache {
-    /// Counts the caches of the process from 0, in order of creation.
+    /// Number of the cache in this process, from 0 in order of creation.
     number: u64,
     model: Arc<Model>,
     home: Box<dyn DeviceRuntime>,
@@ -55,20 +60,21 @@ pub struct ModelCache {
     n_blocks: usize,
     kv: Arc<kv::Cache>,
     node: Arc<Node>,
-    /// The host gave a secret: others can import.
+    /// Whether the host gave a secret, so that other processes can import.
     served: bool,
     prefix_cache: bool,
-    /// Sequences with a prompt longer than this have KV that depends on that length and cannot be shared.
+    /// Longest prompt in tokens whose KV can be shared. The KV of longer prompts depends on their length.
     shareable_up_to: u32,
 }
 
 impl ModelCache {
-    /// `devices`: none (the CPU), or one.
+    /// Creates a cache for `model` on the one device in `devices`, or on the CPU if there is none.
     pub fn create(model: &Arc<Model>, devices: &[i32], options: CacheOptions) -> Result<Arc<ModelCache>> {
         Self::create_watched(model, devices, options, &mut |_, _| Ok(()))
     }
 
-    /// The same; `progress` is told of the weights, on this thread, and makes no cache itself.
+    /// Creates a cache as [`ModelCache::create`] does, and reports the loading of the weights to `progress` on this thread. An
+    /// error that `progress` returns ends the creation. `progress` must not create a cache itself.
     pub fn create_watched(
         model: &Arc<Model>,
         devices: &[i32],
@@ -76,7 +82,7 @@ impl ModelCache {
         progress: &mut Progress<'_>,
     ) -> Result<Arc<ModelCache>> {
         if devices.len() > 1 {
-            crate::bail!(Unsupported, "{} devices: a cache lies on one", devices.len());
+            crate::bail!(Unsupported, "{} devices given: a cache uses one", devices.len());
         }
         let device = devices.first().copied().unwrap_or(DEVICE_CPU);
         let info = model.info();
@@ -96,7 +102,7 @@ impl ModelCache {
                 geometry.block_bytes()
             );
         }
-        // Only whoever has the secret can import: without one that the host gave, nobody else does.
+        // Other processes need the secret to import, so without one from the host there is nobody to serve.
         let serve = options.secret.is_some();
         let sharing = Sharing { pool: serve, weights: options.share_weights };
         let home = device_runtime::make(model, device, geometry, n_blocks, sharing, progress)?;
@@ -141,51 +147,54 @@ impl ModelCache {
         }))
     }
 
+    /// The model that the cache belongs to.
     pub fn model(&self) -> &Arc<Model> {
         &self.model
     }
 
-    /// The cache's name in metrics: caches of the process are counted from 0, in order of creation.
+    /// Number of the cache in metrics: caches of the process are numbered from 0 in order of creation.
     pub fn number(&self) -> u64 {
         self.number
     }
 
-    /// The metrics of the cache itself; those of an engine are zero.
+    /// Metrics of the cache itself; the fields of an engine are zero.
     pub fn metrics(&self) -> Metrics {
         Metrics::of_cache(&self.kv.stats())
     }
 
-    /// Handles, leases, images, audit.
+    /// The block pool and the handles, without the model.
     pub fn kv(&self) -> &Arc<kv::Cache> {
         &self.kv
     }
 
+    /// An executor that runs the steps of one engine on the cache's device.
     pub(super) fn executor(&self, place: Placement) -> Result<Box<dyn Executor>> {
         self.home.executor(&self.model, place)
     }
 
-    /// What multiplies matrices on the cache's device: an instruction set of the CPU, "cublaslt" or "own kernels".
+    /// Name of the code that multiplies matrices on the cache's device: a CPU instruction set, "cublaslt" or "own kernels".
     pub fn product_path(&self) -> &'static str {
         self.home.product_path()
     }
 
-    /// See [`DeviceRuntime::compute_share`].
+    /// A share of the device's multiprocessors; see [`DeviceRuntime::compute_share`].
     pub(super) fn compute_share(&self, percent: u32, leaving: u32) -> Result<ComputeShare> {
         self.home.compute_share(percent, leaving)
     }
 
-    /// The device whose multiprocessors engines share; None on the CPU.
+    /// Ordinal of the device whose multiprocessors the engines share; None on the CPU.
     pub(super) fn partitioned_device(&self) -> Option<i32> {
         self.home.measured()
     }
 
-    /// What a measurement on so many multiprocessors holds for. None where there is none.
+    /// Key of a saturation measurement on that many multiprocessors; None on a device that is not measured.
     pub(super) fn saturation_key(&self, multiprocessors: u32) -> Option<saturation::Key> {
         let device = self.home.measured()?;
         let model = self.model.fingerprint();
         Some(saturation::Key { device, multiprocessors, model, geometry: self.geometry })
     }
 
+    /// Limits that every sequence on this cache has to respect.
     pub(super) fn bounds(&self) -> Bounds {
         let info = self.model.info();
         Bounds {
@@ -195,20 +204,24 @@ impl ModelCache {
         }
     }
 
+    /// Tokens per KV block.
     pub(super) fn block_tokens(&self) -> usize {
         self.geometry.block_tokens as usize
     }
 
+    /// The model's end-of-sequence ids.
     pub(super) fn eos_ids(&self) -> &[u32] {
         self.model.eos_ids()
     }
 
+    /// An empty block table.
     pub(super) fn table(&self) -> BlockTable {
         self.kv.table()
     }
 
     // ---- prefix cache ----
 
+    /// An empty chain of block hashes under the sequence's cache salt.
     pub(super) fn hash_chain(&self, snapshot: &Snapshot) -> HashChain {
         HashChain::new(snapshot.cache_salt, self.block_tokens() as u32)
     }
@@ -219,12 +232,12 @@ impl ModelCache {
         own && snapshot.prompts.last().is_none_or(|p| p.1 <= self.shareable_up_to)
     }
 
-    /// Leading tokens of the sequence whose KV is there and may be shared.
+    /// Number of leading tokens of the sequence whose KV is computed and may be shared.
     pub(super) fn shareable_tokens(&self, snapshot: &Snapshot) -> usize {
         if self.is_shareable(snapshot) { snapshot.computed.min(self.shareable_up_to) as usize } else { 0 }
     }
 
-    /// Tokens of a prompt whose KV is cached.
+    /// Number of prompt tokens whose KV is in the prefix cache.
     pub(super) fn cached_prefix(&self, snapshot: &Snapshot) -> usize {
         if !self.is_shareable(snapshot) {
             return 0;
@@ -236,8 +249,8 @@ impl ModelCache {
 
     // ---- handles ----
 
-    /// Ticket or image in; a KV_READY event follows on `queue`, if one is given. The handle may be submitted
-    /// at once.
+    /// Imports a ticket or an image. If a queue is given, a KV_READY event follows on it. The handle may be submitted at once,
+    /// before that event.
     pub fn import(self: &Arc<Self>, queue: Option<&Arc<Queue>>, data: &[u8], user_tag: u64) -> Result<KvId> {
         let reservation = queue.map(|q| q.reserve()).transpose()?;
         let announce = move |kv: KvId, outcome: Result<()>| {
@@ -251,23 +264,20 @@ impl ModelCache {
         self.node.import(data, announce)
     }
 
-    /// Lets peers on other machines import; see [`Node::listen`].
+    /// Listens for peers on other machines that import from this cache; see [`Node::listen`].
     pub fn listen(&self, address: &str, advertise: Option<&str>, encryption: Encryption) -> Result<u16> {
         if !self.served {
-            crate::bail!(
-                InvalidArgument,
-                "a cache without a secret given by the host: nobody else could import from it"
-            );
+            crate::bail!(InvalidArgument, "the cache was created without a secret, so no peer could import from it");
         }
         self.node.listen(address, advertise, encryption)
     }
 
-    /// Tickets, listening, pairing.
+    /// The cache's node in the network: tickets, listening and pairing.
     pub fn node(&self) -> &Arc<Node> {
         &self.node
     }
 
-    /// Ends every handle and refuses new ones; engines that still run keep the memory until they end.
+    /// Ends every handle and refuses new ones. Engines that still run keep the memory alive until they end.
     pub fn close(&self) {
         self.node.close();
     }

@@ -1,9 +1,9 @@
 //! How the engines on one device share its multiprocessors.
 //!
-//! The priority of a stream does not interrupt a kernel that runs, so without parts of their own a decode engine's kernels queue
-//! behind those of a long prompt. Where a prefill and a decode engine meet on a device and the host gave no engine there a share,
-//! each role gets a part by default. That is decided when an engine comes or goes or its share is set; a change of role
-//! keeps the share, because what was recorded for one share cannot run on another.
+//! The priority of a stream does not interrupt a running kernel. Without multiprocessors of its own, a decode engine's kernels
+//! therefore queue behind those of a long prompt. When a prefill and a decode engine are on one device and the host gave no
+//! engine there a share, each role gets a share by default. Shares are decided when an engine starts or ends or when the host
+//! sets one. A change of role keeps the share, because graphs recorded for one share cannot run on another.
 
 use super::Role;
 use super::shared::EngineShared;
@@ -12,12 +12,12 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
-/// Percent of the multiprocessors by default: prefill is bound by computing, decode by memory, which fewer saturate.
+/// Default percentages of the multiprocessors. Prefill is bound by compute; decode is bound by memory, which fewer
+/// multiprocessors saturate.
 const PREFILL_PERCENT: u32 = 70;
 const DECODE_PERCENT: u32 = 30;
 
-/// The percentage that an engine is given by the host's `sm_percent`: 0 leaves it to the default, 100 is all of the device,
-/// which has the number 0 here.
+/// Converts the host's `sm_percent` to a share: 0 becomes None (the default), 100 becomes 0 (the whole device).
 pub(super) fn from_sm_percent(sm_percent: u32) -> Result<Option<u32>> {
     match sm_percent {
         0 => Ok(None),
@@ -29,13 +29,13 @@ pub(super) fn from_sm_percent(sm_percent: u32) -> Result<Option<u32>> {
 
 type Engines = HashMap<i32, Vec<Weak<EngineShared>>>;
 
-/// The engines of this process by device. Held while shares change, so that they change one after the other.
+/// Engines of this process by device. The lock is held while shares change, so that changes happen one after the other.
 fn engines() -> MutexGuard<'static, Engines> {
     static ENGINES: LazyLock<Mutex<Engines>> = LazyLock::new(Mutex::default);
     ENGINES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// An engine has begun to run.
+/// Adds an engine that has begun to run, and balances the shares on its device.
 pub(super) fn join(engine: &Arc<EngineShared>) {
     if let Some(device) = engine.cache.partitioned_device() {
         let mut engines = engines();
@@ -45,7 +45,7 @@ pub(super) fn join(engine: &Arc<EngineShared>) {
     }
 }
 
-/// An engine runs no more.
+/// Removes an engine that has ended, and balances the shares on its device.
 pub(super) fn leave(engine: &Arc<EngineShared>) {
     if let Some(device) = engine.cache.partitioned_device() {
         let mut engines = engines();
@@ -56,8 +56,8 @@ pub(super) fn leave(engine: &Arc<EngineShared>) {
     }
 }
 
-/// Sets an engine's share; None leaves it to the default. What that takes is taken here, so that errors are the caller's, and
-/// the step thread only goes over.
+/// Sets an engine's share; None leaves it to the default. The share is acquired on this thread, so that the caller gets the
+/// error; the step thread only switches to it.
 pub(super) fn set(engine: &Arc<EngineShared>, set: Option<u32>) -> Result<()> {
     let mut engines = engines();
     if let Some(percent) = set {
@@ -80,8 +80,8 @@ fn change(engine: &EngineShared, percent: u32) -> Result<()> {
     Ok(())
 }
 
-/// Gives the engines of a device whose share was left to the default what that is now. If the driver or the device has no
-/// parts, all keep what they have.
+/// Gives the current default share to the engines of a device for which the host set none. If the driver or the device cannot
+/// partition multiprocessors, all engines keep their shares.
 fn balance(here: &mut Vec<Weak<EngineShared>>) {
     here.retain(|engine| engine.strong_count() > 0);
     let engines: Vec<Arc<EngineShared>> = here.iter().filter_map(Weak::upgrade).collect();
@@ -103,13 +103,18 @@ fn balance(here: &mut Vec<Weak<EngineShared>>) {
         match engine.cache.compute_share(percent, now) {
             Ok(share) => changes.push((engine, percent, share)),
             Err(error) => {
-                crate::log!(Info, "engine", "prefill and decode engines share all multiprocessors: {error}");
+                crate::log!(Info, "engine", "prefill and decode engines compete for all multiprocessors: {error}");
                 return;
             }
         }
     }
     for (engine, percent, share) in changes {
-        crate::log!(Info, "engine", "{:?}: {percent} % of the multiprocessors by default (0: all)", role(engine));
+        crate::log!(
+            Info,
+            "engine",
+            "{:?} engine: default share of {percent} % of the multiprocessors (0: all)",
+            role(engine)
+        );
         engine.replace_compute_share(share);
         engine.share.lock().percent = percent;
     }

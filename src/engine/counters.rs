@@ -1,4 +1,4 @@
-//! Counters of one engine: what the step thread and host calls write, and [`Metrics`] reads.
+//! Counters of one engine. The step thread and host calls write them; [`Metrics`] is a reading of them.
 
 use super::histogram::Histograms;
 use super::metrics::for_each_metric;
@@ -7,8 +7,9 @@ use crate::sys::monotonic_ns;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-/// A number with an atomic of its size.
+/// A number type that has an atomic of the same size.
 pub(super) trait Counted {
+    /// The atomic type.
     type Atomic: Default;
 }
 
@@ -30,15 +31,15 @@ macro_rules! define {
         #[derive(Default)]
         pub(super) struct Counters {
             $(#[doc = $help] pub $counted: <$type as Counted>::Atomic,)*
-            /// When the last step ended; 0 before the first.
+            /// Time when the last step ended; 0 before the first.
             last_step_end_ns: AtomicU64,
-            /// When the role was last set.
+            /// Time when the role was last set.
             pub role_set_ns: AtomicU64,
             pub histograms: Histograms,
         }
 
         impl Counters {
-            /// The values of the engine and its cache. What the engine's budget knows is left at 0.
+            /// A reading of the engine's counters and its cache's. The fields that the engine's token budget provides stay 0.
             pub fn read(&self, cache: &ModelCache) -> Metrics {
                 let Histograms { step, handoff, .. } = &self.histograms;
                 let ended = self.last_step_end_ns.load(Relaxed);
@@ -58,13 +59,13 @@ macro_rules! define {
 for_each_metric!(define);
 
 impl Counters {
-    /// The KV of a handle became a request's own within `ns`.
+    /// Counts a handoff that took `ns`: the KV of a handle became a request's own.
     pub fn handed_off(&self, ns: u64) {
         self.histograms.handoff.observe(ns);
         self.handoff_ns_last.store(ns, Relaxed);
     }
 
-    /// A step of `sequences` has run.
+    /// Counts a step of `sequences` sequences.
     pub fn stepped(&self, started_ns: u64, ended_ns: u64, sequences: usize) {
         let took = ended_ns.saturating_sub(started_ns);
         self.histograms.step.observe(took);

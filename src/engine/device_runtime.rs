@@ -1,5 +1,5 @@
-//! A cache's device: the weights and the KV pool there, and the executors of engines. The engine sees it through the trait
-//! [`DeviceRuntime`], whatever kind of device it is.
+//! A cache's device: its weights, its KV pool and the executors of engines. Every kind of device appears to the engine as the
+//! trait [`DeviceRuntime`].
 
 use crate::backend::devices;
 use crate::backend::{
@@ -13,28 +13,28 @@ use std::sync::Arc;
 
 /// One device's weights and KV pool.
 pub(super) trait DeviceRuntime: Send + Sync {
-    /// The KV pool.
+    /// The device's KV pool.
     fn store(&self) -> Arc<dyn BlockStore>;
-    /// The device's ordinal, if prefill should be measured there to choose the length of its steps.
+    /// Ordinal of the device, if prefill is measured there to choose the length of its steps.
     fn measured(&self) -> Option<i32>;
-    /// What one engine runs its steps with.
+    /// Creates the executor that runs the steps of one engine.
     fn executor(&self, model: &Arc<Model>, place: Placement) -> Result<Box<dyn Executor>>;
-    /// A share of `percent` of the device's multiprocessors (0: all), for an engine that gives up the share `leaving`.
+    /// Acquires a share of `percent` of the device's multiprocessors (0: all) for an engine that gives up the share `leaving`.
     fn compute_share(&self, percent: u32, leaving: u32) -> Result<ComputeShare>;
-    /// What multiplies matrices there: an instruction set, or a library.
+    /// Name of the code that multiplies matrices on the device: an instruction set or a library.
     fn product_path(&self) -> &'static str;
 }
 
-/// What a cache shares with other processes, where the device supports that.
+/// Memory that a cache shares with other processes, on devices that support it.
 #[derive(Clone, Copy)]
 pub(super) struct Sharing {
-    /// Others can map the pool, read-only.
+    /// Lets other processes map the pool read-only.
     pub pool: bool,
-    /// One copy of the weights serves all.
+    /// Uses one copy of the weights for all processes.
     pub weights: bool,
 }
 
-/// Opens a device, and makes the pool and the weights of a cache there. `progress` is told of the weights.
+/// Opens a device, allocates a cache's pool there and loads the weights, reporting to `progress`.
 pub(super) fn make(
     model: &Arc<Model>,
     device: i32,
@@ -59,7 +59,7 @@ impl DeviceVisitor for Make<'_, '_> {
 
     fn visit<D: BackendDevice>(self, device: D) -> Result<Box<dyn DeviceRuntime>> {
         device.prepare(&self.geometry)?;
-        // The pool first: whether it fits is known at once, the weights take their time.
+        // The pool first: it fails at once if it does not fit, while loading the weights takes long.
         let pool = Arc::new(device.pool(self.geometry, self.n_blocks, self.sharing.pool)?);
         let weights = self.model.weights(&device, self.sharing.weights, self.progress)?;
         let product_path = device.product_path(self.model.info().weight_dtype)?;
@@ -71,7 +71,7 @@ struct Runtime<D: BackendDevice> {
     weights: Arc<Weights<D::Backend>>,
     pool: Arc<<D::Backend as Backend>::Kv>,
     product_path: &'static str,
-    /// Declared last: it outlives what lies on it.
+    /// Declared last, so that it is dropped after everything allocated on it.
     device: D,
 }
 

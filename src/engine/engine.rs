@@ -1,5 +1,5 @@
-//! An engine as host threads see it. None of its calls waits for a step: they leave word in [`EngineShared`], and the step
-//! thread finds it there.
+//! An engine as host threads see it. Calls that change something leave a command in [`EngineShared`], where the step thread
+//! finds it, so no such call waits for a step.
 
 use super::histogram::Histograms;
 use super::pending::PendingRequest;
@@ -15,20 +15,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// A running engine. Dropping it ends everything still open with SHUTDOWN.
+/// A running engine. Dropping it ends all open requests with SHUTDOWN.
 pub struct Engine {
     shared: Arc<EngineShared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Outcome of a batch submit: the ids of the accepted ones, which are the first ones, and why the next one was
-/// refused.
+/// Outcome of submitting several requests: the first ones were accepted, and the next one may have been refused.
 pub struct Submitted {
+    /// Ids of the accepted requests, in the order of submission.
     pub ids: Vec<u64>,
+    /// Reason why the first request that was not accepted was refused; None if all were accepted.
     pub refused: Option<Error>,
 }
 
 impl Engine {
+    /// Creates an engine on `cache` that sends its events to `queue`, and starts its step thread.
     pub fn create(cache: &Arc<ModelCache>, queue: &Arc<Queue>, options: EngineOptions) -> Result<Engine> {
         let limits = options.limits()?;
         let role = options.role.unwrap_or(Role::Mixed);
@@ -51,11 +53,11 @@ impl Engine {
                 stepper.run();
             }
         })?;
-        bound.recv().map_err(|_| crate::error!(Internal, "the step thread ended before it began"))??;
+        bound.recv().map_err(|_| crate::error!(Internal, "the step thread ended before its first step"))??;
         crate::log!(
             Info,
             "engine",
-            "created: {role:?}, {} sequences, {} tokens a step",
+            "created: {role:?} role, {} sequences, {} tokens per step",
             limits.max_sequences,
             shared.budget.step(limits.max_sequences)
         );
@@ -63,7 +65,7 @@ impl Engine {
         Ok(Engine { shared, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Accepts requests in order until one is refused. Takes no part in a step and never waits for one.
+    /// Accepts requests in order until one is refused. Never waits for a step.
     pub fn submit(&self, requests: Vec<Request>) -> Submitted {
         let mut ids = Vec::with_capacity(requests.len());
         for request in requests {
@@ -85,18 +87,18 @@ impl Engine {
         Ok(id)
     }
 
-    /// Asks for the end of a request; its FINISHED event follows. NOT_FOUND once that is out.
+    /// Asks the step thread to end a request; its FINISHED event follows. Fails with NOT_FOUND if that event is already out.
     pub fn cancel(&self, id: u64) -> Result<()> {
         self.shared.cancel(id)
     }
 
-    /// Asks for a running generation to be handed over: its FINISHED event carries the handle.
+    /// Asks the step thread to end a generation with a KV handle, which its FINISHED event carries.
     pub fn export(&self, id: u64) -> Result<()> {
         self.shared.export(id)
     }
 
-    /// Requests accepted from now on have the new role; steps follow it from the next one. What was accepted
-    /// before keeps its meaning and goes on.
+    /// Sets the role of requests accepted from now on, and of steps from the next one on. Requests accepted earlier continue
+    /// under the role they were accepted with.
     pub fn set_role(&self, role: Role) -> Result<()> {
         self.shared.counters.role_set_ns.store(monotonic_ns(), Relaxed);
         self.shared.role.store(role as u32, Relaxed);
@@ -104,17 +106,18 @@ impl Engine {
         Ok(())
     }
 
-    /// Runs on another share of the device's multiprocessors from the next step on: 1 to 99 percent, 100 for all, 0 for the
-    /// default (see [`EngineOptions::sm_percent`]).
+    /// Moves the engine to another share of the device's multiprocessors from the next step on: 1 to 99 percent, 100 for all, 0
+    /// for the default (see [`EngineOptions::sm_percent`]).
     pub fn set_sm_percent(&self, percent: u32) -> Result<()> {
         compute_share::set(&self.shared, compute_share::from_sm_percent(percent)?)
     }
 
-    /// Refuses new requests and waits until all accepted ones have ended. TIMEOUT leaves it draining.
+    /// Refuses new requests and waits until all accepted ones have ended. After a TIMEOUT the engine keeps draining.
     pub fn drain(&self, timeout: Option<Duration>) -> Result<()> {
         self.shared.drain(timeout)
     }
 
+    /// A reading of the engine's metrics and its cache's.
     pub fn metrics(&self) -> Metrics {
         let mut metrics = self.shared.counters.read(&self.shared.cache);
         metrics.prefill_step_tokens = self.shared.prompt_tokens() as u32;
@@ -122,12 +125,12 @@ impl Engine {
         metrics
     }
 
-    /// The engine's histograms, read one after the other while it runs.
+    /// A reading of the engine's histograms, taken one after the other while the engine runs.
     pub fn histograms(&self) -> Vec<HistogramReading> {
         self.shared.counters.histograms.read()
     }
 
-    /// All histograms of an engine that has done nothing: their names, texts and buckets.
+    /// Empty histograms: the names, texts and buckets that every engine has.
     pub fn histogram_list() -> Vec<HistogramReading> {
         Histograms::default().read()
     }
@@ -137,7 +140,7 @@ impl Engine {
         &self.shared.cache
     }
 
-    /// Ends everything still open with SHUTDOWN and joins the step thread. Drop does the same.
+    /// Ends all open requests with SHUTDOWN and joins the step thread. Dropping the engine does the same.
     pub fn shutdown(&self) {
         self.shared.stop();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();

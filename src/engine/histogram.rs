@@ -1,4 +1,4 @@
-//! Histograms of an engine: fixed buckets of atomics, written by the step thread and by callers, read at any time.
+//! Histograms of an engine: fixed buckets of atomics that the step thread and host threads write. They can be read at any time.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -29,10 +29,10 @@ const TIMES: [u64; 20] = [
 /// Upper bounds of the buckets for numbers of sequences.
 const SIZES: [u64; 20] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 4096];
 
-/// Observations counted by size: nanoseconds, or a plain number.
+/// Counts of observations by size, in nanoseconds or as a plain number.
 pub(super) struct Histogram {
     bounds: &'static [u64; 20],
-    /// Observations in each bucket alone; the last one has no upper bound.
+    /// Observations per bucket, not cumulative. The last bucket has no upper bound.
     counts: [AtomicU64; 21],
     sum: AtomicU64,
 }
@@ -49,10 +49,12 @@ impl Histogram {
         self.sum.fetch_add(value, Relaxed);
     }
 
+    /// Number of all observations.
     pub fn count(&self) -> u64 {
         self.counts.iter().map(|count| count.load(Relaxed)).sum()
     }
 
+    /// Sum of all observations.
     pub fn sum(&self) -> u64 {
         self.sum.load(Relaxed)
     }
@@ -64,7 +66,7 @@ pub struct HistogramReading {
     pub name: &'static str,
     /// Meaning, as a sentence.
     pub help: &'static str,
-    /// Upper bound of each bucket, and how many observations were at most that; the last bound is infinite.
+    /// Upper bound of each bucket with the number of observations up to it. The last bound is infinite.
     pub buckets: Vec<(f64, u64)>,
     /// Sum of all observations.
     pub sum: f64,
@@ -84,7 +86,7 @@ macro_rules! histograms {
         }
 
         impl Histograms {
-            /// A reading of each.
+            /// A reading of every histogram.
             pub fn read(&self) -> Vec<HistogramReading> {
                 vec![$(reading($name, $help, &self.$field),)*]
             }

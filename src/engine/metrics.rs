@@ -1,11 +1,11 @@
-//! The list of an engine's metrics. From it follow the engine's counters, [`Metrics`], the struct that the C API fills
-//! and the OpenMetrics text. docs/metrics.md is checked against it.
+//! The list of an engine's metrics. The engine's counters, [`Metrics`], the struct of the C API and the OpenMetrics text are
+//! generated from it, and docs/metrics.md is checked against it.
 
-/// Passes the list to the macro `$then`, in three groups by where a value comes from: atomics that the engine writes,
-/// the statistics of its cache (`kv` in the expressions), and what is computed when somebody asks.
+/// Passes the list to the macro `$then`, in three groups: atomics that the engine writes, statistics of its cache (`kv` in the
+/// expressions), and values computed when the metrics are read.
 ///
-/// An entry is a field with its type and, unless it is in the struct only, the family's kind and name in the text. A
-/// name that ends in `seconds` belongs to a field in nanoseconds. The last part is the help text.
+/// An entry is a field with its type, the kind and name of its family in the text, and a help text. Fields that only the
+/// struct has come without kind and name. A field whose family's name ends in `seconds` is in nanoseconds.
 macro_rules! for_each_metric {
     ($then:ident) => {
         $then! {
@@ -45,10 +45,10 @@ macro_rules! for_each_metric {
                     "KV bytes pulled after the exporter had computed the prompt.";
                 kv_exposed_ns_total: u64 = |kv| kv.exposed_ns, counter "kv_exposed_seconds",
                     "Time from the exporter's last prompt token to the end of the import, over all imports.";
-                kv_exposed_ns_last: u64 = |kv| kv.exposed_ns_last, "The same, of the last import.";
+                kv_exposed_ns_last: u64 = |kv| kv.exposed_ns_last, "Time from the exporter's last prompt token to the end of the last import.";
             }
             computed {
-                steps: u64, "Steps.";
+                steps: u64, "Steps that have run.";
                 busy_ns: u64, "Time spent in steps.";
                 last_step_age_ns: u64, gauge "last_step_age_seconds", "Time since the last step ended; 0 before the first.";
                 handoffs: u64, "Requests that continued a KV handle.";
@@ -62,12 +62,12 @@ macro_rules! for_each_metric {
 }
 pub(crate) use for_each_metric;
 
-/// How a family behaves over time, by its OpenMetrics name.
+/// OpenMetrics type of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Goes up and down.
+    /// Value that goes up and down.
     Gauge,
-    /// Only goes up.
+    /// Value that only goes up.
     Counter,
 }
 
@@ -75,13 +75,13 @@ pub enum Kind {
 pub struct Family {
     /// Name without the prefix `cleave_` and the suffix `_total`.
     pub name: &'static str,
-    /// Gauge or counter.
+    /// Type of the family.
     pub kind: Kind,
     /// Meaning, as a sentence.
     pub help: &'static str,
-    /// Belongs to a cache, not to one of its engines.
+    /// Whether the family belongs to a cache rather than to one of its engines.
     pub of_cache: bool,
-    /// The value in the family's unit.
+    /// Extracts the value, in the family's unit, from a reading.
     pub value: fn(&Metrics) -> f64,
 }
 
@@ -90,7 +90,7 @@ pub fn unit(name: &str) -> Option<&'static str> {
     ["bytes", "seconds"].into_iter().find(|unit| name.ends_with(unit))
 }
 
-/// Fields with times are in nanoseconds.
+/// Divisor that converts a field to its family's unit: fields with times are in nanoseconds.
 fn scale(name: &str) -> f64 {
     if unit(name) == Some("seconds") { 1e9 } else { 1.0 }
 }
@@ -119,7 +119,7 @@ macro_rules! define {
         }
 
         impl Metrics {
-            /// The part that a cache has without an engine. The rest is zero.
+            /// The metrics that a cache has without an engine. All others are zero.
             pub(super) fn of_cache(kv: &crate::kv::CacheStats) -> Metrics {
                 fn read<T>(kv: &crate::kv::CacheStats, field: impl Fn(&crate::kv::CacheStats) -> T) -> T {
                     field(kv)

@@ -1,22 +1,22 @@
-//! Engines: each runs requests over a cache that it shares with others, one step after the other, on a thread of its own.
+//! Engines: each runs requests on its own thread, one step after the other, over a cache that it may share with others.
 //!
-//! Five nouns carry it, as in nano-vllm:
+//! Five nouns carry the module, as in nano-vllm:
 //!
-//! - A **sequence** is a request that runs ([`running`]): its tokens, its blocks ([`blocks`]), the events it still owes. What it
-//!   starts from is decided in [`source`] and checked in [`prepare`]; until it can run it is [`pending`].
-//! - The **block manager** is [`crate::kv`]; [`cache`] puts it together with the model and the device it lies on.
+//! - A **sequence** is a running request ([`running`]): its tokens, its blocks ([`blocks`]) and the events it still owes.
+//!   [`source`] decides where its tokens and KV come from and [`prepare`] checks them; until it can run, it is [`pending`].
+//! - The **block manager** is [`crate::kv`]; [`cache`] combines it with the model and the device.
 //! - The **scheduler** is [`crate::scheduler`]. The [`table`] of requests owns it, and is the only place where a request arrives,
-//!   emits an event or ends; [`guard`] is why each ends exactly once.
-//! - The **model runner** ([`runner`]) packs a plan's rows ([`batch`]), has them computed and samples ([`sampler`]).
-//! - The **engine** is a face for host threads ([`engine`]) and a loop on the step thread ([`step`]). Between them lies what both
-//!   touch ([`shared`]): commands go in through an inbox, events come out through a [`Queue`]. Host threads never wait for a
-//!   step, and the step thread never waits for the host.
+//!   emits an event or ends; [`guard`] ensures that each request ends exactly once.
+//! - The **model runner** ([`runner`]) packs a plan's rows ([`batch`]), has them computed and samples tokens ([`sampler`]).
+//! - The **engine** is an interface for host threads ([`engine`]) and a loop on the step thread ([`step`]). Both use the state in
+//!   [`shared`]: commands go in through an inbox, events come out through a [`Queue`]. Host threads never wait for a step, and
+//!   the step thread never waits for the host.
 //!
-//! Engines on one device share its multiprocessors by the rules of [`compute_share`].
-//! [`probe`] measures how long prefill steps should be, and [`saturation`] chooses. [`metrics`] is the list of metrics,
-//! which [`counters`] and [`histogram`] count.
+//! [`compute_share`] divides a device's multiprocessors among its engines; each keeps its part in [`engine_share`].
+//! [`probe`] measures prefill steps, and [`saturation`] chooses their length. [`metrics`] lists the metrics that [`counters`] and
+//! [`histogram`] count.
 //!
-//! This module knows models, caches, transports and devices by their traits; it knows nothing of the C API.
+//! This module uses models, caches, transports and devices through their traits. It must not know the C API.
 
 mod batch;
 mod blocks;

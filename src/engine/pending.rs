@@ -17,7 +17,9 @@ pub(super) enum SequenceSource {
 
 /// A sequence that has passed every check and can run.
 pub(super) struct ReadySequence {
+    /// Tokens and sampling state of the sequence.
     pub snapshot: Box<Snapshot>,
+    /// Blocks that hold the computed KV.
     pub table: BlockTable,
     /// The KV of the request's handle did not arrive and is computed here instead.
     pub recomputed: bool,
@@ -25,19 +27,22 @@ pub(super) struct ReadySequence {
 
 /// A request on its way to the step thread, or waiting there for its KV.
 pub(super) struct PendingRequest {
+    /// The request as submitted.
     pub request: Request,
     /// The request ends with its first token: it was accepted while the engine's role was prefill.
     pub prefill_only: bool,
+    /// Time at which the request ends with TIMEOUT.
     pub deadline: Option<Instant>,
-    /// Hand the sequence over as soon as it can run.
+    /// Whether to export the sequence as soon as it can run.
     pub export: bool,
+    /// The sequence, or the claim on it.
     pub source: SequenceSource,
-    /// Declared last, so that whatever the request holds is given back before its FINISHED event goes out.
+    /// Declared last, so that everything else the request holds is released before its FINISHED event goes out.
     pub guard: RequestGuard,
 }
 
 impl PendingRequest {
-    /// Ends a request that never became a sequence. What it holds is given back first: whoever sees the event finds it free.
+    /// Ends a request that never became a sequence. The resources it holds are released before its FINISHED event goes out.
     pub fn refuse(self, error: &Error) {
         let PendingRequest { guard, source, .. } = self;
         drop(source);

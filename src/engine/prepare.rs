@@ -1,34 +1,35 @@
-//! From a request to the sequence it asks for: every check that can be made before it is accepted.
+//! Turns a request into the sequence it asks for, with every check that can be made before the request is accepted.
 
 use super::request::Request;
 use crate::error::Result;
 use crate::sequence::{SamplingParams, Snapshot};
 
-/// What a sequence on this model and cache has to fit into.
+/// Limits of a sequence on one model and cache.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
+    /// Size of the model's vocabulary.
     pub vocab_size: u32,
-    /// The model's context.
+    /// Context of the model in tokens.
     pub max_context: u32,
     /// Tokens that the whole cache can hold.
     pub cache_tokens: u64,
 }
 
 impl Bounds {
-    /// Longest sequence, in tokens.
+    /// Length of the longest possible sequence in tokens.
     pub fn max_tokens(&self) -> u32 {
         self.max_context.min(u32::try_from(self.cache_tokens).unwrap_or(u32::MAX))
     }
 }
 
 /// Checks everything about `request` that can be checked before it is accepted: its prompt, the sequence `base` of the handle
-/// that it continues, the sampling parameters of both together and the length. Gives the parameters.
+/// that it continues, the combined sampling parameters and the length. Returns the combined parameters.
 pub(super) fn check(request: &Request, base: Option<&Snapshot>, bounds: &Bounds) -> Result<SamplingParams> {
     check_prompt(&request.prompt, bounds.vocab_size)?;
     match base {
         Some(base) => check_base(base, bounds.vocab_size)?,
         None if request.prompt.is_empty() => {
-            crate::bail!(InvalidArgument, "prompt_len is 0 and there is no KV handle to continue from")
+            crate::bail!(InvalidArgument, "prompt_len is 0 and the request continues no KV handle")
         }
         None => {}
     }
@@ -55,7 +56,7 @@ pub(super) fn prepare(request: &Request, base: Option<Snapshot>, bounds: &Bounds
         snapshot.cached_tokens = 0;
     }
     snapshot.finished = None;
-    // The logits of the last token are wanted, so at least that one has to run again.
+    // The next token is sampled from the last token's logits, so at least that token has to run again.
     snapshot.computed = snapshot.computed.min(snapshot.tokens.len() as u32 - 1);
     Ok(snapshot)
 }
@@ -76,6 +77,7 @@ fn empty(cache_salt: u64) -> Snapshot {
     }
 }
 
+/// Refuses a prompt with a token outside the vocabulary.
 pub(super) fn check_prompt(prompt: &[u32], vocab_size: u32) -> Result<()> {
     match prompt.iter().position(|&t| t >= vocab_size) {
         Some(i) => {
@@ -89,9 +91,9 @@ pub(super) fn check_prompt(prompt: &[u32], vocab_size: u32) -> Result<()> {
     }
 }
 
-/// Refuses a handle's sequence that no engine on this model can have left behind. Whoever wrote an image or a ticket knew
-/// the secret, and the format was checked on the way in, but not against the model: one token outside the vocabulary in a
-/// step would be the end of every request of the engine. Sampling parameters are checked after the request's own are in.
+/// Refuses a handle's sequence that no engine on this model can have produced. The import checked the signature and the format
+/// of its image or ticket, but not the tokens against the model: one token outside the vocabulary would fail the step, and with
+/// it every request of the engine. Sampling parameters are checked later, combined with the request's own.
 fn check_base(snapshot: &Snapshot, vocab_size: u32) -> Result<()> {
     let n = snapshot.tokens.len();
     let outside = |token: &u32| *token >= vocab_size;
@@ -119,12 +121,12 @@ fn check_length(tokens: usize, bounds: &Bounds) -> Result<()> {
     if n == 0 {
         crate::bail!(InvalidArgument, "the KV handle holds no tokens and the request brings none");
     }
-    // A full context can still be finished (as LENGTH); one token more cannot be run.
+    // A sequence that fills the context can still be finished (as LENGTH); a longer one cannot run.
     if n > u64::from(bounds.max_context) {
         crate::bail!(InvalidArgument, "{n} tokens do not fit the model's context of {}", bounds.max_context);
     }
     if n > bounds.cache_tokens {
-        crate::bail!(OutOfMemory, "{n} tokens do not fit the KV cache, which holds {} in all", bounds.cache_tokens);
+        crate::bail!(OutOfMemory, "{n} tokens do not fit the KV cache, which holds {} in total", bounds.cache_tokens);
     }
     Ok(())
 }
