@@ -1,6 +1,6 @@
-//! Measures how many prompt tokens saturate the device ([`saturation`]), on the step thread while the engine has nothing
-//! else to do: one step at a time, so that what comes in waits for one of them at most. Other engines on the device share
-//! it with each as they share it with any prompt of that length.
+//! Measures how many prompt tokens saturate the device ([`saturation`]). It runs on the step thread while the engine is idle,
+//! one step at a time, so that a new request waits for one such step at most. To other engines on the device, such a step is
+//! like a prompt of the same length.
 
 use super::saturation::{self, Claim, Point, SMALLEST};
 use super::shared::EngineShared;
@@ -12,12 +12,12 @@ use crate::model::decoder::Executor;
 use crate::sys::monotonic_ns;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// Times of one size, of which the middle one counts.
+/// Number of measurements per size; their median counts.
 const REPEATS: usize = 3;
-/// Fewer are enough where they take so long together.
+/// Total time after which fewer measurements of a size are enough.
 const ENOUGH_NS: u64 = 250_000_000;
 
-/// A measurement under way.
+/// The engine's measurement, if one is in progress, and the buffers for it.
 #[derive(Default)]
 pub(super) struct Probe {
     under_way: Option<UnderWay>,
@@ -28,17 +28,17 @@ pub(super) struct Probe {
 struct UnderWay {
     claim: Claim,
     points: Vec<Point>,
-    /// Of the size that is next.
+    /// Measured times of the current size.
     times: Vec<u64>,
-    /// It has run once: its memory and its kernels are there.
+    /// Whether the current size has run once, so that its memory is allocated and its kernels are loaded.
     warm: bool,
 }
 
 impl Probe {
-    /// Runs one step of a measurement, if there is one to make. False if there is nothing to do.
+    /// Runs one step of a measurement. Returns false if there is nothing to measure.
     pub fn turn(&mut self, shared: &EngineShared, executor: &mut dyn Executor) -> Result<bool> {
         if self.under_way.is_none() {
-            // A decode engine's few prompt tokens are not for throughput.
+            // A decode engine computes few prompt tokens, so their throughput does not matter.
             if shared.role.load(Relaxed) == Role::Decode as u32 {
                 return Ok(false);
             }
@@ -77,8 +77,8 @@ impl Probe {
         Ok(true)
     }
 
-    /// Chooses, and gives back what it took. If nothing was measured it is left to another time, or if that is not
-    /// `possible` given up for good.
+    /// Ends the measurement: chooses a step length and frees the memory used. If nothing was measured, it is tried again later,
+    /// or never if it is not `possible`.
     fn end(&mut self, executor: &mut dyn Executor, possible: bool) -> Result<bool> {
         executor.release()?;
         let Some(UnderWay { claim, points, .. }) = self.under_way.take() else { return Ok(false) };
@@ -87,7 +87,7 @@ impl Probe {
             crate::log!(
                 Info,
                 "engine",
-                "{} prompt tokens a step saturate the device: {} tokens/s",
+                "{} prompt tokens per step saturate the device: {} tokens/s",
                 choice.tokens,
                 choice.rate
             );
@@ -98,20 +98,20 @@ impl Probe {
         Ok(false)
     }
 
-    /// Gives up: the engine's executor is another.
+    /// Abandons the measurement, because the engine failed or moved to another share of the device.
     pub fn abandon(&mut self) {
         self.under_way = None;
     }
 }
 
-/// The longest step that leaves half of the free blocks alone, and whether the cache has room for one at all.
+/// The longest step that uses at most half of the free blocks, and whether the cache is large enough to measure at all.
 fn room(cache: &ModelCache) -> (usize, bool) {
     let longest = cache.bounds().max_tokens() as usize;
     let free = cache.kv().stats().blocks_free / 2 * cache.block_tokens();
     (longest.min(free), longest >= 2 * SMALLEST)
 }
 
-/// The first tokens of some prompt: a chunk that wants no logits.
+/// Fills `batch` with the first chunk of an arbitrary prompt, without logits.
 fn fill(batch: &mut Batch, tokens: usize, table: &BlockTable, vocab: u32) {
     let n = tokens as u32;
     batch.tokens.clear();

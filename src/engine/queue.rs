@@ -1,8 +1,8 @@
-//! The completion queue: many engines write, any thread polls.
+//! The completion queue: many engines write to it, and any thread polls it.
 //!
-//! It is bounded. Accepting a request reserves one place for its FINISHED event, so that the event cannot be
-//! lost however full the queue is; TOKEN events take what is left, and an engine that finds no place keeps the
-//! event and does not schedule the sequence until a poll has made room.
+//! The queue is bounded. Accepting a request reserves one place for its FINISHED event, so that the event is never lost,
+//! however full the queue is. TOKEN events use the remaining places. An engine that finds no place keeps the event and does not
+//! schedule the sequence until a poll has made room.
 
 use super::event::Event;
 use crate::error::{Result, Status};
@@ -11,11 +11,13 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-/// Woken when a queue that was too full has room again.
+/// An engine that waits for room in a full queue.
 pub trait SpaceWaker: Send + Sync {
+    /// Called once the queue has room again.
     fn space(&self);
 }
 
+/// Bounded queue of events, shared by any number of engines and caches.
 pub struct Queue {
     state: Mutex<QueueState>,
     ready: Condvar,
@@ -25,22 +27,23 @@ pub struct Queue {
 
 struct QueueState {
     events: VecDeque<Event>,
-    /// Places kept for FINISHED events of accepted requests (and KV_READY of accepted imports).
+    /// Places reserved for FINISHED events of accepted requests and KV_READY events of accepted imports.
     reserved: usize,
     closed: bool,
     starved: Vec<Weak<dyn SpaceWaker>>,
 }
 
-/// A place in the queue kept for one terminal event. Dropping it unused gives the place back.
+/// A place in the queue reserved for one terminal event. Dropping it unused frees the place.
 pub struct Reservation {
     queue: Arc<Queue>,
     used: bool,
 }
 
 impl Queue {
+    /// Capacity of a queue for which the host chose none.
     pub const DEFAULT_CAPACITY: usize = 4096;
 
-    /// `capacity` 0 is the default.
+    /// Creates a queue for `capacity` events; 0 means [`Queue::DEFAULT_CAPACITY`].
     pub fn new(capacity: usize) -> Result<Arc<Queue>> {
         let capacity = if capacity == 0 { Queue::DEFAULT_CAPACITY } else { capacity };
         if !(4..=1 << 24).contains(&capacity) {
@@ -63,13 +66,13 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The eventfd: readable while events wait.
+    /// File descriptor of an eventfd that is readable while events wait.
     pub fn fd(&self) -> i32 {
         self.eventfd.raw()
     }
 
-    /// Keeps a place for a terminal event; WOULD_BLOCK if there is none, SHUTDOWN once closed. One place always
-    /// stays open for the TOKEN events, so that a queue full of reservations still moves.
+    /// Reserves a place for a terminal event. Fails with WOULD_BLOCK if there is none, with SHUTDOWN once the queue is closed.
+    /// One place always remains for TOKEN events, so that a queue full of reservations still makes progress.
     pub fn reserve(self: &Arc<Self>) -> Result<Reservation> {
         let mut state = self.lock();
         if state.closed {
@@ -88,13 +91,13 @@ impl Queue {
         Ok(Reservation { queue: self.clone(), used: false })
     }
 
-    /// Queues events that belong together, all or none. On false, `waker` is called once there is room.
+    /// Queues events that belong together, all or none. Returns false if there is no room; `waker` is then called once there is.
     pub fn push(&self, events: &mut [Event], waker: &Weak<dyn SpaceWaker>) -> bool {
         let mut state = self.lock();
         if state.closed {
             return true;
         }
-        // A group larger than the whole queue goes in as soon as nothing else waits.
+        // A group larger than the whole queue is accepted as soon as no other events wait.
         let fits = state.events.len() + state.reserved + events.len() <= self.capacity || state.events.is_empty();
         if !fits {
             if !state.starved.iter().any(|w| w.ptr_eq(waker)) {
@@ -122,8 +125,8 @@ impl Queue {
         self.ready.notify_one();
     }
 
-    /// Takes up to `out.len()` events, waiting for the first one at most `timeout` (None: for ever). Fewer than
-    /// asked, also 0 after the timeout, is no error. SHUTDOWN once closed.
+    /// Moves up to `max` events to `out` and returns their number, waiting at most `timeout` for the first one (None: for ever).
+    /// Returning fewer events, or none after the timeout, is not an error. Fails with SHUTDOWN once the queue is closed.
     pub fn poll(&self, out: &mut Vec<Event>, max: usize, timeout: Option<Duration>) -> Result<usize> {
         let deadline = timeout.and_then(|t| Instant::now().checked_add(t));
         let mut state = self.lock();
@@ -163,7 +166,7 @@ impl Queue {
         Ok(n)
     }
 
-    /// Wakes every poller with SHUTDOWN and drops what comes later.
+    /// Closes the queue: every poll fails with SHUTDOWN, and waiting and later events are dropped.
     pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -179,7 +182,7 @@ impl Queue {
 }
 
 impl Reservation {
-    /// Queues the terminal event in the place kept for it.
+    /// Queues the terminal event in the reserved place.
     pub fn finish(mut self, event: Event) {
         self.used = true;
         let mut state = self.queue.lock();

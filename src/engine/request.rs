@@ -1,31 +1,34 @@
-//! What a host asks for.
+//! A request, as the host submits it.
 
 use crate::sequence::SamplingFields;
 use std::time::Duration;
 
-/// One request, as submitted. Numbers that are zero mean "default": of a fresh request the library's, of one
-/// that continues a KV handle the handle's own.
+/// One request, as submitted. A sampling field that is zero takes its default: the library's for a fresh request, the handle's
+/// for a request that continues a KV handle.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
+    /// Tag of the host's own, repeated in each event of the request.
     pub user_tag: u64,
-    /// The handle to continue from, consumed; 0 for none.
+    /// KV handle to continue, which the request consumes; 0 for none.
     pub kv: u64,
-    /// The prompt, or with a handle the tokens that follow it.
+    /// Tokens of the prompt; with a handle, the tokens that follow the handle's.
     pub prompt: Vec<u32>,
+    /// Sampling and stopping parameters.
     pub sampling: SamplingFields,
-    /// FINISHED carries a KV handle.
+    /// Whether the FINISHED event carries a KV handle.
     pub keep_kv: bool,
-    /// On an engine whose role is prefill: KV_STREAM_STARTED carries a handle that can be pulled while it is filled.
+    /// On a prefill engine: whether a KV_STREAM_STARTED event carries a handle that peers can pull while it is being filled.
     pub stream_kv: bool,
-    /// If the handle's KV does not come, compute it here from the tokens of its ticket.
+    /// Whether to compute the handle's KV here, from the tokens of its ticket, if the KV does not arrive.
     pub recompute: bool,
-    /// Repeat the token that came with the handle.
+    /// Whether to repeat the token that came with the handle as a TOKEN event.
     pub emit_pending: bool,
-    /// With a handle: take every sampling field from this request, none from the handle.
+    /// With a handle: whether to take every sampling field from this request and none from the handle.
     pub override_sampling: bool,
-    /// Higher runs first.
+    /// Priority; requests with a higher one run first.
     pub priority: u32,
-    /// From submission.
+    /// Time from submission after which the request ends with TIMEOUT.
     pub deadline: Option<Duration>,
+    /// Salt of the prefix cache: only requests with the same salt share cached blocks.
     pub cache_salt: u64,
 }

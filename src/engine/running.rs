@@ -1,4 +1,4 @@
-//! A sequence that an engine runs: its tokens, its blocks and the events it still owes.
+//! A running sequence: its tokens, its blocks and the events it still owes.
 
 use super::ModelCache;
 use super::blocks::SequenceBlocks;
@@ -22,37 +22,41 @@ use std::time::Instant;
 /// How a request ends.
 #[derive(Clone, Debug)]
 pub(super) enum End {
+    /// With a result.
     Reason(FinishReason),
+    /// With an error.
     Failed(Error),
 }
 
 /// A request from its arrival in the scheduler to its FINISHED event. Only this file writes its fields.
 pub(super) struct RunningRequest {
+    /// Tokens and sampling state.
     pub snapshot: Snapshot,
-    /// Counts of `snapshot.tokens` for penalties, kept up with each token that is generated.
+    /// Occurrences of each token in `snapshot.tokens`, for penalties. Every generated token is added.
     pub counts: TokenCounts,
-    /// The handle by which a peer pulls the prompt's KV while it is computed.
+    /// Handle through which a peer pulls the prompt's KV while it is being computed.
     streaming: Option<StreamingExport>,
     blocks: SequenceBlocks,
-    /// Tokens that the prefix cache had when the sequence was last admitted; None if it was not asked.
+    /// Tokens found in the prefix cache when the sequence was last admitted; None if there was no look-up.
     prefix_hit: Option<u32>,
-    /// Some of its KV was computed here.
+    /// Whether a step of this engine has computed KV of the sequence.
     begun: bool,
-    /// Ends with its first token, and hands its KV over.
+    /// Whether the request ends with its first token and exports its KV.
     prefill_only: bool,
-    /// Hands its KV over when it stops or reaches its length.
+    /// Whether the request exports its KV when it stops or reaches its length.
     keep_kv: bool,
     recomputed: bool,
     deadline: Option<Instant>,
-    /// Groups of events that the queue had no room for. The sequence is paused while there are any.
+    /// Groups of events that the queue had no room for. The sequence is paused until all are delivered.
     outbox: VecDeque<Vec<Event>>,
-    /// How it ends once the outbox is empty.
+    /// How the request ends once the outbox is empty.
     end: Option<End>,
-    /// Declared last, as in [`super::pending::PendingRequest`].
+    /// Declared last, so that everything else is released before the FINISHED event goes out.
     guard: RequestGuard,
 }
 
 impl RunningRequest {
+    /// A sequence that is ready to be scheduled. Begins a streaming export if the request asks for one.
     pub fn new(
         cache: &ModelCache,
         request: &Request,
@@ -84,24 +88,27 @@ impl RunningRequest {
         }
     }
 
+    /// The request's id.
     pub fn id(&self) -> u64 {
         self.guard.id
     }
 
+    /// Time at which the request ends with TIMEOUT.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
 
-    /// Whether the KV of its handle did not come and is computed here.
+    /// Whether the KV of the request's handle did not arrive and is computed here instead.
     pub fn is_recomputed(&self) -> bool {
         self.recomputed
     }
 
+    /// The sequence's KV blocks.
     pub fn blocks(&self) -> &SequenceBlocks {
         &self.blocks
     }
 
-    /// The most tokens whose KV it can come to need here.
+    /// Upper bound of the tokens whose KV the sequence needs on this engine.
     pub fn most_tokens(&self, bounds: &Bounds) -> usize {
         let (tokens, params) = (self.snapshot.tokens.len(), &self.snapshot.params);
         let to_come = match self.prefill_only {
@@ -113,12 +120,12 @@ impl RunningRequest {
 
     // ---- KV ----
 
-    /// Makes room for tokens `0..upto`, of which `0..computed` are there.
+    /// Reserves blocks for the tokens `0..upto`, of which `0..computed` have their KV. Reserves all or, returning false, none.
     pub fn reserve(&mut self, computed: u32, upto: u32) -> bool {
         self.blocks.reserve(computed, upto)
     }
 
-    /// Takes what the prefix cache has of the sequence: the number of tokens.
+    /// Adopts the sequence's cached prefix and returns its number of tokens.
     pub fn attach_prefix(&mut self, cache: &ModelCache) -> usize {
         let hit = self.blocks.adopt_prefix(cache, &self.snapshot);
         self.snapshot.computed = hit as u32;
@@ -126,18 +133,19 @@ impl RunningRequest {
         hit
     }
 
-    /// Gives up its blocks: preempted, or not admitted after all.
+    /// Releases the sequence's blocks, because it was preempted or not admitted after all.
     pub fn release_blocks(&mut self) {
         self.snapshot.computed = 0;
         self.blocks.clear();
     }
 
-    /// The KV of tokens `start..end` was computed by a step that began at `started_ns`. The number of prompt tokens among them.
+    /// Records that a step which began at `started_ns` computed the KV of tokens `start..end`. Returns the number of prompt
+    /// tokens among them.
     pub fn computed(&mut self, cache: &ModelCache, start: usize, end: usize, started_ns: u64) -> usize {
         self.snapshot.computed = end as u32;
         if !std::mem::replace(&mut self.begun, true) {
             self.guard.scheduled(started_ns);
-            // Not again after a preemption, when it would find its own blocks.
+            // Not after a preemption, when the prefix found is the sequence's own.
             self.snapshot.cached_tokens = self.prefix_hit.unwrap_or(self.snapshot.cached_tokens);
         }
         self.blocks.publish(cache, &self.snapshot);
@@ -150,7 +158,7 @@ impl RunningRequest {
 
     // ---- tokens ----
 
-    /// Takes in the token that was sampled.
+    /// Appends a sampled token.
     pub fn append(&mut self, sampled: Sampled, now_ns: u64) {
         self.guard.generated(now_ns);
         self.snapshot.tokens.push(sampled.token);
@@ -159,15 +167,15 @@ impl RunningRequest {
         self.snapshot.last_top = sampled.top;
     }
 
-    /// Why the generation is over with its newest token, if it is.
+    /// Reason why the generation ends with its newest token, if it does.
     pub fn over(&self, bounds: &Bounds, eos_ids: &[u32]) -> Option<FinishReason> {
         let prompt_end = self.snapshot.tokens.len() - self.snapshot.generated() as usize;
         let limit = bounds.max_tokens() as usize;
         sampling::check(&self.snapshot.params, &self.snapshot.tokens, prompt_end, eos_ids, limit)
     }
 
-    /// The same right after a token was sampled here. A request that is for prefill only ends in any case: its length is the
-    /// decode engine's business.
+    /// Reason why the request ends with a token just sampled here, if it does. A prefill-only request always ends; whether it has
+    /// reached its length is left to the decode engine.
     pub fn over_here(&self, bounds: &Bounds, eos_ids: &[u32]) -> Option<FinishReason> {
         match self.over(bounds, eos_ids) {
             Some(FinishReason::Length) | None if self.prefill_only => Some(FinishReason::Prefilled),
@@ -185,7 +193,7 @@ impl RunningRequest {
         Some(event)
     }
 
-    /// The TOKEN event of the last token, followed by its alternatives.
+    /// The TOKEN event of the last token, followed by the events of its alternatives.
     pub fn token_events(&self) -> Vec<Event> {
         let index = self.snapshot.generated().saturating_sub(1);
         let mut token = Event::new(EventKind::Token, self.guard.user_tag, self.guard.id);
@@ -208,8 +216,8 @@ impl RunningRequest {
         !self.outbox.is_empty()
     }
 
-    /// Queues a group of events, behind those that wait already. False if it has to wait as well; then `space` is woken once
-    /// there is room.
+    /// Sends a group of events, after those that already wait. Returns false if the group has to wait too; `space` is then woken
+    /// once there is room.
     pub fn emit(&mut self, mut events: Vec<Event>, queue: &Queue, space: &Weak<dyn SpaceWaker>) -> bool {
         let sent = self.outbox.is_empty() && queue.push(&mut events, space);
         if !sent {
@@ -218,7 +226,7 @@ impl RunningRequest {
         sent
     }
 
-    /// Queues what waits. False if some still has no room.
+    /// Sends the waiting events. Returns false if the queue has no room for all of them.
     pub fn flush(&mut self, queue: &Queue, space: &Weak<dyn SpaceWaker>) -> bool {
         while let Some(events) = self.outbox.front_mut() {
             if !queue.push(events, space) {
@@ -231,17 +239,17 @@ impl RunningRequest {
 
     // ---- end ----
 
-    /// Decides how it ends once its events are out. The first decision counts.
+    /// Ends the request once its waiting events are out. Only the first such call has an effect.
     pub fn end_later(&mut self, end: End) {
         self.end.get_or_insert(end);
     }
 
-    /// How it was to end once its events were out.
+    /// Takes the end that [`RunningRequest::end_later`] decided on.
     pub fn take_end(&mut self) -> Option<End> {
         self.end.take()
     }
 
-    /// Ends it: its KV goes into a handle or back to the pool, and then its FINISHED event goes out.
+    /// Ends the request: its KV becomes a handle or returns to the pool, and then its FINISHED event goes out.
     pub fn finish(self, end: End, shared: &EngineShared) {
         let (mut reason, failure) = match end {
             End::Reason(reason) => (reason, None),
@@ -252,7 +260,7 @@ impl RunningRequest {
         };
         let mut status = failure.as_ref().map(|error| error.status);
         let hands_over = self.hands_over(reason);
-        // Bindings are dropped last to first: the guard last, also in a panic.
+        // Bindings are dropped last to first, so the guard is dropped last, also in a panic.
         let RunningRequest { guard, blocks, streaming, snapshot, recomputed, .. } = self;
         let (index, cached_tokens) = (snapshot.generated(), snapshot.cached_tokens);
         let mut kv = 0;
@@ -264,7 +272,9 @@ impl RunningRequest {
         } else {
             if let Some(streaming) = streaming {
                 streaming
-                    .fail(failure.unwrap_or_else(|| Error::new(Status::Cancelled, "the request ended without KV")));
+                    .fail(failure.unwrap_or_else(|| {
+                        Error::new(Status::Cancelled, "the request ended without exporting its KV")
+                    }));
             }
             drop(blocks);
         }
@@ -276,7 +286,7 @@ impl RunningRequest {
         guard.finish(event);
     }
 
-    /// Whether its end hands the KV over.
+    /// Whether a request that ends for this reason exports its KV.
     fn hands_over(&self, reason: FinishReason) -> bool {
         match reason {
             FinishReason::Exported => true,
@@ -286,7 +296,7 @@ impl RunningRequest {
     }
 }
 
-/// Makes a handle of a sequence that is done here.
+/// Exports a sequence that has ended here, and returns its handle.
 fn hand_over(
     shared: &EngineShared,
     mut snapshot: Snapshot,

@@ -1,5 +1,5 @@
-//! The tokens of a step. Rows without logprobs are sampled on the device where it can do that; the logits of all others are
-//! downloaded and sampled by `sampling`. Both give the same token from the same logits.
+//! Samples the tokens of a step. Rows without logprobs are sampled on the device, if it can; the logits of all other rows are
+//! downloaded and sampled by `sampling`. Both give the same token for the same logits.
 
 use super::running::RunningRequest;
 use crate::backend::{DeviceSample, DeviceSamplingBatch, DeviceSamplingRow};
@@ -10,21 +10,21 @@ use crate::scheduler::Plan;
 use crate::sequence::SamplingParams;
 use std::collections::HashMap;
 
-/// Where the token of a step's row comes from.
+/// Origin of the token of one sampled row.
 #[derive(Clone, Copy)]
 enum RowSource {
-    /// Index in the samples of the device.
+    /// Index into the samples that the device took.
     Device(usize),
-    /// Index in the downloaded rows of logits.
+    /// Index into the downloaded rows of logits.
     Host(usize),
 }
 
-/// Turns a step's logits into tokens. Holds buffers only: no result depends on them.
+/// Turns a step's logits into tokens. Results do not depend on what earlier steps left in its buffers.
 #[derive(Default)]
 pub(super) struct Sampler {
     draws: DeviceSamplingBatch,
     drawn: Vec<DeviceSample>,
-    /// Rows to download.
+    /// Rows whose logits are downloaded and sampled on the host.
     on_host: Vec<u32>,
     logits: Vec<f32>,
     sources: Vec<RowSource>,
@@ -32,8 +32,7 @@ pub(super) struct Sampler {
 }
 
 impl Sampler {
-    /// Has the device sample the rows that nobody wants logprobs of, downloads the logits of the others, and waits until the
-    /// step is done.
+    /// Waits until the step is computed, has the device sample the rows without logprobs and downloads the logits of the others.
     pub fn begin(
         &mut self,
         executor: &mut dyn Executor,
@@ -71,17 +70,18 @@ impl Sampler {
         executor.collect_logits(step, &self.on_host, &mut self.logits)
     }
 
-    /// The token of the step's `row`-th sampled sequence.
+    /// The token of the step's sampled row number `row`.
     pub fn token(&mut self, row: usize, vocab: usize, active: &RunningRequest, eos_ids: &[u32]) -> Result<Sampled> {
         let ctx = context(active, eos_ids);
         let index = match self.sources.get(row) {
             Some(RowSource::Device(index)) => *index,
             Some(RowSource::Host(index)) => {
                 let logits = self.logits.get_mut(index * vocab..(index + 1) * vocab);
-                let logits = logits.ok_or_else(|| crate::error!(Internal, "the model gave too few rows of logits"))?;
+                let logits =
+                    logits.ok_or_else(|| crate::error!(Internal, "the model returned too few rows of logits"))?;
                 return sampling::sample(logits, &active.snapshot.params, ctx, &mut self.scratch);
             }
-            None => crate::bail!(Internal, "row {row} of a step that sampled {}", self.sources.len()),
+            None => crate::bail!(Internal, "row {row} is out of range: the step sampled {} rows", self.sources.len()),
         };
         match self.drawn.get(index) {
             Some(&DeviceSample::Token(token)) => Ok(Sampled { token, logprob: 0.0, top: Vec::new() }),
@@ -105,7 +105,7 @@ fn context<'a>(active: &'a RunningRequest, eos_ids: &'a [u32]) -> Ctx<'a> {
     Ctx { counts: &active.counts, generated: snapshot.generated(), position: snapshot.tokens.len() as u64, eos_ids }
 }
 
-/// Adds the parameters of one row; `sampling::sample` and its penalties define each number.
+/// Adds the parameters of one row. They have the meaning that `sampling::sample` gives them.
 fn push(row: u32, draws: &mut DeviceSamplingBatch, params: &SamplingParams, ctx: Ctx<'_>) {
     fn range(begin: usize, end: usize) -> (u32, u32) {
         (begin as u32, (end - begin) as u32)

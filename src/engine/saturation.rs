@@ -1,52 +1,54 @@
-//! The smallest prefill step that saturates a device: the rule, and what was found in this process.
+//! The smallest prefill step that saturates a device: the rule that chooses it, and the results of this process.
 //!
-//! Up to some number of tokens a step costs what reading the weights costs, so more tokens are nearly free; beyond it the
-//! device computes all the time, and a longer step only makes everybody wait longer. DistServe (Zhong et al., OSDI 2024,
-//! 3.1) calls that number L_m and has it profiled for each model and GPU; Sarathi-Serve (Agrawal et al., OSDI 2024, 4.1)
-//! takes it as the token budget of its chunks. Here it is the knee of tokens/s over tokens per step: the smallest step
-//! that reaches [`NEAR`] of the best.
+//! Up to some number of tokens, a step takes as long as reading the weights, so more tokens are nearly free. Beyond that number
+//! the device is bound by compute, and a longer step only makes other requests wait longer. DistServe (Zhong et al., OSDI 2024,
+//! 3.1) calls it L_m and profiles it for each model and GPU; Sarathi-Serve (Agrawal et al., OSDI 2024, 4.1) uses it as
+//! the token budget of its chunks. Here it is the knee of the curve of tokens/s over tokens per step: the smallest step
+//! that reaches the share [`NEAR`] of the best rate.
 
 use crate::backend::KvGeometry;
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
-/// How close to the best rate a step has to come.
+/// Share of the best rate that a chosen step has to reach.
 const NEAR: f64 = 0.95;
-/// The first step that is measured, and the last; each is twice the one before.
+/// Tokens of the first and the last step that are measured; each step is twice as long as the one before.
 pub(super) const SMALLEST: usize = 128;
 const LARGEST: usize = 4096;
-/// No longer ones are tried after a step that took so long: streams would stall for it.
+/// Duration of a step after which no longer ones are tried, because they would stall running generations.
 const LONG_NS: u64 = 250_000_000;
-/// Doubling twice has to gain that much for another try.
+/// Factor by which two doublings must raise the rate to justify another one.
 const GAIN: f64 = 1.02;
 
-/// The budget of a step where nothing was measured.
+/// Token budget of a step on a device that was not measured.
 pub(super) const DEFAULT_TOKENS: usize = 512;
 
-/// A step of so many tokens, and how long it takes.
+/// One measurement: the length of a step and its duration.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Point {
+    /// Prompt tokens in the step.
     pub tokens: usize,
+    /// Duration of the step in nanoseconds.
     pub ns: u64,
 }
 
 impl Point {
-    /// Tokens/s.
+    /// Rate in tokens/s.
     fn rate(&self) -> f64 {
         self.tokens as f64 * 1e9 / self.ns.max(1) as f64
     }
 }
 
-/// What an engine does with it.
+/// The step length chosen for a device, and the rate at that length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Choice {
-    /// Prompt tokens of a step.
+    /// Prompt tokens per step.
     pub tokens: usize,
-    /// Tokens/s of such steps.
+    /// Tokens/s at that step length.
     pub rate: u64,
 }
 
-/// The size to measure next, after those that were; None if it is enough.
+/// The step length to measure after `points`, at most `most`; None if the measurement is complete.
 pub(super) fn next(points: &[Point], most: usize) -> Option<usize> {
     let Some(last) = points.last() else { return (SMALLEST <= most).then_some(SMALLEST) };
     let tokens = 2 * last.tokens;
@@ -57,7 +59,7 @@ pub(super) fn next(points: &[Point], most: usize) -> Option<usize> {
     (tokens <= most.min(LARGEST) && last.ns <= LONG_NS && !flat).then_some(tokens)
 }
 
-/// The smallest step that is about as fast as any. None if none was measured.
+/// The smallest step whose rate is close to the best. None if nothing was measured.
 pub(super) fn choose(points: &[Point]) -> Option<Choice> {
     let best = points.iter().map(Point::rate).fold(0.0, f64::max);
     let near = points.iter().filter(|point| point.rate() >= NEAR * best);
@@ -65,38 +67,39 @@ pub(super) fn choose(points: &[Point]) -> Option<Choice> {
     Some(Choice { tokens: chosen.tokens, rate: chosen.rate() as u64 })
 }
 
-/// What a choice holds for.
+/// The conditions under which a choice is valid.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     /// Ordinal of the device.
     pub device: i32,
-    /// Of it.
+    /// Number of multiprocessors that the engine may use on the device.
     pub multiprocessors: u32,
     /// The model's fingerprint.
     pub model: [u8; 32],
+    /// Layout of the KV cache.
     pub geometry: KvGeometry,
 }
 
 #[derive(Clone, Copy)]
 enum Known {
-    /// By some engine, now.
+    /// An engine is measuring.
     Measuring,
-    /// None: it cannot be measured.
+    /// The result; None if a measurement is impossible.
     Measured(Option<Choice>),
 }
 
-/// What this process has measured.
+/// Results of this process, and measurements in progress.
 static MEMORY: LazyLock<Mutex<HashMap<Key, Known>>> = LazyLock::new(Mutex::default);
 
 fn memory() -> MutexGuard<'static, HashMap<Key, Known>> {
     MEMORY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The duty to measure for a key. Dropped without a result, it falls to the next engine that has nothing to do.
+/// The exclusive duty to measure for a key. If it is dropped without a result, another idle engine can take it.
 pub(super) struct Claim(Key);
 
 impl Claim {
-    /// None if the key is known, or another engine is at it.
+    /// Takes the claim; None if the result is known or another engine is measuring.
     fn take(key: &Key) -> Option<Claim> {
         let mut memory = memory();
         if memory.contains_key(key) {
@@ -106,6 +109,7 @@ impl Claim {
         Some(Claim(key.clone()))
     }
 
+    /// Records the result of the measurement; None if it is impossible.
     pub fn settle(self, choice: Option<Choice>) {
         memory().insert(self.0.clone(), Known::Measured(choice));
     }
@@ -120,27 +124,28 @@ impl Drop for Claim {
     }
 }
 
-/// How many tokens of prompts an engine's steps take.
+/// Token budget of an engine's steps: set by the host, or chosen by measurement.
 pub(super) struct Budget {
-    /// As the host says.
+    /// Budget set by the host.
     fixed: Option<usize>,
-    /// None where nothing is measured.
+    /// Key and result of the measurement; None if this engine does not measure.
     found: Mutex<Option<(Key, Option<Choice>)>>,
 }
 
 impl Budget {
+    /// A budget of `fixed` tokens or, without that, the one measured for `key`.
     pub fn new(fixed: Option<usize>, key: Option<Key>) -> Budget {
         let key = key.filter(|_| fixed.is_none());
         Budget { fixed, found: Mutex::new(key.map(|key| (key, None))) }
     }
 
-    /// The engine computes elsewhere now.
+    /// Changes the key, because the engine has moved to another share of the device.
     pub fn set_key(&self, key: Option<Key>) {
         let key = key.filter(|_| self.fixed.is_none());
         *self.found.lock().unwrap_or_else(PoisonError::into_inner) = key.map(|key| (key, None));
     }
 
-    /// What was chosen by measurement, once it was.
+    /// The choice made by measurement; None before that.
     pub fn choice(&self) -> Option<Choice> {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         let (key, choice) = found.as_mut()?;
@@ -152,17 +157,17 @@ impl Budget {
         *choice
     }
 
-    /// Tokens of prompts that a step takes at most.
+    /// Most prompt tokens in a step.
     pub fn prompts(&self) -> usize {
         self.fixed.or_else(|| self.choice().map(|choice| choice.tokens)).unwrap_or(DEFAULT_TOKENS)
     }
 
-    /// Tokens of a step. Where the host did not say, there is always one for each sequence.
+    /// Most tokens in a step. Unless the host set it, it allows at least one token for each of `max_sequences` sequences.
     pub fn step(&self, max_sequences: usize) -> usize {
         self.fixed.unwrap_or_else(|| self.prompts().max(max_sequences))
     }
 
-    /// If it falls to this engine to measure.
+    /// Claims the measurement, if it is due and no other engine has claimed it.
     pub fn claim(&self) -> Option<Claim> {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         found.as_ref().filter(|(_, choice)| choice.is_none()).and_then(|(key, _)| Claim::take(key))
@@ -174,7 +179,7 @@ mod tests {
     use super::*;
     use crate::tensor::Dtype;
 
-    /// Steps that cost `fixed` ns, and then so many for each token.
+    /// A device whose steps take `fixed` ns, or `per_token` ns for each token if that is longer.
     fn device(fixed: f64, per_token: f64) -> impl Fn(usize) -> u64 {
         move |tokens| (fixed.max(per_token * tokens as f64)) as u64
     }

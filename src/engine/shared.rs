@@ -1,5 +1,5 @@
-//! What the host's threads and the step thread share: the inbox with its wake-up, the set of open requests,
-//! and counters. Host calls touch nothing else, so none of them waits for a step.
+//! State shared by the host's threads and the step thread: the inbox, the set of open requests and the counters. Host calls
+//! touch nothing else, so none of them waits for a step.
 
 use super::counters::Counters;
 use super::engine_share::EngineShare;
@@ -19,43 +19,52 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Cancelled requests remembered, so that a second cancel of one is no error.
+/// Number of cancelled requests that are remembered, so that cancelling one of them again is not an error.
 const REMEMBERED_CANCELS: usize = 1024;
 
-/// Prompt tokens that a decode engine takes into a step.
+/// Most prompt tokens in a step of a decode engine.
 const DECODE_ROLE_PREFILL_TOKENS: usize = 64;
 
+/// The part of an engine that all threads see.
 pub(super) struct EngineShared {
+    /// The cache that the engine runs over.
     pub cache: Arc<ModelCache>,
+    /// The queue that receives the engine's events.
     pub queue: Arc<Queue>,
+    /// Limits set by the host.
     pub limits: EngineLimits,
-    /// What a sequence has to fit into.
+    /// Limits of a sequence, given by model and cache.
     pub bounds: Bounds,
-    /// Tokens of a step.
+    /// Token budget of a step.
     pub budget: Budget,
-    /// The role of requests accepted from now on, and of the steps that have begun since.
+    /// Role of requests accepted from now on, and of steps from the next one on.
     pub role: AtomicU32,
-    /// Its share of the device's multiprocessors.
+    /// Share of the device's multiprocessors.
     pub share: EngineShare,
+    /// Counters behind the engine's metrics.
     pub counters: Counters,
     inbox: Mutex<Inbox>,
     wake: Condvar,
-    /// Signalled when the last open request has ended.
+    /// Signalled when the last open request ends.
     idle: Condvar,
-    /// High bits of the ids of this engine's requests.
+    /// Number of the engine, which forms the high bits of its requests' ids.
     number: u64,
 }
 
-/// Host calls that the step thread has not looked at yet.
+/// Commands that the step thread has not taken yet.
 #[derive(Default)]
 pub(super) struct Work {
+    /// Accepted requests.
     pub arrivals: Vec<PendingRequest>,
+    /// Ids of requests to cancel.
     pub cancels: Vec<u64>,
+    /// Ids of requests to export.
     pub exports: Vec<u64>,
-    /// Requests whose import is no longer in flight.
+    /// Ids of requests whose import has landed or failed.
     pub landed: Vec<u64>,
-    /// The share of the device to go on with.
+    /// New share of the device to use from the next step on.
     pub compute_share: Option<ComputeShare>,
+    /// Whether the engine is to end.
     pub stop: bool,
 }
 
@@ -64,7 +73,7 @@ struct Inbox {
     work: Work,
     woken: bool,
     draining: bool,
-    /// The step thread has looked at its last work.
+    /// Whether the step thread has taken its last work.
     ended: bool,
     failed: Option<Error>,
     open: HashSet<u64>,
@@ -73,6 +82,7 @@ struct Inbox {
 }
 
 impl EngineShared {
+    /// The shared state of a new engine without requests.
     pub fn new(
         cache: Arc<ModelCache>,
         queue: Arc<Queue>,
@@ -100,7 +110,7 @@ impl EngineShared {
         }
     }
 
-    /// Tokens of prompts that a step takes at most: in the role of decode few, so that inter-token latency holds.
+    /// Most prompt tokens in a step. A decode engine takes few, to keep its inter-token latency low.
     pub fn prompt_tokens(&self) -> usize {
         let decode = self.role.load(Ordering::Relaxed) == Role::Decode as u32;
         self.budget.prompts().min(if decode { DECODE_ROLE_PREFILL_TOKENS } else { usize::MAX })
@@ -110,7 +120,7 @@ impl EngineShared {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a place for one request, or says why there is none.
+    /// Admits one request and reserves its place in the queue. Fails if the engine or the queue is full, failed or ending.
     pub fn admit(self: &Arc<Self>, user_tag: u64) -> Result<RequestGuard> {
         let mut inbox = self.lock();
         if let Some(error) = &inbox.failed {
@@ -143,7 +153,7 @@ impl EngineShared {
         }
     }
 
-    /// Accepts a request: from here on it ends with an event.
+    /// Accepts a request, which from now on ends with an event, and passes it to the step thread.
     pub fn arrive(&self, mut arrival: PendingRequest) {
         arrival.guard.accept();
         let mut inbox = self.lock();
@@ -151,17 +161,18 @@ impl EngineShared {
             inbox.work.arrivals.push(arrival);
             return self.wake.notify_one();
         }
-        // Destroyed since it was admitted: nobody would look at it.
+        // The engine was destroyed after the admission: the step thread takes no more work.
         drop(inbox);
         arrival.refuse(&Error::new(Status::Shutdown, "the engine was destroyed"));
     }
 
-    /// The import that request `id` waits for has landed, or failed.
+    /// Tells the step thread that the import for request `id` has landed or failed.
     pub fn landed(&self, id: u64) {
         self.lock().work.landed.push(id);
         self.wake.notify_one();
     }
 
+    /// Asks the step thread to cancel a request.
     pub fn cancel(&self, id: u64) -> Result<()> {
         let mut inbox = self.lock();
         if !inbox.open.contains(&id) {
@@ -181,6 +192,7 @@ impl EngineShared {
         Ok(())
     }
 
+    /// Asks the step thread to export a request.
     pub fn export(&self, id: u64) -> Result<()> {
         let mut inbox = self.lock();
         if !inbox.open.contains(&id) {
@@ -191,7 +203,7 @@ impl EngineShared {
         Ok(())
     }
 
-    /// Has the step thread go on with another share of the device.
+    /// Moves the step thread to another share of the device.
     pub fn replace_compute_share(&self, share: ComputeShare) {
         let mut inbox = self.lock();
         if !inbox.ended {
@@ -200,18 +212,19 @@ impl EngineShared {
         }
     }
 
-    /// Makes the step thread look at the world again.
+    /// Wakes the step thread, so that it plans again.
     pub fn kick(&self) {
         self.lock().woken = true;
         self.wake.notify_one();
     }
 
+    /// Tells the step thread to end all requests and itself.
     pub fn stop(&self) {
         self.lock().work.stop = true;
         self.wake.notify_one();
     }
 
-    /// The step thread's side: all that came in. With `wait`, sleeps until something does or `until`.
+    /// Takes all commands; for the step thread. With `wait`, sleeps until there is one, a wake-up comes or `until` is reached.
     pub fn take(&self, wait: bool, until: Option<Instant>) -> Work {
         let mut inbox = self.lock();
         while wait && !inbox.woken && inbox.work.is_empty() {
@@ -233,22 +246,24 @@ impl EngineShared {
         work
     }
 
-    /// The step thread's last look: what comes after it is refused at once.
+    /// Takes the last commands as the step thread ends. Requests that arrive later are refused at once.
     pub fn leave(&self) -> Work {
         let mut inbox = self.lock();
         inbox.ended = true;
         std::mem::take(&mut inbox.work)
     }
 
+    /// Marks the engine as failed. The first error stays.
     pub fn fail(&self, error: Error) {
         self.lock().failed.get_or_insert(error);
     }
 
-    /// Why the engine has failed, if it has.
+    /// Error that made the engine fail, if it has failed.
     pub fn failure(&self) -> Option<Error> {
         self.lock().failed.clone()
     }
 
+    /// Refuses new requests from now on and waits until none is open.
     pub fn drain(&self, timeout: Option<Duration>) -> Result<()> {
         let until = timeout.and_then(|t| Instant::now().checked_add(t));
         let mut inbox = self.lock();
@@ -261,7 +276,7 @@ impl EngineShared {
                     if left.is_zero() {
                         crate::bail!(
                             Timeout,
-                            "{} requests are still open; the engine goes on draining",
+                            "{} requests are still open; the engine keeps draining",
                             inbox.open.len()
                         );
                     }

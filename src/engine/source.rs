@@ -1,6 +1,6 @@
-//! Where a request's sequence comes from: a fresh prompt, a KV handle, a handle whose KV is still on its way, or the tokens of
-//! a handle whose KV never came. [`of_request`] decides on the thread that submits; [`of_claim`] decides again on the step
-//! thread, once the KV of a claimed handle has landed or failed. Both apply the same rules in the same order.
+//! Decides where a request's sequence comes from: a fresh prompt, a KV handle, a handle whose KV is still on its way, or the
+//! tokens of a handle whose KV never arrived. [`of_request`] decides on the thread that submits. [`of_claim`] decides again on
+//! the step thread, once the KV of a claimed handle has landed or failed. Both apply the same rules in the same order.
 
 use super::Role;
 use super::pending::{ReadySequence, SequenceSource};
@@ -14,8 +14,8 @@ use crate::sys::monotonic_ns;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// What `request` starts from. A handle is taken last, when nothing else can refuse the request, so a refusal leaves it as it
-/// was. `id` names the request to the engine once a handle's KV has landed.
+/// The source of a newly submitted request. A handle is taken last, when nothing else can refuse the request, so a refused
+/// request leaves its handle unchanged. `id` is the request's id, under which the engine learns that a handle's KV has landed.
 pub(super) fn of_request(shared: &Arc<EngineShared>, request: &Request, id: u64) -> Result<SequenceSource> {
     if request.kv == 0 {
         return fresh(shared, request);
@@ -36,7 +36,7 @@ pub(super) fn of_request(shared: &Arc<EngineShared>, request: &Request, id: u64)
     }
 }
 
-/// What a request whose handle was claimed starts from, now that something may have landed.
+/// The source of a request that has claimed its handle, once the handle's KV has landed or failed.
 pub(super) fn of_claim(shared: &EngineShared, request: &Request, mut claim: Claim) -> Result<SequenceSource> {
     match take(shared, || claim.take()) {
         Ok(Some((snapshot, table))) => continued(shared, request, snapshot, table),
@@ -51,14 +51,14 @@ fn fresh(shared: &EngineShared, request: &Request) -> Result<SequenceSource> {
     Ok(ready(snapshot, shared.cache.table(), false))
 }
 
-/// Goes on from a handle's sequence, which this request now owns.
+/// Continues the sequence of a handle, which this request now owns.
 fn continued(shared: &EngineShared, request: &Request, base: Snapshot, table: BlockTable) -> Result<SequenceSource> {
     let snapshot = prepare(request, Some(base), &shared.bounds)?;
     Ok(ready(snapshot, table, false))
 }
 
-/// Starts over from the tokens of a handle whose KV did not come, if the request allows it and the tokens are known. The
-/// failure itself otherwise.
+/// Starts over from the tokens of a handle whose KV did not arrive, if the request allows it and the tokens are known.
+/// Otherwise returns `error`, the failure of the handle.
 fn recompute(
     shared: &EngineShared,
     request: &Request,
@@ -68,12 +68,7 @@ fn recompute(
     let Some(sequence) = sequence.filter(|_| request.recompute) else { return Err(error) };
     let base = Snapshot { computed: 0, ..Snapshot::clone(&sequence) };
     let snapshot = prepare(request, Some(base), &shared.bounds)?;
-    crate::log!(
-        Info,
-        "engine",
-        "a request from KV handle {:#x} is computed here, because its KV did not come: {error}",
-        request.kv
-    );
+    crate::log!(Info, "engine", "KV handle {:#x}: its KV did not arrive and is recomputed here: {error}", request.kv);
     Ok(ready(snapshot, shared.cache.table(), true))
 }
 
@@ -81,7 +76,7 @@ fn ready(snapshot: Snapshot, table: BlockTable, recomputed: bool) -> SequenceSou
     SequenceSource::Ready(ReadySequence { snapshot: Box::new(snapshot), table, recomputed })
 }
 
-/// Takes a handle that is still on its way. What can be checked without its sequence is checked now.
+/// Claims a handle whose KV is still on its way, after checking everything that does not depend on its sequence.
 fn claim(shared: &Arc<EngineShared>, request: &Request, handle: KvId, id: u64) -> Result<SequenceSource> {
     prepare::check_prompt(&request.prompt, shared.bounds.vocab_size)?;
     let engine = Arc::downgrade(shared);
@@ -89,7 +84,7 @@ fn claim(shared: &Arc<EngineShared>, request: &Request, handle: KvId, id: u64) -
     Ok(SequenceSource::Importing(shared.cache.kv().claim(handle, Arc::new(landed))?))
 }
 
-/// Takes the sequence out of a handle, and counts the time that the handoff took. None while its KV is on its way.
+/// Takes the sequence out of a handle and counts the duration of the handoff. None while the handle's KV is on its way.
 fn take(shared: &EngineShared, consume: impl FnOnce() -> Result<Consumed>) -> Result<Option<(Snapshot, BlockTable)>> {
     let started = monotonic_ns();
     Ok(match consume()? {
@@ -101,7 +96,7 @@ fn take(shared: &EngineShared, consume: impl FnOnce() -> Result<Consumed>) -> Re
     })
 }
 
-/// Refuses a prompt that is better prefilled elsewhere, while the role is decode.
+/// Refuses a prompt that leaves more than `local_prefill_tokens` to compute while the role is decode.
 fn check_local(shared: &EngineShared, snapshot: &Snapshot) -> Result<()> {
     let most = shared.limits.local_prefill_tokens;
     let tokens = snapshot.tokens.len();
@@ -112,7 +107,7 @@ fn check_local(shared: &EngineShared, snapshot: &Snapshot) -> Result<()> {
     if tokens - cached > most {
         crate::bail!(
             PrefillElsewhere,
-            "{tokens} prompt tokens, {cached} of them cached: {} to compute, local_prefill_tokens is {most}",
+            "{tokens} prompt tokens, {cached} of them cached, leave {} to compute: local_prefill_tokens is {most}",
             tokens - cached
         );
     }

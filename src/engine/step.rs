@@ -1,5 +1,5 @@
-//! The step thread: takes in what host threads asked for, plans a step, has it computed and sampled, and again. What becomes of
-//! the requests is the table's business ([`super::table`]), what becomes of the rows the runner's ([`super::runner`]).
+//! The step thread. It takes the commands of host threads, plans a step, has it computed and sampled, and repeats.
+//! [`super::table`] keeps the requests, and [`super::runner`] computes the rows.
 
 use super::Role;
 use super::event::{Event, EventKind};
@@ -18,35 +18,37 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-/// How long an engine that waits for blocks sleeps before it looks again unasked. Blocks that other engines took and returned
-/// while it planned are not news to the count that it waits for.
+/// Time after which an engine that waits for blocks plans again even without a wake-up. Blocks that other engines took and
+/// returned during its plan do not raise the count of free blocks that it waits for.
 const RELOOK: Duration = Duration::from_millis(200);
 
+/// The step thread's state.
 pub(super) struct StepLoop {
     shared: Arc<EngineShared>,
     table: RequestTable,
     runner: ModelRunner,
     plan: Plan,
     probe: Probe,
-    /// Called when there are more free blocks.
+    /// Wakes the step thread when more blocks are free.
     more_blocks: Waker,
-    /// Keeps the queue's place for the ENGINE_FAILED event.
+    /// Queue place reserved for the ENGINE_FAILED event. None once the engine has failed.
     failure: Option<Reservation>,
 }
 
-/// A step whose first half is done.
+/// A step that was launched and is not collected yet.
 struct Launched {
     started_ns: u64,
     ticket: LaunchTicket,
 }
 
-/// Why no step was launched.
+/// No step was launched, because no sequence can go on.
 struct Starved {
-    /// Blocks that were available before the plan was made.
+    /// Number of blocks available before the plan was made.
     available: usize,
 }
 
 impl StepLoop {
+    /// A loop over the requests of `shared`. `failure` is the queue place for an ENGINE_FAILED event.
     pub fn new(shared: Arc<EngineShared>, executor: Box<dyn Executor>, failure: Reservation) -> StepLoop {
         let engine = Arc::downgrade(&shared);
         StepLoop {
@@ -60,7 +62,7 @@ impl StepLoop {
         }
     }
 
-    /// Runs until the engine is destroyed. A fault ends all open requests and leaves the engine failed.
+    /// Runs until the engine is destroyed. A fault ends all open requests and marks the engine as failed.
     pub fn run(mut self) {
         let served = crate::panics::catch(|| self.serve());
         if let Err(error) = &served {
@@ -69,12 +71,12 @@ impl StepLoop {
         }
         let work = self.shared.leave();
         let error = served.err().unwrap_or_else(destroyed);
-        // What this does not get to end, ends as it is dropped.
+        // Requests that this does not reach end when their guards are dropped.
         let _ = crate::panics::catch(|| self.table.end_all(work.arrivals, &error));
     }
 
     fn serve(&mut self) {
-        // The first turn comes at once: there may be something to measure.
+        // The first turn does not wait, because there may be something to measure.
         let mut progress = true;
         loop {
             let work = self.shared.take(!progress, self.sleep_until());
@@ -101,7 +103,7 @@ impl StepLoop {
         self.table.earliest_deadline().into_iter().chain(relook).min()
     }
 
-    /// One turn of the loop; true if a step ran, so that another may follow at once.
+    /// Runs one turn of the loop. Returns true if a step ran, so that another may follow at once.
     fn turn(&mut self, work: Work) -> Result<bool> {
         if let Some(share) = work.compute_share {
             self.move_to(share)?;
@@ -124,8 +126,8 @@ impl StepLoop {
 
     // ---- one step ----
 
-    /// Runs a step, if there is one to run. A backend that can compute ahead would have the next step launched before this one
-    /// is collected; until there is one, collecting follows at once.
+    /// Plans and runs one step. Returns true if another may follow at once. Launching and collecting are separate, so that a
+    /// backend that can compute ahead could have the next step launched before this one is collected; none does yet.
     fn step(&mut self) -> Result<bool> {
         match self.launch()? {
             Ok(launched) => {
@@ -136,11 +138,11 @@ impl StepLoop {
         }
     }
 
-    /// Plans a step and starts to compute it, unless no sequence can go on.
+    /// Plans a step and starts to compute it, unless the plan is empty.
     fn launch(&mut self) -> Result<std::result::Result<Launched, Starved>> {
         let limits = self.limits()?;
         let started_ns = monotonic_ns();
-        // Read before planning: blocks that come back meanwhile count as news.
+        // Read before planning, so that blocks returned during the plan count as new.
         let available = self.shared.cache.kv().available_blocks();
         self.table.plan(&limits, started_ns, &mut self.plan);
         if self.plan.items.is_empty() {
@@ -151,7 +153,7 @@ impl StepLoop {
         Ok(Ok(Launched { started_ns, ticket }))
     }
 
-    /// Waits for a step that was launched, books what it computed and samples.
+    /// Waits for a launched step, records the tokens it computed and samples the next ones.
     fn collect(&mut self, launched: Launched) -> Result<()> {
         let eos_ids = self.shared.cache.eos_ids();
         self.runner.collect(launched.ticket, &self.plan, self.table.running(), eos_ids)?;
@@ -168,11 +170,11 @@ impl StepLoop {
         Ok(())
     }
 
-    /// After a plan without items for want of blocks: asks to be woken once there are more. True if there are already, so that
-    /// another plan may do better.
+    /// Asks for a wake-up once more blocks are free, after a plan that stayed empty for want of blocks. Returns true if more are
+    /// free already, so that the engine should plan again at once.
     fn wait_for_blocks(&mut self, starved: &Starved) -> bool {
-        // The other engines of the cache take and return blocks while this one plans: what was short was short of the smaller
-        // of both counts, or of less still (see RELOOK).
+        // Other engines of the cache take and return blocks while this one plans. The plan had at most the smaller of the two
+        // counts, possibly less (see RELOOK).
         let kv = self.shared.cache.kv();
         let short_of = starved.available.min(kv.available_blocks()) + 1;
         self.plan.blocked && !kv.wake_when_free(short_of, &self.more_blocks)
@@ -194,9 +196,9 @@ impl StepLoop {
         })
     }
 
-    /// Goes on with another share of the device.
+    /// Moves the engine to another share of the device.
     fn move_to(&mut self, share: ComputeShare) -> Result<()> {
-        // A measurement under way is of the former share.
+        // A measurement in progress belongs to the former share.
         self.probe.abandon();
         let executor = self.runner.executor();
         executor.set_compute_share(share)?;
@@ -208,12 +210,12 @@ impl StepLoop {
 
     // ---- faults ----
 
-    /// Why the engine has failed, if it has. Only this thread makes it fail, and gives `failure` away then.
+    /// Error that made the engine fail, if it has failed. Only this thread makes the engine fail, and it then uses up `failure`.
     fn failed(&self) -> Option<Error> {
         if self.failure.is_some() { None } else { self.shared.failure() }
     }
 
-    /// Ends every request after a fault. Whatever state the fault left the engine in, nothing in it goes on.
+    /// Ends every request after a fault and discards all state, which the fault may have left inconsistent.
     fn fail(&mut self, error: &Error) {
         self.announce_failure(error);
         self.plan = Plan::default();

@@ -1,4 +1,4 @@
-//! The requests of one engine: the only place where one arrives, emits events or ends.
+//! The requests of one engine. This is the only place where a request arrives, emits events or ends.
 
 use super::deadlines::Deadlines;
 use super::event::Event;
@@ -21,24 +21,25 @@ use std::time::Instant;
 /// Running sequences by request id.
 pub(super) type Running = HashMap<u64, RunningRequest>;
 
-/// Owns every request that the step thread knows of, and the scheduler, whose sequences are the running ones. Knows nothing of
-/// models and devices. Each request leaves with exactly one FINISHED event, by [`RunningRequest::finish`] or
-/// [`PendingRequest::refuse`]; if it is lost on the way, its guard sends one.
+/// Owns every request that the step thread has taken, and the scheduler of the running ones. It must not know models or devices.
+/// Each request ends with exactly one FINISHED event, sent by [`RunningRequest::finish`] or [`PendingRequest::refuse`]. If a
+/// fault loses a request, its guard sends the event.
 pub(super) struct RequestTable {
     shared: Arc<EngineShared>,
-    /// Woken when a full queue has room again.
+    /// The engine's wake-up for when a full queue has room again.
     space: Weak<dyn SpaceWaker>,
     scheduler: Scheduler,
     running: Running,
-    /// Requests whose KV is still on its way.
+    /// Requests that wait for their KV, by request id.
     importing: HashMap<u64, PendingRequest>,
-    /// Of the requests in `running` and `importing`.
+    /// Deadlines of the requests in `running` and `importing`.
     deadlines: Deadlines,
-    /// Requests with events that the queue had no room for.
+    /// Ids of requests with events that the queue had no room for.
     stalled: Vec<u64>,
 }
 
 impl RequestTable {
+    /// An empty table for an engine.
     pub fn new(shared: Arc<EngineShared>) -> RequestTable {
         let space: Arc<dyn SpaceWaker> = shared.clone();
         RequestTable {
@@ -52,20 +53,22 @@ impl RequestTable {
         }
     }
 
-    /// The sequences that plans name.
+    /// The running sequences, by the ids that plans use.
     pub fn running(&self) -> &Running {
         &self.running
     }
 
+    /// The next deadline of a request.
     pub fn earliest_deadline(&self) -> Option<Instant> {
         self.deadlines.earliest()
     }
 
-    /// Whether there is nothing to do, now or later.
+    /// Whether the engine has no requests.
     pub fn is_idle(&self) -> bool {
         self.scheduler.is_idle() && self.importing.is_empty()
     }
 
+    /// Writes the numbers of running and waiting requests to the counters.
     pub fn publish_counts(&self) {
         let counters = &self.shared.counters;
         counters.running.store(self.scheduler.running() as u32, Relaxed);
@@ -74,10 +77,10 @@ impl RequestTable {
 
     // ---- arriving ----
 
-    /// Takes in a request that was accepted, or whose KV has landed or failed.
+    /// Adds a request that was just accepted, or whose KV has landed or failed.
     pub fn arrive(&mut self, pending: PendingRequest) {
         let _ = crate::failpoint::hit("engine.arrive");
-        // Bindings are dropped last to first: the guard last, also in a panic.
+        // Bindings are dropped last to first, so the guard is dropped last, also in a panic.
         let PendingRequest { guard, request, prefill_only, deadline, export, source } = pending;
         let source = match source {
             SequenceSource::Importing(claim) => source::of_claim(&self.shared, &request, claim),
@@ -99,7 +102,7 @@ impl RequestTable {
         }
     }
 
-    /// The import of a request has landed or failed.
+    /// Continues a request whose import has landed or failed.
     pub fn land(&mut self, id: u64) {
         if let Some(pending) = self.importing.remove(&id) {
             self.deadlines.remove(pending.deadline, id);
@@ -126,7 +129,7 @@ impl RequestTable {
         for events in announced.into_iter().chain(repeated) {
             self.emit(id, events);
         }
-        // A generation that was over when its snapshot was taken, and still is under the new parameters.
+        // The generation had ended before its snapshot was taken, and is still over under the new parameters.
         if let Some(reason) = over {
             self.end(id, End::Reason(reason));
         } else if export {
@@ -145,7 +148,7 @@ impl RequestTable {
         counters.preemptions.fetch_add(plan.preempted.len() as u64, Relaxed);
     }
 
-    /// Books what a step that began at `started_ns` computed.
+    /// Records the tokens computed by a step that began at `started_ns`.
     pub fn commit(&mut self, plan: &Plan, started_ns: u64) {
         self.scheduler.commit(plan);
         let shared = &self.shared;
@@ -157,7 +160,7 @@ impl RequestTable {
         }
     }
 
-    /// Takes in what was sampled for a sequence at `now_ns`. Bad logits are the end of that sequence, and not of its neighbours.
+    /// Appends the token sampled for a sequence at `now_ns`. Invalid logits end that sequence alone, not the rest of the batch.
     pub fn sampled(&mut self, id: u64, outcome: Result<Sampled>, now_ns: u64) {
         let sampled = match outcome {
             Ok(sampled) => sampled,
@@ -177,7 +180,7 @@ impl RequestTable {
 
     // ---- events ----
 
-    /// Queues a group of events, or keeps it and pauses the sequence until there is room.
+    /// Sends a group of events, or keeps it and pauses the sequence until the queue has room.
     fn emit(&mut self, id: u64, events: Vec<Event>) {
         let Some(running) = self.running.get_mut(&id) else { return };
         let stalled_before = running.is_stalled();
@@ -187,7 +190,7 @@ impl RequestTable {
         }
     }
 
-    /// Queues events that had no room before. Sequences that owe none any more go on, or end.
+    /// Sends events that had no room before. Sequences whose events are all sent resume, or end.
     pub fn flush_stalled(&mut self) {
         for id in std::mem::take(&mut self.stalled) {
             let Some(running) = self.running.get_mut(&id) else { continue };
@@ -204,7 +207,7 @@ impl RequestTable {
 
     // ---- ending ----
 
-    /// Hands a request over; one whose import is in flight as soon as that has landed.
+    /// Ends a request with a KV handle; one whose import is in flight, as soon as the import has landed.
     pub fn export(&mut self, id: u64) {
         match self.importing.get_mut(&id) {
             Some(pending) => pending.export = true,
@@ -212,7 +215,7 @@ impl RequestTable {
         }
     }
 
-    /// Ends a request at once; tokens that the host has not made room for are dropped.
+    /// Ends a request at once with an error. Events that the queue has no room for are dropped.
     pub fn fail(&mut self, id: u64, error: Error) {
         match self.importing.remove(&id) {
             Some(pending) => {
@@ -223,6 +226,7 @@ impl RequestTable {
         }
     }
 
+    /// Ends the requests whose deadlines have passed.
     pub fn end_overdue(&mut self) {
         let now = Instant::now();
         while let Some(id) = self.deadlines.pop_overdue(now) {
@@ -230,7 +234,7 @@ impl RequestTable {
         }
     }
 
-    /// Ends every request with the same error, and `arrivals` as well.
+    /// Ends every request, and every one in `arrivals`, with the same error.
     pub fn end_all(&mut self, arrivals: Vec<PendingRequest>, error: &Error) {
         for pending in arrivals.into_iter().chain(self.importing.drain().map(|(_, pending)| pending)) {
             pending.refuse(error);
@@ -242,13 +246,13 @@ impl RequestTable {
         self.publish_counts();
     }
 
-    /// The same after a fault, which may have left the scheduler in any state.
+    /// Ends every request after a fault, which may have left the scheduler in any state.
     pub fn abandon_all(&mut self, error: &Error) {
         self.scheduler = Scheduler::new();
         self.end_all(Vec::new(), error);
     }
 
-    /// Ends a request behind the events it still owes.
+    /// Ends a request once the events it still owes are sent.
     fn end(&mut self, id: u64, end: End) {
         match self.running.get_mut(&id) {
             Some(running) if running.is_stalled() => running.end_later(end),
@@ -265,11 +269,11 @@ impl RequestTable {
     }
 }
 
-/// The running sequences' blocks, as the scheduler sees them.
+/// The blocks of the running sequences, as the scheduler sees them.
 struct RunningBlocks<'a> {
     shared: &'a EngineShared,
     running: &'a mut Running,
-    /// Prompt tokens that prefix-cache hits saved.
+    /// Prompt tokens found in the prefix cache.
     prefix_hits: u64,
 }
 
