@@ -1,4 +1,4 @@
-//! Layout of KV in a block. This is the only place that computes offsets in blocks.
+//! Layout of KV in a block. No other module computes offsets in blocks.
 
 use std::ops::Range;
 
@@ -20,13 +20,17 @@ const SCALE: usize = size_of::<f32>();
 /// int8 these are followed by zeros up to a multiple of 4 bytes and by `[token]` f32 scales ([`super::int8`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct KvGeometry {
+    /// Number of decoder layers.
     pub layers: u32,
-    /// KV heads of all shards together.
+    /// Number of KV heads per layer, over all shards together.
     pub kv_heads: u32,
+    /// Elements of a K or V head of one token.
     pub head_dim: u32,
+    /// Tokens per block.
     pub block_tokens: u32,
+    /// Type of the elements as they are stored.
     pub dtype: Dtype,
-    /// Tensor-parallel shards. Each has `kv_heads / shards` heads; their parts of a block lie one after the other.
+    /// Number of tensor-parallel shards. Each has `kv_heads / shards` heads; their parts of a block are consecutive.
     pub shards: u32,
 }
 
@@ -77,6 +81,7 @@ impl KvGeometry {
         if self.dtype == Dtype::I8 { elements.next_multiple_of(SCALE) } else { elements }
     }
 
+    /// Bytes of a stripe: the elements of `block_tokens` tokens, padding and scales.
     pub fn stripe_bytes(&self) -> usize {
         self.scales_offset() + self.scale_bytes() * self.block_tokens as usize
     }
@@ -99,6 +104,7 @@ impl KvGeometry {
         2 * self.layers as usize * self.kv_heads as usize * (self.row_bytes() + self.scale_bytes())
     }
 
+    /// Bytes of a block: all stripes of all layers and shards, with their padding.
     pub fn block_bytes(&self) -> usize {
         2 * self.layers as usize * self.kv_heads as usize * self.stripe_bytes()
     }

@@ -1,11 +1,13 @@
-//! The operations of a decoder step, and the projections that they use.
+//! Operations of a decoder step, and the projections they use.
 
 use super::{AttentionArgs, Batch, BlockStore, ComputeShare, DeviceSample, DeviceSamplingBatch, RopeRows};
 use crate::error::Result;
 
 /// A projection: `y = x · Wᵀ (+ b)`, W row-major `[outputs, inputs]` as checkpoints store it.
 pub struct Linear<B: Backend> {
+    /// Weight W, `[outputs, inputs]`.
     pub weight: B::Matrix,
+    /// Bias b, `[outputs]`; None for a projection without bias.
     pub bias: Option<B::Vector>,
 }
 
@@ -150,7 +152,7 @@ pub trait Backend: Send + Sized + 'static {
         Ok(())
     }
 
-    /// Number of multiprocessors that the work runs on; 0 where the device has none.
+    /// Number of multiprocessors this engine may use; 0 on the CPU.
     fn multiprocessors(&self) -> u32 {
         0
     }

@@ -12,7 +12,7 @@ struct Source {
     labels: String,
     metrics: Metrics,
     histograms: Vec<HistogramReading>,
-    /// What multiplies matrices for a cache: see [`ModelCache::product_path`].
+    /// Library that multiplies matrices for a cache: see [`ModelCache::product_path`].
     products: &'static str,
 }
 

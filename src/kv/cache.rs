@@ -1,4 +1,4 @@
-//! The cache itself: creation and closing, the lock, and what engines and hosts ask about it as a whole.
+//! The cache: creation, closing, and questions about it as a whole (block counts, statistics, audit).
 
 use std::ops::Deref;
 use std::sync::atomic::AtomicU32;
@@ -17,26 +17,33 @@ use crate::sys::random_bytes;
 /// Counters of a cache, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheStats {
+    /// Number of blocks in the pool.
     pub blocks_total: usize,
+    /// Blocks that nobody holds.
     pub blocks_free: usize,
-    /// Free, or held by the prefix index alone.
+    /// Blocks that can be allocated now: free ones, and those that only the prefix index holds.
     pub blocks_available: usize,
+    /// Handles whose KV is in this cache or is being computed into it.
     pub exports_open: usize,
+    /// Handles whose KV is still being imported.
     pub imports_open: usize,
-    /// KV bytes that were copied in and out; moves within the cache are none.
+    /// KV bytes copied into the cache, from images and by pulls. Moves within the cache do not count.
     pub bytes_in: u64,
+    /// KV bytes copied out of the cache, into images and by peers' pulls. Moves within the cache do not count.
     pub bytes_out: u64,
     /// Bytes pulled by ticket while the exporter was still computing the prompt.
     pub bytes_hidden: u64,
     /// Bytes pulled by ticket after the exporter had computed the prompt.
     pub bytes_exposed: u64,
-    /// From the exporter being done until everything was here: of all pulls, and of the last.
+    /// Nanoseconds between the exporter finishing the prompt and the last of its KV arriving, summed over all pulls.
     pub exposed_ns: u64,
+    /// The part of `exposed_ns` that the last pull added.
     pub exposed_ns_last: u64,
-    /// Tickets whose KV came, and those whose did not.
+    /// Number of imports by ticket that succeeded.
     pub imports: u64,
+    /// Number of imports by ticket that failed.
     pub imports_failed: u64,
-    /// From a ticket being given until its exporter, in another process, was asked, of the last pull.
+    /// Nanoseconds from receiving a ticket to asking its exporter in another process for the KV, of the last pull.
     pub ask_ns_last: u64,
 }
 
@@ -48,11 +55,12 @@ pub struct Cache {
     timer: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Handles of two caches of one process never look alike (until a million caches later).
+/// Nonce of the next cache. It is part of every handle, so that handles of two caches in one process differ; it wraps after
+/// 2^20 caches.
 static NEXT_NONCE: AtomicU32 = AtomicU32::new(1);
 
 impl Cache {
-    /// A cache over the memory of `store`, with a lease timer of its own.
+    /// Makes a cache over the blocks of `store` and starts the thread that ends expired leases.
     pub fn new(identity: CacheIdentity, store: Arc<dyn BlockStore>, config: CacheConfig) -> Result<Arc<Cache>> {
         let geometry = *store.geometry();
         geometry.validate().map_err(|error| error.context("KV pool"))?;
@@ -70,19 +78,22 @@ impl Cache {
         Ok(Arc::new(Cache { shared, timer: Mutex::new(timer) }))
     }
 
+    /// Model and tokenizer whose KV this cache holds.
     pub fn identity(&self) -> &CacheIdentity {
         &self.shared.identity
     }
 
+    /// Shape of a block.
     pub fn geometry(&self) -> &KvGeometry {
         &self.shared.geometry
     }
 
-    /// The geometry, and what each layer keeps.
+    /// Shape of a block, and the kind of attention of each layer.
     pub(crate) fn layout(&self) -> &Layout {
         &self.shared.layout
     }
 
+    /// Memory that holds the blocks.
     pub fn store(&self) -> &dyn BlockStore {
         &*self.shared.store
     }
@@ -96,20 +107,22 @@ impl Cache {
         self.shared.table(Owner::Request)
     }
 
+    /// Number of blocks in the pool.
     pub fn total_blocks(&self) -> usize {
         self.shared.lock().pool.blocks.refs.len()
     }
 
-    /// Blocks that nobody holds.
+    /// Number of blocks that nobody holds.
     pub fn free_blocks(&self) -> usize {
         self.shared.lock().pool.blocks.free.len()
     }
 
-    /// Blocks that can be had now: free, or held by the prefix index alone.
+    /// Number of blocks that can be allocated now: free ones, and those that only the prefix index holds.
     pub fn available_blocks(&self) -> usize {
         self.shared.lock().pool.blocks.available()
     }
 
+    /// Current counters of this cache.
     pub fn stats(&self) -> CacheStats {
         let state = self.shared.lock();
         let imports = state.slots.live().filter(|(_, body)| matches!(body, Body::Importing { .. })).count();
@@ -133,9 +146,9 @@ impl Cache {
         }
     }
 
-    /// Calls `waker` once as soon as `needed` blocks are available, in place of what was asked for the same waker
-    /// before. False, and nothing is registered, if they are available now: try again. Goes on after the cache is
-    /// closed, since sequences do.
+    /// Arranges one call of `waker` as soon as `needed` blocks are available; an earlier request with the same waker is
+    /// replaced. Returns false, and registers nothing, if that many are available now. Works on a closed cache too, because
+    /// sequences continue after it closes.
     pub fn wake_when_free(&self, needed: usize, waker: &Waker) -> bool {
         self.shared.with(|state| {
             state.pool.short.retain(|(_, known)| !Arc::ptr_eq(known, waker));
@@ -147,37 +160,37 @@ impl Cache {
         })
     }
 
-    /// Every block by the kinds of owners it has.
+    /// Counts the blocks by kind of owner.
     pub fn audit(&self) -> Audit {
         audit(&self.shared.lock())
     }
 
-    /// Every invariant of the bookkeeping; the first one that does not hold, in words. For tests.
+    /// Checks every invariant of the bookkeeping; the error describes the first that does not hold. For tests.
     pub fn check(&self) -> std::result::Result<(), String> {
         check(&self.shared.lock())
     }
 
-    /// Random number of this cache's current life. Tickets carry it.
+    /// Random number that tickets carry; [`Cache::bump_epoch`] replaces it to invalidate them.
     pub fn epoch(&self) -> [u8; 16] {
         self.shared.lock().epoch
     }
 
-    /// Begins a new life: tickets issued before are EXPIRED, imports on their way fail when they land. Handles
-    /// and tables of this process stay what they are.
+    /// Invalidates all tickets issued so far: their use is EXPIRED, and imports in progress fail when they complete. Handles
+    /// and block tables of this process stay valid.
     pub fn bump_epoch(&self) -> Result<()> {
         let epoch = random_bytes()?;
         self.shared.with(|state| state.epoch = epoch);
         Ok(())
     }
 
-    /// Ends every open handle as if its lease were over and empties the prefix index: the KV itself is about to
-    /// go away (sleep).
+    /// Ends every open handle as if its lease were over, and empties the prefix index. For an engine that goes to sleep,
+    /// whose KV memory is about to be freed.
     pub fn end_exports(&self) {
         self.shared.with(end_everything);
     }
 
-    /// Ends the cache: every handle, the prefix index and the timer. Later calls on handles
-    /// are SHUTDOWN. Idempotent.
+    /// Closes the cache: ends every handle, empties the prefix index and stops the lease timer. Later calls on handles are
+    /// SHUTDOWN. Idempotent.
     pub fn close(&self) {
         self.shared.with(|state| {
             state.pool.closed = true;
@@ -192,6 +205,7 @@ impl Cache {
         }
     }
 
+    /// True once [`Cache::close`] was called.
     pub fn is_closed(&self) -> bool {
         self.shared.lock().pool.closed
     }
@@ -201,7 +215,8 @@ impl Cache {
         self.shared.keys.transport
     }
 
-    /// Counts KV bytes that came in before and after the exporter had computed the last of them.
+    /// Counts a successful pull: its bytes before and after the exporter had computed the prompt, and the time between that
+    /// moment and the last byte.
     pub(crate) fn count_streamed(&self, hidden: u64, exposed: u64, exposed_ns: u64) {
         let shared = &self.shared;
         shared.bytes_hidden.fetch_add(hidden, Relaxed);
@@ -216,29 +231,30 @@ impl Cache {
         self.shared.bytes_out.fetch_add(bytes as u64, Relaxed);
     }
 
-    /// How many blocks of a chain the prefix index has, from its first on.
+    /// Number of blocks at the start of `chain` that the prefix index has.
     pub(crate) fn cached_blocks(&self, chain: &[BlockHash]) -> usize {
         let state = self.shared.lock();
         chain.iter().take_while(|hash| state.pool.blocks.index.get(hash).is_some()).count()
     }
 
-    /// Puts the lengths, tags, MAC and checksum of an image or ticket right after a mutation.
+    /// Corrects the lengths, tags, MAC and checksum of an image or ticket that a fuzzer has mutated.
     #[cfg(feature = "fuzzing")]
     pub(crate) fn reseal(&self, data: &mut [u8]) {
         super::format::reseal(&self.shared.keys, data);
     }
 
-    /// Can KV of that layout be taken in?
+    /// Whether KV of layout `from` can be imported, as it is or by conversion.
     pub(crate) fn converts(&self, from: &KvGeometry) -> bool {
         let shared = &self.shared;
         *from == shared.geometry || !shared.config.no_convert && Conversion::new(from, &shared.geometry).is_ok()
     }
 
-    /// The exporter was asked this long after its ticket was given.
+    /// Records the nanoseconds between receiving a ticket and asking its exporter for the KV.
     pub(crate) fn count_asked(&self, ns: u64) {
         self.shared.ask_ns_last.store(ns, Relaxed);
     }
 
+    /// Counts an import by ticket that failed.
     pub(crate) fn count_failed_import(&self) {
         self.shared.imports_failed.fetch_add(1, Relaxed);
     }
@@ -250,7 +266,7 @@ fn end_everything(state: &mut CacheState) {
     state.pool.blocks.evict_all();
 }
 
-/// A cache has every method of the state that it shares with its handles and tables.
+/// Gives a cache every method of the state that it shares with its handles and tables.
 impl Deref for Cache {
     type Target = Arc<CacheShared>;
 

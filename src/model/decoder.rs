@@ -35,7 +35,7 @@ pub trait Executor: Send {
     /// Waits for a launched step, and downloads rows of its logits, `[rows.len(), vocab]`; none is fine.
     fn collect_logits(&mut self, step: &LaunchTicket, rows: &[u32], out: &mut Vec<f32>) -> Result<()>;
 
-    /// Both halves of a step: all of its logits.
+    /// Runs both halves of a step and downloads all of its logits, `[logit_rows, vocab]`.
     fn execute(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<()> {
         logits.clear();
         let step = self.launch(batch)?;
@@ -43,13 +43,14 @@ pub trait Executor: Send {
         self.collect_logits(&step, &rows, logits)
     }
 
+    /// Number of logits in a row: tokens of the model's vocabulary, padding included.
     fn vocab_size(&self) -> usize;
 
-    /// Gives the memory back that grew with the steps so far; it grows again with the next. After an error of `launch` for want
-    /// of memory this makes it as if nothing had been run.
+    /// Frees the scratch memory of the steps so far; the next step allocates it again. After `launch` ran out of memory, this
+    /// restores the state from before the step.
     fn release(&mut self) -> Result<()>;
 
-    /// Number of multiprocessors this computes on; 0 where the device has none.
+    /// Number of multiprocessors this engine may use; 0 on the CPU.
     fn multiprocessors(&self) -> u32;
 
     /// Gives this engine's kernels priority over those of non-urgent engines on the same device. Call between steps.

@@ -23,11 +23,44 @@ pub struct RopeConfig {
 /// How positions beyond the trained length are reached.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scaling {
+    /// No scaling.
     Default,
-    Linear { factor: f64 },
-    Dynamic { factor: f64 },
-    Yarn { factor: f64, attention_factor: f64, beta_fast: f64, beta_slow: f64, original: u32, truncate: bool },
-    Llama3 { factor: f64, low: f64, high: f64, original: u32 },
+    /// All frequencies are divided by a factor.
+    Linear {
+        /// Divisor of the frequencies: the stretched length over the trained length.
+        factor: f64,
+    },
+    /// Dynamic NTK: the base grows with the sequence's length once that exceeds the trained length.
+    Dynamic {
+        /// How fast the base grows with the length.
+        factor: f64,
+    },
+    /// YaRN: low frequencies are divided by a factor, high ones kept, with a linear ramp between.
+    Yarn {
+        /// Divisor of the low frequencies: the stretched length over the trained length.
+        factor: f64,
+        /// Factor on cosines and sines, which scales the attention logits by its square.
+        attention_factor: f64,
+        /// Number of turns over the trained length above which a frequency is kept.
+        beta_fast: f64,
+        /// Number of turns over the trained length below which a frequency is divided by `factor`.
+        beta_slow: f64,
+        /// Trained length in tokens.
+        original: u32,
+        /// Rounds the ends of the ramp outwards to whole dimensions.
+        truncate: bool,
+    },
+    /// Llama 3: long wavelengths are divided by a factor, short ones kept, with a smooth transition between.
+    Llama3 {
+        /// Divisor of the frequencies with long wavelengths.
+        factor: f64,
+        /// `low_freq_factor`: wavelengths above `original / low` are scaled in full.
+        low: f64,
+        /// `high_freq_factor`: wavelengths below `original / high` are kept.
+        high: f64,
+        /// Trained length in tokens.
+        original: u32,
+    },
 }
 
 const POSITIONS_MAX: u64 = 1 << 30;
@@ -100,7 +133,7 @@ impl RopeConfig {
         self.max_positions.max(stretched.min(POSITIONS_MAX as f64) as u32)
     }
 
-    /// For the fingerprint.
+    /// One line with the exact bits of all values, for the model's fingerprint.
     pub fn canonical(&self) -> String {
         let bits = |x: f64| format!("{:016x}", x.to_bits());
         let scaling = match self.scaling {

@@ -9,7 +9,14 @@ pub enum Scheme {
     ByteLevel,
     /// SentencePiece (Llama 2, Mistral): replacements, then `<0xE4>` tokens are bytes, then `strip` of the
     /// character at the start of the whole text.
-    ByteFallback { replacements: Vec<(String, String)>, bytes: bool, strip: Option<(char, usize)> },
+    ByteFallback {
+        /// Pairs of pattern and replacement, applied to a token in this order.
+        replacements: Vec<(String, String)>,
+        /// Tokens of the form `<0xE4>` stand for one byte.
+        bytes: bool,
+        /// Character to remove at the start of the text, and how many of it at most.
+        strip: Option<(char, usize)>,
+    },
     /// Anything else: the tokenizer's own decoder over the previous token and this one.
     Window,
 }

@@ -37,18 +37,24 @@ pub fn load_blas(settings: &str) {
 }
 
 fn configure(path: &CStr, name: &CStr, settings: &str) {
+    // SAFETY: `path` is a C string, and the simulated library is safe to load from any thread.
     let library = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+    // SAFETY: after a failed dlopen, dlerror returns a C string that lives until this thread's next call of the loader.
     assert!(!library.is_null(), "{:?}", unsafe { CStr::from_ptr(libc::dlerror()) });
     let settings = CString::new(settings).unwrap();
+    // SAFETY: the library was opened above and is never closed; `name` is a C string.
     let configure = unsafe { libc::dlsym(library, name.as_ptr()) };
     assert!(!configure.is_null());
+    // SAFETY: both simulated libraries export their configure function with this signature; it is not null.
     let configure: extern "C" fn(*const c_char) -> i32 = unsafe { std::mem::transmute(configure) };
     assert_eq!(configure(settings.as_ptr()), 0, "{settings:?}");
 }
 
 fn find(name: &CStr) -> Option<*mut libc::c_void> {
+    // SAFETY: `library` is RTLD_DEFAULT or an open library; `name` is a C string.
     let in_library = |library| Some(unsafe { libc::dlsym(library, name.as_ptr()) }).filter(|symbol| !symbol.is_null());
-    // This machine's own driver, which nobody has loaded for all to see.
+    // This machine's own driver, which nobody has loaded into the global scope.
+    // SAFETY: the file names are C strings, and the driver is made to be loaded from any thread.
     let own = || [c"libcuda.so.1", c"libcuda.so"].map(|file| unsafe { libc::dlopen(file.as_ptr(), libc::RTLD_NOW) });
     in_library(libc::RTLD_DEFAULT)
         .or_else(|| own().into_iter().filter(|library| !library.is_null()).find_map(in_library))
@@ -59,12 +65,14 @@ fn symbol(name: &CStr) -> *mut libc::c_void {
 }
 
 fn count(name: &CStr) -> u64 {
+    // SAFETY: callers name counters of the simulated libraries, all of which have this signature.
     let count: extern "C" fn() -> u64 = unsafe { std::mem::transmute(symbol(name)) };
     count()
 }
 
 /// What is alive on the device and of cuBLASLt, in words; empty if nothing is.
 pub fn leaks() -> String {
+    // SAFETY: the simulated driver exports this function with this signature.
     let leaks: extern "C" fn(*mut c_char, usize) -> i32 =
         unsafe { std::mem::transmute(symbol(c"simulated_cuda_leaks")) };
     let mut text = vec![0u8; 1 << 16];
@@ -78,6 +86,7 @@ pub fn leaks() -> String {
 
 /// The context that this thread's calls of the driver go to: the host's own affair.
 pub fn current_context() -> usize {
+    // SAFETY: this is cuCtxGetCurrent's signature: a CUcontext has the size of a usize, a CUresult that of an i32.
     let current: extern "C" fn(*mut usize) -> i32 = unsafe { std::mem::transmute(symbol(c"cuCtxGetCurrent")) };
     let mut context = usize::MAX;
     assert_eq!(current(&mut context), 0);
@@ -91,6 +100,7 @@ pub fn simulated() -> bool {
 
 /// Where the last kernel ran: the priority of its stream, and on how many multiprocessors.
 pub fn last_kernel() -> (i32, u32) {
+    // SAFETY: the simulated driver exports this function with this signature.
     let last: extern "C" fn(*mut i32, *mut u32) = unsafe { std::mem::transmute(symbol(c"simulated_cuda_last_kernel")) };
     let (mut priority, mut multiprocessors) = (0, 0);
     last(&mut priority, &mut multiprocessors);

@@ -5,7 +5,9 @@ use std::ffi::{CStr, CString, c_char, c_void};
 /// The order in which the threads of a block run between two barriers. Results must not depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lanes {
+    /// Thread 0 first.
     Ascending,
+    /// Thread 0 last.
     Descending,
 }
 

@@ -1,10 +1,10 @@
-//! Which instructions the kernels may use, found at run time.
+//! Instruction sets that the kernels are written for, and their detection at run time.
 
-/// A set of instructions the kernels are written for. Results of different levels differ in rounding; within
-/// one level a row's result is the same whatever the batch.
+/// An instruction set that the kernels are written for. Levels round differently; within one level, a row's result does
+/// not depend on the batch it is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {
-    /// Plain Rust, no instruction beyond the target's baseline. The oracle of the kernel tests.
+    /// Plain Rust without instructions beyond the target's baseline. The kernel tests compare the other levels with it.
     Portable,
     /// AVX2, FMA, F16C.
     Avx2,
@@ -17,6 +17,7 @@ pub enum Level {
 }
 
 impl Level {
+    /// Name for logs and errors, such as `avx512-bf16`.
     pub const fn name(self) -> &'static str {
         match self {
             Level::Portable => "portable",
@@ -27,7 +28,7 @@ impl Level {
         }
     }
 
-    /// The levels this machine and process can run, ascending.
+    /// Levels that this machine and process can run, in ascending order.
     pub fn available() -> Vec<Level> {
         const ALL: [Level; 5] = [Level::Portable, Level::Avx2, Level::Avx512, Level::Avx512Bf16, Level::Amx];
         let best = Level::best();
@@ -68,8 +69,7 @@ fn amx() -> bool {
     use std::arch::x86_64::__cpuid_count;
     const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
     const XFEATURE_XTILEDATA: libc::c_long = 18;
-    // The leaf exists on every processor with AVX-512, which was checked before (safe before Rust 1.93 only
-    // inside `unsafe`).
+    // Leaf 7 exists: AVX-512, which the caller has checked, is reported there. From Rust 1.93 on the call is safe.
     #[allow(unused_unsafe)]
     // SAFETY: cpuid is available on every x86-64 processor.
     let features = unsafe { __cpuid_count(7, 0) }.edx;

@@ -1,4 +1,4 @@
-//! Weights and activations on the host.
+//! Weights and activations in host memory.
 
 use super::memory::Aligned;
 use crate::backend::MatrixSource;
@@ -12,8 +12,8 @@ enum Data {
     Copied(Aligned<u8>),
 }
 
-/// A weight matrix `[rows, cols]`, row-major in the checkpoint's dtype, used where it is mapped. Only a
-/// tensor that is not aligned to its element size is copied.
+/// A weight matrix `[rows, cols]`, row-major in the checkpoint's dtype, used where the checkpoint is mapped. It is copied
+/// only if the tensor is not aligned to its element size or not contiguous.
 pub struct CpuMatrix {
     data: Data,
     rows: usize,
@@ -21,7 +21,7 @@ pub struct CpuMatrix {
     dtype: Dtype,
 }
 
-/// int8 is a form of KV: weights in it would need scales.
+/// Refuses int8, which only KV can have here: int8 weights would need scales.
 fn refuse_int8(dtype: Dtype) -> Result<()> {
     if dtype == Dtype::I8 {
         bail!(Unsupported, "weights of {dtype}: expected float32, float16 or bfloat16");
@@ -30,7 +30,7 @@ fn refuse_int8(dtype: Dtype) -> Result<()> {
 }
 
 impl CpuMatrix {
-    /// The matrix at byte `offset` of `owner`.
+    /// The matrix `[rows, cols]` at byte `offset` of `owner`. CORRUPT if it does not fit there.
     pub fn new(owner: Bytes, offset: usize, rows: usize, cols: usize, dtype: Dtype) -> Result<CpuMatrix> {
         refuse_int8(dtype)?;
         let all = (*owner).as_ref();
@@ -48,7 +48,7 @@ impl CpuMatrix {
         Ok(CpuMatrix { data, rows, cols, dtype })
     }
 
-    /// The part of a checkpoint's matrix that `source` names: in place where it lies there in one piece, else a copy.
+    /// The part of a checkpoint's matrix that `source` names: in place if it is contiguous there, else a copy.
     pub fn load(source: &MatrixSource<'_>) -> Result<CpuMatrix> {
         let (rows, cols) = source.shape()?;
         let (owner, dtype) = (&source.storage.owner, source.storage.dtype);
@@ -65,7 +65,7 @@ impl CpuMatrix {
         Ok(CpuMatrix { data: Data::Copied(copy), rows, cols, dtype })
     }
 
-    /// From floats, rounded to `dtype`: for tests and benches.
+    /// A matrix `[rows, cols]` of the row-major `values`, rounded to `dtype`. For tests and benches.
     pub fn from_f32(values: &[f32], rows: usize, cols: usize, dtype: Dtype) -> Result<CpuMatrix> {
         assert_eq!(values.len(), rows * cols);
         refuse_int8(dtype)?;
@@ -81,20 +81,22 @@ impl CpuMatrix {
         Ok(CpuMatrix { data: Data::Copied(copy), rows, cols, dtype })
     }
 
-    /// Outputs of a projection, or tokens of an embedding.
+    /// Number of rows: outputs of a projection, or tokens of an embedding table.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
+    /// Number of columns: inputs of a projection, or the width of an embedding.
     pub fn cols(&self) -> usize {
         self.cols
     }
 
+    /// Element type, the checkpoint's.
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }
 
-    /// True where the bytes are the owner's own.
+    /// True if the matrix is used in place, false if it was copied.
     pub fn in_place(&self) -> bool {
         matches!(self.data, Data::InPlace { .. })
     }
@@ -115,11 +117,12 @@ pub struct CpuVector {
 }
 
 impl CpuVector {
+    /// A vector with these values.
     pub fn from_f32(values: &[f32]) -> CpuVector {
         CpuVector { values: values.into() }
     }
 
-    /// From a tensor's bytes, any alignment.
+    /// A vector from a tensor's little-endian bytes, of any alignment, widened to f32.
     pub fn new(bytes: &[u8], dtype: Dtype) -> Result<CpuVector> {
         refuse_int8(dtype)?;
         if !bytes.len().is_multiple_of(dtype.size()) {
@@ -135,12 +138,13 @@ impl CpuVector {
         Ok(CpuVector { values: values.collect() })
     }
 
+    /// All elements.
     pub fn as_slice(&self) -> &[f32] {
         &self.values
     }
 }
 
-/// Activations `[rows, cols]` of f32.
+/// Activations `[rows, cols]`, row-major f32.
 #[derive(Default)]
 pub struct CpuBuffer {
     data: Aligned<f32>,
@@ -149,6 +153,7 @@ pub struct CpuBuffer {
 }
 
 impl CpuBuffer {
+    /// A buffer `[rows, cols]` of the row-major `values`. Panics if their number is not `rows * cols`.
     pub fn from_f32(values: &[f32], rows: usize, cols: usize) -> Result<CpuBuffer> {
         assert_eq!(values.len(), rows * cols);
         let mut buffer = CpuBuffer::default();
@@ -157,7 +162,7 @@ impl CpuBuffer {
         Ok(buffer)
     }
 
-    /// Gives it a shape; what it holds then is unspecified.
+    /// Sets the shape. The content is unspecified afterwards.
     pub fn resize(&mut self, rows: usize, cols: usize) -> Result<()> {
         let Some(len) = rows.checked_mul(cols) else { bail!(OutOfMemory, "activations of {rows} x {cols} overflow") };
         self.data.resize(len)?;
@@ -165,22 +170,27 @@ impl CpuBuffer {
         Ok(())
     }
 
+    /// Number of rows: one per token or sampled position of the step.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
+    /// Number of elements in a row.
     pub fn cols(&self) -> usize {
         self.cols
     }
 
+    /// All elements, row by row.
     pub fn as_slice(&self) -> &[f32] {
         self.data.as_slice()
     }
 
+    /// All elements, row by row, for writing.
     pub fn as_mut_slice(&mut self) -> &mut [f32] {
         self.data.as_mut_slice()
     }
 
+    /// Elements of one row. Panics if `index` is out of range.
     pub fn row(&self, index: usize) -> &[f32] {
         &self.as_slice()[index * self.cols..(index + 1) * self.cols]
     }

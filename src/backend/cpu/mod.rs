@@ -1,4 +1,4 @@
-//! The CPU: a thread pool, KV blocks and weights in host memory, and kernels for the instructions at hand.
+//! CPU backend: a thread pool, KV blocks and weights in host memory, and kernels for each instruction set.
 
 mod attention;
 mod elementwise;
@@ -28,15 +28,15 @@ use crate::error::Result;
 /// How a CPU backend runs.
 #[derive(Clone, Debug, Default)]
 pub struct CpuConfig {
-    /// Threads that compute, the calling one among them. 0: all CPUs available to the process (or of `cpus`).
+    /// Number of threads that compute, including the calling one. 0: one per CPU in `cpus`, or per CPU available to the process.
     pub threads: usize,
     /// CPUs the workers are bound to. The calling thread binds itself, with [`bind_current_thread`].
     pub cpus: Option<Vec<usize>>,
-    /// Instructions to use. None: the best there are.
+    /// Instruction set to use. None: the best this CPU has.
     pub level: Option<Level>,
 }
 
-/// One engine's CPU: its threads and scratch.
+/// Worker threads and scratch memory of one engine on the CPU.
 pub struct CpuBackend {
     level: Level,
     pool: Pool,
@@ -45,6 +45,7 @@ pub struct CpuBackend {
 }
 
 impl CpuBackend {
+    /// Starts the worker threads. UNSUPPORTED if this CPU lacks the instructions of `config.level`.
     pub fn new(config: CpuConfig) -> Result<CpuBackend> {
         let level = config.level.unwrap_or_else(Level::best);
         if level > Level::best() {
@@ -61,10 +62,12 @@ impl CpuBackend {
         Ok(CpuBackend { level, pool, packed: Default::default(), scratches: Default::default() })
     }
 
+    /// Instruction set that the kernels use.
     pub fn level(&self) -> Level {
         self.level
     }
 
+    /// Number of threads that compute, including the calling one.
     pub fn threads(&self) -> usize {
         self.pool.threads()
     }
@@ -74,7 +77,7 @@ impl Backend for CpuBackend {
     type Buffer = CpuBuffer;
     type Matrix = CpuMatrix;
     type Vector = CpuVector;
-    /// Where they are mapped: they are computed side by side.
+    /// The matrices stay separate, where the checkpoint is mapped; one parallel pass computes all of them.
     type Projections = Vec<Linear<Self>>;
     type Kv = KvSlab;
 

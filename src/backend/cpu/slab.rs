@@ -1,4 +1,4 @@
-//! The KV pool of the CPU: one mapping, cut into blocks.
+//! KV pool in host memory: one mapping, cut into blocks.
 
 use super::memory::{Mapping, out_of_memory};
 use crate::backend::{BlockId, BlockStore, KvGeometry, PoolExport};
@@ -8,7 +8,7 @@ use crate::sys::bytes::{ByteSource, ByteTarget};
 use crate::sys::shared_memory::SharedMemory;
 use std::sync::atomic::AtomicU8;
 
-/// All KV blocks of one cache in host memory, zero and lazily backed.
+/// All KV blocks of one cache in host memory. They begin as zeros; the system provides pages as they are first written.
 pub struct KvSlab {
     geometry: KvGeometry,
     n_blocks: usize,
@@ -31,11 +31,12 @@ impl Memory {
 }
 
 impl KvSlab {
+    /// A pool of `n_blocks` blocks in memory private to this process.
     pub fn new(geometry: KvGeometry, n_blocks: usize) -> Result<KvSlab> {
         Self::of(geometry, n_blocks, |len| Mapping::anonymous(len).map(Memory::Private))
     }
 
-    /// A pool that other processes can be given to read.
+    /// A pool of `n_blocks` blocks in shared memory, which other processes can be given to read.
     pub fn shared(geometry: KvGeometry, n_blocks: usize) -> Result<KvSlab> {
         Self::of(geometry, n_blocks, |len| SharedMemory::create(len).map(Memory::PoolExport))
     }
@@ -49,9 +50,9 @@ impl KvSlab {
         Ok(KvSlab { geometry, n_blocks, block_bytes, memory })
     }
 
-    /// Where the stripe of `(layer, K or V, head)` begins in block `id`: `[block_tokens][head_dim]` elements, and
-    /// scales if it is int8.
-    /// Panics out of range, so that a wrong block table can never reach other memory.
+    /// Start of the stripe of `(layer, K or V, head)` in block `id`: `[block_tokens][head_dim]` elements, followed by
+    /// scales if the KV is int8.
+    /// Panics if an index is out of range, so that a wrong block table can never reach other memory.
     pub(super) fn head(&self, id: BlockId, layer: usize, value: bool, head: usize) -> *mut u8 {
         let (layers, heads) = (self.geometry.layers as usize, self.geometry.kv_heads as usize);
         assert!((id as usize) < self.n_blocks, "block {id} of {}", self.n_blocks);

@@ -179,10 +179,12 @@ impl Device {
         bail!(NotFound, "the CUDA device {} is not visible to this process", written(uuid))
     }
 
+    /// Ordinal of the device among those visible to this process.
     pub fn ordinal(&self) -> i32 {
         self.ordinal
     }
 
+    /// UUID of the device, the same in every process.
     pub fn uuid(&self) -> Result<[u8; 16]> {
         uuid(self.handle)
     }
@@ -202,6 +204,7 @@ impl Device {
         Ok(Current(PhantomData))
     }
 
+    /// Free device memory in bytes, as the driver reports it now.
     pub fn free_bytes(&self) -> Result<u64> {
         let _current = self.enter()?;
         let (mut free, mut total) = (0, 0);

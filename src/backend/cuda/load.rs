@@ -28,6 +28,7 @@ struct Watched<'a> {
 }
 
 impl<'a> Loader<'a> {
+    /// A loader that allocates each matrix and vector by itself on `device`, and shares none with other processes.
     pub fn new(device: &Arc<Device>) -> Result<Loader<'a>> {
         Self::into(Depot::Apart(device.clone()))
     }

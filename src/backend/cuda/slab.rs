@@ -13,11 +13,12 @@ pub struct CudaSlab {
 }
 
 impl CudaSlab {
+    /// A pool of `n_blocks` blocks on `device`, private to this process.
     pub fn new(device: &Arc<Device>, geometry: KvGeometry, n_blocks: usize) -> Result<CudaSlab> {
         Self::of(device, geometry, n_blocks, false)
     }
 
-    /// A pool that other processes may map for reading, where the device supports that.
+    /// A pool of `n_blocks` blocks that other processes may map for reading, where the device supports that.
     pub fn shared(device: &Arc<Device>, geometry: KvGeometry, n_blocks: usize) -> Result<CudaSlab> {
         Self::of(device, geometry, n_blocks, true)
     }

@@ -78,6 +78,7 @@ pub struct CudaVector {
 }
 
 impl CudaVector {
+    /// A vector with these values, complete when the loader has finished.
     pub fn new(loader: &mut Loader, values: &[f32]) -> Result<CudaVector> {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         Ok(CudaVector { memory: load(loader, &bytes)?, rounded: None })

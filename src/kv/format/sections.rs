@@ -281,8 +281,8 @@ impl<'a> Sections<'a> {
                 return self.differ(field, expected.to_string(), found.to_string());
             }
         }
-        let kinds = cache.layout.kinds.iter().zip(&layout.kinds).enumerate();
-        for (layer, (own, found)) in kinds.filter(|(_, (own, found))| own != found) {
+        let mut kinds = cache.layout.kinds.iter().zip(&layout.kinds).enumerate();
+        if let Some((layer, (own, found))) = kinds.find(|(_, (own, found))| own != found) {
             return self.differ(&format!("layer {layer}"), own.to_string(), found.to_string());
         }
         Ok(found)

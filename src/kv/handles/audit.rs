@@ -1,20 +1,26 @@
-//! The audit: who owns each block, found by walking the owners and not by believing the reference counts.
+//! Audit of block ownership: walks the owners and compares what it finds with the reference counts.
 
 use super::slots::Body;
 use super::state::CacheState;
 use crate::backend::BlockId;
 use crate::kv::pool::Owner;
 
-/// Blocks by kind of owner. A block that is shared counts once for every kind that holds it.
+/// Number of blocks by kind of owner. A shared block counts once for every kind that holds it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Audit {
+    /// Blocks held by requests.
     pub by_requests: usize,
+    /// Blocks held by transfers in progress.
     pub by_transfers: usize,
+    /// Blocks held by handles.
     pub by_exports: usize,
+    /// Blocks held by the prefix index.
     pub by_prefix_index: usize,
-    /// Blocks that are neither free nor owned, or both, or whose reference count is not that of their owners.
+    /// Blocks that are neither free nor owned, or both, or whose reference count differs from the number of their owners.
     pub leaked: usize,
+    /// Blocks in the pool.
     pub total: usize,
+    /// Blocks on the free list.
     pub free: usize,
 }
 
@@ -75,7 +81,7 @@ pub(in crate::kv) fn audit(state: &CacheState) -> Audit {
     audit
 }
 
-/// Every invariant; the first broken one in words.
+/// Checks every invariant; the error describes the first broken one.
 pub(in crate::kv) fn check(state: &CacheState) -> Result<(), String> {
     let seen = walk(state);
     for (block, (seen, &refs)) in seen.iter().zip(&state.pool.blocks.refs).enumerate() {

@@ -1,4 +1,4 @@
-//! Handles: a snapshot and its blocks under a lease.
+//! Handles of sequences in the cache: a snapshot and its blocks under a lease.
 
 use std::time::Duration;
 
@@ -18,26 +18,32 @@ use crate::sync::{Arc, Instant};
 pub enum Consumed {
     /// The sequence; the handle is used up.
     Ready(Snapshot, BlockTable),
-    /// Its KV is still on its way and the handle lives on: ask again once [`Cache::on_landed`] has called.
+    /// The KV has not arrived, and the handle stays valid. Ask again after [`CacheShared::on_landed`] has called.
     Pending,
 }
 
+/// Description of a handle: its sequence, its sizes and the state of its KV.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvInfo {
+    /// Tokens of the sequence.
     pub n_tokens: u32,
     /// Tokens whose KV the handle holds.
     pub computed: u32,
+    /// Blocks with that KV; 0 while it is being imported or computed.
     pub n_blocks: u32,
+    /// Size of the handle's image in bytes; 0 while its KV is being imported or computed.
     pub image_bytes: u64,
+    /// Size of the handle's ticket in bytes; 0 while its KV is being imported.
     pub ticket_bytes: u64,
+    /// Time until the lease ends. The cache's whole lease while the KV is being imported or computed.
     pub lease_left: Duration,
-    /// The import has not landed.
+    /// The KV is being imported and has not all arrived.
     pub importing: bool,
-    /// The prompt is still being computed.
+    /// The prompt's KV is still being computed.
     pub streaming: bool,
 }
 
-/// How far a handle's KV is.
+/// Where a handle's KV comes from, and how much of it is there.
 enum Landing {
     Import,
     Prompt(u32),
@@ -45,13 +51,13 @@ enum Landing {
 }
 
 impl CacheShared {
-    /// Makes a handle of a sequence at a step boundary. The table moves into it: 0 bytes, O(1) at any length. On
-    /// failure the table's blocks are returned. `lease`: None is the cache's.
+    /// Makes a handle of a sequence at a step boundary. The table moves into it, so no KV is copied, whatever the length. If
+    /// this fails, the table's blocks return to the pool. A `lease` of None is the cache's.
     pub fn export(self: &Arc<Self>, snapshot: Snapshot, table: BlockTable, lease: Option<Duration>) -> Result<KvId> {
         self.export_as(None, snapshot, table, lease)
     }
 
-    /// The same, under the id of the handle that was being filled if that is still there.
+    /// Like [`CacheShared::export`], but completes the streaming handle `streaming` if it is still live.
     pub(in crate::kv) fn export_as(
         self: &Arc<Self>,
         streaming: Option<KvId>,
@@ -79,7 +85,7 @@ impl CacheShared {
             bail!(InvalidArgument, "KV export: the block table was exported already");
         };
         self.with(|state| {
-            // Blocks that were reserved ahead have nothing in them.
+            // Blocks that were reserved ahead hold no KV yet.
             if blocks.len() > need {
                 state.pool.blocks.release_all(&blocks[need..]);
                 blocks.truncate(need);
@@ -102,7 +108,7 @@ impl CacheShared {
         })
     }
 
-    /// Takes the sequence out of the handle that `find` finds.
+    /// Takes the sequence out of the handle in the slot that `find` returns.
     pub(in crate::kv) fn consume_found(
         self: &Arc<Self>,
         id: KvId,
@@ -131,13 +137,13 @@ impl CacheShared {
 }
 
 impl CacheShared {
-    /// Takes the sequence out of a handle. Of several callers exactly one gets it, the others get EXPIRED. The
-    /// handle of an import that failed gives that failure.
+    /// Takes the sequence out of a handle. If several callers try, exactly one gets it and the others get EXPIRED. If the
+    /// handle's import failed, returns that failure.
     pub fn consume(self: &Arc<Self>, id: KvId) -> Result<Consumed> {
         self.consume_found(id, CacheState::find)
     }
 
-    /// The snapshot of a handle, to look at before consuming it. None while its KV is on its way.
+    /// Snapshot of a handle, without consuming it. None while its KV is being imported or computed.
     pub fn peek(&self, id: KvId) -> Result<Option<Arc<Snapshot>>> {
         self.with(|state| {
             let slot = state.find(id)?;
@@ -149,7 +155,7 @@ impl CacheShared {
         })
     }
 
-    /// The sequence of a handle whose KV failed to come: to be computed anew.
+    /// Sequence of a handle whose KV failed to arrive, so that the caller can compute it again. None for other handles.
     pub fn failed_sequence(&self, id: KvId) -> Option<Arc<Snapshot>> {
         self.with(|state| {
             let slot = state.find(id).ok()?;
@@ -158,8 +164,8 @@ impl CacheShared {
         })
     }
 
-    /// The sequence of a handle: as its ticket says where it is being imported, the prompt where that is being computed;
-    /// also of one whose KV did not come.
+    /// Sequence of a handle: as its ticket gives it while the KV is being imported or after that failed, the prompt while its
+    /// KV is being computed, else the exported snapshot.
     pub fn sequence(&self, id: KvId) -> Result<Arc<Snapshot>> {
         self.with(|state| {
             let slot = state.find(id)?;
@@ -170,7 +176,8 @@ impl CacheShared {
         })
     }
 
-    /// Replaces the host data of a handle's sequence. Refused once its image was read: that does not change.
+    /// Replaces the host data of a handle's sequence. INVALID_ARGUMENT once the handle's image was read, because an image
+    /// never changes.
     pub fn set_host_data(&self, id: KvId, data: &[u8]) -> Result<()> {
         if data.len() > MAX_HOST_DATA {
             bail!(InvalidArgument, "host data: expected at most {MAX_HOST_DATA} bytes, found {}", data.len());
@@ -193,7 +200,7 @@ impl CacheShared {
         })
     }
 
-    /// Tells a handle the hash chain over its computed tokens, if `chain` goes that far.
+    /// Stores with a handle the hash of its computed tokens, if `chain` goes that far.
     pub fn set_chain(&self, id: KvId, chain: &HashChain) {
         self.with(|state| {
             if let Ok((_, export)) = state.ready(id) {
@@ -202,8 +209,7 @@ impl CacheShared {
         });
     }
 
-    /// Another handle of the same sequence. The blocks are shared; whoever writes one first gets a copy of it.
-    /// The lease begins anew.
+    /// Makes another handle of the same sequence, with a fresh lease. The blocks are shared and copied when written.
     pub fn duplicate(&self, id: KvId) -> Result<KvId> {
         self.with(|state| {
             let (_, export) = state.ready(id)?;
@@ -219,6 +225,7 @@ impl CacheShared {
         })
     }
 
+    /// Describes a handle.
     pub fn info(&self, id: KvId) -> Result<KvInfo> {
         let shared = self;
         let found = shared.with(|state| {
@@ -274,7 +281,7 @@ impl CacheShared {
         format::ticket_len(&self.identity, &self.layout, snapshot, &self.endpoints()) as u64
     }
 
-    /// The lease is `lease` from now on. The lease of an import begins when it lands.
+    /// Makes the lease end `lease` from now. The lease of an import begins when its KV has arrived.
     pub fn renew(&self, id: KvId, lease: Duration) -> Result<()> {
         self.with(|state| {
             let slot = state.find(id)?;
@@ -283,8 +290,8 @@ impl CacheShared {
         })
     }
 
-    /// Ends a handle. Its blocks return once no transfer touches them. Fine on handles that ended already;
-    /// NOT_FOUND for what was never a handle of this cache.
+    /// Ends a handle. Its blocks return to the pool once no transfer uses them. Succeeds on handles that have ended already;
+    /// NOT_FOUND for a number that was never a handle of this cache.
     pub fn release(&self, id: KvId) -> Result<()> {
         self.with(|state| {
             if !state.slots.was_issued(id) {
@@ -297,8 +304,8 @@ impl CacheShared {
         })
     }
 
-    /// Calls `waker` once when the KV behind `id` has landed, failed or was released. False, and nothing is registered,
-    /// if it is not on its way (any more).
+    /// Arranges one call of `waker` when the KV behind `id` has arrived, has failed or is released. Returns false, and
+    /// registers nothing, if the KV is not being imported or computed.
     pub fn on_landed(&self, id: KvId, waker: Waker) -> bool {
         self.with(|state| {
             let Ok(slot) = state.find(id) else { return false };
@@ -312,11 +319,12 @@ impl CacheShared {
         })
     }
 
-    /// The snapshot behind a handle, and a transfer's hold on all of its blocks.
+    /// Snapshot of a handle, and a table that keeps all of its blocks alive during a transfer.
     pub(in crate::kv) fn pin(self: &Arc<Self>, id: KvId) -> Result<(Arc<Snapshot>, BlockTable)> {
         self.pin_range(id, 0..usize::MAX)
     }
 
+    /// Like [`CacheShared::pin`], for the blocks in `range`, which is clamped to those there are.
     pub(in crate::kv) fn pin_range(
         self: &Arc<Self>,
         id: KvId,
@@ -354,7 +362,7 @@ impl CacheShared {
         }
     }
 
-    /// Where a handle comes from, as tickets and images say it.
+    /// Snapshot of a handle, its origin as tickets and images state it, and the head of its image if that was read.
     pub(in crate::kv) fn origin(&self, id: KvId) -> Result<(Arc<Snapshot>, Origin, Option<ImageHead>)> {
         self.with(|state| {
             let epoch = state.epoch;
@@ -366,7 +374,7 @@ impl CacheShared {
         })
     }
 
-    /// Counts KV bytes that left.
+    /// Counts KV bytes that were copied out of the cache.
     pub(in crate::kv) fn count_out(&self, bytes: usize) {
         self.bytes_out.fetch_add(bytes as u64, Relaxed);
     }

@@ -1,4 +1,4 @@
-//! The exporter's side of a transfer: blocks of a handle that a peer reads, and the end of the handle once it has them.
+//! The exporter's side of a transfer: it holds the blocks of a handle while a peer reads them, then ends the handle.
 
 use std::time::Duration;
 
@@ -13,21 +13,21 @@ use crate::kv::format;
 use crate::kv::pool::{BlockTable, Owner, Table, TableKey};
 use crate::sequence::Snapshot;
 
-/// Blocks held for one transfer. Dropping it lets go of them; the handle stays unless the loan was committed.
+/// Blocks held for one transfer. Dropping it releases them; the handle stays valid unless [`TransferHold::commit`] ended it.
 pub(crate) struct TransferHold {
     shared: Arc<CacheShared>,
     id: KvId,
     epoch: [u8; 16],
     pins: TableKey,
     blocks: Vec<BlockId>,
-    /// Blocks at the front that are no longer held.
+    /// Number of blocks at the front that are no longer held.
     let_go: usize,
     whole: Option<Arc<Snapshot>>,
 }
 
 impl CacheShared {
-    /// Begins a transfer of a handle. `digest` is that of the ticket: what the handle holds must be what the ticket was
-    /// written for. The handle's lease begins anew.
+    /// Begins a transfer of a handle and renews its lease. `digest` is the ticket's digest of the sequence; CORRUPT unless it
+    /// is the handle's too.
     pub(crate) fn lend(self: &Arc<Self>, id: KvId, epoch: &[u8; 16], digest: &[u8; 32]) -> Result<TransferHold> {
         // What the handle holds, and what it held when a ticket was written while its prompt was being computed.
         let held = self.with(|state| {
@@ -52,7 +52,7 @@ impl CacheShared {
         Ok(TransferHold { shared: self.clone(), id, epoch: *epoch, pins, blocks: Vec::new(), let_go: 0, whole: None })
     }
 
-    /// A loan of free blocks for a self-test: `most` of them, or half of what there is (others go on meanwhile), at least one.
+    /// Holds free blocks for a self-test: at least one, at most `most` and half of the free ones, so that requests can continue.
     pub(crate) fn lend_scratch(self: &Arc<Self>, most: usize) -> Result<TransferHold> {
         let (pins, blocks, epoch) = self.with(|state| {
             if state.pool.closed {
@@ -70,8 +70,8 @@ impl CacheShared {
 }
 
 impl TransferHold {
-    /// Waits until there are more than `have` blocks, or all, at most for `timeout`; then holds all that are there. The peer
-    /// has the first `have` already: while the prompt is being computed, they are let go.
+    /// Waits up to `timeout` until more than `have` blocks, or all of them, are computed, and holds those. The peer has the
+    /// first `have` already: if the prompt is still being computed, they are released.
     pub fn more(&mut self, have: usize, timeout: Duration) -> Result<()> {
         let until = Instant::now() + timeout;
         let shared = self.shared.clone();
@@ -127,7 +127,7 @@ impl TransferHold {
         }
     }
 
-    /// The importer is still at it: the handle's lease begins anew.
+    /// Renews the handle's lease, because the importer has shown that it is alive.
     pub fn renew(&self) {
         self.shared.with(|state| {
             if state.epoch == self.epoch
@@ -140,24 +140,24 @@ impl TransferHold {
         });
     }
 
-    /// The blocks held so far, in the sequence's order.
+    /// Ids of the blocks found so far, in the order of the sequence. The first ones may have been released.
     pub fn blocks(&self) -> &[BlockId] {
         &self.blocks
     }
 
-    /// Which of them are still held.
+    /// Range of [`TransferHold::blocks`] that is still held.
     #[cfg(all(test, feature = "shuttle"))]
     pub fn held(&self) -> std::ops::Range<usize> {
         self.let_go..self.blocks.len()
     }
 
-    /// The sequence, once all of its blocks are held.
+    /// Snapshot of the sequence, once all of its blocks are computed.
     pub fn whole(&self) -> Option<&Arc<Snapshot>> {
         self.whole.as_ref()
     }
 
-    /// The peer has everything: the handle ends as consumed. Fails if it ended meanwhile, and then the peer must not
-    /// use what it has.
+    /// Ends the handle as consumed, because the peer has all of its KV. Fails if the handle has ended before; the peer must
+    /// then discard what it has.
     pub fn commit(&mut self) -> Result<()> {
         self.shared.with(|state| {
             if state.epoch != self.epoch {
@@ -169,7 +169,7 @@ impl TransferHold {
         })
     }
 
-    /// Counts KV bytes that left.
+    /// Counts KV bytes that were copied out of the cache.
     pub fn count_out(&self, bytes: usize) {
         self.shared.bytes_out.fetch_add(bytes as u64, crate::sync::atomic::Ordering::Relaxed);
     }
@@ -178,7 +178,7 @@ impl TransferHold {
         &*self.shared.store
     }
 
-    /// A hold of its own on blocks of this loan, for somebody who reads them while the loan may end.
+    /// Holds some of the blocks independently, for a reader that may outlive this hold. None if they are not all held here.
     pub fn pin(&self, range: std::ops::Range<usize>) -> Option<BlockTable> {
         let blocks = self.blocks.get(range.clone()).filter(|_| range.start >= self.let_go)?.to_vec();
         let key = self.shared.with(|state| state.pool.share(Owner::Transfer, &blocks));

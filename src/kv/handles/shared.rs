@@ -1,4 +1,4 @@
-//! State shared by tables, handles, the timer and the cache: the one lock, the keys, the memory, the counters.
+//! State shared by tables, handles, the timer and the cache: the lock, the keys, the block memory and the counters.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -10,14 +10,17 @@ use crate::kv::pool::{BlockTable, Owner, PoolOwner, PoolState, Waker};
 use crate::sync::atomic::AtomicU64;
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+/// How a cache treats leases, secrets, prefix sharing and foreign layouts.
 #[derive(Clone, Debug)]
 pub struct CacheConfig {
-    /// How long a handle lives unless it is renewed, consumed or released.
+    /// Time after which a handle ends unless it is renewed, consumed or released before.
     pub lease: Duration,
-    /// Who knows it may import and forge. None: random, so only this cache can import what it exported.
+    /// Key that authenticates images and tickets: whoever knows it can import from this cache, and can forge. None: a random
+    /// key, so that only this cache accepts what it exported.
     pub secret: Option<[u8; 32]>,
-    /// Imported sequences of at most this many tokens use and feed the prefix index. 0 where KV depends on more
-    /// than the tokens before it: a rope that goes by the sequence's length shares only below its threshold.
+    /// Greatest length in tokens of imported sequences that use and feed the prefix index. It is limited where KV depends on
+    /// more than the preceding tokens: with a rope that depends on the sequence's length, only sequences up to its threshold
+    /// can share.
     pub share_up_to_tokens: u32,
     /// Refuses KV of another layout (block size, dtype, shards) instead of converting it.
     pub no_convert: bool,
@@ -37,18 +40,18 @@ impl Default for CacheConfig {
     }
 }
 
-/// State shared by tables, handles, the timer and the cache. Lives until the last table is dropped.
+/// State shared by tables, handles, the timer and the cache. It lives until the last table is dropped.
 pub struct CacheShared {
     pub(in crate::kv) identity: CacheIdentity,
     pub(in crate::kv) config: CacheConfig,
     pub(in crate::kv) keys: Keys,
     pub(in crate::kv) store: Arc<dyn BlockStore>,
     pub(in crate::kv) geometry: KvGeometry,
-    /// The geometry, and what each layer keeps: for tickets and images.
+    /// Shape of a block and the kind of attention of each layer, as tickets and images state them.
     pub(in crate::kv) layout: Layout,
     state: Mutex<CacheState>,
     pub(in crate::kv) timer: Condvar,
-    /// Signalled when a prompt that is being computed has more blocks, or is done.
+    /// Signalled when a streaming export has more computed tokens, is complete or has failed.
     pub(in crate::kv) progress: Condvar,
     /// Endpoints that tickets and addresses name.
     pub(in crate::kv) endpoints: Mutex<Arc<[Endpoint]>>,
@@ -63,7 +66,7 @@ pub struct CacheShared {
     pub(in crate::kv) ask_ns_last: AtomicU64,
 }
 
-/// Calls wakers, without the lock. They are the engine's: a panic in one is no reason to skip the others.
+/// Calls wakers, without the lock. They are foreign code: a panic in one must not keep the others from being called.
 pub(in crate::kv) fn wake(due: Vec<Waker>) {
     for waker in due {
         let _ = catch_unwind(AssertUnwindSafe(|| waker()));
@@ -107,7 +110,8 @@ impl CacheShared {
         Own { identity: &self.identity, layout: &self.layout, no_convert: self.config.no_convert }
     }
 
-    /// The lock. A panic while it was held is a bug that was caught elsewhere; the bookkeeping goes on.
+    /// Locks the state. A poisoned lock is taken all the same: the panic was reported where it was caught, and the bookkeeping
+    /// must go on.
     pub(in crate::kv) fn lock(&self) -> MutexGuard<'_, CacheState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -116,7 +120,7 @@ impl CacheShared {
         self.endpoints.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Runs `f` under the lock, then wakes without it whom `f` gave reason to wake.
+    /// Runs `f` under the lock, then releases it and calls the wakers that `f` made due.
     pub(in crate::kv) fn with<R>(&self, f: impl FnOnce(&mut CacheState) -> R) -> R {
         let mut state = self.lock();
         let result = f(&mut state);

@@ -1,4 +1,4 @@
-//! Handles whose prompt is still being computed: a peer may begin to pull what is there.
+//! Streaming exports: handles whose prompt is still being computed, and whose finished blocks a peer can pull meanwhile.
 
 use crate::sync::Arc;
 
@@ -9,15 +9,15 @@ use crate::error::{Error, Result, Status};
 use crate::kv::pool::BlockTable;
 use crate::sequence::Snapshot;
 
-/// The engine's side of such a handle, held beside the sequence's table. Dropping it fails the handle; if the table goes
-/// first, nobody gets a block of it any more.
+/// The engine's side of a handle whose prompt is still being computed. The engine keeps it beside the sequence's block table.
+/// Dropping it fails the handle; once the table is dropped, peers get no more blocks of it.
 pub struct StreamingExport {
     shared: Arc<CacheShared>,
     id: Option<KvId>,
 }
 
 impl CacheShared {
-    /// A handle of a prompt whose KV will be computed into `table`. It has no lease: it ends with the request.
+    /// Makes a handle of a prompt whose KV will be computed into `table`. It has no lease: it ends with the request.
     pub fn begin_streaming_export(self: &Arc<Self>, prompt: Snapshot, table: &BlockTable) -> Result<StreamingExport> {
         let Some(table) = table.key().filter(|_| table.belongs_to(&**self)) else {
             bail!(InvalidArgument, "KV export: the block table is another cache's, or was exported already");
@@ -36,11 +36,12 @@ impl CacheShared {
 }
 
 impl StreamingExport {
+    /// Handle of this export.
     pub fn id(&self) -> KvId {
         self.id.unwrap_or(KvId(0))
     }
 
-    /// Tokens `0..computed` of the table are final, until it is cleared or reserves them anew.
+    /// Announces that the KV of tokens `0..computed` in the table is final, until the table is cleared or reserves them again.
     pub fn advance(&self, computed: u32) {
         let id = self.id();
         let grew = self.shared.with(|state| {
@@ -53,10 +54,10 @@ impl StreamingExport {
         }
     }
 
-    /// The prompt is computed: the handle becomes that of the sequence, under a lease. If the host gave it back
-    /// meanwhile, the sequence gets another one.
+    /// Completes the export once the prompt is computed: the handle becomes an ordinary one, under a lease. If the host has
+    /// released it meanwhile, the sequence gets a new handle.
     pub fn finish(mut self, snapshot: Snapshot, table: BlockTable) -> Result<KvId> {
-        // The handle stays this one's to end until that is done, whatever goes wrong.
+        // `self.id` stays set until the export has succeeded, so that dropping `self` in between fails the handle.
         let finished = self.shared.export_as(self.id, snapshot, table, None);
         match &finished {
             Ok(_) => {
@@ -68,7 +69,7 @@ impl StreamingExport {
         finished
     }
 
-    /// The request ended without its prompt's KV: so does the handle, with this as the reason.
+    /// Ends the handle because its request ended before the prompt was computed. Importers get `error`.
     pub fn fail(mut self, error: Error) {
         self.end(error);
     }

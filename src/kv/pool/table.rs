@@ -5,13 +5,13 @@ use super::state::{Owner, PoolState, TableKey};
 use crate::backend::{BlockId, BlockStore};
 use crate::sync::Arc;
 
-/// Whoever has the lock around the pool's state.
+/// Owner of the lock around the pool's state.
 pub(in crate::kv) trait PoolOwner: Send + Sync {
     /// Runs `f` under the lock, then calls without it the wakers that `f` made due.
     fn with_pool(&self, f: &mut dyn FnMut(&mut PoolState));
-    /// Tokens of a block.
+    /// Tokens per block.
     fn block_tokens(&self) -> u32;
-    /// Where the blocks lie.
+    /// Memory that holds the blocks.
     fn block_store(&self) -> &dyn BlockStore;
 }
 
@@ -27,7 +27,7 @@ impl dyn PoolOwner {
     }
 }
 
-/// Blocks of one sequence: token `t` lies in block `t / block_tokens`. Dropping it returns them.
+/// Blocks of one sequence: the KV of token `t` is in block `t / block_tokens`. Dropping the table returns them to the pool.
 pub struct BlockTable {
     pool: Arc<dyn PoolOwner>,
     /// None once the table was given to a handle.
@@ -40,7 +40,7 @@ impl BlockTable {
         BlockTable { pool, key: Some(key), blocks }
     }
 
-    /// The registered table, whose return is now the caller's duty.
+    /// Takes the table apart. The caller must return the blocks of the key to the pool.
     pub(in crate::kv) fn into_parts(mut self) -> (Option<TableKey>, Vec<BlockId>) {
         (self.key.take(), std::mem::take(&mut self.blocks))
     }
@@ -53,17 +53,18 @@ impl BlockTable {
         std::ptr::addr_eq(Arc::as_ptr(&self.pool), pool)
     }
 
+    /// Ids of the blocks, in the order of the sequence.
     pub fn blocks(&self) -> &[BlockId] {
         &self.blocks
     }
 
-    /// Tokens that fit into the blocks it has.
+    /// Number of tokens that fit into the table's blocks.
     pub fn capacity_tokens(&self) -> usize {
         self.blocks.len() * self.pool.block_tokens() as usize
     }
 
-    /// Takes the longest cached run of full blocks of `chain` and returns how many; they count as used just now.
-    /// The table must be empty, otherwise nothing is taken.
+    /// Takes the longest run of blocks at the start of `chain` that the prefix index has, marks them as just used, and returns
+    /// their number. Takes nothing unless the table is empty.
     pub fn adopt_prefix(&mut self, chain: &[BlockHash]) -> usize {
         let Some(key) = self.key.filter(|_| self.blocks.is_empty() && !chain.is_empty()) else { return 0 };
         let blocks = &mut self.blocks;
@@ -74,9 +75,9 @@ impl BlockTable {
         self.blocks.len()
     }
 
-    /// Makes the blocks of tokens `[computed, upto)` writable by this table and present: missing ones are
-    /// allocated, evicting idle prefix blocks, and those that others can see are replaced by copies. False, and
-    /// nothing has changed, if there are not enough blocks.
+    /// Makes the blocks of tokens `[computed, upto)` present and writable: missing ones are allocated, evicting idle prefix
+    /// blocks if needed, and those that others can see are replaced by copies. Returns false, and changes nothing, if there
+    /// are not enough blocks.
     #[must_use]
     pub fn reserve(&mut self, computed: u32, upto: u32) -> bool {
         let Some(key) = self.key else { return false };
@@ -102,7 +103,7 @@ impl BlockTable {
                 let from = std::mem::replace(&mut blocks[i], to);
                 own[i] = to;
                 sources.push(from);
-                // A block of which nothing is computed yet has nothing to copy.
+                // A block without computed tokens has nothing to copy.
                 if computed > i as u32 * block_tokens {
                     copies.push((from, to));
                 }
@@ -114,14 +115,14 @@ impl BlockTable {
         let Some(pin) = pin else { return false };
         let _sources = pin.map(|key| BlockTable::new(self.pool.clone(), key, Vec::new()));
         for (from, to) in copies {
-            // As where a device is lost: nothing of the sequence is of use, and the engine's step fails.
+            // A failed copy means that the device is lost: the sequence's KV is useless, and the engine's step must fail.
             self.pool.block_store().copy(from, to).unwrap_or_else(|error| panic!("{error}"));
         }
         true
     }
 
-    /// Room for `tokens` in an empty table, of blocks that are free as they are: nothing is evicted from the prefix index.
-    /// False, and nothing has changed, if there are not enough.
+    /// Allocates blocks for `tokens` tokens in an empty table, from the free list only: nothing is evicted from the prefix
+    /// index. Returns false, and changes nothing, if there are not enough.
     #[must_use]
     pub fn reserve_free(&mut self, tokens: usize) -> bool {
         let Some(key) = self.key.filter(|_| self.blocks.is_empty()) else { return false };
@@ -134,8 +135,8 @@ impl BlockTable {
         })
     }
 
-    /// Enters the full, computed block `index` into the prefix index under its name. If the name is there
-    /// already, the block that has it stays. A block published must not be written again before [`Self::reserve`].
+    /// Enters block `index`, which must be full and computed, into the prefix index under `hash`. If the index has that hash
+    /// already, its block stays. A published block must not be written again before [`Self::reserve`].
     pub fn publish(&mut self, index: usize, hash: BlockHash) {
         if let Some(&block) = self.blocks.get(index) {
             self.pool.with(|state| {
@@ -146,7 +147,7 @@ impl BlockTable {
         }
     }
 
-    /// Returns all blocks; the table stays usable.
+    /// Returns all blocks to the pool; the table stays usable.
     pub fn clear(&mut self) {
         let Some(key) = self.key else { return };
         self.blocks.clear();

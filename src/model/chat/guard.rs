@@ -172,7 +172,7 @@ pub fn check_source(source: &str) -> Result<String, String> {
     let (mut tags, mut tokens) = (0, 0);
     let (mut out, mut done) = (String::with_capacity(source.len()), 0);
     let mut previous = None;
-    for token in tokenize(source, false, SyntaxConfig::default(), WhitespaceConfig::default()) {
+    for token in tokenize(source, false, SyntaxConfig, WhitespaceConfig::default()) {
         // What is no token is an error of the compiler's, with its text.
         let Ok((token, Span { start_offset, start_line, .. })) = token else { break };
         match token {

@@ -112,8 +112,8 @@ fn compatible(cache: &Cache, address: &Address) -> std::result::Result<(), Refus
     if own.tokenizer_digest != peer.tokenizer_digest {
         return refuse(Reason::Tokenizer, "tokenizer digest", hex(&own.tokenizer_digest), hex(&peer.tokenizer_digest));
     }
-    let kinds = cache.layout().kinds.iter().zip(&address.layout.kinds).enumerate();
-    for (layer, (own, peer)) in kinds.filter(|(_, (own, peer))| own != peer) {
+    let mut kinds = cache.layout().kinds.iter().zip(&address.layout.kinds).enumerate();
+    if let Some((layer, (own, peer))) = kinds.find(|(_, (own, peer))| own != peer) {
         return refuse(Reason::Layout, &format!("layer {layer}"), own.to_string(), peer.to_string());
     }
     let (a, b) = (cache.geometry(), &address.layout.geometry);

@@ -67,8 +67,8 @@ fn what_a_capture_forbids_fails_and_spoils_it() {
         (&|| result::ctx::synchronize(), unsupported),
         (&|| memory.write(&[1f32], &one), unsupported),
         (&|| memory.read::<f32>(1).map(drop), unsupported),
-        // SAFETY: alive.
         (
+            // SAFETY: the event is destroyed only when `event` is dropped, at the end of the test.
             &|| event.record(&one).and_then(|()| unsafe { result::event::query(event.0) }),
             Code::CUDA_ERROR_CAPTURED_EVENT,
         ),
