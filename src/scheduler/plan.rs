@@ -1,4 +1,4 @@
-//! Planning a step: decodes, admissions, prompt chunks; and taking blocks from the least entitled.
+//! Plans a step: decodes, admissions and prompt chunks, with preemption of the least entitled sequences.
 
 use super::queue::{Rank, Seq, SeqState, Slot, UNPLANNED};
 use super::{Blocks, CHUNK, Item, Limits, Plan, Scheduler};
@@ -6,11 +6,12 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::ops::Bound::{Excluded, Unbounded};
 
-/// The plan being made.
+/// State of the plan being made.
 struct Step<'a> {
     now_ns: u64,
-    /// Budget left, of the step and of prompts.
+    /// Tokens left in the step's budget.
     left: usize,
+    /// Tokens left in the budget of prompts.
     prompts_left: usize,
     blocks: &'a mut dyn Blocks,
     plan: &'a mut Plan,
@@ -26,13 +27,13 @@ impl Scheduler {
         let mut step = Step { now_ns, left, prompts_left, blocks, plan };
         self.plan_decodes(&mut step);
         self.find_prefilling();
-        // vLLM's rule: where blocks ran out, nobody new comes in.
+        // vLLM's rule: no admissions in a step that ran out of blocks ...
         if step.plan.preempted.is_empty() {
             self.admit(limits.max_sequences, &mut step);
         }
         self.plan_prompts(&mut step);
         if step.plan.items.iter().all(|item| item.len == 0) && !step.plan.preempted.is_empty() {
-            // ... unless it was the only one, who may get in again with what it has given up.
+            // ... unless the preempted sequence was the only one: it may be admitted again with the blocks it gave up.
             self.find_prefilling();
             self.admit(limits.max_sequences, &mut step);
             self.plan_prompts(&mut step);
@@ -43,14 +44,14 @@ impl Scheduler {
         }
     }
 
-    /// One token each. If the budget is smaller than that, they take turns.
+    /// Plans one token for each decoding sequence. If the budget is too small for all, they take turns.
     fn plan_decodes(&mut self, step: &mut Step<'_>) {
         let ready = self.running.iter().filter(|&&slot| self.seqs[slot].decodes()).count();
         let skip = if ready > step.left { self.turn % ready } else { 0 };
         let mut served = 0;
         for second_round in [false, true] {
             let (mut at, mut nth) = (0, 0);
-            // The victims of a preemption are less entitled, so they stand behind `at`.
+            // The victims of a preemption are less entitled, so they come after `at`.
             while at < self.running.len() && step.left > 0 {
                 let slot = self.running[at];
                 at += 1;
@@ -67,9 +68,9 @@ impl Scheduler {
         self.turn = skip + served;
     }
 
-    /// Lets waiting sequences in, while there are places and prompt budget to give each a chunk. The first that
-    /// finds no blocks stops those behind it (no overtaking, so large ones do not starve), except sequences that
-    /// hold blocks already.
+    /// Admits waiting sequences, as long as there are places and enough prompt budget to give each a chunk. The first one that
+    /// finds no blocks holds back those behind it, so that large ones do not starve. Sequences that already hold blocks are
+    /// not held back.
     fn admit(&mut self, max_sequences: usize, step: &mut Step<'_>) {
         let mut lowest = self.prefilling.iter().map(|&slot| self.seqs[slot].priority).min().unwrap_or(0);
         let mut next_waiting = self.next(&self.waiting, None);
@@ -107,15 +108,14 @@ impl Scheduler {
         }
     }
 
-    /// The first in `queue` after `rank` that may be scheduled.
+    /// The first sequence in `queue` after `rank` that may be scheduled.
     fn next(&self, queue: &BTreeSet<Rank>, rank: Option<Rank>) -> Option<Rank> {
         let from = rank.map_or(Unbounded, Excluded);
         let ready = |rank: &&Rank| !self.seqs[rank.2].paused && self.seqs[rank.2].uncomputed() > 0;
         queue.range((from, Unbounded)).find(ready).copied()
     }
 
-    /// Admits a waiting or landed sequence if its blocks are there, or held by sequences of levels below its
-    /// priority.
+    /// Admits a waiting or landed sequence if its blocks are free, or held by sequences whose level is below its priority.
     fn admit_one(&mut self, slot: Slot, step: &mut Step<'_>) -> bool {
         let seq = &mut self.seqs[slot];
         let landed = seq.state == SeqState::Landed;
@@ -123,7 +123,7 @@ impl Scheduler {
             seq.computed = step.blocks.attach_prefix(seq.id).min(seq.tokens - 1);
         }
         let (id, computed, priority) = (seq.id, seq.computed, u64::from(seq.priority));
-        // A landed sequence stays where it is until it has room to go on: it wants no slack.
+        // A landed sequence keeps its blocks while it waits, so it needs no slack.
         let (wanted, least) = if landed { (seq.tokens, seq.tokens) } else { seq.admission_room() };
         while !step.blocks.reserve(id, computed, wanted) {
             step.plan.blocked = true;
@@ -158,8 +158,8 @@ impl Scheduler {
         true
     }
 
-    /// Shares the prompt budget: by priority (with ageing since the last share), evenly within one, those that
-    /// have gone longest without first.
+    /// Divides the prompt budget: by priority, with ageing since the last share, and evenly within a priority, beginning with the
+    /// sequences served least recently.
     fn plan_prompts(&mut self, step: &mut Step<'_>) {
         let mut prefilling = std::mem::take(&mut self.prefilling);
         let mut share = std::mem::take(&mut self.share);
@@ -178,7 +178,7 @@ impl Scheduler {
             share.divide(budget, group.iter().map(|&slot| self.seqs[slot].uncomputed()));
             for (&slot, &len) in group.iter().zip(&share.amounts) {
                 let seq = &self.seqs[slot];
-                // One of them may have lost its blocks to another.
+                // A sequence of the group may have lost its blocks to another one.
                 if len > 0 && seq.state == SeqState::Running && self.make_room(slot, seq.computed + len, step) {
                     self.put(slot, len, step);
                     step.prompts_left -= len;
@@ -203,8 +203,8 @@ impl Scheduler {
         step.plan.items.push(Item { seq: seq.id, start: seq.computed, len, samples });
     }
 
-    /// Room for `[0, upto)` of a running sequence, taken from less entitled ones if need be. If those do not
-    /// have enough it gives up its own blocks: false.
+    /// Reserves blocks for the tokens `[0, upto)` of a running sequence, preempting less entitled ones if necessary. If that is
+    /// not enough, the sequence itself is preempted and false returned.
     fn make_room(&mut self, slot: Slot, upto: usize, step: &mut Step<'_>) -> bool {
         while !step.blocks.reserve(self.seqs[slot].id, self.seqs[slot].computed, upto) {
             step.plan.blocked = true;

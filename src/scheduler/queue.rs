@@ -3,54 +3,62 @@
 use super::{NewSeq, SeqId};
 use std::cmp::Reverse;
 
-/// Waiting this long is worth one priority level.
+/// Waiting time that raises a sequence by one priority level.
 pub(super) const AGEING_NS: u64 = 1_000_000_000;
 
-/// Tokens reserved beyond the known ones at the first admission; doubles with every preemption.
+/// Tokens reserved beyond the known ones at the first admission. The number doubles with every preemption.
 const SLACK: usize = 32;
 const MAX_SLACK: usize = 1024;
 
 /// Index into the table of sequences.
 pub(super) type Slot = usize;
 
-/// Not in the plan being made.
+/// Value of [`Seq::item`] for a sequence that is not in the plan being made.
 pub(super) const UNPLANNED: usize = usize::MAX;
 
+/// Stage of a sequence between arrival and end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SeqState {
-    /// Holds no blocks.
+    /// Waits for admission without blocks.
     Waiting,
-    /// Waits, but came with blocks (an imported handle).
+    /// Waits for admission, but already holds the blocks of an imported handle.
     Landed,
+    /// Is admitted.
     Running,
 }
 
 /// Place among waiting sequences: the smallest is served first.
 pub(super) type Rank = (i128, u64, Slot);
 
+/// A sequence in the scheduler.
 #[derive(Clone, Debug)]
 pub(super) struct Seq {
     pub id: SeqId,
+    /// Number of known tokens.
     pub tokens: usize,
+    /// Number of leading tokens whose KV is computed.
     pub computed: usize,
     max_tokens: usize,
     pub priority: u32,
     pub arrival_ns: u64,
-    /// Counts arrivals.
+    /// Number of the arrival, which orders sequences of one time.
     pub order: u64,
     pub state: SeqState,
+    /// Whether the sequence is kept out of plans.
     pub paused: bool,
-    /// Priority, and since admission the whole seconds waited before it.
+    /// Priority, plus for an admitted sequence the whole seconds that it waited for admission.
     pub level: u64,
     preemptions: u32,
-    /// When it last got prompt tokens into a plan, and the step; arrival before that.
+    /// Time at which prompt tokens of the sequence were last planned; before that, its arrival.
     pub served_ns: u64,
+    /// Step in which prompt tokens of the sequence were last planned; 0 before that.
     pub served_step: u64,
-    /// Index of its item in the plan being made.
+    /// Index of the sequence's item in the plan being made, or [`UNPLANNED`].
     pub item: usize,
 }
 
 impl Seq {
+    /// A sequence that has just arrived as number `order`.
     pub fn new(new: &NewSeq, order: u64) -> Self {
         Seq {
             id: new.id,
@@ -70,19 +78,22 @@ impl Seq {
         }
     }
 
+    /// Number of known tokens whose KV is not computed.
     pub fn uncomputed(&self) -> usize {
         self.tokens - self.computed
     }
 
-    /// One token to go: the sampled one, in steady decode.
+    /// Whether one token is left to compute, as for the sampled token in steady decode.
     pub fn decodes(&self) -> bool {
         self.uncomputed() == 1 && !self.paused
     }
 
+    /// Whether more than one token is left to compute.
     pub fn prefills(&self) -> bool {
         self.uncomputed() > 1 && !self.paused
     }
 
+    /// Place of the sequence among waiting ones.
     pub fn rank(&self, slot: Slot) -> Rank {
         (i128::from(self.arrival_ns) - i128::from(self.priority) * i128::from(AGEING_NS), self.order, slot)
     }
@@ -92,19 +103,19 @@ impl Seq {
         (Reverse(self.level), self.order)
     }
 
-    /// Priority and what ageing adds for waiting since `since_ns`.
+    /// Priority, plus one level for each second of waiting since `since_ns`.
     pub fn level_at(&self, since_ns: u64, now_ns: u64) -> u64 {
         u64::from(self.priority) + now_ns.saturating_sub(since_ns) / AGEING_NS
     }
 
-    /// Room wanted at admission, and the least that does.
+    /// Tokens to reserve at admission, with slack, and the least number that is acceptable.
     pub fn admission_room(&self) -> (usize, usize) {
         let slack = (SLACK << self.preemptions.min(16)).min(MAX_SLACK);
         let cap = |extra: usize| self.tokens.saturating_add(extra).min(self.max_tokens).max(self.tokens);
         (cap(slack), cap(1))
     }
 
-    /// Takes its blocks away: nothing is computed any more.
+    /// Resets the sequence to waiting with nothing computed, after it was preempted.
     pub fn lose_blocks(&mut self) {
         self.computed = 0;
         self.preemptions += 1;

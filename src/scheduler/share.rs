@@ -1,18 +1,19 @@
-//! Dividing a prompt budget: max-min fairness in whole chunks.
+//! Division of a prompt budget by max-min fairness, in whole chunks.
 
 use super::CHUNK;
 
-/// Memory kept from step to step.
+/// Buffers of a division, reused from step to step.
 #[derive(Default)]
 pub(super) struct Share {
     sorted: Vec<usize>,
+    /// Tokens for each need, in the order of the needs.
     pub amounts: Vec<usize>,
 }
 
 impl Share {
-    /// Fills `amounts`: everyone gets the same, or what it needs if that is less (progressive filling; Bertsekas
-    /// and Gallager, Data Networks, 6.5.2). The same is rounded up to whole chunks, at the expense of the last
-    /// ones that need more. Gives out min(budget, sum of needs) exactly.
+    /// Fills `amounts`: each gets an equal share, or its need if that is less (progressive filling; Bertsekas and Gallager, Data
+    /// Networks, 6.5.2). The equal share is rounded up to whole chunks, at the expense of the last ones in line. The amounts add
+    /// up to exactly min(budget, sum of needs).
     pub fn divide(&mut self, budget: usize, needs: impl Iterator<Item = usize> + Clone) {
         self.sorted.clear();
         self.sorted.extend(needs.clone());

@@ -1,4 +1,4 @@
-//! The scheduler's sequences, and what happens to them between plans.
+//! The scheduler's sequences, and the changes to them between plans.
 
 use super::queue::{Rank, Seq, SeqState, Slot};
 use super::share::Share;
@@ -8,34 +8,36 @@ use std::collections::{BTreeSet, HashMap};
 /// Waiting and running sequences of one engine.
 #[derive(Default)]
 pub struct Scheduler {
-    /// Sequences by slot; freed slots are used again.
+    /// Sequences by slot. Freed slots are reused.
     pub(super) seqs: Vec<Seq>,
     free: Vec<Slot>,
     slots: HashMap<SeqId, Slot>,
-    /// Sequences without blocks, first to be admitted first.
+    /// Waiting sequences without blocks, in the order of admission.
     pub(super) waiting: BTreeSet<Rank>,
-    /// Sequences that came with blocks and are not admitted yet.
+    /// Waiting sequences that arrived with blocks, in the order of admission.
     pub(super) landed: BTreeSet<Rank>,
     /// Admitted sequences, most entitled first.
     pub(super) running: Vec<Slot>,
-    /// Sequences that came so far.
+    /// Number of sequences added so far.
     arrivals: u64,
-    /// Plans made so far.
+    /// Number of plans made so far.
     pub(super) step: u64,
-    /// Where decodes go on that take turns.
+    /// Place among the decodes at which the next step begins, when they take turns.
     pub(super) turn: usize,
-    /// Scratch of a plan: the running sequences in prefill, and their shares.
+    /// Running sequences in prefill; a buffer of the plan being made.
     pub(super) prefilling: Vec<Slot>,
+    /// Shares of the sequences in prefill; a buffer of the plan being made.
     pub(super) share: Share,
 }
 
 impl Scheduler {
+    /// A scheduler without sequences.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes a sequence in; it waits. With `computed > 0` it holds blocks already. False, and no effect, if the
-    /// id is there already or `tokens` is 0 or `computed > tokens`.
+    /// Adds a sequence, which waits for admission. With `computed > 0` it already holds blocks. Returns false, without effect, if
+    /// the id is in use, `tokens` is 0 or `computed > tokens`.
     pub fn add(&mut self, new: NewSeq) -> bool {
         if new.tokens == 0 || new.computed > new.tokens || self.slots.contains_key(&new.id) {
             return false;
@@ -57,7 +59,8 @@ impl Scheduler {
         true
     }
 
-    /// Forgets a sequence (finished, cancelled, exported). Its blocks are the caller's to release.
+    /// Removes a sequence that has finished or was cancelled or exported. The caller releases its blocks. Returns false if the
+    /// id is unknown.
     pub fn remove(&mut self, id: SeqId) -> bool {
         let Some(slot) = self.slots.remove(&id) else { return false };
         self.dequeue(slot);
@@ -65,8 +68,8 @@ impl Scheduler {
         true
     }
 
-    /// After the step has run: its items are computed. Items of sequences removed since are skipped. A step
-    /// that failed is not committed and is planned again.
+    /// Records that a step has run and its items are computed. Items of sequences removed since are skipped. A failed step is
+    /// not committed, and its tokens are planned again.
     pub fn commit(&mut self, plan: &Plan) {
         for item in &plan.items {
             if let Some(&slot) = self.slots.get(&item.seq) {
@@ -77,35 +80,39 @@ impl Scheduler {
         }
     }
 
-    /// A sampled token was added to the sequence. Between `commit` and the next `plan`.
+    /// Records that a sampled token was added to the sequence, between `commit` and the next `plan`. Returns false if the id is
+    /// unknown.
     pub fn append(&mut self, id: SeqId) -> bool {
         self.with(id, |seq| seq.tokens += 1)
     }
 
-    /// Keeps the sequence out of plans (its events cannot be delivered); it keeps its blocks unless preempted.
+    /// Keeps the sequence out of plans, because its events cannot be delivered. It keeps its blocks unless it is preempted.
+    /// Returns false if the id is unknown.
     pub fn pause(&mut self, id: SeqId) -> bool {
         self.with(id, |seq| seq.paused = true)
     }
 
+    /// Lets a paused sequence into plans again. Returns false if the id is unknown.
     pub fn resume(&mut self, id: SeqId) -> bool {
         self.with(id, |seq| seq.paused = false)
     }
 
-    /// Sequences not admitted: new, imported or preempted.
+    /// Number of sequences that wait for admission: new, imported or preempted.
     pub fn waiting(&self) -> usize {
         self.waiting.len() + self.landed.len()
     }
 
-    /// Admitted sequences, paused ones included.
+    /// Number of admitted sequences, including paused ones.
     pub fn running(&self) -> usize {
         self.running.len()
     }
 
+    /// Whether there are no sequences.
     pub fn is_idle(&self) -> bool {
         self.waiting() == 0 && self.running() == 0
     }
 
-    /// Tokens known and computed of a sequence.
+    /// Numbers of known and of computed tokens of a sequence.
     pub fn progress(&self, id: SeqId) -> Option<(usize, usize)> {
         self.slots.get(&id).map(|&slot| (self.seqs[slot].tokens, self.seqs[slot].computed))
     }
@@ -115,7 +122,7 @@ impl Scheduler {
         slot.map(|&slot| change(&mut self.seqs[slot])).is_some()
     }
 
-    /// Puts a sequence where its state says.
+    /// Inserts a sequence into the collection that belongs to its state.
     pub(super) fn enqueue(&mut self, slot: Slot) {
         let seq = &self.seqs[slot];
         match seq.state {
@@ -132,7 +139,7 @@ impl Scheduler {
         }
     }
 
-    /// Takes a sequence out of where its state says.
+    /// Removes a sequence from the collection that belongs to its state.
     pub(super) fn dequeue(&mut self, slot: Slot) {
         let seq = &self.seqs[slot];
         let found = match seq.state {
@@ -140,7 +147,7 @@ impl Scheduler {
             SeqState::Landed => self.landed.remove(&seq.rank(slot)),
             SeqState::Running => self.running_place(slot).map(|at| self.running.remove(at)).is_ok(),
         };
-        debug_assert!(found, "sequence {} is not where its state says", seq.id);
+        debug_assert!(found, "sequence {} is not in the collection that belongs to its state", seq.id);
     }
 
     fn running_place(&self, slot: Slot) -> Result<usize, usize> {
@@ -148,7 +155,7 @@ impl Scheduler {
         self.running.binary_search_by_key(&wanted, |&other| self.seqs[other].entitlement())
     }
 
-    /// Panics unless every sequence is in exactly one place and none is left in a finished plan.
+    /// Panics unless every sequence is in exactly one collection and none still refers to a finished plan.
     #[cfg(test)]
     pub(super) fn check_integrity(&self) {
         assert_eq!(self.slots.len(), self.waiting() + self.running());
