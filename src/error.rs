@@ -8,25 +8,25 @@ use std::fmt;
 pub enum Status {
     /// An argument is missing, malformed or out of range.
     InvalidArgument = -1,
-    /// A stale or unknown id, or a missing file.
+    /// An id is stale or unknown, or a file is missing.
     NotFound = -2,
-    /// Well-formed, but not supported by this build, model or device.
+    /// The argument is well-formed, but this build, model or device does not support it.
     Unsupported = -3,
-    /// A queue or an engine is full: try again after a FINISHED event.
+    /// A queue or an engine is full; try again after a FINISHED event.
     WouldBlock = -4,
     /// Host memory, device memory or KV blocks ran out.
     OutOfMemory = -5,
     /// The operating system reported an error on a file or a socket.
     Io = -6,
-    /// Another model, dtype, layout or version of the format.
+    /// The data belong to another model, dtype, layout or version of the format.
     Incompatible = -7,
-    /// Not signed with the secret of this cache, or denied by the system.
+    /// The data are not signed with this cache's secret, or the system denied access.
     Permission = -8,
     /// The lease is over, the handle was consumed, or the exporter was restarted.
     Expired = -9,
-    /// Malformed or truncated data, or a wrong checksum.
+    /// Data are malformed or truncated, or their checksum is wrong.
     Corrupt = -10,
-    /// The host asked for the end.
+    /// The host cancelled the request.
     Cancelled = -11,
     /// A deadline or a timeout has passed.
     Timeout = -12,
@@ -36,7 +36,7 @@ pub enum Status {
     Peer = -14,
     /// The object is being destroyed.
     Shutdown = -15,
-    /// A bug: a caught panic.
+    /// The library has a bug: a panic was caught.
     Internal = -16,
     /// The prompt is longer than this engine prefills itself.
     PrefillElsewhere = -17,
@@ -47,7 +47,7 @@ pub enum Status {
 pub struct Error {
     /// Kind of the failure.
     pub status: Status,
-    /// Sentence that names the thing at fault.
+    /// Text that names the thing at fault.
     pub message: String,
 }
 
@@ -85,7 +85,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// `return Err` with a status and a formatted text: `bail!(Corrupt, "{path}: truncated")`.
+/// Returns an `Err` with a status and a formatted text: `bail!(Corrupt, "{path}: truncated")`.
 #[macro_export]
 macro_rules! bail {
     ($status:ident, $($text:tt)*) => {

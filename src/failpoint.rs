@@ -21,7 +21,7 @@ pub enum Action {
     Signal(i32),
 }
 
-/// Passes a failpoint. Without the feature `failpoints` nothing can be armed.
+/// Passes a failpoint. Without the feature `failpoints` it always succeeds.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
 pub fn hit(_name: &str) -> crate::error::Result<()> {
@@ -53,21 +53,21 @@ mod armed {
         HELD.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Arms a failpoint: the `nth` passage of `name` from now on (1 is the next) does `action`. If another action is due at that
-    /// passage, the next one does it.
+    /// Arms a failpoint: the `nth` passage of `name` from now on (1 is the next) does `action`. If another action is due at the
+    /// same passage, this one is done at the passage after it.
     pub fn arm(name: &str, nth: u64, action: Action) {
         let mut points = POINTS.lock().unwrap_or_else(PoisonError::into_inner);
         points.push(Point { name: name.to_string(), passages_left: nth.max(1), action });
     }
 
-    /// Disarms every failpoint and lets all threads that wait in one go on.
+    /// Disarms every failpoint and releases all threads held in one.
     pub fn disarm_all() {
         POINTS.lock().unwrap_or_else(PoisonError::into_inner).clear();
         held().clear();
         HELD_CHANGED.notify_all();
     }
 
-    /// Waits until `n` threads are held in the failpoint, for at most `within`. False if they were not.
+    /// Waits until `n` threads are held in the failpoint, for at most `within`. Returns false if that time passes.
     pub fn reached(name: &str, n: usize, within: Duration) -> bool {
         let until = Instant::now() + within;
         let mut held = held();
@@ -81,7 +81,7 @@ mod armed {
         true
     }
 
-    /// Lets the threads that are held in the failpoint go on, and disarms it.
+    /// Releases the threads held in the failpoint, and disarms it.
     pub fn let_go(name: &str) {
         POINTS.lock().unwrap_or_else(PoisonError::into_inner).retain(|point| point.name != name);
         held().retain(|held| held != name);
@@ -97,7 +97,7 @@ mod armed {
         }
     }
 
-    /// Passes a failpoint, and does what is due there.
+    /// Passes a failpoint and does the action that is due there.
     pub fn hit(name: &str) -> Result<()> {
         let action = {
             let mut points = POINTS.lock().unwrap_or_else(PoisonError::into_inner);

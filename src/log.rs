@@ -21,15 +21,15 @@ pub enum Level {
     Error = 1,
     /// A function works, but slower or with less than was asked for.
     Warn = 2,
-    /// Once per object.
+    /// An object was created or destroyed.
     Info = 3,
-    /// Once per request or failed call.
+    /// A request ended, or a call failed.
     Debug = 4,
-    /// Once per step.
+    /// A step ran.
     Trace = 5,
 }
 
-/// Receives level, target and text, on the log thread only.
+/// Function that receives the level, target and text of each message. Only the log thread calls it.
 pub type Sink = Box<dyn FnMut(Level, &str, &str) + Send>;
 
 struct Record {
@@ -47,7 +47,7 @@ thread_local! {
     static IS_LOG_THREAD: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether a message of this level reaches the sink: one relaxed load.
+/// Whether a message of this level reaches the sink. Costs one relaxed load.
 #[inline]
 pub fn enabled(level: Level) -> bool {
     level as i32 <= MAX_LEVEL.load(Relaxed)
@@ -67,8 +67,8 @@ pub fn write(level: Level, target: &'static str, text: String) {
     }
 }
 
-/// Replaces the sink. The old sink receives what was queued for it, then its thread ends, then the new one starts.
-/// None leaves the log off.
+/// Replaces the sink. The old sink first receives all messages queued for it, and its thread ends; then the new one starts.
+/// None turns the log off.
 pub fn set(max_level: i32, sink: Option<Sink>) -> Result<()> {
     if IS_LOG_THREAD.get() {
         crate::bail!(InvalidArgument, "the log sink cannot replace itself: cleave_log_set was called from it");
@@ -102,7 +102,8 @@ fn run(records: &Receiver<Record>, mut sink: Sink) {
     }
 }
 
-/// `log!(Info, "engine", "loaded {n} layers")`: level, target (a part of the library), format.
+/// Writes a message, if its level is enabled: `log!(Info, "engine", "loaded {n} layers")` gives the level, the target (a part of
+/// the library) and a format with its arguments.
 #[macro_export]
 macro_rules! log {
     ($level:ident, $target:literal, $($text:tt)*) => {
@@ -117,7 +118,7 @@ mod tests {
     use super::*;
     use std::sync::{Arc, Barrier};
 
-    /// One test, since the sink is the process's.
+    /// A single test, because the process has only one sink.
     #[test]
     fn filters_flushes_and_counts_what_it_drops() {
         let seen = Arc::new(Mutex::new(Vec::new()));

@@ -1,5 +1,5 @@
-//! Panics inside the library. They are caught before they reach the host or end a thread, logged, and reported as INTERNAL
-//! with their text and place. They are never printed.
+//! Catches panics inside the library before they reach the host or end a thread. They are logged and reported as INTERNAL with
+//! their text and place, and never printed.
 //!
 //! The hook is installed once, on the first call. It silences panics of threads that are [`Inside`] the library and passes
 //! all others to the hook that was installed before.
@@ -15,11 +15,11 @@ thread_local! {
     static LAST: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Marks the current thread as inside the library for as long as it lives.
+/// Marks a thread as inside the library until this value is dropped.
 pub struct Inside(());
 
 impl Inside {
-    /// Marks the current thread; may be nested.
+    /// Marks the current thread. Calls may be nested.
     pub fn enter() -> Inside {
         install_hook();
         let _ = DEPTH.try_with(|depth| depth.set(depth.get() + 1));

@@ -1,4 +1,4 @@
-//! KV images, tickets and addresses, read by a small cache whose secret the fuzzer knows.
+//! Targets for KV images, tickets and addresses. They are read by a small cache whose secret the fuzzer knows.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -11,7 +11,7 @@ use crate::kv::{Cache, CacheConfig, CacheIdentity, LayerKind};
 use crate::sequence::{FinishReason, SamplingParams, Snapshot};
 use crate::tensor::Dtype;
 
-/// KV images.
+/// Target for KV images.
 pub const IMAGE: Target = Target {
     name: "kv_image",
     read: |data| {
@@ -26,7 +26,7 @@ pub const IMAGE: Target = Target {
     words: &[b"CLVKVIMG", b"CLVKVTKT", &[0xff; 4], &[0; 8], &[0, 0, 0xc0, 0x7f]],
 };
 
-/// KV tickets.
+/// Target for KV tickets.
 pub const TICKET: Target = Target {
     name: "kv_ticket",
     read: |data| cache().open_ticket(data)?.check_chain().map(|_| ()),
@@ -35,7 +35,7 @@ pub const TICKET: Target = Target {
     words: &[b"CLVKVIMG", b"CLVKVTKT", &[0xff; 2], &[0xff; 4], &[1, 0, 20, 0]],
 };
 
-/// Addresses of caches.
+/// Target for addresses of caches.
 pub const ADDRESS: Target = Target {
     name: "cache_address",
     read: |data| cache().open_address(data).map(|_| ()),
@@ -46,7 +46,7 @@ pub const ADDRESS: Target = Target {
 
 const BLOCKS: usize = 16;
 
-/// Held by whoever has blocks of the one cache: other threads would count these blocks as lost.
+/// Lock held by the thread that uses blocks of the cache, because other threads would count these blocks as lost.
 static BUSY: Mutex<()> = Mutex::new(());
 
 /// The cache that reads every input of this process.
@@ -86,7 +86,7 @@ fn snapshot(tokens: u32, computed: u32) -> Snapshot {
     }
 }
 
-/// Sequences for the seeds: the smallest, one with every field of variable length, one with several blocks.
+/// Sequences for the seeds: the smallest one, one with every variable-length field, and one with several blocks.
 fn sequences() -> impl Iterator<Item = Snapshot> {
     let mut full = snapshot(9, 8);
     full.prompts = vec![(0, 3), (5, 9)];
@@ -125,7 +125,7 @@ fn ticket() -> Vec<u8> {
     exported(snapshot(9, 8), |id| crate::transport::ticket(ticket_cache(), id))
 }
 
-/// Description of the cache, with endpoints of every kind.
+/// The cache, with endpoints of every kind set.
 fn ticket_cache() -> &'static Arc<Cache> {
     let tcp = |address: &str, encrypted| Endpoint::Tcp { address: made(parse(address)), encrypted };
     cache().set_endpoints(vec![

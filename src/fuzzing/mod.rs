@@ -11,25 +11,25 @@ use crate::error::Result;
 pub struct Target {
     /// Name of the target, and of its file `fuzz/fuzz_targets/<name>.rs`.
     pub name: &'static str,
-    /// Reads the bytes as the library does. Refusing them is fine. A panic is a finding, and so is an allocation out of
-    /// proportion to the bytes.
+    /// Reads the bytes as the library does. An error is a valid outcome. A panic is a finding, and so is an allocation out of
+    /// proportion to the input.
     pub read: fn(&[u8]) -> Result<()>,
-    /// Valid inputs: bytes that are read without an error.
+    /// Returns valid inputs, which are read without an error.
     pub seeds: fn() -> Vec<Vec<u8>>,
-    /// Corrects lengths, checksums and MACs after a mutation. Leaves seeds as they are.
+    /// Corrects lengths, checksums and MACs after a mutation. It does not change seeds.
     pub reseal: fn(&mut Vec<u8>),
     /// Byte strings that mutations insert besides random bytes.
     pub words: &'static [&'static [u8]],
 }
 
-/// Every format that the library reads from outside.
+/// Targets for every format that the library reads from outside.
 pub const TARGETS: &[Target] =
     &[kv::IMAGE, kv::TICKET, kv::ADDRESS, net::MESSAGE, net::GREETING, model::SAFETENSORS, model::CONFIG];
 
-/// `reseal` of a format without lengths, checksums or MACs.
+/// The `reseal` function of a format without lengths, checksums or MACs.
 fn unsealed(_: &mut Vec<u8>) {}
 
-/// Reads the bytes as they are, and once more after `reseal`. Panics if there is no such target.
+/// Reads the bytes unchanged, and again after `reseal`. Panics if there is no target of this name.
 pub fn fuzz(name: &str, data: &[u8]) {
     let found = TARGETS.iter().find(|target| target.name == name);
     #[expect(clippy::expect_used, reason = "a fuzz target that names none must not pass")]

@@ -1,4 +1,4 @@
-//! Files of a model directory.
+//! Targets for the files of a model directory.
 
 use super::{Target, unsealed};
 use crate::model::config::ModelConfig;
@@ -23,7 +23,7 @@ const NUMBERS_AND_SIGNS: [&[u8]; 14] = [
     b"{",
 ];
 
-/// Headers of safetensors files.
+/// Target for headers of safetensors files.
 pub const SAFETENSORS: Target = Target {
     name: "safetensors",
     read: |data| safetensors::describe("fuzz", data).map(drop),
@@ -47,7 +47,7 @@ fn safetensors_file(header: &[u8], data: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes(), header, data].concat()
 }
 
-/// The config.json of a model.
+/// Target for the config.json of a model.
 pub const CONFIG: Target = Target {
     name: "model_config",
     read: |data| {

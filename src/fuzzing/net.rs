@@ -1,15 +1,15 @@
-//! Messages of two caches over a connection.
+//! Targets for the messages that two caches exchange over a connection.
 
 use super::{Target, unsealed};
 use crate::transport::fuzzing::{greet, message, messages};
 
-/// Messages of a peer that has authenticated itself.
+/// Target for messages of a peer that has authenticated itself.
 pub const MESSAGE: Target = Target {
     name: "net_message",
     read: message,
     seeds: messages,
     reseal: |data| {
-        // The header has the length of what follows it.
+        // The header contains the length of the payload.
         if let Some((header, payload)) = data.split_first_chunk_mut::<8>() {
             header[..4].copy_from_slice(&(payload.len() as u32).to_le_bytes());
         }
@@ -17,7 +17,7 @@ pub const MESSAGE: Target = Target {
     words: &[&[0xff; 4], &[1, 0, 0, 0], &[103, 0], &[108, 0]],
 };
 
-/// Messages of a client to a server before it has proved anything.
+/// Target for messages of a client that has not authenticated itself.
 pub const GREETING: Target = Target {
     name: "net_greeting",
     read: greet,

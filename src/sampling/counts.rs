@@ -1,24 +1,24 @@
-//! How often the tokens of one sequence occur, for penalties.
+//! Counts of the tokens of one sequence, for penalties.
 
 use crate::sequence::SamplingParams;
 use std::collections::HashMap;
 
-/// The tokens that a sequence's penalties concern, each once, and how often it was generated since the last prompt. Made
-/// when the sequence begins to run and kept up with every token, so that a step costs no look at the whole context. A
-/// function of the sequence and its parameters: a handle carries none.
+/// The tokens that a sequence's penalties apply to, each with the number of times it was generated since the last prompt.
+/// Counted when the sequence begins to run and updated with every token, so that a step need not scan the whole context. The
+/// counts follow from the sequence and its parameters, so a KV handle does not carry them.
 #[derive(Clone, Debug, Default)]
 pub struct TokenCounts {
-    /// Token and count, in the order of first occurrence.
+    /// Tokens with their counts, in the order of first occurrence.
     entries: Vec<(u32, u32)>,
-    /// Index in `entries` by token.
+    /// Index into `entries` by token.
     places: HashMap<u32, usize>,
-    /// Whether there is any penalty. Nothing is counted without.
+    /// Whether any penalty is set. Without one, nothing is counted.
     wanted: bool,
 }
 
 impl TokenCounts {
-    /// Counts for `tokens`, of which those from `turn` on were generated since the last prompt. Earlier ones have the count 0,
-    /// and are there only for the repetition penalty, which asks whether a token occurs and not how often.
+    /// Counts `tokens`, of which those from index `turn` on were generated since the last prompt. Earlier ones get the count 0.
+    /// They are listed only for the repetition penalty, which asks whether a token occurs and not how often.
     pub fn new(params: &SamplingParams, tokens: &[u32], turn: usize) -> TokenCounts {
         let repetition = params.repetition_penalty != 1.0;
         let wanted = repetition || params.presence_penalty != 0.0 || params.frequency_penalty != 0.0;
@@ -32,14 +32,14 @@ impl TokenCounts {
         counts
     }
 
-    /// A token was generated.
+    /// Counts a token that was generated.
     pub fn push(&mut self, token: u32) {
         if self.wanted {
             self.add(token, 1);
         }
     }
 
-    /// Token and count of each. Empty without penalties.
+    /// Tokens with their counts; empty if no penalty is set.
     pub fn entries(&self) -> &[(u32, u32)] {
         &self.entries
     }
@@ -76,7 +76,7 @@ mod tests {
         assert!(none.entries().is_empty());
     }
 
-    /// However a sequence came to where it is, it is counted alike: a handoff changes nothing.
+    /// The counts depend on the sequence alone, so a handoff does not change them.
     #[test]
     fn kept_up_or_made_anew_counts_are_the_same() {
         let params = SamplingParams { repetition_penalty: 0.9, presence_penalty: 0.3, ..SamplingParams::default() };

@@ -1,16 +1,16 @@
-//! exp and ln from additions and multiplications alone. The standard library's go to the host's libm, which
-//! differ in the last bit between hosts; a draw near an edge of the distribution would then differ too. IEEE
-//! arithmetic does not (Rust neither contracts nor reorders it), and these vectorise.
+//! exp and ln from additions and multiplications alone. The standard library calls the host's libm, whose results differ in the
+//! last bit from host to host; a draw near an edge of the distribution would then differ too. Plain IEEE arithmetic gives the
+//! same result everywhere, because Rust neither contracts nor reorders it. These functions also vectorise.
 
 use std::f64::consts::{LN_2, LOG2_E};
 
 /// ln 2 in two parts, the first with few enough bits that its product with any exponent is exact (fdlibm).
 const LN2_HI: f64 = 6.931_471_803_691_238e-1;
 const LN2_LO: f64 = 1.908_214_929_270_587_7e-10;
-/// Adding this rounds to an integer and leaves it in the low bits.
+/// Number whose addition rounds to an integer and leaves that integer in the low bits.
 const ROUND: f64 = 6_755_399_441_055_744.0;
 
-/// eˣ for x ≤ 0, to a few units in the last place; 0 below −708, also for −∞. NaN gives NaN.
+/// Computes eˣ for x ≤ 0, to a few units in the last place. The result is 0 below −708 and for −∞, and NaN for NaN.
 #[inline]
 pub fn exp(x: f64) -> f64 {
     let clamped = if x < -708.0 { -708.0 } else { x };
@@ -42,7 +42,7 @@ pub fn exp(x: f64) -> f64 {
     if x < -708.0 { 0.0 } else { p * scale }
 }
 
-/// ln x for finite normal x > 0.
+/// Computes ln x for finite normal x > 0.
 pub fn ln(x: f64) -> f64 {
     // x = m · 2ᵉ with m in [√½, √2); ln m = 2 artanh s, s = (m − 1) / (m + 1), |s| < 0.172.
     let bits = x.to_bits();
@@ -86,7 +86,7 @@ mod tests {
         assert_eq!(ln(1.0), 0.0);
     }
 
-    /// The bits, so that a host that computes otherwise is noticed.
+    /// Compares bits, so that a host with other results is noticed.
     #[test]
     fn bits_are_the_same_everywhere() {
         let fold = |f: fn(f64) -> f64, at: fn(i32) -> f64| {

@@ -3,10 +3,9 @@
 use super::Ctx;
 use crate::sequence::SamplingParams;
 
-/// Logit bias; repetition penalty (CTRL, Keskar et al. 2019, as Hugging Face applies it: divides positive
-/// logits, multiplies others) over all tokens; frequency and presence penalty (OpenAI's formula) over the
-/// tokens generated in this turn, as they would count if the conversation were sent anew as a prompt; and,
-/// before `min_new_tokens`, EOS and stop ids are masked.
+/// Applies, in this order: the logit bias; the repetition penalty over all tokens (CTRL, Keskar et al. 2019, as Hugging Face
+/// applies it: divides positive logits and multiplies others); the frequency and presence penalties over the tokens generated
+/// in this turn (OpenAI's formula, which does not count a prompt); and, before `min_new_tokens`, a mask over EOS and stop ids.
 pub(super) fn apply(logits: &mut [f32], params: &SamplingParams, ctx: &Ctx<'_>) {
     for &(id, bias) in &params.logit_bias {
         if let Some(logit) = logits.get_mut(id as usize) {

@@ -2,7 +2,7 @@
 //! Numbers: As Easy as 1, 2, 3" (SC 2011): a number is a function of key and counter, so there is no state to
 //! carry from engine to engine.
 
-/// Ten rounds on a counter under a key.
+/// Runs ten rounds on a counter under a key.
 pub fn philox4x32(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for _ in 0..10 {
         let a = u64::from(counter[0]) * 0xD251_1F53;
@@ -14,15 +14,15 @@ pub fn philox4x32(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     counter
 }
 
-/// 53 random bits, as good as uniform: what decides the token at `position` of a sequence with this seed. The upper
-/// counter words are zero: they are free for further numbers at the same position.
+/// The 53 random bits that decide the token at `position` of a sequence with this seed. They are uniformly distributed. The upper
+/// counter words are zero, and free for further numbers at the same position.
 pub fn random53(seed: u64, position: u64) -> u64 {
     let counter = [position as u32, (position >> 32) as u32, 0, 0];
     let out = philox4x32(counter, [seed as u32, (seed >> 32) as u32]);
     (u64::from(out[1]) << 32 | u64::from(out[0])) >> 11
 }
 
-/// The same as a number in [0, 1), a multiple of 2⁻⁵³.
+/// The bits of [`random53`] as a number in [0, 1), a multiple of 2⁻⁵³.
 #[cfg(test)]
 pub fn uniform(seed: u64, position: u64) -> f64 {
     random53(seed, position) as f64 / (1u64 << 53) as f64
@@ -32,7 +32,7 @@ pub fn uniform(seed: u64, position: u64) -> f64 {
 mod tests {
     use super::*;
 
-    /// `tests/kat_vectors` of the Random123 distribution.
+    /// Known answers from `tests/kat_vectors` of the Random123 distribution.
     #[test]
     fn known_answers() {
         let all = [u32::MAX; 4];

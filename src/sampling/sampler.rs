@@ -1,4 +1,4 @@
-//! One token from one row of logits.
+//! Samples one token from one row of logits.
 
 use super::penalties;
 use super::topk::{Candidate, likelier, top_k};
@@ -7,16 +7,17 @@ use crate::bail;
 use crate::error::Result;
 use crate::sequence::SamplingParams;
 
-/// Tokens whose weights are added up together: makes one long sum short ones, which vectorise.
+/// Number of tokens whose weights are added up together. Short sums vectorise, one long sum does not.
 const STRIDE: usize = 512;
 
-/// A draw's weights are integers, in units of 2⁻⁴² of the likeliest token's: their sums are exact, so a device that adds
-/// them up in another order draws the same token (kernels/include/sampling.cuh does). Tokens below e⁻³⁰ of the likeliest,
-/// less than half a unit, are never drawn. 2²² tokens do not overflow.
+/// Weight of the likeliest token. Weights are integers, in units of 2⁻⁴² of the likeliest token's weight. Their sums are exact,
+/// so a device that adds them in another order draws the same token (kernels/include/sampling.cuh does). Sums over up to 2²²
+/// tokens do not overflow.
 const ONE: f64 = (1u64 << 42) as f64;
+/// Distance from the likeliest logit from which a token is never drawn: e⁻³⁰ is less than half a unit of weight.
 const NONE_FROM: f64 = 30.0;
 
-/// Memory kept from call to call. Holds nothing that a result depends on.
+/// Buffers reused from call to call. No result depends on their former content.
 #[derive(Default)]
 pub struct Scratch {
     raw: Vec<f32>,
@@ -28,16 +29,16 @@ pub struct Scratch {
     partial: Vec<f64>,
 }
 
-/// Samples the next token. `logits` (one per vocabulary entry) is overwritten.
+/// Samples the next token. `logits`, one per vocabulary entry, is overwritten.
 ///
-/// Order: logit bias, penalties, `min_new_tokens`; temperature; top-k, top-p, min-p; draw. Filters come in
-/// Hugging Face's order (`_get_logits_processor`), which llama.cpp and SGLang share; vLLM has min-p before the
-/// other two. Top-k keeps exactly k (lowest ids on ties), top-p the smallest set that reaches p of what top-k
-/// left, min-p what has `min_p` times the largest probability. The draw is the inverse of the cumulative
-/// distribution over the kept tokens in ascending id, at the number that seed and position give.
+/// The order is: logit bias, penalties, `min_new_tokens`; temperature; top-k, top-p, min-p; draw. The filters come in Hugging
+/// Face's order (`_get_logits_processor`), which llama.cpp and SGLang share; vLLM applies min-p before the other two. Top-k
+/// keeps exactly k tokens, the lowest ids on ties. Top-p keeps the smallest set that reaches the share p of what top-k kept.
+/// Min-p keeps the tokens with at least `min_p` times the largest probability. The draw inverts the cumulative distribution
+/// over the kept tokens, in ascending id, at the random number given by seed and position.
 pub fn sample(logits: &mut [f32], params: &SamplingParams, ctx: Ctx<'_>, scratch: &mut Scratch) -> Result<Sampled> {
     let broken = |logit: &f32| logit.is_nan() || *logit == f32::INFINITY;
-    // Without a branch per logit first: this vectorises.
+    // The first pass has no branch per logit, so it vectorises.
     if logits.iter().fold(false, |any, logit| any | broken(logit))
         && let Some(id) = logits.iter().position(broken)
     {
@@ -67,14 +68,15 @@ pub fn sample(logits: &mut [f32], params: &SamplingParams, ctx: Ctx<'_>, scratch
     Ok(sampled)
 }
 
-/// The largest, lowest id on ties; None if all are −∞ (or NaN, which a penalty can make of infinities).
+/// The token with the largest logit, the lowest id on ties. None if all logits are −∞ or NaN, which a penalty can turn infinities
+/// into.
 fn argmax(logits: &[f32]) -> Option<Candidate> {
     let largest = largest(logits);
     let id = logits.iter().position(|&logit| logit == largest && logit > f32::NEG_INFINITY)?;
     Some((id as u32, largest))
 }
 
-/// −∞ of none. Passes over NaN.
+/// The largest logit, ignoring NaN; −∞ if there is none.
 fn largest(logits: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; 16];
     for sixteen in logits.chunks(16) {
@@ -110,7 +112,7 @@ fn draw(logits: &[f32], best: Candidate, params: &SamplingParams, random: u64, s
     let mut kept = 0;
     for index in 0..candidates.len() {
         let ((id, logit), weight) = (candidates[index], weights[index]);
-        // As `likelier` orders them. No branches: which are kept is as good as random.
+        // The order of `likelier`, without branches: the outcome is unpredictable for each token.
         let likely = (logit > last.1) | ((logit == last.1) & (id <= last.0));
         (candidates[kept], weights[kept]) = ((id, logit), weight);
         kept += usize::from(likely & (weight >= least));
@@ -120,19 +122,19 @@ fn draw(logits: &[f32], best: Candidate, params: &SamplingParams, random: u64, s
     pick(random, weights, sums).map_or(best.0, |index| candidates[index].0)
 }
 
-/// Probabilities up to a factor: not above 1, and 1 for the largest logit, at any temperature.
+/// Probabilities up to a common factor, scaled so that the largest logit has 1 at any temperature.
 struct Softmax {
     largest: f64,
     scale: f64,
 }
 
 impl Softmax {
-    /// How far below the largest, at this temperature: 0 or more.
+    /// Distance of a logit below the largest one, at this temperature; 0 or more.
     fn distance(&self, logit: f32) -> f64 {
         (self.largest - f64::from(logit)) * self.scale
     }
 
-    /// 0 of NaN.
+    /// Weight of a logit; 0 for NaN.
     fn weight(&self, logit: f32) -> u64 {
         let distance = self.distance(logit);
         // Adding 2⁵² rounds to an integer and leaves it in the low bits. (A cast does not vectorise.)
@@ -141,7 +143,7 @@ impl Softmax {
         if distance < NONE_FROM { weight } else { 0 }
     }
 
-    /// Weights, their sums by [`STRIDE`] and the total.
+    /// Computes all weights and their sums by [`STRIDE`], and returns the total.
     fn weigh(&self, logits: impl ExactSizeIterator<Item = f32>, weights: &mut Vec<u64>, sums: &mut Vec<u64>) -> u64 {
         weights.resize(logits.len(), 0);
         for (weight, logit) in weights.iter_mut().zip(logits) {
@@ -150,8 +152,8 @@ impl Softmax {
         sum_by_stride(weights, sums)
     }
 
-    /// The last of the smallest set of likeliest candidates whose weights reach `wanted`. Weights are added up
-    /// by distance first, so only the candidates of one bin need sorting.
+    /// The last candidate of the smallest set of likeliest candidates whose weights reach `wanted`. The weights are first added
+    /// up in bins by distance, so that only the candidates of one bin need sorting.
     fn nucleus(
         &self,
         candidates: &[Candidate],
@@ -160,7 +162,7 @@ impl Softmax {
         bins: &mut Vec<u64>,
         boundary: &mut Vec<(Candidate, u64)>,
     ) -> Candidate {
-        // Ascending in distance.
+        // Bins ascend in distance.
         let bin = |logit: f32| ((self.distance(logit) * 32.0) as usize).min(1023);
         bins.clear();
         bins.resize(1024, 0);
@@ -172,11 +174,11 @@ impl Softmax {
             sum += weight;
             sum >= wanted.max(1)
         };
-        // Not if an infinite logit leaves no weights.
+        // None if an infinite logit leaves no weights.
         let Some(at) = bins.iter().position(reached) else { return (u32::MAX, f32::NEG_INFINITY) };
         boundary.clear();
         let both = candidates.iter().copied().zip(weights.iter().copied());
-        // Without NaN, which has no order, and no weight.
+        // Leaves out NaN, which has no order and no weight.
         boundary.extend(both.filter(|(candidate, weight)| *weight > 0 && bin(candidate.1) == at));
         boundary.sort_unstable_by(|a, b| likelier(&a.0, &b.0));
         let mut sum: u64 = bins[..at].iter().sum();
@@ -187,7 +189,7 @@ impl Softmax {
         reached.map_or((u32::MAX, f32::NEG_INFINITY), |last| last.0)
     }
 
-    /// The logarithm of the sum of e to the power of each logit. In an order that only their number decides.
+    /// The logarithm of the sum of e to the power of each logit. Only the number of logits decides the order of the additions.
     fn log_total(&self, logits: &[f32], probabilities: &mut Vec<f64>, partial: &mut Vec<f64>) -> f64 {
         probabilities.clear();
         probabilities.extend(logits.iter().map(|&logit| math::exp(-self.distance(logit))));
@@ -203,7 +205,7 @@ fn sum_by_stride(weights: &[u64], sums: &mut Vec<u64>) -> u64 {
     sums.iter().sum()
 }
 
-/// Eight partial sums, then their sum.
+/// Adds the values in eight lanes, and then the lanes.
 fn sum(values: &[f64]) -> f64 {
     let mut lanes = [0.0; 8];
     for eight in values.chunks(8) {
@@ -214,8 +216,7 @@ fn sum(values: &[f64]) -> f64 {
     lanes.iter().sum()
 }
 
-/// The first index at which the cumulative weight exceeds that part of the total which `random` is of 2⁵³. None if
-/// there is no weight.
+/// The first index at which the cumulative weight exceeds `random` · total / 2⁵³. None if all weights are 0.
 fn pick(random: u64, weights: &[u64], sums: &[u64]) -> Option<usize> {
     let total: u64 = sums.iter().sum();
     let mut left = ((u128::from(random) * u128::from(total)) >> 53) as u64;

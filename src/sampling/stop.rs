@@ -1,13 +1,13 @@
-//! When a generation is over, and which parameters make sense.
+//! Rules for the end of a generation, and for valid sampling parameters.
 
 use crate::bail;
 use crate::error::Result;
 use crate::sequence::{FinishReason, MAX_LOGPROBS, SamplingParams};
 
-/// Whether the sequence is over with its newest token, which is in `tokens`. `prompt_end` is the end of the last
-/// prompt range; what follows it was generated in this turn, perhaps partly on another engine. `context_limit`
-/// is the model's or the cache's. Stop wins over length, and neither EOS nor stops count before
-/// `min_new_tokens` (vLLM's `check_stop`).
+/// Decides whether a generation ends with its newest token, the last in `tokens`. `prompt_end` is the end of the last prompt
+/// range; the tokens after it were generated in this turn, possibly in part on another engine. `context_limit` is the limit of
+/// the model or the cache. Stop takes precedence over length, and neither EOS nor stops count before `min_new_tokens` (vLLM's
+/// `check_stop`).
 pub fn check(
     params: &SamplingParams,
     tokens: &[u32],
@@ -29,8 +29,8 @@ pub fn check(
     long.then_some(FinishReason::Length)
 }
 
-/// Refuses parameters that are not finite, out of range or name tokens outside the vocabulary; the text names
-/// the field. Ranges are vLLM's (`SamplingParams._verify_args`).
+/// Refuses parameters that are not finite, are out of range or name tokens outside the vocabulary. The error names the field.
+/// The ranges are vLLM's (`SamplingParams._verify_args`).
 pub fn validate(params: &SamplingParams, vocab: usize) -> Result<()> {
     let in_range = |field: &str, value: f32, low: f32, high: f32, low_in: bool| {
         // False for NaN.
@@ -57,7 +57,10 @@ pub fn validate(params: &SamplingParams, vocab: usize) -> Result<()> {
     if let Some(n) = params.logprobs
         && n as usize > vocab.min(MAX_LOGPROBS as usize)
     {
-        bail!(InvalidArgument, "logprobs {n} is over {MAX_LOGPROBS}, or over the vocabulary of {vocab} tokens");
+        bail!(
+            InvalidArgument,
+            "logprobs {n} is over the limit of {MAX_LOGPROBS}, or over the vocabulary of {vocab} tokens"
+        );
     }
     for (field, n) in [("stop_ids", params.stop_ids.len()), ("logit_bias", params.logit_bias.len())] {
         if n > vocab {
@@ -75,7 +78,7 @@ pub fn validate(params: &SamplingParams, vocab: usize) -> Result<()> {
     }
     for stop in &params.stop_sequences {
         if stop.len() < 2 {
-            bail!(InvalidArgument, "stop_sequences: one of {} tokens; two or more make one", stop.len());
+            bail!(InvalidArgument, "stop_sequences: a stop sequence has {} tokens; it needs two or more", stop.len());
         }
         stop.iter().try_for_each(|&id| known("stop_sequences", id))?;
     }

@@ -1,18 +1,17 @@
-//! The k largest of many without sorting them all.
+//! Selects the k largest logits without sorting all of them.
 
 use std::cmp::Ordering;
 
 /// A token and its logit.
 pub(super) type Candidate = (u32, f32);
 
-/// Larger logit first, lower id on ties. A total order as long as there is no NaN.
+/// Orders candidates by descending logit, and by ascending id on ties. It is a total order if no logit is NaN.
 pub(super) fn likelier(a: &Candidate, b: &Candidate) -> Ordering {
     b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal).then(a.0.cmp(&b.0))
 }
 
-/// Fills `out` with the `k` likeliest of `logits`, in no particular order; −∞ is left out. One pass that
-/// collects what beats the k-th best so far and cuts back to k when 2k are there: for small k most logits cost
-/// one comparison.
+/// Fills `out` with the `k` likeliest of `logits`, in no particular order, leaving out −∞. One pass collects the logits that beat
+/// the k-th best so far, and cuts back to k when it has 2k of them. For small k, most logits cost one comparison.
 pub(super) fn top_k(logits: &[f32], k: usize, out: &mut Vec<Candidate>) {
     out.clear();
     if k == 0 {
@@ -20,7 +19,7 @@ pub(super) fn top_k(logits: &[f32], k: usize, out: &mut Vec<Candidate>) {
     }
     let mut bar = f32::NEG_INFINITY;
     for (id, &logit) in logits.iter().enumerate() {
-        // Equal to the bar loses: ids ascend, and the lower id wins.
+        // A logit equal to the bar loses, because ids ascend and the lower id wins.
         if logit > bar {
             out.push((id as u32, logit));
             if out.len() >= k.saturating_mul(2).max(64) {
