@@ -1,15 +1,15 @@
 //! The paged KV cache: who owns which block, the prefix index, handles under leases, tickets and images.
 //!
-//! | room | what is in it | uses |
+//! | module | contents | uses |
 //! | --- | --- | --- |
 //! | `pool` | blocks, block tables, the prefix index, conversion between layouts | block stores |
 //! | `format` | images, tickets and addresses as bytes | hash chains and masks of `pool` |
-//! | `handles` | the one lock; slots, leases, export, import, streaming, transfers, audit | `pool`, `format` |
-//! | `cache` | [`Cache`]: creation, closing, and what is asked about a cache as a whole | all of them |
+//! | `handles` | the lock; slots, leases, export, import, streaming, transfers, audit | `pool`, `format` |
+//! | `cache` | [`Cache`]: creation, closing, and questions about a cache as a whole | all of them |
 //!
-//! A block is owned by the union of request tables, exports, transfers and the prefix index, and returns to the
-//! pool when all of them have let go. The lock is never held while blocks are copied or a waker is called: a
-//! copy holds a *transfer* table on its blocks instead.
+//! Requests, exports, transfers and the prefix index can own a block together; it returns to the pool when all of them
+//! have released it. The lock is never held while blocks are copied or a waker is called: a copy keeps its blocks alive
+//! with a *transfer* table instead.
 
 mod cache;
 pub(crate) mod format;

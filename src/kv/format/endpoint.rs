@@ -1,4 +1,4 @@
-//! Where a cache can be reached, as tickets and addresses say it. docs/kv-image-format.md has every byte.
+//! Endpoints: where a cache can be reached, as tickets and addresses state it. docs/kv-image-format.md defines every byte.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -17,14 +17,14 @@ pub(crate) const MAX_UNIX_NAME: usize = 107;
 /// Bit 0 of a TCP endpoint's flags.
 const ENCRYPTED: u16 = 1;
 
-/// A process, told from all others that ever bore its pid.
+/// A process, distinguished from earlier and later ones with the same pid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ProcessId {
     pub pid: u32,
     pub nonce: [u8; 16],
 }
 
-/// A Unix socket in the abstract namespace of one boot of one machine.
+/// A Unix socket in the abstract namespace of a machine, valid until the machine reboots.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct UnixName {
     pub boot: [u8; 16],
@@ -33,9 +33,9 @@ pub(crate) struct UnixName {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Endpoint {
-    /// Within this process.
+    /// Reachable within this process only.
     Process(ProcessId),
-    /// On this machine; hands the pool's memory over.
+    /// Reachable on this machine, over a Unix socket that also hands over the pool's memory.
     Unix(UnixName),
     Tcp {
         address: SocketAddr,
@@ -43,7 +43,7 @@ pub(crate) enum Endpoint {
     },
 }
 
-/// Count, then kind, length and payload of each.
+/// Writes the number of endpoints, then kind, length and payload of each.
 pub(in crate::kv) fn encode(endpoints: &[Endpoint]) -> Vec<u8> {
     let mut w = Writer::default();
     w.u32(endpoints.len() as u32);
@@ -72,7 +72,7 @@ pub(in crate::kv) fn encode(endpoints: &[Endpoint]) -> Vec<u8> {
     w.0
 }
 
-/// Those of a kind that this library knows, in order.
+/// Reads the endpoints of kinds that this library knows, in order.
 pub(in crate::kv) fn decode(section: &[u8]) -> Result<Vec<Endpoint>> {
     let mut r = Reader::new("endpoints", section);
     let mut found = Vec::new();

@@ -1,4 +1,4 @@
-//! The envelope of tickets and images: what a reader of any version can check, and the authority behind it.
+//! The envelope of tickets and images: fields that a reader of any version can check, and the MAC over the head.
 
 use super::wire::{Reader, Writer};
 use crate::bail;
@@ -6,9 +6,9 @@ use crate::error::Result;
 
 /// Bytes before the first section, the same in all versions.
 pub(in crate::kv) const ENVELOPE: usize = 64;
-/// Bytes of the code that ends a head.
+/// Size in bytes of the MAC that ends a head.
 pub(in crate::kv) const MAC: usize = 32;
-/// Where the checksum stands, the same in all versions.
+/// Offset of the checksum, the same in all versions.
 const CHECKSUM: std::ops::Range<usize> = 32..64;
 
 /// The wire version that this library reads and writes.
@@ -52,9 +52,9 @@ pub(in crate::kv) struct Keys {
 /// Keys for the connections between caches that have the same secret.
 #[derive(Clone, Copy)]
 pub(crate) struct TransportKeys {
-    /// Proves knowledge of the secret, and authenticates messages, where nothing is encrypted.
+    /// Key that proves knowledge of the secret and authenticates messages on connections without encryption.
     pub auth: [u8; 32],
-    /// Pre-shared key of the Noise handshake where everything is.
+    /// Pre-shared key of the Noise handshake on encrypted connections.
     pub psk: [u8; 32],
 }
 
@@ -91,7 +91,7 @@ pub(in crate::kv) fn block_tag(key: &[u8; 32], index: usize, data: &[u8]) -> bla
     hasher.finalize()
 }
 
-/// The version-independent fields, as found.
+/// Version-independent fields of a head, not verified.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Envelope {
     pub kind: Kind,
@@ -116,7 +116,7 @@ pub(in crate::kv) fn seal(kind: Kind, sections: &[u8], body_len: u64, keys: &Key
     head
 }
 
-/// The MAC and the checksum of a head as its other bytes are.
+/// Writes the MAC and the checksum over the other bytes of a head.
 #[cfg(feature = "fuzzing")]
 pub(in crate::kv) fn seal_again(head: &mut [u8], keys: &Keys) {
     let signed = head.len() - MAC;
@@ -126,14 +126,14 @@ pub(in crate::kv) fn seal_again(head: &mut [u8], keys: &Keys) {
     head[CHECKSUM].copy_from_slice(sum.as_bytes());
 }
 
-/// Over everything but the checksum and the MAC itself.
+/// MAC over the head, without the checksum and the MAC itself.
 fn mac(head: &[u8], keys: &Keys) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new_keyed(&keys.mac);
     hasher.update(&head[..CHECKSUM.start]).update(&head[CHECKSUM.end..]);
     hasher.finalize()
 }
 
-/// Over the whole head but the checksum itself, the MAC included.
+/// Checksum over the head, including the MAC but not the checksum itself.
 fn checksum(head: &[u8]) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&head[..CHECKSUM.start]).update(&head[CHECKSUM.end..]);
@@ -141,7 +141,7 @@ fn checksum(head: &[u8]) -> blake3::Hash {
 }
 
 impl Envelope {
-    /// Reads the first [`ENVELOPE`] bytes. Nothing in them is verified yet but that the lengths can be true.
+    /// Reads the first [`ENVELOPE`] bytes. Checks only that the lengths are possible.
     pub fn peek(data: &[u8]) -> Result<Envelope> {
         let mut reader = Reader::new("KV image, ticket or address", data);
         let magic = reader.bytes(8, "magic")?;
@@ -164,7 +164,7 @@ impl Envelope {
         Ok(Envelope { kind, oldest, newest, head_len, total_len })
     }
 
-    /// Is the whole thing as long as it says?
+    /// Checks that the whole has the length that the envelope states.
     pub fn check_len(&self, found: u64) -> Result<()> {
         let (name, expected) = (self.kind.name(), self.total_len);
         match found.cmp(&expected) {
@@ -174,7 +174,7 @@ impl Envelope {
         }
     }
 
-    /// Verifies a whole head: checksum, then version, then authority. Gives its sections.
+    /// Verifies a whole head (checksum, then version, then MAC) and returns its sections.
     pub(in crate::kv) fn open<'a>(&self, head: &'a [u8], keys: &Keys) -> Result<&'a [u8]> {
         let name = self.kind.name();
         if head.len() != self.head_len {

@@ -1,4 +1,4 @@
-//! The layout section: what kind of KV each layer has, how it lies in blocks, and which part of it is here.
+//! The layout section: kind of KV of each layer, its arrangement in blocks, and the part that this shard holds.
 
 use super::wire::{Reader, Writer};
 use crate::backend::KvGeometry;
@@ -11,9 +11,9 @@ use crate::tensor::Dtype;
 pub enum LayerKind {
     /// Keys and values of every token.
     Full,
-    /// Keys and values of every token, of which only the last so many are read again.
+    /// Keys and values of every token. Only those of the last so many tokens are read again.
     Window(u32),
-    /// A state of so many bytes for each sequence, however long it is.
+    /// A recurrent state: so many bytes per sequence, whatever its length.
     Recurrent(u32),
 }
 
@@ -46,24 +46,24 @@ impl LayerKind {
     }
 }
 
-/// How the KV of a sequence lies in the blocks of a cache, and which layer has what kind of it.
+/// Arrangement of KV in the blocks of a cache, and the kind of KV of each layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
     pub geometry: KvGeometry,
-    /// One for each layer.
+    /// Kind of each layer.
     pub kinds: Vec<LayerKind>,
 }
 
-/// Longest block that is taken in: bounds what a reader allocates for one.
+/// Largest accepted block, in bytes: bounds what a reader allocates for one.
 const MAX_BLOCK_TOKENS: u32 = 4096;
-/// Most groups: a layer names its group in one byte.
+/// Largest number of groups. A layer names its group in one byte.
 const MAX_GROUPS: u32 = 255;
 
 const HEADER: usize = 16;
 const GROUP: usize = 24;
 const SHARD: usize = 24;
 
-/// The part of a sequence's KV that one device has: every range is half open.
+/// The part of a sequence's KV that one device has. All ranges are half open.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Shard {
     layers: (u32, u32),
@@ -82,14 +82,14 @@ impl std::fmt::Display for Shard {
     }
 }
 
-/// Shard `index` of blocks of that geometry, which is valid: all layers and tokens, and its part of the heads.
+/// Shard `index` of blocks with a valid geometry: all layers and tokens, and the shard's part of the heads.
 fn shard(g: &KvGeometry, index: u32) -> Shard {
     let heads = g.kv_heads / g.shards;
     Shard { layers: (0, g.layers), heads: (index * heads, (index + 1) * heads), tokens: (0, u32::MAX) }
 }
 
 impl Layout {
-    /// `kinds` has one for each layer, or is empty: full attention in all of them.
+    /// A layout with a kind for each layer. Empty `kinds` mean full attention in all layers.
     pub fn new(geometry: KvGeometry, kinds: &[LayerKind]) -> Result<Layout> {
         let kinds = match kinds.len() {
             0 => vec![LayerKind::Full; geometry.layers as usize],
@@ -108,7 +108,7 @@ impl Layout {
         }
     }
 
-    /// The different kinds of layers, in the order in which they first come.
+    /// Distinct kinds of layers, in the order of their first layers.
     fn groups(&self) -> Vec<LayerKind> {
         let mut groups = Vec::new();
         for kind in &self.kinds {
@@ -119,7 +119,7 @@ impl Layout {
         groups
     }
 
-    /// How many groups the layers form.
+    /// Number of groups that the layers form.
     pub fn n_groups(&self) -> usize {
         self.groups().len()
     }
@@ -129,7 +129,7 @@ impl Layout {
         HEADER + GROUP * self.n_groups() + self.kinds.len() + SHARD * self.geometry.shards as usize
     }
 
-    /// The section's payload.
+    /// Writes the section's payload.
     pub fn encode(&self) -> Vec<u8> {
         let (g, groups) = (&self.geometry, self.groups());
         let mut w = Writer::default();
@@ -148,8 +148,8 @@ impl Layout {
         w.0
     }
 
-    /// Reads the section. INCOMPATIBLE for what this version has no blocks for: recurrent states, groups of different
-    /// shapes, and shards that are not all of a sequence's KV in equal parts.
+    /// Reads the section. INCOMPATIBLE if this version cannot store such KV: recurrent states, groups of different shapes,
+    /// and shards that do not divide all of a sequence's KV into equal parts.
     pub fn decode(section: &[u8]) -> Result<Layout> {
         let mut r = Reader::new("layout", section);
         let (layers, block_tokens) = (r.u32("layers")?, r.u32("block tokens")?);

@@ -1,6 +1,6 @@
 //! The formats of docs/kv-image-format.md: images, tickets and addresses as bytes.
 //!
-//! Knows keys, sequences, layouts and the hash chain. Knows no cache and no handle: what it needs of one comes as [`Own`].
+//! Knows keys, sequences, layouts and the hash chain. Knows no cache and no handle: it gets what it needs of them as [`Own`].
 
 mod endpoint;
 mod envelope;

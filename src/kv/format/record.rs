@@ -1,4 +1,4 @@
-//! An image: its head, and its block records, any piece of them at any time.
+//! Images as bytes: the head, and block records that can be produced piece by piece.
 
 use super::envelope::{self, ENVELOPE, Keys, Kind, MAC, block_tag};
 use super::identity::CacheIdentity;
@@ -18,12 +18,12 @@ pub(in crate::kv) fn record_len(geometry: &KvGeometry) -> usize {
     geometry.block_bytes() + TAG
 }
 
-/// Bytes of an image before its block records.
+/// Size of an image's head in bytes: everything before the block records.
 pub(in crate::kv) fn head_len(identity: &CacheIdentity, layout: &Layout, snapshot: &Snapshot) -> usize {
     ENVELOPE + sections::common_len(identity, layout) + sections::image_len(snapshot, layout) + MAC
 }
 
-/// Everything of an image before the block records.
+/// Writes the head of an image: everything before the block records.
 pub(in crate::kv) fn encode_head(
     library: &str,
     identity: &CacheIdentity,
@@ -52,8 +52,7 @@ pub(in crate::kv) fn encode_head(
 pub(in crate::kv) struct Records<'a> {
     pub store: &'a dyn BlockStore,
     pub key: [u8; 32],
-    /// Tokens of the sequence that are computed: slots of later ones are written as zeros, they may hold what
-    /// other sequences left there.
+    /// Number of computed tokens. Slots of later tokens are written as zeros, because they may hold another sequence's KV.
     pub computed: u32,
 }
 

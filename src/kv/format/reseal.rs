@@ -1,5 +1,5 @@
-//! For fuzzers: an image or ticket whose lengths, tags, MAC and checksum are put right after a mutation, so that what
-//! is behind them is reached.
+//! For fuzzers: corrects the lengths, tags, MAC and checksum of a mutated image or ticket, so that the code behind these
+//! checks is reached.
 
 use super::envelope::{ENVELOPE, Keys, MAC, block_tag, seal_again};
 use super::record::TAG;
@@ -9,7 +9,7 @@ use super::wire;
 const HEAD_LEN: std::ops::Range<usize> = 12..16;
 const TOTAL_LEN: std::ops::Range<usize> = 16..24;
 
-/// Nothing is done to bytes that are too few for a head. A head length that cannot be is made the whole.
+/// Leaves data too short for a head as it is. Replaces an impossible head length by the length of the data.
 pub(crate) fn reseal(keys: &Keys, data: &mut [u8]) {
     let total = data.len();
     if total < ENVELOPE + MAC {

@@ -1,4 +1,4 @@
-//! The sections of a head: what is written, and what an importer insists on.
+//! The sections of a head: writing them, and an importer's checks on them.
 
 use super::identity::{CacheIdentity, LIBRARY_TEXT};
 use super::layout::Layout;
@@ -10,7 +10,7 @@ use crate::error::{Result, Status};
 use crate::kv::pool::BlockHash;
 use crate::sequence::{MAX_HOST_DATA, Snapshot};
 
-/// A reader that does not know the section must refuse.
+/// Flag: a reader that does not know the section must refuse the whole head.
 const CRITICAL: u16 = 1;
 pub(in crate::kv) const LIBRARY: u16 = 1;
 pub(in crate::kv) const IDENTITY: u16 = 2;
@@ -25,25 +25,25 @@ pub(in crate::kv) const HOST_DATA: u16 = 10;
 const KNOWN: usize = 11;
 
 const SECTION_HEADER: usize = 8;
-/// Payload bytes of the sections whose size is fixed.
+/// Payload sizes in bytes of the sections of fixed size.
 const CHAIN_LEN: usize = 36;
 const ORIGIN_LEN: usize = 28;
-/// Without the groups.
+/// Payload size of the layout section in bytes, without its groups.
 const BLOCKS_LEN: usize = 48;
 const STATE_LEN: usize = 4;
 /// Bit 0 of the state: the prompt is still being computed.
 const STREAMING: u32 = 1;
 
-/// The cache that a ticket, an image or an address is written by, or has to fit.
+/// The cache that writes a ticket, an image or an address, or checks one against itself.
 #[derive(Clone, Copy)]
 pub(in crate::kv) struct Own<'a> {
     pub identity: &'a CacheIdentity,
     pub layout: &'a Layout,
-    /// Whether KV in other blocks is refused instead of converted.
+    /// Refuses KV of another layout instead of converting it.
     pub no_convert: bool,
 }
 
-/// Where a handle came from.
+/// Origin of a handle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::kv) struct Origin {
     pub epoch: [u8; 16],
@@ -138,7 +138,7 @@ pub(in crate::kv) struct BlocksSection {
     pub record_len: u64,
 }
 
-/// At most 255 bytes of a text, cut between characters.
+/// First 255 bytes of a text at most, cut between characters.
 fn clip(text: &str) -> &str {
     let end = (0..=text.len().min(255)).rev().find(|&end| text.is_char_boundary(end));
     &text[..end.unwrap_or(0)]
@@ -176,7 +176,7 @@ impl<'a> Sections<'a> {
         }
     }
 
-    /// The library that wrote it, for messages.
+    /// Name and version of the library that wrote the head, for messages.
     pub fn library(&self) -> String {
         self.0[LIBRARY as usize].map_or_else(|| "unknown".into(), |text| text.escape_ascii().to_string())
     }
@@ -220,7 +220,7 @@ impl<'a> Sections<'a> {
         Ok(BlocksSection { nonce, count, groups, record_len })
     }
 
-    /// Is the KV of a ticket's prompt still being computed?
+    /// Whether the KV of a ticket's prompt was still being computed when the ticket was written.
     pub fn streaming(&self) -> Result<bool> {
         let mut r = Reader::new("state", self.get(STATE)?);
         let flags = r.u32("flags")?;
@@ -240,7 +240,7 @@ impl<'a> Sections<'a> {
         Ok(CacheIdentity { fingerprint, tokenizer_digest, name })
     }
 
-    /// Layout of the writer's KV; one that this version can read, if not one that a given cache takes.
+    /// Layout of the writer's KV. This version can read it, but a given cache may still refuse it.
     pub fn layout(&self) -> Result<Layout> {
         Layout::decode(self.get(LAYOUT)?).map_err(|error| match error.status {
             Status::Incompatible => crate::error!(Incompatible, "{error} (written by {})", self.library()),
@@ -253,8 +253,8 @@ impl<'a> Sections<'a> {
         bail!(Incompatible, "{field}: expected {expected}, found {found} (KV of {name:?}, written by {wrote})")
     }
 
-    /// The layout of the KV. Refuses that of another model or tokenizer, and what cannot be converted; any other
-    /// layout than the cache's own if that is what its config says.
+    /// Geometry of the writer's KV, checked against `cache`. INCOMPATIBLE if model or tokenizer differ, if the KV cannot be
+    /// converted, or if it differs from the cache's and the cache refuses to convert.
     pub fn check_compatible(&self, cache: &Own<'_>) -> Result<KvGeometry> {
         let (own, peer) = (cache.identity, self.identity()?);
         if peer.fingerprint != own.fingerprint {
@@ -289,7 +289,7 @@ impl<'a> Sections<'a> {
     }
 }
 
-/// The first eight bytes of a digest, for messages.
+/// First eight bytes of a digest in hexadecimal, for messages.
 pub(crate) fn hex(digest: &[u8]) -> String {
     digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>() + "…"
 }

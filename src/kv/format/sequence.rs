@@ -11,7 +11,7 @@ const CONVERTED: u32 = 4;
 /// Bytes of the fields that every sequence has.
 const FIXED: usize = 100;
 
-/// Why a snapshot cannot be what an engine left behind.
+/// Checks that an engine can have left such a snapshot; the error says why not.
 pub(in crate::kv) fn validate(s: &Snapshot) -> std::result::Result<(), String> {
     let n = s.tokens.len();
     if n == 0 || n > (u32::MAX / 8) as usize {

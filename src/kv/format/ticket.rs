@@ -1,5 +1,5 @@
-//! Tickets and addresses: what a peer needs to pull a sequence itself, and to check beforehand whether it could.
-//! docs/kv-image-format.md has every byte.
+//! Tickets, with which a peer can pull a sequence, and addresses, with which it can check beforehand whether it could.
+//! docs/kv-image-format.md defines every byte.
 
 use super::endpoint::{self, Endpoint};
 use super::envelope::{ENVELOPE, Envelope, Keys, Kind, MAC, seal};
@@ -21,14 +21,14 @@ pub(crate) struct Ticket {
     pub handle: KvId,
     /// Layout of the exporter's blocks.
     pub geometry: KvGeometry,
-    /// The sequence; of a prompt that is still being computed, as it was when that began.
+    /// The sequence. For a streaming export, the prompt with no token computed.
     pub snapshot: Snapshot,
-    /// Its KV is still being computed: more of it comes than `snapshot.computed` says.
+    /// The prompt is still being computed: more KV will come than `snapshot.computed` says.
     pub streaming: bool,
     /// Digest of the sequence, which the exporter compares with its handle's.
     pub digest: [u8; 32],
     pub endpoints: Vec<Endpoint>,
-    /// When it was given.
+    /// Time at which this process received the ticket.
     pub given: Instant,
     chain: (u32, BlockHash),
 }
@@ -59,8 +59,8 @@ pub(crate) fn digest(snapshot: &Snapshot) -> [u8; 32] {
 }
 
 impl Ticket {
-    /// The hash chain of the KV that will come: over the computed tokens, or over the prompt being computed. In blocks
-    /// of the exporter's size it has to be the ticket's.
+    /// Hash chain of the KV that will come, over the computed tokens or the prompt being computed, in blocks of the exporter's
+    /// size. CORRUPT if it differs from the ticket's.
     pub fn check_chain(&self) -> Result<HashChain> {
         let chain = HashChain::of(self.snapshot.cache_salt, self.geometry.block_tokens, self.tokens());
         let (full, head) = self.chain;
@@ -75,7 +75,7 @@ impl Ticket {
         Ok(chain)
     }
 
-    /// The tokens whose KV will come.
+    /// Tokens whose KV will come.
     pub fn tokens(&self) -> &[u32] {
         chained(&self.snapshot, self.streaming)
     }
@@ -85,7 +85,7 @@ fn chained(snapshot: &Snapshot, streaming: bool) -> &[u32] {
     &snapshot.tokens[..if streaming { snapshot.tokens.len() } else { snapshot.computed as usize }]
 }
 
-/// The sections of a ticket or an address: all of it, signed and of a version that is understood.
+/// Sections of a ticket or an address, after its length, version, checksum and MAC were verified.
 fn open<'a>(data: &'a [u8], kind: Kind, keys: &Keys) -> Result<Sections<'a>> {
     let envelope = Envelope::peek(data)?;
     envelope.check_len(data.len() as u64)?;
@@ -100,8 +100,8 @@ fn open<'a>(data: &'a [u8], kind: Kind, keys: &Keys) -> Result<Sections<'a>> {
 }
 
 impl Ticket {
-    /// Verifies a ticket, in the order of docs/kv-image-format.md, but for its hash chain: that takes as long as all
-    /// the rest, and can be done while the exporter is asked.
+    /// Verifies a ticket in the order of docs/kv-image-format.md, except for its hash chain. That takes as long as all the
+    /// rest, and the caller can do it while waiting for the exporter's reply.
     pub(in crate::kv) fn open(data: &[u8], keys: &Keys, own: &Own<'_>) -> Result<Ticket> {
         let given = Instant::now();
         let sections = open(data, Kind::Ticket, keys)?;
@@ -121,7 +121,7 @@ impl Ticket {
     }
 }
 
-/// The ticket of a sequence. `chain`: full blocks and the name of the last, if they are known.
+/// Writes the ticket of a sequence. `chain`: number of full blocks and the hash of the last, if they are known.
 pub(in crate::kv) fn encode_ticket(
     own: &Own<'_>,
     snapshot: &Snapshot,
@@ -143,7 +143,7 @@ pub(in crate::kv) fn encode_ticket(
 }
 
 impl Address {
-    /// Verifies an address. Whether the two caches can exchange KV is another question.
+    /// Verifies an address. Does not check whether the two caches can exchange KV.
     pub(in crate::kv) fn open(data: &[u8], keys: &Keys) -> Result<Address> {
         let sections = open(data, Kind::Address, keys)?;
         Ok(Address {
@@ -156,7 +156,7 @@ impl Address {
     }
 }
 
-/// The address of a cache that can be reached at `endpoints`.
+/// Writes the address of a cache that can be reached at `endpoints`.
 pub(in crate::kv) fn encode_address(own: &Own<'_>, origin: &Origin, endpoints: &[Endpoint], keys: &Keys) -> Vec<u8> {
     let mut w = Writer::default();
     write_common(&mut w, LIBRARY_TEXT, own.identity, own.layout, origin);

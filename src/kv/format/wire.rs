@@ -33,7 +33,7 @@ impl Writer {
         self
     }
 
-    /// A section: tag, flags, length, payload.
+    /// Writes a section: tag, flags, length, payload.
     pub fn section(&mut self, tag: u16, flags: u16, payload: &[u8]) -> &mut Self {
         self.u16(tag).u16(flags).u32(payload.len() as u32).bytes(payload)
     }
@@ -86,13 +86,13 @@ impl<'a> Reader<'a> {
         self.array(field).map(f32::from_le_bytes)
     }
 
-    /// `n` numbers; allocates only what the bytes left can fill.
+    /// Reads `n` numbers. Allocates no more than the remaining bytes can fill.
     pub fn u32s(&mut self, n: u32, field: &str) -> Result<Vec<u32>> {
         let bytes = self.bytes((n as usize).saturating_mul(4), field)?;
         Ok(bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
     }
 
-    /// Nothing may be left.
+    /// Fails if bytes are left.
     pub fn end(&self) -> Result<()> {
         if !self.data.is_empty() {
             bail!(Corrupt, "{}: {} bytes too many", self.what, self.data.len());

@@ -1,4 +1,4 @@
-//! Handles that a request takes while their KV is still on its way: in an import, or being computed.
+//! Claims: handles that a request takes while their KV is still being imported or computed.
 
 use super::export::Consumed;
 use super::shared::CacheShared;
@@ -9,16 +9,16 @@ use crate::kv::pool::Waker;
 use crate::sequence::Snapshot;
 use crate::sync::Arc;
 
-/// A handle taken before it has landed. For everybody else it is consumed; dropping the claim ends it, and then the
-/// exporter keeps its own.
+/// A handle that a request took before its KV had arrived. To everybody else it is consumed. Dropping the claim ends the
+/// handle, and the exporter then keeps its own.
 pub struct Claim {
     shared: Arc<CacheShared>,
     id: KvId,
 }
 
 impl CacheShared {
-    /// Takes a handle whose KV may be on its way. `waker` is called once when that has landed, failed or ended; not if
-    /// it had before. Of several callers one gets it, the others get EXPIRED.
+    /// Takes a handle whose KV may still be on the way. `waker` is called once when the KV arrives or fails or the handle
+    /// ends, but not if that has happened already. If several callers try, exactly one gets it and the others get EXPIRED.
     pub fn claim(self: &Arc<Self>, id: KvId, waker: Waker) -> Result<Claim> {
         self.with(|state| {
             let slot = state.find(id)?;
@@ -34,19 +34,19 @@ impl CacheShared {
 }
 
 impl CacheShared {
-    /// Has a request taken the handle?
+    /// Whether a request has taken the handle.
     pub(crate) fn is_claimed(&self, id: KvId) -> bool {
         self.with(|state| state.find_claimed(id).is_ok_and(|slot| state.slots.is_claimed(slot)))
     }
 }
 
 impl Claim {
-    /// The sequence, once it has landed; the failure of an import that failed.
+    /// Takes the sequence once its KV has arrived. If the import failed, returns that failure.
     pub fn take(&mut self) -> Result<Consumed> {
         self.shared.consume_found(self.id, CacheState::find_claimed)
     }
 
-    /// The sequence of a handle that failed, to be computed anew.
+    /// Sequence of the handle, whatever the state of its KV, so that the caller can compute it if that failed.
     pub fn sequence(&self) -> Option<Arc<Snapshot>> {
         self.shared.with(|state| {
             let slot = state.find_claimed(self.id).ok()?;

@@ -1,4 +1,4 @@
-//! Images in files: a parked sequence that survives the process.
+//! Images in files, so that a sequence survives the process.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufReader, Read, Write};
@@ -16,7 +16,7 @@ use crate::sys::random_bytes;
 
 const NOT_A_FILE: &str = "KV image: expected a regular file";
 
-/// A file that is removed again unless it got its final name.
+/// A temporary file, removed when dropped unless it was renamed to its final name.
 struct Temporary(Option<PathBuf>);
 
 impl Drop for Temporary {
@@ -28,8 +28,8 @@ impl Drop for Temporary {
 }
 
 impl CacheShared {
-    /// Writes a handle's image to `path`, readable by its owner alone. The file appears whole or not at all, also
-    /// after a power cut. The handle stays.
+    /// Writes a handle's image to `path`, readable by its owner only. The file appears whole or not at all, even after a power
+    /// cut. The handle stays valid.
     pub fn save(self: &Arc<Self>, id: KvId, path: &Path) -> Result<()> {
         let shown = path.display();
         let Some(name) = path.file_name() else {
@@ -56,7 +56,7 @@ impl CacheShared {
         File::open(directory).and_then(|d| d.sync_all()).map_err(|e| io(&e))
     }
 
-    /// A handle of the sequence in a file that [`Cache::save`] wrote. Reads it in pieces; the file stays.
+    /// Makes a handle of the sequence in a file that [`CacheShared::save`] wrote. Reads it in pieces; the file stays.
     pub fn load(self: &Arc<Self>, path: &Path) -> Result<KvId> {
         self.load_file(path).map_err(|error| error.context(path.display()))
     }
@@ -76,7 +76,7 @@ impl CacheShared {
         self.load_from(BufReader::with_capacity(1 << 16, file), metadata.len())
     }
 
-    /// Takes in the image that `file` holds, `len` bytes long as it was opened.
+    /// Imports the image in `file`, which had `len` bytes when it was opened.
     pub(in crate::kv) fn load_from(self: &Arc<Self>, mut file: impl Read, len: u64) -> Result<KvId> {
         let io = |error: std::io::Error| match error.kind() {
             std::io::ErrorKind::UnexpectedEof => crate::error!(Corrupt, "KV image: the file became shorter"),

@@ -1,4 +1,4 @@
-//! Reading the image of a handle, any piece of it at any time, without making the whole.
+//! Reading the image of a handle piece by piece, without building all of it in memory.
 
 use super::shared::CacheShared;
 use super::slots::{Body, ImageHead, KvId};
@@ -8,7 +8,7 @@ use crate::sequence::Snapshot;
 use crate::sync::Arc;
 
 impl CacheShared {
-    /// The head of a handle's image: made on first use, the same ever after.
+    /// Head of a handle's image, made on first use and never changed.
     fn image_head(&self, id: KvId) -> Result<(ImageHead, Arc<Snapshot>)> {
         let (snapshot, origin, head) = self.origin(id)?;
         if let Some(head) = head {
@@ -26,21 +26,21 @@ impl CacheShared {
         Ok((head, snapshot))
     }
 
-    /// Key of the block tags, as the head's nonce says.
+    /// Key of the block tags, derived from the nonce in the head.
     fn block_key(&self, head: &[u8]) -> Result<[u8; 32]> {
         let sections = Sections::parse(&head[ENVELOPE..head.len() - MAC])?;
         Ok(self.keys.block_key(&sections.blocks()?.nonce))
     }
 
-    /// Bytes of a handle's image.
+    /// Size of a handle's image in bytes.
     pub fn image_len(&self, id: KvId) -> Result<u64> {
         let (head, snapshot) = self.image_head(id)?;
         let blocks = snapshot.computed.div_ceil(self.geometry.block_tokens) as usize;
         Ok((head.len() + blocks * record_len(&self.geometry)) as u64)
     }
 
-    /// Reads a piece of a handle's image from `offset` on and returns how much; 0 at the end. Repeated reads give
-    /// the same bytes. The handle may be consumed or released meanwhile: a read that began is finished.
+    /// Reads a piece of a handle's image at byte `offset` into `out`, and returns its length; 0 at the end. Repeated reads
+    /// give the same bytes. A read that has begun completes even if the handle is consumed or released meanwhile.
     pub fn read_image(self: &Arc<Self>, id: KvId, offset: u64, out: &mut [u8]) -> Result<usize> {
         let (head, snapshot) = self.image_head(id)?;
         let record = record_len(&self.geometry);
@@ -67,7 +67,7 @@ impl CacheShared {
         Ok(end - begin)
     }
 
-    /// Writes a whole image piece by piece. The handle is held from the beginning to the end.
+    /// Writes a whole image piece by piece, and holds the handle's blocks from the beginning to the end.
     pub(in crate::kv) fn write_image(
         self: &Arc<Self>,
         id: KvId,

@@ -1,4 +1,4 @@
-//! Handles whose KV is still on its way, and tables being filled for them.
+//! Imports: handles whose KV has not arrived yet, and the block tables being filled for them.
 
 use super::shared::CacheShared;
 use super::slots::{Body, End, KvId};
@@ -13,23 +13,23 @@ use crate::sync::atomic::Ordering::Relaxed;
 use crate::sys::bytes::ByteTarget;
 use std::ops::Range;
 
-/// Blocks being filled from outside, held by a transfer until they are whole. Dropping it returns them.
+/// Blocks being filled with imported KV, owned by a transfer until they are complete. Dropping it returns them to the pool.
 pub(crate) struct Incoming {
     shared: Arc<CacheShared>,
     snapshot: Snapshot,
     chain: HashChain,
     table: BlockTable,
     conversion: Conversion,
-    /// Blocks of this cache at the front that were here already, and need no bytes.
+    /// Number of blocks at the front that the prefix index had already, and that need no data.
     present: usize,
     share: bool,
 }
 
 impl Incoming {
-    /// Blocks for the computed tokens of `snapshot`: those of its prefix that this cache has, new ones for the
-    /// rest. `chain` is [`Cache::chain`]; KV comes in blocks of the layout `from`.
+    /// Allocates blocks for the computed tokens of `snapshot`, reusing those of its prefix that this cache has. `chain` is
+    /// [`CacheShared::chain`]; the KV will come in blocks of layout `from`.
     ///
-    /// What was rounded on the way shares no blocks: a sequence's result would depend on which of them were here.
+    /// KV that is rounded by the conversion shares no blocks: otherwise results would depend on which blocks were here.
     pub fn new(
         cache: &Arc<CacheShared>,
         mut snapshot: Snapshot,
@@ -51,12 +51,12 @@ impl Incoming {
         Ok(Incoming { shared, snapshot, chain, table, conversion, present, share })
     }
 
-    /// Blocks of the source that hold computed tokens.
+    /// Number of the source's blocks that hold computed tokens.
     pub fn n_source_blocks(&self) -> usize {
         self.snapshot.computed.div_ceil(self.conversion.source().block_tokens) as usize
     }
 
-    /// The first block of the source of which something is needed; [`Self::n_source_blocks`] if nothing is.
+    /// Index of the first source block that is needed, at least in part; [`Self::n_source_blocks`] if none is.
     pub fn first_needed(&self) -> usize {
         match self.first_token() {
             first if first >= self.snapshot.computed => self.n_source_blocks(),
@@ -64,12 +64,12 @@ impl Incoming {
         }
     }
 
-    /// The first token whose KV is not here yet.
+    /// Position of the first token whose KV is not here yet.
     fn first_token(&self) -> u32 {
         self.present as u32 * self.shared.geometry.block_tokens
     }
 
-    /// Takes in block `index` of the source, whole. What of it is here already is not written.
+    /// Imports the whole block `index` of the source. Tokens that are here already are not written.
     pub fn write_block(&self, index: usize, source_block: &[u8]) -> Result<()> {
         let (store, table) = (&*self.shared.store, self.table.blocks());
         self.conversion.write(index, source_block, self.snapshot.computed, self.first_token(), store, table)?;
@@ -77,8 +77,8 @@ impl Incoming {
         Ok(())
     }
 
-    /// Takes in blocks of the source that lie on a device, `ids` from the sequence's first on, without a way through the
-    /// host. False, and nothing done, where that cannot be.
+    /// Imports `blocks` of a source on a device by copies between devices. `ids` are the source's blocks from the sequence's
+    /// first on. Returns false, having done nothing, if the devices cannot do that.
     pub fn take_from_device(&self, pool: &dyn DeviceMemory, ids: &[BlockId], blocks: Range<usize>) -> Result<bool> {
         let Some(own) = self.shared.store.device_memory() else { return Ok(false) };
         let (tokens, bytes) = (self.first_token()..self.snapshot.computed, self.conversion.source().block_bytes());
@@ -90,18 +90,19 @@ impl Incoming {
         Ok(taken)
     }
 
-    /// Where a block of the source belongs byte for byte, if it does and that is host memory.
+    /// Memory into which the source's block `index` can be copied as it is. None if it needs conversion or the pool is not in
+    /// host memory.
     pub fn direct(&self, index: usize) -> Option<ByteTarget<'_>> {
         self.conversion.is_identity().then(|| self.shared.store.target(self.table.blocks()[index])).flatten()
     }
 
-    /// Counts bytes that came in past [`Incoming::write_block`].
+    /// Counts KV bytes that arrived without [`Incoming::write_block`].
     pub fn count(&self, bytes: usize) {
         self.shared.bytes_in.fetch_add(bytes as u64, Relaxed);
     }
 
-    /// All blocks of `whole` are here: full ones enter the prefix index. `whole` is the sequence that was expected, or
-    /// what became of it meanwhile, with no more tokens computed.
+    /// Completes the import once all blocks of `whole` are here, and enters the full ones into the prefix index. `whole` is
+    /// the expected sequence or a later state of it, with no more tokens computed.
     pub fn finish(mut self, mut whole: Snapshot) -> (Snapshot, BlockTable) {
         whole.converted |= self.snapshot.converted;
         let full = (whole.computed / self.shared.geometry.block_tokens) as usize;
@@ -113,20 +114,20 @@ impl Incoming {
         (whole, self.table)
     }
 
-    /// The sequence that was expected.
+    /// The expected sequence.
     pub fn snapshot(&self) -> &Snapshot {
         &self.snapshot
     }
 }
 
 impl CacheShared {
-    /// The hash chain over a snapshot's computed tokens.
+    /// Hash chain over a snapshot's computed tokens.
     pub(crate) fn chain(&self, snapshot: &Snapshot) -> HashChain {
         let computed = &snapshot.tokens[..snapshot.computed as usize];
         HashChain::of(snapshot.cache_salt, self.geometry.block_tokens, computed)
     }
 
-    /// A handle for an import that is about to start. Whoever asked must call [`Cache::finish_import`].
+    /// Makes a handle for an import that is about to start. The caller must call [`CacheShared::finish_import`].
     pub(crate) fn begin_import(&self, sequence: Arc<Snapshot>) -> Result<KvId> {
         self.with(|state| {
             if state.pool.closed {
@@ -137,7 +138,7 @@ impl CacheShared {
         })
     }
 
-    /// Would what is about to land be taken? Asked before the exporter's handle is ended.
+    /// Checks that [`CacheShared::finish_import`] would accept the KV. Called before the exporter's handle is ended.
     pub(crate) fn check_import(&self, id: KvId) -> Result<()> {
         self.with(|state| {
             let slot = state.find_claimed(id)?;
@@ -148,8 +149,8 @@ impl CacheShared {
         })
     }
 
-    /// The import has landed or failed: the handle becomes ready or remembers why not, its lease begins, and who
-    /// waits for it is woken. Gives the outcome back; if the handle ended meanwhile, that is the outcome.
+    /// Ends an import: the handle becomes ready or stores the failure, its lease begins, and its waiters are woken. Returns
+    /// the outcome, which is an error too if the handle ended meanwhile.
     pub(crate) fn finish_import(&self, id: KvId, outcome: Result<(Snapshot, BlockTable)>) -> Result<()> {
         let outcome = outcome.map(|(snapshot, table)| (Arc::new(snapshot), table.into_parts()));
         self.with(|state| {
@@ -192,7 +193,7 @@ impl CacheShared {
         })
     }
 
-    /// Takes back a handle that no import was started for.
+    /// Ends a handle whose import was never started.
     pub(crate) fn abandon_import(&self, id: KvId) {
         self.with(|state| {
             if let Ok(slot) = state.find(id) {

@@ -1,4 +1,4 @@
-//! Importing an image: everything about it is verified before its sequence can be used.
+//! Import of an image: all of it is verified before its sequence can be used.
 
 use super::import::Incoming;
 use super::shared::CacheShared;
@@ -10,7 +10,7 @@ use crate::kv::pool::{BlockTable, HashChain};
 use crate::sequence::Snapshot;
 use crate::sync::Arc;
 
-/// An image being taken in, record by record. Dropping it returns the blocks.
+/// An image being imported, record by record. Dropping it returns its blocks to the pool.
 pub(in crate::kv) struct Landing {
     incoming: Incoming,
     key: [u8; 32],
@@ -60,12 +60,12 @@ impl Landing {
         Ok(Landing { incoming: Incoming::new(cache, snapshot, chain, &from)?, key, record_len, next: 0 })
     }
 
-    /// Records that are still to come.
+    /// Number of records that have not been imported yet.
     pub fn missing(&self) -> usize {
         self.incoming.n_source_blocks() - self.next
     }
 
-    /// Bytes of each. They are no more than the image has, if records are missing.
+    /// Bytes of each record. While records are missing, at most the length of the image.
     pub fn record_len(&self) -> usize {
         self.record_len
     }
@@ -96,7 +96,7 @@ impl Landing {
 }
 
 impl CacheShared {
-    /// Verifies an image and takes its sequence in.
+    /// Verifies an image and imports its sequence.
     pub(crate) fn take_image(self: &Arc<Self>, data: &[u8]) -> Result<(Snapshot, BlockTable)> {
         let envelope = Envelope::peek(data)?;
         envelope.check_len(data.len() as u64)?;
@@ -108,7 +108,7 @@ impl CacheShared {
         landing.finish()
     }
 
-    /// A handle of the sequence in an image. Nothing of the image is used unless all of it is sound.
+    /// Makes a handle of the sequence in an image. Nothing of the image is used unless all of it is valid.
     pub fn import_image(self: &Arc<Self>, data: &[u8]) -> Result<KvId> {
         let (snapshot, table) = self.take_image(data)?;
         self.export(snapshot, table, None)

@@ -16,7 +16,7 @@ const GENERATION_BITS: u32 = 24;
 const NONCE_BITS: u32 = 20;
 const MAX_GENERATION: u32 = (1 << GENERATION_BITS) - 1;
 
-/// Ended handles whose slots are not used again yet, so that a late user still learns how the handle ended.
+/// Number of ended handles whose slots are not reused yet, so that late callers still learn how their handle ended.
 const QUARANTINE: usize = 1024;
 
 impl KvId {
@@ -32,11 +32,11 @@ impl KvId {
     }
 }
 
-/// A prompt whose KV is being computed; how far is in the table.
+/// A prompt whose KV is being computed. The block table records how many tokens are done.
 pub(in crate::kv) struct Progress {
     /// The prompt as it was submitted, with 0 tokens computed.
     pub prompt: Arc<Snapshot>,
-    /// The request's: its blocks may change, as by a preemption, but what a computed one holds does not.
+    /// The request's table. A preemption may replace its blocks, but the KV of a computed token stays the same.
     pub table: TableId,
     pub wakers: Vec<Waker>,
 }
@@ -52,41 +52,41 @@ pub(in crate::kv) enum End {
 /// State of a handle.
 pub(in crate::kv) enum Body {
     Vacant,
-    /// A transfer is on its way; `epoch` is the cache's at its start, `sequence` what its ticket said.
+    /// The KV is being imported. `epoch` is the cache's when the import began, `sequence` the ticket's.
     Importing {
         epoch: [u8; 16],
         sequence: Arc<Snapshot>,
         wakers: Vec<Waker>,
     },
-    /// A prompt is being computed here.
+    /// The prompt is being computed here.
     StreamingExport(Progress),
-    /// The transfer failed; kept until released or the lease is over, so that whoever asks learns why.
+    /// The import or the computation failed. Kept until the handle is released or its lease ends, so that callers learn why.
     Failed {
         error: Error,
         deadline: Instant,
-        /// The sequence it would have been.
+        /// Sequence that the handle would have had, if it is known.
         sequence: Option<Arc<Snapshot>>,
     },
     Ready(Export),
 }
 
-/// An image before its block records.
+/// Head of an image: everything before its block records.
 pub(in crate::kv) type ImageHead = Arc<Vec<u8>>;
 
-/// A snapshot under a lease.
+/// A snapshot and its blocks, under a lease.
 pub(in crate::kv) struct Export {
     pub snapshot: Arc<Snapshot>,
     pub table: TableKey,
-    /// The table's blocks, as the `BlockTable` brought them: moving them back and forth is all a handoff does.
+    /// Blocks of the table, moved out of the `BlockTable`: a handoff within a cache moves this list and copies nothing.
     pub blocks: Vec<BlockId>,
     pub lease: Duration,
     pub deadline: Instant,
-    /// The image's head, once somebody has asked for it: it must not change between reads.
+    /// Head of the image, kept after the first read because it must not change between reads.
     pub head: Option<ImageHead>,
-    /// Full blocks and the name of the last, if whoever computed them knows: hashing them again takes longer than all the
-    /// rest of a ticket.
+    /// Number of full blocks and the hash of the last, if the exporter knows them. Hashing them again would take longer than
+    /// the rest of a ticket.
     pub chain: Option<(u32, BlockHash)>,
-    /// The prompt as tickets said it that were written while it was being computed.
+    /// The prompt as stated by tickets that were written while it was being computed.
     pub prompt: Option<Arc<Snapshot>>,
 }
 
@@ -94,7 +94,7 @@ struct Slot {
     generation: u32,
     end: End,
     body: Body,
-    /// Taken by a request while its import was in flight: consumed, for everybody else.
+    /// A request took the handle before its KV had arrived; to everybody else it is consumed.
     claimed: bool,
 }
 
@@ -110,7 +110,7 @@ impl Slots {
         Slots { nonce: nonce & ((1 << NONCE_BITS) - 1), slots: Vec::new(), free: VecDeque::new() }
     }
 
-    /// A new handle, and the number of its slot.
+    /// Makes a new handle; returns it and the number of its slot.
     pub fn issue(&mut self, body: Body) -> Result<(KvId, u32)> {
         let full = self.slots.len() >= 1 << SLOT_BITS;
         let reused = if self.free.len() > QUARANTINE || full { self.free.pop_front() } else { None };
@@ -129,13 +129,13 @@ impl Slots {
         Ok((KvId::new(self.nonce, slot.generation, index), index))
     }
 
-    /// Was this id ever given out by this cache?
+    /// Whether this cache has ever issued `id`.
     pub fn was_issued(&self, id: KvId) -> bool {
         let (nonce, generation, slot) = id.split();
         nonce == self.nonce && generation > 0 && self.slots.get(slot).is_some_and(|s| generation <= s.generation)
     }
 
-    /// The slot of a live handle that nobody has claimed; what became of it otherwise.
+    /// Slot of a live handle that no request has claimed. The error says what became of any other.
     pub fn find(&self, id: KvId) -> Result<u32> {
         let index = self.find_claimed(id)?;
         if self.slots[index as usize].claimed {
@@ -144,7 +144,7 @@ impl Slots {
         Ok(index)
     }
 
-    /// The same for the side that fills a handle and the one that claimed it.
+    /// Slot of a live handle, claimed or not: for the side that fills it and for the request that claimed it.
     pub fn find_claimed(&self, id: KvId) -> Result<u32> {
         let (nonce, generation, index) = id.split();
         let slot =
@@ -176,7 +176,7 @@ impl Slots {
         &mut self.slots[slot as usize].body
     }
 
-    /// Ends a live handle. Its slot rests a while; one whose generations are used up is never used again.
+    /// Ends a live handle. Its slot is reused after a while, or never if its generations are used up.
     pub fn end(&mut self, index: u32, end: End) -> Body {
         let slot = &mut self.slots[index as usize];
         slot.end = end;

@@ -1,4 +1,4 @@
-//! Everything of a cache that its one mutex guards: blocks, tables, handles, deadlines, and who waits for what.
+//! Everything that a cache's mutex guards: blocks, tables, handles, deadlines and waiters.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,18 +11,18 @@ use crate::kv::pool::{Owner, PoolState, TableKey};
 use crate::sequence::Snapshot;
 use crate::sync::{Arc, Instant};
 
-/// Leases longer than this are cut: the C API counts them in 32 bits of milliseconds.
+/// Longest lease; longer ones are cut to it. The C API counts milliseconds in 32 bits.
 const LONGEST_LEASE: Duration = Duration::from_millis(u32::MAX as u64);
 
 pub(in crate::kv) struct CacheState {
     pub pool: PoolState,
     pub slots: Slots,
-    /// When which slot's lease is over.
+    /// End of each lease, with its slot.
     pub deadlines: BTreeSet<(Instant, u32)>,
-    /// Until when the lease timer sleeps. It is not woken for a deadline that goes away, so a steady flow of
-    /// handles costs it one look per lease.
+    /// Time until which the lease timer sleeps. It is not woken when a deadline is removed, so a steady flow of handles wakes
+    /// it once per lease.
     pub armed: Option<Instant>,
-    /// A deadline before `armed` was added: wake the timer.
+    /// The timer must be woken, because a deadline before `armed` was added.
     pub poke: bool,
     pub epoch: [u8; 16],
 }
@@ -48,7 +48,7 @@ impl CacheState {
         deadline
     }
 
-    /// A new handle for a table, which becomes the export's.
+    /// Makes a new handle for a table, which then belongs to the handle.
     pub fn export(
         &mut self,
         snapshot: Arc<Snapshot>,
@@ -61,7 +61,7 @@ impl CacheState {
         Ok(id)
     }
 
-    /// Puts a snapshot and its table into a slot; the lease begins.
+    /// Puts a snapshot and its table into a slot, and starts the lease.
     pub fn fill(
         &mut self,
         slot: u32,
@@ -87,19 +87,19 @@ impl CacheState {
         *body = Body::Ready(Export { snapshot, table, blocks, lease, deadline, head: None, chain: None, prompt });
     }
 
-    /// Turns a handle that was to be filled into a failed one, under a lease of its own.
+    /// Turns a handle that was waiting for its KV into a failed one, and starts its lease.
     pub fn fail(&mut self, slot: u32, error: crate::error::Error, lease: Duration, sequence: Option<Arc<Snapshot>>) {
         let deadline = self.deadline(slot, lease);
         *self.slots.body_mut(slot) = Body::Failed { error, deadline, sequence };
     }
 
-    /// The live handle `id`: its slot. One that was claimed is consumed.
+    /// Slot of the live handle `id`. EXPIRED if it is claimed, as if it had been consumed.
     pub fn find(&mut self, id: KvId) -> Result<u32> {
         let slot = self.find_claimed(id)?;
         self.slots.find(id).map(|_| slot)
     }
 
-    /// The same for the side that fills a handle and the one that claimed it.
+    /// Slot of a live handle, claimed or not: for the side that fills it and for the request that claimed it.
     pub fn find_claimed(&mut self, id: KvId) -> Result<u32> {
         if self.pool.closed {
             bail!(Shutdown, "{id}: the cache is closed");
@@ -118,7 +118,7 @@ impl CacheState {
         Ok(slot)
     }
 
-    /// The live handle `id` with something in it: an import on its way is WOULD_BLOCK, a failed one its failure.
+    /// Slot and content of the live handle `id`. WOULD_BLOCK while its KV is on the way; the failure if that failed.
     pub fn ready(&mut self, id: KvId) -> Result<(u32, &mut Export)> {
         let slot = self.find(id)?;
         match self.slots.body_mut(slot) {
@@ -130,7 +130,7 @@ impl CacheState {
         }
     }
 
-    /// The sequence of a live handle, wherever its KV is; None of one that failed before its sequence was known.
+    /// Sequence of a live handle, whatever the state of its KV. None if it failed before its sequence was known.
     pub fn sequence(&self, slot: u32) -> Option<Arc<Snapshot>> {
         match self.slots.body(slot) {
             Body::Importing { sequence, .. } => Some(sequence.clone()),
@@ -141,7 +141,7 @@ impl CacheState {
         }
     }
 
-    /// Ends a handle and takes what it held.
+    /// Ends a handle and returns its content.
     pub fn end(&mut self, slot: u32, end: End) -> Body {
         let body = self.slots.end(slot, end);
         match &body {
@@ -153,7 +153,7 @@ impl CacheState {
         body
     }
 
-    /// Ends a handle; what it held goes back, who waited for it is woken.
+    /// Ends a handle, returns its blocks to the pool, and wakes its waiters.
     pub fn end_and_free(&mut self, slot: u32, end: End) {
         match self.end(slot, end) {
             Body::Ready(export) => self.pool.drop_table(export.table),
@@ -164,7 +164,7 @@ impl CacheState {
         }
     }
 
-    /// The lease of `slot` is `lease` from now on.
+    /// Makes the lease of `slot` end `lease` from now.
     pub fn renew(&mut self, slot: u32, lease: Duration) {
         let old = match self.slots.body(slot) {
             Body::Ready(export) => export.deadline,
@@ -177,7 +177,7 @@ impl CacheState {
         }
     }
 
-    /// A request takes the handle. If it has landed since it was asked for, no lease ends it from now on either.
+    /// Gives the handle to a request. Its lease becomes the longest there is, now or when its KV arrives.
     pub fn claim(&mut self, slot: u32) {
         self.slots.claim(slot);
         let old = match self.slots.body(slot) {

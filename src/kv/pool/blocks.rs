@@ -1,11 +1,11 @@
-//! The block pool: who may hand out a block, counted by references.
+//! The block pool: free list, reference counts and prefix index.
 
 use super::hash::BlockHash;
 use super::prefix::PrefixIndex;
 use crate::backend::BlockId;
 
-/// Free list, reference counts and prefix index of one pool. A block's count is the number of tables that hold
-/// it, plus one while the prefix index does; it is free exactly when the count is 0.
+/// Free list, reference counts and prefix index of one pool. A block's count is the number of tables that hold it, plus one
+/// if the prefix index does. A block is free exactly when its count is 0.
 pub(in crate::kv) struct Blocks {
     pub(in crate::kv) refs: Vec<u32>,
     pub(in crate::kv) free: Vec<BlockId>,
@@ -21,12 +21,13 @@ impl Blocks {
         }
     }
 
-    /// Blocks that can be had now: free ones and those that only the prefix index holds.
+    /// Number of blocks that can be allocated now: free ones, and those that only the prefix index holds.
     pub fn available(&self) -> usize {
         self.free.len() + self.index.idle()
     }
 
-    /// Appends `n` blocks to `out`, each with one reference; evicts when the free list is empty. All or nothing.
+    /// Appends `n` blocks to `out`, each with one reference, evicting idle ones when the free list is empty. Returns false, and
+    /// changes nothing, if there are not enough.
     pub fn allocate(&mut self, n: usize, out: &mut Vec<BlockId>) -> bool {
         if n > self.available() {
             return false;
@@ -39,7 +40,7 @@ impl Blocks {
         true
     }
 
-    /// One more table holds `block`.
+    /// Counts one more table that holds `block`.
     pub fn retain(&mut self, block: BlockId) {
         let refs = &mut self.refs[block as usize];
         *refs += 1;
@@ -49,7 +50,7 @@ impl Blocks {
         }
     }
 
-    /// A table lets go of `block`.
+    /// Counts one table less that holds `block`.
     pub fn release(&mut self, block: BlockId) {
         let refs = &mut self.refs[block as usize];
         *refs -= 1;
@@ -60,17 +61,17 @@ impl Blocks {
         }
     }
 
-    /// A table lets go of a run of blocks: the tail first, so that a chain is evicted from its end.
+    /// Releases a table's blocks, the last first, so that a chain is evicted from its end.
     pub fn release_all(&mut self, blocks: &[BlockId]) {
         blocks.iter().rev().for_each(|&block| self.release(block));
     }
 
-    /// Somebody beside the one asking holds `block`: it must not be written.
+    /// Whether `block` has more than one owner, and so must not be written.
     pub fn is_shared(&self, block: BlockId) -> bool {
         self.refs[block as usize] > 1
     }
 
-    /// Enters a block that a table holds. The first block of a name stays.
+    /// Enters a block that a table holds into the prefix index. If the hash is there already, its block stays.
     pub fn publish(&mut self, block: BlockId, hash: BlockHash) {
         if self.index.insert(hash, block) {
             self.refs[block as usize] += 1;
@@ -86,7 +87,7 @@ impl Blocks {
         }
     }
 
-    /// Forgets every idle block of the prefix index.
+    /// Evicts every idle block from the prefix index.
     pub fn evict_all(&mut self) {
         while let Some(block) = self.index.evict() {
             self.refs[block as usize] = 0;

@@ -1,4 +1,4 @@
-//! KV between layouts: other block sizes, element types and shards, stripe by stripe in runs of tokens.
+//! Conversion of KV between layouts (block sizes, element types, shards), stripe by stripe in runs of tokens.
 
 use crate::backend::{BlockId, BlockStore, DeviceMemory, ForeignBlocks, KvGeometry, int8};
 use crate::bail;
@@ -6,24 +6,24 @@ use crate::error::Result;
 use crate::tensor::Dtype;
 use std::ops::Range;
 
-/// How blocks of one layout become blocks of another. Values pass through f32, which holds every dtype exactly, and
-/// are rounded once.
+/// Conversion of blocks of one layout into blocks of another. Values pass through f32, which represents every dtype exactly,
+/// and are rounded once.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Conversion {
     from: KvGeometry,
     to: KvGeometry,
 }
 
-/// Tokens that follow one another in a source block and in a destination block.
+/// Run of tokens that are consecutive both in a source block and in a destination block.
 struct Run {
-    /// The first one's place in its source block.
+    /// Slot of the first token in its source block.
     from: usize,
-    /// The first one's place in its destination block.
+    /// Slot of the first token in its destination block.
     to: usize,
     count: usize,
 }
 
-/// Rows on their way, kept from run to run.
+/// Scratch memory for rows, reused from run to run.
 #[derive(Default)]
 struct Scratch {
     values: Vec<f32>,
@@ -32,7 +32,8 @@ struct Scratch {
 }
 
 impl Conversion {
-    /// INCOMPATIBLE where the two are not of one model's shape. Both must have passed `validate`.
+    /// A conversion between two geometries that have passed `validate`. INCOMPATIBLE if layers, heads or head dimensions
+    /// differ.
     pub fn new(from: &KvGeometry, to: &KvGeometry) -> Result<Conversion> {
         for (field, expected, found) in [
             ("layers", to.layers, from.layers),
@@ -46,23 +47,23 @@ impl Conversion {
         Ok(Conversion { from: *from, to: *to })
     }
 
-    /// The layout that blocks come in.
+    /// Layout of the source blocks.
     pub fn source(&self) -> &KvGeometry {
         &self.from
     }
 
-    /// Blocks stay what they are.
+    /// Whether both layouts are equal, so that blocks can be copied as they are.
     pub fn is_identity(&self) -> bool {
         self.from == self.to
     }
 
-    /// Values keep their bits, wherever they lie.
+    /// Whether values keep their bits, even if their places change.
     pub fn is_exact(&self) -> bool {
         self.from.dtype == self.to.dtype
     }
 
-    /// Writes what block `index` of a sequence, whole in `source`, has of tokens `first_token..computed` into the
-    /// blocks of `table`. No other token of `source` goes anywhere.
+    /// Writes the part of tokens `first_token..computed` that is in block `index` of a sequence into the blocks of `table`.
+    /// `source` is that whole block; its other tokens are ignored.
     pub fn write(
         &self,
         index: usize,
@@ -108,9 +109,8 @@ impl Conversion {
         Ok(())
     }
 
-    /// Writes what blocks `range` of a sequence have of tokens `first_token..computed`, as [`Conversion::write`] does,
-    /// on the device where they and `table` lie. `ids` are the sequence's blocks there from the first on. False, and
-    /// nothing done, where that cannot be.
+    /// Does the work of [`Conversion::write`] for blocks `range` of a sequence, on the device that holds them and `table`. `ids`
+    /// are the sequence's blocks there from the first on. Returns false, having done nothing, if the device cannot do that.
     pub fn write_on_device(
         &self,
         range: Range<usize>,
@@ -130,7 +130,7 @@ impl Conversion {
         pool.convert(&self.from, &self.to, &ForeignBlocks::Device(source, ids), table, tokens)
     }
 
-    /// One stripe's part of a run; the destination's stripe begins at `at`.
+    /// Converts one stripe's part of a run. The destination's stripe begins at byte `at`.
     fn write_run(
         &self,
         run: &Run,
@@ -157,8 +157,7 @@ impl Conversion {
     }
 }
 
-/// Zeroes, in a piece at offset `at` of block `index`, the slots of tokens that are not computed, and what pads
-/// stripes.
+/// Zeroes the slots of tokens that are not computed, and the padding of stripes, in a piece at byte `at` of block `index`.
 pub(crate) fn mask(geometry: &KvGeometry, index: usize, computed: u32, at: usize, piece: &mut [u8]) {
     let begin = index as u64 * u64::from(geometry.block_tokens);
     let valid = u64::from(computed).saturating_sub(begin).min(u64::from(geometry.block_tokens)) as usize;
@@ -178,7 +177,7 @@ pub(crate) fn mask(geometry: &KvGeometry, index: usize, computed: u32, at: usize
     }
 }
 
-/// The numbers of stored rows.
+/// Reads stored rows as f32.
 fn widen(geometry: &KvGeometry, rows: &[u8], scales: &[u8], values: &mut Vec<f32>) {
     values.clear();
     let pairs = rows.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
@@ -198,7 +197,7 @@ fn widen(geometry: &KvGeometry, rows: &[u8], scales: &[u8], values: &mut Vec<f32
 }
 
 impl Scratch {
-    /// Its numbers as rows of the geometry's dtype.
+    /// Writes f32 values as rows of the geometry's dtype.
     fn narrow(&mut self, geometry: &KvGeometry) {
         let Scratch { values, rows, scales } = self;
         rows.clear();

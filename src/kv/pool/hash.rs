@@ -1,8 +1,8 @@
-//! The rolling hash chain over a sequence's tokens: what names a full block in the prefix index and in images.
+//! The hash chain over a sequence's tokens, which identifies full blocks in the prefix index and in images.
 
 use std::fmt;
 
-/// Name of a full block: BLAKE3 over its parent's name and its own tokens, so equal names mean equal prefixes.
+/// Hash of a full block: BLAKE3 over the hash of the block before it and its own tokens. Equal hashes mean equal prefixes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BlockHash(pub [u8; 32]);
 
@@ -14,7 +14,7 @@ impl fmt::Debug for BlockHash {
 
 const ROOT_CONTEXT: &str = "cleave 2026-11 KV block hash chain v1";
 
-/// Block names of one sequence, extended as its tokens come.
+/// Block hashes of one sequence, extended as its tokens come.
 #[derive(Clone, Debug)]
 pub struct HashChain {
     root: BlockHash,
@@ -25,7 +25,7 @@ pub struct HashChain {
 }
 
 impl HashChain {
-    /// An empty chain. Chains of different salts or block sizes share no name.
+    /// An empty chain. Chains with different salts or block sizes share no hash.
     pub fn new(salt: u64, block_tokens: u32) -> HashChain {
         let mut root = blake3::Hasher::new_derive_key(ROOT_CONTEXT);
         root.update(&salt.to_le_bytes()).update(&block_tokens.to_le_bytes());
@@ -44,7 +44,7 @@ impl HashChain {
         chain
     }
 
-    /// Appends tokens; blocks that become full get their name.
+    /// Appends tokens, and computes the hashes of blocks that become full.
     pub fn extend(&mut self, tokens: &[u32]) {
         for token in tokens {
             self.partial.extend_from_slice(&token.to_le_bytes());
@@ -57,12 +57,12 @@ impl HashChain {
         }
     }
 
-    /// Names of the full blocks, in order.
+    /// Hashes of the full blocks, in order.
     pub fn hashes(&self) -> &[BlockHash] {
         &self.hashes
     }
 
-    /// Full blocks of the first `tokens` tokens and the name of the last of them; None if they were not all taken in.
+    /// Number of full blocks of the first `tokens` tokens, and the hash of the last of them. None if the chain is shorter.
     pub fn prefix(&self, tokens: usize) -> Option<(u32, BlockHash)> {
         let full = tokens / self.block_tokens;
         match full {
@@ -71,12 +71,12 @@ impl HashChain {
         }
     }
 
-    /// Tokens taken in so far.
+    /// Number of tokens appended so far.
     pub fn len_tokens(&self) -> usize {
         self.hashes.len() * self.block_tokens + self.partial.len() / 4
     }
 
-    /// Name of the last full block; of the empty prefix if there is none.
+    /// Hash of the last full block; that of the empty prefix if there is none.
     pub fn head(&self) -> BlockHash {
         self.hashes.last().copied().unwrap_or(self.root)
     }

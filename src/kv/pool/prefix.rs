@@ -1,4 +1,4 @@
-//! The prefix index: full, computed blocks by the name of their prefix, and which of them to evict first.
+//! The prefix index: full, computed blocks by the hash of their prefix, and the order of their eviction.
 
 use std::collections::HashMap;
 
@@ -14,8 +14,8 @@ struct Node {
     next: u32,
 }
 
-/// Blocks by name. Those that nothing but the index owns are *idle*: they stand in a list, least recently used
-/// first, linked through the nodes so that every change is O(1).
+/// Blocks by hash. Those that only the index owns are *idle*: they form a list, least recently used first, linked through
+/// the nodes so that every change is O(1).
 pub(in crate::kv) struct PrefixIndex {
     by_hash: HashMap<BlockHash, BlockId>,
     nodes: Vec<Node>,
@@ -38,17 +38,17 @@ impl PrefixIndex {
         self.nodes[block as usize].hash.is_some()
     }
 
-    /// Blocks that only the index owns.
+    /// Number of blocks that only the index owns.
     pub fn idle(&self) -> usize {
         self.idle
     }
 
-    /// All blocks with a name, in no order.
+    /// All indexed blocks, in no particular order.
     pub fn blocks(&self) -> impl Iterator<Item = BlockId> + '_ {
         self.by_hash.values().copied()
     }
 
-    /// Names a block that somebody else owns too. False if the name or the block is taken.
+    /// Enters a block that a table owns too. Returns false if the hash or the block is in the index already.
     pub fn insert(&mut self, hash: BlockHash, block: BlockId) -> bool {
         if self.contains(block) || self.by_hash.contains_key(&hash) {
             return false;
@@ -58,7 +58,7 @@ impl PrefixIndex {
         true
     }
 
-    /// The last other owner let go: evictable from now on, after all that are idle already.
+    /// Marks a block as idle, because its last other owner released it. It is evicted after all blocks idle already.
     pub fn set_idle(&mut self, block: BlockId) {
         let node = &mut self.nodes[block as usize];
         (node.prev, node.next) = (self.newest, NONE);
@@ -70,7 +70,7 @@ impl PrefixIndex {
         self.idle += 1;
     }
 
-    /// An idle block got another owner.
+    /// Marks an idle block as in use, because a table took it.
     pub fn set_busy(&mut self, block: BlockId) {
         let Node { prev, next, .. } = self.nodes[block as usize];
         match prev {
@@ -97,13 +97,13 @@ impl PrefixIndex {
         Some(block)
     }
 
-    /// The idle blocks, the next to evict first.
+    /// Idle blocks, in the order of eviction.
     pub fn idle_blocks(&self) -> impl Iterator<Item = BlockId> + '_ {
         let step = |block: u32| (block != NONE).then_some(block);
         std::iter::successors(step(self.oldest), move |&block| step(self.nodes[block as usize].next))
     }
 
-    /// Is this block named `hash` both ways round?
+    /// Whether the index maps `hash` to this block and the block to `hash`.
     pub fn is_consistent(&self, block: BlockId) -> bool {
         self.nodes[block as usize].hash.is_some_and(|hash| self.get(&hash) == Some(block))
     }

@@ -1,10 +1,10 @@
-//! Blocks and their owners: tables, the free list and the prefix index. The layer above holds the lock around them.
+//! Blocks and their owners: tables, the free list and the prefix index. The layer above owns the lock around them.
 
 use super::blocks::Blocks;
 use crate::backend::BlockId;
 use crate::sync::Arc;
 
-/// Called once, from whatever thread made true what was waited for, with no lock held. Must not block.
+/// Callback of a waiter. Called once, without a lock, on the thread that made the awaited condition true. Must not block.
 pub type Waker = Arc<dyn Fn() + Send + Sync>;
 
 /// Kind of owner of a block table.
@@ -22,14 +22,14 @@ pub(in crate::kv) type TableKey = u32;
 pub(in crate::kv) struct Table {
     pub owner: Owner,
     pub blocks: Vec<BlockId>,
-    /// Tokens whose KV is final, where peers pull a prompt while it is computed. What takes blocks away or makes them
-    /// writable lowers it under the same lock.
+    /// Number of tokens whose KV is final, for peers that pull a prompt while it is computed. Operations that remove blocks or
+    /// make them writable lower it under the same lock.
     pub computed: u32,
-    /// How many tables had this key before.
+    /// Number of tables that had this key before.
     life: u64,
 }
 
-/// A table, for somebody who may outlive it: by then its key may be another's.
+/// Reference to a table that may be dropped before the reference is; its key may then be reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::kv) struct TableId {
     key: TableKey,
@@ -41,11 +41,11 @@ pub(in crate::kv) struct PoolState {
     pub blocks: Blocks,
     pub tables: Vec<Table>,
     pub vacant: Vec<TableKey>,
-    /// Nothing enters the prefix index any more.
+    /// The cache is closed: nothing enters the prefix index any more.
     pub closed: bool,
     /// Wakers to call once the lock is dropped.
     pub fire: Vec<Waker>,
-    /// Engines short of blocks: how many must be available before it is worth trying again.
+    /// Engines that wait for blocks, with the number of available blocks at which to wake each.
     pub short: Vec<(usize, Waker)>,
 }
 
@@ -61,7 +61,7 @@ impl PoolState {
         }
     }
 
-    /// Registers a table whose blocks are counted for it already.
+    /// Registers a table. The caller has already counted a reference to each of its blocks.
     pub fn add_table(&mut self, owner: Owner, blocks: Vec<BlockId>) -> TableKey {
         match self.vacant.pop() {
             Some(key) => {
@@ -76,7 +76,7 @@ impl PoolState {
         }
     }
 
-    /// A table that shares `blocks` with whoever holds them.
+    /// Makes a table that shares `blocks` with their present owners.
     pub fn share(&mut self, owner: Owner, blocks: &[BlockId]) -> TableKey {
         blocks.iter().for_each(|&block| self.blocks.retain(block));
         self.add_table(owner, blocks.to_vec())
@@ -97,7 +97,7 @@ impl PoolState {
         TableId { key, life: self.tables[key as usize].life }
     }
 
-    /// None once the table was dropped.
+    /// The table of `id`; None once it was dropped.
     pub fn table(&self, id: TableId) -> Option<&Table> {
         self.tables.get(id.key as usize).filter(|table| table.life == id.life)
     }
