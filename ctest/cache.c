@@ -60,6 +60,7 @@ int main(void)
     cleave_cache_config_t config = ZERO;
     cleave_audit_t audit = ZERO;
     const int32_t cpu = CLEAVE_DEVICE_CPU, cuda = 99, nonsense = -5;
+    const int32_t two[] = {CLEAVE_DEVICE_CPU, CLEAVE_DEVICE_CPU};
     config.struct_size = sizeof config;
     config.bytes_per_device = 1u << 20;
     audit.struct_size = sizeof audit;
@@ -67,6 +68,7 @@ int main(void)
     CHECK_ERR(cleave_cache_create(model, &nonsense, 1, &config, &cache, &err), CLEAVE_ERR_INVALID_ARGUMENT);
     CHECK(cleave_cache_create(model, &cuda, 1, &config, &cache, &err) < 0);
     CHECK(err.code == CLEAVE_ERR_NOT_FOUND || err.code == CLEAVE_ERR_UNSUPPORTED);
+    CHECK_ERR(cleave_cache_create(model, two, 2, &config, &cache, &err), CLEAVE_ERR_UNSUPPORTED);
     CHECK_ERR(cleave_cache_create(model, NULL, 1, &config, &cache, &err), CLEAVE_ERR_INVALID_ARGUMENT);
     config.dtype = 77;
     CHECK_ERR(cleave_cache_create(model, &cpu, 1, &config, &cache, &err), CLEAVE_ERR_UNSUPPORTED);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use cleave::backend::{BlockId, BlockStore, KvGeometry};
 use cleave::error::{Result, Status};
-use cleave::kv::{BlockTable, Cache, CacheConfig, CacheIdentity, Consumed, HashChain, KvId};
+use cleave::kv::{BlockTable, Cache, CacheConfig, CacheIdentity, Consumed, HashChain, KvId, Shards};
 use cleave::sequence::{FinishReason, SamplingParams, Snapshot};
 use cleave::tensor::Dtype;
 use cleave::transport;
@@ -174,7 +174,8 @@ fn refusals_name_field_expected_and_found() {
     let image = read(&a, id);
     let ticket = transport::ticket(&a, id).unwrap();
     let with = |identity: CacheIdentity, geometry: KvGeometry, config: CacheConfig| {
-        Cache::new(identity, Arc::new(store::MemoryStore::new(geometry, 8)), config).unwrap()
+        Cache::new(identity, Shards::on_one_device(Arc::new(store::MemoryStore::new(geometry, 8))).unwrap(), config)
+            .unwrap()
     };
     let check = |cache: Arc<Cache>, status, words: &[&str]| {
         refused(cache.import_image(&image), status, words);
@@ -210,7 +211,8 @@ fn refusals_name_field_expected_and_found() {
 
 /// A cache of another layout that exchanges KV with [`cache`].
 fn laid_out(geometry: KvGeometry) -> Arc<Cache> {
-    Cache::new(identity(), Arc::new(store::MemoryStore::new(geometry, 32)), config()).unwrap()
+    Cache::new(identity(), Shards::on_one_device(Arc::new(store::MemoryStore::new(geometry, 32))).unwrap(), config())
+        .unwrap()
 }
 
 #[test]
@@ -288,7 +290,9 @@ fn a_length_dependent_rope_shares_nothing() {
     let a = cache(16);
     let image = read(&a, exported(&a, 9));
     let config = CacheConfig { share_up_to_tokens: 8, ..config() };
-    let b = Cache::new(identity(), Arc::new(store::MemoryStore::new(GEOMETRY, 16)), config).unwrap();
+    let b =
+        Cache::new(identity(), Shards::on_one_device(Arc::new(store::MemoryStore::new(GEOMETRY, 16))).unwrap(), config)
+            .unwrap();
     let ids = [b.import_image(&image).unwrap(), b.import_image(&image).unwrap()];
     assert_eq!((b.audit().by_prefix_index, b.audit().by_exports), (0, 4));
     ids.into_iter().for_each(|id| consume(&b, id).unwrap().verify(b.store()));

@@ -50,7 +50,7 @@ pub struct CacheOptions {
     pub shards: u32,
 }
 
-/// A KV cache for one model on one device, with what its engines share: weights, block pool, handles.
+/// A KV cache for one model on one or more devices, with what its engines share: weights, block pool, handles.
 pub struct ModelCache {
     /// Number of the cache in this process, from 0 in order of creation.
     number: u64,
@@ -68,7 +68,7 @@ pub struct ModelCache {
 }
 
 impl ModelCache {
-    /// Creates a cache for `model` on the one device in `devices`, or on the CPU if there is none.
+    /// Creates a cache for `model` on `devices`, or on the CPU if there is none. UNSUPPORTED for more than one device.
     pub fn create(model: &Arc<Model>, devices: &[i32], options: CacheOptions) -> Result<Arc<ModelCache>> {
         Self::create_watched(model, devices, options, &mut |_, _| Ok(()))
     }
@@ -81,10 +81,7 @@ impl ModelCache {
         options: CacheOptions,
         progress: &mut Progress<'_>,
     ) -> Result<Arc<ModelCache>> {
-        if devices.len() > 1 {
-            crate::bail!(Unsupported, "{} devices given: a cache uses one", devices.len());
-        }
-        let device = devices.first().copied().unwrap_or(DEVICE_CPU);
+        let devices = if devices.is_empty() { &[DEVICE_CPU] } else { devices };
         let info = model.info();
         let block_tokens = if options.block_tokens == 0 { DEFAULT_BLOCK_TOKENS } else { options.block_tokens };
         if block_tokens > MAX_BLOCK_TOKENS {
@@ -105,7 +102,7 @@ impl ModelCache {
         // Other processes need the secret to import, so without one from the host there is nobody to serve.
         let serve = options.secret.is_some();
         let sharing = Sharing { pool: serve, weights: options.share_weights };
-        let home = device_runtime::make(model, device, geometry, n_blocks, sharing, progress)?;
+        let home = device_runtime::make(model, devices, geometry, n_blocks, sharing, progress)?;
         let identity = CacheIdentity {
             fingerprint: model.fingerprint(),
             tokenizer_digest: model.tokenizer_digest().unwrap_or_default(),
@@ -122,7 +119,7 @@ impl ModelCache {
                 .map(|window| window.map_or(LayerKind::Full, LayerKind::Window))
                 .collect(),
         };
-        let kv = kv::Cache::new(identity, home.store(), config)?;
+        let kv = kv::Cache::new(identity, home.shards()?, config)?;
         let mib = (n_blocks * geometry.block_bytes()) >> 20;
         let products = home.product_path();
         crate::log!(

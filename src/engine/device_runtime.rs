@@ -1,20 +1,22 @@
-//! A cache's device: its weights, its KV pool and the executors of engines. Every kind of device appears to the engine as the
-//! trait [`DeviceRuntime`].
+//! A cache's devices: their weights, their KV pool and the executors of engines. Devices of every kind appear to the engine as
+//! the trait [`DeviceRuntime`].
 
 use crate::backend::devices;
 use crate::backend::{
-    Backend, BackendDevice, BlockStore, ComputeShare, DeviceVisitor, KvGeometry, ModelShape, Placement, Progress,
+    Backend, BackendDevice, ComputeShare, DeviceVisitor, KvGeometry, ModelShape, Placement, Progress,
 };
 use crate::error::Result;
+use crate::kv::Shards;
 use crate::model::Model;
 use crate::model::decoder::{Decoder, Executor};
 use crate::model::weights::Weights;
 use std::sync::Arc;
 
-/// One device's weights and KV pool.
+/// Weights and KV pool of a cache on its devices. One device implements it today; a group of devices would be a second
+/// implementation.
 pub(super) trait DeviceRuntime: Send + Sync {
-    /// The device's KV pool.
-    fn store(&self) -> Arc<dyn BlockStore>;
+    /// The KV pool, one shard per device.
+    fn shards(&self) -> Result<Shards>;
     /// Ordinal of the device, if prefill is measured there to choose the length of its steps.
     fn measured(&self) -> Option<i32>;
     /// Creates the executor that runs the steps of one engine.
@@ -34,15 +36,19 @@ pub(super) struct Sharing {
     pub weights: bool,
 }
 
-/// Opens a device, allocates a cache's pool there and loads the weights, reporting to `progress`.
+/// Opens `devices`, allocates a cache's pool there and loads the weights, reporting to `progress`. UNSUPPORTED for more than
+/// one device: no executor runs a step on several.
 pub(super) fn make(
     model: &Arc<Model>,
-    device: i32,
+    devices: &[i32],
     geometry: KvGeometry,
     n_blocks: usize,
     sharing: Sharing,
     progress: &mut Progress<'_>,
 ) -> Result<Box<dyn DeviceRuntime>> {
+    let &[device] = devices else {
+        crate::bail!(Unsupported, "{} devices given: a cache uses one", devices.len());
+    };
     devices::open(device, Make { model, geometry, n_blocks, sharing, progress })
 }
 
@@ -76,8 +82,8 @@ struct Runtime<D: BackendDevice> {
 }
 
 impl<D: BackendDevice> DeviceRuntime for Runtime<D> {
-    fn store(&self) -> Arc<dyn BlockStore> {
-        self.pool.clone()
+    fn shards(&self) -> Result<Shards> {
+        Shards::on_one_device(self.pool.clone())
     }
 
     fn measured(&self) -> Option<i32> {

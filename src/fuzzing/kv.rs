@@ -7,7 +7,7 @@ use crate::backend::KvGeometry;
 use crate::backend::cpu::KvSlab;
 use crate::error::Result;
 use crate::kv::format::{Endpoint, ProcessId, UnixName};
-use crate::kv::{Cache, CacheConfig, CacheIdentity, LayerKind};
+use crate::kv::{Cache, CacheConfig, CacheIdentity, LayerKind, Shards};
 use crate::sequence::{FinishReason, SamplingParams, Snapshot};
 use crate::tensor::Dtype;
 
@@ -61,7 +61,11 @@ fn cache() -> &'static Arc<Cache> {
             layer_kinds: vec![LayerKind::Full, LayerKind::Window(8)],
             ..CacheConfig::default()
         };
-        made(KvSlab::new(geometry, BLOCKS).and_then(|slab| Cache::new(identity, Arc::new(slab), config)))
+        made(
+            KvSlab::new(geometry, BLOCKS)
+                .and_then(|slab| Shards::on_one_device(Arc::new(slab)))
+                .and_then(|shards| Cache::new(identity, shards, config)),
+        )
     })
 }
 

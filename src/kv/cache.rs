@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use super::format::{CacheIdentity, Keys, Layout, TransportKeys};
 use super::handles::{Audit, Body, CacheConfig, CacheShared, CacheState, End, audit, check, run_leases};
-use super::pool::{BlockHash, BlockTable, Conversion, Owner, Waker};
+use super::pool::{BlockHash, BlockTable, Conversion, Owner, Shards, Waker};
 use crate::backend::{BlockStore, KvGeometry};
 use crate::bail;
 use crate::error::Result;
@@ -60,18 +60,17 @@ pub struct Cache {
 static NEXT_NONCE: AtomicU32 = AtomicU32::new(1);
 
 impl Cache {
-    /// Makes a cache over the blocks of `store` and starts the thread that ends expired leases.
-    pub fn new(identity: CacheIdentity, store: Arc<dyn BlockStore>, config: CacheConfig) -> Result<Arc<Cache>> {
-        let geometry = *store.geometry();
-        geometry.validate().map_err(|error| error.context("KV pool"))?;
-        let blocks = match u32::try_from(store.n_blocks()) {
+    /// Makes a cache over the blocks of `shards` and starts the thread that ends expired leases.
+    pub fn new(identity: CacheIdentity, shards: Shards, config: CacheConfig) -> Result<Arc<Cache>> {
+        let (geometry, n_blocks) = (*shards.geometry(), shards.store().n_blocks());
+        let blocks = match u32::try_from(n_blocks) {
             Ok(n) if n > 0 && n < u32::MAX => n,
-            _ => bail!(InvalidArgument, "KV pool: expected 1 to {} blocks, found {}", u32::MAX - 1, store.n_blocks()),
+            _ => bail!(InvalidArgument, "KV pool: expected 1 to {} blocks, found {n_blocks}", u32::MAX - 1),
         };
         let layout = Layout::new(geometry, &config.layer_kinds).map_err(|error| error.context("KV cache"))?;
         let secret = config.secret.map_or_else(random_bytes, Ok)?;
         let state = CacheState::new(blocks, NEXT_NONCE.fetch_add(1, Relaxed), random_bytes()?);
-        let shared = Arc::new(CacheShared::new(identity, config, Keys::new(&secret), store, layout, state));
+        let shared = Arc::new(CacheShared::new(identity, config, Keys::new(&secret), shards, layout, state));
         let timed = shared.clone();
         let run = move || run_leases(&timed);
         let timer = if MODELLED { None } else { Some(crate::sys::spawn("cleave-lease", run)?) };
@@ -95,11 +94,11 @@ impl Cache {
 
     /// Memory that holds the blocks.
     pub fn store(&self) -> &dyn BlockStore {
-        &*self.shared.store
+        &**self.shared.shards.store()
     }
 
     pub(crate) fn store_handle(&self) -> &Arc<dyn BlockStore> {
-        &self.shared.store
+        self.shared.shards.store()
     }
 
     /// An empty block table, owned by a request.

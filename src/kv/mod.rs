@@ -2,7 +2,7 @@
 //!
 //! | module | contents | uses |
 //! | --- | --- | --- |
-//! | `pool` | blocks, block tables, the prefix index, conversion between layouts | block stores |
+//! | `pool` | shards (one per device), blocks, block tables, the prefix index, conversion between layouts | block stores |
 //! | `format` | images, tickets and addresses as bytes | hash chains and masks of `pool` |
 //! | `handles` | the lock; slots, leases, export, import, streaming, transfers, audit | `pool`, `format` |
 //! | `cache` | [`Cache`]: creation, closing, and questions about a cache as a whole | all of them |
@@ -24,4 +24,4 @@ pub use format::{CacheIdentity, KvId, LayerKind};
 pub use handles::{Audit, CacheConfig, Claim, Consumed, KvInfo, StreamingExport};
 pub(crate) use handles::{Incoming, TransferHold};
 pub(crate) use pool::mask;
-pub use pool::{BlockHash, BlockTable, HashChain, Waker};
+pub use pool::{BlockHash, BlockTable, HashChain, Shard, ShardRange, Shards, Waker};

@@ -4,6 +4,7 @@ use super::wire::{Reader, Writer};
 use crate::backend::KvGeometry;
 use crate::bail;
 use crate::error::Result;
+use crate::kv::pool::ShardRange;
 use crate::tensor::Dtype;
 
 /// Kind of KV that a layer keeps. Layers of one kind form a cache group.
@@ -63,31 +64,6 @@ const HEADER: usize = 16;
 const GROUP: usize = 24;
 const SHARD: usize = 24;
 
-/// The part of a sequence's KV that one device has. All ranges are half open.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Shard {
-    layers: (u32, u32),
-    heads: (u32, u32),
-    tokens: (u32, u32),
-}
-
-impl std::fmt::Display for Shard {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Shard { layers, heads, tokens } = self;
-        write!(f, "layers {}..{}, heads {}..{}, ", layers.0, layers.1, heads.0, heads.1)?;
-        match tokens {
-            (0, u32::MAX) => write!(f, "all tokens"),
-            (begin, end) => write!(f, "tokens {begin}..{end}"),
-        }
-    }
-}
-
-/// Shard `index` of blocks with a valid geometry: all layers and tokens, and the shard's part of the heads.
-fn shard(g: &KvGeometry, index: u32) -> Shard {
-    let heads = g.kv_heads / g.shards;
-    Shard { layers: (0, g.layers), heads: (index * heads, (index + 1) * heads), tokens: (0, u32::MAX) }
-}
-
 impl Layout {
     /// A layout with a kind for each layer. Empty `kinds` mean full attention in all layers.
     pub fn new(geometry: KvGeometry, kinds: &[LayerKind]) -> Result<Layout> {
@@ -142,7 +118,7 @@ impl Layout {
             w.bytes(&[groups.iter().position(|group| group == kind).unwrap_or(0) as u8]);
         }
         for index in 0..g.shards {
-            let Shard { layers, heads, tokens } = shard(g, index);
+            let ShardRange { layers, heads, tokens } = ShardRange::of_heads(g, index, g.shards);
             w.u32(layers.0).u32(layers.1).u32(heads.0).u32(heads.1).u32(tokens.0).u32(tokens.1);
         }
         w.0
@@ -191,12 +167,12 @@ impl Layout {
         let geometry = KvGeometry { layers, kv_heads, head_dim, block_tokens, dtype, shards };
         geometry.validate().map_err(|error| crate::error!(Incompatible, "{error}"))?;
         for index in 0..shards {
-            let found = Shard {
+            let found = ShardRange {
                 layers: (r.u32("first layer")?, r.u32("end of the layers")?),
                 heads: (r.u32("first head")?, r.u32("end of the heads")?),
                 tokens: (r.u32("first token")?, r.u32("end of the tokens")?),
             };
-            let expected = shard(&geometry, index);
+            let expected = ShardRange::of_heads(&geometry, index, shards);
             if found != expected {
                 bail!(Incompatible, "shard {index} of {shards}: expected {expected}, found {found}");
             }

@@ -175,7 +175,7 @@ impl TransferHold {
     }
 
     pub fn store(&self) -> &dyn crate::backend::BlockStore {
-        &*self.shared.store
+        &**self.shared.shards.store()
     }
 
     /// Holds some of the blocks independently, for a reader that may outlive this hold. None if they are not all held here.

@@ -56,7 +56,8 @@ impl CacheShared {
         let from = begin.max(head.len()) - head.len();
         let first = from / record;
         let (_, pinned) = self.pin_range(id, first..(end - head.len()).div_ceil(record))?;
-        let records = Records { store: &*self.store, key: self.block_key(&head)?, computed: snapshot.computed };
+        let records =
+            Records { store: &**self.shards.store(), key: self.block_key(&head)?, computed: snapshot.computed };
         let (mut at, mut rest) = (from - first * record, in_blocks);
         for (i, &block) in pinned.blocks().iter().enumerate() {
             let (piece, next) = rest.split_at_mut(rest.len().min(record - at));
@@ -76,7 +77,7 @@ impl CacheShared {
         let (snapshot, pinned) = self.pin(id)?;
         let (head, _) = self.image_head(id)?;
         let key = self.block_key(&head)?;
-        let records = Records { store: &*self.store, key, computed: snapshot.computed };
+        let records = Records { store: &**self.shards.store(), key, computed: snapshot.computed };
         let mut written = sink(&head);
         let mut record = vec![0; record_len(&self.geometry)];
         for (index, &block) in pinned.blocks().iter().enumerate() {

@@ -71,7 +71,7 @@ impl Incoming {
 
     /// Imports the whole block `index` of the source. Tokens that are here already are not written.
     pub fn write_block(&self, index: usize, source_block: &[u8]) -> Result<()> {
-        let (store, table) = (&*self.shared.store, self.table.blocks());
+        let (store, table) = (&**self.shared.shards.store(), self.table.blocks());
         self.conversion.write(index, source_block, self.snapshot.computed, self.first_token(), store, table)?;
         self.count(source_block.len());
         Ok(())
@@ -80,7 +80,7 @@ impl Incoming {
     /// Imports `blocks` of a source on a device by copies between devices. `ids` are the source's blocks from the sequence's
     /// first on. Returns false, having done nothing, if the devices cannot do that.
     pub fn take_from_device(&self, pool: &dyn DeviceMemory, ids: &[BlockId], blocks: Range<usize>) -> Result<bool> {
-        let Some(own) = self.shared.store.device_memory() else { return Ok(false) };
+        let Some(own) = self.shared.shards.store().device_memory() else { return Ok(false) };
         let (tokens, bytes) = (self.first_token()..self.snapshot.computed, self.conversion.source().block_bytes());
         let count = blocks.len();
         let taken = self.conversion.write_on_device(blocks, tokens, (pool, ids), (own, self.table.blocks()))?;
@@ -93,7 +93,7 @@ impl Incoming {
     /// Memory into which the source's block `index` can be copied as it is. None if it needs conversion or the pool is not in
     /// host memory.
     pub fn direct(&self, index: usize) -> Option<ByteTarget<'_>> {
-        self.conversion.is_identity().then(|| self.shared.store.target(self.table.blocks()[index])).flatten()
+        self.conversion.is_identity().then(|| self.shared.shards.store().target(self.table.blocks()[index])).flatten()
     }
 
     /// Counts KV bytes that arrived without [`Incoming::write_block`].

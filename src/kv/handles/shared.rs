@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::state::CacheState;
 use crate::backend::{BlockStore, KvGeometry};
 use crate::kv::format::{CacheIdentity, Endpoint, Keys, LayerKind, Layout, Own};
-use crate::kv::pool::{BlockTable, Owner, PoolOwner, PoolState, Waker};
+use crate::kv::pool::{BlockTable, Owner, PoolOwner, PoolState, Shards, Waker};
 use crate::sync::atomic::AtomicU64;
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -45,7 +45,7 @@ pub struct CacheShared {
     pub(in crate::kv) identity: CacheIdentity,
     pub(in crate::kv) config: CacheConfig,
     pub(in crate::kv) keys: Keys,
-    pub(in crate::kv) store: Arc<dyn BlockStore>,
+    pub(in crate::kv) shards: Shards,
     pub(in crate::kv) geometry: KvGeometry,
     /// Shape of a block and the kind of attention of each layer, as tickets and images state them.
     pub(in crate::kv) layout: Layout,
@@ -78,7 +78,7 @@ impl CacheShared {
         identity: CacheIdentity,
         config: CacheConfig,
         keys: Keys,
-        store: Arc<dyn BlockStore>,
+        shards: Shards,
         layout: Layout,
         state: CacheState,
     ) -> CacheShared {
@@ -86,7 +86,7 @@ impl CacheShared {
             identity,
             config,
             keys,
-            store,
+            shards,
             geometry: layout.geometry,
             layout,
             state: Mutex::new(state),
@@ -151,6 +151,6 @@ impl PoolOwner for CacheShared {
     }
 
     fn block_store(&self) -> &dyn BlockStore {
-        &*self.store
+        &**self.shards.store()
     }
 }

@@ -1,4 +1,4 @@
-//! The pool: blocks with their reference counts, the tables that hold them, and the prefix index.
+//! The pool: the shards that its blocks lie in, blocks with their reference counts, the tables that hold them, and the prefix index.
 //!
 //! Knows block stores and wakers. Knows nothing of handles, tickets or images; the lock around its state belongs to the layer
 //! above, which it reaches through [`PoolOwner`] only.
@@ -7,12 +7,14 @@ mod blocks;
 mod convert;
 mod hash;
 mod prefix;
+mod shards;
 mod state;
 mod table;
 
 pub(in crate::kv) use convert::Conversion;
 pub(crate) use convert::mask;
 pub use hash::{BlockHash, HashChain};
+pub use shards::{Shard, ShardRange, Shards};
 pub use state::Waker;
 pub(in crate::kv) use state::{Owner, PoolState, Table, TableId, TableKey};
 pub use table::BlockTable;

@@ -8,7 +8,7 @@ use super::model::{GEOMETRY, Seq, config, identity};
 use super::sound;
 use super::store::MemoryStore;
 use crate::error::{Result, Status};
-use crate::kv::{Cache, CacheConfig, Claim, Consumed, KvId};
+use crate::kv::{Cache, CacheConfig, Claim, Consumed, KvId, Shards};
 use crate::transport::{self, Node, NodeConfig};
 
 #[track_caller]
@@ -22,8 +22,9 @@ fn refused<T>(result: Result<T>, status: Status) {
 fn a_claimed_import_is_its_claimants() {
     let short = CacheConfig { lease: Duration::from_millis(20), ..config() };
     let store = Arc::new(HeldStore::new(MemoryStore::new(GEOMETRY, 32)));
-    let a = Cache::new(identity(), store.clone(), config()).unwrap();
-    let b = Cache::new(identity(), Arc::new(MemoryStore::new(GEOMETRY, 16)), short).unwrap();
+    let a = Cache::new(identity(), Shards::on_one_device(store.clone()).unwrap(), config()).unwrap();
+    let b = Cache::new(identity(), Shards::on_one_device(Arc::new(MemoryStore::new(GEOMETRY, 16))).unwrap(), short)
+        .unwrap();
     let exported = || {
         let seq = Seq::computed(&a, 14, 1, 3);
         a.export(seq.snapshot, seq.table, None).unwrap()

@@ -181,7 +181,12 @@ fn another_wire_version_is_incompatible_whatever_else_it_is() {
 fn cache_groups_have_to_be_the_same() {
     let with = |kinds: [LayerKind; 2]| {
         let config = CacheConfig { layer_kinds: kinds.to_vec(), ..model::config() };
-        Cache::new(model::identity(), Arc::new(store::MemoryStore::new(model::GEOMETRY, 8)), config).unwrap()
+        Cache::new(
+            model::identity(),
+            Shards::on_one_device(Arc::new(store::MemoryStore::new(model::GEOMETRY, 8))).unwrap(),
+            config,
+        )
+        .unwrap()
     };
     let (full, window) = (LayerKind::Full, LayerKind::Window(4096));
     let exporter = with([window, full]);
@@ -201,7 +206,10 @@ fn cache_groups_have_to_be_the_same() {
     assert!(refused.message.contains("blocks: cache group 1: first block: expected 0, found 1"), "{refused}");
     let recurrent = CacheConfig { layer_kinds: vec![full, LayerKind::Recurrent(64)], ..model::config() };
     let store = Arc::new(store::MemoryStore::new(model::GEOMETRY, 8));
-    assert_eq!(Cache::new(model::identity(), store, recurrent).err().unwrap().status, Status::Unsupported);
+    assert_eq!(
+        Cache::new(model::identity(), Shards::on_one_device(store).unwrap(), recurrent).err().unwrap().status,
+        Status::Unsupported
+    );
 }
 
 #[test]

@@ -8,6 +8,7 @@ pub(crate) mod held;
 pub(crate) mod model;
 mod ownership;
 mod random;
+mod shards;
 #[cfg(feature = "shuttle")]
 mod shuttle;
 pub(crate) mod store;
@@ -15,7 +16,7 @@ mod streaming;
 
 use crate::backend::{BlockId, BlockStore, KvGeometry};
 use crate::error::Result;
-use crate::kv::{Audit, BlockTable, Cache, CacheConfig, CacheIdentity, Consumed, HashChain, KvId};
+use crate::kv::{Audit, BlockTable, Cache, CacheConfig, CacheIdentity, Consumed, HashChain, KvId, Shards};
 use crate::sequence::{SamplingParams, Snapshot};
 use crate::tensor::Dtype;
 use model::{Seq, cache};

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::store::MemoryStore;
 use super::{
-    BlockStore, BlockTable, Cache, CacheConfig, CacheIdentity, Dtype, HashChain, KvGeometry, SamplingParams, Snapshot,
+    BlockStore, BlockTable, Cache, CacheConfig, CacheIdentity, Dtype, HashChain, KvGeometry, SamplingParams, Shards,
+    Snapshot,
 };
 
 pub const GEOMETRY: KvGeometry =
@@ -20,7 +21,8 @@ pub fn config() -> CacheConfig {
 }
 
 pub fn cache(n_blocks: usize) -> Arc<Cache> {
-    Cache::new(identity(), Arc::new(MemoryStore::new(GEOMETRY, n_blocks)), config()).unwrap()
+    Cache::new(identity(), Shards::on_one_device(Arc::new(MemoryStore::new(GEOMETRY, n_blocks))).unwrap(), config())
+        .unwrap()
 }
 
 /// A sequence held by a request.

@@ -14,7 +14,7 @@ use crate::kv::tests::held::HeldStore;
 use crate::kv::tests::model::{GEOMETRY, Seq, cache, config, identity};
 use crate::kv::tests::store::MemoryStore;
 use crate::kv::tests::{consume, sound};
-use crate::kv::{Cache, Consumed, KvId};
+use crate::kv::{Cache, Consumed, KvId, Shards};
 use crate::transport::{self, Node, NodeConfig};
 
 fn exported(cache: &Cache, n: u32) -> KvId {
@@ -54,7 +54,7 @@ struct GatedStore {
 impl GatedStore {
     fn cache() -> (Arc<GatedStore>, Arc<Cache>) {
         let store = Arc::new(GatedStore { store: MemoryStore::new(GEOMETRY, 16), gate: Mutex::new(None) });
-        (store.clone(), Cache::new(identity(), store, config()).unwrap())
+        (store.clone(), Cache::new(identity(), Shards::on_one_device(store).unwrap(), config()).unwrap())
     }
 
     /// (a read has begun, let it go on)
@@ -271,7 +271,7 @@ fn of_racing_imports_of_one_ticket_exactly_one_wins() {
 #[test]
 fn an_import_in_the_background_reports_once() {
     let store = Arc::new(HeldStore::new(MemoryStore::new(GEOMETRY, 32)));
-    let (a, b) = (Cache::new(identity(), store.clone(), config()).unwrap(), cache(16));
+    let (a, b) = (Cache::new(identity(), Shards::on_one_device(store.clone()).unwrap(), config()).unwrap(), cache(16));
     let node = node(&b);
     let ticket = || transport::ticket(&a, exported(&a, 14)).unwrap();
     let (done, wait) = mpsc::channel();
@@ -323,7 +323,7 @@ fn an_import_in_the_background_reports_once() {
 #[test]
 fn closing_ends_imports_that_are_queued() {
     let store = Arc::new(HeldStore::new(MemoryStore::new(GEOMETRY, 32)));
-    let (a, b) = (Cache::new(identity(), store.clone(), config()).unwrap(), cache(16));
+    let (a, b) = (Cache::new(identity(), Shards::on_one_device(store.clone()).unwrap(), config()).unwrap(), cache(16));
     let importer = node(&b);
     let ticket = || transport::ticket(&a, exported(&a, 14)).unwrap();
     let (done, wait) = mpsc::channel();

@@ -13,7 +13,12 @@ pub(super) const LARGE: KvGeometry =
 pub(super) const BLOCKS: usize = 40;
 
 pub(super) fn large() -> Arc<Cache> {
-    Cache::new(identity(), Arc::new(KvSlab::shared(LARGE, BLOCKS + 8).unwrap()), config()).unwrap()
+    Cache::new(
+        identity(),
+        Shards::on_one_device(Arc::new(KvSlab::shared(LARGE, BLOCKS + 8).unwrap())).unwrap(),
+        config(),
+    )
+    .unwrap()
 }
 
 fn listening(cache: &Arc<Cache>, encryption: Encryption) -> Arc<Node> {

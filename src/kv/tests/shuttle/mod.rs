@@ -22,7 +22,7 @@ use ::shuttle::{Config, Runner};
 
 use super::model::{GEOMETRY, Seq, config, identity, snapshot};
 use super::store::MemoryStore;
-use super::{BlockId, BlockStore, Cache, CacheConfig, Consumed, KvGeometry, KvId, Snapshot, sound};
+use super::{BlockId, BlockStore, Cache, CacheConfig, Consumed, KvGeometry, KvId, Shards, Snapshot, sound};
 use crate::error::{Error, Result, Status};
 use crate::kv::TransferHold;
 use crate::kv::handles::{CacheShared, run_leases};
@@ -91,7 +91,12 @@ struct Model {
 impl Model {
     fn new(n_blocks: usize) -> Model {
         let store = SlowStore { memory: MemoryStore::new(GEOMETRY, n_blocks), look: ::shuttle::sync::Mutex::new(()) };
-        let cache = Cache::new(identity(), Arc::new(store), CacheConfig { lease: LEASE, ..config() }).unwrap();
+        let cache = Cache::new(
+            identity(),
+            Shards::on_one_device(Arc::new(store)).unwrap(),
+            CacheConfig { lease: LEASE, ..config() },
+        )
+        .unwrap();
         let shared = Arc::<CacheShared>::clone(&cache);
         Model { cache, timer: thread::spawn(move || run_leases(&shared)) }
     }
