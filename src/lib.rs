@@ -5,6 +5,8 @@
 //! `ffi → engine → {scheduler, sampling, transport, model} → kv → backend → tensor`, with [`mod@error`] and [`sequence`]
 //! (plain data) below all of them.
 #![deny(unsafe_code)]
+#![warn(missing_docs)]
+#![warn(clippy::undocumented_unsafe_blocks)]
 
 pub mod backend;
 pub mod engine;

@@ -27,7 +27,7 @@ unsafe impl Send for ByteSource<'_> {}
 // SAFETY: as above.
 unsafe impl Send for ByteTarget<'_> {}
 
-/// The most pieces of one gathering or scattering call (IOV_MAX is 1024).
+/// Largest number of pieces in one gathering or scattering call (IOV_MAX is 1024).
 const MAX_PIECES: usize = 512;
 
 impl<'a> ByteSource<'a> {
@@ -64,14 +64,14 @@ impl<'a> ByteSource<'a> {
         ByteSource { ptr: unsafe { self.ptr.add(offset) }, len, life: PhantomData }
     }
 
-    /// Copies all of it. Panics if the lengths differ.
+    /// Copies all bytes to `out`. Panics if the lengths differ.
     pub fn read(&self, out: &mut [u8]) {
         assert_eq!(self.len, out.len());
         // SAFETY: valid for reads by construction; `out` is memory of its own.
         unsafe { std::ptr::copy_nonoverlapping(self.ptr, out.as_mut_ptr(), self.len) };
     }
 
-    /// CRC-32 of the bytes, going on from that of what came before.
+    /// CRC-32 (IEEE) of the bytes, continued from `before`, the CRC-32 of the bytes preceding them.
     pub fn crc32(&self, before: u32) -> u32 {
         // SAFETY: valid for reads by construction. If another process changes them meanwhile, the sum is that of no
         // state they ever had, and is found not to match.
@@ -125,7 +125,7 @@ impl<'a> ByteTarget<'a> {
     }
 }
 
-/// CRC-32 (IEEE) of `bytes`, going on from that of what came before.
+/// CRC-32 (IEEE) of `bytes`, continued from `before`, the CRC-32 of the bytes preceding them.
 pub fn crc32(before: u32, bytes: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new_with_initial(before);
     hasher.update(bytes);
@@ -137,8 +137,8 @@ fn check(len: usize, offset: usize, n: usize) {
     assert!(fits, "{n} bytes at {offset} of {len}");
 }
 
-/// Copies large pieces past the caches: what is copied is not read again soon, and a store that first reads what it
-/// overwrites costs a third of the bandwidth. Panics if the lengths differ; they must not overlap.
+/// Copies bytes, large pieces with stores that bypass the caches: the copy is not read again soon, and ordinary stores, which
+/// first read the lines they overwrite, cost a third of the bandwidth. Panics if the lengths differ. The pieces must not overlap.
 pub fn copy(from: ByteSource<'_>, to: ByteTarget<'_>) {
     assert_eq!(from.len, to.len);
     // SAFETY: both are valid for their length by construction, and do not overlap by this function's contract.
@@ -177,7 +177,8 @@ fn result(n: isize) -> io::Result<usize> {
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
 
-/// Sends what it can of `pieces`, in order, straight from where they lie. Never raises SIGPIPE.
+/// Sends as much of `pieces` as the socket takes, in order and without an intermediate copy; returns the number of bytes.
+/// Never raises SIGPIPE.
 pub fn send(socket: BorrowedFd<'_>, pieces: &[ByteSource<'_>]) -> io::Result<usize> {
     let vectors: Vec<libc::iovec> = pieces
         .iter()
@@ -193,7 +194,7 @@ pub fn send(socket: BorrowedFd<'_>, pieces: &[ByteSource<'_>]) -> io::Result<usi
     }
 }
 
-/// Receives into `pieces`, in order, straight to where they lie; 0 is the end of the stream.
+/// Receives into `pieces`, in order and without an intermediate copy; returns the number of bytes, 0 at the end of the stream.
 pub fn receive(socket: BorrowedFd<'_>, pieces: &[ByteTarget<'_>]) -> io::Result<usize> {
     let vectors: Vec<libc::iovec> =
         pieces.iter().take(MAX_PIECES).map(|p| libc::iovec { iov_base: p.ptr.cast(), iov_len: p.len }).collect();

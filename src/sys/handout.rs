@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// The most processes that hand out the same descriptor. Further ones have it without handing it out.
+/// Largest number of processes that hand out the same descriptor. Further ones have it without handing it out.
 const HOLDERS: usize = 16;
-/// The most bytes of the note that goes with a descriptor.
+/// Largest length in bytes of the note that goes with a descriptor.
 const MAX_NOTE: usize = 255;
 /// A process that does not answer for this long, such as a stopped one, is skipped.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -31,7 +31,7 @@ fn is_own_user(socket: &UnixStream) -> bool {
 /// The right to make the descriptor of a name while no other process does. Ends when it is dropped or the process ends.
 pub struct Making(#[allow(dead_code)] UnixListener);
 
-/// None while somebody else has it.
+/// Takes the right to make the descriptor of `name`. None while another process has it.
 pub fn make(name: &str) -> Result<Option<Making>> {
     match bind(&format!("{name}-making")) {
         Ok(listener) => Ok(Some(Making(listener))),
@@ -48,7 +48,7 @@ pub struct Handout {
 }
 
 impl Handout {
-    /// Hands the descriptor out with a note. None if enough other processes do.
+    /// Starts to hand the descriptor out with a note. None if enough other processes do so already.
     pub fn start(name: &str, fd: OwnedFd, note: &[u8]) -> Result<Option<Handout>> {
         assert!(note.len() <= MAX_NOTE);
         for holder in 0..HOLDERS {
@@ -92,7 +92,7 @@ fn give(mut socket: &UnixStream, fd: &OwnedFd, note: &[u8]) -> io::Result<()> {
     send_fd(socket, fd.as_fd())
 }
 
-/// The descriptor and the note that another process hands out under this name; None if no process does.
+/// Gets the descriptor and the note that another process hands out under `name`. None if no process does.
 pub fn take(name: &str) -> Option<(OwnedFd, Vec<u8>)> {
     (0..HOLDERS).find_map(|holder| ask(&format!("{name}-{holder}")).ok())
 }

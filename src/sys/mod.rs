@@ -21,7 +21,7 @@ pub fn monotonic_ns() -> u64 {
     t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
 }
 
-/// Raises a signal in this process, for tests. Directed at this thread: it does not come back before a stop has stopped it.
+/// Raises a signal in this thread, for tests. Returns only after the signal has taken effect, such as a stop and a continue.
 #[cfg(feature = "failpoints")]
 pub fn raise(signal: i32) {
     // SAFETY: no pointers; what the signal does is what the test wants.

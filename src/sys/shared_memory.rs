@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicU8;
 
 const HUGE: usize = 2 << 20;
 
-/// A mapping of a memfd: this process's own, which it writes, or another's, read-only.
+/// A mapping of a memfd: writable if this process made it, read-only if another did.
 pub struct SharedMemory {
     fd: OwnedFd,
     ptr: *mut u8,
@@ -26,8 +26,8 @@ fn os(what: &str) -> Error {
 }
 
 impl SharedMemory {
-    /// Makes `len` zero bytes, lazily backed, on huge pages where the system has them for shared memory. Size and writing
-    /// are sealed: a process that is given the descriptor can only map it read-only.
+    /// Makes `len` zero bytes, on huge pages if the system has them for shared memory. Pages are allocated as they are first
+    /// written. Size and writing are sealed: a process that is given the descriptor can only map it read-only.
     pub fn create(len: usize) -> Result<SharedMemory> {
         let len = len.max(1).next_multiple_of(4096);
         // SAFETY: a NUL-terminated name; the result is checked.
@@ -142,7 +142,7 @@ impl SharedMemory {
         unsafe { ByteTarget::new(self.ptr, self.len) }.slice(offset, len)
     }
 
-    /// All of it, where others may write it meanwhile. Panics on another process's.
+    /// All bytes of this process's own memory, which other threads may write meanwhile. Panics on another process's memory.
     pub fn atomic(&self) -> &[AtomicU8] {
         assert!(self.writable, "another process's memory is not written");
         // SAFETY: mapped writable for this length as long as self lives.
@@ -154,8 +154,8 @@ impl SharedMemory {
         self.ptr
     }
 
-    /// Backs every page now. `write`: of one's own memory; otherwise only the page tables of what is backed already are
-    /// filled, and what the owner never touched is backed too.
+    /// Allocates every page now and fills the page tables. `write` prepares this process's own memory for writing; without it,
+    /// pages are prepared for reading, including those that their owner never touched.
     pub fn populate(&self, write: bool) -> Result<()> {
         const MADV_POPULATE_READ: i32 = 22;
         const MADV_POPULATE_WRITE: i32 = 23;

@@ -10,7 +10,7 @@ where
     masked(name, || std::thread::Builder::new().name(name.to_string()).spawn(quiet(body)))
 }
 
-/// The same for a thread that ends within a scope.
+/// Starts a thread that ends within `scope`, with every signal blocked as in [`spawn`].
 pub fn spawn_scoped<'scope, F>(scope: &'scope Scope<'scope, '_>, name: &str, body: F) -> Result<()>
 where
     F: FnOnce() + Send + 'scope,
@@ -18,8 +18,8 @@ where
     masked(name, || std::thread::Builder::new().name(name.to_string()).spawn_scoped(scope, quiet(body)).map(|_| ()))
 }
 
-/// Runs `body` on a thread with `stack` bytes of stack, which become memory as they are touched, and waits for it. A
-/// panic in it is an INTERNAL error.
+/// Runs `body` on a thread with `stack` bytes of stack and waits for it. Stack pages are allocated as they are touched. A
+/// panic in `body` becomes an INTERNAL error.
 pub fn run_with_stack<T: Send>(name: &str, stack: usize, body: impl FnOnce() -> T + Send) -> Result<T> {
     std::thread::scope(|scope| {
         let body = || crate::panics::catch(body);

@@ -1,4 +1,4 @@
-//! An agent: one end of transfers, with a name that its peers know it by.
+//! NIXL agents: an agent is one end of transfers, and peers know it by its name.
 
 use super::capi::{self, AgentConfig, Functions, Handle};
 use super::memory::{Memory, Registered, Registration};
@@ -27,7 +27,7 @@ pub(super) struct Core {
     pub name: String,
     /// None once the agent is destroyed. Written to destroy it, read by every other call.
     raw: RwLock<Option<Raw>>,
-    /// Peers that were added. Written to forget one, which no read may meet halfway.
+    /// Names of the added peers. Locked for writing while a peer is removed, so that no read starts meanwhile.
     peers: RwLock<HashSet<String>>,
     /// Requests that have not been seen to end.
     requests: Mutex<Vec<Arc<Request>>>,
@@ -41,8 +41,8 @@ unsafe impl Send for Raw {}
 unsafe impl Sync for Raw {}
 
 impl Agent {
-    /// Makes an agent. `name` (1 to 128 bytes) must differ from that of every agent that it will meet, and from
-    /// those before it: a peer refuses a known name with another address. UNSUPPORTED without a usable NIXL.
+    /// Makes an agent. `name` (1 to 128 bytes) must differ from the names of all its peers and of earlier agents: a peer refuses
+    /// a known name with another address. UNSUPPORTED without a usable NIXL.
     pub fn new(name: &str) -> Result<Agent> {
         let c_name = metadata::c_name(name)?;
         let library = Library::get()?;
@@ -88,9 +88,9 @@ impl Agent {
         })
     }
 
-    /// Takes a peer's metadata and gives its name. The same peer again, with more registered, is fine. CORRUPT if it
-    /// was damaged, INCOMPATIBLE if NIXL does not take it. Take it only from a peer that has proved who it is: beyond
-    /// its name NIXL and UCX trust what they read.
+    /// Adds a peer by its metadata and returns its name. Can be called again after the peer has registered more memory. CORRUPT
+    /// if the metadata is damaged, INCOMPATIBLE if NIXL refuses it. Accept metadata from authenticated peers only: NIXL and UCX
+    /// trust all of it but the name.
     pub fn add_peer(&self, metadata: &[u8]) -> Result<String> {
         let (name, blob) = metadata::unwrap(metadata)?;
         if name == self.0.name {
@@ -143,8 +143,8 @@ impl Agent {
         Ok(())
     }
 
-    /// Starts to read `pieces` of a peer's registered memory into `registration`, and gives the transfer to poll.
-    /// Pieces may lie in any order but must not overlap locally. PEER if it is gone; INVALID_ARGUMENT names a piece
+    /// Starts to read `pieces` of a peer's registered memory into `registration`, and returns the transfer to poll.
+    /// Pieces may be in any order but must not overlap locally. PEER if it is gone; INVALID_ARGUMENT names a piece
     /// that is not in the registration, or says that the peer has not registered what is asked for.
     pub fn read(&self, peer: &str, registration: &Registration, pieces: &[Piece]) -> Result<Transfer> {
         self.0.reap();
@@ -167,7 +167,7 @@ impl Agent {
         Ok(Transfer::new(self.0.clone(), request))
     }
 
-    /// Reads that have not ended, those whose transfer was dropped included.
+    /// Number of reads that have not ended, including those whose transfer was dropped.
     pub fn in_flight(&self) -> usize {
         self.0.reap();
         self.0.requests().iter().filter(|request| request.ended().is_none()).count()
@@ -235,7 +235,7 @@ impl Core {
         result.map(|()| true)
     }
 
-    /// Sees to requests whose transfer was dropped.
+    /// Polls requests whose transfer was dropped, and forgets those that have ended.
     fn reap(&self) {
         // Polled outside the lock: a poll may copy for long.
         let dropped: Vec<_> = self.requests().iter().filter(|r| Arc::strong_count(r) == 1).cloned().collect();

@@ -11,8 +11,8 @@ use std::sync::atomic::AtomicU8;
 /// write and read them at any time.
 pub type Memory = Arc<dyn AsRef<[AtomicU8]> + Send + Sync>;
 
-/// Memory that an agent knows. Dropping it ends that, but not before the reads that land in it have ended, which may
-/// be later. A peer that holds metadata of it can no longer read it then; over shared memory, where the peer maps or
+/// Memory registered with an agent. Dropping it ends the registration as soon as the reads into it have ended, which may be
+/// after the drop. A peer that holds metadata of it can no longer read it then; over shared memory, where the peer maps or
 /// reads the process directly, it can as long as the memory exists.
 pub struct Registration(pub(super) Arc<Registered>);
 

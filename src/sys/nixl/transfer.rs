@@ -1,4 +1,4 @@
-//! Reads: lists of descriptors, requests, and when one has ended.
+//! Reads of a peer's memory: descriptor lists, requests and their completion.
 
 use super::agent::Core;
 use super::capi::{self, Functions, Handle};
@@ -41,7 +41,7 @@ impl Transfer {
         self.core.poll(&self.request)
     }
 
-    /// How many bytes it reads.
+    /// Number of bytes that it reads.
     pub fn bytes(&self) -> usize {
         self.request.bytes
     }
@@ -54,7 +54,7 @@ impl Drop for Transfer {
     }
 }
 
-/// A posted request. The agent holds it until it has ended, whoever else does.
+/// A posted request. The agent keeps it until it has ended, even if the transfer was dropped.
 pub(super) struct Request {
     state: Mutex<TransferState>,
     pub peer: String,
