@@ -121,7 +121,7 @@ const std::vector<Call> calls = {
          auto status = cleave_kv_duplicate(cache, last_kv, &kv, nullptr);
          return status == CLEAVE_OK ? cleave_kv_release(cache, kv, nullptr) : status;
      }},
-    {"kv_tokens", [] { int32_t ids[4]; size_t n; return cleave_kv_tokens(cache, last_kv, ids, 0, &n, nullptr); }},
+    {"kv_tokens", [] { size_t n; return cleave_kv_tokens(cache, last_kv, nullptr, 0, &n, nullptr); }},
     {"kv_set_host_data", [] { return cleave_kv_set_host_data(cache, last_kv, "trace", 5, nullptr); }},
     {"kv_host_data", [] { size_t n; return cleave_kv_host_data(cache, last_kv, nullptr, 0, &n, nullptr); }},
     {"kv_renew", [] { return cleave_kv_renew(cache, last_kv, 1000, nullptr); }},
