@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <poll.h>
+#include <string>
 #include <thread>
 
 using namespace cleave;
