@@ -122,7 +122,16 @@ const std::vector<Call> calls = {
          return status == CLEAVE_OK ? cleave_kv_release(cache, kv, nullptr) : status;
      }},
     {"kv_tokens", [] { size_t n; return cleave_kv_tokens(cache, last_kv, nullptr, 0, &n, nullptr); }},
-    {"kv_set_host_data", [] { return cleave_kv_set_host_data(cache, last_kv, "trace", 5, nullptr); }},
+    // On a duplicate: a handle whose image was read cannot change.
+    {"kv_set_host_data", [] {
+         cleave_kv_t kv = 0;
+         auto status = cleave_kv_duplicate(cache, last_kv, &kv, nullptr);
+         if (status != CLEAVE_OK)
+             return status;
+         status = cleave_kv_set_host_data(cache, kv, "trace", 5, nullptr);
+         auto released = cleave_kv_release(cache, kv, nullptr);
+         return status == CLEAVE_OK ? released : status;
+     }},
     {"kv_host_data", [] { size_t n; return cleave_kv_host_data(cache, last_kv, nullptr, 0, &n, nullptr); }},
     {"kv_renew", [] { return cleave_kv_renew(cache, last_kv, 1000, nullptr); }},
     {"kv_release", [] { return cleave_kv_release(cache, last_kv.exchange(0), nullptr); }},
