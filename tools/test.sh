@@ -2,7 +2,7 @@
 # Everything that CI runs. Parts that do not need each other run side by side, in two lanes; every part runs whatever
 # became of the others, prints its output in one piece when it is over, and the end says how all went and how long each took.
 #
-# CLEAVE_TEST_EFFORT (1) multiplies what sweeps cover: fuzzed inputs, schedules, handoffs under load, repetitions.
+# CLEAVE_TEST_EFFORT (1) multiplies what sweeps cover: fuzzed inputs, handoffs under load, repetitions.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 log=$(mktemp -d)
