@@ -74,7 +74,6 @@ rust() {
     part simulator cargo test --locked -p simulated-kernels -p simulated-cuda -p simulated-cublaslt
     # Schedules of the lease and ownership code: a build of its own, because its locks are a model checker's.
     part shuttle cargo test --locked --features failpoints,fuzzing,shuttle --lib kv::tests::shuttle
-    part clippy make --no-print-directory lint
 }
 # The release build, and all that uses the library as its users do.
 installed() {
@@ -98,6 +97,7 @@ quick
 wait
 rust &
 installed
+part clippy make --no-print-directory lint
 wait
 
 echo
