@@ -1,5 +1,5 @@
-//! Speed of the CPU kernels: `cargo bench --bench kernels [-- level threads filter dtype rows shapes]`. Prints GFLOP/s and the
-//! bandwidth at which weights are read, beside that of a plain read of memory in the same run.
+//! Speed of the CPU kernels: `cargo bench --bench kernels [-- level threads filter dtype rows shapes]`. Prints GFLOP/s
+//! and the bandwidth at which weights are read, beside that of a plain read of memory in the same run.
 
 use cleave::backend::cpu::{CpuBackend, CpuBuffer, CpuConfig, CpuMatrix, KvSlab, Level};
 use cleave::backend::weights::Bytes;

@@ -1,8 +1,8 @@
 //! `make bench`: measures the figures of docs/performance.md, each beside a bound or a peer of the same run.
 //!
-//! Options: `--model A|B` (default: both), `--only start|prefill|decode|handoff|transfer|role|peer` (default: all of them),
-//! `--batches N,N,...` (of decode), `--threads N` (default: all CPUs), `--json FILE`. With
-//! `LLAMA_BENCH=<path to llama-bench>` llama.cpp runs the same weights (or `GGUF_A`, `GGUF_B`).
+//! Options: `--model A|B` (default: both), `--only start|prefill|decode|handoff|transfer|role|peer` (default: all of
+//! them), `--batches N,N,...` (of decode), `--threads N` (default: all CPUs), `--json FILE`. With
+//! `LLAMA_BENCH=<path to llama-bench>`, llama.cpp runs the same weights (or `GGUF_A`, `GGUF_B`).
 
 mod ceilings;
 mod host;

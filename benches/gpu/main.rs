@@ -1,4 +1,5 @@
-//! `make gpu-check`: the CUDA backend on a GPU, or with `--simulated` on the simulated one. See docs/performance-gpu.md.
+//! `make gpu-check`: the CUDA backend on a GPU, or with `--simulated` on the simulated one. See
+//! docs/performance-gpu.md.
 //!
 //!     kernels [--small] [GROUP...]    each operation against the CPU backend
 //!     processes [--model DIR]         a handoff between two processes, against one process

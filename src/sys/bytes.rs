@@ -1,5 +1,5 @@
-//! Memory that others may write at the same time: KV blocks, and mapped memory of another process. Bounds are checked.
-//! Bytes that are read while they are written are unspecified; the protocols above notice that and discard them.
+//! Memory that others may write at any time: KV blocks, and memory mapped from another process. Bounds are checked.
+//! Bytes read during a write have unspecified values; the protocols built on this module detect and discard them.
 
 use std::io;
 use std::marker::PhantomData;
@@ -22,12 +22,12 @@ pub struct ByteTarget<'a> {
     life: PhantomData<&'a ()>,
 }
 
-// SAFETY: a pointer and a length; who may touch the memory when is what the holders agree on, as the module says.
+// SAFETY: the type is only a pointer and a length. Its holders agree on who may access the memory when.
 unsafe impl Send for ByteSource<'_> {}
-// SAFETY: as above.
+// SAFETY: for the same reason as ByteSource.
 unsafe impl Send for ByteTarget<'_> {}
 
-/// Largest number of pieces in one gathering or scattering call (IOV_MAX is 1024).
+/// Largest number of pieces in one vectored send or receive (IOV_MAX is 1024).
 const MAX_PIECES: usize = 512;
 
 impl<'a> ByteSource<'a> {
@@ -60,21 +60,21 @@ impl<'a> ByteSource<'a> {
     /// `len` bytes from `offset`. Panics out of range.
     pub fn slice(&self, offset: usize, len: usize) -> ByteSource<'a> {
         check(self.len, offset, len);
-        // SAFETY: in range, by the check.
+        // SAFETY: the range was checked above.
         ByteSource { ptr: unsafe { self.ptr.add(offset) }, len, life: PhantomData }
     }
 
     /// Copies all bytes to `out`. Panics if the lengths differ.
     pub fn read(&self, out: &mut [u8]) {
         assert_eq!(self.len, out.len());
-        // SAFETY: valid for reads by construction; `out` is memory of its own.
+        // SAFETY: valid for reads by construction, and `out` does not overlap it.
         unsafe { std::ptr::copy_nonoverlapping(self.ptr, out.as_mut_ptr(), self.len) };
     }
 
     /// CRC-32 (IEEE) of the bytes, continued from `before`, the CRC-32 of the bytes preceding them.
     pub fn crc32(&self, before: u32) -> u32 {
-        // SAFETY: valid for reads by construction. If another process changes them meanwhile, the sum is that of no
-        // state they ever had, and is found not to match.
+        // SAFETY: valid for reads by construction. If another process changes the bytes meanwhile, the CRC matches no
+        // state they ever had, and the caller's comparison fails.
         let bytes = unsafe { std::slice::from_raw_parts(self.ptr, self.len) };
         crc32(before, bytes)
     }
@@ -110,7 +110,7 @@ impl<'a> ByteTarget<'a> {
     /// `len` bytes from `offset`. Panics out of range.
     pub fn slice(&self, offset: usize, len: usize) -> ByteTarget<'a> {
         check(self.len, offset, len);
-        // SAFETY: in range, by the check.
+        // SAFETY: the range was checked above.
         ByteTarget { ptr: unsafe { self.ptr.add(offset) }, len, life: PhantomData }
     }
 
@@ -137,8 +137,9 @@ fn check(len: usize, offset: usize, n: usize) {
     assert!(fits, "{n} bytes at {offset} of {len}");
 }
 
-/// Copies bytes, large pieces with stores that bypass the caches: the copy is not read again soon, and ordinary stores, which
-/// first read the lines they overwrite, cost a third of the bandwidth. Panics if the lengths differ. The pieces must not overlap.
+/// Copies bytes, in large pieces with stores that bypass the caches. The copy is not read again soon, and ordinary
+/// stores would first read the lines they overwrite, at a cost of a third of the bandwidth. Panics if the lengths
+/// differ. The pieces must not overlap.
 pub fn copy(from: ByteSource<'_>, to: ByteTarget<'_>) {
     assert_eq!(from.len, to.len);
     // SAFETY: both are valid for their length by construction, and do not overlap by this function's contract.
@@ -169,7 +170,7 @@ unsafe fn stream(mut from: *const u8, mut to: *mut u8, mut len: usize) {
 
 #[cfg(not(target_arch = "x86_64"))]
 unsafe fn stream(from: *const u8, to: *mut u8, len: usize) {
-    // SAFETY: the caller's.
+    // SAFETY: the caller upholds this function's contract.
     unsafe { std::ptr::copy_nonoverlapping(from, to, len) };
 }
 
@@ -177,8 +178,8 @@ fn result(n: isize) -> io::Result<usize> {
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
 
-/// Sends as much of `pieces` as the socket takes, in order and without an intermediate copy; returns the number of bytes.
-/// Never raises SIGPIPE.
+/// Sends as much of `pieces` as the socket takes, in order and without an intermediate copy; returns the number of
+/// bytes. Never raises SIGPIPE.
 pub fn send(socket: BorrowedFd<'_>, pieces: &[ByteSource<'_>]) -> io::Result<usize> {
     let vectors: Vec<libc::iovec> = pieces
         .iter()
@@ -194,7 +195,8 @@ pub fn send(socket: BorrowedFd<'_>, pieces: &[ByteSource<'_>]) -> io::Result<usi
     }
 }
 
-/// Receives into `pieces`, in order and without an intermediate copy; returns the number of bytes, 0 at the end of the stream.
+/// Receives into `pieces`, in order and without an intermediate copy; returns the number of bytes, 0 at the end of the
+/// stream.
 pub fn receive(socket: BorrowedFd<'_>, pieces: &[ByteTarget<'_>]) -> io::Result<usize> {
     let vectors: Vec<libc::iovec> =
         pieces.iter().take(MAX_PIECES).map(|p| libc::iovec { iov_base: p.ptr.cast(), iov_len: p.len }).collect();

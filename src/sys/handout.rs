@@ -1,6 +1,6 @@
-//! Descriptors that processes of one user on one machine hand out to each other under a name. Every process that has one
-//! hands it out, so it is available as long as any process has it. Only sockets in the abstract namespace are used: the
-//! kernel frees them when a process ends, however it ends.
+//! File descriptors that processes of one user on one machine hand out to each other under a name. Every process that
+//! holds a descriptor hands it out, so it stays available while any process holds it. Only sockets in the abstract
+//! namespace are used: the kernel frees them when a process ends, in whatever way.
 
 use super::socket::{connect_unix, effective_uid, peer_process, receive_fd, send_fd, shutdown};
 use crate::error::{Error, Result};
@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Largest number of processes that hand out the same descriptor. Further ones have it without handing it out.
+/// Largest number of processes that hand out the same descriptor. Any further process holds it without handing it out.
 const HOLDERS: usize = 16;
-/// Largest length in bytes of the note that goes with a descriptor.
+/// Largest length in bytes of the note that accompanies a descriptor.
 const MAX_NOTE: usize = 255;
-/// A process that does not answer for this long, such as a stopped one, is skipped.
+/// Time to wait for another process to answer. A process that takes longer, such as a stopped one, is skipped.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 fn bind(name: &str) -> io::Result<UnixListener> {
@@ -28,10 +28,10 @@ fn is_own_user(socket: &UnixStream) -> bool {
     peer_process(socket).is_ok_and(|peer| peer.uid == effective_uid())
 }
 
-/// The right to make the descriptor of a name while no other process does. Ends when it is dropped or the process ends.
+/// The exclusive right to create the descriptor of a name. It ends when this value is dropped or the process ends.
 pub struct Making(#[allow(dead_code)] UnixListener);
 
-/// Takes the right to make the descriptor of `name`. None while another process has it.
+/// Acquires the right to create the descriptor of `name`. None while another process has it.
 pub fn make(name: &str) -> Result<Option<Making>> {
     match bind(&format!("{name}-making")) {
         Ok(listener) => Ok(Some(Making(listener))),
@@ -48,7 +48,7 @@ pub struct Handout {
 }
 
 impl Handout {
-    /// Starts to hand the descriptor out with a note. None if enough other processes do so already.
+    /// Starts to hand out the descriptor with a note. None if enough other processes already do.
     pub fn start(name: &str, fd: OwnedFd, note: &[u8]) -> Result<Option<Handout>> {
         assert!(note.len() <= MAX_NOTE);
         for holder in 0..HOLDERS {
@@ -65,7 +65,7 @@ impl Handout {
                     match listener.accept() {
                         Ok((socket, _)) if is_own_user(&socket) => _ = give(&socket, &fd, &note),
                         Ok(_) => {}
-                        // For example when descriptors have run out.
+                        // An error occurs, for example, when the process has no descriptors left.
                         Err(_) => std::thread::sleep(Duration::from_millis(20)),
                     }
                 }

@@ -25,9 +25,9 @@ pub fn host_info() -> HostInfo {
     HostInfo { cpu_name: name.unwrap_or(std::env::consts::ARCH).to_string(), total_bytes: total, free_bytes: free }
 }
 
-/// Descriptors that this process may have open at a time: its soft limit.
+/// Number of descriptors that this process may have open at once (its soft limit).
 pub fn max_open_files() -> u64 {
-    // SAFETY: zero is a valid rlimit, which the call fills in; a failure leaves it zero.
+    // SAFETY: zero is a valid rlimit, and the call fills it in; if it fails, the limit stays zero.
     let limit = unsafe {
         let mut limit: libc::rlimit = std::mem::zeroed();
         libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);

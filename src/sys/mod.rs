@@ -21,10 +21,11 @@ pub fn monotonic_ns() -> u64 {
     t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
 }
 
-/// Raises a signal in this thread, for tests. Returns only after the signal has taken effect, such as a stop and a continue.
+/// Raises a signal in this thread, for tests. Returns only after the signal has taken effect; after SIGSTOP, that is
+/// when the process continues.
 #[cfg(feature = "failpoints")]
 pub fn raise(signal: i32) {
-    // SAFETY: no pointers; what the signal does is what the test wants.
+    // SAFETY: the call takes no pointers, and the caller wants the signal's effect.
     unsafe { libc::raise(signal) };
 }
 

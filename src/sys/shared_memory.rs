@@ -1,4 +1,4 @@
-//! Memory that can be given to another process: a sealed memfd and its mapping.
+//! Memory that can be shared with another process: a sealed memfd and its mapping.
 
 use super::bytes::{ByteSource, ByteTarget};
 use crate::error::{Error, Result, Status};
@@ -16,9 +16,9 @@ pub struct SharedMemory {
     writable: bool,
 }
 
-// SAFETY: plain memory; who may touch which part is up to the owner of the mapping.
+// SAFETY: plain memory; the mapping's owner decides who may touch which part.
 unsafe impl Send for SharedMemory {}
-// SAFETY: as above.
+// SAFETY: for the same reason as Send.
 unsafe impl Sync for SharedMemory {}
 
 fn os(what: &str) -> Error {
@@ -26,36 +26,37 @@ fn os(what: &str) -> Error {
 }
 
 impl SharedMemory {
-    /// Makes `len` zero bytes, on huge pages if the system has them for shared memory. Pages are allocated as they are first
-    /// written. Size and writing are sealed: a process that is given the descriptor can only map it read-only.
+    /// Allocates `len` zero bytes, on huge pages if the system has them for shared memory. Each page is allocated when
+    /// it is first written. Size and write access are sealed: a process that receives the descriptor can only map it
+    /// read-only.
     pub fn create(len: usize) -> Result<SharedMemory> {
         let len = len.max(1).next_multiple_of(4096);
-        // SAFETY: a NUL-terminated name; the result is checked.
+        // SAFETY: the name is NUL-terminated, and the result is checked.
         let fd = unsafe { libc::memfd_create(c"cleave-kv".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
         if fd < 0 {
             return Err(os("memfd_create"));
         }
-        // SAFETY: a fresh descriptor that nobody else owns.
+        // SAFETY: the descriptor was just created, and nothing else owns it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         let size = libc::off_t::try_from(len).map_err(|_| out_of_memory(len))?;
-        // SAFETY: no pointers.
+        // SAFETY: the call takes no pointers.
         if unsafe { libc::ftruncate(fd.as_raw_fd(), size) } != 0 {
             return Err(os("memfd: size"));
         }
         let memory = Self::map(fd, len, libc::PROT_READ | libc::PROT_WRITE)?;
-        // After the mapping, which stays writable.
+        // The seal is added after the mapping, which therefore stays writable.
         let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_SEAL;
-        // SAFETY: no pointers.
+        // SAFETY: the call takes no pointers.
         if unsafe { libc::fcntl(memory.fd.as_raw_fd(), libc::F_ADD_SEALS, seals) } != 0 {
             return Err(os("memfd: seals"));
         }
         Ok(memory)
     }
 
-    /// Maps another process's memory read-only. Refuses it unless its size is sealed: a peer that shrinks it would make
-    /// this process fault.
+    /// Maps another process's memory read-only. Fails unless its size is sealed: if a peer could shrink the memory,
+    /// this process would fault.
     pub fn open(fd: OwnedFd, len: usize) -> Result<SharedMemory> {
-        // SAFETY: no pointers.
+        // SAFETY: the call takes no pointers.
         let seals = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) };
         if seals < 0 || seals & libc::F_SEAL_SHRINK == 0 {
             crate::bail!(Peer, "shared memory of the peer: its size is not sealed");
@@ -75,7 +76,7 @@ impl SharedMemory {
     }
 
     fn map(fd: OwnedFd, len: usize, protection: i32) -> Result<SharedMemory> {
-        // Reserved with room to align to a huge page; the file is then mapped over the aligned part of it.
+        // Reserve room to align to a huge page, then map the file over the aligned part.
         let total = len.checked_add(HUGE).ok_or_else(|| out_of_memory(len))?;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a new mapping at an address of the system's choice.
@@ -85,7 +86,7 @@ impl SharedMemory {
         }
         let start = (base as usize).next_multiple_of(HUGE);
         let mapped = len.next_multiple_of(4096);
-        // SAFETY: [start, start + mapped) lies in the reservation just made, which nobody knows of.
+        // SAFETY: [start, start + mapped) lies in the reservation just made, and nothing points to it.
         let ptr = unsafe {
             let fixed = libc::MAP_SHARED | libc::MAP_FIXED;
             libc::mmap(start as *mut libc::c_void, mapped, protection, fixed, fd.as_raw_fd(), 0)
@@ -93,7 +94,7 @@ impl SharedMemory {
         let failed = ptr == libc::MAP_FAILED;
         let error = if failed { Some(os("mapping shared memory")) } else { None };
         let (before, after) = (start - base as usize, base as usize + total - (start + mapped));
-        // SAFETY: parts of the reservation outside of what was mapped (or all of it), unmapped once.
+        // SAFETY: the parts of the reservation outside the mapping, or all of it, are unmapped once.
         unsafe {
             if failed {
                 libc::munmap(base, total);
@@ -104,7 +105,7 @@ impl SharedMemory {
                 if after > 0 {
                     libc::munmap((start + mapped) as *mut libc::c_void, after);
                 }
-                // A refusal costs speed only.
+                // If the kernel refuses, only speed suffers.
                 libc::madvise(ptr, mapped, libc::MADV_HUGEPAGE);
             }
         }
@@ -135,14 +136,15 @@ impl SharedMemory {
         unsafe { ByteSource::new(self.ptr, self.len) }
     }
 
-    /// A writable view of memory that [`SharedMemory::create`] made. Panics out of range, and on another process's memory.
+    /// A writable view of memory made by [`SharedMemory::create`]. Panics out of range, and on another process's
+    /// memory.
     pub fn target(&self, offset: usize, len: usize) -> ByteTarget<'_> {
         assert!(self.writable, "another process's memory is not written");
         // SAFETY: mapped writable for this length as long as self lives.
         unsafe { ByteTarget::new(self.ptr, self.len) }.slice(offset, len)
     }
 
-    /// All bytes of this process's own memory, which other threads may write meanwhile. Panics on another process's memory.
+    /// All bytes of this process's own memory, which other threads may be writing. Panics on another process's memory.
     pub fn atomic(&self) -> &[AtomicU8] {
         assert!(self.writable, "another process's memory is not written");
         // SAFETY: mapped writable for this length as long as self lives.
@@ -154,8 +156,8 @@ impl SharedMemory {
         self.ptr
     }
 
-    /// Allocates every page now and fills the page tables. `write` prepares this process's own memory for writing; without it,
-    /// pages are prepared for reading, including those that their owner never touched.
+    /// Allocates every page now and fills the page tables. `write` prepares this process's own memory for writing;
+    /// without it, pages are prepared for reading, including those that their owner never touched.
     pub fn populate(&self, write: bool) -> Result<()> {
         const MADV_POPULATE_READ: i32 = 22;
         const MADV_POPULATE_WRITE: i32 = 23;
@@ -180,7 +182,7 @@ fn out_of_memory(len: usize) -> Error {
 
 impl Drop for SharedMemory {
     fn drop(&mut self) {
-        // SAFETY: the mapping made in `map`, unmapped once.
+        // SAFETY: the mapping was made in `map` and is unmapped once.
         unsafe { libc::munmap(self.ptr.cast(), self.len) };
     }
 }

@@ -1,8 +1,8 @@
 use crate::error::{Result, Status};
 use std::thread::{JoinHandle, Scope};
 
-/// Starts a thread with every signal blocked, so that the host's handlers keep running on the host's own
-/// threads. The mask is set before the thread exists, which leaves no window. A panic in it prints nothing.
+/// Starts a thread with every signal blocked, so that the host's signal handlers run only on the host's own threads.
+/// The mask is set before the thread exists, so no signal can arrive in between. A panic in the thread prints nothing.
 pub fn spawn<F>(name: &str, body: F) -> Result<JoinHandle<()>>
 where
     F: FnOnce() + Send + 'static,
@@ -18,8 +18,8 @@ where
     masked(name, || std::thread::Builder::new().name(name.to_string()).spawn_scoped(scope, quiet(body)).map(|_| ()))
 }
 
-/// Runs `body` on a thread with `stack` bytes of stack and waits for it. Stack pages are allocated as they are touched. A
-/// panic in `body` becomes an INTERNAL error.
+/// Runs `body` on a thread with `stack` bytes of stack and waits for it. Stack pages are allocated as they are touched.
+/// A panic in `body` becomes an INTERNAL error.
 pub fn run_with_stack<T: Send>(name: &str, stack: usize, body: impl FnOnce() -> T + Send) -> Result<T> {
     std::thread::scope(|scope| {
         let body = || crate::panics::catch(body);
@@ -37,19 +37,19 @@ fn quiet(body: impl FnOnce()) -> impl FnOnce() {
     }
 }
 
-/// Starts a thread while all signals are blocked: it inherits the mask.
+/// Starts a thread while all signals are blocked, because the thread inherits the mask.
 fn masked<T>(name: &str, start: impl FnOnce() -> std::io::Result<T>) -> Result<T> {
     with_signals_blocked(start)
         .map_err(|e| crate::error::Error::new(Status::OutOfMemory, format!("cannot start thread {name}: {e}")))
 }
 
-/// Runs `body` with every signal blocked in this thread: threads that it starts inherit the mask.
+/// Runs `body` with every signal blocked in this thread. Threads that `body` starts inherit the mask.
 pub(super) fn with_signals_blocked<T>(body: impl FnOnce() -> T) -> T {
-    /// Puts the mask back, after a panic as well.
+    /// Restores the signal mask when dropped, so after a panic as well.
     struct Restore(libc::sigset_t);
     impl Drop for Restore {
         fn drop(&mut self) {
-            // SAFETY: the mask that `pthread_sigmask` filled in below.
+            // SAFETY: `pthread_sigmask` filled in this mask below.
             unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut()) };
         }
     }

@@ -1,4 +1,4 @@
-//! Products of many rows with cuBLASLt and without, each in a process of its own.
+//! Products of many rows with and without cuBLASLt. Each test runs in its own process.
 
 use crate::common::*;
 use crate::device::{self, products};
@@ -41,7 +41,7 @@ fn many_rows_go_through_cublaslt() {
 #[ignore = "run by many_rows_go_through_cublaslt"]
 fn is_there() {
     device::simulate();
-    // So many that their single rows go through cuBLASLt as well, recorded.
+    // With twelve sequences, even steps of one row per sequence use cuBLASLt, and these are recorded as graphs.
     assert_as_on_the_cpu(12);
     let (multiplied, asked) = products();
     assert!(multiplied > asked && asked > 0, "{multiplied} products, {asked} questions");
@@ -56,7 +56,7 @@ fn recorded_steps_repeat_it() {
 #[ignore = "run by recorded_steps_repeat_it"]
 fn is_recorded() {
     device::simulate();
-    // Twelve sequences, of which each step but the first computes a row each.
+    // Twelve sequences: every step except the first computes one row of each.
     let run = |n: u32| {
         device::load_blas("");
         let cache = ModelCache::create(&tiny(), &[0], options()).unwrap();
@@ -67,8 +67,9 @@ fn is_recorded() {
         let outcomes: Vec<Outcome> = submitted.ids.into_iter().map(|id| host.finish(id)).collect();
         (outcomes[11].tokens.clone(), products())
     };
-    // The first runs, the second is recorded, and the others are that again. How many requests the very first step finds is
-    // chance, and counts as well; but without repetition more tokens would take more products every time.
+    // The first step runs directly, the second is recorded as a graph, and later steps replay it. A longer run must
+    // therefore not take more products. The number of requests in the very first step depends on timing and also
+    // affects the count, so the comparison gets several attempts.
     let repeated = (0..6).any(|_| {
         let ((few, products), (many, same)) = (run(4), run(8));
         products == same && few == many[..4]
@@ -95,7 +96,8 @@ fn asks_once() {
     let (few, nothing) = run(8, 1);
     assert_eq!((few, nothing), (0, 0), "8 rows go without cuBLASLt");
     let (first, asked) = run(20, 2);
-    // Q, K and V are one, and so are gate and up. Logits are wanted of one row.
+    // Four products per layer: Q, K and V are one product, and so are gate and up. Only one row needs logits, and that
+    // product does not use cuBLASLt.
     assert_eq!(first, 4 * u64::from(tiny().info().n_layers));
     assert!(asked > 0);
     assert_eq!(run(20, 3), (2 * first, asked));
@@ -103,7 +105,7 @@ fn asks_once() {
     assert_eq!(more, 2 * asked);
 }
 
-/// A bias goes along if y's type has it exactly: else a kernel of ours adds what it is.
+/// cuBLASLt adds the bias if y's type represents it exactly. Otherwise a kernel of this backend adds it.
 #[test]
 fn a_bias_goes_along() {
     alone("blas::adds_a_bias", "");
@@ -127,7 +129,7 @@ fn adds_a_bias() {
         let x = cuda.upload(&vec![1.0; rows * k], rows, k, false).unwrap();
         let mut sum = cuda.upload(&vec![2.0; rows * n], rows, n, true).unwrap();
         let before = products().0;
-        // The residual stream is f32, as a bias is.
+        // The residual stream is f32, and so is the bias.
         cuda.linear_add(&x, &linear, &mut sum).unwrap();
         assert_eq!(cuda.fetch(&sum).unwrap(), vec![2.0 + bias; rows * n]);
         assert_eq!(products().0, before + 1);
@@ -200,8 +202,8 @@ fn is_of_no_use() {
     assert_eq!(asked > 0, settings() == "algorithms=0");
 }
 
-/// Each call of cuBLASLt fails in turn: an error, or our own kernels where it only cannot do what was asked; and nothing
-/// left behind.
+/// Makes each call of cuBLASLt fail in turn. The result is an error or, where cuBLASLt only does not support the
+/// operation, a product by this backend's own kernels. Nothing is leaked.
 #[test]
 fn calls_that_fail() {
     alone("blas::fails_in_turn", "");
@@ -217,7 +219,8 @@ fn fails_in_turn() {
     let mut without = [0; 2]; // NOT_SUPPORTED, INVALID_VALUE
     let errors = [(3, Status::OutOfMemory), (13, Status::Device), (15, Status::Unsupported), (7, Status::Device)];
     for (error, expected) in errors {
-        // All of the first, which make the device and the engine ready and do a product; then some.
+        // Try every early call (they set up the device and the engine and compute one product), then a sample of the
+        // rest.
         for k in (1..18).chain((18..=calls).step_by(calls as usize / 5)) {
             device::load_blas(&format!("fail={k} error={error}"));
             match whole_life() {

@@ -1,4 +1,4 @@
-//! The device: a simulated one with its libraries, or with CLEAVE_GPU set that of this machine (tools/gpu-check.sh).
+//! The device under test: simulated libraries, or this machine's own if CLEAVE_GPU is set (tools/gpu-check.sh).
 #![allow(dead_code)]
 
 use cleave::engine::{CacheOptions, ModelCache};
@@ -6,15 +6,15 @@ use cleave::model::Model;
 use std::ffi::{CStr, CString, c_char};
 use std::sync::{Arc, Once};
 
-/// A simulated library, where cargo puts what a test depends on: beside the test.
+/// Path of a simulated library. Cargo puts a test's dependencies in the test's own directory.
 fn beside(name: &str) -> CString {
     let path = std::env::current_exe().unwrap().with_file_name(name);
     assert!(path.exists(), "{} is not there", path.display());
     CString::new(path.into_os_string().into_encoded_bytes()).unwrap()
 }
 
-/// Loads the simulated driver and cuBLASLt, so that searches for them by name find them. To be called before anything of
-/// CUDA's.
+/// Loads the simulated driver and cuBLASLt, so that lookups by name find them. Call this before anything else that
+/// uses CUDA.
 pub fn simulate() {
     if std::env::var_os("CLEAVE_GPU").is_some() {
         return;
@@ -26,12 +26,12 @@ pub fn simulate() {
     });
 }
 
-/// The driver with settings of its, which may be called again with others.
+/// Loads the simulated driver with the given settings. Later calls change the settings.
 pub fn load(settings: &str) {
     configure(&beside("libcuda.so"), c"simulated_cuda_configure", settings);
 }
 
-/// The same for cuBLASLt.
+/// Loads the simulated cuBLASLt with the given settings. Later calls change the settings.
 pub fn load_blas(settings: &str) {
     configure(&beside("libcublasLt.so"), c"simulated_cublaslt_configure", settings);
 }
@@ -53,7 +53,7 @@ fn configure(path: &CStr, name: &CStr, settings: &str) {
 fn find(name: &CStr) -> Option<*mut libc::c_void> {
     // SAFETY: `library` is RTLD_DEFAULT or an open library; `name` is a C string.
     let in_library = |library| Some(unsafe { libc::dlsym(library, name.as_ptr()) }).filter(|symbol| !symbol.is_null());
-    // This machine's own driver, which nobody has loaded into the global scope.
+    // Fallback: this machine's driver, which may not be in the global scope.
     // SAFETY: the file names are C strings, and the driver is made to be loaded from any thread.
     let own = || [c"libcuda.so.1", c"libcuda.so"].map(|file| unsafe { libc::dlopen(file.as_ptr(), libc::RTLD_NOW) });
     in_library(libc::RTLD_DEFAULT)
@@ -70,7 +70,7 @@ fn count(name: &CStr) -> u64 {
     count()
 }
 
-/// What is alive on the device and of cuBLASLt, in words; empty if nothing is.
+/// Describes the objects of the device and of cuBLASLt that still exist; empty if there are none.
 pub fn leaks() -> String {
     // SAFETY: the simulated driver exports this function with this signature.
     let leaks: extern "C" fn(*mut c_char, usize) -> i32 =
@@ -84,7 +84,7 @@ pub fn leaks() -> String {
     }
 }
 
-/// The context that this thread's calls of the driver go to: the host's own affair.
+/// The context that this thread's driver calls use. It belongs to the host, so the library must not change it.
 pub fn current_context() -> usize {
     // SAFETY: this is cuCtxGetCurrent's signature: a CUcontext has the size of a usize, a CUresult that of an i32.
     let current: extern "C" fn(*mut usize) -> i32 = unsafe { std::mem::transmute(symbol(c"cuCtxGetCurrent")) };
@@ -93,12 +93,12 @@ pub fn current_context() -> usize {
     context
 }
 
-/// Whether the device is the simulated one.
+/// Whether the tests run on the simulated device.
 pub fn simulated() -> bool {
     std::env::var_os("CLEAVE_GPU").is_none()
 }
 
-/// Where the last kernel ran: the priority of its stream, and on how many multiprocessors.
+/// Stream priority of the last kernel, and the number of multiprocessors that it could use.
 pub fn last_kernel() -> (i32, u32) {
     // SAFETY: the simulated driver exports this function with this signature.
     let last: extern "C" fn(*mut i32, *mut u32) = unsafe { std::mem::transmute(symbol(c"simulated_cuda_last_kernel")) };
@@ -107,12 +107,12 @@ pub fn last_kernel() -> (i32, u32) {
     (priority, multiprocessors)
 }
 
-/// How many calls that can fail there were since the last `load`.
+/// Number of driver calls since the last `load` that could be made to fail.
 pub fn calls() -> u64 {
     count(c"simulated_cuda_calls")
 }
 
-/// Copies between devices that went through the host since then.
+/// Number of copies between devices since the last `load` that went through the host.
 pub fn staged() -> u64 {
     count(c"simulated_cuda_staged")
 }
@@ -122,22 +122,22 @@ pub fn downloaded() -> u64 {
     count(c"simulated_cuda_downloaded")
 }
 
-/// Captures that began since then, and launches of graphs.
+/// Number of graph captures and of graph launches since the last `load`.
 pub fn graphs() -> (u64, u64) {
     (count(c"simulated_cuda_captures"), count(c"simulated_cuda_replays"))
 }
 
-/// The same of cuBLASLt, since the last `load_blas`.
+/// Number of cuBLASLt calls since the last `load_blas` that could be made to fail.
 pub fn blas_calls() -> u64 {
     count(c"simulated_cublaslt_calls")
 }
 
-/// Products that went through cuBLASLt, and how often it was asked how to do one.
+/// Number of products computed by cuBLASLt, and number of times it was asked for an algorithm.
 pub fn products() -> (u64, u64) {
     (count(c"simulated_cublaslt_matmuls"), count(c"simulated_cublaslt_heuristics"))
 }
 
-/// Whether the simulated cuBLASLt is in this process.
+/// Whether the simulated cuBLASLt is loaded in this process.
 pub fn has_blas() -> bool {
     find(c"simulated_cublaslt_calls").is_some()
 }

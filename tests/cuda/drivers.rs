@@ -1,4 +1,4 @@
-//! Machines with other drivers than a good one, each a process of its own.
+//! Machines with a missing, old or failing driver. Each test runs in its own process.
 
 use crate::common::{Host, request, role, tiny};
 use crate::device;
@@ -11,7 +11,8 @@ use cleave::transport::Transport;
 use std::process::Command;
 use std::sync::Arc;
 
-/// Runs an ignored test of this program by itself. What cargo adds to the search path would find the simulated driver.
+/// Runs an ignored test of this program in its own process, without the search path that cargo sets: with that path,
+/// the loader would find the simulated driver.
 pub fn alone(test: &str, settings: &str) {
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"])
@@ -115,7 +116,7 @@ fn has_little_memory() {
     assert_eq!(device::leaks(), "");
 }
 
-/// Each call of the driver fails in turn: an error, and nothing left behind.
+/// Makes each driver call fail in turn. The result is an error, and nothing is leaked.
 #[test]
 fn calls_that_fail() {
     alone("drivers::fails_in_turn", "");
@@ -125,14 +126,14 @@ fn calls_that_fail() {
 #[ignore = "run by calls_that_fail"]
 fn fails_in_turn() {
     device::simulate();
-    // Whatever a process finds out once is found out before.
+    // Count the devices first, so that work done once per process is not part of the count of calls.
     assert_eq!(devices::count(), 1);
     device::load("");
     whole_life().unwrap();
     let calls = device::calls();
     assert!(calls > 200, "{calls} calls");
-    // All of the first, which make the device ready, then some of those that repeat. What fails while things are given back
-    // is nobody's error any more.
+    // Try every early call (they set up the device), then a sample of the rest. A later call may fail without an error
+    // to report, for example while resources are freed.
     let mut refused = 0;
     for k in (1..40).chain((40..=calls).step_by(calls as usize / 40)) {
         device::load(&format!("fail={k}"));
@@ -150,7 +151,7 @@ fn fails_in_turn() {
     assert!(refused > 60, "{refused} of {calls} calls were missed");
 }
 
-/// Where there is no memory for graphs, say: the same, one by one.
+/// If steps cannot be recorded as graphs, for example for lack of memory, they run one by one with the same results.
 #[test]
 fn steps_that_cannot_be_recorded_run_all_the_same() {
     alone("drivers::is_not_recorded", "graphs=0");
@@ -168,7 +169,7 @@ fn is_not_recorded() {
     assert_eq!(device::leaks(), "");
 }
 
-/// The same for memory that is mapped by others, and weights that are shared.
+/// Makes driver calls fail during a handoff through device memory and with shared weights.
 #[test]
 fn handoffs_that_fail() {
     alone("drivers::hands_over_in_spite", "");
@@ -190,7 +191,7 @@ fn hands_over_in_spite() {
         let outcome = handing_over();
         device::load("");
         match outcome {
-            // As where there is another way, or what failed is nobody's error any more.
+            // Success is possible if there was a fallback, or if the failed call has no one to report to.
             Ok(tokens) => assert_eq!(tokens, alive.1, "after call {k} of {calls} failed"),
             Err(error) => {
                 let expected = [Status::Device, Status::OutOfMemory, Status::Unsupported, Status::Peer];
@@ -203,14 +204,15 @@ fn hands_over_in_spite() {
     assert!(failed > 30, "{failed} of {calls} calls were missed");
 }
 
-/// From one cache to another through the device's memory, as another process maps it: the tokens.
+/// Hands a sequence from one cache to another through device memory, mapped as another process maps it. Returns the
+/// tokens.
 fn handing_over() -> cleave::error::Result<Vec<u32>> {
     let shared = || CacheOptions { share_weights: true, ..options() };
     let caches = [shared(), shared()].map(|options| ModelCache::create(&tiny(), &[0], options));
     let [from, to] = caches;
     let (from, to) = (from?, to?);
     let outcome = hand_over(&from, &to);
-    // Whatever became of it: nobody holds blocks for long.
+    // Both caches must release all blocks soon, whether or not the handoff succeeded.
     for cache in [&from, &to] {
         crate::common::assert_quiescent(cache);
     }
@@ -241,14 +243,14 @@ fn hand_over(from: &Arc<ModelCache>, to: &Arc<ModelCache>) -> cleave::error::Res
     let landed = to.import(None, &ticket, 0)?;
     let rest = run(&decode, crate::common::continuation(landed.0));
     if rest.is_err() {
-        // It stays with the exporter, or in the importer: given back by hand.
+        // The handle is still in the exporter or the importer, so release it explicitly.
         let _ = (from.kv().release(KvId(kv)), to.kv().release(landed));
     }
     tokens.extend(rest?.0);
     Ok(tokens)
 }
 
-/// A cache, an engine and a request, whose prompt is long enough for products of many rows.
+/// Runs one request from cache to result. Its prompt is long enough for products of many rows.
 pub fn whole_life() -> cleave::error::Result<()> {
     let cache = ModelCache::create(&tiny(), &[0], CacheOptions { bytes: 1 << 20, ..CacheOptions::default() })?;
     let mut host = Host::new();

@@ -1,4 +1,4 @@
-//! Requests on a device give what they give on the CPU.
+//! Requests on a device produce the same results as on the CPU.
 
 use crate::common::*;
 use crate::device::{self, cache_on, current_context};
@@ -22,7 +22,7 @@ pub fn tokens(text: &str) -> Vec<u32> {
     tiny().tokenize(text, true, false).unwrap()
 }
 
-/// What was generated is the same, and the logprobs are to rounding.
+/// Checks that the tokens are equal and the logprobs equal up to rounding.
 pub fn assert_alike(found: &Outcome, expected: &Outcome, what: &str) {
     assert_eq!(found.tokens, expected.tokens, "{what}");
     for (i, (a, b)) in found.logprobs.iter().zip(&expected.logprobs).enumerate() {
@@ -71,7 +71,7 @@ fn with_kv_of_every_dtype() {
 
 #[test]
 fn what_is_sampled_has_the_cpus_distribution() {
-    // The same seed draws the same token wherever the logits are close: of many draws, nearly all.
+    // The same seed selects the same token unless logits are very close, so nearly all of many samples must agree.
     let run = |device| {
         let cache = cache_on(&tiny(), device, options());
         let mut host = Host::new();
@@ -110,8 +110,8 @@ fn two_engines_over_one_cache_at_once() {
     }
 }
 
-/// Where logprobs are wanted the host draws, from the device's logits; else the device does: the same tokens. One after the
-/// other, as logits differ in their last bits between batches.
+/// For tokens with logprobs, the host samples from the device's logits; for others, the device samples. Both must
+/// choose the same tokens. Requests run one after the other, because batching changes the last bits of logits.
 #[test]
 fn the_device_draws_what_the_host_draws() {
     let cache = cache_on(&tiny(), 0, CacheOptions { no_prefix_cache: true, ..options() });
@@ -120,7 +120,7 @@ fn the_device_draws_what_the_host_draws() {
     let prompt = tokens(TEXTS[1]);
     let mut jobs = Vec::new();
     for seed in 1..3u64 {
-        // 0 is a seed of its own for each request
+        // Seeds start at 1: with seed 0, each request gets a random seed.
         let mut job = sampled(&prompt, 4, seed);
         jobs.push(job.clone());
         job.sampling.top_p = 1.0;
@@ -167,7 +167,7 @@ fn the_hosts_threads_keep_their_own_context() {
     assert_eq!(current_context(), 0, "none, as before");
 }
 
-/// Steps that are recorded and repeated, others between them; the device draws.
+/// Steps that are recorded and replayed, interrupted by other steps; the device samples.
 #[test]
 fn requests_that_come_while_others_run() {
     let run = |device| {
@@ -210,7 +210,7 @@ fn one_of_many_with_logprobs() {
     };
     let expected = run(DEVICE_CPU, |_| true);
     let found = run(0, |i| i == 2);
-    // Four bytes for each logit of a token with logprobs; a token and a status for each token without.
+    // A token with logprobs downloads four bytes per logit. Any other token downloads the token and a status.
     let vocab = u64::from(tiny().info().vocab_size);
     let (with, without) = (u64::from(TOKENS), u64::from(TOKENS) * (TEXTS.len() as u64 - 1));
     assert_eq!(device::downloaded(), with * vocab * 4 + without * 8);

@@ -1,4 +1,4 @@
-//! A sequence goes from engine to engine on a device, and between a device and the CPU.
+//! Handoffs between engines on one device, and between a device and the CPU.
 
 use crate::common::*;
 use crate::device::{cache_on, leaks};
@@ -26,7 +26,7 @@ fn prefill(host: &mut Host, cache: &Arc<ModelCache>, text: &str) -> (Outcome, u6
     (outcome, kv)
 }
 
-/// Both parts together are what the CPU gives without a handoff.
+/// Checks that the parts before and after the handoff equal the CPU's result without a handoff.
 fn decode(host: &mut Host, cache: &Arc<ModelCache>, kv: u64, begun: Outcome, text: &str) {
     let engine = host.engine(cache, role(Role::Decode));
     let rest = host.run(&engine, continuation(kv));
@@ -80,8 +80,8 @@ fn into_other_layouts() {
     between(0, 0, true, other);
 }
 
-/// The bytes of a handle do not say which kind of device computed them: an image of KV that came from the CPU is the
-/// same after a stay on the device.
+/// A KV image does not depend on the kind of device: an image that comes from the CPU keeps its bytes after it has been
+/// imported on the device and exported again.
 #[test]
 fn an_image_keeps_its_bytes_on_the_device() {
     let cpu = cache_on(&tiny(), DEVICE_CPU, options());
@@ -103,7 +103,7 @@ fn an_image_keeps_its_bytes_on_the_device() {
     assert_eq!(blocks(&back, here.0), blocks(&cpu, kv));
 }
 
-/// In a process of its own, see `drivers`.
+/// Runs in its own process (see `drivers`).
 #[test]
 #[ignore = "run by drivers::nothing_is_left_behind"]
 fn leaves_nothing_behind() {

@@ -1,5 +1,6 @@
-//! The CUDA backend as it is, on a simulated driver (simulator/driver) that runs the kernels' sources on the CPU, and a
-//! simulated cuBLASLt (simulator/blas): load, prefill, handoff, decode. The CPU backend says what has to come out.
+//! Tests of the unmodified CUDA backend on a simulated driver (simulator/driver), which runs the kernels' sources on
+//! the CPU, and a simulated cuBLASLt (simulator/blas): load, prefill, handoff, decode. The CPU backend gives the
+//! expected results.
 
 mod blas;
 #[path = "../common/mod.rs"]

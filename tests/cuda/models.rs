@@ -1,4 +1,4 @@
-//! Other shapes than the tiny model's: head sizes, windows, biases, norms of heads, types of weights.
+//! Models with other shapes than the tiny model's: head sizes, windows, biases, per-head norms and weight types.
 
 use crate::common::*;
 use crate::device::cache_on;
@@ -12,7 +12,7 @@ fn model(name: &str) -> Arc<Model> {
     Model::load(&format!("{}/tests/fixtures/{name}", root())).unwrap()
 }
 
-/// Logprobs of the first token's likeliest alternatives.
+/// Logprobs of the most likely alternatives for the first token.
 fn first(model: &Arc<Model>, device: i32, prompt: &[u32]) -> HashMap<u32, f32> {
     let options = CacheOptions { bytes: 4 << 20, block_tokens: 8, ..CacheOptions::default() };
     let cache = cache_on(model, device, options);

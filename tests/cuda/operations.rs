@@ -1,5 +1,5 @@
-//! CudaBackend's operations one by one against the CPU backend, as `gpu-check kernels` has them, in small; and that its
-//! benchmark runs through.
+//! Small versions of `gpu-check kernels`, which compares each operation of CudaBackend with the CPU backend, and a
+//! short run of the `gpu-check` benchmark.
 
 use crate::device::simulate;
 use crate::tool::bench::{self, Options};
@@ -50,7 +50,7 @@ fn attention_of_prompts() {
 #[test]
 fn the_benchmark_runs_through() {
     if std::env::var_os("CLEAVE_GPU").is_some() {
-        return; // it is run by itself there
+        return; // on a GPU, tools/gpu-check.sh runs the benchmark separately
     }
     simulate();
     let dir = tempfile::tempdir().unwrap();
@@ -83,6 +83,6 @@ fn the_benchmark_runs_through() {
     ] {
         assert!(table.contains(what) && json.contains(what), "{what}: {table}");
     }
-    // No figure of a simulator's is told as a device's.
+    // Results of the simulator must never be reported as those of a device.
     assert!(table.contains("**simulated**") && !table.contains(" % of ") && !table.contains("reached"), "{table}");
 }

@@ -1,4 +1,4 @@
-//! Prefill and decode on one device at once: priorities by role, and parts of the multiprocessors.
+//! Prefill and decode on one device at once: priorities by role, and partitions of the multiprocessors.
 
 use crate::common::*;
 use crate::device::{self, cache_on, last_kernel, simulated};
@@ -8,7 +8,7 @@ use cleave::engine::{Engine, EngineOptions, Request, Role};
 use cleave::error::Status;
 use std::time::{Duration, Instant};
 
-/// Steps are not measured: what ran last is a request's.
+/// Engine options with a fixed step length, so that no measurement runs and the last kernel is a request's.
 fn with(role: Role, sm_percent: u32) -> EngineOptions {
     EngineOptions { role: Some(role), max_batch_tokens: 512, threads: 1, sm_percent, ..EngineOptions::default() }
 }
@@ -31,7 +31,7 @@ fn multiprocessors(engine: &Engine, expected: u32) {
     until(&format!("{expected} multiprocessors"), || engine.metrics().multiprocessors == expected);
 }
 
-/// In a process of its own: other tests' kernels would be the last.
+/// Runs in its own process, so that no other test's kernel is the last.
 #[test]
 fn priority_follows_the_role() {
     if simulated() {
@@ -46,7 +46,7 @@ fn has_priority_by_role() {
     let cache = cache_on(&tiny(), 0, options());
     let mut host = Host::new();
     let engine = host.engine(&cache, with(Role::Prefill, 0));
-    // Long enough for recorded steps, which go with the stream.
+    // The runs are long enough for recorded steps, whose graphs belong to a stream of one priority.
     let mut expected = Vec::new();
     let mut switches = Vec::new();
     for (role, priority) in [(Role::Mixed, 0), (Role::Decode, -5), (Role::Mixed, 0), (Role::Decode, -5)] {
@@ -81,7 +81,7 @@ fn has_parts() {
     let expected = host.run(&whole, job(0, 8)).tokens;
 
     let (prefill, decode) = (host.engine(&cache, with(Role::Prefill, 70)), host.engine(&cache, with(Role::Decode, 30)));
-    // 16 groups of 8 and 4 that are left.
+    // 132 multiprocessors are 16 groups of 8 and a remainder of 4. Prefill gets 12 groups, decode 4 and the remainder.
     assert_eq!((prefill.metrics().multiprocessors, decode.metrics().multiprocessors), (96, 36));
     let kv = host.run(&prefill, job(0, 8)).end.unwrap().kv;
     assert_eq!(last_kernel(), (0, 96));
@@ -90,13 +90,13 @@ fn has_parts() {
     assert_eq!(last_kernel(), (-5, 36));
     assert_eq!([first, rest].concat(), expected);
 
-    // Engines with one share have one partition.
+    // Engines with the same share use the same partition.
     let another = host.engine(&cache, with(Role::Decode, 30));
     assert_eq!(another.metrics().multiprocessors, 36);
     assert_eq!(device::leaks().matches("green context").count(), 2, "{}", device::leaks());
     drop(another);
 
-    // It is set while they run, first one that makes room and then one that takes it, and recorded steps go along.
+    // Shares change while engines run: one shrinks to make room, then the other grows. Recorded steps follow.
     prefill.set_sm_percent(40).unwrap();
     multiprocessors(&prefill, 56);
     decode.set_sm_percent(60).unwrap();
@@ -142,7 +142,8 @@ fn shares_by_default() {
     assert_eq!(last_kernel(), (0, 96));
     host.run(&decode, continuation(kv));
     assert_eq!(last_kernel(), (-5, 36));
-    // Another of either role joins its like; a mixed one has all, as before. A change of role keeps the share.
+    // Another engine of either role joins that role's partition. A mixed engine uses the whole device. An engine that
+    // changes its role keeps its share.
     let another = host.engine(&cache, with(Role::Decode, 0));
     multiprocessors(&another, 36);
     let mixed = host.engine(&cache, with(Role::Mixed, 0));
@@ -151,7 +152,7 @@ fn shares_by_default() {
     host.run(&decode, job(1, 3));
     assert_eq!(last_kernel(), (0, 36));
     decode.set_role(Role::Decode).unwrap();
-    // Once the host says something about one of them, it is the host's business, until it takes that back.
+    // If the host sets the share of any engine, the default split ends until the host resets that share to 0.
     mixed.set_sm_percent(100).unwrap();
     [&prefill, &decode, &another].into_iter().for_each(|engine| multiprocessors(engine, 132));
     assert_eq!(host.run(&prefill, job(0, 8)).tokens, expected);
@@ -193,7 +194,7 @@ fn has_no_parts() {
     let refused = Engine::create(&cache, &host.queue, with(Role::Mixed, 50)).err().expect("there are no parts");
     assert_eq!(refused.status, Status::Unsupported, "{refused}");
     assert!(refused.message.contains("multiprocessors"), "{refused}");
-    // The engine keeps what it had.
+    // A refused change leaves the engine as it was.
     let engine = host.engine(&cache, with(Role::Mixed, 0));
     assert_eq!(engine.set_sm_percent(50).unwrap_err().status, Status::Unsupported);
     engine.set_sm_percent(100).unwrap();
@@ -213,7 +214,7 @@ fn the_cpu_has_none() {
     engine.set_sm_percent(0).unwrap();
 }
 
-/// Each call of the driver that a partition takes fails in turn: an error, and nothing left behind.
+/// Makes each driver call of a partition's creation fail in turn. The result is an error, and nothing is leaked.
 #[test]
 fn calls_that_fail() {
     if simulated() {
@@ -243,7 +244,7 @@ fn fails_in_turn() {
         let outcome = Engine::create(&cache, &host.queue, with(Role::Mixed, 50));
         device::load("fail=0");
         match outcome {
-            // The streams on the whole device, which are given back at last.
+            // The last calls free the streams of the whole device. If these fail, no error is reported.
             Ok(engine) => {
                 drop(engine);
                 assert!(k + 2 > calls, "nobody noticed that call {k} of {calls} failed");

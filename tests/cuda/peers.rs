@@ -1,4 +1,4 @@
-//! KV from one device to another of the same process.
+//! Copies of KV between two devices in one process.
 
 use crate::device;
 use crate::drivers::{alone, settings};
@@ -22,7 +22,8 @@ fn reads_the_other() {
     let (a, b) = (Device::open(0).unwrap(), Device::open(1).unwrap());
     let bytes: Vec<u8> = (0..BLOCK).map(|i| i as u8).collect();
     let mut found = vec![0; BLOCK];
-    // Memory that is mapped, which takes more to be read; then allocated. The second time nothing is asked for.
+    // First mapped memory, which needs access rights to be read from another device; then allocated memory. The second
+    // copy finds access already set up.
     for shared in [true, false] {
         let from = CudaPool::new(&a, 4, BLOCK, shared).unwrap();
         let to = CudaPool::new(&b, 4, BLOCK, shared).unwrap();
@@ -34,7 +35,7 @@ fn reads_the_other() {
             to.read(target, 0, &mut found).unwrap();
             assert_eq!(found, bytes);
         }
-        // What the owner may do stays as it was.
+        // The owner must still be able to write its memory.
         from.write(2, 0, &[7; BLOCK]).unwrap();
     }
     drop((a, b));

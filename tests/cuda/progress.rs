@@ -1,4 +1,5 @@
-//! What a host hears of the loading of weights, and that it can end it. In a process of its own: what is left is counted.
+//! Progress reports while weights are loaded, and cancellation by the host. Runs in its own process, because it counts
+//! leaks.
 
 use crate::common::*;
 use crate::device;
@@ -12,7 +13,7 @@ fn create(on: i32, progress: &mut dyn FnMut(u64, u64) -> Result<()>) -> Result<A
     ModelCache::create_watched(&tiny(), &[on], options(), progress)
 }
 
-/// What is told where nobody ends it.
+/// Progress reports of a load that is not cancelled, and the cache.
 fn told(on: i32) -> (Vec<(u64, u64)>, Arc<ModelCache>) {
     let mut told = Vec::new();
     let cache = create(on, &mut |done, total| {
@@ -44,7 +45,7 @@ fn is_told() {
     assert_eq!(told(0).0, [(total, total)], "they are there");
     drop(first);
 
-    // Wherever it is ended nothing is left, and the next try begins anew.
+    // Cancelling after any report leaks nothing, and the next load starts again from the beginning.
     for end in 0..all.len() {
         let mut calls = 0;
         let ended = create(0, &mut |_, _| {

@@ -1,4 +1,4 @@
-//! Recorded steps and role switches, in a process of its own: the driver counts for all engines.
+//! Recorded steps and role switches. Runs in its own process, because the driver counts for all engines together.
 
 use crate::common::*;
 use crate::device::{cache_on, graphs};
@@ -8,7 +8,7 @@ use cleave::engine::{CacheOptions, Request, Role};
 use cleave::kv::KvId;
 use cleave::sequence::FinishReason;
 
-/// DeviceSample by the device.
+/// A request whose tokens are sampled on the device.
 fn plain(prompt: &[u32], n: u32) -> Request {
     let mut request = request(prompt, n);
     request.sampling.logprobs = None;
@@ -35,7 +35,7 @@ fn are_switched() {
         engine.set_role(Role::Decode).unwrap();
     };
     let prompt = tokens(TEXTS[0]);
-    // A longer prompt beside a sequence: memory is as large then as any later step wants it.
+    // Run a longer prompt beside a sequence first, so that memory grows to the largest size that any later step needs.
     assert!(prompt.len() < tokens(TEXTS[3]).len());
     engine.set_role(Role::Decode).unwrap();
     let id = host.submit(&engine, plain(&prompt, 30));

@@ -1,4 +1,4 @@
-//! The length of prefill steps is chosen by measurement, in idle moments, once for a process.
+//! The length of prefill steps is chosen by measurement, while the engine is idle and once per process.
 
 use crate::common::*;
 use crate::device::{self, cache_on};
@@ -8,13 +8,14 @@ use cleave::engine::{CacheOptions, DEVICE_CPU, Engine, EngineOptions, Metrics, M
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Of a block size that no other test has: what is measured holds for it alone.
+/// Options with a block size that no other test uses, because a measurement applies to one block size only.
 fn options(block_tokens: u32, tokens: u64) -> CacheOptions {
     let bytes = tokens * tiny().info().kv_bytes_per_token;
     CacheOptions { bytes, block_tokens, ..CacheOptions::default() }
 }
 
-/// An engine whose steps are of a length that is measured, on all multiprocessors whatever other engines there are.
+/// Options of an engine that chooses its step length by measurement, and uses all multiprocessors whatever other
+/// engines there are.
 fn choosing(role: Role) -> EngineOptions {
     EngineOptions { max_batch_tokens: 0, sm_percent: 100, ..crate::common::role(role) }
 }
@@ -40,7 +41,7 @@ fn assert_untouched(cache: &Arc<ModelCache>) {
 fn is_chosen_shown_and_used_again() {
     let cache = cache_on(&tiny(), 0, options(24, 1000));
     let mut host = Host::new();
-    // A decode engine does not need it.
+    // A decode engine does not need the measurement.
     let decode = host.engine(&cache, choosing(Role::Decode));
     std::thread::sleep(Duration::from_millis(50));
     assert_eq!((decode.metrics().prefill_step_tokens, decode.metrics().prefill_tokens_per_second), (64, 0));
@@ -49,13 +50,13 @@ fn is_chosen_shown_and_used_again() {
     let found = measured(&first);
     assert!((128..=512).contains(&found.prefill_step_tokens), "{found:?}");
     assert!(found.multiprocessors > 0);
-    // It leaves no trace.
+    // The measurement must not appear in the engine's counters.
     assert_eq!((found.steps, found.prompt_tokens, found.busy_ns, found.step_ns_max), (0, 0, 0, 0));
     assert_untouched(&cache);
     let audit = cache.kv().audit();
     assert_eq!((audit.free, audit.by_prefix_index), (audit.total, 0), "{audit:?}");
 
-    // Those that come after know it when they are made; what the host says goes before.
+    // Engines created later use the measured length at once. A length set by the host takes precedence.
     let second = host.engine(&cache, choosing(Role::Mixed)).metrics();
     assert_eq!(second.prefill_step_tokens, found.prefill_step_tokens);
     assert_eq!(second.prefill_tokens_per_second, found.prefill_tokens_per_second);
@@ -65,7 +66,7 @@ fn is_chosen_shown_and_used_again() {
     decode.set_role(Role::Mixed).unwrap();
     assert_eq!(decode.metrics().prefill_step_tokens, found.prefill_step_tokens);
 
-    // What comes out is what came out before.
+    // The chosen length does not change the generated tokens.
     let of_cpu = host.engine(&cache_on(&tiny(), DEVICE_CPU, options(24, 1000)), role(Role::Mixed));
     assert_eq!((of_cpu.metrics().multiprocessors, of_cpu.metrics().prefill_step_tokens), (0, 512));
     let job = || request(&tokens(TEXTS[0]), 6);
@@ -73,7 +74,7 @@ fn is_chosen_shown_and_used_again() {
     assert_eq!(host.run(&decode, job()).tokens, expected.tokens);
 }
 
-/// It takes free blocks only, half of them at most, and stands back for requests.
+/// The measurement uses only free blocks, at most half of them, and gives way to requests.
 #[test]
 fn stands_back_for_what_is_there() {
     let cache = cache_on(&tiny(), 0, options(20, 640));
@@ -103,7 +104,7 @@ fn a_small_cache_is_not_measured() {
     assert_eq!((metrics.prefill_step_tokens, metrics.prefill_tokens_per_second), (512, 0));
 }
 
-/// Without memory for a long step there is a shorter one; what it took is given back.
+/// Without memory for a long step, the engine uses a shorter one and frees what the attempt allocated.
 #[test]
 fn with_little_memory() {
     alone("saturation::has_little_memory", "");
@@ -117,7 +118,7 @@ fn has_little_memory() {
     let mut host = Host::new();
     let engine = host.engine(&cache, EngineOptions { max_batch_tokens: 512, ..role(Role::Mixed) });
     host.run(&engine, request(&tokens(TEXTS[1]), 3));
-    // All that is left is for the engine below, but for a long step of it.
+    // Limit the memory so that the engine below fits, but not a long step of it.
     let before = cleave::backend::devices::info(0).unwrap();
     let used = before.total_bytes - before.free_bytes;
     device::load(&format!("memory={}", used + (3 << 20)));

@@ -1,5 +1,5 @@
-//! Hands a prompt of 2048 tokens to another process in every possible way, and compares with the plain mechanism between the
-//! same two processes. Every figure is the median over rounds in which the two take turns.
+//! Hands a prompt of 2048 tokens to another process in every possible way, and compares with the plain mechanism
+//! between the same two processes. Every figure is the median over rounds in which the two take turns.
 
 mod exporter;
 mod raw;

@@ -1,4 +1,4 @@
-//! A host of the library whose every wait has a limit.
+//! A host of the library with a time limit on every wait.
 
 use cleave::engine::{CacheOptions, Engine, EngineOptions, Event, EventKind, ModelCache, Queue, Request, Role};
 use cleave::model::Model;
@@ -99,8 +99,8 @@ pub fn tokens(events: &Events) -> Vec<i32> {
     ids.iter().flat_map(|id| &events[*id]).filter(|e| e.kind == EventKind::Token).map(|e| e.token).collect()
 }
 
-/// Tokens/s while all sequences generate, without their first `skip` tokens: from the last sequence to pass these to the first
-/// to end.
+/// Tokens/s while all sequences generate, without their first `skip` tokens: from the last sequence to pass these to
+/// the first to end.
 pub fn steady_rate(events: &Events, skip: usize) -> Outcome<f64> {
     let times: Vec<Vec<u64>> = events
         .values()

@@ -1,5 +1,5 @@
-//! A handoff between two processes on device 0 through the device's memory: this program, started again, prefills and writes
-//! tickets, and this process decodes.
+//! A handoff between two processes on device 0 through the device's memory: this program, started again, prefills and
+//! writes tickets, and this process decodes.
 
 use super::host::{Outcome, words};
 use cleave::engine::{CacheOptions, Engine, EngineOptions, EventKind, ModelCache, Queue, Request, Role};
@@ -98,7 +98,8 @@ fn unhex(text: &str) -> Outcome<Vec<u8>> {
     (0..text.len()).step_by(2).map(byte).collect()
 }
 
-/// Starts the prefilling process with `arguments` and decodes its handles. The tokens have to equal those of one process.
+/// Starts the prefilling process with `arguments` and decodes its handles. The tokens have to equal those of one
+/// process.
 pub fn run(model: &str, arguments: &[String]) -> Outcome<String> {
     let program = std::env::current_exe().map_err(words)?;
     let mut child =

@@ -1,4 +1,4 @@
-//! Embedding rows, sums and the gated activation.
+//! Embedding lookup, residual sums and the gated activation.
 
 use super::level::Level;
 use super::matrix::{CpuBuffer, CpuMatrix};
@@ -8,7 +8,7 @@ use crate::bail;
 use crate::error::Result;
 use crate::tensor::Dtype;
 
-/// Widens `len` elements.
+/// Kernel that widens `len` elements to f32.
 struct Widen<E> {
     from: *const E,
     to: *mut f32,
@@ -19,7 +19,7 @@ impl<E: Element> Kernel for Widen<E> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let whole = self.len - self.len % S::LANES;
-        // SAFETY: both are valid for len elements.
+        // SAFETY: both pointers are valid for len elements.
         unsafe {
             let mut at = 0;
             while at < whole {
@@ -50,8 +50,8 @@ pub(super) fn embed(
     pool.chunks(tokens.len(), 16, |_, range| {
         for row in range {
             let from = from[tokens[row] as usize * cols * table.dtype().size()..].as_ptr();
-            // SAFETY: the level is available; the token is in the table, aligned to its elements; the row of
-            // out is this call's alone.
+            // SAFETY: the level is available; the token is in the table, which is aligned to its elements; only this
+            // call writes this row of `out`.
             unsafe {
                 let to = (to as *mut f32).add(row * cols);
                 match table.dtype() {
@@ -66,7 +66,7 @@ pub(super) fn embed(
     Ok(())
 }
 
-/// `residual += x`.
+/// Computes `residual += x`.
 pub(super) fn add(x: &CpuBuffer, residual: &mut CpuBuffer) -> Result<()> {
     if (x.rows(), x.cols()) != (residual.rows(), residual.cols()) {
         bail!(Internal, "{} x {} added to {} x {}", x.rows(), x.cols(), residual.rows(), residual.cols());
@@ -75,7 +75,7 @@ pub(super) fn add(x: &CpuBuffer, residual: &mut CpuBuffer) -> Result<()> {
     Ok(())
 }
 
-/// `gate = silu(gate) * up`.
+/// Kernel that computes `gate = silu(gate) * up`.
 struct SiluMul {
     gate: *mut f32,
     up: *const f32,
@@ -84,12 +84,12 @@ struct SiluMul {
 
 #[inline(always)]
 unsafe fn silu_mul_lanes<S: Simd>(gate: S, up: S) -> S {
-    // SAFETY: the contract of the caller: the level is available.
+    // SAFETY: the caller guarantees that the level is available.
     unsafe {
         let one = S::splat(1.0);
         let zero = S::splat(0.0);
         let silu = gate.div(one.add(zero.sub(gate).exp()));
-        // Below this exp is at its limit, and silu less than 1e-36.
+        // exp saturates below this bound, where silu is smaller than 1e-36 in magnitude: zero is exact enough.
         S::select_lt(gate, S::splat(-88.3), zero, silu).mul(up)
     }
 }
@@ -98,7 +98,7 @@ impl Kernel for SiluMul {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let whole = self.len - self.len % S::LANES;
-        // SAFETY: both are valid for len elements.
+        // SAFETY: both pointers are valid for len elements.
         unsafe {
             let mut at = 0;
             while at < whole {
@@ -122,7 +122,7 @@ pub(super) fn silu_mul(pool: &mut Pool, level: Level, gate: &mut CpuBuffer, up: 
     let len = up.as_slice().len();
     let to = gate.as_mut_slice().as_mut_ptr() as usize;
     pool.chunks(len, 1 << 13, |_, range| {
-        // SAFETY: the level is available; ranges are disjoint and inside both.
+        // SAFETY: the level is available, and the ranges are disjoint and inside both buffers.
         unsafe {
             let (gate, up) = ((to as *mut f32).add(range.start), up.as_slice().as_ptr().add(range.start));
             dispatch(level, SiluMul { gate, up, len: range.len() });

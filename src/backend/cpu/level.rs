@@ -4,7 +4,7 @@
 /// not depend on the batch it is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {
-    /// Plain Rust without instructions beyond the target's baseline. The kernel tests compare the other levels with it.
+    /// Plain Rust with no instructions beyond the target's baseline. The kernel tests compare the other levels with it.
     Portable,
     /// AVX2, FMA, F16C.
     Avx2,
@@ -63,13 +63,13 @@ fn detect() -> Level {
     }
 }
 
-/// AMX needs the instructions, the kernel's support for the tile state, and its permission for this process.
+/// Whether AMX can be used: the CPU has the instructions, and the kernel lets this process use the tile state.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 fn amx() -> bool {
     use std::arch::x86_64::__cpuid_count;
     const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
     const XFEATURE_XTILEDATA: libc::c_long = 18;
-    // Leaf 7 exists: AVX-512, which the caller has checked, is reported there. From Rust 1.93 on the call is safe.
+    // Leaf 7 exists: it also reports AVX-512, which the caller has checked. From Rust 1.93 on, the call is safe.
     #[allow(unused_unsafe)]
     // SAFETY: cpuid is available on every x86-64 processor.
     let features = unsafe { __cpuid_count(7, 0) }.edx;
@@ -78,8 +78,8 @@ fn amx() -> bool {
     if !has(22) || !has(24) {
         return false;
     }
-    // SAFETY: arch_prctl with this request takes two integers and touches no memory of ours. It is refused
-    // where the kernel, the hypervisor or a small signal stack does not allow tiles.
+    // SAFETY: arch_prctl with this request takes two integers and touches no memory of this process. It fails where
+    // the kernel, the hypervisor or a small signal stack does not allow tiles.
     unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
 }
 

@@ -1,4 +1,4 @@
-//! The CPU as a device: weights stay where the checkpoint is mapped.
+//! The CPU as a device. Weights are used directly from the mapped checkpoint.
 
 use super::{CpuBackend, CpuConfig, CpuMatrix, CpuVector, KvSlab, Level};
 use crate::backend::device::DEVICE_CPU;
@@ -10,7 +10,7 @@ use crate::bail;
 use crate::error::Result;
 use crate::tensor::Dtype;
 
-/// The CPUs of this process.
+/// The CPUs available to this process.
 pub struct CpuDevice;
 
 impl BackendDevice for CpuDevice {
@@ -40,7 +40,7 @@ impl BackendDevice for CpuDevice {
     ) -> Result<W> {
         (request.read_ahead)();
         let weights = build(&mut InPlace)?;
-        // Nothing was copied, so there is nothing to report in between.
+        // Nothing is copied, so there is no intermediate progress to report.
         progress(request.stored_bytes, request.stored_bytes)?;
         Ok(weights)
     }
@@ -57,7 +57,7 @@ impl BackendDevice for CpuDevice {
         )
     }
 
-    /// On the CPU a step's rate hardly depends on its length, and measuring would take long.
+    /// Always false: on the CPU, tokens per second hardly depend on the step length, and measuring would take long.
     fn measures_prefill(&self) -> bool {
         false
     }
@@ -67,7 +67,7 @@ impl BackendDevice for CpuDevice {
     }
 }
 
-/// Leaves weights in the mapping.
+/// Weight loader that leaves weights in the mapped checkpoint.
 struct InPlace;
 
 impl WeightLoader<CpuBackend> for InPlace {

@@ -12,8 +12,8 @@ enum Data {
     Copied(Aligned<u8>),
 }
 
-/// A weight matrix `[rows, cols]`, row-major in the checkpoint's dtype, used where the checkpoint is mapped. It is copied
-/// only if the tensor is not aligned to its element size or not contiguous.
+/// A weight matrix `[rows, cols]`, row-major in the checkpoint's dtype, used where the checkpoint is mapped. It is
+/// copied only if the tensor is not aligned to its element size or not contiguous.
 pub struct CpuMatrix {
     data: Data,
     rows: usize,
@@ -21,7 +21,7 @@ pub struct CpuMatrix {
     dtype: Dtype,
 }
 
-/// Refuses int8, which only KV can have here: int8 weights would need scales.
+/// Rejects int8 weights. They would need scales; on the CPU only KV can be int8.
 fn refuse_int8(dtype: Dtype) -> Result<()> {
     if dtype == Dtype::I8 {
         bail!(Unsupported, "weights of {dtype}: expected float32, float16 or bfloat16");
@@ -48,7 +48,7 @@ impl CpuMatrix {
         Ok(CpuMatrix { data, rows, cols, dtype })
     }
 
-    /// The part of a checkpoint's matrix that `source` names: in place if it is contiguous there, else a copy.
+    /// The part of a checkpoint's matrix that `source` describes: used in place if it is contiguous, otherwise copied.
     pub fn load(source: &MatrixSource<'_>) -> Result<CpuMatrix> {
         let (rows, cols) = source.shape()?;
         let (owner, dtype) = (&source.storage.owner, source.storage.dtype);

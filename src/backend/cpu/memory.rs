@@ -1,15 +1,15 @@
-//! Aligned, fallible memory: activations, scratch, and anonymous mappings.
+//! Aligned memory whose allocation can fail without aborting: activations, scratch and anonymous mappings.
 
 use crate::error::{Error, Result, Status};
 use std::alloc::Layout;
 use std::marker::PhantomData;
 
-/// Alignment of every allocation: a cache line, and a row of an AMX tile.
+/// Alignment of every allocation in bytes: one cache line, which is also one row of an AMX tile.
 const ALIGN: usize = 64;
-/// From this size on, huge pages are asked for.
+/// Size in bytes from which on huge pages are requested.
 const HUGE: usize = 2 << 20;
 
-/// Numbers whose every bit pattern, zero among them, is a value.
+/// Numbers for which every bit pattern, including all zeros, is a valid value.
 pub(super) trait Plain: Copy + Send + Sync + 'static {}
 impl Plain for f32 {}
 impl Plain for u16 {}
@@ -24,9 +24,9 @@ pub(super) struct Aligned<T: Plain> {
     own: PhantomData<T>,
 }
 
-// SAFETY: it owns its memory, as a Vec does; T is Send and Sync.
+// SAFETY: Aligned owns its memory like a Vec does, and T is Send and Sync.
 unsafe impl<T: Plain> Send for Aligned<T> {}
-// SAFETY: as above; shared access only reads.
+// SAFETY: for the same reason as Send; shared access only reads.
 unsafe impl<T: Plain> Sync for Aligned<T> {}
 
 impl<T: Plain> Default for Aligned<T> {
@@ -42,7 +42,7 @@ impl<T: Plain> Aligned<T> {
         Ok(array)
     }
 
-    /// Makes it `len` elements long. What they hold is unspecified (but initialised).
+    /// Sets the length to `len` elements. Their values are unspecified but initialised.
     pub fn resize(&mut self, len: usize) -> Result<()> {
         if len > self.capacity {
             let layout = Self::layout(len).ok_or_else(|| out_of_memory(len.saturating_mul(size_of::<T>())))?;
@@ -55,7 +55,7 @@ impl<T: Plain> Aligned<T> {
             if layout.align() == HUGE {
                 advise_huge(ptr, layout.size());
             }
-            // SAFETY: just allocated with this size; zero is a value of every T.
+            // SAFETY: the memory was just allocated with this size, and all zeros is a valid value of every T.
             unsafe { ptr.write_bytes(0, layout.size()) };
             self.ptr = ptr.cast();
             self.capacity = len;
@@ -70,7 +70,7 @@ impl<T: Plain> Aligned<T> {
     }
 
     pub fn as_mut_slice(&mut self) -> &mut [T] {
-        // SAFETY: as above, and &mut self makes it exclusive.
+        // SAFETY: ptr is valid for len initialised elements, and &mut self makes the access exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.ptr, self.len) }
     }
 
@@ -90,7 +90,7 @@ impl<T: Plain> Aligned<T> {
     fn release(&mut self) {
         if self.capacity > 0 {
             let layout = Self::layout(self.capacity).expect("it was allocated with this layout");
-            // SAFETY: allocated with this very layout, and forgotten below.
+            // SAFETY: the memory was allocated with this layout, and the pointer is overwritten below.
             unsafe { std::alloc::dealloc(self.ptr.cast(), layout) };
             (self.ptr, self.len, self.capacity) = (ALIGN as *mut T, 0, 0);
         }
@@ -103,12 +103,12 @@ impl<T: Plain> Drop for Aligned<T> {
     }
 }
 
-/// Asks for huge pages under the whole pages of a range. A refusal costs speed only.
+/// Requests huge pages for the whole pages of a range. If the kernel refuses, only speed suffers.
 fn advise_huge(ptr: *mut u8, len: usize) {
     let start = (ptr as usize).next_multiple_of(4096);
     let end = (ptr as usize + len) & !4095;
     if end > start {
-        // SAFETY: a page-aligned range inside an allocation of ours; the advice does not change contents.
+        // SAFETY: the range is page-aligned and inside one of our allocations; the advice keeps the contents.
         unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE) };
     }
 }
@@ -117,21 +117,21 @@ pub(super) fn out_of_memory(bytes: usize) -> Error {
     Error::new(Status::OutOfMemory, format!("cannot allocate {bytes} bytes of host memory"))
 }
 
-/// An anonymous private mapping, zero and lazily backed, on huge pages where the system has them.
+/// An anonymous private mapping: zeroed, allocated as it is touched, and on huge pages where the system has them.
 pub(super) struct Mapping {
     ptr: *mut u8,
     len: usize,
 }
 
-// SAFETY: plain memory; who may touch which part is up to the owner of the mapping.
+// SAFETY: plain memory; the mapping's owner decides who may touch which part.
 unsafe impl Send for Mapping {}
-// SAFETY: as above.
+// SAFETY: for the same reason as Send.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
     pub fn anonymous(len: usize) -> Result<Mapping> {
         let mapped = len.max(1).checked_next_multiple_of(4096).ok_or_else(|| out_of_memory(len))?;
-        // Aligned to a huge page, so that the first blocks have one as well: map more, cut off both ends.
+        // Aligned to a huge page, so that the first blocks use one too: map more than needed and cut off both ends.
         let slack = if mapped >= HUGE { HUGE } else { 0 };
         let total = mapped.checked_add(slack).ok_or_else(|| out_of_memory(len))?;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
@@ -143,7 +143,7 @@ impl Mapping {
         let address = base as usize;
         let start = if slack > 0 { address.next_multiple_of(HUGE) } else { address };
         let (before, after) = (start - address, address + total - (start + mapped));
-        // SAFETY: both ends are whole pages of the mapping just made, and nobody knows of them.
+        // SAFETY: both ends are whole pages of the mapping just made, and nothing points to them.
         unsafe {
             if before > 0 {
                 libc::munmap(base, before);
@@ -163,7 +163,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: this is the mapping made in `anonymous`, unmapped once.
+        // SAFETY: the mapping was made in `anonymous` and is unmapped once.
         unsafe { libc::munmap(self.ptr.cast(), self.len) };
     }
 }

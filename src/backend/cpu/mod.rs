@@ -25,10 +25,11 @@ use super::{AttentionArgs, Backend, Linear, RopeRows};
 use crate::bail;
 use crate::error::Result;
 
-/// How a CPU backend runs.
+/// Options of a CPU backend.
 #[derive(Clone, Debug, Default)]
 pub struct CpuConfig {
-    /// Number of threads that compute, including the calling one. 0: one per CPU in `cpus`, or per CPU available to the process.
+    /// Number of threads that compute, including the calling one. 0: one per CPU in `cpus`, or per CPU available to the
+    /// process.
     pub threads: usize,
     /// CPUs the workers are bound to. The calling thread binds itself, with [`bind_current_thread`].
     pub cpus: Option<Vec<usize>>,
@@ -77,7 +78,7 @@ impl Backend for CpuBackend {
     type Buffer = CpuBuffer;
     type Matrix = CpuMatrix;
     type Vector = CpuVector;
-    /// The matrices stay separate, where the checkpoint is mapped; one parallel pass computes all of them.
+    /// Each matrix stays separate and in the mapped checkpoint; one parallel region computes all of them.
     type Projections = Vec<Linear<Self>>;
     type Kv = KvSlab;
 

@@ -7,7 +7,7 @@ use super::simd::{Kernel, Simd, dispatch};
 use crate::bail;
 use crate::error::Result;
 
-/// One row: `out = x / sqrt(mean(x²) + eps) * weight`. `x` and `out` may be the same.
+/// Kernel for one row: `out = x / sqrt(mean(x²) + eps) * weight`. `x` and `out` may be the same.
 pub(super) struct Norm {
     pub x: *const f32,
     pub weight: *const f32,
@@ -21,7 +21,7 @@ impl Kernel for Norm {
     unsafe fn run<S: Simd>(self) {
         let len = self.len;
         let whole = len - len % S::LANES;
-        // SAFETY: the three pointers are valid for len elements, by the contract of who makes a Norm.
+        // SAFETY: whoever creates a Norm guarantees that its three pointers are valid for len elements.
         unsafe {
             let mut squares = S::splat(0.0);
             let mut at = 0;
@@ -72,7 +72,7 @@ pub(super) fn rms_norm(
         for index in range {
             let row = rows.map_or(index, |rows| rows[index] as usize);
             let (x, out) = (x.row(row).as_ptr(), to as *mut f32);
-            // SAFETY: the level is available; row `index` of out is this call's alone; lengths were checked.
+            // SAFETY: the level is available, only this call writes row `index` of `out`, and the lengths were checked.
             unsafe {
                 let norm = Norm { x, weight: weight.values.as_ptr(), out: out.add(index * cols), len: cols, eps };
                 dispatch(level, norm);

@@ -1,8 +1,8 @@
-//! A small thread pool: one parallel region at a time, in which the caller takes part.
+//! A small thread pool. It runs one parallel region at a time, and the calling thread takes part in it.
 //!
-//! Work is claimed in chunks from a counter, so a worker that the system took off its core delays a region by
-//! one chunk at most, and one that has not even begun is not waited for: the caller closes the region to it.
-//! Waiting is a bounded spin, then a yield, then sleep; between steps all workers sleep.
+//! Threads claim chunks of work from a counter. A worker that the operating system preempts therefore delays a region
+//! by at most one chunk. A worker that has not entered a region yet is not waited for: the caller closes the region.
+//! Waiting starts as a bounded spin, then yields, then sleeps. Between steps all workers sleep.
 
 use crate::error::{Error, Result, Status};
 use std::any::Any;
@@ -14,20 +14,21 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long an idle worker looks for the next region before it sleeps.
+/// Time that an idle worker spins for the next region before it sleeps.
 const SPIN: Duration = Duration::from_micros(60);
-/// How long the caller waits for the last chunk before it gives its core away.
+/// Time that the caller spins for the last chunk before it yields its core.
 const PATIENCE: Duration = Duration::from_micros(20);
 
 type Job = *const (dyn Fn(usize) + Sync);
 
-/// The region is open to workers; below it the number of workers inside, above it the number of the region.
+/// Bit of `state` that is set while workers may enter the region. The bits below count the workers inside; the bits
+/// above hold the number of the region.
 const OPEN: u64 = 1 << 31;
 const INSIDE: u64 = OPEN - 1;
 
 struct PoolShared {
     state: AtomicU64,
-    /// Written while no region is open and nobody is inside.
+    /// Written only while no region is open and no worker is inside.
     job: UnsafeCell<Option<Job>>,
     sleeping: AtomicUsize,
     waiting: AtomicBool,
@@ -38,10 +39,10 @@ struct PoolShared {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-// SAFETY: `job` is written by the caller only while the region is closed and empty, and read by workers only
-// inside it; `state` orders the two.
+// SAFETY: the caller writes `job` only while the region is closed and empty, and workers read it only inside the
+// region. `state` orders the two.
 unsafe impl Sync for PoolShared {}
-// SAFETY: the job pointer is only followed inside a region, while the caller keeps it alive.
+// SAFETY: the job pointer is dereferenced only inside a region, while the caller keeps the job alive.
 unsafe impl Send for PoolShared {}
 
 impl PoolShared {
@@ -61,7 +62,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Workers are bound to `cpus` where given; the caller binds itself ([`bind_current_thread`]).
+    /// Starts the workers and binds them to `cpus` if given. The caller binds itself with [`bind_current_thread`].
     pub fn new(threads: usize, cpus: Option<&[usize]>) -> Result<Pool> {
         let shared = Arc::new(PoolShared {
             state: AtomicU64::new(0),
@@ -80,7 +81,7 @@ impl Pool {
             let cpus = cpus.map(<[usize]>::to_vec);
             pool.workers.push(crate::sys::spawn(&format!("cleave-cpu-{index}"), move || {
                 if let Some(cpus) = cpus {
-                    // The engine tried the set for its own thread; here a failure costs speed only.
+                    // The engine tries the same set on its own thread. A failure here only costs speed.
                     let _ = bind_current_thread(&cpus);
                 }
                 work(&shared, index);
@@ -89,20 +90,21 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Number of threads, the caller's among them.
+    /// Number of threads, including the caller.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
     }
 
-    /// Runs `job(thread)` on the caller (thread 0) and on those workers that come in time: a job takes its
-    /// work from a shared counter. Returns when all that entered have left; a panic of any is resumed here.
+    /// Runs `job(thread)` on the caller (thread 0) and on every worker that enters before the caller is done. The job
+    /// must take its work from a shared counter, since any worker may be absent. Returns when all threads have left the
+    /// region. A panic on any thread is resumed here.
     pub fn region(&mut self, job: &(dyn Fn(usize) + Sync)) {
         if self.workers.is_empty() {
             return job(0);
         }
         let shared = &*self.shared;
-        // SAFETY: the lifetime is erased; the job is only called inside the region, which ends before this
-        // function returns or unwinds. Nobody reads `job` now: the last region is closed and empty.
+        // SAFETY: this erases a lifetime. The job is called only inside the region, which ends before this function
+        // returns or unwinds. No thread reads `job` now, because the previous region is closed and empty.
         unsafe { *shared.job.get() = Some(std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), Job>(job)) };
         let number = (shared.state.load(SeqCst) >> 32).wrapping_add(1);
         shared.state.store(number << 32 | OPEN, SeqCst);
@@ -122,7 +124,7 @@ impl Pool {
         }
     }
 
-    /// Calls `body(thread, range)` for ranges of at most `grain` that together are `0..items`.
+    /// Calls `body(thread, range)` on ranges of at most `grain` items that together cover `0..items`.
     pub fn chunks(&mut self, items: usize, grain: usize, body: impl Fn(usize, Range<usize>) + Sync) {
         let grain = grain.max(1);
         if items <= grain {
@@ -139,7 +141,7 @@ impl Pool {
         });
     }
 
-    /// Waits until nobody is inside the closed region.
+    /// Waits until no worker is inside the closed region.
     fn wait(&self) {
         let shared = &*self.shared;
         let inside = || shared.state.load(SeqCst) & INSIDE != 0;
@@ -173,10 +175,10 @@ impl Drop for Pool {
     }
 }
 
-/// Working memory of each thread of a pool, kept between regions.
+/// Working memory of every thread of a pool, kept between regions.
 pub(super) struct PerThread<T>(Vec<UnsafeCell<T>>);
 
-// SAFETY: `get` is the only shared access, and its contract keeps threads apart.
+// SAFETY: `get` is the only shared access, and its contract gives each entry to one thread.
 unsafe impl<T: Send> Sync for PerThread<T> {}
 
 impl<T> Default for PerThread<T> {
@@ -186,22 +188,22 @@ impl<T> Default for PerThread<T> {
 }
 
 impl<T: Default> PerThread<T> {
-    /// Makes room for `threads`, and prepares each entry.
+    /// Creates entries for `threads` threads, and calls `prepare` on each.
     pub fn prepare(&mut self, threads: usize, prepare: impl Fn(&mut T) -> Result<()>) -> Result<()> {
         self.0.resize_with(threads, Default::default);
         self.0.iter_mut().try_for_each(|entry| prepare(entry.get_mut()))
     }
 
     /// # Safety
-    /// Inside a region, with the index of the calling thread, and not while another borrow of it lives.
+    /// Call this inside a region, with the calling thread's own index, and while no other borrow of the entry is alive.
     #[allow(clippy::mut_from_ref)]
     pub unsafe fn get(&self, thread: usize) -> &mut T {
-        // SAFETY: a thread is in a region once, so its entry is its own.
+        // SAFETY: a thread enters a region once, so no other thread uses its entry.
         unsafe { &mut *self.0[thread].get() }
     }
 }
 
-/// The next range of at most `grain` items, of `items` in all.
+/// Claims the next range of at most `grain` items, out of `items`. None when all are claimed.
 pub(super) fn claim(next: &AtomicUsize, items: usize, grain: usize) -> Option<Range<usize>> {
     let start = next.fetch_add(grain, SeqCst);
     (start < items).then(|| start..(start + grain).min(items))
@@ -214,7 +216,7 @@ fn work(shared: &PoolShared, index: usize) {
         if !enter(shared, number) {
             continue;
         }
-        // SAFETY: inside the region the job is set and alive.
+        // SAFETY: while the region is open, the job is set and alive.
         let job = unsafe { &*(*shared.job.get()).expect("an open region has a job") };
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| job(index))) {
             shared.keep_panic(payload);
@@ -227,13 +229,13 @@ fn work(shared: &PoolShared, index: usize) {
     }
 }
 
-/// Counts itself into region `number`; false where it has been closed meanwhile.
+/// Enters region `number`, counting this worker as inside. False if the region was closed in the meantime.
 fn enter(shared: &PoolShared, number: u64) -> bool {
     let join = |state: u64| (state >> 32 == number && state & OPEN != 0).then_some(state + 1);
     shared.state.fetch_update(SeqCst, SeqCst, join).is_ok()
 }
 
-/// Waits for a region other than `seen`; None when the pool is dropped.
+/// Waits for a region whose number is not `seen`. None when the pool is dropped.
 fn next_region(shared: &PoolShared, seen: u64) -> Option<u64> {
     let number = || shared.state.load(SeqCst) >> 32;
     let stop = || shared.stop.load(SeqCst);
@@ -264,7 +266,7 @@ fn pause() {
 
 /// Binds the calling thread to a set of CPUs.
 pub fn bind_current_thread(cpus: &[usize]) -> Result<()> {
-    // SAFETY: cpu_set_t is a plain bit set; zero is the empty one.
+    // SAFETY: cpu_set_t is a plain bit set, and all zeros is the empty set.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     for &cpu in cpus {
         if cpu >= libc::CPU_SETSIZE as usize {
@@ -273,7 +275,7 @@ pub fn bind_current_thread(cpus: &[usize]) -> Result<()> {
         // SAFETY: the index is inside the set.
         unsafe { libc::CPU_SET(cpu, &mut set) };
     }
-    // SAFETY: the set lives for the call; 0 is the calling thread.
+    // SAFETY: the set is alive during the call; 0 means the calling thread.
     if unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) } != 0 {
         let error = std::io::Error::last_os_error();
         return Err(Error::new(Status::InvalidArgument, format!("cannot bind to CPUs {cpus:?}: {error}")));

@@ -1,4 +1,4 @@
-//! Per-head norms, rotation of q and k, and the store of k and v in their blocks.
+//! Per-head norms, rotation of q and k, and storing k and v in their blocks.
 
 use super::level::Level;
 use super::matrix::{CpuBuffer, CpuVector};
@@ -11,7 +11,7 @@ use crate::bail;
 use crate::error::Result;
 use crate::tensor::Dtype;
 
-/// Rotates one head in place: pairs `(x[i], x[i + half])`.
+/// Kernel that rotates one head in place, on pairs `(x[i], x[i + half])`.
 struct Rotate {
     x: *mut f32,
     cos: *const f32,
@@ -24,7 +24,7 @@ impl Kernel for Rotate {
     unsafe fn run<S: Simd>(self) {
         let Rotate { x, cos, sin, half } = self;
         let whole = half - half % S::LANES;
-        // SAFETY: x is valid for 2 * half elements, cos and sin for half.
+        // SAFETY: x is valid for 2 * half elements, and cos and sin for half.
         unsafe {
             let rotate = |a: S, b: S, cos: S, sin: S| (a.mul(cos).sub(b.mul(sin)), b.mul(cos).add(a.mul(sin)));
             let mut at = 0;
@@ -46,7 +46,7 @@ impl Kernel for Rotate {
     }
 }
 
-/// Rounds `len` elements to E.
+/// Kernel that rounds `len` elements to E.
 struct Narrow<E> {
     from: *const f32,
     to: *mut E,
@@ -57,7 +57,7 @@ impl<E: Element> Kernel for Narrow<E> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let whole = self.len - self.len % S::LANES;
-        // SAFETY: both are valid for len elements.
+        // SAFETY: both pointers are valid for len elements.
         unsafe {
             let mut at = 0;
             while at < whole {
@@ -71,7 +71,7 @@ impl<E: Element> Kernel for Narrow<E> {
     }
 }
 
-/// Rounds `len` elements to int8 and writes their scale.
+/// Kernel that rounds `len` elements to int8 and writes their scale.
 struct Quantise {
     from: *const f32,
     to: *mut u8,
@@ -82,7 +82,7 @@ struct Quantise {
 impl Kernel for Quantise {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        // SAFETY: both are valid for len elements, and `scale` for one.
+        // SAFETY: both pointers are valid for len elements, and `scale` for one.
         unsafe {
             let from = std::slice::from_raw_parts(self.from, self.len);
             let to = std::slice::from_raw_parts_mut(self.to, self.len);
@@ -94,11 +94,11 @@ impl Kernel for Quantise {
 /// Stores a row as token `token` of a stripe.
 ///
 /// # Safety
-/// The level is available; `from` is valid for head_dim elements, `stripe` is one of this geometry, and nobody
-/// else's is the token's place in it.
+/// The level is available. `from` is valid for head_dim elements. `stripe` is a stripe of this geometry, and no other
+/// thread accesses the token's slot in it.
 unsafe fn store(level: Level, geometry: &KvGeometry, from: *const f32, stripe: *mut u8, token: usize) {
     let len = geometry.head_dim as usize;
-    // SAFETY: passed on.
+    // SAFETY: the caller upholds the same contract.
     unsafe {
         let to = stripe.add(token * geometry.row_bytes());
         match geometry.dtype {
@@ -174,8 +174,8 @@ pub(super) fn rope_store(
         let position = span.position as usize + row - span.row as usize;
         let block = args.batch.tables[span.table as usize + position / block_tokens];
         let token = position % block_tokens;
-        // SAFETY: the level is available; row `row` of q and k and its slot in the slab are this call's
-        // alone; all shapes were checked above, and the slab checks block, layer and head.
+        // SAFETY: the level is available. Only this call accesses row `row` of q and k and the row's slot in the slab.
+        // All shapes were checked above, and the slab checks block, layer and head.
         unsafe {
             let turn = |base: usize, count: usize, norm: Option<&CpuVector>, eps: f32| {
                 for head in 0..count {

@@ -1,4 +1,4 @@
-//! KV pool in host memory: one mapping, cut into blocks.
+//! KV blocks in host memory: one mapping, divided into blocks.
 
 use super::memory::{Mapping, out_of_memory};
 use crate::backend::{BlockId, BlockStore, KvGeometry, PoolExport};
@@ -8,7 +8,8 @@ use crate::sys::bytes::{ByteSource, ByteTarget};
 use crate::sys::shared_memory::SharedMemory;
 use std::sync::atomic::AtomicU8;
 
-/// All KV blocks of one cache in host memory. They begin as zeros; the system provides pages as they are first written.
+/// All KV blocks of one cache in host memory. They start as zeros; the system allocates each page when it is first
+/// written.
 pub struct KvSlab {
     geometry: KvGeometry,
     n_blocks: usize,
@@ -36,7 +37,7 @@ impl KvSlab {
         Self::of(geometry, n_blocks, |len| Mapping::anonymous(len).map(Memory::Private))
     }
 
-    /// A pool of `n_blocks` blocks in shared memory, which other processes can be given to read.
+    /// A pool of `n_blocks` blocks in shared memory, which other processes can be allowed to read.
     pub fn shared(geometry: KvGeometry, n_blocks: usize) -> Result<KvSlab> {
         Self::of(geometry, n_blocks, |len| SharedMemory::create(len).map(Memory::PoolExport))
     }
@@ -51,8 +52,8 @@ impl KvSlab {
     }
 
     /// Start of the stripe of `(layer, K or V, head)` in block `id`: `[block_tokens][head_dim]` elements, followed by
-    /// scales if the KV is int8.
-    /// Panics if an index is out of range, so that a wrong block table can never reach other memory.
+    /// scales if the KV is int8. Panics if an index is out of range, so that a wrong block table never reaches other
+    /// memory.
     pub(super) fn head(&self, id: BlockId, layer: usize, value: bool, head: usize) -> *mut u8 {
         let (layers, heads) = (self.geometry.layers as usize, self.geometry.kv_heads as usize);
         assert!((id as usize) < self.n_blocks, "block {id} of {}", self.n_blocks);
@@ -82,38 +83,38 @@ impl BlockStore for KvSlab {
 
     fn read(&self, id: BlockId, offset: usize, out: &mut [u8]) -> Result<()> {
         let from = self.range(id, offset, out.len());
-        // SAFETY: in range; `kv` lets nobody write a block that another reads; out is not in the slab.
+        // SAFETY: the range was checked; `kv` never lets a block be written while another reads it; `out` is elsewhere.
         unsafe { std::ptr::copy_nonoverlapping(from, out.as_mut_ptr(), out.len()) };
         Ok(())
     }
 
     fn write(&self, id: BlockId, offset: usize, data: &[u8]) -> Result<()> {
         let to = self.range(id, offset, data.len());
-        // SAFETY: in range; `kv` gives a block that is written one owner; data is not in the slab.
+        // SAFETY: the range was checked; `kv` gives a block being written a single owner; `data` is not in the slab.
         unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), to, data.len()) };
         Ok(())
     }
 
     fn copy(&self, from: BlockId, to: BlockId) -> Result<()> {
         let (source, target) = (self.range(from, 0, self.block_bytes), self.range(to, 0, self.block_bytes));
-        // SAFETY: both in range; `copy` allows them to be the same block.
+        // SAFETY: both ranges were checked, and `copy` allows source and target to be the same block.
         unsafe { std::ptr::copy(source, target, self.block_bytes) };
         Ok(())
     }
 
     fn source(&self, id: BlockId) -> Option<ByteSource<'_>> {
-        // SAFETY: in range, and mapped as long as self lives.
+        // SAFETY: the range was checked, and it stays mapped as long as self lives.
         Some(unsafe { ByteSource::new(self.range(id, 0, self.block_bytes), self.block_bytes) })
     }
 
     fn target(&self, id: BlockId) -> Option<ByteTarget<'_>> {
-        // SAFETY: in range, and mapped as long as self lives; `kv` gives a block that is written one owner.
+        // SAFETY: the range was checked and stays mapped as long as self lives; `kv` gives the block a single owner.
         Some(unsafe { ByteTarget::new(self.range(id, 0, self.block_bytes), self.block_bytes) })
     }
 
     fn pool(&self) -> Option<&[AtomicU8]> {
         let len = self.n_blocks * self.block_bytes;
-        // SAFETY: mapped for this length as long as self lives; atomic, so that others may write it meanwhile.
+        // SAFETY: mapped for this length as long as self lives. The bytes are atomic, because others may write them.
         Some(unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast::<AtomicU8>(), len) })
     }
 

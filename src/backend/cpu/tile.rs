@@ -1,12 +1,12 @@
-//! AMX tiles: configuration, and the products of packed bf16 tiles that projections and attention share.
+//! AMX tiles: their configuration, and the products of packed bf16 tiles that projections and attention share.
 //!
-//! All tiles are 16 rows of 64 bytes. A product tile is `C[16 a][16 b] += A[16 a][32 k] · B[16 k/2][16 b][2]`:
-//! each element is its own chain over k, so it does not matter what the other rows and columns hold. tmm0 to
-//! tmm3 accumulate, tmm4 to tmm7 are loaded. The compiler itself never touches tiles.
+//! Every tile is 16 rows of 64 bytes. A product tile is `C[16 a][16 b] += A[16 a][32 k] · B[16 k/2][16 b][2]`. Each
+//! element is a separate sequence of additions over k, so the other rows and columns do not affect it. tmm0 to tmm3
+//! accumulate; tmm4 to tmm7 hold operands. The compiler never uses tiles by itself.
 
 use std::arch::asm;
 
-/// Bytes of a tile.
+/// Size of a tile in bytes.
 pub(super) const TILE_BYTES: usize = 1024;
 
 #[repr(C, align(64))]
@@ -28,14 +28,14 @@ static CONFIG: Config = {
     Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes, rows }
 };
 
-/// Tiles are configured on this thread while it lives.
+/// Guard that keeps tiles configured on this thread while it lives.
 pub(super) struct Tiles(std::marker::PhantomData<*const ()>);
 
 impl Tiles {
     /// # Safety
-    /// The level Amx is available.
+    /// The level Amx is available on this machine.
     pub unsafe fn configure() -> Tiles {
-        // SAFETY: reads the 64 bytes of the configuration.
+        // SAFETY: the instruction only reads the 64 bytes of the configuration.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const CONFIG, options(nostack, readonly)) };
         Tiles(std::marker::PhantomData)
     }
@@ -43,16 +43,17 @@ impl Tiles {
 
 impl Drop for Tiles {
     fn drop(&mut self) {
-        // SAFETY: tiles were configured by this thread; nothing of them is needed any more.
+        // SAFETY: this thread configured the tiles, and their contents are no longer needed.
         unsafe { asm!("tilerelease", options(nostack, nomem)) };
     }
 }
 
-/// A source of A tiles: `rows` bytes from one row of a tile to the next, `step` bytes to the next 32 k.
+/// A source of A tiles. `rows` is the distance in bytes between rows of a tile, `step` that to the tile of the next
+/// 32 k.
 #[derive(Clone, Copy)]
 pub(super) struct TileSource {
     pub first: *const u8,
-    /// The tile of the next 16 rows.
+    /// The first tile of the next 16 rows.
     pub second: *const u8,
     pub rows: usize,
     pub step: usize,
@@ -70,23 +71,23 @@ macro_rules! prefetch_two_kilobytes {
     };
 }
 
-/// Zeroes tmm0 to tmm3.
+/// Sets tmm0 to tmm3 to zero.
 ///
 /// # Safety
 /// Tiles are configured.
 #[inline(always)]
 pub(super) unsafe fn zero() {
-    // SAFETY: only tiles change.
+    // SAFETY: the instructions change only tiles.
     unsafe { asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nostack, nomem)) };
 }
 
-/// Loads tmm0 to tmm3 from four kilobytes.
+/// Loads tmm0 to tmm3 from 4096 bytes.
 ///
 /// # Safety
-/// Tiles are configured, `from` is valid for 4096 bytes.
+/// Tiles are configured, and `from` is valid for 4096 bytes.
 #[inline(always)]
 pub(super) unsafe fn load(from: *const f32) {
-    // SAFETY: by the contract.
+    // SAFETY: the caller upholds this function's contract.
     unsafe {
         asm!(
             "tileloadd tmm0, [{p}+{s}*1]",
@@ -98,13 +99,13 @@ pub(super) unsafe fn load(from: *const f32) {
     };
 }
 
-/// Stores tmm0 to tmm3 in four kilobytes: products (a0,b0), (a0,b1), (a1,b0), (a1,b1).
+/// Stores tmm0 to tmm3 in 4096 bytes, as the products (a0,b0), (a0,b1), (a1,b0), (a1,b1).
 ///
 /// # Safety
-/// Tiles are configured, `to` is valid for 4096 bytes.
+/// Tiles are configured, and `to` is valid for 4096 bytes.
 #[inline(always)]
 pub(super) unsafe fn store(to: *mut f32) {
-    // SAFETY: by the contract.
+    // SAFETY: the caller upholds this function's contract.
     unsafe {
         asm!(
             "tilestored [{p}+{s}*1], tmm0",
@@ -116,11 +117,11 @@ pub(super) unsafe fn store(to: *mut f32) {
     };
 }
 
-/// Adds `steps` products of 32 k to four tiles: two of `a` times two of `b` (pairs of tiles, one after the
-/// other). With AHEAD, two kilobytes per step from `ahead` are fetched into L2.
+/// Adds `steps` products of 32 k to four tiles: two tiles of `a` times two tiles of `b`, whose pairs lie one after
+/// the other. With AHEAD, each step also prefetches two kilobytes from `ahead` into L2.
 ///
 /// # Safety
-/// Tiles are configured; sources are valid for `steps` tiles. `ahead` may be any address.
+/// Tiles are configured, and the sources are valid for `steps` tiles. `ahead` may be any address.
 #[inline(always)]
 pub(super) unsafe fn multiply_2x2<const AHEAD: bool>(a: TileSource, b: *const u8, steps: usize, ahead: *const u8) {
     if steps == 0 {
@@ -151,11 +152,11 @@ pub(super) unsafe fn multiply_2x2<const AHEAD: bool>(a: TileSource, b: *const u8
             )
         };
     }
-    // SAFETY: by the contract; a prefetch never faults.
+    // SAFETY: the caller upholds this function's contract, and a prefetch never faults.
     unsafe { if AHEAD { product!(prefetch_two_kilobytes!(), ahead) } else { product!() } }
 }
 
-/// [`multiply_2x2`] with the first tile of each pair of `b` only: tmm0 and tmm2.
+/// Like [`multiply_2x2`], but only with the first tile of each pair of `b`, so only tmm0 and tmm2 change.
 ///
 /// # Safety
 /// The contract of [`multiply_2x2`].
@@ -186,6 +187,6 @@ pub(super) unsafe fn multiply_2x1<const AHEAD: bool>(a: TileSource, b: *const u8
             )
         };
     }
-    // SAFETY: by the contract; a prefetch never faults.
+    // SAFETY: the caller upholds this function's contract, and a prefetch never faults.
     unsafe { if AHEAD { product!(prefetch_two_kilobytes!(), ahead) } else { product!() } }
 }

@@ -1,4 +1,4 @@
-//! NIXL agents: an agent is one end of transfers, and peers know it by its name.
+//! NIXL agents. An agent is one end of a transfer; peers identify it by its name.
 
 use super::capi::{self, AgentConfig, Functions, Handle};
 use super::memory::{Memory, Registered, Registration};
@@ -11,43 +11,44 @@ use std::collections::HashSet;
 use std::ffi::CStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-/// How long the progress thread sleeps at most, in microseconds. It wakes by itself for what arrives; NIXL looks
-/// again for the wake-ups that UCX misses. With 0, which is NIXL's default, it would never sleep, and take a core.
-/// Idle, 1 ms cost 2 to 3 % of a core and 20 ms under 1 %; bandwidth over TCP and shared memory did not differ.
+/// Longest sleep of the progress thread in microseconds. Incoming traffic wakes the thread; the limit makes NIXL check
+/// again in case UCX missed a wake-up. With 0, NIXL's default, the thread would never sleep and would occupy a core.
+/// Measured while idle: 1 ms costs 2 to 3 % of a core, 20 ms under 1 %, with the same bandwidth over TCP and shared
+/// memory.
 const PROGRESS_DELAY_US: u64 = 20_000;
 
-/// A NIXL agent with its UCX backend and its progress thread. Calls may come from any thread at once.
+/// A NIXL agent with its UCX backend and its progress thread. Any thread may call it at any time.
 ///
-/// Dropping it ends everything: transfers in flight end with SHUTDOWN, and after the drop no byte of registered
-/// memory is written any more. Registrations and transfers may be dropped later.
+/// Dropping the agent ends everything: transfers in flight fail with SHUTDOWN, and after the drop nothing is written to
+/// registered memory any more. Registrations and transfers may be dropped after the agent.
 pub struct Agent(Arc<Core>);
 
 pub(super) struct Core {
     library: &'static Library,
     pub name: String,
-    /// None once the agent is destroyed. Written to destroy it, read by every other call.
+    /// None once the agent is destroyed. Destroying it takes the write lock; every other call takes the read lock.
     raw: RwLock<Option<Raw>>,
-    /// Names of the added peers. Locked for writing while a peer is removed, so that no read starts meanwhile.
+    /// Names of the added peers. Removing a peer takes the write lock, so that no read starts meanwhile.
     peers: RwLock<HashSet<String>>,
-    /// Requests that have not been seen to end.
+    /// Requests that may still be in flight.
     requests: Mutex<Vec<Arc<Request>>>,
 }
 
 struct Raw(Handle);
 
-// SAFETY: the agent is made with SYNC_READ_WRITE, so NIXL locks for itself.
+// SAFETY: the agent is created with SYNC_READ_WRITE, so NIXL does its own locking.
 unsafe impl Send for Raw {}
-// SAFETY: as above.
+// SAFETY: for the same reason as Send.
 unsafe impl Sync for Raw {}
 
 impl Agent {
-    /// Makes an agent. `name` (1 to 128 bytes) must differ from the names of all its peers and of earlier agents: a peer refuses
-    /// a known name with another address. UNSUPPORTED without a usable NIXL.
+    /// Creates an agent. `name` (1 to 128 bytes) must differ from the names of all its peers and of all earlier agents,
+    /// because a peer rejects a known name with a different address. UNSUPPORTED without a usable NIXL.
     pub fn new(name: &str) -> Result<Agent> {
         let c_name = metadata::c_name(name)?;
         let library = Library::get()?;
         let functions = &library.functions;
-        // NIXL's threads inherit the mask.
+        // Threads that NIXL starts inherit the signal mask.
         let raw = with_signals_blocked(|| create(functions, &c_name))?;
         Ok(Agent(Arc::new(Core {
             library,
@@ -63,23 +64,23 @@ impl Agent {
         &self.0.name
     }
 
-    /// Makes memory known to NIXL: readable for peers that get the metadata made afterwards, and a place for reads
-    /// to land in. Pins it where RDMA needs that. Do it once for a slab, not once for a request.
+    /// Registers memory with NIXL. Reads can then land in it, and peers that get metadata made afterwards can read it.
+    /// Pins the memory where RDMA requires that. Register a slab once, not once per request.
     pub fn register(&self, memory: Memory) -> Result<Registration> {
         Ok(Registration(Arc::new(Registered::new(&self.0, memory)?)))
     }
 
-    /// Metadata that a peer needs to read from here: addresses of this process and keys to the memory that is registered
-    /// **now**. Some hundreds of bytes. Whoever has it can read that memory, so send it over an authenticated connection only.
+    /// Metadata that a peer needs to read from this process: its addresses, and keys to the memory registered **now**.
+    /// Some hundreds of bytes. Whoever has it can read that memory, so send it only over an authenticated connection.
     pub fn metadata(&self) -> Result<Vec<u8>> {
         self.0.with(|functions, agent| {
             let (mut data, mut len) = (std::ptr::null_mut(), 0);
-            // SAFETY: a live agent and places for the pointer and the length.
+            // SAFETY: the agent is alive, and the call writes the pointer and the length to locals.
             let status = unsafe { (functions.get_local_md)(agent, &mut data, &mut len) };
             if status != capi::SUCCESS || data.is_null() {
                 bail!(Device, "NIXL agent {}: no metadata: {}", self.0.name, capi::describe(status));
             }
-            // SAFETY: `len` bytes from malloc, which are ours to free.
+            // SAFETY: NIXL returned `len` bytes from malloc, and this process has to free them.
             Ok(unsafe {
                 let metadata = metadata::wrap(std::slice::from_raw_parts(data.cast::<u8>(), len));
                 libc::free(data);
@@ -88,9 +89,9 @@ impl Agent {
         })
     }
 
-    /// Adds a peer by its metadata and returns its name. Can be called again after the peer has registered more memory. CORRUPT
-    /// if the metadata is damaged, INCOMPATIBLE if NIXL refuses it. Accept metadata from authenticated peers only: NIXL and UCX
-    /// trust all of it but the name.
+    /// Adds a peer by its metadata and returns its name. Call this again after the peer has registered more memory.
+    /// CORRUPT if the metadata is damaged, INCOMPATIBLE if NIXL rejects it. Accept metadata only from authenticated
+    /// peers: NIXL and UCX trust all of it except the name.
     pub fn add_peer(&self, metadata: &[u8]) -> Result<String> {
         let (name, blob) = metadata::unwrap(metadata)?;
         if name == self.0.name {
@@ -99,14 +100,14 @@ impl Agent {
         let mut peers = self.0.peers.write().unwrap_or_else(PoisonError::into_inner);
         self.0.with(|functions, agent| {
             let mut loaded = std::ptr::null_mut();
-            // SAFETY: a live agent, the bytes, and a place for the name.
+            // SAFETY: the agent and the bytes are alive, and the call writes the name's pointer to a local.
             let status = with_signals_blocked(|| unsafe {
                 (functions.load_remote_md)(agent, blob.as_ptr().cast(), blob.len(), &mut loaded)
             });
             if status != capi::SUCCESS || loaded.is_null() {
                 bail!(Incompatible, "NIXL does not take the metadata of agent {name}: {}", capi::describe(status));
             }
-            // SAFETY: a C string from malloc, which is ours to free.
+            // SAFETY: NIXL returned a C string from malloc, and this process has to free it.
             let known = unsafe {
                 let known = CStr::from_ptr(loaded).to_string_lossy().into_owned();
                 libc::free(loaded.cast());
@@ -121,7 +122,7 @@ impl Agent {
         Ok(name)
     }
 
-    /// Forgets a peer. WOULD_BLOCK while reads from it are in flight: forgetting does not stop them.
+    /// Forgets a peer. WOULD_BLOCK while reads from it are in flight, because forgetting the peer does not stop them.
     pub fn remove_peer(&self, name: &str) -> Result<()> {
         self.0.reap();
         let mut peers = self.0.peers.write().unwrap_or_else(PoisonError::into_inner);
@@ -133,9 +134,9 @@ impl Agent {
         if active > 0 {
             bail!(WouldBlock, "NIXL agent {name} cannot be removed: {active} reads from it are in flight");
         }
-        // SAFETY: a live agent and a C string.
+        // SAFETY: the agent and the C string are alive.
         let status = self.0.with(|f, agent| Ok(unsafe { (f.invalidate_remote_md)(agent, c_name.as_ptr()) }))?;
-        // NIXL has forgotten a peer whose connection broke.
+        // NIXL itself forgets a peer whose connection broke, so NOT_FOUND is no error.
         if status != capi::SUCCESS && status != capi::NOT_FOUND {
             bail!(Device, "NIXL agent {name} cannot be removed: {}", capi::describe(status));
         }
@@ -143,9 +144,9 @@ impl Agent {
         Ok(())
     }
 
-    /// Starts to read `pieces` of a peer's registered memory into `registration`, and returns the transfer to poll.
-    /// Pieces may be in any order but must not overlap locally. PEER if it is gone; INVALID_ARGUMENT names a piece
-    /// that is not in the registration, or says that the peer has not registered what is asked for.
+    /// Starts to read `pieces` of a peer's registered memory into `registration`. Poll the returned transfer until it
+    /// ends. Pieces may be in any order but must not overlap locally. PEER if the peer is gone. INVALID_ARGUMENT if a
+    /// piece is outside of the registration, or the peer has not registered the memory.
     pub fn read(&self, peer: &str, registration: &Registration, pieces: &[Piece]) -> Result<Transfer> {
         self.0.reap();
         let memory = registration.0.clone();
@@ -158,7 +159,8 @@ impl Agent {
             bail!(NotFound, "NIXL agent {peer} is no peer of {}", self.0.name);
         }
         let c_name = metadata::c_name(peer)?;
-        // In the list before the agent can be destroyed, which must see every request.
+        // Destroying the agent ends every request in the list, so the request is added while the agent cannot be
+        // destroyed.
         let request = self.0.with(|functions, agent| {
             let request = Arc::new(Request::post(functions, agent, &c_name, memory, &pieces)?);
             self.0.requests().push(request.clone());
@@ -176,7 +178,7 @@ impl Agent {
 
 fn create(functions: &Functions, name: &CStr) -> Result<Handle> {
     let config = AgentConfig {
-        // Without it nobody serves a peer's reads over TCP while this process is busy elsewhere.
+        // Without this thread, a peer's reads over TCP would wait while this process is busy elsewhere.
         progress_thread: true,
         listen_thread: false,
         listen_port: 0,
@@ -188,7 +190,7 @@ fn create(functions: &Functions, name: &CStr) -> Result<Handle> {
     };
     let name_text = name.to_string_lossy();
     let (mut agent, mut parameters, mut backend) = (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
-    // SAFETY: C strings, a configuration and places for handles; each handle is used only if it was made.
+    // SAFETY: the C strings, the configuration and the handles' locals are alive; a handle is used only if it was made.
     unsafe {
         let status = (functions.create_configured_agent)(name.as_ptr(), &config, &mut agent);
         if status != capi::SUCCESS {
@@ -203,14 +205,14 @@ fn create(functions: &Functions, name: &CStr) -> Result<Handle> {
             (functions.destroy_agent)(agent);
             bail!(Unsupported, "NIXL agent {name_text}: no UCX backend: {}", capi::describe(status));
         }
-        // Only the C API's handle of it: the backend is the agent's, and the only one.
+        // This frees only the C API's handle. The agent owns the backend itself, its only one.
         (functions.destroy_backend)(backend);
     }
     Ok(agent)
 }
 
 impl Core {
-    /// Calls into NIXL with the agent, which cannot be destroyed meanwhile.
+    /// Calls into NIXL with the agent, which cannot be destroyed during the call.
     pub fn with<T>(&self, call: impl FnOnce(&Functions, Handle) -> Result<T>) -> Result<T> {
         let raw = self.raw.read().unwrap_or_else(PoisonError::into_inner);
         let agent = raw.as_ref().ok_or_else(|| error!(Shutdown, "NIXL agent {} was destroyed", self.name))?;
@@ -221,10 +223,10 @@ impl Core {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// See `Transfer::poll`.
+    /// Implements `Transfer::poll`.
     pub fn poll(&self, request: &Arc<Request>) -> Result<bool> {
         if request.ended().is_none() {
-            // An agent destroyed meanwhile has ended it.
+            // If the agent was destroyed meanwhile, that has ended the request.
             let _ = self.with(|functions, agent| {
                 request.poll(functions, agent);
                 Ok(())
@@ -235,9 +237,9 @@ impl Core {
         result.map(|()| true)
     }
 
-    /// Polls requests whose transfer was dropped, and forgets those that have ended.
+    /// Polls requests whose transfer was dropped, and removes those that have ended.
     fn reap(&self) {
-        // Polled outside the lock: a poll may copy for long.
+        // Poll outside the lock, because a poll may copy data for a long time.
         let dropped: Vec<_> = self.requests().iter().filter(|r| Arc::strong_count(r) == 1).cloned().collect();
         for request in dropped {
             let _ = self.poll(&request);
@@ -251,17 +253,17 @@ impl Drop for Agent {
         let Some(Raw(agent)) = raw.take() else { return };
         let functions = &self.0.library.functions;
         let requests = std::mem::take(&mut *self.0.requests());
-        // Requests hold on to the agent's backend, so they go first.
+        // Requests refer to the agent's backend, so they are released first.
         for request in &requests {
             let error = error!(Shutdown, "NIXL agent {} was destroyed with this read in flight", self.0.name);
             request.abandon(functions, agent, error);
         }
-        // SAFETY: the last use of the agent: whoever asks for it from here on finds None.
+        // SAFETY: this is the last use of the agent; later callers find None.
         let status = unsafe { (functions.destroy_agent)(agent) };
         drop(raw);
         if status != capi::SUCCESS {
             crate::log!(Warn, "nixl", "agent {}: destruction: {}", self.0.name, capi::describe(status));
         }
-        // `requests` is dropped now, and with it the memory that they kept: UCX writes there no more.
+        // `requests` is dropped here, and with it the memory it kept alive: UCX no longer writes there.
     }
 }

@@ -1,4 +1,4 @@
-//! The part of NIXL's C API that is used (1.x; seen in 1.4 and 1.5), looked up by name.
+//! The parts of NIXL's C API (1.x; tested with 1.4 and 1.5) that this project uses. Functions are looked up by name.
 
 use super::library::symbol;
 use std::ffi::{c_char, c_int, c_uint, c_void};
@@ -13,10 +13,10 @@ pub(super) const NOT_FOUND: c_int = -6;
 
 pub(super) const DRAM: c_int = 0;
 pub(super) const READ: c_int = 0;
-/// Calls from several threads: NIXL takes a lock, shared for transfers and exclusive for registrations.
+/// Thread mode for calls from several threads: NIXL takes a lock, shared for transfers and exclusive for registrations.
 pub(super) const SYNC_READ_WRITE: c_uint = 2;
 
-/// `nixl_capi_agent_config_t`.
+/// Mirror of the C struct `nixl_capi_agent_config_t`.
 #[repr(C)]
 pub(super) struct AgentConfig {
     pub progress_thread: bool,
@@ -29,7 +29,7 @@ pub(super) struct AgentConfig {
     pub capture_telemetry: bool,
 }
 
-/// Declares the table: each entry is `nixl_capi_<name>` and returns a status.
+/// Declares the function table: each entry is `nixl_capi_<name>` and returns a status.
 macro_rules! functions {
     ($($name:ident($($argument:ty),*);)*) => {
         pub(super) struct Functions {
@@ -37,10 +37,10 @@ macro_rules! functions {
         }
 
         impl Functions {
-            /// SAFETY: `library` must be a handle of `dlopen`, and the library NIXL's C API.
+            /// SAFETY: `library` must be a handle from `dlopen`, and the library must be NIXL's C API.
             pub unsafe fn load(library: Handle) -> Result<Functions, String> {
                 Ok(Functions {
-                    // SAFETY: a function of this name has this type in NIXL's C API.
+                    // SAFETY: a function with this name has this type in NIXL's C API.
                     $($name: unsafe {
                         let name = concat!("nixl_capi_", stringify!($name));
                         std::mem::transmute::<Handle, unsafe extern "C" fn($($argument),*) -> c_int>(
@@ -79,7 +79,7 @@ functions! {
     destroy_xfer_req(Handle);
 }
 
-/// A status as text. NIXL folds most of its own into "backend"; what it knows more of it only logs.
+/// Text for a status. NIXL reports most of its own errors as "backend", and writes the details only to its log.
 pub(super) fn describe(status: c_int) -> String {
     let text = match status {
         SUCCESS => "success",

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 const FILE: &str = "libnixl_capi.so";
 
-/// Libraries to open, in order; `Err` is a place that holds nothing, as text for the error.
+/// Libraries to try, in order. `Err` is the error text for a directory without the library.
 ///
-/// `library` (CLEAVE_NIXL_LIBRARY) is the file itself: where it is given nothing else is tried, since another copy
-/// than the one asked for is worse than none. Otherwise the loader's path, then `dir` (CLEAVE_NIXL_DIR).
+/// `library` (CLEAVE_NIXL_LIBRARY) is the file itself. If it is set nothing else is tried, because another copy than
+/// the one asked for is worse than none. Otherwise: the loader's search path, then `dir` (CLEAVE_NIXL_DIR).
 pub(super) fn candidates(library: Option<OsString>, dir: Option<OsString>) -> Vec<Result<PathBuf, String>> {
     let given = |value: Option<OsString>| value.filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(path) = given(library) {
@@ -22,8 +22,8 @@ pub(super) fn candidates(library: Option<OsString>, dir: Option<OsString>) -> Ve
     all
 }
 
-/// In the directory itself, in one below it (a Python wheel keeps it in a hidden one beside the package), or where
-/// an installation prefix has its libraries. Of several wheels the last by name is taken.
+/// Finds the library in the directory itself, in a directory below it (a Python wheel keeps it in a hidden one beside
+/// the package), or in the library directories of an installation prefix. Of several wheels, takes the last by name.
 fn in_directory(dir: &Path) -> Option<PathBuf> {
     let mut below: Vec<PathBuf> = std::fs::read_dir(dir).ok()?.filter_map(|entry| Some(entry.ok()?.path())).collect();
     below.sort();
@@ -33,7 +33,7 @@ fn in_directory(dir: &Path) -> Option<PathBuf> {
         [lib.join(format!("{}-linux-gnu", std::env::consts::ARCH)), lib]
     });
     let places = std::iter::once(dir.to_path_buf()).chain(below).chain(prefix);
-    // Absolute: without a slash in it the loader would take it for a name.
+    // The path is made absolute, because the loader searches for a name without a slash.
     places.map(|place| place.join(FILE)).find(|file| file.is_file()).and_then(|file| std::path::absolute(file).ok())
 }
 

@@ -1,4 +1,4 @@
-//! Loading, once for the process and for ever.
+//! Loads NIXL's C API once per process. It is never unloaded.
 
 use super::capi::{Functions, Handle};
 use super::{find, quiet};
@@ -16,11 +16,12 @@ pub struct Library {
 }
 
 impl Library {
-    /// The library, loaded by the first call; that one takes some tenths of a second and reads many files.
+    /// The library. The first call loads it, which takes some tenths of a second and reads many files.
     ///
-    /// Looked for as the file CLEAVE_NIXL_LIBRARY names (then nowhere else), by the loader's own path, and in the
-    /// directory CLEAVE_NIXL_DIR (a wheel's, such as site-packages, or an installation prefix). UNSUPPORTED if it is
-    /// nowhere or unusable, with what was tried; a failure is remembered and its text stays the same.
+    /// The search covers only the file in CLEAVE_NIXL_LIBRARY if that is set; otherwise the loader's own path, and the
+    /// directory in CLEAVE_NIXL_DIR (a wheel's, such as site-packages, or an installation prefix). UNSUPPORTED if no
+    /// usable library is found; the text lists what was tried. A failure is remembered and returned again with the same
+    /// text.
     pub fn get() -> Result<&'static Library> {
         static LIBRARY: OnceLock<Result<Library>> = OnceLock::new();
         LIBRARY.get_or_init(|| with_signals_blocked(load)).as_ref().map_err(Error::clone)
@@ -53,13 +54,13 @@ fn load() -> Result<Library> {
 
 fn open(path: &Path) -> std::result::Result<Library, String> {
     let place = |text: String| format!("{}: {text}", path.display());
-    // Found by its own name, wherever it was loaded from.
+    // True if the host has already loaded NIXL. RTLD_NOLOAD finds it by its name, from whatever path it was loaded.
     let is_hosts = dlopen(Path::new("libnixl.so"), libc::RTLD_NOW | libc::RTLD_NOLOAD).is_ok();
     let handle = dlopen(path, libc::RTLD_NOW).map_err(place)?;
-    // SAFETY: a library of this name, which has all of these functions, is NIXL's C API.
+    // SAFETY: a library with this name and with all of these functions is NIXL's C API.
     let functions = unsafe { Functions::load(handle) }.map_err(place)?;
     if symbol(handle, "nixl_capi_is_stub").is_some_and(|stub| {
-        // SAFETY: `bool nixl_capi_is_stub()`.
+        // SAFETY: the C declaration is `bool nixl_capi_is_stub()`.
         unsafe { std::mem::transmute::<Handle, unsafe extern "C" fn() -> bool>(stub)() }
     }) {
         return Err(place("a stub, which itself looks for NIXL elsewhere".into()));
@@ -72,36 +73,36 @@ fn open(path: &Path) -> std::result::Result<Library, String> {
     Ok(Library { functions, path })
 }
 
-/// Loads a library that is never unloaded. Its symbols are kept out of the process's global scope (a wheel brings
-/// its own abseil, gRPC and OpenSSL names); its `RPATH` finds what it needs. The loader's words are the error.
+/// Loads a library that is never unloaded. Its symbols stay out of the process's global scope, because a wheel brings
+/// its own copies of abseil, gRPC and OpenSSL. Its `RPATH` finds its dependencies. The error is the loader's text.
 pub(super) fn dlopen(path: &Path, flags: libc::c_int) -> std::result::Result<Handle, String> {
     let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| "a zero byte in the path".to_string())?;
-    // SAFETY: a C string; constructors of the library run, which is what loading means.
+    // SAFETY: `name` is a C string. The library's constructors run, as loading implies.
     let handle = unsafe { libc::dlopen(name.as_ptr(), flags | libc::RTLD_LOCAL | libc::RTLD_NODELETE) };
     if !handle.is_null() {
         return Ok(handle);
     }
-    // SAFETY: a C string of this thread that lives until its next dl call, or null.
+    // SAFETY: null, or a C string of this thread that is valid until its next call of the loader.
     let text = unsafe {
         let text = libc::dlerror();
         (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
     };
-    // The loader begins with the name, as our texts do.
+    // The loader's text begins with the file's name, as this project's error texts do.
     let text = text.unwrap_or_else(|| "cannot be loaded".into());
     Err(text.strip_prefix(&format!("{}: ", path.display())).map(str::to_string).unwrap_or(text))
 }
 
-/// A symbol of the library or of one that it depends on.
+/// Looks up a symbol in the library and its dependencies.
 pub(super) fn symbol(library: Handle, name: &str) -> Option<Handle> {
     let name = CString::new(name).ok()?;
-    // SAFETY: a handle of dlopen and a C string.
+    // SAFETY: `library` is a handle from dlopen, and `name` is a C string.
     let address = unsafe { libc::dlsym(library, name.as_ptr()) };
     (!address.is_null()).then_some(address)
 }
 
-/// The file that a function was loaded from.
+/// Path of the file that a function was loaded from.
 fn file_of(function: Handle) -> Option<PathBuf> {
-    // SAFETY: plain data, filled in by dladdr; the name lives as long as the library, which is for ever.
+    // SAFETY: dladdr fills in plain data. The name lives as long as the library, which is never unloaded.
     unsafe {
         let mut info: libc::Dl_info = std::mem::zeroed();
         (libc::dladdr(function, &mut info) != 0 && !info.dli_fname.is_null())

@@ -1,4 +1,4 @@
-//! Memory that peers may read and that reads land in.
+//! Memory registered with NIXL: peers may read it, and reads land in it.
 
 use super::agent::Core;
 use super::capi::{self, Functions, Handle};
@@ -7,17 +7,17 @@ use crate::error::Result;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
-/// The owner of memory to register: it lives at least as long as NIXL knows the memory. Atomic bytes, because others
-/// write and read them at any time.
+/// Owner of memory to register. It is kept alive as long as NIXL knows the memory. The bytes are atomic, because other
+/// threads and processes may read and write them at any time.
 pub type Memory = Arc<dyn AsRef<[AtomicU8]> + Send + Sync>;
 
-/// Memory registered with an agent. Dropping it ends the registration as soon as the reads into it have ended, which may be
-/// after the drop. A peer that holds metadata of it can no longer read it then; over shared memory, where the peer maps or
-/// reads the process directly, it can as long as the memory exists.
+/// Memory registered with an agent. Dropping this ends the registration once the reads into it have ended, which may be
+/// after the drop. From then on, a peer with its metadata can no longer read the memory. Shared memory is an exception:
+/// there the peer maps or reads the process directly, and can do so as long as the memory exists.
 pub struct Registration(pub(super) Arc<Registered>);
 
 impl Registration {
-    /// The address that peers count from: the first byte here, for a `Piece::remote_address` there.
+    /// Address of the first byte, from which peers compute `Piece::remote_address`.
     pub fn address(&self) -> u64 {
         self.0.address as u64
     }
@@ -41,7 +41,7 @@ impl Registration {
 pub(super) struct Registered {
     pub core: Arc<Core>,
     memory: Memory,
-    /// Address and length of the memory, taken once: NIXL knows these, whatever `as_ref` returns later.
+    /// Address and length of the memory, read once: NIXL knows these, whatever `as_ref` returns later.
     pub address: usize,
     pub len: usize,
 }
@@ -55,7 +55,7 @@ impl Registered {
         }
         core.with(|functions, agent| {
             let list = List::new(functions, address, len)?;
-            // SAFETY: a live agent and list; the memory is owned by `memory`, which the registration keeps.
+            // SAFETY: the agent and the list are alive, and the registration keeps `memory`, which owns the bytes.
             let status = unsafe { (functions.register_mem)(agent, list.raw, std::ptr::null_mut()) };
             if status != capi::SUCCESS {
                 let why = capi::describe(status);
@@ -69,10 +69,10 @@ impl Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        // An agent that is gone has deregistered everything.
+        // An agent that was destroyed has already deregistered everything.
         let done = self.core.with(|functions, agent| {
             let list = List::new(functions, self.address, self.len)?;
-            // SAFETY: as registered.
+            // SAFETY: the agent and the list are alive, and the list equals the registered one.
             Ok(unsafe { (functions.deregister_mem)(agent, list.raw, std::ptr::null_mut()) })
         });
         if let Ok(status) = done
@@ -83,7 +83,7 @@ impl Drop for Registered {
     }
 }
 
-/// A list of one region, for (de)registration.
+/// A descriptor list of one region, for registration and deregistration.
 struct List<'a> {
     functions: &'a Functions,
     raw: Handle,
@@ -92,13 +92,13 @@ struct List<'a> {
 impl List<'_> {
     fn new(functions: &Functions, address: usize, len: usize) -> Result<List<'_>> {
         let mut raw = std::ptr::null_mut();
-        // SAFETY: a place for the handle.
+        // SAFETY: the call writes the handle to a local.
         let status = unsafe { (functions.create_reg_dlist)(capi::DRAM, &mut raw) };
         if status != capi::SUCCESS {
             bail!(OutOfMemory, "NIXL cannot make a registration list: {}", capi::describe(status));
         }
         let list = List { functions, raw };
-        // SAFETY: the list just made; the (empty) metadata is a valid pointer to zero bytes.
+        // SAFETY: the list was just made, and the empty metadata is a valid pointer to zero bytes.
         let status = unsafe { (functions.reg_dlist_add_desc)(raw, address, len, 0, c"".as_ptr().cast(), 0) };
         if status != capi::SUCCESS {
             bail!(OutOfMemory, "NIXL cannot fill a registration list: {}", capi::describe(status));
@@ -109,7 +109,7 @@ impl List<'_> {
 
 impl Drop for List<'_> {
     fn drop(&mut self) {
-        // SAFETY: made in `new`, destroyed once; NIXL copies what it needs of lists.
+        // SAFETY: made in `new` and destroyed once; NIXL keeps its own copies of what it needs.
         unsafe { (self.functions.destroy_reg_dlist)(self.raw) };
     }
 }

@@ -1,19 +1,20 @@
-//! The envelope of metadata, and what can be checked of a peer's before NIXL parses it.
+//! Envelope for NIXL metadata, and the checks on a peer's metadata before NIXL parses it.
 //!
-//! NIXL's parser trusts lengths, and a blob that it gives up on halfway leaves the peer's name unusable for good: the
-//! UCX backend keeps the connection under it. So a blob travels with a digest, and a damaged one never gets there.
+//! NIXL's parser trusts lengths. A blob that it abandons halfway makes the peer's name unusable for good, because the
+//! UCX backend keeps the connection under that name. Each blob therefore travels with a digest, and a damaged blob
+//! never reaches the parser.
 
 use crate::bail;
 use crate::error::Result;
 use std::ffi::CString;
 
-/// The form: this, the BLAKE3 digest of NIXL's blob, the blob.
+/// First bytes of the envelope. They are followed by the BLAKE3 digest of NIXL's blob and the blob.
 const MAGIC: &[u8] = b"cleave-nixl-1";
-/// Beyond this it is no metadata: a backend's addresses and a key for each of a few registrations take kilobytes.
+/// Largest accepted size in bytes. Real metadata, a backend's addresses and a key per registration, takes kilobytes.
 const MAX_METADATA: usize = 1 << 20;
 const MAX_NAME: usize = 128;
 
-/// An agent's name for NIXL.
+/// Converts an agent's name to the form that NIXL takes.
 pub(super) fn c_name(name: &str) -> Result<CString> {
     if name.is_empty() || name.len() > MAX_NAME {
         bail!(InvalidArgument, "a NIXL agent's name has 1 to {MAX_NAME} bytes, not {}", name.len());
@@ -25,8 +26,8 @@ pub(super) fn wrap(blob: &[u8]) -> Vec<u8> {
     [MAGIC, blake3::hash(blob).as_bytes(), blob].concat()
 }
 
-/// The agent's name and NIXL's blob in metadata. NIXL begins a blob with "nixlSerDes|Agent", the name's length and
-/// the name.
+/// Splits metadata into the agent's name and NIXL's blob. NIXL begins a blob with "nixlSerDes|Agent", the name's length
+/// and the name.
 pub(super) fn unwrap(metadata: &[u8]) -> Result<(String, &[u8])> {
     let len = metadata.len();
     if len > MAX_METADATA {

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use std::ffi::CStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Bytes to read: from an address in the peer's registered memory to an offset in the local registration.
+/// Bytes to read, from an address in the peer's registered memory to an offset in the local registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
     /// Offset in the local registration, in bytes.
@@ -19,12 +19,12 @@ pub struct Piece {
     pub len: usize,
 }
 
-/// A read that was started. **The bytes that it lands in must not be used for anything else before `poll` has said
-/// that it ended**, with success or an error: NIXL can be asked to cancel, but UCX may still write afterwards. So
-/// there is no cancel. Dropping a transfer leaves it to its agent, which keeps the memory until it ends.
+/// A read in progress. **The destination must not be used for anything else until `poll` reports the end of the
+/// read**, with success or an error. There is no cancel, because UCX may still write after NIXL accepts a cancellation.
+/// Dropping a transfer leaves it to its agent, which keeps the memory until the read ends.
 ///
-/// The definite end of all reads, for a peer that hangs rather than dies, is dropping the agent: one agent for each
-/// peer keeps that apart from other peers.
+/// Dropping the agent ends all its reads for certain, even if a peer hangs rather than dies. Use one agent per peer, so
+/// that this does not affect other peers.
 pub struct Transfer {
     core: Arc<Core>,
     request: Arc<Request>,
@@ -35,13 +35,14 @@ impl Transfer {
         Transfer { core, request }
     }
 
-    /// Whether all bytes have arrived. An error means that it ended without (PEER: the other side is gone; SHUTDOWN:
-    /// the agent is), and stays the answer. Does work, up to copying everything (see the module).
+    /// Whether all bytes have arrived. An error means that the read ended without them: PEER if the peer is gone,
+    /// SHUTDOWN if the agent is. Later calls return the same result. A call may do work, up to copying everything (see
+    /// the module).
     pub fn poll(&self) -> Result<bool> {
         self.core.poll(&self.request)
     }
 
-    /// Number of bytes that it reads.
+    /// Number of bytes to read.
     pub fn bytes(&self) -> usize {
         self.request.bytes
     }
@@ -49,7 +50,7 @@ impl Transfer {
 
 impl Drop for Transfer {
     fn drop(&mut self) {
-        // One that ended unseen gives its memory back now; another is seen to by the agent's later calls.
+        // If the read has ended, its memory is released now. Otherwise later calls of the agent take care of it.
         let _ = self.poll();
     }
 }
@@ -59,7 +60,7 @@ pub(super) struct Request {
     state: Mutex<TransferState>,
     pub peer: String,
     bytes: usize,
-    /// Kept until the request is dropped, which is after its end.
+    /// Keeps the destination alive until the request is dropped, which is after the read ends.
     _memory: Arc<Registered>,
 }
 
@@ -68,13 +69,13 @@ enum TransferState {
     Ended(Result<()>),
 }
 
-// SAFETY: the handle is only used under the mutex, and NIXL takes it from any thread.
+// SAFETY: the handle is used only under the mutex, and NIXL accepts it from any thread.
 unsafe impl Send for Request {}
-// SAFETY: as above.
+// SAFETY: for the same reason as Send.
 unsafe impl Sync for Request {}
 
 impl Request {
-    /// Creates and posts the read of `pieces`, which lie in `memory` and are not empty.
+    /// Creates and posts a read of `pieces`, which must lie in `memory` and not be empty.
     pub fn post(
         functions: &Functions,
         agent: Handle,
@@ -88,12 +89,12 @@ impl Request {
         let remote = List::new(functions, pieces.iter().map(|piece| (piece.remote_address as usize, piece.len)))?;
         let mut handle = std::ptr::null_mut();
         let none = std::ptr::null_mut();
-        // SAFETY: a live agent, two live lists of the same shape, a C string, and a place for the handle.
+        // SAFETY: the agent, both lists (of the same shape) and the C string are alive; the handle goes to a local.
         let status = unsafe {
             (functions.create_xfer_req)(agent, capi::READ, local.raw, remote.raw, peer.as_ptr(), &mut handle, none)
         };
         if status != capi::SUCCESS {
-            // SAFETY: a live agent and a C string; no list asks about the peer as such.
+            // SAFETY: the agent and the C string are alive; a null list asks about the peer as a whole.
             if unsafe { (functions.check_remote_md)(agent, peer.as_ptr(), none) } != capi::SUCCESS {
                 bail!(Peer, "NIXL agent {name} is gone");
             }
@@ -105,7 +106,7 @@ impl Request {
                 pieces.len()
             );
         }
-        // SAFETY: the request just made.
+        // SAFETY: the request was just made.
         let status = unsafe { (functions.post_xfer_req)(agent, handle, none) };
         let request = Request { state: Mutex::new(TransferState::Active(handle)), peer: name, bytes, _memory: memory };
         request.end_by(functions, agent, status);
@@ -128,17 +129,17 @@ impl Request {
         }
     }
 
-    /// Asks NIXL for its state.
+    /// Updates the state from NIXL.
     pub fn poll(&self, functions: &Functions, agent: Handle) {
         let mut state = self.state();
         if let TransferState::Active(handle) = *state {
-            // SAFETY: a live agent and a request that is released below only, under the same lock.
+            // SAFETY: the agent is alive, and the request is released only in `end` and `abandon`, under the same lock.
             let status = unsafe { (functions.get_xfer_status)(agent, handle) };
             self.end(&mut state, functions, agent, status);
         }
     }
 
-    /// Ends it because its agent is about to be destroyed.
+    /// Ends the request because its agent is about to be destroyed.
     pub fn abandon(&self, functions: &Functions, agent: Handle, error: Error) {
         let mut state = self.state();
         if let TransferState::Active(handle) = *state {
@@ -159,7 +160,7 @@ impl Request {
         release(functions, agent, handle);
         *state = TransferState::Ended(match status {
             capi::SUCCESS => Ok(()),
-            // NIXL forgets a peer whose connection broke: its other requests find nothing.
+            // NIXL forgets a peer whose connection broke, so its other requests fail with a lookup error.
             _ => Err(crate::error!(
                 Peer,
                 "NIXL read of {} bytes from agent {} failed: {}",
@@ -172,13 +173,13 @@ impl Request {
 }
 
 fn release(functions: &Functions, agent: Handle, handle: Handle) {
-    // SAFETY: a live agent and request, and nobody uses the request afterwards.
+    // SAFETY: the agent and the request are alive, and nothing uses the request afterwards.
     let status = unsafe { (functions.release_xfer_req)(agent, handle) };
     if status != capi::SUCCESS {
         crate::log!(Warn, "nixl", "a request cannot be released: {}", capi::describe(status));
         return;
     }
-    // SAFETY: released, so that only the shell of the C API is left.
+    // SAFETY: the request was released, so only the C API's wrapper is left.
     unsafe { (functions.destroy_xfer_req)(handle) };
 }
 
@@ -191,14 +192,14 @@ struct List<'a> {
 impl List<'_> {
     fn new(functions: &Functions, parts: impl Iterator<Item = (usize, usize)>) -> Result<List<'_>> {
         let mut raw = std::ptr::null_mut();
-        // SAFETY: a place for the handle.
+        // SAFETY: the call writes the handle to a local.
         let status = unsafe { (functions.create_xfer_dlist)(capi::DRAM, &mut raw) };
         if status != capi::SUCCESS {
             bail!(OutOfMemory, "NIXL cannot make a descriptor list: {}", capi::describe(status));
         }
         let list = List { functions, raw };
         for (address, len) in parts {
-            // SAFETY: the list just made; addresses are numbers to it.
+            // SAFETY: the list was just made, and the call does not dereference the address.
             let status = unsafe { (functions.xfer_dlist_add_desc)(raw, address, len, 0) };
             if status != capi::SUCCESS {
                 bail!(OutOfMemory, "NIXL cannot fill a descriptor list: {}", capi::describe(status));
@@ -210,13 +211,13 @@ impl List<'_> {
 
 impl Drop for List<'_> {
     fn drop(&mut self) {
-        // SAFETY: made in `new`, destroyed once; NIXL copies what it needs of lists.
+        // SAFETY: made in `new` and destroyed once; NIXL keeps its own copies of what it needs.
         unsafe { (self.functions.destroy_xfer_dlist)(self.raw) };
     }
 }
 
-/// `pieces` checked against a registration of `len` bytes, with neighbours on both sides made one: each descriptor
-/// costs, and blocks in a row often are.
+/// Checks `pieces` against a registration of `len` bytes, and merges pieces that are neighbours on both sides: every
+/// descriptor has a cost, and consecutive blocks are common.
 pub(super) fn coalesce(pieces: &[Piece], len: usize) -> Result<Vec<Piece>> {
     let mut out: Vec<Piece> = Vec::with_capacity(pieces.len());
     for (i, &piece) in pieces.iter().enumerate() {

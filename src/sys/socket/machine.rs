@@ -3,12 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::OnceLock;
 
-/// The addresses of this host's interfaces that are up, loopback last. Link-local ones are left out: they mean nothing
-/// without an interface.
+/// Addresses of this host's interfaces that are up, loopback last. Link-local addresses are omitted, because they mean
+/// nothing without an interface.
 pub fn own_addresses() -> Vec<IpAddr> {
     let mut found = Vec::new();
     let mut list: *mut libc::ifaddrs = std::ptr::null_mut();
-    // SAFETY: the list is the system's, walked to its end and freed once; addresses are read as what their family says.
+    // SAFETY: the list comes from the system, is walked to its end and is freed once. Each address is read as its
+    // family's type.
     unsafe {
         if libc::getifaddrs(&mut list) != 0 {
             return found;
@@ -41,9 +42,9 @@ pub fn own_addresses() -> Vec<IpAddr> {
     found
 }
 
-/// Identifier of this machine's current boot, different on every machine and after every boot; zero where it cannot be read.
+/// Identifier of this machine's current boot, different on every machine and after every boot; zero if unreadable.
 pub fn boot_id() -> [u8; 16] {
-    // Needed for every transfer, and constant while this process lives.
+    // Cached: every transfer needs it, and it is constant while this process lives.
     static BOOT: OnceLock<[u8; 16]> = OnceLock::new();
     *BOOT.get_or_init(read_boot_id)
 }

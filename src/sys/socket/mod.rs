@@ -1,5 +1,5 @@
-//! Socket functions that the standard library lacks: descriptors in messages, the process at the other end, timeouts,
-//! readiness, own addresses.
+//! Socket functions that the standard library lacks: passing descriptors, identifying the peer process, timeouts,
+//! readiness, and the machine's own addresses.
 
 mod machine;
 mod ready;

@@ -1,9 +1,9 @@
-//! Whether sockets have something to read, and their end.
+//! Waits for sockets to become readable, checks whether they are closed, and shuts them down.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Waits until one of the sockets has something to read or is closed, for at most `timeout`; says which.
+/// Waits for at most `timeout` until one of the sockets is readable or closed. Returns which ones are.
 pub fn wait_readable<'a>(
     sockets: impl Iterator<Item = BorrowedFd<'a>>,
     timeout: std::time::Duration,
@@ -22,7 +22,7 @@ pub(super) fn poll<'a>(
     // SAFETY: the pointer and the length are those of `polled`, whose descriptors are borrowed for the call.
     if unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, ms) } < 0 {
         let error = io::Error::last_os_error();
-        // A handler of the host's that ran on this thread is no event.
+        // A signal handler of the host interrupted the wait. That counts as no event.
         return if error.kind() == io::ErrorKind::Interrupted { Ok(vec![false; polled.len()]) } else { Err(error) };
     }
     Ok(polled.iter().map(|polled| polled.revents != 0).collect())
@@ -39,10 +39,10 @@ pub enum PeekedBytes {
     Closed,
 }
 
-/// Looks whether bytes have come, and leaves them there; waits for nothing.
+/// Checks whether bytes have arrived, without consuming them and without waiting.
 pub fn peek(socket: BorrowedFd<'_>) -> PeekedBytes {
     let mut byte = 0u8;
-    // SAFETY: one byte to look at, in a local.
+    // SAFETY: at most one byte is written, to a local.
     let got = unsafe { libc::recv(socket.as_raw_fd(), (&raw mut byte).cast(), 1, libc::MSG_PEEK | libc::MSG_DONTWAIT) };
     match got {
         0 => PeekedBytes::Closed,
@@ -52,15 +52,15 @@ pub fn peek(socket: BorrowedFd<'_>) -> PeekedBytes {
     }
 }
 
-/// True if the peer has closed the connection, the socket has failed, or unexpected bytes have arrived. Reads nothing and
-/// does not wait.
+/// True if the peer has closed the connection, the socket has failed, or unexpected bytes have arrived. Reads nothing
+/// and does not wait.
 pub fn is_closed(socket: BorrowedFd<'_>) -> bool {
-    // Bytes that nobody asked for mean that the two sides are out of step: this is as good as closed.
+    // Bytes that were not requested mean that the two sides are out of step, so the connection counts as closed.
     peek(socket) != PeekedBytes::NotYet
 }
 
-/// Ends a socket for both sides and wakes whoever waits on it, also in `accept`.
+/// Shuts a socket down in both directions and wakes every thread that waits on it, also in `accept`.
 pub fn shutdown(socket: BorrowedFd<'_>) {
-    // SAFETY: no pointers; one that is closed already is an error of no consequence.
+    // SAFETY: the call takes no pointers; an error on a socket that is already closed can be ignored.
     unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_RDWR) };
 }

@@ -1,4 +1,4 @@
-//! TCP sockets: connecting without blocking, and finding out that a peer is gone.
+//! TCP sockets: connecting without blocking, and detecting that a peer is gone.
 
 use super::ready::poll;
 use std::io;
@@ -6,11 +6,12 @@ use std::mem::size_of;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
 
-/// Begins to connect to a TCP address. The socket does not block until [`finish_connect`] says that it is connected.
+/// Starts to connect to a TCP address. The socket stays non-blocking until [`finish_connect`] reports that it is
+/// connected.
 pub fn begin_connect(address: &SocketAddr) -> io::Result<TcpStream> {
     let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    // SAFETY: zero is a valid sockaddr_storage, which is large and aligned enough for both families; the descriptor is
-    // owned at once, so that it is closed on every way out.
+    // SAFETY: zero is a valid sockaddr_storage, which is large and aligned enough for both families. The descriptor
+    // gets an owner at once, so every way out closes it.
     unsafe {
         let fd = libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0);
         if fd < 0 {
@@ -46,7 +47,7 @@ pub fn begin_connect(address: &SocketAddr) -> io::Result<TcpStream> {
     }
 }
 
-/// Waits for at most `wait` until a socket of [`begin_connect`] is connected. False if it is not yet.
+/// Waits for at most `wait` until a socket from [`begin_connect`] is connected. False if it is not connected yet.
 pub fn finish_connect(socket: &TcpStream, wait: std::time::Duration) -> io::Result<bool> {
     if !poll([socket.as_fd()].into_iter(), libc::POLLOUT, wait)?[0] {
         return Ok(false);
@@ -58,10 +59,10 @@ pub fn finish_connect(socket: &TcpStream, wait: std::time::Duration) -> io::Resu
     Ok(true)
 }
 
-/// Gives up on a TCP peer that does not acknowledge for this long, also while data is under way.
+/// Drops the connection to a TCP peer that does not acknowledge data for this long.
 pub fn set_tcp_user_timeout(socket: BorrowedFd<'_>, timeout: std::time::Duration) {
     let ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
-    // SAFETY: the option's value is a u32 that lives through the call. A refusal leaves the system's default.
+    // SAFETY: the option's value is a u32 that lives through the call. If the call fails, the system's default stays.
     unsafe {
         let value = (&raw const ms).cast();
         let len = size_of::<u32>() as libc::socklen_t;
@@ -69,8 +70,8 @@ pub fn set_tcp_user_timeout(socket: BorrowedFd<'_>, timeout: std::time::Duration
     }
 }
 
-/// Lets the kernel find out that a TCP peer vanished without closing: after `idle` without traffic it is asked, and
-/// again every `interval`; after three questions without an answer the connection is broken.
+/// Makes the kernel detect a TCP peer that vanished without closing. After `idle` without traffic it sends a probe,
+/// then another every `interval`. After three probes without an answer, the connection is broken.
 pub fn set_keepalive(socket: BorrowedFd<'_>, idle: std::time::Duration, interval: std::time::Duration) {
     let seconds = |time: std::time::Duration| time.as_secs().clamp(1, 3600) as libc::c_int;
     let options = [
@@ -81,7 +82,8 @@ pub fn set_keepalive(socket: BorrowedFd<'_>, idle: std::time::Duration, interval
     ];
     for (level, name, value) in options {
         let len = size_of::<libc::c_int>() as libc::socklen_t;
-        // SAFETY: the option's value is an int that lives through the call. A refusal leaves the system's default.
+        // SAFETY: the option's value is an int that lives through the call. If the call fails, the system's default
+        // stays.
         unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), len) };
     }
 }

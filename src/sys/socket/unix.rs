@@ -1,4 +1,4 @@
-//! Unix sockets: the process at the other end, connecting by an abstract name, and descriptors in messages.
+//! Unix sockets: identifying the peer process, connecting to an abstract name, and passing descriptors.
 
 use crate::error::{Error, Result};
 use std::io;
@@ -6,22 +6,22 @@ use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
-/// The process at the other end of a Unix socket, as the kernel saw it when it connected.
+/// The process at the other end of a Unix socket, as the kernel recorded it when the socket connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerProcess {
-    /// 0 if it is outside of this process's pid namespace.
+    /// Process id; 0 if the process is outside this process's pid namespace.
     pub pid: i32,
-    /// The effective user of the process.
+    /// Effective user id of the process.
     pub uid: u32,
 }
 
-/// This process's effective user.
+/// Effective user id of this process.
 pub fn effective_uid() -> u32 {
-    // SAFETY: no arguments, cannot fail.
+    // SAFETY: the call takes no arguments and cannot fail.
     unsafe { libc::geteuid() }
 }
 
-/// The process at the other end of a connected socket.
+/// Identifies the process at the other end of a connected socket.
 pub fn peer_process(socket: &UnixStream) -> Result<PeerProcess> {
     // SAFETY: zero is a valid ucred, and its size is passed along.
     let (got, found) = unsafe {
@@ -36,11 +36,11 @@ pub fn peer_process(socket: &UnixStream) -> Result<PeerProcess> {
     Ok(PeerProcess { pid: found.pid, uid: found.uid })
 }
 
-/// Connects to a Unix socket in the abstract namespace. Gives up after `timeout`: a process that does not accept would
-/// keep the caller waiting for ever.
+/// Connects to a Unix socket in the abstract namespace. Gives up after `timeout`, since a process that never accepts
+/// would block the caller for ever.
 pub fn connect_unix(name: &[u8], timeout: std::time::Duration) -> io::Result<UnixStream> {
-    // SAFETY: zero is a valid sockaddr_un; the name is checked to fit behind the leading NUL; the descriptor is owned at
-    // once, so that it is closed on every way out.
+    // SAFETY: zero is a valid sockaddr_un. The name was checked to fit behind the leading NUL. The descriptor gets an
+    // owner at once, so every way out closes it.
     unsafe {
         let mut address: libc::sockaddr_un = std::mem::zeroed();
         address.sun_family = libc::AF_UNIX as libc::sa_family_t;
@@ -70,14 +70,14 @@ pub fn is_stopped(pid: i32) -> bool {
         return false;
     }
     let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
-    // The name before the state is in parentheses, and may contain any of them.
+    // The process name before the state is in parentheses, and may itself contain parentheses.
     let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
     matches!(state, Some('T' | 'Z' | 'X'))
 }
 
 const FD_SPACE: usize = 64;
 
-/// Room for a control message with one descriptor, aligned as its header wants.
+/// Buffer for a control message with one descriptor, aligned for its header.
 #[repr(C, align(16))]
 struct Control([u8; FD_SPACE]);
 
@@ -107,14 +107,14 @@ pub fn send_fd(socket: &UnixStream, fd: BorrowedFd<'_>) -> io::Result<()> {
 pub fn receive_fd(socket: &UnixStream) -> io::Result<OwnedFd> {
     let mut control = Control([0; FD_SPACE]);
     let mut byte = 0u8;
-    // SAFETY: as in `send_fd`; a descriptor that the kernel reports is this process's own from then on.
+    // SAFETY: as in `send_fd`, the pointers are valid locals. This process owns a descriptor that the kernel reports.
     unsafe {
         let mut vector = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
         let mut message: libc::msghdr = std::mem::zeroed();
         message.msg_iov = &mut vector;
         message.msg_iovlen = 1;
         message.msg_control = control.0.as_mut_ptr().cast();
-        // Room for one: further ones are closed by the kernel.
+        // There is room for one descriptor; the kernel closes any others.
         message.msg_controllen = libc::CMSG_SPACE(size_of::<RawFd>() as u32) as _;
         let got = libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_CMSG_CLOEXEC);
         if got < 0 {

@@ -1,5 +1,5 @@
-//! The chosen length of prefill steps, and prefill beside decode on one device: in the steps of one engine, in two engines with
-//! priorities, and in two engines with separate multiprocessors.
+//! The chosen length of prefill steps, and prefill beside decode on one device: in the steps of one engine, in two
+//! engines with priorities, and in two engines with separate multiprocessors.
 
 use super::phases::Bench;
 use super::report::{Bound, Report};

@@ -1,4 +1,5 @@
-//! Synthetic Llama models: real shapes, and bf16 weights from one repeated pattern, so that writing a model takes seconds.
+//! Synthetic Llama models: real shapes, and bf16 weights from one repeated pattern, so that writing a model takes
+//! seconds.
 
 use std::fs::{self, File};
 use std::io::Write;

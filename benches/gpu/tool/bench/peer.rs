@@ -1,4 +1,5 @@
-//! torch and transformers on the same weights and shapes, if they are installed: runs tools/gpu-peer.py and reads its lines.
+//! torch and transformers on the same weights and shapes, if they are installed: runs tools/gpu-peer.py and reads its
+//! lines.
 
 use super::model::Shape;
 use super::report::Report;

@@ -142,8 +142,8 @@ impl Bench {
         Ok(())
     }
 
-    /// Measures a role switch, from the request to the first step under the new role: on an idle engine, and with sequences in
-    /// flight, where it waits for the running step.
+    /// Measures a role switch, from the request to the first step under the new role: on an idle engine, and with
+    /// sequences in flight, where it waits for the running step.
     pub fn role(&self, plan: &Plan, report: &Mutex<Report>) -> Outcome<()> {
         let engine = self.host.engine(Role::Mixed, 64, 512)?;
         let switch = |wanted: Role| {

@@ -37,8 +37,8 @@ fn copy(device: &Arc<Device>, simulated: bool) -> Outcome<f64> {
     Ok(2.0 * geometry.block_bytes() as f64 / best / 1e9)
 }
 
-/// Measures KV of 8192 tokens of an 8B model, in scattered blocks, from another process's pool into a pool on the same device.
-/// The pool is mapped as another process maps it.
+/// Measures KV of 8192 tokens of an 8B model, in scattered blocks, from another process's pool into a pool on the same
+/// device. The pool is mapped as another process maps it.
 fn handoff(device: &Arc<Device>, report: &Mutex<Report>, simulated: bool) -> Outcome<()> {
     const BLOCK_TOKENS: usize = 16;
     let (block_bytes, n) = if simulated { (4 << 10, 8) } else { (2 << 20, 512) };
@@ -46,7 +46,7 @@ fn handoff(device: &Arc<Device>, report: &Mutex<Report>, simulated: bool) -> Out
     let (exporter, importer) = (pool()?, pool()?);
     let (fd, bytes, uuid) = exporter.descriptor().map_err(words)?;
     let mapped = CudaPool::open(fd, bytes, &uuid, block_bytes).map_err(words)?;
-    // As in a pool that has been in use: neighbours of a sequence are not neighbours in memory.
+    // Scatter the blocks, as in a pool that has been in use: consecutive blocks of a sequence are not adjacent.
     let from: Vec<u32> = (0..n as u32).map(|i| i * 13 % n as u32).collect();
     let to: Vec<u32> = (0..n as u32).map(|i| i * 29 % n as u32).collect();
     let mut best = f64::MAX;

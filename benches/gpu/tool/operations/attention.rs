@@ -193,8 +193,8 @@ impl Step {
         }
         let mut expected = CpuBuffer::default();
         check.cpu.attention(&q, &args, on_cpu, &mut expected)?;
-        // Results are averages of values below 1. Their weights carry the rounding of q and of the weights; norms make q, k
-        // and the scores larger.
+        // Results are averages of values below 1. Their weights carry the rounding of q and of the weights; norms make
+        // q, k and the scores larger.
         let large = if case.norms { 4.0 } else { 2.0 };
         let tolerance = large * rounding(case.dtype) + rounding(case.kv) + 4e-6;
         check.same(&cuda.fetch(&out)?, expected.as_slice(), 0.0, tolerance, &format!("attention of {case:?}"));

@@ -2,32 +2,33 @@
 //! rounded to bf16 as a tile is loaded.
 //!
 //! Both products have queries in columns: `Sᵀ[positions][queries] = K · Qᵀ` and `Oᵀ[dims][queries] = Vᵀ · P`.
-//! So maxima, sums and rescaling are plain vector operations over 16 queries, and a query never sees its
-//! neighbours. Columns come in pairs of tiles; what a query may not see has weight zero.
+//! Maxima, sums and rescaling are therefore plain vector operations over 16 queries, and no query affects another.
+//! Columns come in pairs of tiles. A position that is masked for a query has weight zero.
 
 use super::tiles::{Kv, exp2, load_kv, pack_queries, prefetch_kv, write_out};
 use super::{Call, FLOOR, Item, Scratch, TILE};
 use crate::backend::cpu::tile::{self, TILE_BYTES, TileSource, Tiles};
 use std::arch::x86_64::*;
 
-/// Floats of four tiles.
+/// Number of floats in four tiles.
 const FOUR: usize = 4 * TILE_BYTES / 4;
 
-/// Floats of scratch for `queries` columns.
+/// Number of floats of scratch needed for `queries` columns.
 pub(super) fn scratch_len(dim: usize, queries: usize) -> usize {
     let (pairs, dims) = (queries.div_ceil(32), dim.div_ceil(32));
-    // K, V, rows, Q, scores, weights, sums, maxima and totals, positions.
+    // In order: K, V, rows, Q, scores, weights, sums, maxima and totals, positions.
     4 * TILE * dims * 16 + pairs * dims * FOUR / 2 + 3 * FOUR + pairs * dims * FOUR + 3 * pairs * 32
 }
 
-/// A thread's scratch, cut up.
+/// Pointers into one thread's scratch, one per operand.
 pub(super) struct Parts {
     pub kv: Kv,
-    /// `[pair][dim / 32][2]` tiles.
+    /// Queries as `[pair][dim / 32][2]` tiles.
     pub queries: *mut u8,
     scores: *mut f32,
     weights: *mut u8,
-    /// `[pair][dim / 32]` times four tiles: (dims, columns), (dims, columns + 16), (dims + 16, columns), ...
+    /// Output sums as `[pair][dim / 32]` times four tiles: (dims, columns), (dims, columns + 16),
+    /// (dims + 16, columns), (dims + 16, columns + 16).
     pub sums: *mut f32,
     maxima: *mut f32,
     pub totals: *mut f32,
@@ -38,13 +39,13 @@ pub(super) struct Parts {
 
 impl Parts {
     /// # Safety
-    /// The scratch has scratch_len floats.
+    /// `scratch` holds at least `scratch_len` floats.
     unsafe fn new(scratch: &mut Scratch, dim: usize, columns: usize) -> Parts {
         let (pairs, dims) = (columns.div_ceil(32), dim.div_ceil(32));
         let mut at = scratch.floats.as_mut_ptr();
         let mut take = |floats: usize| {
             let part = at;
-            // SAFETY: the parts add up to scratch_len.
+            // SAFETY: the sizes of all parts add up to scratch_len.
             at = unsafe { at.add(floats) };
             part
         };
@@ -69,12 +70,12 @@ impl Parts {
 }
 
 /// # Safety
-/// The level is Amx, the KV is bf16 or int8, and as for [`super::run`].
+/// The level is Amx and the KV is bf16 or int8. The contract of [`super::run`] applies too.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 pub(super) unsafe fn run(call: &Call<'_>, item: &Item<'_>, scratch: &mut Scratch) {
     let columns = item.rows.len() * call.group;
     let visible = item.visible(call.args.window);
-    // SAFETY: the scratch has scratch_len floats, which the parts share out.
+    // SAFETY: the scratch has scratch_len floats, and the parts divide them among themselves.
     unsafe {
         let _tiles = Tiles::configure();
         let parts = Parts::new(scratch, call.dim, columns);
@@ -110,11 +111,11 @@ pub(super) unsafe fn run(call: &Call<'_>, item: &Item<'_>, scratch: &mut Scratch
     }
 }
 
-/// One tile of positions for a pair of column tiles.
+/// Computes attention of one pair of column tiles over one tile of positions.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 unsafe fn attend(call: &Call<'_>, parts: &Parts, pair: usize, second: bool, tile: usize) {
-    // SAFETY: tiles are configured; all places are inside the parts.
+    // SAFETY: tiles are configured, and every pointer stays inside its part.
     unsafe {
         let dims = parts.dims;
         let queries = parts.queries.add(pair * dims * 2 * TILE_BYTES);
@@ -148,7 +149,7 @@ unsafe fn attend(call: &Call<'_>, parts: &Parts, pair: usize, second: bool, tile
     }
 }
 
-/// Words of two vectors, interleaved: the weights of positions 2 i and 2 i + 1 of a query lie side by side.
+/// Permutation that interleaves the words of two vectors: the weights of positions 2 i and 2 i + 1 become neighbours.
 static INTERLEAVE: [u16; 32] = {
     let mut index = [0; 32];
     let mut i = 0;
@@ -159,16 +160,16 @@ static INTERLEAVE: [u16; 32] = {
     index
 };
 
-/// Turns the scores of 16 queries into weights, and rescales what they have summed so far.
+/// Turns the scores of 16 queries into softmax weights, and rescales the sums so far to the new maxima.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 unsafe fn soften(call: &Call<'_>, parts: &Parts, pair: usize, column: usize, tile: usize) {
-    // SAFETY: all places are inside the parts; vectors of the same bits are cast.
+    // SAFETY: every pointer stays inside its part; the casts are between vectors of the same size.
     unsafe {
         let at = pair * 32 + column * 16;
         let positions = _mm512_loadu_si512(parts.positions.add(at).cast());
         let score = |t: usize| parts.scores.add(t / 32 * FOUR + (t / 16 % 2 * 2 + column) * 256 + t % 16 * 16);
-        // Without a window all positions up to a query's own are seen.
+        // Without a window, a query attends to every position up to its own.
         let window = call.args.window.map_or(i32::MAX, |window| window.min(i32::MAX as u32) as i32);
         let below = _mm512_sub_epi32(positions, _mm512_set1_epi32(window));
         let seen = |t: usize| {

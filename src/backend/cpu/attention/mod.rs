@@ -1,8 +1,8 @@
 //! Causal attention over block tables, with an online softmax over tiles of positions.
 //!
-//! Tiles begin at multiples of [`TILE`] positions and are taken in ascending order, whatever rows are computed
-//! together: so neither chunks nor batches change a row. What a row may not see has weight zero; slots that no
-//! row of an item may see are never read.
+//! Tiles begin at multiples of [`TILE`] positions and are visited in ascending order, whichever rows are computed
+//! together. A row's result therefore does not depend on how prompts are chunked or batched. Masked positions have
+//! weight zero. Slots that are masked for every row of an item are never read.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -26,11 +26,11 @@ use crate::tensor::Dtype;
 use std::ops::Range;
 use std::sync::atomic::AtomicUsize;
 
-/// Positions of one tile.
+/// Number of positions in a tile.
 const TILE: usize = 64;
-/// Query rows (of all heads of a group) that share a tile of K and V.
+/// Largest number of query rows, over all heads of a group, that share a tile of K and V.
 const QUERIES: usize = 128;
-/// Below every score: the maximum before the first visible position.
+/// Initial maximum, before the first visible position; lower than every score.
 const FLOOR: f32 = -1e30;
 
 /// Working memory of one thread.
@@ -39,24 +39,24 @@ pub(super) struct Scratch {
     floats: Aligned<f32>,
 }
 
-/// Working memory of all threads, kept between calls.
+/// Working memory of every thread, kept between calls.
 pub(super) type Scratches = PerThread<Scratch>;
 
-/// A run of rows of one span with one KV head.
+/// Unit of work: consecutive rows of one span, with one KV head.
 struct Item<'a> {
     span: &'a SeqSpan,
-    /// Rows of the batch.
+    /// Rows of the batch that belong to this item.
     rows: Range<usize>,
     kv_head: usize,
 }
 
 impl Item<'_> {
-    /// Position of a row of the batch.
+    /// Position in the sequence of a row of the batch.
     fn position(&self, row: usize) -> usize {
         self.span.position as usize + row - self.span.row as usize
     }
 
-    /// Positions that some row of the item sees.
+    /// Positions that at least one row of the item attends to.
     fn visible(&self, window: Option<u32>) -> Range<usize> {
         let first = self.position(self.rows.start);
         let low = window.map_or(0, |window| (first + 1).saturating_sub(window as usize));
@@ -64,7 +64,7 @@ impl Item<'_> {
     }
 }
 
-/// Arguments and layout that all items of one call share.
+/// Arguments and layout shared by every item of one call.
 struct Call<'a> {
     q: &'a CpuBuffer,
     out: *mut f32,
@@ -72,15 +72,15 @@ struct Call<'a> {
     kv: &'a KvSlab,
     geometry: KvGeometry,
     dim: usize,
-    /// Query heads per KV head.
+    /// Number of query heads per KV head.
     group: usize,
 }
 
-// SAFETY: `out` is written in disjoint parts: each item has its own rows and heads.
+// SAFETY: each item writes only its own rows and heads of `out`, so threads write disjoint parts.
 unsafe impl Sync for Call<'_> {}
 
 impl Call<'_> {
-    /// The first element of K or V at a position of a span, and how many positions follow it in its block.
+    /// Pointer to K or V at a position of a span, and the number of tokens from there to the end of the block.
     fn tokens(&self, item: &Item<'_>, value: bool, position: usize) -> (*const u8, usize) {
         let block_tokens = self.geometry.block_tokens as usize;
         let block = self.args.batch.tables[item.span.table as usize + position / block_tokens];
@@ -90,16 +90,16 @@ impl Call<'_> {
         (unsafe { head.add(offset * self.geometry.row_bytes()) }, block_tokens - offset)
     }
 
-    /// Scales of the tokens that [`Self::tokens`] gives, in a cache of int8 KV.
+    /// Pointer to the scales of the tokens that [`Self::tokens`] returns. Only for int8 KV.
     fn scales(&self, item: &Item<'_>, value: bool, position: usize) -> *const f32 {
         let block_tokens = self.geometry.block_tokens as usize;
         let block = self.args.batch.tables[item.span.table as usize + position / block_tokens];
         let head = self.kv.head(block, self.args.layer, value, item.kv_head);
-        // SAFETY: as above; blocks, stripes and scales are aligned to 4 bytes.
+        // SAFETY: the offset is inside the head's part of the block; blocks, stripes and scales are aligned to 4 bytes.
         unsafe { head.add(self.geometry.scales_offset()).cast::<f32>().add(position % block_tokens) }
     }
 
-    /// Positions of the tile at `tile` that the row at `position` sees, relative to the tile.
+    /// Positions of the tile starting at `tile` that the row at `position` attends to, relative to the tile.
     fn lanes(&self, position: usize, tile: usize) -> Range<usize> {
         let low = self.args.window.map_or(0, |window| (position + 1).saturating_sub(window as usize));
         let high = (position + 1).saturating_sub(tile).min(TILE);
@@ -143,12 +143,12 @@ pub(super) fn attention(
     let (call, items, scratches) = (&call, &items, &*scratches);
     let next = AtomicUsize::new(0);
     pool.region(&|thread| {
-        // SAFETY: the entry of this thread's own index.
+        // SAFETY: `thread` is this thread's own index.
         let scratch = unsafe { scratches.get(thread) };
         while let Some(range) = claim(&next, items.len(), 1) {
-            // The last rows of a prompt see most: long items first.
+            // Later rows of a prompt attend to more positions. Starting with the longest items balances the threads.
             let item = &items[items.len() - 1 - range.start];
-            // SAFETY: the level is available, shapes were checked, the scratch is large enough.
+            // SAFETY: the level is available, the shapes were checked, and the scratch is large enough.
             unsafe { run(level, call, item, scratch) };
         }
     });
@@ -156,9 +156,9 @@ pub(super) fn attention(
 }
 
 /// # Safety
-/// The level is available; the item is part of the call; the scratch has the length asked for.
+/// The level is available, the item belongs to the call, and the scratch has the length that `scratch_len` returns.
 unsafe fn run(level: Level, call: &Call<'_>, item: &Item<'_>, scratch: &mut Scratch) {
-    // SAFETY: passed on.
+    // SAFETY: the caller upholds the same contract.
     unsafe {
         #[cfg(target_arch = "x86_64")]
         if level == Level::Amx && matches!(call.geometry.dtype, Dtype::Bf16 | Dtype::I8) {

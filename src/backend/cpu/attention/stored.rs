@@ -1,31 +1,31 @@
-//! How stored tokens become rows of numbers: each element by itself, or int8 rows with their scales.
+//! Reads stored K and V as rows of numbers: float elements directly, int8 rows with their scales.
 
 use super::{Call, Item};
 use crate::backend::cpu::simd::Element;
 use crate::backend::int8;
 
-/// A form of stored K and V.
+/// A storage format of K and V.
 pub(super) trait Stored: 'static {
-    /// The element of a row as [`Self::row`] gives it.
+    /// Element type of the rows that [`Self::row`] returns.
     type Element: Element;
 
-    /// Row `token` of a run: in its place, or widened in `space`.
+    /// Pointer to row `token` of a run: into the block itself, or into `space` if the row has to be widened first.
     ///
     /// # Safety
-    /// The KV has this form, `token` is in the run, and `space` has room for a row of f32.
+    /// The KV has this format, `token` is in the run, and `space` has room for a row of f32.
     unsafe fn row(run: &Run<'_, '_>, token: usize, space: *mut f32) -> *const Self::Element;
 }
 
-/// Tokens of one K or V that lie in one block, one after the other.
+/// Consecutive tokens of K or V within one block.
 pub(super) struct Run<'a, 'b> {
     pub call: &'a Call<'b>,
     pub tokens: *const u8,
-    /// Null but for int8.
+    /// Scales of the rows; null unless the KV is int8.
     pub scales: *const f32,
 }
 
 impl<'a, 'b> Run<'a, 'b> {
-    /// Those from `position` on, and how many there are.
+    /// The run that begins at `position`, and its number of tokens.
     pub fn new(call: &'a Call<'b>, item: &Item<'_>, value: bool, position: usize) -> (Self, usize) {
         let (tokens, count) = call.tokens(item, value, position);
         let scaled = call.geometry.scale_bytes() > 0;
@@ -33,13 +33,13 @@ impl<'a, 'b> Run<'a, 'b> {
         (Run { call, tokens, scales }, count)
     }
 
-    /// The elements and the scale of an int8 row.
+    /// Elements and scale of an int8 row.
     ///
     /// # Safety
     /// The KV is int8, and `token` is in the run.
     #[inline(always)]
     pub unsafe fn int8(&self, token: usize) -> (&[u8], f32) {
-        // SAFETY: by the contract.
+        // SAFETY: the caller upholds this function's contract.
         unsafe {
             let row = self.tokens.add(token * self.call.dim);
             (std::slice::from_raw_parts(row, self.call.dim), *self.scales.add(token))
@@ -52,7 +52,7 @@ impl<E: Element> Stored for E {
 
     #[inline(always)]
     unsafe fn row(run: &Run<'_, '_>, token: usize, _: *mut f32) -> *const E {
-        // SAFETY: by the contract.
+        // SAFETY: the caller upholds this function's contract.
         unsafe { run.tokens.cast::<E>().add(token * run.call.dim) }
     }
 }
@@ -65,7 +65,7 @@ impl Stored for Int8 {
 
     #[inline(always)]
     unsafe fn row(run: &Run<'_, '_>, token: usize, space: *mut f32) -> *const f32 {
-        // SAFETY: by the contract; the space is the caller's alone.
+        // SAFETY: the caller upholds this function's contract, and no one else uses `space`.
         unsafe {
             let (q, scale) = run.int8(token);
             int8::dequantise(q, scale, std::slice::from_raw_parts_mut(space, q.len()));

@@ -1,4 +1,5 @@
-//! Tiles that AMX attention lays out from int8 KV. Laying out takes AVX-512 only, so these tests run without AMX too.
+//! Tests of the tiles that AMX attention makes from int8 KV. Making them needs only AVX-512, so the tests run
+//! without AMX too.
 
 use super::tiles::{Kv, load_kv};
 use super::{Call, Item, TILE};
@@ -8,7 +9,7 @@ use crate::backend::cpu::{CpuBuffer, KvSlab, Level};
 use crate::backend::{AttentionArgs, Batch, BlockStore, KvGeometry, SeqSpan, int8};
 use crate::tensor::Dtype;
 
-/// Keys and values of the tile at `tile`, as they are laid out.
+/// Keys and values of the tile at `tile`, after they are laid out as AMX operands.
 fn laid_out(kv: &KvSlab, tile: usize, seen: std::ops::Range<usize>) -> Vec<f32> {
     let geometry = *kv.geometry();
     let dim = geometry.head_dim as usize;
@@ -22,7 +23,7 @@ fn laid_out(kv: &KvSlab, tile: usize, seen: std::ops::Range<usize>) -> Vec<f32> 
     let part = TILE * dims * 16;
     let at = space.as_mut_ptr();
     let kv = Kv { keys: at.cast(), values: at.wrapping_add(part).cast(), rows: at.wrapping_add(2 * part).cast(), dims };
-    // SAFETY: the caller looked for AVX-512; the table covers the tile; the space is cut as scratch is.
+    // SAFETY: the caller checked for AVX-512, the block table covers the tile, and the space is divided like a scratch.
     unsafe { load_kv(&call, &item, &kv, tile, seen) };
     space.as_slice()[..2 * part].to_vec()
 }

@@ -9,23 +9,23 @@ use crate::tensor::Dtype;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// A tile of positions.
+/// Keys and values of one tile of positions, as AMX operands.
 pub(super) struct Kv {
-    /// `[TILE][dims * 32]`, what is not there zero.
+    /// `[TILE][dims * 32]`, with zeros for missing positions and dimensions.
     pub keys: *mut u8,
-    /// `[dims][2][2]` tiles: of each 32 dimensions and 32 positions, two of `[16 dims][32 positions]`.
+    /// `[dims][2][2]` tiles: for each 32 dimensions and 32 positions, two tiles of `[16 dims][32 positions]`.
     pub values: *mut u8,
-    /// `[2][TILE][dims * 32]`: rows of int8 K and V as bf16, before they are laid out.
+    /// `[2][TILE][dims * 32]`: rows of int8 K and V, widened to bf16 before they are laid out.
     pub rows: *mut u16,
-    /// Head dimension in steps of 32.
+    /// Head dimension in steps of 32, rounded up.
     pub dims: usize,
 }
 
-/// 2 to the power of each lane, for lanes of at most 0; not less than 2^-126.
+/// 2 to the power of each lane, at least 2^-126. Lanes must be at most 0.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn exp2(x: __m512) -> __m512 {
-    // In this order a NaN stays one.
+    // max_ps returns its second operand if either is NaN, so this order keeps a NaN in `x`.
     let x = _mm512_max_ps(_mm512_set1_ps(-126.0), x);
     let n = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
     let r = _mm512_sub_ps(x, n);
@@ -38,16 +38,16 @@ pub(super) fn exp2(x: __m512) -> __m512 {
     _mm512_scalef_ps(p, n)
 }
 
-/// Mask of the elements from `at` on that exist: at most `most` (16 or 32) of `len`.
+/// Mask of the elements that exist from index `at` on: at most `most` (16 or 32) of `len`.
 fn mask(len: usize, at: usize, most: usize) -> u32 {
     ((1u64 << len.saturating_sub(at).min(most)) - 1) as u32
 }
 
 /// # Safety
-/// AVX-512 BF16 is available; q has the item's rows and heads.
+/// AVX-512 BF16 is available, and q has the item's rows and heads.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) unsafe fn pack_queries(call: &Call<'_>, item: &Item<'_>, parts: &Parts) {
-    // SAFETY: masked elements are not read; columns beyond the last are zero.
+    // SAFETY: masked elements are not read. Columns beyond the last are set to zero.
     unsafe {
         for block in 0..parts.columns.div_ceil(16) {
             for dim in 0..parts.dims {
@@ -71,13 +71,13 @@ pub(super) unsafe fn pack_queries(call: &Call<'_>, item: &Item<'_>, parts: &Part
     }
 }
 
-/// An int8 row as bf16, in `to`.
+/// Widens an int8 row to bf16 in `to`, and returns `to`.
 ///
 /// # Safety
-/// AVX-512 BW and VL are available; the KV is int8, `token` in the run, and `to` has room for a row.
+/// AVX-512 BW and VL are available, the KV is int8, `token` is in the run, and `to` has room for a row.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn widen(run: &Run<'_, '_>, token: usize, to: *mut u16) -> *const i16 {
-    // SAFETY: by the contract.
+    // SAFETY: the caller upholds this function's contract.
     unsafe {
         let (q, scale) = run.int8(token);
         for (at, &q) in q.iter().enumerate() {
@@ -87,10 +87,10 @@ unsafe fn widen(run: &Run<'_, '_>, token: usize, to: *mut u16) -> *const i16 {
     to.cast()
 }
 
-/// Lays out positions `seen` of the tile at `tile`; the others become zero, whatever their slots hold.
+/// Lays out positions `seen` of the tile at `tile`. The other positions become zero, whatever their slots hold.
 ///
 /// # Safety
-/// AVX-512 BW and VL are available; the positions have slots in the span's blocks; kv has room.
+/// AVX-512 BW and VL are available, the positions have slots in the span's blocks, and `kv` has room for a tile.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) unsafe fn load_kv(call: &Call<'_>, item: &Item<'_>, kv: &Kv, tile: usize, seen: Range<usize>) {
     let mut keys = [std::ptr::null::<i16>(); TILE];
@@ -103,7 +103,7 @@ pub(super) unsafe fn load_kv(call: &Call<'_>, item: &Item<'_>, kv: &Kv, tile: us
         for token in 0..run.min(seen.end - at) {
             if int8 {
                 let rows = kv.rows.wrapping_add((at + token) * kv.dims * 32);
-                // SAFETY: the token is in the run, and the rows have room for it.
+                // SAFETY: the token is in the run, and `rows` has room for its two rows.
                 unsafe {
                     keys[at + token] = widen(&key, token, rows);
                     values[at + token] = widen(&value, token, rows.add(TILE * kv.dims * 32));
@@ -115,7 +115,7 @@ pub(super) unsafe fn load_kv(call: &Call<'_>, item: &Item<'_>, kv: &Kv, tile: us
         }
         at += run;
     }
-    // SAFETY: masked elements are not read, and nothing of a null pointer.
+    // SAFETY: masked elements are not read, and a null pointer always gets an empty mask.
     unsafe {
         for (token, &key) in keys.iter().enumerate() {
             for dim in 0..kv.dims {
@@ -146,7 +146,7 @@ pub(super) unsafe fn load_kv(call: &Call<'_>, item: &Item<'_>, kv: &Kv, tile: us
     }
 }
 
-/// Fetches the K and V of positions into L2.
+/// Prefetches K and V of the given positions into L2.
 ///
 /// # Safety
 /// The positions have slots in the span's blocks.
@@ -167,13 +167,13 @@ pub(super) unsafe fn prefetch_kv(call: &Call<'_>, item: &Item<'_>, positions: Ra
     }
 }
 
-/// Divides the sums by the totals and writes them, queries in rows again.
+/// Divides the sums by the totals, transposes them so that queries are rows again, and writes them to the output.
 ///
 /// # Safety
-/// AVX-512 is available; the output rows and heads are the item's.
+/// AVX-512 is available, and no other thread writes the item's rows and heads of the output.
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn write_out(call: &Call<'_>, item: &Item<'_>, parts: &Parts) {
-    // SAFETY: masked elements are not written; all places are inside the parts.
+    // SAFETY: masked elements are not written, and every pointer stays inside its part.
     unsafe {
         for block in 0..parts.columns.div_ceil(16) {
             let totals = _mm512_loadu_ps(parts.totals.add(block * 16));
@@ -183,7 +183,7 @@ pub(super) unsafe fn write_out(call: &Call<'_>, item: &Item<'_>, parts: &Parts) 
                 let tile = four.add((part % 2 * 2 + block % 2) * TILE_BYTES / 4);
                 let mut lines = [_mm512_setzero_ps(); 16];
                 for (i, line) in lines.iter_mut().enumerate() {
-                    // Adding zero makes a negative zero positive, whichever masked positions came by.
+                    // Adding zero turns -0.0 into 0.0: the sign must not depend on the masked positions in the tile.
                     let sum = _mm512_mul_ps(_mm512_loadu_ps(tile.add(i * 16)), scale);
                     *line = _mm512_add_ps(sum, _mm512_setzero_ps());
                 }

@@ -1,5 +1,5 @@
-//! Attention in f32 vectors, for every level and dtype. Scores have positions in lanes (K is transposed once
-//! per tile), outputs have head dimensions in lanes: no sum crosses lanes but that of a row's weights.
+//! Attention in f32 vectors, for every level and dtype. Scores have positions in lanes, so K is transposed once per
+//! tile. Outputs have head dimensions in lanes. The only sum across lanes is that of a row's weights.
 // Register tiles are indexed in both directions; iterators would hide their shape.
 #![allow(clippy::needless_range_loop)]
 
@@ -9,7 +9,7 @@ use crate::backend::cpu::level::Level;
 use crate::backend::cpu::simd::{Element, Kernel, Simd, dispatch};
 use std::marker::PhantomData;
 
-/// Floats of scratch for `rows` query rows.
+/// Number of floats of scratch needed for `rows` query rows.
 pub(super) fn scratch_len(dim: usize, rows: usize) -> usize {
     let padded = dim.next_multiple_of(16);
     2 * TILE * padded + rows * (TILE + padded + 2) + padded + 64
@@ -23,9 +23,9 @@ struct Attend<'a, T> {
 }
 
 /// # Safety
-/// As for [`super::run`], and T is the form of the KV geometry.
+/// The contract of [`super::run`] applies, and `T` is the storage format of the KV geometry.
 pub(super) unsafe fn run<T: Stored>(level: Level, call: &Call<'_>, item: &Item<'_>, scratch: &mut Scratch) {
-    // SAFETY: passed on.
+    // SAFETY: the caller upholds the same contract.
     unsafe { dispatch(level, Attend::<T> { call, item, scratch, stored: PhantomData }) }
 }
 
@@ -54,7 +54,7 @@ impl<T: Stored> Kernel for Attend<'_, T> {
         let padded = call.dim.next_multiple_of(16);
         let rows = item.rows.len() * call.group;
         let visible = item.visible(call.args.window);
-        // SAFETY: the scratch has scratch_len floats, which these parts share out.
+        // SAFETY: the scratch has scratch_len floats, and the parts divide them among themselves.
         unsafe {
             let keys = scratch.floats.as_mut_ptr();
             let values = keys.add(TILE * padded);
@@ -88,7 +88,7 @@ impl<T: Stored> Kernel for Attend<'_, T> {
                 let out = call.out.add((query * call.args.heads + head) * call.dim);
                 let scale = 1.0 / *totals.add(row);
                 for d in 0..call.dim {
-                    // Adding zero makes a negative zero positive, whichever masked positions came by.
+                    // Adding zero turns -0.0 into 0.0: the sign must not depend on the masked positions in the tile.
                     *out.add(d) = *sums.add(row * padded + d) * scale + 0.0;
                 }
             }
@@ -96,7 +96,7 @@ impl<T: Stored> Kernel for Attend<'_, T> {
     }
 }
 
-/// Widens positions `low..high` of a tile, K transposed; the others become zero.
+/// Widens positions `low..high` of a tile, and transposes K. The other positions become zero.
 #[inline(always)]
 unsafe fn load<T: Stored, S: Simd>(
     call: &Call<'_>,
@@ -107,7 +107,7 @@ unsafe fn load<T: Stored, S: Simd>(
     high: usize,
 ) {
     let dim = call.dim;
-    // SAFETY: positions low..high have slots in the span's blocks, checked by the caller of the operation.
+    // SAFETY: positions low..high have slots in the span's blocks; `check` verified that.
     unsafe {
         if high - low < TILE {
             for at in 0..TILE * parts.padded {
@@ -144,7 +144,7 @@ unsafe fn load<T: Stored, S: Simd>(
 
 #[inline(always)]
 unsafe fn score_rows<S: Simd>(call: &Call<'_>, item: &Item<'_>, parts: &Parts) {
-    // SAFETY: rows are inside the item.
+    // SAFETY: the rows are inside the item.
     unsafe {
         let mut row = 0;
         while row + 4 <= parts.rows {
@@ -160,7 +160,7 @@ unsafe fn score_rows<S: Simd>(call: &Call<'_>, item: &Item<'_>, parts: &Parts) {
 
 #[inline(always)]
 unsafe fn score_block<S: Simd, const R: usize>(call: &Call<'_>, item: &Item<'_>, parts: &Parts, row: usize) {
-    // SAFETY: rows are inside the item.
+    // SAFETY: the rows are inside the item.
     unsafe {
         if S::LANES == 16 {
             score::<S, R, 4>(call, item, parts, row);
@@ -170,10 +170,10 @@ unsafe fn score_block<S: Simd, const R: usize>(call: &Call<'_>, item: &Item<'_>,
     }
 }
 
-/// Scores of R rows: one chain over the head dimension per element.
+/// Computes the scores of R rows. Each score is one sequence of additions over the head dimension.
 #[inline(always)]
 unsafe fn score<S: Simd, const R: usize, const V: usize>(call: &Call<'_>, item: &Item<'_>, parts: &Parts, row: usize) {
-    // SAFETY: q has the item's rows and heads; the scratch parts have their shapes.
+    // SAFETY: q has the item's rows and heads, and the parts of the scratch have the shapes documented on `Parts`.
     unsafe {
         let mut q = [std::ptr::null::<f32>(); R];
         for (r, q) in q.iter_mut().enumerate() {
@@ -218,11 +218,11 @@ static INDEX: [f32; TILE] = {
     index
 };
 
-/// Turns a row's scores into weights and rescales what it has summed so far.
+/// Turns a row's scores into softmax weights, and rescales the row's sums so far to its new maximum.
 #[inline(always)]
 unsafe fn soften<S: Simd>(call: &Call<'_>, item: &Item<'_>, parts: &Parts, row: usize, tile: usize) {
     let lanes = call.lanes(item.position(item.rows.start + row / call.group), tile);
-    // SAFETY: the scratch parts have their shapes.
+    // SAFETY: the parts of the scratch have the shapes documented on `Parts`.
     unsafe {
         let scores = parts.scores.add(row * TILE);
         let (low, high) = (S::splat(lanes.start as f32), S::splat(lanes.end as f32));
@@ -268,7 +268,7 @@ unsafe fn soften<S: Simd>(call: &Call<'_>, item: &Item<'_>, parts: &Parts, row: 
 
 #[inline(always)]
 unsafe fn accumulate_rows<S: Simd>(parts: &Parts, low: usize, high: usize) {
-    // SAFETY: rows and columns are inside the scratch.
+    // SAFETY: the rows and columns are inside the scratch.
     unsafe {
         let mut row = 0;
         while row < parts.rows {
@@ -289,7 +289,7 @@ unsafe fn accumulate_rows<S: Simd>(parts: &Parts, low: usize, high: usize) {
     }
 }
 
-/// Adds the weighted values of a tile: one chain over ascending positions per element.
+/// Adds a tile's weighted values to the sums. Each sum is one sequence of additions over ascending positions.
 #[inline(always)]
 unsafe fn accumulate<S: Simd, const R: usize, const V: usize>(
     parts: &Parts,
@@ -298,7 +298,7 @@ unsafe fn accumulate<S: Simd, const R: usize, const V: usize>(
     low: usize,
     high: usize,
 ) {
-    // SAFETY: rows and columns are inside the scratch.
+    // SAFETY: the rows and columns are inside the scratch.
     unsafe {
         let sum = |r: usize, v: usize| parts.sums.add((row + r) * parts.padded + d + v * S::LANES);
         let mut sums = [[S::splat(0.0); V]; R];

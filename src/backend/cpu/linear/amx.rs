@@ -1,8 +1,8 @@
 //! bf16 products on AMX tiles: `Cᵀ[16 outputs][16 rows] += W[16 outputs][32 k] · Xᵀ`, with W in the checkpoint's
-//! own layout. Chain of an element: one accumulator over k in steps of 32, whatever the number of rows.
+//! own layout. Each output element has one accumulator, which runs over k in steps of 32, however many rows there are.
 //!
-//! Few rows: tiles are loaded straight from the mapping while the next outputs, one contiguous region, are
-//! fetched ahead. Many rows: a panel of W is copied to tiles in L2 and used for all rows.
+//! With few rows, tiles are loaded directly from the mapped checkpoint, while the next outputs, which are one
+//! contiguous region, are prefetched. With many rows, a panel of W is copied to tiles in L2 and used for all rows.
 
 use super::{Job, Output, pack};
 use crate::backend::cpu::memory::Aligned;
@@ -12,20 +12,20 @@ use crate::error::Result;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// Outputs of one step of either form: two tiles.
+/// Outputs computed per step: two tiles.
 const PAIR: usize = 32;
-/// Up to this many rows, W is read once from where it is mapped.
+/// Largest number of rows for which W is read directly from the mapped checkpoint.
 pub(super) const FEW: usize = 64;
-/// Outputs of a panel of W.
+/// Number of outputs in a panel of W.
 pub(super) const PANEL: usize = 256;
-/// Inputs of a panel of W.
+/// Number of inputs in a panel of W.
 const DEPTH: usize = 256;
-/// Inputs multiplied at a time: x tiles of 32 rows and as many inputs stay in L1, those of W stream from L2.
+/// Inputs multiplied at a time. 32 rows of x with this many inputs stay in L1, while tiles of W stream from L2.
 const PART: usize = 256;
-/// Rows whose sums are kept between the panels of one set of outputs: all of a panel's data fits L2.
+/// Rows whose sums are kept from one panel to the next of the same outputs. All data of a panel then fits in L2.
 const ROWS: usize = 512;
 
-/// A thread's working memory.
+/// Working memory of one thread.
 #[derive(Default)]
 pub(super) struct Scratch {
     panel: Aligned<u16>,
@@ -33,7 +33,7 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// Makes room for products of `m` rows with up to `k` inputs.
+    /// Reserves space for products of `m` rows with up to `k` inputs.
     pub fn reserve(&mut self, m: usize, k: usize) -> Result<()> {
         let depth = if m > FEW { DEPTH.min(k.next_multiple_of(32)) } else { k.next_multiple_of(32) };
         self.panel.resize(PANEL * depth)?;
@@ -41,11 +41,11 @@ impl Scratch {
     }
 }
 
-/// Few rows: the columns of one pair of tiles. `ahead` is what this thread computes next.
+/// Computes the columns of one pair of tiles, for few rows. `ahead` points to the weights this thread needs next.
 ///
 /// # Safety
-/// Tiles are configured; x are the packed tiles of m rows; columns are at most PAIR, begin at a multiple of it
-/// and are nobody else's.
+/// Tiles are configured. `x` points to the packed tiles of m rows. `columns` begins at a multiple of PAIR, has at
+/// most PAIR columns, and no other thread writes them.
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) unsafe fn few(
     job: &Job<'_>,
@@ -57,7 +57,7 @@ pub(super) unsafe fn few(
 ) {
     let k = job.weight.cols();
     let steps = k.div_ceil(32);
-    // SAFETY: by the contract; a pair that is not whole is copied, so that nothing outside W is read.
+    // SAFETY: the caller upholds this function's contract. A partial pair is copied, so nothing outside W is read.
     unsafe {
         let first = job.weight.bytes().as_ptr().add(columns.start * k * 2);
         let a = if k.is_multiple_of(32) && columns.len() == PAIR {
@@ -82,11 +82,11 @@ pub(super) unsafe fn few(
     }
 }
 
-/// Many rows: the columns of one panel. `ahead` is what this thread computes next.
+/// Computes the columns of one panel, for many rows. `ahead` points to the weights this thread needs next.
 ///
 /// # Safety
-/// Tiles are configured; x are the packed tiles of m rows; columns are at most PANEL, begin at a multiple of
-/// it and are nobody else's.
+/// Tiles are configured. `x` points to the packed tiles of m rows. `columns` begins at a multiple of PANEL, has at
+/// most PANEL columns, and no other thread writes them.
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) unsafe fn many(
     job: &Job<'_>,
@@ -97,12 +97,12 @@ pub(super) unsafe fn many(
     scratch: &mut Scratch,
 ) {
     let k = job.weight.cols();
-    // SAFETY: by the contract; the scratch was reserved for these sizes.
+    // SAFETY: the caller upholds this function's contract, and the scratch was reserved for these sizes.
     unsafe {
         let first = job.weight.bytes().as_ptr().add(columns.start * k * 2);
         for rows in (0..m).step_by(ROWS).map(|start| start..(start + ROWS).min(m)) {
             let mut depth = 0;
-            // At least once, so that no inputs give zeros.
+            // The body runs once even if k is 0, so that a product without inputs writes zeros.
             while depth < k || depth == 0 {
                 let inputs = depth..(depth + DEPTH).min(k);
                 let next = match (inputs.end < k, rows.end < m) {
@@ -117,10 +117,10 @@ pub(super) unsafe fn many(
     }
 }
 
-/// Adds the products of some inputs to the sums of rows and columns; the last inputs write them.
+/// Adds the products of a range of inputs to the sums. After the last range, writes the sums to the output.
 ///
 /// # Safety
-/// As for [`many`].
+/// The contract of [`many`].
 #[allow(clippy::too_many_arguments)]
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn panel(
@@ -140,7 +140,7 @@ unsafe fn panel(
         let start = columns.start + pair * PAIR;
         start..(start + PAIR).min(columns.end)
     };
-    // SAFETY: by the contract; the scratch was reserved for these sizes.
+    // SAFETY: the caller upholds this function's contract, and the scratch was reserved for these sizes.
     unsafe {
         let panel = scratch.panel.as_mut_ptr().cast::<u8>();
         let sums = scratch.sums.as_mut_ptr();
@@ -149,13 +149,13 @@ unsafe fn panel(
             let first = job.weight.bytes().as_ptr().add(columns.start * k * 2);
             copy_pair(first, columns.len(), k, inputs.clone(), panel.add(pair * pair_stride));
         }
-        // While this panel is used, the next one and the next rows of x are fetched, a part with each product.
+        // Each product also prefetches its share of the next panel, and of the next rows of x.
         let row_lines = DEPTH.min(k) * 2 / 64;
         let products = rows.len().div_ceil(32) * pairs * inputs.len().div_ceil(PART);
         let share = (columns.len() * row_lines).div_ceil(products.max(1));
         let mut line = 0;
         let mut start = inputs.start;
-        // At least once, so that no inputs give zeros.
+        // The body runs once even if there are no inputs, so that a product without inputs writes zeros.
         while start < inputs.end || start == 0 {
             let part = start..(start + PART).min(inputs.end);
             let steps = part.len().div_ceil(32);
@@ -192,19 +192,19 @@ unsafe fn panel(
     }
 }
 
-/// Pairs of A tiles one after the other.
+/// Source for packed A tiles, which lie in memory pair after pair.
 fn packed(first: *const u8) -> TileSource {
     TileSource { first, second: first.wrapping_add(TILE_BYTES), rows: 64, step: 2 * TILE_BYTES }
 }
 
-/// Copies `inputs` of up to 32 rows of W to pairs of tiles, the rest zeros.
+/// Copies `inputs` of up to 32 rows of W into pairs of tiles, padded with zeros.
 ///
 /// # Safety
-/// AVX-512 is available; `from` is the first of `rows` rows of `k` elements; `to` has room.
+/// AVX-512 is available. `from` points to the first of `rows` rows with `k` elements each. `to` has room for the tiles.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn copy_pair(from: *const u8, rows: usize, k: usize, inputs: Range<usize>, to: *mut u8) {
-    // SAFETY: masked elements are not read; the tiles of `inputs` are inside `to`.
+    // SAFETY: masked elements are not read, and the tiles of `inputs` are inside `to`.
     unsafe {
         for row in 0..PAIR {
             let source = from.cast::<i16>().add(if row < rows { row * k } else { 0 });
@@ -219,14 +219,15 @@ unsafe fn copy_pair(from: *const u8, rows: usize, k: usize, inputs: Range<usize>
     }
 }
 
-/// Writes four product tiles `[16 outputs][16 rows]` to rows and columns of the output.
+/// Writes four product tiles `[16 outputs][16 rows]` to the given rows and columns of the output.
 ///
 /// # Safety
-/// AVX-512 is available; sums are four tiles; rows and columns (at most 32 each) are inside and this thread's.
+/// AVX-512 is available. `sums` points to four tiles. `rows` and `columns` (at most 32 each) are inside the output,
+/// and no other thread writes them.
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn write(out: &Output, sums: *const f32, rows: Range<usize>, columns: Range<usize>) {
-    // SAFETY: by the contract; masked columns are neither read nor written.
+    // SAFETY: the caller upholds this function's contract, and masked columns are neither read nor written.
     unsafe {
         for (part, first) in columns.clone().step_by(16).enumerate() {
             let mask = ((1u32 << (columns.end - first).min(16)) - 1) as u16;

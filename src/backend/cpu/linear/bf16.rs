@@ -1,5 +1,5 @@
-//! bf16 products with AVX-512 bf16 dot products, along the inputs. Chain of an element: lane i of one
-//! accumulator adds the products of inputs 2 i, 2 i + 1, 2 i + 32, ... (the tail padded with zeros), then the
+//! bf16 products with AVX-512 bf16 dot products along the inputs. Order of additions for an output element: lane i
+//! of one accumulator adds the products of inputs 2 i, 2 i + 1, 2 i + 32, ... (the end padded with zeros), then the
 //! lanes are summed.
 // Register tiles are indexed in both directions; iterators would hide their shape.
 #![allow(clippy::needless_range_loop)]
@@ -8,18 +8,19 @@ use super::Job;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// Inputs per vector.
+/// Number of inputs per vector.
 const STEP: usize = 32;
 
-/// `out[0..m, columns] = x · W[columns]ᵀ`, x being packed rows.
+/// Computes `out[0..m, columns] = x · W[columns]ᵀ`, where x holds packed rows.
 ///
 /// # Safety
-/// AVX-512 BF16 is available; x are m rows of k padded to 32; the columns are inside and nobody else's.
+/// AVX-512 BF16 is available. `x` points to m rows, with k padded to a multiple of 32. The columns are inside the
+/// output, and no other thread writes them.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 pub(super) unsafe fn product(job: &Job<'_>, columns: Range<usize>, x: *const u16, m: usize) {
-    // SAFETY: tiles lie inside.
+    // SAFETY: every tile lies inside the rows and columns of the call.
     unsafe {
-        // A few rows stay in L1 for all columns of the item, which stay in L2 for all rows.
+        // A few rows stay in L1 for all columns of the item. The weights of those columns stay in L2 for all rows.
         let mut row = 0;
         while row < m {
             let high = m - row >= 6;
@@ -40,17 +41,17 @@ pub(super) unsafe fn product(job: &Job<'_>, columns: Range<usize>, x: *const u16
 }
 
 /// # Safety
-/// As for [`product`]; rows and columns of the tile are inside.
+/// The contract of [`product`]; the tile's rows and columns are inside those of the call.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 unsafe fn tile<const M: usize, const N: usize>(job: &Job<'_>, x: *const u16, row: usize, col: usize) {
     let k = job.weight.cols();
     let padded = k.next_multiple_of(STEP);
-    // SAFETY: by the contract; masked inputs are not read. Vectors of the same bits are cast.
+    // SAFETY: the caller upholds this function's contract. Masked inputs are not read. Casts keep the vector size.
     unsafe {
         let x = x.add(row * padded);
         let w = job.weight.bytes().as_ptr().cast::<u16>().add(col * k);
-        // The next outputs are one contiguous region: fetched in that order, one line for each line used.
+        // The weights of the next outputs are one contiguous region. Prefetch it in order, one line per line used.
         let ahead = w.wrapping_add(N * k);
         let mut sums = [[_mm512_setzero_ps(); N]; M];
         let mut at = 0;
@@ -80,7 +81,7 @@ unsafe fn tile<const M: usize, const N: usize>(job: &Job<'_>, x: *const u16, row
                 }
             }
         }
-        // A plain copy is unrolled, so that the sums above live in registers; the reduction is a loop.
+        // A plain copy is unrolled, which keeps the sums above in registers. The reduction is a loop.
         let mut lanes = [[_mm512_setzero_ps(); N]; M];
         for i in 0..M {
             for j in 0..N {
@@ -98,6 +99,6 @@ unsafe fn tile<const M: usize, const N: usize>(job: &Job<'_>, x: *const u16, row
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn bf16(bits: __m512i) -> __m512bh {
-    // SAFETY: vectors of the same size, every bit pattern is a value.
+    // SAFETY: both vectors have the same size, and every bit pattern is a valid value.
     unsafe { std::mem::transmute(bits) }
 }

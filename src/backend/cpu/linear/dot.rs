@@ -1,6 +1,6 @@
-//! Products as dot products along the inputs, in f32 vectors: every level's form for f32 and f16 weights, and
-//! the bf16 form of the levels without bf16 instructions. Chain of an element: lane i of one accumulator adds
-//! the products at i, i + LANES, ... (the tail padded with zeros), then the lanes are summed.
+//! Products as dot products along the inputs, in f32 vectors. Every level uses this for f32 and f16 weights; levels
+//! without bf16 instructions use it for bf16 too. Order of additions for an output element: lane i of one accumulator
+//! adds the products at i, i + LANES, ... (the end padded with zeros), then the lanes are summed.
 // Register tiles are indexed in both directions; iterators would hide their shape.
 #![allow(clippy::needless_range_loop)]
 
@@ -14,12 +14,12 @@ use crate::error::Result;
 use crate::tensor::Dtype;
 use std::ops::Range;
 
-/// The input rounded to bf16 and widened again.
+/// Rounds the input to bf16 and widens it again to f32.
 pub(super) fn round_input(pool: &mut Pool, x: &CpuBuffer, out: &mut Aligned<f32>) -> Result<()> {
     out.resize(x.as_slice().len())?;
     let to = out.as_mut_ptr() as usize;
     pool.chunks(x.as_slice().len(), 1 << 15, |_, range| {
-        // SAFETY: out is as long as x, and chunks are disjoint.
+        // SAFETY: `out` is as long as `x`, and chunks are disjoint.
         let to = unsafe { std::slice::from_raw_parts_mut((to as *mut f32).add(range.start), range.len()) };
         for (to, &from) in to.iter_mut().zip(&x.as_slice()[range]) {
             *to = f32::from_bits((bf16_bits(from) as u32) << 16);
@@ -28,10 +28,10 @@ pub(super) fn round_input(pool: &mut Pool, x: &CpuBuffer, out: &mut Aligned<f32>
     Ok(())
 }
 
-/// `out[0..m, columns] = x · W[columns]ᵀ`.
+/// Computes `out[0..m, columns] = x · W[columns]ᵀ`.
 ///
 /// # Safety
-/// The level is available; x is `[m, W.cols]`; columns are inside W and out; no other thread touches them.
+/// The level is available, x is `[m, W.cols]`, the columns are inside W and out, and no other thread touches them.
 pub(super) unsafe fn product(
     level: Level,
     x: *const f32,
@@ -42,7 +42,7 @@ pub(super) unsafe fn product(
 ) {
     let k = weight.cols();
     let w = weight.bytes().as_ptr();
-    // SAFETY: matrices are aligned to their elements; the rest is the caller's contract.
+    // SAFETY: matrices are aligned to their elements, and the caller upholds the rest of this function's contract.
     unsafe {
         match weight.dtype() {
             Dtype::F32 => dispatch(level, Product { x, m, k, w: w.cast::<f32>(), columns, out }),
@@ -67,7 +67,7 @@ impl<W: Element> Kernel for Product<W> {
     unsafe fn run<S: Simd>(self) {
         // SAFETY: the tiles lie inside, by the contract of `product`.
         unsafe {
-            // A few rows stay in L1 for all columns of the item, which stay in L2 for all rows.
+            // A few rows stay in L1 for all columns of the item. The weights of those columns stay in L2 for all rows.
             let mut row = 0;
             while row < self.m {
                 if self.m - row >= 4 {
@@ -135,7 +135,7 @@ impl<W: Element> Product<W> {
                     }
                 }
             }
-            // A plain copy is unrolled, so that the sums above live in registers; the reduction is a loop.
+            // A plain copy is unrolled, which keeps the sums above in registers. The reduction is a loop.
             let mut lanes = [[S::splat(0.0); N]; M];
             for i in 0..M {
                 for j in 0..N {

@@ -1,7 +1,8 @@
-//! Projections: `y = x · Wᵀ (+ b)`, written or added. All of one call share their input and one parallel region.
+//! Projections: `y = x · Wᵀ (+ b)`, which overwrites its output or adds to it. All projections of a call share their
+//! input and one parallel region.
 //!
-//! Every output element is one chain of additions over `cols` in an order that depends on the level and the
-//! weight's dtype only, so a row does not notice which rows it is computed with.
+//! Every output element is one sequence of additions over `cols`. Its order depends only on the level and the weight's
+//! dtype, so a row's result does not depend on the other rows in the batch.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -21,28 +22,28 @@ use crate::tensor::Dtype;
 use std::ops::Range;
 use std::sync::atomic::AtomicUsize;
 
-/// One projection of the input of a call.
+/// One projection of the call's input.
 pub(super) struct Task<'a> {
     pub weight: &'a CpuMatrix,
     pub bias: Option<&'a CpuVector>,
     pub out: &'a mut CpuBuffer,
-    /// Add to `out` instead of overwriting it.
+    /// Whether to add to `out` instead of overwriting it.
     pub add: bool,
 }
 
-/// Forms of the input that a kind of weight wants, kept for the next call.
+/// Converted copies of the input, one per kind of weight. The memory is kept for the next call.
 #[derive(Default)]
 pub(super) struct Packed {
-    /// The input rounded to bf16, as f32.
+    /// The input rounded to bf16, stored as f32.
     rounded: Aligned<f32>,
-    /// The input as bf16, in rows or tiles.
+    /// The input as bf16, packed as rows or tiles.
     #[cfg(target_arch = "x86_64")]
     bf16: Aligned<u16>,
     #[cfg(target_arch = "x86_64")]
     scratch: PerThread<amx::Scratch>,
 }
 
-/// Where a kernel writes: `[rows, stride]` from `ptr`, each element by one thread.
+/// Destination of a kernel: `[rows, stride]` from `ptr`. Each element is written by one thread.
 #[derive(Clone, Copy)]
 struct Output {
     ptr: *mut f32,
@@ -54,17 +55,17 @@ struct Output {
 
 // SAFETY: work items write disjoint columns.
 unsafe impl Send for Output {}
-// SAFETY: as above.
+// SAFETY: for the same reason as Send.
 unsafe impl Sync for Output {}
 
 impl Output {
-    /// Writes or adds one element, bias included.
+    /// Writes or adds one element, and adds the bias if there is one.
     ///
     /// # Safety
-    /// The element is inside and no other thread touches it.
+    /// The element is inside the output, and no other thread touches it.
     #[inline(always)]
     unsafe fn put(&self, row: usize, col: usize, value: f32) {
-        // SAFETY: by the contract; bias has an element per column.
+        // SAFETY: the caller upholds this function's contract, and the bias has an element per column.
         unsafe {
             let value = if self.bias.is_null() { value } else { value + *self.bias.add(col) };
             let place = self.ptr.add(row * self.stride + col);
@@ -73,7 +74,7 @@ impl Output {
     }
 }
 
-/// Computes all tasks of one input. Shapes are checked.
+/// Computes all projections of one input. The caller has checked the shapes.
 pub(super) fn linear(
     pool: &mut Pool,
     level: Level,
@@ -120,14 +121,14 @@ pub(super) fn linear(
     if !full.is_empty() {
         run(pool, &full, COLUMNS, |_, job, columns, _| {
             let input = x.as_slice().as_ptr();
-            // SAFETY: the level is available; input is [m, k], the columns are inside, and no other item has them.
+            // SAFETY: the level is available; input is [m, k]; the columns are inside and belong to this item only.
             unsafe { dot::product(level, input, m, job.weight, columns, job.out) };
         });
     }
     Ok(())
 }
 
-/// Products with bf16 weights, the input rounded to bf16.
+/// Products with bf16 weights; the input is rounded to bf16.
 fn bf16_products(pool: &mut Pool, level: Level, packed: &mut Packed, x: &CpuBuffer, jobs: &[Job<'_>]) -> Result<()> {
     let m = x.rows();
     #[cfg(target_arch = "x86_64")]
@@ -137,7 +138,7 @@ fn bf16_products(pool: &mut Pool, level: Level, packed: &mut Packed, x: &CpuBuff
         pack::rows(pool, x, &mut packed.bf16)?;
         let input = &packed.bf16;
         run(pool, jobs, COLUMNS, |_, job, columns, _| {
-            // SAFETY: the level is available; the columns are inside, and no other item has them.
+            // SAFETY: the level is available; the columns are inside and belong to this item only.
             unsafe { bf16::product(job, columns, input.as_ptr(), m) };
         });
         return Ok(());
@@ -145,7 +146,7 @@ fn bf16_products(pool: &mut Pool, level: Level, packed: &mut Packed, x: &CpuBuff
     dot::round_input(pool, x, &mut packed.rounded)?;
     let input = &packed.rounded;
     run(pool, jobs, COLUMNS, |_, job, columns, _| {
-        // SAFETY: the level is available; input is [m, k], the columns are inside, and no other item has them.
+        // SAFETY: the level is available; input is [m, k]; the columns are inside and belong to this item only.
         unsafe { dot::product(level, input.as_ptr(), m, job.weight, columns, job.out) };
     });
     Ok(())
@@ -160,8 +161,8 @@ fn amx_products(pool: &mut Pool, packed: &mut Packed, x: &CpuBuffer, jobs: &[Job
     let (input, scratch) = (&packed.bf16, &packed.scratch);
     let columns = if m > amx::FEW { amx::PANEL } else { 32 };
     run(pool, jobs, columns, |thread, job, columns, ahead| {
-        // SAFETY: the level is available: its dispatch brought us here. The scratch is this thread's; columns
-        // are inside, and no other item has them. Tiles cost some tens of cycles to configure.
+        // SAFETY: the caller dispatched on this level, so it is available. Each thread uses its own scratch. The
+        // columns are inside and belong to this item only. Configuring the tiles costs some tens of cycles.
         unsafe {
             let _tiles = Tiles::configure();
             let scratch = scratch.get(thread);
@@ -181,12 +182,12 @@ struct Job<'a> {
     out: Output,
 }
 
-/// Outputs claimed at a time by dot products.
+/// Number of outputs per work item of the dot products.
 const COLUMNS: usize = 64;
 
-/// Spreads the columns of all jobs over the pool: `body(thread, job, columns, ahead)`, where `ahead` is the
-/// weights of the thread's next item. An item is claimed while the one before is computed, so that its weights
-/// can be fetched.
+/// Distributes the columns of all jobs over the pool. Calls `body(thread, job, columns, ahead)`, where `ahead` points
+/// to the weights of the thread's next item. Each thread claims its next item before it computes the current one, so
+/// that the next weights can be prefetched.
 fn run(
     pool: &mut Pool,
     jobs: &[Job<'_>],

@@ -1,5 +1,5 @@
-//! Vectors of f32, so that norms, rotation, activation functions, attention and the f32 products are written
-//! once: [`Kernel::run`] is generic over [`Simd`] and compiled for each [`Level`].
+//! Vectors of f32. Norms, rotation, activation functions, attention and the f32 products are written once:
+//! [`Kernel::run`] is generic over [`Simd`] and is compiled for each [`Level`].
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -17,8 +17,8 @@ pub(super) use transpose::transpose16;
 /// A vector of [`Simd::LANES`] floats.
 ///
 /// # Safety
-/// All functions: the instructions of the implementation are available; pointers are valid for as many
-/// elements as are read or written (any alignment of elements is allowed).
+/// For every function: the instructions that the implementation uses are available, and pointers are valid for the
+/// elements that are read or written. Pointers need no alignment.
 #[allow(clippy::missing_safety_doc)]
 pub(super) trait Simd: Copy {
     const LANES: usize;
@@ -27,28 +27,28 @@ pub(super) trait Simd: Copy {
     unsafe fn load_bf16(p: *const u16) -> Self;
     unsafe fn load_f16(p: *const u16) -> Self;
     unsafe fn store(self, p: *mut f32);
-    /// Rounded to nearest even.
+    /// Stores the lanes as bf16, rounded to nearest even.
     unsafe fn store_bf16(self, p: *mut u16);
     unsafe fn store_f16(self, p: *mut u16);
     unsafe fn add(self, b: Self) -> Self;
     unsafe fn sub(self, b: Self) -> Self;
     unsafe fn mul(self, b: Self) -> Self;
     unsafe fn div(self, b: Self) -> Self;
-    /// `self * b + c`, fused where the level has it.
+    /// `self * b + c`, with one rounding where the level has fused multiply-add.
     unsafe fn fma(self, b: Self, c: Self) -> Self;
     unsafe fn max(self, b: Self) -> Self;
     unsafe fn min(self, b: Self) -> Self;
     /// Rounds to the nearest integer, ties to even.
     unsafe fn round(self) -> Self;
-    /// 2 to the power of lanes that hold integers from -126 to 127.
+    /// 2 to the power of each lane. Lanes must hold integers from -126 to 127.
     unsafe fn exp2_int(self) -> Self;
-    /// Per lane `a < b ? x : y`.
+    /// Selects per lane: `a < b ? x : y`.
     unsafe fn select_lt(a: Self, b: Self, x: Self, y: Self) -> Self;
-    /// Sum in a fixed order.
+    /// Sum of all lanes, added in a fixed order.
     unsafe fn sum(self) -> f32;
     unsafe fn largest(self) -> f32;
 
-    /// The first `n < LANES` elements, the rest zero.
+    /// Loads the first `n < LANES` elements; the remaining lanes are zero.
     #[inline(always)]
     unsafe fn load_part(p: *const f32, n: usize) -> Self {
         let mut lanes = [0.0f32; 16];
@@ -70,15 +70,15 @@ pub(super) trait Simd: Copy {
         }
     }
 
-    /// e to the power of each lane: 0 below -87.3, at most e^88.3. A lane's result depends on that lane only.
+    /// e to the power of each lane: 0 below -87.3, at most e^88.3. Each lane's result depends only on that lane.
     #[inline(always)]
     unsafe fn exp(self) -> Self {
-        // SAFETY: as for this function.
+        // SAFETY: the caller upholds this function's contract.
         unsafe {
             let low = Self::splat(-87.33654);
             let x = self.max(low).min(Self::splat(88.37626));
             let n = x.mul(Self::splat(std::f32::consts::LOG2_E)).round();
-            // ln 2 in two parts, the first exact times n.
+            // ln 2 is split into two parts; the product of the first with n is exact.
             let r = n.fma(Self::splat(-0.693_359_4), x);
             let r = n.fma(Self::splat(2.121_944_4e-4), r);
             let p = Self::splat(1.987_569_1e-4);
@@ -94,14 +94,14 @@ pub(super) trait Simd: Copy {
     }
 }
 
-/// Elements of weights and KV that are widened to f32 on load and rounded on store.
+/// Element type of weights and KV: widened to f32 on load, rounded on store.
 pub(super) trait Element: Copy + Send + Sync + 'static {
     unsafe fn load<S: Simd>(p: *const Self) -> S;
     unsafe fn store<S: Simd>(v: S, p: *mut Self);
     fn to_f32(self) -> f32;
     fn from_f32(value: f32) -> Self;
 
-    /// The first `n < LANES` elements, the rest zero.
+    /// Loads the first `n < LANES` elements; the remaining lanes are zero.
     #[inline(always)]
     unsafe fn load_part<S: Simd>(p: *const Self, n: usize) -> S {
         let mut lanes = [Self::from_f32(0.0); 16];
@@ -116,12 +116,12 @@ pub(super) trait Element: Copy + Send + Sync + 'static {
 impl Element for f32 {
     #[inline(always)]
     unsafe fn load<S: Simd>(p: *const f32) -> S {
-        // SAFETY: as for this function.
+        // SAFETY: the caller upholds this function's contract.
         unsafe { S::load(p) }
     }
     #[inline(always)]
     unsafe fn store<S: Simd>(v: S, p: *mut f32) {
-        // SAFETY: as for this function.
+        // SAFETY: the caller upholds this function's contract.
         unsafe { v.store(p) }
     }
     #[inline(always)]
@@ -134,12 +134,12 @@ impl Element for f32 {
     }
 }
 
-/// The bits of a bf16.
+/// Bit pattern of a bf16.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(super) struct Bf16(pub u16);
 
-/// The bits of an IEEE half.
+/// Bit pattern of an IEEE half-precision float.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(super) struct F16(pub u16);
@@ -147,12 +147,12 @@ pub(super) struct F16(pub u16);
 impl Element for Bf16 {
     #[inline(always)]
     unsafe fn load<S: Simd>(p: *const Bf16) -> S {
-        // SAFETY: as for this function.
+        // SAFETY: the caller upholds this function's contract.
         unsafe { S::load_bf16(p.cast()) }
     }
     #[inline(always)]
     unsafe fn store<S: Simd>(v: S, p: *mut Bf16) {
-        // SAFETY: as for this function.
+        // SAFETY: the caller upholds this function's contract.
         unsafe { v.store_bf16(p.cast()) }
     }
     #[inline(always)]
@@ -168,12 +168,12 @@ impl Element for Bf16 {
 impl Element for F16 {
     #[inline(always)]
     unsafe fn load<S: Simd>(p: *const F16) -> S {
-        // SAFETY: as for this function.
+        // SAFETY: the caller upholds this function's contract.
         unsafe { S::load_f16(p.cast()) }
     }
     #[inline(always)]
     unsafe fn store<S: Simd>(v: S, p: *mut F16) {
-        // SAFETY: as for this function.
+        // SAFETY: the caller upholds this function's contract.
         unsafe { v.store_f16(p.cast()) }
     }
     #[inline(always)]
@@ -186,7 +186,7 @@ impl Element for F16 {
     }
 }
 
-/// f32 to bf16, to nearest even, NaN kept a NaN.
+/// Converts f32 to bf16, rounding to nearest even. A NaN stays a NaN.
 #[inline(always)]
 pub(super) fn bf16_bits(value: f32) -> u16 {
     let bits = value.to_bits();
@@ -195,19 +195,20 @@ pub(super) fn bf16_bits(value: f32) -> u16 {
     (if value.is_nan() { nan } else { rounded }) as u16
 }
 
-/// Code compiled for every level. `run` must be `#[inline(always)]`, as must be what it calls with vectors.
+/// Code that is compiled for every level. `run` must be `#[inline(always)]`, and so must every function it passes
+/// vectors to.
 pub(super) trait Kernel {
     /// # Safety
-    /// The instructions of `S` are available, and what the kernel says of its fields holds.
+    /// The instructions of `S` are available, and the fields meet the requirements that the kernel documents.
     unsafe fn run<S: Simd>(self);
 }
 
 /// Runs a kernel with the vectors of `level`.
 ///
 /// # Safety
-/// `level` is available on this machine, and what the kernel says of its fields holds.
+/// `level` is available on this machine, and the kernel's fields meet the requirements that it documents.
 pub(super) unsafe fn dispatch<K: Kernel>(level: Level, kernel: K) {
-    // SAFETY: the caller vouches for the level.
+    // SAFETY: the caller guarantees that the level is available.
     unsafe {
         match level {
             Level::Portable => kernel.run::<Lanes8>(),

@@ -19,34 +19,34 @@ impl Simd for Lanes8 {
     }
     #[inline(always)]
     unsafe fn load(p: *const f32) -> Self {
-        // SAFETY: valid for eight elements, by the contract.
+        // SAFETY: by the contract of the trait, `p` is valid for eight elements.
         Lanes8(unsafe { p.cast::<[f32; 8]>().read_unaligned() })
     }
     #[inline(always)]
     unsafe fn load_bf16(p: *const u16) -> Self {
-        // SAFETY: valid for eight elements, by the contract.
+        // SAFETY: by the contract of the trait, `p` is valid for eight elements.
         let bits = unsafe { p.cast::<[u16; 8]>().read_unaligned() };
         Lanes8(bits.map(|b| f32::from_bits((b as u32) << 16)))
     }
     #[inline(always)]
     unsafe fn load_f16(p: *const u16) -> Self {
-        // SAFETY: valid for eight elements, by the contract.
+        // SAFETY: by the contract of the trait, `p` is valid for eight elements.
         let bits = unsafe { p.cast::<[u16; 8]>().read_unaligned() };
         Lanes8(bits.map(|b| half::f16::from_bits(b).to_f32()))
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
-        // SAFETY: valid for eight elements, by the contract.
+        // SAFETY: by the contract of the trait, `p` is valid for eight elements.
         unsafe { p.cast::<[f32; 8]>().write_unaligned(self.0) }
     }
     #[inline(always)]
     unsafe fn store_bf16(self, p: *mut u16) {
-        // SAFETY: valid for eight elements, by the contract.
+        // SAFETY: by the contract of the trait, `p` is valid for eight elements.
         unsafe { p.cast::<[u16; 8]>().write_unaligned(self.0.map(bf16_bits)) }
     }
     #[inline(always)]
     unsafe fn store_f16(self, p: *mut u16) {
-        // SAFETY: valid for eight elements, by the contract.
+        // SAFETY: by the contract of the trait, `p` is valid for eight elements.
         unsafe { p.cast::<[u16; 8]>().write_unaligned(self.0.map(|v| half::f16::from_f32(v).to_bits())) }
     }
     #[inline(always)]
@@ -79,7 +79,7 @@ impl Simd for Lanes8 {
     }
     #[inline(always)]
     unsafe fn round(self) -> Self {
-        // Adding and taking away 1.5 * 2^23 rounds to even, for magnitudes below 2^22: all that exp needs.
+        // Adding and subtracting 1.5 * 2^23 rounds to even for magnitudes below 2^22, which is all that exp needs.
         const MAGIC: f32 = 12_582_912.0;
         Lanes8(self.0.map(|x| (x + MAGIC) - MAGIC))
     }

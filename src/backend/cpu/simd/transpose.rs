@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-/// Row i of the result is column i of the argument.
+/// Transposes a matrix: row i of the result is column i of the argument.
 ///
 /// # Safety
 /// AVX-512 F is available.

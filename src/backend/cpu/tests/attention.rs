@@ -11,7 +11,7 @@ struct Shape {
     norms: bool,
 }
 
-/// Whole sequences of q, k, v with angles, and what a step needs of them.
+/// Sequences of q, k and v with their rotation angles, and the other inputs of a step.
 struct Sequence {
     len: usize,
     table: Vec<u32>,
@@ -80,7 +80,7 @@ impl Shape {
 
     fn slab_of(&self, blocks: usize, geometry: KvGeometry) -> KvSlab {
         let kv = KvSlab::new(geometry, blocks).unwrap();
-        // Every bit set is a NaN in all dtypes, as an int8 row's scale too.
+        // All bits set is a NaN in every float dtype, and in the scale of an int8 row.
         let garbage = vec![0xffu8; kv.geometry().block_bytes()];
         (0..blocks as u32).for_each(|id| kv.write(id, 0, &garbage).unwrap());
         kv
@@ -104,7 +104,7 @@ impl Shape {
         out
     }
 
-    /// One row's attention in f64, with K and V rounded as they are stored.
+    /// Attention of one row in f64, with K and V rounded as they are stored.
     fn oracle(&self, sequence: &Sequence, token: usize, head: usize, dtype: Dtype) -> Vec<f64> {
         let kv_head = head / (self.heads / self.kv_heads);
         let q = self.turned(sequence, &sequence.q, self.heads, token, head);
@@ -125,7 +125,7 @@ impl Shape {
     }
 }
 
-/// A row as it is stored.
+/// Values of a row after rounding to the stored dtype.
 fn stored(row: &[f64], dtype: Dtype) -> Vec<f64> {
     if dtype != Dtype::I8 {
         return row.iter().map(|&x| rounded(x as f32, dtype) as f64).collect();
@@ -151,8 +151,8 @@ fn attention_matches_plain_arithmetic() {
                 let kv = shape.slab(40, dtype);
                 let sequence = shape.sequence(&mut random, 150, &mut (0..40).collect());
                 let out = shape.step(&mut backend(level, 2), &kv, &[(&sequence, 0, 150)]);
-                // bf16 and int8 KV may be multiplied as bf16: queries and weights rounded. And where a value lies
-                // between two steps of int8, arithmetic in f64 may take the other one.
+                // bf16 and int8 KV may be multiplied as bf16, with queries and weights rounded too. For int8, a value
+                // near the middle between two steps may also be rounded the other way in f64.
                 let bound = if matches!(dtype, Dtype::Bf16 | Dtype::I8) { 2e-2 } else { 2e-3 };
                 for token in [0, 1, 2, 15, 16, 63, 64, 65, 127, 128, 149] {
                     for head in 0..shape.heads {
@@ -211,7 +211,7 @@ fn chunks_batches_and_threads_change_no_bit() {
     }
 }
 
-/// Where a token lies is not what it is: block sizes and shards change no bit.
+/// Results are bit-identical for every block size and every number of shards.
 #[test]
 fn layouts_change_no_bit() {
     for level in Level::available() {

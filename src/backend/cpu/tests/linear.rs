@@ -17,7 +17,7 @@ const SHAPES: [(usize, usize, usize); 9] = [
     (1, 300, 96),
 ];
 
-/// In f64, of weights rounded to dtype and inputs rounded as the kernels do.
+/// Reference product in f64, with weights rounded to `dtype` and inputs rounded as the kernels do.
 fn oracle(x: &[f32], m: usize, w: &[f32], n: usize, k: usize, dtype: Dtype, bias: &[f32]) -> Vec<f64> {
     let input = if dtype == Dtype::Bf16 { Dtype::Bf16 } else { Dtype::F32 };
     let mut out = Vec::new();
@@ -120,7 +120,7 @@ fn empty_and_misaligned() {
         cpu.product(&none, &linear, &mut out).unwrap();
         assert_eq!((out.rows(), out.cols()), (0, 2));
         for dtype in DTYPES {
-            // No inputs: all sums are empty. No outputs: nothing happens.
+            // Without inputs all sums are zero. Without outputs nothing is written.
             let no_inputs = Linear { weight: CpuMatrix::from_f32(&[], 2, 0, dtype).unwrap(), bias: None };
             cpu.product(&CpuBuffer::from_f32(&[], 3, 0).unwrap(), &no_inputs, &mut out).unwrap();
             assert_eq!(out.as_slice(), [0.0; 6]);
@@ -132,7 +132,7 @@ fn empty_and_misaligned() {
     }
 }
 
-/// Two devices that hold half of the inputs each: their partial products, combined and added, are the product of one.
+/// With the inputs divided between two devices, the sum of their partial products equals the product on one device.
 #[test]
 fn partial_products_of_column_shards_add_up() {
     let (m, n, k) = (5, 33, 96);

@@ -1,4 +1,5 @@
-//! Kernels of every level this machine has against plain f64 arithmetic, and bit identity.
+//! Compares the kernels of every level this machine has with plain f64 arithmetic, and checks that results do not
+//! depend on batches or threads.
 
 mod attention;
 mod linear;
@@ -8,7 +9,7 @@ mod pool;
 use super::{CpuBackend, CpuConfig, Level};
 use crate::tensor::Dtype;
 
-/// A small generator: the same numbers on every run.
+/// A small random generator that yields the same numbers on every run.
 pub struct Random(u64);
 
 impl Random {
@@ -27,7 +28,7 @@ impl Random {
         (self.next() >> 11) as usize % end
     }
 
-    /// In -1..1.
+    /// A number in -1..1.
     pub fn float(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }

@@ -29,7 +29,7 @@ fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
             pool.region(&|_| {
                 while let Some(range) = claim(&next, 50, 1) {
                     std::thread::sleep(Duration::from_micros(20));
-                    // resume_unwind does not call the panic hook: nothing is printed.
+                    // resume_unwind does not call the panic hook, so nothing is printed.
                     if range.start == 10 + round {
                         std::panic::resume_unwind(Box::new("planned"));
                     }
@@ -63,7 +63,7 @@ fn workers_take_no_signals() {
     let begin = std::time::Instant::now();
     while masks.lock().unwrap().is_empty() && begin.elapsed() < Duration::from_secs(10) {
         pool.region(&|thread| {
-            // SAFETY: the set is written by the call that only reads this thread's mask.
+            // SAFETY: the call only reads this thread's mask and writes it to the set.
             let blocked = unsafe {
                 let mut set: libc::sigset_t = std::mem::zeroed();
                 libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), &mut set);
