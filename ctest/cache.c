@@ -1,6 +1,6 @@
 #include "support.h"
 
-/* What a progress function was told, and what it answers. */
+/* Calls of a progress function, and its return value. */
 struct told {
     cleave_model_t *model;
     int calls, cancel;
@@ -39,12 +39,12 @@ static void check_progress(cleave_model_t *model, const cleave_cache_config_t *c
     CHECK_ERR(cleave_cache_create_with_progress(model, NULL, 0, config, progress, user_data, &cache, &err),
               CLEAVE_ERR_CANCELLED);
     CHECK(cache == NULL && told.calls == 1);
-    /* The weights are mapped: on the CPU all are there at once. */
+    /* On the CPU the weights are mapped, so all bytes are available at once. */
     told.cancel = 0;
     CHECK_ERR(cleave_cache_create_with_progress(model, NULL, 0, config, progress, user_data, &cache, &err), CLEAVE_OK);
     CHECK(told.calls == 2 && told.done == told.total && told.total == info.weight_bytes);
     cleave_cache_destroy(cache);
-    /* Nobody is told, and no cache is made in vain. */
+    /* The progress function is optional. The pointer for the new cache is not. */
     CHECK_ERR(cleave_cache_create_with_progress(model, NULL, 0, config, NULL, 0, &cache, &err), CLEAVE_OK);
     cleave_cache_destroy(cache);
     CHECK_ERR(cleave_cache_create_with_progress(model, NULL, 0, config, progress, user_data, NULL, &err),
@@ -94,7 +94,7 @@ int main(void)
     CHECK(audit.total > 0 && audit.free == audit.total && audit.leaked == 0);
     CHECK_ERR(cleave_cache_create(model, NULL, 0, NULL, &defaults, &err), CLEAVE_OK);
 
-    /* A cache keeps the model. */
+    /* A cache keeps its model alive. */
     cleave_model_release(model);
     CHECK_OK(cleave_cache_audit(cache, &audit, NULL));
     cleave_cache_destroy(defaults);

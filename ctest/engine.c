@@ -29,7 +29,7 @@ int main(void)
     config.reserved = 1;
     CHECK_ERR(cleave_engine_create(cache, queue, &config, &engine, &err), CLEAVE_ERR_UNSUPPORTED);
     config.reserved = 0;
-    /* The CPU has no multiprocessors to share out. */
+    /* The CPU has no multiprocessors to partition. */
     config.sm_percent = 101;
     CHECK_ERR(cleave_engine_create(cache, queue, &config, &engine, &err), CLEAVE_ERR_INVALID_ARGUMENT);
     config.sm_percent = 50;
@@ -44,7 +44,7 @@ int main(void)
     cleave_engine_destroy(engine);
     CHECK_ERR(cleave_engine_set_sm_percent(engine, 0, &err), CLEAVE_ERR_NOT_FOUND);
 
-    /* CPU 0 is there on most machines; where it is not allowed the engine may say so. */
+    /* Most machines have CPU 0. If the process may not use it, the call may fail. */
     config.cpu_mask[0] = 1;
     config.threads = 1;
     if (cleave_engine_create(cache, queue, &config, &engine, &err) != CLEAVE_OK) {
@@ -55,7 +55,7 @@ int main(void)
     CHECK_OK(cleave_engine_metrics(engine, &metrics, NULL));
     CHECK_INT(metrics.role, CLEAVE_ROLE_PREFILL);
 
-    /* A prefill engine hands over; the same engine as a mixed one runs to the end. */
+    /* A prefill engine hands over; the same engine in the mixed role runs to the end. */
     id = submit_one(engine, &desc, prompt, 8);
     end = run_to_end(queue, id, got, 8, &n);
     CHECK_INT(end.finish_reason, CLEAVE_FINISH_PREFILLED);
@@ -74,7 +74,7 @@ int main(void)
     CHECK(metrics.steps > 0 && metrics.generated_tokens >= 8 && metrics.busy_ns > 0);
     check_nothing_leaked(cache);
 
-    /* Draining: nothing new, everything old to its end. */
+    /* A draining engine refuses new requests and finishes the old ones. */
     desc.max_new_tokens = 32;
     id = submit_one(engine, &desc, prompt, 8);
     CHECK_OK(cleave_engine_drain(engine, UINT32_MAX, NULL));
@@ -85,7 +85,7 @@ int main(void)
     } while (end.type != CLEAVE_EVENT_FINISHED);
     CHECK_INT(end.finish_reason, CLEAVE_FINISH_LENGTH);
 
-    /* Destroying ends what is open, with its event, and outlives the others' handles. */
+    /* Destroying an engine ends its open requests with an event. It works after other handles were destroyed. */
     cleave_engine_destroy(engine);
     config.role = CLEAVE_ROLE_MIXED;
     CHECK_ERR(cleave_engine_create(cache, queue, &config, &engine, &err), CLEAVE_OK);

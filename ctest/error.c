@@ -10,7 +10,7 @@ int main(void)
     CHECK(strcmp(cleave_status_string(CLEAVE_ERR_INTERNAL), "INTERNAL") == 0);
     CHECK(strcmp(cleave_status_string(-1000), "UNKNOWN") == 0);
 
-    /* A text of any length ends within the 256 bytes. */
+    /* A text of any length is cut to fit the 256 bytes, including its NUL. */
     memset(path, 'x', sizeof path);
     path[sizeof path - 1] = 0;
     memset(&err, 'y', sizeof err);
@@ -19,7 +19,7 @@ int main(void)
     CHECK(memchr(err.message, 0, sizeof err.message) != NULL);
     CHECK(model == NULL);
 
-    /* err may be NULL, and is left alone on success. */
+    /* err may be NULL. A successful call does not change it. */
     CHECK(cleave_model_load(path, &model, NULL) < 0);
     memset(&err, 'y', sizeof err);
     {

@@ -20,7 +20,7 @@ int main(void)
     fill_prompt(prompt, 8, vocab_size(model), 1);
     CHECK(sizeof(cleave_event_t) == 64);
 
-    /* Forty tokens through a queue of eight places: the engine waits, nothing is lost. */
+    /* Forty tokens pass through a queue of eight places: the engine waits, and no token is lost. */
     desc.user_tag = 77;
     submit_one(engine, &desc, prompt, 8);
     p.fd = cleave_queue_fd(queue);
@@ -57,7 +57,7 @@ int main(void)
         CHECK(last_ns <= (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec);
     }
 
-    /* A program with a shorter event gets what it knows. */
+    /* A program with a shorter event struct gets the fields that it knows. */
     desc.max_new_tokens = 1;
     submit_one(engine, &desc, prompt, 8);
     CHECK_INT(poll(&p, 1, 60000), 1);

@@ -1,4 +1,4 @@
-/* No function is worse than an error on a handle that is NULL, stale, destroyed twice, of another type or garbage. */
+/* Every function returns an error for a handle that is NULL, stale, destroyed twice, of another type or garbage. */
 #include "support.h"
 
 enum { MODEL, CACHE, QUEUE, ENGINE, DETOKENIZER, KINDS };
@@ -29,7 +29,7 @@ static cleave_cache_t *cache_;
 static cleave_engine_t *engine_;
 static cleave_detokenizer_t *detokenizer_;
 
-/* Every function that takes an object and returns a status: the object's kind, the name, the arguments. */
+/* Every function that takes an object and returns a status: the object's kind, the function's name, the call. */
 #define FUNCTIONS(F) \
     F(MODEL, model_info, MODEL_OF(h), &model_info_, &err) \
     F(MODEL, tokenize, MODEL_OF(h), "a", 1, 0, tokens_, 8, &n, &err) \
@@ -71,14 +71,14 @@ static cleave_detokenizer_t *detokenizer_;
     static cleave_status_t call_##name(void *h) { return cleave_##name(__VA_ARGS__); }
 FUNCTIONS(CALL)
 
-/* The second handle of functions that have two. */
+/* Calls with a bad second handle, for the functions that have two. */
 static cleave_status_t call_engine_create_queue(void *h)
 {
     return cleave_engine_create(CACHE_OF(alive[CACHE]), QUEUE_OF(h), NULL, &engine_, &err);
 }
 static cleave_status_t call_kv_import_queue(void *h)
 {
-    if (h == NULL) /* allowed: no event */
+    if (h == NULL) /* allowed: there is no event queue */
         return CLEAVE_ERR_INVALID_ARGUMENT;
     return cleave_kv_import(CACHE_OF(alive[CACHE]), QUEUE_OF(h), "x", 1, 0, &kv_, &err);
 }
@@ -106,7 +106,7 @@ static void gives(size_t row, void *handle, cleave_status_t wanted, const char *
     cleave_status_t found;
     memset(&err, 0, sizeof err);
     found = calls[row].call(handle);
-    /* A failure has a text, except of the functions that poll, and where the test itself answers. */
+    /* A failure has a text, except from the functions that poll and in calls that this test fails itself. */
     if (handle != NULL && strncmp(calls[row].name, "queue_", 6) != 0)
         CHECK(err.code == found && err.message[0] != 0);
     if (found != wanted) {
@@ -129,7 +129,7 @@ int main(void)
     report_.struct_size = sizeof report_;
     desc_ = greedy(8, 1);
 
-    for (kind = 0; kind < 2; kind++) { /* first the objects that will be dead, then those that live */
+    for (kind = 0; kind < 2; kind++) { /* first the dead objects, then the live ones */
         void **objects = kind == 0 ? dead : alive;
         cleave_model_t *model = load_model();
         cleave_detokenizer_t *d = NULL;
@@ -140,17 +140,17 @@ int main(void)
         objects[QUEUE] = queue;
         objects[ENGINE] = make_engine(cache, queue, CLEAVE_ROLE_MIXED);
         if (cleave_detokenizer_create(model, &d, &err) != CLEAVE_OK)
-            CHECK_INT(err.code, CLEAVE_ERR_UNSUPPORTED); /* a model without a tokenizer */
+            CHECK_INT(err.code, CLEAVE_ERR_UNSUPPORTED); /* the model has no tokenizer */
         objects[DETOKENIZER] = d;
     }
-    for (i = 0; i < 3; i++) /* destroyed twice and more */
+    for (i = 0; i < 3; i++) /* destroying twice or more often does nothing */
         for (kind = 0; kind < KINDS; kind++)
             ends[kind](dead[kind]);
     for (kind = 0; kind < KINDS; kind++) {
         ends[kind](NULL);
         for (i = 0; i < sizeof garbage / sizeof *garbage; i++)
             ends[kind](garbage[i]);
-        for (i = 0; i < KINDS; i++) /* the wrong destroy destroys nothing */
+        for (i = 0; i < KINDS; i++) /* the destroy function of another type does nothing */
             if ((int)i != kind)
                 ends[kind](alive[i]);
     }
@@ -164,7 +164,7 @@ int main(void)
             if (kind != calls[row].kind && alive[kind] != NULL)
                 gives(row, alive[kind], CLEAVE_ERR_INVALID_ARGUMENT, "of another type");
     }
-    /* What lives still works. */
+    /* The live objects still work. */
     CHECK_OK(call_model_info(alive[MODEL]));
     CHECK_OK(call_cache_audit(alive[CACHE]));
     CHECK_OK(call_queue_poll(alive[QUEUE]));

@@ -14,7 +14,7 @@ static char *metrics_text(size_t *len)
     return text;
 }
 
-/* The next series of `name` from `text` on, or NULL. */
+/* Returns the next series of `name` in `text`, or NULL. */
 static const char *find_series(const char *text, const char *name)
 {
     size_t len = strlen(name);
@@ -33,7 +33,7 @@ static int series_of(const char *text, const char *name)
     return n;
 }
 
-/* The value of the series of `name` that has `labels`, which must be there. */
+/* Returns the value of the series of `name` that has `labels`. It must exist. */
 static long long value_of(const char *text, const char *name, const char *labels)
 {
     while ((text = find_series(text, name)) != NULL) {
@@ -52,7 +52,7 @@ int main(void)
     char small[4];
     char *text = metrics_text(&len);
     CHECK(strstr(text, "# TYPE cleave_generation_tokens counter\n") != NULL);
-    CHECK(text[len - 1] == '\n' && strstr(text, "# EOF") == NULL); /* a fragment */
+    CHECK(text[len - 1] == '\n' && strstr(text, "# EOF") == NULL); /* the text is a fragment */
     CHECK(strstr(text, "engine=") == NULL);
     free(text);
     CHECK_STATUS(cleave_metrics_text(small, sizeof small, &got, NULL), CLEAVE_ERR_INVALID_ARGUMENT);
@@ -75,21 +75,21 @@ int main(void)
         CHECK_INT(metrics.prompt_tokens, 20);
         CHECK_INT(metrics.generated_tokens, 5);
         CHECK(metrics.blocks_total > 0 && metrics.blocks_free <= metrics.blocks_total);
-        CHECK(metrics.steps >= 4); /* the last one may not have ended yet */
+        CHECK(metrics.steps >= 4); /* the last step may not have ended yet */
         text = metrics_text(&len);
         CHECK_INT(value_of(text, "cleave_generation_tokens_total", "engine=\"0\",role=\"mixed\""), 5);
         CHECK_INT(value_of(text, "cleave_generation_tokens_total", "engine=\"1\",role=\"decode\""), 0);
-        /* One request, five tokens: one wait in the queue, one first token, four distances, one end. */
+        /* One request with five tokens gives one wait in the queue, one first token, four intervals and one end. */
         CHECK_INT(value_of(text, "cleave_request_queue_time_seconds_count", "engine=\"0\""), 1);
         CHECK_INT(value_of(text, "cleave_time_to_first_token_seconds_count", "engine=\"0\""), 1);
         CHECK_INT(value_of(text, "cleave_inter_token_latency_seconds_count", "engine=\"0\""), 4);
         CHECK_INT(value_of(text, "cleave_e2e_request_latency_seconds_count", "engine=\"0\""), 1);
         CHECK_INT(value_of(text, "cleave_handoff_seconds_count", "engine=\"0\""), 0);
         CHECK(value_of(text, "cleave_step_batch_size_count", "engine=\"0\"") >= 4);
-        /* Two engines, one cache: its blocks are counted once. */
+        /* Two engines share one cache, whose blocks are counted once. */
         CHECK_INT(series_of(text, "cleave_kv_blocks"), 1);
         CHECK_INT(value_of(text, "cleave_kv_blocks", "cache="), (long long)metrics.blocks_total);
-        /* On the CPU nothing is measured; a decode engine takes few prompt tokens. */
+        /* Nothing is measured on the CPU; a decode engine takes few prompt tokens. */
         CHECK_INT(metrics.prefill_step_tokens, 64);
         CHECK(metrics.prefill_tokens_per_second == 0 && metrics.multiprocessors == 0);
         CHECK_INT(value_of(text, "cleave_prefill_step_tokens", "engine=\"1\""), 64);

@@ -22,7 +22,7 @@ static cleave_cache_t *cache_with_secret(uint8_t byte)
     return cache;
 }
 
-/* Prefills in one engine: the first token and the handle. */
+/* Prefills in one engine. Returns the handle and checks the first token. */
 static cleave_kv_t prefill(cleave_engine_t *engine, cleave_queue_t *queue)
 {
     cleave_request_desc_t desc = greedy(PROMPT, NEW);
@@ -35,7 +35,7 @@ static cleave_kv_t prefill(cleave_engine_t *engine, cleave_queue_t *queue)
     return end.kv;
 }
 
-/* Continues a handle to its end, and compares with what a mixed engine said. */
+/* Continues a handle to its end and compares the tokens with a mixed engine's. */
 static void continues(cleave_engine_t *engine, cleave_queue_t *queue, cleave_kv_t kv, uint32_t flags)
 {
     cleave_request_desc_t desc = greedy(0, 0);
@@ -62,7 +62,7 @@ static unsigned char *read_image(cleave_cache_t *cache, cleave_kv_t kv, size_t *
     CHECK(*len > 0);
     image = (unsigned char *)malloc(*len);
     CHECK(image != NULL);
-    while (at < *len) { /* in pieces of an odd size */
+    while (at < *len) { /* reads pieces of an odd size */
         size_t piece = *len - at < 1000 ? *len - at : 1000;
         CHECK_ERR(cleave_kv_read_image(cache, kv, at, image + at, piece, &got, &err), CLEAVE_OK);
         CHECK(got > 0 && got <= piece);
@@ -124,7 +124,7 @@ static void has_host_data(cleave_cache_t *cache, cleave_kv_t kv, const void *dat
         CHECK_ERR(cleave_kv_host_data(cache, kv, got, len - 1, &n, &err), CLEAVE_ERR_INVALID_ARGUMENT);
 }
 
-/* Bytes of the host's own go with handle, duplicate, image and ticket, and through a request that hands over again. */
+/* Host data stays with handle, duplicate, image and ticket, and with a request that hands over again. */
 static void carries_host_data(cleave_cache_t *cache, cleave_cache_t *second, cleave_engine_t *prefiller, cleave_queue_t *queue)
 {
     cleave_error_t err;
@@ -156,7 +156,7 @@ static void carries_host_data(cleave_cache_t *cache, cleave_cache_t *second, cle
 
     CHECK_ERR(cleave_kv_ticket(cache, kv, ticket, sizeof ticket, &len, &err), CLEAVE_OK);
     CHECK_ERR(cleave_kv_import(second, queue, ticket, len, 0, &there, &err), CLEAVE_OK);
-    has_host_data(second, there, "trace 7", 7); /* at once */
+    has_host_data(second, there, "trace 7", 7); /* available at once */
     has_tokens(second, there);
     CHECK_INT(next_event(queue).status, CLEAVE_OK);
     has_host_data(second, there, "trace 7", 7);
@@ -174,7 +174,8 @@ static void carries_host_data(cleave_cache_t *cache, cleave_cache_t *second, cle
     CHECK_ERR(cleave_kv_host_data(cache, end.kv, NULL, 0, &n, &err), CLEAVE_ERR_NOT_FOUND);
 }
 
-/* Returns, whatever is at the path: a FIFO without a writer would hold up a plain open for ever. */
+/* Load and save refuse a path that is not a regular file. They do not block, as a plain open of a FIFO without a writer
+ * would. */
 static void refuses_what_is_no_file(cleave_cache_t *cache, cleave_kv_t kv)
 {
     cleave_error_t err;
@@ -218,7 +219,7 @@ int main(void)
         CHECK_INT(n, NEW);
     }
 
-    /* In one cache: the handle moves, is consumed, and is gone. */
+    /* In one cache, the handle is consumed by the request and is then gone. */
     kv = prefill(prefiller, queue);
     CHECK_OK(cleave_kv_info(cache, kv, &info, NULL));
     CHECK_INT(info.n_tokens, PROMPT + 1);
@@ -235,13 +236,13 @@ int main(void)
         CHECK(err.code == CLEAVE_ERR_NOT_FOUND || err.code == CLEAVE_ERR_EXPIRED);
     }
 
-    /* A duplicate goes its own way. */
+    /* A duplicate can be continued independently. */
     kv = prefill(prefiller, queue);
     CHECK_ERR(cleave_kv_duplicate(cache, kv, &copy, &err), CLEAVE_OK);
     CHECK(copy != 0 && copy != kv);
     continues(decoder, queue, copy, CLEAVE_REQUEST_EMIT_PENDING);
 
-    /* As an image, in another cache; KV_READY tells. */
+    /* An image goes into another cache, and KV_READY reports its arrival. */
     image = read_image(cache, kv, &len);
     CHECK_ERR(cleave_kv_import(second, queue, image, len, 4711, &copy, &err), CLEAVE_OK);
     event = next_event(queue);
@@ -253,7 +254,7 @@ int main(void)
     refuses_bad_images(second, image, len);
     free(image);
 
-    /* As a ticket, to another cache of this process. */
+    /* A ticket goes to another cache of this process. */
     CHECK_ERR(cleave_kv_ticket(cache, kv, NULL, 0, &len, &err), CLEAVE_OK);
     CHECK(len > 0 && len <= sizeof ticket);
     CHECK_ERR(cleave_kv_ticket(cache, kv, ticket, 1, &n, &err), CLEAVE_ERR_INVALID_ARGUMENT);
@@ -261,9 +262,9 @@ int main(void)
     CHECK_ERR(cleave_kv_import(second, NULL, ticket, len, 0, &copy, &err), CLEAVE_OK);
     continues(elsewhere, queue, copy, 0);
 
-    /* As a file. */
+    /* A file holds the image. */
     snprintf(path, sizeof path, "cleave-kv-test.%ld", (long)getpid());
-    CHECK_STATUS(cleave_kv_renew(cache, kv, 60000, NULL), CLEAVE_ERR_EXPIRED); /* who pulled with the ticket has it now */
+    CHECK_STATUS(cleave_kv_renew(cache, kv, 60000, NULL), CLEAVE_ERR_EXPIRED); /* consumed by the ticket's import */
     kv = prefill(prefiller, queue);
     CHECK_OK(cleave_kv_renew(cache, kv, 60000, NULL));
     CHECK_ERR(cleave_kv_save(cache, kv, path, &err), CLEAVE_OK);
@@ -277,7 +278,7 @@ int main(void)
 
     carries_host_data(cache, second, prefiller, queue);
 
-    /* Release is idempotent; unknown ids are not found. */
+    /* Releasing twice is harmless; unknown ids are not found. */
     CHECK_STATUS(cleave_kv_renew(cache, kv, 0, NULL), CLEAVE_ERR_INVALID_ARGUMENT);
     CHECK_OK(cleave_kv_release(cache, kv, NULL));
     CHECK_OK(cleave_kv_release(cache, kv, NULL));
@@ -285,14 +286,14 @@ int main(void)
     CHECK_STATUS(cleave_kv_info(cache, 0, &info, NULL), CLEAVE_ERR_NOT_FOUND);
     CHECK_ERR(cleave_kv_save(cache, 0x7777777777u, path, &err), CLEAVE_ERR_NOT_FOUND);
 
-    /* A running generation leaves for another engine, and goes on there. */
+    /* A running generation is exported and continues in another engine. */
     {
         cleave_request_desc_t desc = greedy(PROMPT, NEW);
         cleave_request_t id = submit_one(mixed, &desc, prompt, PROMPT);
         int32_t got[2 * NEW];
         size_t more = 0;
         cleave_status_t exported = cleave_engine_export(mixed, id, NULL);
-        CHECK(exported == CLEAVE_OK || exported == CLEAVE_ERR_NOT_FOUND); /* it may have been quicker */
+        CHECK(exported == CLEAVE_OK || exported == CLEAVE_ERR_NOT_FOUND); /* the generation may have ended first */
         event = run_to_end(queue, id, got, NEW, &n);
         if (event.finish_reason == CLEAVE_FINISH_EXPORTED) {
             desc = greedy(0, 0);

@@ -19,7 +19,7 @@ static void sink(uintptr_t user_data, int32_t level, const char *target, const c
     if (reentered_status == 1) {
         reentered_status = 2;
         reentered_status = cleave_log_set(CLEAVE_LOG_OFF, NULL, 0, NULL);
-        /* Every other function may be called. */
+        /* A sink may call every other function. */
         CHECK(cleave_device_count() >= 0);
     }
 }
@@ -30,7 +30,7 @@ static void fail_once(const char *path)
     CHECK_STATUS(cleave_model_load(path, &model, NULL), CLEAVE_ERR_NOT_FOUND);
 }
 
-/* What an operator sees of a host at work: each object once, each step. */
+/* The log of a working host has a line for each object once, and for each step. */
 static int loaded, caches, engines, steps, ended;
 
 static void count(uintptr_t user_data, int32_t level, const char *target, const char *message)
@@ -79,7 +79,7 @@ int main(void)
 
     CHECK_OK(cleave_log_set(CLEAVE_LOG_DEBUG, sink, 0x1234, NULL));
     fail_once("/no/such/model-1");
-    CHECK_OK(cleave_log_set(CLEAVE_LOG_OFF, NULL, 0, NULL)); /* flushes */
+    CHECK_OK(cleave_log_set(CLEAVE_LOG_OFF, NULL, 0, NULL)); /* delivers queued messages */
     CHECK(calls > 0);
     CHECK(named_model);
     CHECK_INT(from_main, 0);
@@ -91,7 +91,7 @@ int main(void)
     fail_once("/no/such/model-2");
     CHECK_INT(calls, before);
 
-    /* The level filters. */
+    /* Messages below the level are dropped. */
     CHECK_OK(cleave_log_set(CLEAVE_LOG_WARN, sink, 0x1234, NULL));
     fail_once("/no/such/model-3");
     CHECK_OK(cleave_log_set(CLEAVE_LOG_OFF, sink, 0x1234, NULL));

@@ -1,4 +1,4 @@
-/* Addresses, pairing and listening, all within one process: as if on one machine, over loopback, and every refusal. */
+/* Addresses, pairing and listening within one process: as on one machine, over loopback, and every refusal. */
 #define _GNU_SOURCE
 #include "support.h"
 #include <arpa/inet.h>
@@ -79,7 +79,8 @@ static cleave_pair_report_t pairs(cleave_cache_t *importer, cleave_cache_t *expo
     return report;
 }
 
-/* A refusal: status, reason and a text with all `words` (separated by |), the same in err and in the report. */
+/* Expects a refusal with this status and reason, and a text with all `words` (separated by |). err and the report must
+ * agree. */
 static void refuses_data(int line, cleave_cache_t *importer, const void *data, size_t len, uint32_t required,
                          cleave_status_t status, uint32_t reason, const char *words)
 {
@@ -102,7 +103,7 @@ static void refuses_data(int line, cleave_cache_t *importer, const void *data, s
             fprintf(stderr, "line %d\n", line);
             exit(1);
         }
-    /* Without err and with a report of no size at all it is the same refusal. */
+    /* Without err, and with a report of size 0, the refusal is the same. */
     CHECK_STATUS(cleave_cache_pair(importer, data, len, required, &report, NULL), status);
 }
 
@@ -127,7 +128,7 @@ static cleave_kv_t prefill(cleave_cache_t *cache)
     return end.kv;
 }
 
-/* A ticket of `exporter` goes into `importer`, and on from there: the tokens, and that as many bytes moved. */
+/* Imports a ticket of `exporter` into `importer` and continues there. Checks the tokens and the number of bytes moved. */
 static void hands_over(cleave_cache_t *exporter, cleave_cache_t *importer)
 {
     cleave_error_t err;
@@ -150,7 +151,7 @@ static void hands_over(cleave_cache_t *exporter, cleave_cache_t *importer)
     CHECK_INT(after.imports, before.imports + 1);
     CHECK_INT(after.imports_failed, before.imports_failed);
     CHECK(after.kv_bytes_in > before.kv_bytes_in);
-    CHECK_STATUS(cleave_kv_renew(exporter, kv, 1000, NULL), CLEAVE_ERR_EXPIRED); /* consumed */
+    CHECK_STATUS(cleave_kv_renew(exporter, kv, 1000, NULL), CLEAVE_ERR_EXPIRED); /* the handle was consumed */
     cleave_engine_destroy(engine);
     check_nothing_leaked(exporter);
     check_nothing_leaked(importer);
@@ -173,7 +174,7 @@ static void every_transport(void)
     CHECK(strstr(report.detail, "shared memory at @cleave-") != NULL);
     hands_over(from, to[1]);
 
-    /* What is missing on one side is named, with what there is. */
+    /* A refusal names the transport that is missing on one side, and those that exist. */
     REFUSES(to[2], from, CLEAVE_TRANSPORT_TCP, CLEAVE_ERR_UNSUPPORTED, CLEAVE_PAIR_TRANSPORT, "TCP|process|@cleave-");
     CHECK_ERR(cleave_cache_listen(from, "127.0.0.1:0", NULL, 0, &port, &err), CLEAVE_OK);
     CHECK(port != 0);
@@ -185,20 +186,20 @@ static void every_transport(void)
     }
     hands_over(from, to[2]);
 
-    /* Encrypted if that is asked for, on the same cache too; the last address is told as well. */
+    /* A listener encrypts if asked to, even on the same cache. The cache's address also contains the newest listener. */
     cleave_cache_destroy(from);
     from = cache_of(model, 1);
     CHECK_ERR(cleave_cache_listen(from, "127.0.0.1:0", NULL, CLEAVE_LISTEN_ENCRYPT, &port, &err), CLEAVE_OK);
     report = pairs(to[3], from, CLEAVE_TRANSPORT_TCP, CLEAVE_TRANSPORT_TCP);
     CHECK(strstr(report.detail, "encrypted") != NULL);
     hands_over(from, to[3]);
-    hands_over(from, to[0]); /* unpaired, as all is within the process */
+    hands_over(from, to[0]); /* unpaired: both caches are in this process */
     cleave_cache_destroy(from);
     for (i = 0; i < 4; i++)
         cleave_cache_destroy(to[i]);
 }
 
-/* What is converted is said; what must not be is refused. */
+/* The report names conversions. Layouts that must not be converted are refused. */
 static void layouts(void)
 {
     char secret[32];
@@ -262,7 +263,7 @@ static void bad_addresses(void)
     CHECK_ERR(cleave_kv_import(to, NULL, address.bytes, address.len, 0, &kv, &err), CLEAVE_ERR_INVALID_ARGUMENT);
     CHECK(has_text(&err, "ticket: expected one"));
 
-    /* NIXL is never found by itself, and missing where it cannot be loaded. */
+    /* NIXL is never chosen automatically, and is reported missing if it cannot be loaded. */
     report = blank_report();
     if (cleave_cache_pair(to, address.bytes, address.len, CLEAVE_TRANSPORT_NIXL, &report, &err) != CLEAVE_OK) {
         CHECK_INT(err.code, CLEAVE_ERR_UNSUPPORTED);
@@ -270,7 +271,7 @@ static void bad_addresses(void)
         CHECK(has_text(&err, "NIXL"));
     }
 
-    /* What is no question at all leaves the report as it is. */
+    /* Invalid arguments leave the report unchanged. */
     report = blank_report();
     CHECK_ERR(cleave_cache_pair(to, address.bytes, address.len, CLEAVE_TRANSPORT_CUDA + 1, &report, &err), CLEAVE_ERR_INVALID_ARGUMENT);
     CHECK(has_text(&err, "required_transport: 6"));
@@ -285,7 +286,8 @@ static void bad_addresses(void)
     cleave_cache_destroy(other);
 }
 
-/* A cache that is gone: for a peer that never met it, and for one that has connections and its memory mapped. */
+/* Pairing with a cache that is gone, and imports from it: by a peer that never reached it, and by one that has
+ * connections to it and its memory mapped. */
 static void dead_peers(void)
 {
     cleave_error_t err;
@@ -340,7 +342,7 @@ static void copy_file(const char *from, const char *to, const char *name, int ch
     fclose(in);
 }
 
-/* The same model but for one bit of its weights. */
+/* The model differs in one bit of its weights. */
 static void other_weights(void)
 {
     static const char *const files[] = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
@@ -353,7 +355,7 @@ static void other_weights(void)
     size_t i;
     snprintf(path, sizeof path, "%s/model.safetensors", model_path());
     if (stat(path, &weights) != 0)
-        return; /* a model in shards: models/tiny is none */
+        return; /* the model is in shards, unlike models/tiny */
     CHECK(mkdtemp(directory) != NULL);
     for (i = 0; i < sizeof files / sizeof *files; i++)
         copy_file(model_path(), directory, files[i], i == 4);
@@ -403,7 +405,7 @@ static void listening(void)
     CHECK_INT(port, 9);
     CHECK_INT(address_of(cache).len, before);
 
-    /* A port that somebody else has. */
+    /* Another socket holds the port. */
     taken.sin_family = AF_INET;
     taken.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     CHECK_INT(bind(fd, (struct sockaddr *)&taken, sizeof taken), 0);
@@ -414,17 +416,17 @@ static void listening(void)
     CHECK(has_text(&err, address));
     close(fd);
 
-    /* Twice, by name too; the address tells of both, and of how a third is advertised. */
+    /* A cache listens twice, once by name. Its address contains both listeners, and the advertised address of a third. */
     CHECK_ERR(cleave_cache_listen(cache, "127.0.0.1:0", NULL, 0, &port, &err), CLEAVE_OK);
     CHECK_ERR(cleave_cache_listen(cache, "localhost:0", NULL, CLEAVE_LISTEN_PLAINTEXT, &second, &err), CLEAVE_OK);
     CHECK(port != 0 && second != 0 && port != second && port != 9);
     CHECK(address_of(cache).len > before);
     CHECK_ERR(cleave_cache_listen(cache, "127.0.0.1:0", "192.0.2.1:7000", 0, NULL, &err), CLEAVE_OK);
     pairs(to, cache, CLEAVE_TRANSPORT_TCP, CLEAVE_TRANSPORT_TCP);
-    /* The same port again, which this cache has itself. */
+    /* The cache itself already holds this port. */
     snprintf(address, sizeof address, "127.0.0.1:%u", port);
     CHECK_ERR(cleave_cache_listen(cache, address, NULL, 0, &port, &err), CLEAVE_ERR_IO);
-    /* Gone with the cache, and free for the next one at once. */
+    /* The port is closed with the cache, and free for the next cache at once. */
     cleave_cache_destroy(cache);
     CHECK_ERR(cleave_cache_listen(cache, "127.0.0.1:0", NULL, 0, NULL, &err), CLEAVE_ERR_NOT_FOUND);
     CHECK_ERR(cleave_cache_listen(to, address, NULL, 0, &second, &err), CLEAVE_OK);

@@ -43,7 +43,7 @@ int main(void)
     CHECK(p.fd >= 0);
     CHECK_INT(poll(&p, 1, 0), 0);
 
-    /* A timeout is no error. */
+    /* A timeout is not an error. */
     CHECK_OK(cleave_queue_poll(queue, events, sizeof events[0], 4, 0, &n));
     CHECK_INT(n, 0);
     start = now_ms();
@@ -59,7 +59,7 @@ int main(void)
     CHECK_STATUS(cleave_queue_poll(queue, events, SIZE_MAX & ~(size_t)7, 1, 0, &n), CLEAVE_ERR_INVALID_ARGUMENT);
     CHECK_STATUS(cleave_queue_poll(queue, events, 64, SIZE_MAX, 0, &n), CLEAVE_ERR_INVALID_ARGUMENT);
 
-    /* Destroying a queue wakes who waits. */
+    /* Destroying a queue wakes its waiting threads. */
     waited_on = queue;
     CHECK_INT(pthread_create(&waiters[0], NULL, wait_for_ever, &statuses[0]), 0);
     CHECK_INT(pthread_create(&waiters[1], NULL, wait_for_ever, &statuses[1]), 0);

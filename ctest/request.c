@@ -50,7 +50,7 @@ static void malformed_requests(void)
     tokens[10] = -3;
     desc = greedy(11, 4);
     refused(desc, CLEAVE_ERR_INVALID_ARGUMENT, "tokens[10]");
-    tokens[10] = 5; /* a sequence of five with two left */
+    tokens[10] = 5; /* sequence of five tokens, of which two remain in the array */
     desc = greedy(8, 4);
     desc.stop_sequences_begin = 10;
     desc.stop_sequences_len = 3;
@@ -64,7 +64,7 @@ static void malformed_requests(void)
     refused(desc, CLEAVE_ERR_NOT_FOUND, "0x1234567890");
 }
 
-/* The accepted ones are those before the first that is refused. */
+/* Requests before the first refused one are accepted. */
 static void a_batch_with_a_bad_one(void)
 {
     cleave_error_t err;
@@ -112,7 +112,7 @@ static void stops(void)
     CHECK_INT(n, 16);
     CHECK_INT(end.finish_reason, CLEAVE_FINISH_LENGTH);
 
-    /* The same again, stopped where a token comes for the first time. */
+    /* The same request stops at the first occurrence of a token. */
     k = n / 2;
     tokens[40] = all[k];
     desc.stop_begin = 40;
@@ -122,7 +122,7 @@ static void stops(void)
     CHECK(n <= k + 1);
     CHECK(memcmp(all, some, n * sizeof *all) == 0);
 
-    /* A bias that is large enough decides. */
+    /* A large enough bias determines the token. */
     desc = greedy(8, 3);
     tokens[42] = 17;
     {
@@ -161,7 +161,7 @@ static void logprobs(void)
         } else {
             CHECK_INT(event.type, CLEAVE_EVENT_TOP_LOGPROB);
             if (tops % 3 == 0)
-                CHECK_INT(event.token, token); /* greedy: the likeliest one is the one taken */
+                CHECK_INT(event.token, token); /* greedy: the most likely token is chosen */
             else
                 CHECK(event.logprob <= before);
             before = event.logprob;
@@ -179,7 +179,7 @@ static void endings(cleave_cache_t *cache)
     cleave_event_t event;
     size_t n;
     {
-        /* Without room for its tokens it does not end before it is cancelled. */
+        /* Without room for its tokens the request does not end before it is cancelled. */
         cleave_queue_t *small = make_queue(8);
         cleave_engine_t *stalled = make_engine(cache, small, CLEAVE_ROLE_MIXED);
         cleave_status_t again;
@@ -208,7 +208,7 @@ static void endings(cleave_cache_t *cache)
     CHECK_INT(n, 0);
 }
 
-/* Equal seeds, equal samples; other seeds, other samples. */
+/* Equal seeds give equal samples; different seeds give different samples. */
 static void seeds(void)
 {
     cleave_request_desc_t desc = greedy(8, 16);

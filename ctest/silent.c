@@ -1,11 +1,11 @@
-/* The library writes nothing to stdout or stderr, whatever goes wrong. */
+/* The library writes nothing to stdout or stderr, even if calls fail. */
 #define _GNU_SOURCE
 #include "support.h"
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Between caches, as if of two processes: through sockets, wrongly, and with one that is gone. */
+/* Two caches exchange KV over sockets as two processes would, with wrong input, and with one cache gone. */
 static void with_peers(cleave_model_t *model)
 {
     cleave_error_t err;
@@ -36,7 +36,7 @@ static void with_peers(cleave_model_t *model)
             event = next_event(queue);
         } while (event.type != CLEAVE_EVENT_FINISHED);
         CHECK_ERR(cleave_kv_ticket(from, event.kv, ticket, sizeof ticket, &n, &err), CLEAVE_OK);
-        if (i == 1) /* with connections that are open */
+        if (i == 1) /* while connections are open */
             cleave_cache_destroy(from);
         desc = greedy(0, 0);
         desc.flags = CLEAVE_REQUEST_RECOMPUTE;

@@ -1,4 +1,4 @@
-// What stands around the pieces of Go in the documents: what a server has anyway.
+// Declarations for the Go snippets in the documents: variables and functions that a server has anyway.
 package main
 
 import "context"

@@ -1,5 +1,5 @@
-/* Declarations for the pieces of C in the documents: variables and functions that a server has anyway. ctest/snippets.sh puts
- * each piece into a function of its own, so pieces may declare the same names again. */
+/* Declarations for the C snippets in the documents: variables and functions that a server has anyway. ctest/snippets.sh
+ * puts each snippet into its own function, so snippets may declare the same names again. */
 #include <cleave/cleave.h>
 #include <stdio.h>
 #include <stdlib.h>

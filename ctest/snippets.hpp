@@ -1,4 +1,4 @@
-// What stands around the C++ of the documents, as snippets.h does for C.
+// Declarations for the C++ snippets in the documents, as snippets.h has for C.
 #include <cleave/cleave.hpp>
 #include <cstdio>
 #include <string>

@@ -1,4 +1,4 @@
-/* KV that leaves while its prompt is computed, KV that does not come, and prompts that belong elsewhere. */
+/* KV that is streamed while its prompt is computed, KV that does not arrive, and prompts that belong on another engine. */
 #define _POSIX_C_SOURCE 200809L
 #include "support.h"
 #include <time.h>
@@ -53,8 +53,8 @@ static cleave_kv_t import(cleave_cache_t *cache, const struct ticket *ticket, ui
     return kv;
 }
 
-/* Runs a request on to its end among the events of others: its tokens have to be those that a mixed engine gave.
- * The flags of its end. */
+/* Runs a request to its end among the events of others. Its tokens must equal a mixed engine's. Returns the flags of
+ * its FINISHED event. */
 static uint32_t goes_on(cleave_engine_t *engine, cleave_kv_t kv, uint32_t flags)
 {
     cleave_request_desc_t desc = greedy(0, 0);
@@ -80,7 +80,7 @@ static uint32_t goes_on(cleave_engine_t *engine, cleave_kv_t kv, uint32_t flags)
     return event.flags;
 }
 
-/* KV_STREAM_STARTED comes first, FINISHED with the same handle; what was computed between the two is pulled meanwhile. */
+/* KV_STREAM_STARTED comes first, then FINISHED with the same handle. KV computed between the two is pulled meanwhile. */
 static void streams(void)
 {
     cleave_error_t err;
@@ -113,7 +113,7 @@ static void streams(void)
     desc.kv = there;
     desc.user_tag = 9;
     submit_one(decoder, &desc, NULL, 0);
-    while (ended < 2 || ready < 1) { /* KV_READY comes by itself, also behind FINISHED */
+    while (ended < 2 || ready < 1) { /* KV_READY is independent of FINISHED and may follow it */
         event = next_event(queue);
         if (event.type == CLEAVE_EVENT_TOKEN) {
             CHECK(event.user_tag == 7 || event.user_tag == 9);
@@ -131,8 +131,8 @@ static void streams(void)
         }
     }
     CHECK_INT(ready, 1);
-    CHECK_STATUS(cleave_kv_info(from, kv, &info, NULL), CLEAVE_ERR_EXPIRED); /* fetched */
-    there = import(to, &ticket, 10);                                   /* too late for another one */
+    CHECK_STATUS(cleave_kv_info(from, kv, &info, NULL), CLEAVE_ERR_EXPIRED); /* its KV was fetched */
+    there = import(to, &ticket, 10);                                   /* too late for another import */
     event = next_event(queue);
     CHECK(event.type == CLEAVE_EVENT_KV_READY && event.user_tag == 10 && event.status == CLEAVE_ERR_EXPIRED);
     CHECK_OK(cleave_kv_release(to, there, NULL));
@@ -143,16 +143,16 @@ static void streams(void)
         CHECK_INT(m.kv_exposed_ns_total, m.kv_exposed_ns_last);
     }
 
-    /* A request that ends without its KV takes the handle along. */
+    /* A request that ends without its KV also ends its handle. */
     desc = greedy(PROMPT, NEW);
     desc.flags |= CLEAVE_REQUEST_STREAM_KV;
-    desc.cache_salt = 5; /* all of it is to be computed */
+    desc.cache_salt = 5; /* nothing is in the prefix cache */
     id = submit_one(prefiller, &desc, prompt, PROMPT);
     event = next_event(queue);
     CHECK_INT(event.type, CLEAVE_EVENT_KV_STREAM_STARTED);
     kv = event.kv;
     cancelled = cleave_engine_cancel(prefiller, id, NULL);
-    CHECK(cancelled == CLEAVE_OK || cancelled == CLEAVE_ERR_NOT_FOUND); /* the prompt may have been quicker */
+    CHECK(cancelled == CLEAVE_OK || cancelled == CLEAVE_ERR_NOT_FOUND); /* the prompt may have ended first */
     do {
         event = next_event(queue);
     } while (event.type != CLEAVE_EVENT_FINISHED);
@@ -171,7 +171,7 @@ static void streams(void)
     cleave_cache_destroy(to);
 }
 
-/* Engines of other roles know nothing of it. */
+/* Engines of other roles do not support streaming export. */
 static void streams_from_prefill_engines_only(void)
 {
     cleave_cache_t *cache = cache_with_lease(0);
@@ -197,7 +197,7 @@ static void streams_from_prefill_engines_only(void)
     cleave_cache_destroy(cache);
 }
 
-/* The exporter's lease is over, or the exporter is gone: an error, or the same tokens computed here. */
+/* If the exporter's lease has ended or the exporter is gone, there is an error, or the same tokens are computed here. */
 static void recomputes(void)
 {
     cleave_cache_t *from = cache_with_lease(1000), *gone = cache_with_lease(0), *to = cache_with_lease(0);
@@ -223,12 +223,12 @@ static void recomputes(void)
             cleave_cache_destroy(gone);
         if (i == 2) /* released by its host */
             CHECK_OK(cleave_kv_release(exporter, event.kv, NULL));
-        if (i == 1) /* over soon, now that it has its ticket */
+        if (i == 1) /* the lease ends soon, after the ticket was made */
             CHECK_OK(cleave_kv_renew(exporter, event.kv, 20, NULL));
         while (i < 2 && cleave_kv_info(exporter, event.kv, &info, NULL) == CLEAVE_OK)
             nanosleep(&tick, NULL);
         kv = import(to, &ticket, 70u + (unsigned)i);
-        if (i % 2 == 0) { /* announced first */
+        if (i % 2 == 0) { /* KV_READY is read before the request is submitted */
             cleave_event_t ready = next_event(queue);
             CHECK_INT(ready.type, CLEAVE_EVENT_KV_READY);
             CHECK(ready.kv == kv && ready.status < 0 && (why == 0 || ready.status == why));
@@ -254,7 +254,7 @@ static void recomputes(void)
     cleave_cache_destroy(to);
 }
 
-/* Conditional disaggregation: what is short or cached is prefilled here, everything else elsewhere. */
+/* Conditional disaggregation: short or cached prompts are prefilled here, all others elsewhere. */
 static void refuses_long_prompts(void)
 {
     cleave_error_t err;
@@ -275,7 +275,7 @@ static void refuses_long_prompts(void)
     desc.prompt_len = 32; /* short enough */
     CHECK_INT(run_to_end(queue, submit_one(decoder, &desc, prompt, PROMPT), got, NEW, &n).status, CLEAVE_OK);
 
-    /* The rest of a prompt whose beginning is cached; in another salt nothing is. */
+    /* Only the rest of a cached prompt counts. With another salt nothing is cached. */
     desc = greedy(PROMPT, NEW);
     CHECK_ERR(cleave_engine_submit(decoder, &desc, 1, prompt, PROMPT, &id, &n, &err), CLEAVE_ERR_PREFILL_ELSEWHERE);
     CHECK(has_text(&err, "32 of them cached"));
@@ -285,7 +285,7 @@ static void refuses_long_prompts(void)
     desc.cache_salt = 1;
     CHECK_ERR(cleave_engine_submit(decoder, &desc, 1, prompt, PROMPT, &id, &n, &err), CLEAVE_ERR_PREFILL_ELSEWHERE);
 
-    /* A handle is what the engine is for, whatever its length; and the limit is one of the role. */
+    /* A handle is accepted whatever its length. The limit applies to the decode role only. */
     {
         cleave_engine_t *prefiller = make_engine(cache, queue, CLEAVE_ROLE_PREFILL);
         cleave_event_t end = run_to_end(queue, submit_one(prefiller, &desc, prompt, PROMPT), got, NEW, &n);

@@ -1,4 +1,4 @@
-/* Structs grow: programs and libraries of different versions understand each other. */
+/* Structs grow. Programs and libraries of different versions must work together. */
 #include "support.h"
 #include <stddef.h>
 
@@ -14,14 +14,15 @@ static cleave_status_t kv_info(void *out) { return cleave_kv_info(cache, kv, (cl
 static cleave_status_t metrics(void *out) { return cleave_engine_metrics(engine, (cleave_metrics_t *)out, NULL); }
 static cleave_status_t audit(void *out) { return cleave_cache_audit(cache, (cleave_audit_t *)out, NULL); }
 
-/* Refused for what is no address, which is found out after the struct was checked; the report is written all the same. */
+/* The call is refused for an invalid address, which is found after the struct was checked. The report is written even
+ * so. */
 static cleave_status_t pair_report(void *out)
 {
     cleave_status_t status = cleave_cache_pair(cache, "no address", 10, 0, (cleave_pair_report_t *)out, NULL);
     return status == CLEAVE_ERR_CORRUPT ? CLEAVE_OK : status;
 }
 
-/* A struct that the library writes, as programs of every other version pass it. */
+/* Checks a struct that the library writes, as programs of all other versions pass it. */
 static void grows_out(const char *name, cleave_status_t (*call)(void *), size_t size)
 {
     union { uint64_t align; unsigned char bytes[2048]; } full, cut;
@@ -70,7 +71,7 @@ static cleave_status_t make_engine_with(const void *config, cleave_error_t *err)
     return status;
 }
 
-/* Refused for the prompt that it lacks, which is found out after the struct was read. */
+/* The call is refused for a missing prompt, which is found after the struct was read. */
 static cleave_status_t submit_with(const void *desc, cleave_error_t *err)
 {
     cleave_request_t id;
@@ -79,7 +80,7 @@ static cleave_status_t submit_with(const void *desc, cleave_error_t *err)
     return status == CLEAVE_ERR_INVALID_ARGUMENT && strstr(err->message, "prompt_len is 0") ? CLEAVE_OK : status;
 }
 
-/* A struct that the library reads. */
+/* Checks a struct that the library reads. */
 static void grows_in(const char *name, cleave_status_t (*call)(const void *, cleave_error_t *), size_t size)
 {
     cleave_error_t err;
@@ -91,7 +92,7 @@ static void grows_in(const char *name, cleave_status_t (*call)(const void *, cle
     memset(&full, 0, sizeof full);
     memcpy(&full, &claimed, 4);
     CHECK_ERR(call(&full, &err), CLEAVE_OK);
-    full.bytes[size + 64] = 1; /* beyond struct_size: not looked at */
+    full.bytes[size + 64] = 1; /* beyond struct_size: ignored */
     CHECK_ERR(call(&full, &err), CLEAVE_OK);
     for (i = size; i < size + 64; i += 21) {
         full.bytes[i] = 1;
@@ -99,7 +100,7 @@ static void grows_in(const char *name, cleave_status_t (*call)(const void *, cle
         CHECK(has_text(&err, name));
         full.bytes[i] = 0;
     }
-    /* What an older program does not have is zero, whatever lies behind its struct. */
+    /* Fields that an older program lacks read as zero, whatever follows its struct in memory. */
     for (claimed = 4; claimed <= size; claimed += 4) {
         memset(&full, 0xff, sizeof full);
         memset(&full, 0, claimed);
@@ -114,7 +115,7 @@ static void grows_in(const char *name, cleave_status_t (*call)(const void *, cle
     }
 }
 
-/* Requests of a later version, and of the first one, in an array: the first struct_size is the stride. */
+/* Arrays of requests of a later version, and of the first one: the first struct_size is the stride. */
 static void strides(void)
 {
     cleave_error_t err;
@@ -149,7 +150,7 @@ static void strides(void)
 
 int main(void)
 {
-    /* Fields of the first version stay where they were. */
+    /* Fields of the first version have kept their offsets. */
     CHECK(offsetof(cleave_request_desc_t, cache_salt) == 96 && offsetof(cleave_request_desc_t, min_new_tokens) == 104);
     CHECK(offsetof(cleave_engine_config_t, flags) == 20 && offsetof(cleave_engine_config_t, max_waiting) == 24);
     CHECK(offsetof(cleave_metrics_t, steps) == 32 && offsetof(cleave_kv_info_t, fingerprint) == 40);

@@ -1,4 +1,4 @@
-/* What the tests share: checks that say where, a model to run, and the usual way through an engine. */
+/* Shared by the tests: checks that print their location, a model to run, and the usual calls of an engine. */
 #ifndef CLEAVE_CTEST_SUPPORT_H
 #define CLEAVE_CTEST_SUPPORT_H
 
@@ -33,10 +33,10 @@
         }                                                                                  \
     } while (0)
 
-/* A call without cleave_error_t. */
+/* Checks a call without cleave_error_t. */
 #define CHECK_STATUS(call, wanted) check_status(__FILE__, __LINE__, #call, (call), (wanted), NULL)
 #define CHECK_OK(call) CHECK_STATUS(call, CLEAVE_OK)
-/* A call that fills `err`: with the text of the failure; on an expected failure there must be one. */
+/* Checks a call that fills `err`. Prints the failure's text; an expected failure must have one. */
 #define CHECK_ERR(call, wanted) check_status(__FILE__, __LINE__, #call, (call), (wanted), &err)
 
 static inline void check_status(const char *file, int line, const char *call, cleave_status_t found,
@@ -63,10 +63,10 @@ static inline int has_text(const cleave_error_t *err, const char *part)
     return 0;
 }
 
-/* The directory of the model that the tests run, or NULL. */
+/* Returns the directory of the model that the tests run, or NULL. */
 static inline const char *model_path(void)
 {
-    char config[4096]; /* two threads may ask at once */
+    char config[4096]; /* local, because two threads may call this at once */
     const char *path = getenv("CLEAVE_TEST_MODEL");
     FILE *file;
     if (path == NULL)
@@ -135,7 +135,7 @@ static inline cleave_engine_t *make_engine(cleave_cache_t *cache, cleave_queue_t
     return engine;
 }
 
-/* `n` tokens that every vocabulary has, different for different seeds. */
+/* Fills in `n` tokens that every vocabulary has. Different seeds give different tokens. */
 static inline void fill_prompt(int32_t *tokens, size_t n, uint32_t vocab, uint32_t seed)
 {
     size_t i;
@@ -165,7 +165,7 @@ static inline cleave_request_t submit_one(cleave_engine_t *engine, const cleave_
     return id;
 }
 
-/* The next event, which must come within a minute. */
+/* Returns the next event, which must arrive within a minute. */
 static inline cleave_event_t next_event(cleave_queue_t *queue)
 {
     cleave_event_t event = ZERO;

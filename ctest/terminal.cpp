@@ -1,5 +1,5 @@
-// Exactly one FINISHED event per accepted request, and nothing after it: under random cancels, deadlines, exports,
-// roles, refusals and destroyed engines.
+// Every accepted request has exactly one FINISHED event and nothing after it, under random cancels, deadlines, exports,
+// role changes, refusals and destroyed engines.
 #include "support.h"
 
 #include <atomic>
@@ -23,7 +23,7 @@ struct Round {
     cleave_queue_t *queue;
     std::vector<cleave_engine_t *> engines;
     std::vector<std::atomic<cleave_request_t>> ids;
-    std::unordered_map<uint64_t, Request> seen; // by user_tag: an event may come before the id does
+    std::unordered_map<uint64_t, Request> seen; // by user_tag: an event may arrive before the id is known
     std::unordered_map<uint64_t, cleave_request_t> accepted;
     std::vector<cleave_kv_t> handles;
     uint32_t vocab;
@@ -59,7 +59,7 @@ void Round::submit()
             desc.logprobs = 2;
         }
         if (pick(20) == 0)
-            desc.top_p = 9; // refused, with what follows in the batch
+            desc.top_p = 9; // invalid: this request and the rest of the batch are refused
         if (pick(3) == 0 && !handles.empty()) {
             desc.kv = handles.back();
             handles.pop_back();
@@ -91,7 +91,7 @@ void Round::take(const cleave_event_t &event)
         exit(1);
     }
     if (event.type == CLEAVE_EVENT_TOKEN) {
-        // A continuation goes on counting where its handle had got to.
+        // A continuation counts on from its handle's last index.
         CHECK(request.tokens == 0 || event.index == request.next);
         request.next = event.index + 1;
         request.tokens++;
@@ -142,7 +142,7 @@ void Round::run()
         submit();
         poll(pick(3), pick(2) == 0);
     }
-    // Ended in the middle of it: by the destroyers alone, or after a while.
+    // The engines are destroyed while requests run, either at once or after a few polls.
     for (uint32_t i = pick(4); i > 0; i--)
         poll(5, true);
     std::thread destroyer([this] { cleave_engine_destroy(engines[0]); });
@@ -150,7 +150,7 @@ void Round::run()
     destroyer.join();
     stop = true;
     meddler.join();
-    poll(0, true); // all events are there when destroy returns
+    poll(0, true); // all events are in the queue when destroy returns
 
     for (const auto &entry : accepted)
         if (!seen[entry.first].finished) {

@@ -17,7 +17,7 @@ int main(void)
         printf("skipped: a model without a tokenizer\n");
         return SKIPPED;
     }
-    /* Ask for the length, then take it. */
+    /* The first call asks for the length, the second gets the text. */
     CHECK_ERR(cleave_tokenize(model, sentence, strlen(sentence), 0, NULL, 0, &n, &err), CLEAVE_OK);
     CHECK(n > 0 && n <= 64);
     CHECK_ERR(cleave_tokenize(model, sentence, strlen(sentence), 0, tokens, n, &got, &err), CLEAVE_OK);
@@ -35,12 +35,12 @@ int main(void)
     CHECK_ERR(cleave_tokenize(model, sentence, 3, 1u << 31, NULL, 0, &got, &err), CLEAVE_ERR_UNSUPPORTED);
     CHECK_ERR(cleave_tokenize(model, sentence, 3, 0, NULL, 0, NULL, &err), CLEAVE_ERR_INVALID_ARGUMENT);
 
-    /* Through the detokenizer and back. */
+    /* Tokenizes and detokenizes the sentence. */
     CHECK_ERR(cleave_tokenize(model, sentence, strlen(sentence), CLEAVE_TOKENIZE_NO_SPECIAL, plain, 64, &n_plain, &err),
               CLEAVE_OK);
     CHECK_ERR(cleave_detokenizer_create(model, &d, &err), CLEAVE_OK);
     for (i = 0; i < n_plain; i++) {
-        /* A push that asks for the length, or finds too small a buffer, has not happened. */
+        /* A push that asks for the length, or has too small a buffer, has no effect. */
         CHECK_OK(cleave_detokenizer_push(d, plain[i], NULL, 0, &got, NULL));
         if (got > 1)
             CHECK_STATUS(cleave_detokenizer_push(d, plain[i], text, 1, &n, NULL), CLEAVE_ERR_INVALID_ARGUMENT);
@@ -57,7 +57,7 @@ int main(void)
         fprintf(stderr, "\"%s\"\n", whole);
         CHECK(!"the text survives");
     }
-    /* The same from the tokens' bytes, one by one. */
+    /* Joins the bytes of the single tokens. */
     for (used = 0, i = 0; i < n_plain; i++) {
         CHECK_ERR(cleave_token_bytes(model, plain[i], NULL, 0, &got, &err), CLEAVE_OK);
         if (got > 1)
@@ -76,7 +76,7 @@ int main(void)
     cleave_detokenizer_destroy(d);
     CHECK_STATUS(cleave_detokenizer_push(d, plain[0], text, sizeof text, &n, NULL), CLEAVE_ERR_NOT_FOUND);
 
-    /* Text that is to stay text. */
+    /* Plain text must stay text. */
     {
         char special[64], forged[96];
         CHECK_ERR(cleave_token_bytes(model, 1, special, sizeof special, &n, &err), CLEAVE_OK);
@@ -94,7 +94,7 @@ int main(void)
             CHECK(tokens[i] != 1);
     }
 
-    /* The chat template, where the model has one. */
+    /* The chat template is tested if the model has one. */
     {
         const char *messages = "[{\"role\": \"user\", \"content\": \"hello\"}]";
         const char *open = "[{\"role\": \"user\", \"content\": \"hello\"}, {\"role\": \"assistant\", \"content\": \"well, I\"}]";

@@ -1,5 +1,5 @@
-// Two threads on every pair of calls, on the same objects: nothing worse than a status that fits, nothing leaked.
-// Plain threads and no sleeping, so that it runs under a thread sanitizer too.
+// Two threads run every pair of calls on the same objects. Each call must return a plausible status, and nothing may
+// leak. The test uses plain threads and does not sleep, so that it also runs under a thread sanitizer.
 #include "support.h"
 
 #include <atomic>
@@ -14,7 +14,7 @@ cleave_model_t *model;
 cleave_cache_t *cache;
 cleave_queue_t *queue;
 cleave_engine_t *engine, *prefiller;
-cleave_detokenizer_t *detokenizer; // none for a model without a tokenizer
+cleave_detokenizer_t *detokenizer; // NULL if the model has no tokenizer
 std::atomic<cleave_request_t> last_id{0};
 std::atomic<cleave_kv_t> last_kv{0};
 int32_t prompt[16];
@@ -43,7 +43,7 @@ cleave_status_t submit(cleave_engine_t *to, cleave_kv_t kv)
     return status;
 }
 
-// Keeps the handles that come out: the last one for others to use, the others released.
+// Keeps the newest handle for other threads to use, and releases the one before.
 cleave_status_t poll_once()
 {
     cleave_event_t events[8];
@@ -122,7 +122,7 @@ const std::vector<Call> calls = {
          return status == CLEAVE_OK ? cleave_kv_release(cache, kv, nullptr) : status;
      }},
     {"kv_tokens", [] { size_t n; return cleave_kv_tokens(cache, last_kv, nullptr, 0, &n, nullptr); }},
-    // On a duplicate: a handle whose image was read cannot change.
+    // Uses a duplicate, because a handle whose image was read cannot change
     {"kv_set_host_data", [] {
          cleave_kv_t kv = 0;
          auto status = cleave_kv_duplicate(cache, last_kv, &kv, nullptr);
@@ -149,10 +149,10 @@ bool fits(cleave_status_t status)
 {
     switch (status) {
     case CLEAVE_OK:
-    case CLEAVE_ERR_NOT_FOUND: // request and KV ids come and go
+    case CLEAVE_ERR_NOT_FOUND: // request and KV ids may be gone
     case CLEAVE_ERR_EXPIRED:
     case CLEAVE_ERR_WOULD_BLOCK:
-    case CLEAVE_ERR_UNSUPPORTED: // text of a model without a tokenizer
+    case CLEAVE_ERR_UNSUPPORTED: // text functions of a model without a tokenizer
     case CLEAVE_ERR_OUT_OF_MEMORY:
         return true;
     default:
@@ -212,7 +212,7 @@ int main()
     cleave_kv_release(cache, last_kv, nullptr);
     check_nothing_leaked(cache);
 
-    // Each object destroyed while another thread is in calls on it.
+    // Each object is destroyed while another thread calls functions on it.
     std::atomic<bool> stop{false};
     std::thread user([&] {
         while (!stop) {

@@ -1,5 +1,5 @@
-/* Creating and destroying leaves nothing behind: threads, descriptors, signal handlers. The library's threads take no
- * signals, and the host's mask stays as it was. */
+/* Creating and destroying objects leaves no threads, descriptors or signal handlers behind. The library's threads take
+ * no signals, and the host's signal mask does not change. */
 #include "support.h"
 #include <dirent.h>
 #include <pthread.h>
@@ -17,7 +17,7 @@ static int entries(const char *directory)
     return count;
 }
 
-/* Signals that a handler of the host's could be waiting for. */
+/* Signals that the host may handle. */
 static const uint64_t must_be_blocked = (1ull << (SIGINT - 1)) | (1ull << (SIGTERM - 1)) | (1ull << (SIGUSR1 - 1)) |
                                         (1ull << (SIGALRM - 1)) | (1ull << (SIGCHLD - 1)) | (1ull << (SIGPROF - 1));
 
@@ -51,7 +51,7 @@ static void wait_for(const char *directory, int wanted)
 {
     int i;
     for (i = 0; i < 500 && entries(directory) > wanted; i++)
-        usleep(10000); /* a thread is joined a moment before the kernel forgets it */
+        usleep(10000); /* the kernel lists a joined thread for a moment longer */
     CHECK_INT(entries(directory), wanted);
 }
 
@@ -85,7 +85,7 @@ int main(void)
         int32_t tokens[4];
         fill_prompt(tokens, 4, vocab_size(model), 1);
         submit_one(e, &desc, tokens, 4);
-        if (i % 2) { /* in any order */
+        if (i % 2) { /* either order */
             cleave_engine_destroy(e);
             cleave_cache_destroy(c);
             cleave_queue_destroy(q);

@@ -1,12 +1,12 @@
-/* The second of two processes that share the work of one model: this one generates. It computes short prompts itself; long
- * ones it sends to a prefill_worker over the host's own wire (rpc.h), imports the ticket that comes back, and goes on from
- * the KV, which it pulls over shared memory or TCP. Where that does not come, or there is no prefill worker (any more),
- * it computes the prompt itself: the answers are the same, later.
+/* The second of two processes that share the work of one model: this one generates. It computes short prompts itself.
+ * It sends long ones to a prefill_worker over a small protocol (rpc.h) and imports the ticket that comes back. Then it
+ * continues from the KV, which it pulls over shared memory or TCP. If the KV does not arrive, or if there is no prefill
+ * worker, it computes the prompt itself: the answers are the same, later.
  *
  *     decode_worker MODEL_DIRECTORY [options] [PROMPT]     see usage() for the options
  *
- * Without PROMPT every line of stdin is one. Answers go to stdout in the order of the prompts, each as it comes; what
- * happened goes to stderr.
+ * Without PROMPT every line of stdin is a prompt. Answers go to stdout in the order of the prompts, each as it is
+ * generated. A report of what happened goes to stderr.
  */
 #define _POSIX_C_SOURCE 200809L
 #include "rpc.h"
@@ -16,9 +16,9 @@
 #define RETRY_NS 200000000u     /* between attempts to connect */
 #define PATIENCE_NS 5000000000u /* a prefill worker that is silent for longer is stuck */
 
-/* A request. Its place in the array is its user_tag and its number on the wire. */
+/* A request. Its index in the array is its user_tag and its number in the protocol. */
 struct request {
-    enum { WAITING, ASKED, RUNNING, DONE } state; /* ASKED: the prefill worker has it, and no ticket has come */
+    enum { WAITING, ASKED, RUNNING, DONE } state; /* ASKED: the prefill worker has the request, and has not sent a ticket */
     const char *how;
     int32_t *tokens;
     size_t n_tokens;
@@ -46,8 +46,8 @@ static long max_tokens = 64, count = 1;
 static const char *where;
 static uint32_t transport = CLEAVE_TRANSPORT_ANY;
 static struct rpc prefiller = {.fd = -1};
-static int paired; /* the prefill worker's KV can be imported */
-static uint64_t next_try; /* 0: nothing has gone wrong yet */
+static int paired; /* KV can be imported from the prefill worker */
+static uint64_t next_try; /* 0: no attempt has failed yet */
 static uint64_t connected_at;
 static cleave_pair_report_t pairing;
 
@@ -90,17 +90,17 @@ static cleave_status_t submit_prompt(size_t i, const char *how)
     return submit(i, &desc, how);
 }
 
-/* A mixed engine prefills whatever comes; a decode engine sends what is longer than local_prefill_tokens elsewhere. */
+/* A mixed engine prefills every prompt; a decode engine refuses prompts longer than local_prefill_tokens. */
 static void set_role(uint32_t role)
 {
     check(cleave_engine_set_role(engine, role, &err), "change the engine's role");
 }
 
-/* Computes a prompt here that the prefill worker cannot. */
+/* Computes a prompt here if the prefill worker cannot. */
 static void compute_here(size_t i, const char *how)
 {
     cleave_status_t status;
-    set_role(CLEAVE_ROLE_MIXED); /* lifts the limit, for the submission */
+    set_role(CLEAVE_ROLE_MIXED); /* lifts the limit during the submission */
     status = submit_prompt(i, how);
     set_role(paired ? CLEAVE_ROLE_DECODE : CLEAVE_ROLE_MIXED);
     if (status == CLEAVE_ERR_WOULD_BLOCK)
@@ -117,7 +117,7 @@ static void lose_prefiller(const char *why)
     paired = 0;
     set_role(CLEAVE_ROLE_MIXED);
     next_try = now_ns() + RETRY_NS;
-    /* Requests that have their ticket need nothing: their KV comes, or they recompute it. */
+    /* Requests with a ticket need no action: their KV arrives, or they recompute it. */
     for (size_t i = 0; i < n_begun; i++)
         if (requests[i].state == ASKED)
             compute_here(i, alone);
@@ -135,7 +135,7 @@ static void begin_requests(void)
             n_begun = i + 1;
             r->start = now_ns();
         }
-        /* The engine decides: it knows which part of the prompt is cached. */
+        /* The engine decides, because it knows which part of the prompt is cached. */
         status = submit_prompt(i, paired ? here : alone);
         if (status == CLEAVE_ERR_WOULD_BLOCK)
             return;
@@ -163,7 +163,7 @@ static void connect_prefiller(void)
     /* The next message is its address, or an error if nobody listens. */
 }
 
-/* [BLOCKING] for a moment: a server does this on a thread of its own, and once for each prefill worker. */
+/* [BLOCKING] for a moment. A server does this on a separate thread, once for each prefill worker. */
 static void pair(const unsigned char *address, size_t len)
 {
     pairing = (cleave_pair_report_t){.struct_size = sizeof pairing};
@@ -172,7 +172,7 @@ static void pair(const unsigned char *address, size_t len)
         fprintf(stderr, "cannot import from the prefill worker at %s: %s (%s, reason %u)\n", where, err.message,
                 cleave_status_string(status), pairing.reason);
         if (next_try == 0 && pairing.reason != CLEAVE_PAIR_UNREACHABLE)
-            exit(1); /* a wrong configuration: trying again would not help */
+            exit(1); /* the configuration is wrong: trying again would not help */
         lose_prefiller("cannot be used");
         next_try = now_ns() + PATIENCE_NS;
         return;
@@ -189,7 +189,7 @@ static void take_ticket(size_t i, const unsigned char *ticket, size_t len)
     cleave_request_desc_t desc = {.struct_size = sizeof desc, .user_tag = i};
     cleave_status_t status = cleave_kv_import(cache, queue, ticket, len, i, &desc.kv, &err);
     if (status == CLEAVE_OK) {
-        /* The first token came with the KV: it is repeated here. If the KV does not come, it is computed here. */
+        /* The first token came with the KV and is repeated here. If the KV does not arrive, the token is computed here. */
         desc.flags = CLEAVE_REQUEST_RECOMPUTE | CLEAVE_REQUEST_EMIT_PENDING;
         status = submit(i, &desc, there);
         if (status != CLEAVE_OK)
@@ -250,7 +250,7 @@ static void append(struct request *r, const char *piece, size_t n)
     r->n_text += n;
 }
 
-/* Prints the text of the first request that is not done, and of the finished ones behind it. */
+/* Prints the text of the first unfinished request, and of the finished ones after it. */
 static void print_text(void)
 {
     static size_t next;
@@ -400,7 +400,7 @@ int main(int argc, char **argv)
         cleave_event_t events[64];
         size_t n;
         watch_prefiller();
-        if (paired || next_try != 0) /* else a first prefill worker's address is about to come */
+        if (paired || next_try != 0) /* otherwise a first prefill worker's address is about to arrive */
             begin_requests();
         fds[2].fd = prefiller.fd;
         fds[2].events = prefiller.out.begin < prefiller.out.end ? POLLIN | POLLOUT : POLLIN;

@@ -1,6 +1,6 @@
-/* Disaggregated inference in one process: a prompt is prefilled in one engine and decoded in another, which takes the
- * KV cache over by a handle. The text streams as it comes, the times are measured, and at the end a third engine that
- * does both shows that the tokens are the same.
+/* Disaggregated inference in one process: one engine prefills a prompt, and another one takes the KV cache over by a
+ * handle and decodes. The text is printed as it is generated, and the times are measured. At the end a third engine does
+ * both, which shows that the tokens are the same.
  *
  *     disagg [MODEL_DIRECTORY] [--prompt TEXT] [--max N]
  */
@@ -192,7 +192,7 @@ int main(int argc, char **argv)
                (double)(split.times[split.n - 1] - split.times[1]) / 1e6 / (double)(split.n - 2), split.n - 2);
     printf("tokens                %8zu, ended by %s\n", split.n, end.finish_reason == CLEAVE_FINISH_LENGTH ? "length" : "stop");
 
-    /* The proof: one engine does both, without the prefix cache (it has another salt). */
+    /* Comparison: one engine does both, without the prefix cache (it has another salt). */
     struct output mixed = make_output((size_t)max);
     cleave_engine_t *both = engine(cache, queue, CLEAVE_ROLE_MIXED);
     ask.cache_salt = 1;

@@ -50,7 +50,7 @@ void run(const char *directory)
     }
 
     const int epoll = epoll_create1(EPOLL_CLOEXEC);
-    const int timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC); // stands for the other descriptors of a server
+    const int timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC); // represents a server's other descriptors
     itimerspec tick{};
     tick.it_value.tv_nsec = tick.it_interval.tv_nsec = 100000000;
     timerfd_settime(timer, 0, &tick, nullptr);
@@ -60,7 +60,7 @@ void run(const char *directory)
     for (size_t open = all.size(); open > 0;) {
         epoll_event ready;
         if (epoll_wait(epoll, &ready, 1, -1) != 1)
-            continue; // a signal
+            continue; // a signal interrupted the wait
         uint64_t ticks;
         if (ready.data.fd == timer && read(timer, &ticks, sizeof ticks) == sizeof ticks)
             std::printf("(tick)\n");

@@ -1,4 +1,5 @@
-/* The shortest way through cleave: prefill in one engine, decode in another, text as it comes.
+/* The shortest program that uses cleave: prefills in one engine, decodes in another, and prints the text as it is
+ * generated.
  *
  *     hello MODEL_DIRECTORY PROMPT
  */

@@ -48,7 +48,7 @@ static cleave_request_t submit_prompt(void)
     cleave_request_desc_t desc = {.struct_size = sizeof desc, .max_new_tokens = 60, .flags = CLEAVE_REQUEST_IGNORE_EOS};
     check(cleave_tokenize(model, prompt, strlen(prompt), 0, tokens, 256, &n_tokens, &err), "tokenise");
     desc.prompt_len = (uint32_t)n_tokens;
-    desc.temperature = 0.8f; /* the seed travels with the handle, so sampling continues as if nothing had happened */
+    desc.temperature = 0.8f; /* the handle carries the seed, so sampling continues as without an interruption */
     desc.seed = 42;
     check(cleave_engine_submit(engine, &desc, 1, tokens, n_tokens, &id, &n, &err), "submit");
     return id;

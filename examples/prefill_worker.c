@@ -1,10 +1,10 @@
-/* The first of two processes that share the work of one model: this one computes prompts. Decode workers send it token ids over
- * the host's own wire (rpc.h) and get a ticket back as soon as a prompt's turn has come; with that they pull the KV
- * themselves, over shared memory or TCP, while the rest of the prompt is computed.
+/* The first of two processes that share the work of one model: this one computes prompts. Decode workers send it token
+ * ids over a small protocol (rpc.h). They get a ticket back as soon as the computation of their prompt begins. With the
+ * ticket they pull the KV over shared memory or TCP, while the rest of the prompt is computed.
  *
  *     prefill_worker MODEL_DIRECTORY [options]      see usage() for the options
  *
- * SIGTERM ends it as a server ends: no new requests, and not before what was computed has been fetched.
+ * SIGTERM stops new requests. The process ends once the computed KV has been fetched.
  */
 #define _POSIX_C_SOURCE 200809L
 #include "rpc.h"
@@ -15,10 +15,10 @@
 #define MOST_PEERS 64
 #define MOST_JOBS 256
 
-/* A request of a decode worker. Its place in the array is its user_tag. */
+/* A request of a decode worker. Its index in the array is its user_tag. */
 struct job {
     int used, peer; /* -1: the decode worker is gone */
-    uint64_t id;    /* the decode worker's number */
+    uint64_t id;    /* number that the decode worker gave the request */
     cleave_request_t request;
     int ticket_sent;
     uint32_t n_tokens;
@@ -72,7 +72,7 @@ static void take_prompt(int peer, uint64_t id, const unsigned char *body, size_t
     }
     while (i < MOST_JOBS && jobs[i].used)
         i++;
-    if (i == MOST_JOBS || told_to_end) { /* the decode worker computes it itself, or asks another one */
+    if (i == MOST_JOBS || told_to_end) { /* the decode worker computes the prompt itself, or asks another prefill worker */
         refuse(peer, id, CLEAVE_ERR_WOULD_BLOCK, told_to_end ? "the prefill worker is ending" : "the prefill worker is busy");
         return;
     }
@@ -81,7 +81,7 @@ static void take_prompt(int peer, uint64_t id, const unsigned char *body, size_t
         check(CLEAVE_ERR_OUT_OF_MEMORY, "take a prompt");
     memcpy(tokens, body + sizeof prompt, prompt.n_tokens * sizeof *tokens);
     jobs[i] = (struct job){.used = 1, .peer = peer, .id = id, .n_tokens = prompt.n_tokens, .start = now_ns()};
-    /* Sampling parameters travel in the ticket: the decode worker continues with these. */
+    /* The ticket carries sampling parameters: the decode worker continues with these. */
     cleave_request_desc_t desc = {.struct_size = sizeof desc, .flags = CLEAVE_REQUEST_STREAM_KV, .user_tag = i,
                                   .prompt_len = prompt.n_tokens, .max_new_tokens = prompt.max_new_tokens,
                                   .temperature = prompt.temperature, .seed = prompt.seed};
@@ -165,7 +165,7 @@ static void handle_event(const cleave_event_t *event)
     if (event->type == CLEAVE_EVENT_KV_STREAM_STARTED && job->peer >= 0)
         send_ticket(job, event->kv);
     if (event->type != CLEAVE_EVENT_FINISHED)
-        return; /* the first token goes with the KV: the decode worker repeats it (CLEAVE_REQUEST_EMIT_PENDING) */
+        return; /* the first token is in the KV handle: the decode worker repeats it (CLEAVE_REQUEST_EMIT_PENDING) */
     if (job->peer < 0) {
         if (event->kv != 0)
             cleave_kv_release(cache, event->kv, NULL);
@@ -176,7 +176,7 @@ static void handle_event(const cleave_event_t *event)
             send_ticket(job, event->kv);
         printf("%u tokens for decode worker %d in %.2f ms\n", job->n_tokens, job->peer, (double)(now_ns() - job->start) / 1e6);
     }
-    /* The handle lives until it is fetched or its lease is over. */
+    /* The handle lives until it is fetched or its lease ends. */
     job->used = 0;
     n_open--;
 }
@@ -271,13 +271,13 @@ int main(int argc, char **argv)
             told_to_end = 1;
         check(cleave_engine_metrics(engine, &metrics, &err), "read metrics");
         if (told_to_end && n_open == 0 && metrics.exports_open == 0)
-            break; /* every handle was fetched, or its lease is over */
+            break; /* every handle was fetched, or its lease has ended */
         for (int i = 0; i < MOST_PEERS; i++) {
             fds[2 + i].fd = peers[i].fd;
             fds[2 + i].events = peers[i].out.begin < peers[i].out.end ? POLLIN | POLLOUT : POLLIN;
         }
         if (poll(fds, 2 + MOST_PEERS, told_to_end ? 20 : 1000) < 0)
-            continue; /* a signal */
+            continue; /* a signal interrupted the wait */
         if (fds[0].revents) {
             check(cleave_queue_poll(queue, events, sizeof *events, 64, 0, &n), "poll");
             for (size_t i = 0; i < n; i++)

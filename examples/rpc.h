@@ -1,6 +1,6 @@
-/* The protocol between prefill_worker and decode_worker, as small as a server's own can be. Messages with a
- * length over a Unix or a TCP socket, in the byte order of the machine, neither encrypted nor signed. A server has its
- * RPC for this; all that cleave needs of it is that it carries bytes: a cache's address, prompts, tickets.
+/* The protocol between prefill_worker and decode_worker, kept as small as possible. Messages with a length are sent over
+ * a Unix or TCP socket, in the machine's byte order, neither encrypted nor signed. A server would use its own RPC, which
+ * only has to carry bytes: a cache's address, prompts and tickets.
  */
 #ifndef RPC_H
 #define RPC_H
@@ -20,17 +20,17 @@
 #include <unistd.h>
 
 enum {
-    RPC_ADDRESS = 1, /* to the decode worker, the first message: cleave_cache_address */
-    RPC_PROMPT,      /* to the prefill worker: struct rpc_prompt and its tokens */
-    RPC_TICKET,      /* to the decode worker: cleave_kv_ticket */
-    RPC_FAILED       /* to the decode worker: int32_t status, then a text */
+    RPC_ADDRESS = 1, /* sent to the decode worker as the first message: cleave_cache_address */
+    RPC_PROMPT,      /* sent to the prefill worker: struct rpc_prompt and its tokens */
+    RPC_TICKET,      /* sent to the decode worker: cleave_kv_ticket */
+    RPC_FAILED       /* sent to the decode worker: int32_t status, then a text */
 };
 
 #define RPC_MOST (64u << 20)
 
 struct rpc_header {
     uint32_t kind, len; /* length of the body */
-    uint64_t id;        /* the decode worker's number of the request */
+    uint64_t id;        /* number that the decode worker gave the request */
 };
 
 struct rpc_prompt {
@@ -61,7 +61,7 @@ static inline void rpc_close(struct rpc *rpc)
     rpc->fd = -1;
 }
 
-/* Room for `n` more bytes at the end. */
+/* Makes room for `n` more bytes at the end. */
 static inline void rpc_room(struct rpc_buffer *b, size_t n)
 {
     if (b->begin > 0)
@@ -78,7 +78,7 @@ static inline void rpc_room(struct rpc_buffer *b, size_t n)
     }
 }
 
-/* Sends kept data until the socket is full. -1: the other side is gone. */
+/* Sends buffered data until the socket is full. Returns -1 if the other side is gone. */
 static inline int rpc_flush(struct rpc *rpc)
 {
     while (rpc->out.begin < rpc->out.end) {
@@ -93,7 +93,7 @@ static inline int rpc_flush(struct rpc *rpc)
     return 0;
 }
 
-/* Sends a message whose body is in two parts. -1: the other side is gone. */
+/* Sends a message whose body has two parts. Returns -1 if the other side is gone. */
 static inline int rpc_send(struct rpc *rpc, uint32_t kind, uint64_t id, const void *a, size_t n_a, const void *b, size_t n_b)
 {
     struct rpc_header header = {kind, (uint32_t)(n_a + n_b), id};
@@ -106,7 +106,7 @@ static inline int rpc_send(struct rpc *rpc, uint32_t kind, uint64_t id, const vo
     return rpc_flush(rpc);
 }
 
-/* Reads the data that has arrived. -1: the other side is gone. */
+/* Reads the data that has arrived. Returns -1 if the other side is gone. */
 static inline int rpc_receive(struct rpc *rpc)
 {
     for (;;) {
@@ -120,8 +120,8 @@ static inline int rpc_receive(struct rpc *rpc)
     }
 }
 
-/* The next whole message of what has come: 1 and its body, which stays until the next rpc_receive. 0: none yet.
- * -1: this is not our protocol. */
+/* Takes the next whole message from the received data. Returns 1 and its body, which stays valid until the next
+ * rpc_receive; 0 if no message is complete; -1 if the data does not follow this protocol. */
 static inline int rpc_next(struct rpc *rpc, struct rpc_header *header, const unsigned char **body)
 {
     size_t n = rpc->in.end - rpc->in.begin;
@@ -147,12 +147,12 @@ static inline int rpc_open_unix(const char *path, int listening)
     } else if (strcpy(name.sun_path, path), !listening) {
         failed = connect(fd, (struct sockaddr *)&name, sizeof name) != 0;
     } else {
-        mode_t mask = umask(077); /* for this user only */
+        mode_t mask = umask(077); /* only this user may connect */
         for (attempt = 0, failed = 1; failed && attempt < 2; attempt++) {
             failed = bind(fd, (struct sockaddr *)&name, sizeof name) != 0;
             if (failed && errno != EADDRINUSE)
                 break;
-            /* Removes the socket of a killed process; one that answers belongs to another process. */
+            /* Removes the socket of a killed process. A socket that answers belongs to a running process. */
             if (failed && attempt == 0) {
                 int other = socket(AF_UNIX, SOCK_STREAM, 0);
                 int gone = connect(other, (struct sockaddr *)&name, sizeof name) != 0 && errno == ECONNREFUSED;
@@ -213,7 +213,8 @@ static inline int rpc_open_tcp(const char *where, int listening, const char **wh
     return -1;
 }
 
-/* A socket that listens at `where`, or is connected to it: a path, which has a / in it, or host:port. -1: `*why`. */
+/* Returns a socket that listens at `where`, or is connected to it: a path, which contains a /, or host:port. Returns -1
+ * and sets `*why` on failure. */
 static inline int rpc_open(const char *where, int listening, const char **why)
 {
     int fd;

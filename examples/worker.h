@@ -44,7 +44,8 @@ static inline void secret_fails(const char *path, const char *why, const char *h
     exit(1);
 }
 
-/* Makes a secret that only this user can read. Only one side does, or each might end up with its own. */
+/* Creates a secret that only this user can read. Only one side does this, because each might end up with its own
+ * otherwise. */
 static inline void create_secret(const char *path)
 {
     unsigned char secret[32];
@@ -66,7 +67,7 @@ static inline void create_secret(const char *path)
     fclose(random);
 }
 
-/* The 32 bytes that make two caches trust each other: whoever has them can read every prompt. */
+/* Reads the 32 bytes that make two caches trust each other. Anyone who has them can read every prompt. */
 static inline void read_secret(const char *path, uint8_t secret[32])
 {
     unsigned char extra;
@@ -93,7 +94,7 @@ static inline cleave_cache_t *open_cache(cleave_model_t *model, const char *secr
     return cache;
 }
 
-/* The number that an option gives, or -1. */
+/* Returns the number in an option's value, or -1. */
 static inline long number(const char *text)
 {
     char *end;

@@ -2,21 +2,22 @@ package cleave
 
 import "cleave/go/internal/capi"
 
-// batch is what one call took from the queue. The library queues a token and its alternatives at once, one behind the
-// other: the batch makes one of them, which may begin in one call and end in the next.
+// batch holds the events of one poll. The library queues a token and then its alternatives as separate events. The
+// batch merges them into one delivery, even if they begin in one poll and end in the next.
 type batch struct {
 	events    [256]capi.Event
 	receivers [256]receiver
 
-	// The token whose alternatives may follow.
+	// The last token received; its alternatives may follow.
 	token    capi.Event
 	receiver receiver
 	top      []TokenLogprob
-	// Where alternatives are kept, a piece for many tokens. What was given away is not written again.
+	// Backing storage of the alternatives, one allocation for many tokens. Elements that were handed out are never
+	// overwritten.
 	slab []TokenLogprob
 }
 
-// deliver hands events on to b.receivers, one for each.
+// deliver passes each event to the receiver at the same index of b.receivers.
 func (b *batch) deliver(events []capi.Event) {
 	for i := range events {
 		event, r := &events[i], b.receivers[i]
@@ -50,7 +51,7 @@ func (b *batch) alternative(event *capi.Event) {
 	b.top = b.slab[begin:len(b.slab):len(b.slab)]
 }
 
-// flush hands the token on.
+// flush delivers the pending token.
 func (b *batch) flush() {
 	if b.receiver == nil {
 		return

@@ -14,10 +14,11 @@ import (
 	"cleave/go/internal/capi"
 )
 
-// What the package adds to a token, without what the model costs. Real engines make the tokens in all of these.
+// These benchmarks measure the cost that this package adds to a token, without the cost of the model. Real engines
+// generate the tokens.
 //
-//	ns/token      wall time, of BenchmarkTokenFromAFullQueue alone: else it is the model's
-//	cpu-ns/token  CPU time of all threads but the library's
+//	ns/token      wall time, only in BenchmarkTokenFromAFullQueue: elsewhere the model dominates it
+//	cpu-ns/token  CPU time of all threads except the library's
 //	allocs/token  heap allocations of the whole process
 const benchStreams, benchTokens = 64, 400
 
@@ -31,7 +32,7 @@ func submitAll(b *testing.B, engine *Engine) []*Stream {
 	return must[[]*Stream](b)(engine.SubmitBatch(context.Background(), requests))
 }
 
-// readAll reads each stream in a goroutine of its own until all have ended.
+// readAll reads each stream in its own goroutine until all streams have ended.
 func readAll(b *testing.B, streams []*Stream) {
 	var readers sync.WaitGroup
 	for _, stream := range streams {
@@ -66,7 +67,7 @@ func mallocs() uint64 {
 	return stats.Mallocs
 }
 
-// goCPU is the CPU time of all threads that are not the library's, in nanoseconds.
+// goCPU returns the CPU time of all threads that are not the library's, in nanoseconds.
 func goCPU(b *testing.B) (ns int64) {
 	b.Helper()
 	for _, task := range must[[]os.DirEntry](b)(os.ReadDir("/proc/self/task")) {
@@ -81,9 +82,9 @@ func goCPU(b *testing.B) (ns int64) {
 	return ns
 }
 
-// The queue holds all tokens of 64 streams, as engines left them there, when the dispatcher is started: the time from
-// there until 64 goroutines have read their streams to the end. It is all that lies between the queue and the
-// reader: cgo, cleave_queue_poll, dispatch, inboxes, wake-ups.
+// Engines first fill the queue with all tokens of 64 streams. The benchmark measures the time from the start of the
+// dispatcher until 64 goroutines have read their streams to the end. This covers everything between the queue and the
+// reader: cgo, cleave_queue_poll, dispatch, inboxes and wake-ups.
 func BenchmarkTokenFromAFullQueue(b *testing.B) {
 	engineCache := newCache(b, CacheConfig{BytesPerDevice: 128 << 20})
 	var spent time.Duration
@@ -117,10 +118,10 @@ func BenchmarkTokenFromAFullQueue(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// Tokens as they come, 64 with each step of the engine: the CPU time that all threads but the library's spend, with
-// everything that the Go runtime does meanwhile (netpoller, scheduler, collector), and with the submission of the
-// requests. An engine queues a token as soon as it is sampled: most of this is one wake-up for one token, the kernel's
-// part included. The wall time is the model's.
+// Tokens are read as they are generated, 64 per engine step. The benchmark measures the CPU time of all threads except
+// the library's. This includes the Go runtime (netpoller, scheduler, collector) and the submission of the requests. An
+// engine queues a token as soon as it is sampled, so most of the cost is one wake-up per token, including the kernel's
+// part. The wall time is the model's.
 func BenchmarkTokenAsItComes(b *testing.B) {
 	engine := newEngine(b, newCache(b, CacheConfig{BytesPerDevice: 128 << 20}), EngineConfig{})
 	var spent int64
@@ -138,7 +139,7 @@ func BenchmarkTokenAsItComes(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// One call of cleave_queue_poll that finds nothing: what entering and leaving C costs.
+// One call of cleave_queue_poll that finds nothing measures the cost of entering and leaving C.
 func BenchmarkPoll(b *testing.B) {
 	d := must[*dispatcher](b)(openDispatcher(0))
 	defer capi.QueueDestroy(d.name)

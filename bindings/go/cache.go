@@ -8,63 +8,63 @@ import (
 	"cleave/go/internal/capi"
 )
 
-// DType is how keys and values are stored.
+// DType is the data type in which keys and values are stored.
 type DType uint32
 
-// Types of stored keys and values.
+// Data types of stored keys and values.
 const (
-	// DTypeDefault is the model's own.
+	// DTypeDefault is the model's own data type.
 	DTypeDefault DType = iota
 	DTypeF32
 	DTypeF16
 	DTypeBF16
-	// DTypeI8 is int8 keys and values with a scale per token and head.
+	// DTypeI8 stores keys and values as int8, with one scale per token and head.
 	DTypeI8
 )
 
-// CacheConfig is how a cache is made. The zero value means default in every field.
+// CacheConfig configures a cache. The zero value means default in every field.
 type CacheConfig struct {
-	// Devices are where it is: [DeviceCPU] or CUDA ordinals. Default: the CPU.
+	// Devices lists the devices that hold the cache: [DeviceCPU] or CUDA ordinals. Default: the CPU.
 	Devices []int
 	// BytesPerDevice is the memory for KV blocks on each device. Default: 1 GiB.
 	BytesPerDevice uint64
-	// BlockTokens is the number of tokens of a block, at most 256. Default: 16.
+	// BlockTokens is the number of tokens in a block, at most 256. Default: 16.
 	BlockTokens int
-	// DType is how keys and values are stored. Default: the model's own.
+	// DType is the data type of stored keys and values. Default: the model's own.
 	DType DType
-	// NoPrefix keeps no blocks for later requests with the same beginning.
+	// NoPrefix disables the prefix cache: no blocks are kept for later requests that begin with the same tokens.
 	NoPrefix bool
-	// NoConvert imports only KV of the cache's own layout: that of another block size or dtype is [ErrIncompatible]
-	// instead of converted.
+	// NoConvert restricts imports to KV of the cache's own layout. KV of another block size or dtype fails with
+	// [ErrIncompatible] instead of being converted.
 	NoConvert bool
-	// ShareWeights: one copy of the weights on a CUDA device for all processes of this user on this machine that set it. The
-	// first of them loads the weights, later ones map them, and they stay as long as anyone has them. On the CPU weights are
-	// shared in any case.
+	// ShareWeights keeps one copy of the weights on a CUDA device for all processes of this user on this machine that
+	// set it. The first process loads the weights and later ones map them. They stay in memory until the last process
+	// is gone. On the CPU weights are always shared.
 	ShareWeights bool
-	// Lease is how long a KV handle lives that nobody renews. Default: 30 s.
+	// Lease is the lifetime of a KV handle that nobody renews. Default: 30 s.
 	Lease time.Duration
-	// Secret signs tickets and images: caches with the same secret can import from each other. All zero: a random one,
-	// so that only this process can import what the cache exports. With one, processes of the same user on this machine
-	// that know it can import over shared memory (see [Cache.Listen] for other machines).
+	// Secret signs tickets and images: caches with the same secret can import from each other. Processes of the same
+	// user on this machine that know the secret can import over shared memory; see [Cache.Listen] for other machines.
+	// All zero: a random secret, so that only this process can import from this cache.
 	Secret [32]byte
-	// PeerTimeout: a peer that says nothing for so long in the middle of a transfer is gone. Default: 4 s.
+	// PeerTimeout is the longest silence of a peer during a transfer; after it the peer counts as gone. Default: 4 s.
 	PeerTimeout time.Duration
-	// Progress, if there is one, is told how many bytes of the weights have been loaded, and how many there are, by the
-	// goroutine that makes the cache. It returns whether to go on; else everything is freed, and [Model.NewCache] fails
-	// with [ErrCancelled]. Where nothing has to be loaded (the CPU, a device that has the weights) it is called once, with
-	// done equal to total. It must not make a cache.
+	// Progress reports the loading of the weights: bytes loaded so far, and bytes in total. It runs on the goroutine
+	// that creates the cache. If it returns false, everything is freed and [Model.NewCache] fails with [ErrCancelled].
+	// If nothing has to be loaded (on the CPU, or if the device already has the weights), it is called once, with done
+	// equal to total. It must not create a cache.
 	Progress func(done, total uint64) bool
 }
 
-// Cache is a pool of KV blocks on a device, with its prefix index and its KV handles. Engines on one cache share weights
-// and blocks, and hand KV over without moving any. Its methods may be called from any goroutine.
+// Cache is a pool of KV blocks on a device, with its prefix index and its KV handles. Engines on one cache share
+// weights and blocks, and hand KV over without copying it. Its methods may be called from any goroutine.
 type Cache struct {
 	object
 	imports *importQueue
 }
 
-// NewCache makes a cache for the model, allocates its pool, and puts the weights on the device, once per model and
-// device however many caches there are.
+// NewCache creates a cache for the model. It allocates the block pool and loads the weights onto the device. Weights
+// are loaded once per model and device, however many caches there are.
 //
 // Errors: [ErrInvalidArgument], [ErrNotFound] (device), [ErrUnsupported] (dtype, more than one device),
 // [ErrOutOfMemory], [ErrCancelled] (by Progress).
@@ -110,12 +110,12 @@ func (m *Model) NewCache(config CacheConfig) (*Cache, error) {
 	return cache, nil
 }
 
-// Close ends the cache, every KV handle in it and transfers in and out, which takes some tens of milliseconds if there
-// are any. Engines that still run over it go on until they are closed. It always returns nil, and does nothing the
-// second time.
+// Close destroys the cache and every KV handle in it, and ends its transfers, which takes some tens of milliseconds if
+// there are any. Engines that still run over the cache continue until they are closed. Close always returns nil, and
+// does nothing the second time.
 func (c *Cache) Close() error { return c.close() }
 
-// importQueue is the queue on which a cache hears of its imports. It is made with the first one.
+// importQueue returns the queue on which the cache receives the results of its imports. The first import creates it.
 type importQueue struct {
 	mu     sync.Mutex
 	queue  *dispatcher

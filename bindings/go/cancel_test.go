@@ -27,7 +27,7 @@ func TestContextCancels(t *testing.T) {
 	for {
 		event, err := stream.Next()
 		if err == nil {
-			continue // read before the cancellation came through
+			continue // the event was read before the cancellation took effect
 		}
 		expect(t, err, context.Canceled, ErrCancelled)
 		if event.Type != EventFinished || event.Reason != FinishError {
@@ -139,7 +139,7 @@ func TestCloseOfAnEndedStream(t *testing.T) {
 	}
 }
 
-// A handle that nobody reads is released with its stream, wherever the request is at that moment.
+// Closing a stream releases its handle if nobody has read it, whatever state the request is in.
 func TestHandlesOfClosedStreams(t *testing.T) {
 	cache := newCache(t, CacheConfig{})
 	engine := newEngine(t, cache, EngineConfig{Role: RolePrefill})
@@ -157,8 +157,8 @@ func TestHandlesOfClosedStreams(t *testing.T) {
 	})
 }
 
-// The handle of EventKVStreamStarted is the reader's from then on: what becomes of the stream after the request's good end is
-// of no concern to it.
+// The reader owns the handle of EventKVStreamStarted once it has read it. If the request ends well, closing the stream
+// afterwards does not release the handle.
 func TestHandleThatWasReadOutlivesItsStream(t *testing.T) {
 	cache := newCache(t, CacheConfig{})
 	kv, stream := filling(t, cache)
@@ -174,7 +174,7 @@ func TestHandleThatWasReadOutlivesItsStream(t *testing.T) {
 	}
 }
 
-// Closing the handle while its prompt is computed takes it from the importer, not from the request.
+// Closing the handle while its prompt is computed stops the import, but not the request.
 func TestHandleThatIsClosedWhileItFills(t *testing.T) {
 	p := newPair(t)
 	kv, stream := filling(t, p.from)

@@ -7,7 +7,8 @@ import (
 	"unsafe"
 )
 
-// clock is one moment on both clocks: the events' (CLOCK_MONOTONIC) and Go's, which does not show that it is the same.
+// clock is one instant on two clocks: CLOCK_MONOTONIC, which event times use, and Go's, which hides its monotonic
+// reading.
 var clock = sync.OnceValue(func() (c struct {
 	now       time.Time
 	monotonic int64
@@ -15,7 +16,7 @@ var clock = sync.OnceValue(func() (c struct {
 	const clockMonotonic = 1
 	var t syscall.Timespec
 	c.now = time.Now()
-	// Fails only for a clock that there is not.
+	// ClockGettime fails only if the clock does not exist.
 	syscall.RawSyscall(syscall.SYS_CLOCK_GETTIME, clockMonotonic, uintptr(unsafe.Pointer(&t)), 0)
 	c.monotonic = t.Nano()
 	return c

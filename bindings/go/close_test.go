@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// world is one of each object, and streams that run.
+// world holds one object of each type, and running streams.
 type world struct {
 	closers map[string]io.Closer
 	streams []*Stream
@@ -46,7 +46,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// ends reads a stream until it ends somehow, which it has to do before its reader loses patience.
+// ends reads a stream until it ends in any way. It must end before its reader's patience does.
 func ends(t *testing.T, stream *Stream, order fmt.Stringer) {
 	for {
 		event, err := stream.Next()
@@ -63,7 +63,7 @@ func ends(t *testing.T, stream *Stream, order fmt.Stringer) {
 	}
 }
 
-// order says in which order things were closed, should it matter.
+// order describes the order in which objects were closed, for failure messages.
 type order []string
 
 func (o order) String() string { return fmt.Sprint([]string(o)) }

@@ -7,12 +7,12 @@ import (
 	"cleave/go/internal/capi"
 )
 
-// Detokenizer turns the tokens of one sequence into text as they come. Its methods may be called from any goroutine, but
-// the tokens of a sequence have to come in order.
+// Detokenizer turns the tokens of one sequence into text as they are generated. Its methods may be called from any
+// goroutine, but the tokens of a sequence must be passed in order.
 type Detokenizer struct{ object }
 
-// NewDetokenizer makes a detokenizer for one sequence. It outlives a Close of the model. Errors: [ErrUnsupported] (a
-// model without a tokenizer).
+// NewDetokenizer creates a detokenizer for one sequence. It stays usable after the model is closed. Errors:
+// [ErrUnsupported] (a model without a tokenizer).
 func (m *Model) NewDetokenizer() (*Detokenizer, error) {
 	defer runtime.KeepAlive(m)
 	name, e := capi.DetokenizerCreate(m.name)
@@ -24,24 +24,25 @@ func (m *Model) NewDetokenizer() (*Detokenizer, error) {
 	return d, nil
 }
 
-// Close ends the detokenizer. It always returns nil, and does nothing the second time.
+// Close destroys the detokenizer. It always returns nil, and does nothing the second time.
 func (d *Detokenizer) Close() error { return d.close() }
 
-// Append takes the next token of the sequence and appends to text what is complete with it: whole characters only, so
-// often nothing. Errors: [ErrInvalidArgument] (no token of the model).
+// Append takes the next token of the sequence and appends the text that this token completes. Only whole characters are
+// appended, so there is often nothing to append. Errors: [ErrInvalidArgument] (not a token of the model).
 func (d *Detokenizer) Append(text []byte, token int32) ([]byte, error) {
 	defer runtime.KeepAlive(d)
 	return d.fill(text, func(buf []byte) (int, *capi.Error) { return capi.DetokenizerPush(d.name, token, buf) })
 }
 
-// AppendRest appends what is left at the end of a sequence: an unfinished character as U+FFFD. Afterwards the
-// detokenizer is as new.
+// AppendRest appends the rest of the text at the end of a sequence: an unfinished character becomes U+FFFD. Afterwards
+// the detokenizer is ready for a new sequence.
 func (d *Detokenizer) AppendRest(text []byte) ([]byte, error) {
 	defer runtime.KeepAlive(d)
 	return d.fill(text, func(buf []byte) (int, *capi.Error) { return capi.DetokenizerFlush(d.name, buf) })
 }
 
-// fill lets the library write behind text. What did not fit has not happened, and is done again with more room.
+// fill lets the library write after text. A call whose output does not fit has no effect, so it is repeated with more
+// room.
 func (d *Detokenizer) fill(text []byte, write func([]byte) (int, *capi.Error)) ([]byte, error) {
 	text = slices.Grow(text, 32)
 	for {
@@ -58,14 +59,14 @@ func (d *Detokenizer) fill(text []byte, write func([]byte) (int, *capi.Error)) (
 	}
 }
 
-// Push is [Detokenizer.Append] for a string.
+// Push is like [Detokenizer.Append], but returns a string.
 func (d *Detokenizer) Push(token int32) (string, error) {
 	var buf [64]byte
 	text, err := d.Append(buf[:0], token)
 	return string(text), err
 }
 
-// Flush is [Detokenizer.AppendRest] for a string.
+// Flush is like [Detokenizer.AppendRest], but returns a string.
 func (d *Detokenizer) Flush() (string, error) {
 	var buf [64]byte
 	text, err := d.AppendRest(buf[:0])

@@ -7,7 +7,7 @@ import (
 	"cleave/go/internal/capi"
 )
 
-// DeviceCPU is the CPU as a device. CUDA devices are their ordinals 0, 1, ...
+// DeviceCPU identifies the CPU as a device. CUDA devices are identified by their ordinals 0, 1, ...
 const DeviceCPU = capi.DeviceCPU
 
 // DeviceInfo describes a device.
@@ -16,15 +16,16 @@ type DeviceInfo struct {
 	Ordinal int
 	// ComputeCapability is major * 10 + minor; 0 for the CPU.
 	ComputeCapability int
-	// NUMANode is the node nearest to it; 0 for the CPU.
+	// NUMANode is the NUMA node nearest to the device; 0 for the CPU.
 	NUMANode int
-	// TotalBytes is its memory; of the CPU what this process may use, as its control group limits it.
+	// TotalBytes is the device's memory. For the CPU it is the memory that this process may use within its control
+	// group's limit.
 	TotalBytes uint64
-	// FreeBytes is how much of that is free.
+	// FreeBytes is the part of TotalBytes that is free.
 	FreeBytes uint64
-	// UUID is "CPU" for the CPU.
+	// UUID identifies the device; "CPU" for the CPU.
 	UUID string
-	// Name is as the maker names it.
+	// Name is the vendor's name for the device.
 	Name string
 }
 
@@ -41,7 +42,7 @@ func Devices() ([]DeviceInfo, error) {
 	return devices, nil
 }
 
-// Device returns what is known of one device: [DeviceCPU] or the ordinal of a CUDA device. Errors: [ErrNotFound].
+// Device describes one device: [DeviceCPU] or the ordinal of a CUDA device. Errors: [ErrNotFound].
 func Device(ordinal int) (DeviceInfo, error) {
 	if ordinal < DeviceCPU || ordinal > math.MaxInt32 {
 		return DeviceInfo{}, newError(ErrNotFound, fmt.Sprintf("no device %d", ordinal))

@@ -9,11 +9,12 @@ import (
 	"cleave/go/internal/capi"
 )
 
-// dispatcher owns a queue of the library's and the goroutine that reads it. While there are no events that goroutine
-// waits in Go's netpoller, as for a socket, and no thread does. It hands events on and never waits for who reads them.
+// dispatcher owns one of the library's queues and the goroutine that reads it. While there are no events, the goroutine
+// waits in Go's netpoller, as for a socket, and occupies no thread. It passes events on and never waits for their
+// readers.
 type dispatcher struct {
 	name uintptr
-	file *os.File // a duplicate of the queue's eventfd: only watched
+	file *os.File // a duplicate of the queue's eventfd, used only for polling
 	done chan struct{}
 
 	closing sync.Once
@@ -22,10 +23,10 @@ type dispatcher struct {
 	mu      sync.Mutex
 	slots   slots
 	closed  bool
-	failure error         // of the first engine that failed
-	failed  chan struct{} // closed with it
+	failure error         // error of the first engine that failed
+	failed  chan struct{} // closed when failure is set
 
-	// Used by the goroutine only.
+	// Fields below are used by the dispatcher's goroutine only.
 	batch batch
 }
 
@@ -37,7 +38,7 @@ func newDispatcher(capacity uint32) (*dispatcher, error) {
 	return d, err
 }
 
-// openDispatcher makes one that nobody runs yet.
+// openDispatcher creates a dispatcher whose goroutine does not run yet.
 func openDispatcher(capacity uint32) (*dispatcher, error) {
 	name, e := capi.QueueCreate(capacity)
 	if e != nil {
@@ -51,7 +52,7 @@ func openDispatcher(capacity uint32) (*dispatcher, error) {
 	return &dispatcher{name: name, file: file, done: make(chan struct{}), failed: make(chan struct{})}, nil
 }
 
-// watch duplicates a descriptor that is the library's, so that it can be closed here at any time.
+// watch duplicates a descriptor of the library, so that the duplicate can be closed at any time.
 func watch(fd int) (*os.File, error) {
 	duplicate, _, errno := syscall.Syscall(syscall.SYS_FCNTL, uintptr(fd), syscall.F_DUPFD_CLOEXEC, 0)
 	if errno != 0 {
@@ -64,8 +65,8 @@ func (d *dispatcher) run() {
 	defer close(d.done)
 	conn, err := d.file.SyscallConn()
 	if err == nil {
-		// Go's netpoller is edge-triggered. It is armed before the function is called, and the library signals with the
-		// first event of an empty queue: reading until the queue is empty before waiting loses nothing.
+		// Go's netpoller is edge-triggered. It is armed before the function is called, and the library signals when an
+		// event arrives in an empty queue. No event is lost as long as the queue is emptied before each wait.
 		err = conn.Read(func(uintptr) bool { return !d.drain() })
 	}
 	if err != nil && !d.ending.Load() {
@@ -73,7 +74,7 @@ func (d *dispatcher) run() {
 	}
 }
 
-// drain hands on what is in the queue, until it is empty. False: the queue is gone.
+// drain dispatches events until the queue is empty. It returns false if the queue is gone.
 func (d *dispatcher) drain() bool {
 	for {
 		n, status := capi.Poll(d.name, d.batch.events[:])
@@ -82,14 +83,14 @@ func (d *dispatcher) drain() bool {
 			return false
 		}
 		d.dispatch(d.batch.events[:n])
-		if n < len(d.batch.events) { // no more waited
+		if n < len(d.batch.events) { // the queue is empty
 			d.batch.flush()
 			return true
 		}
 	}
 }
 
-// dispatch hands events on. Their receivers are looked up first, under one lock for all.
+// dispatch passes events to their receivers. It looks up all receivers first, under one lock.
 func (d *dispatcher) dispatch(events []capi.Event) {
 	d.mu.Lock()
 	for i := range events {
@@ -98,7 +99,7 @@ func (d *dispatcher) dispatch(events []capi.Event) {
 		case capi.EventEngineFailed:
 			d.fail(Code(event.Status))
 			d.batch.receivers[i] = nil
-		case capi.EventFinished, capi.EventKVReady: // the last one
+		case capi.EventFinished, capi.EventKVReady: // the receiver's last event
 			d.batch.receivers[i] = d.slots.find(event.Tag)
 			d.slots.remove(event.Tag)
 		default:
@@ -116,14 +117,14 @@ func (d *dispatcher) fail(code Code) {
 	}
 }
 
-// err is why an engine of the queue has failed, if one has.
+// err returns the error of the first engine of the queue that failed, or nil.
 func (d *dispatcher) err() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.failure
 }
 
-// register gives r a number for the library to echo. r is told that the queue is gone, should it go.
+// register assigns a number to r, which the library echoes in r's events. If the queue is closed, r.abandon is called.
 func (d *dispatcher) register(r receiver) (tag uint64, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -133,7 +134,7 @@ func (d *dispatcher) register(r receiver) (tag uint64, err error) {
 	return d.slots.add(r), nil
 }
 
-// forget takes a number back of which no event will come.
+// forget frees the number of a receiver that will get no events.
 func (d *dispatcher) forget(tag uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -150,7 +151,7 @@ func (d *dispatcher) abandonAll(err error) {
 	}
 }
 
-// close ends the goroutine, hands on what is in the queue still, and abandons who waits for more.
+// close ends the goroutine, dispatches the events that are still in the queue, and abandons the remaining receivers.
 func (d *dispatcher) close() {
 	d.closing.Do(func() {
 		d.ending.Store(true)

@@ -6,7 +6,7 @@ import (
 	"cleave/go/internal/capi"
 )
 
-// recorder keeps what a dispatcher delivers.
+// recorder records the events that a dispatcher delivers.
 type recorder struct {
 	events []capi.Event
 	top    [][]TokenLogprob
@@ -19,7 +19,7 @@ func (r *recorder) receive(event *capi.Event, top []TokenLogprob) {
 
 func (r *recorder) abandon(err error) { r.err = err }
 
-// A real engine cannot be made to fail from here: the event is what the library sends.
+// An engine failure cannot be provoked from Go, so the test injects the event that the library would send.
 func TestEngineFailure(t *testing.T) {
 	queue := must[*Queue](t)(NewQueue(0))
 	defer queue.Close()
@@ -40,7 +40,8 @@ func TestEngineFailure(t *testing.T) {
 	<-(&Engine{queue: d}).Failed()
 }
 
-// Events of types that are new, for receivers that are gone or never were, are passed over; numbers are not used twice.
+// Events of unknown types, and events for receivers that are gone or never existed, are ignored. Numbers are not
+// reused.
 func TestEventsForNobody(t *testing.T) {
 	d := &dispatcher{failed: make(chan struct{})}
 	var first, second recorder
@@ -66,7 +67,7 @@ func TestEventsForNobody(t *testing.T) {
 	}
 }
 
-// A token and its alternatives are one event, wherever a batch ends.
+// A token and its alternatives arrive as one event, wherever a batch ends.
 func TestAlternativesAcrossBatches(t *testing.T) {
 	var r recorder
 	d := &dispatcher{failed: make(chan struct{})}

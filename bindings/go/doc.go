@@ -22,7 +22,7 @@
 //			return err
 //		}
 //		if event.Type == cleave.EventToken {
-//			use(event.Token) // the first one
+//			use(event.Token) // the first token
 //		}
 //		kv = event.KV
 //	}

@@ -11,50 +11,53 @@ import (
 // Role is the purpose of an engine.
 type Role uint32
 
-// Roles.
+// Roles of an engine.
 const (
 	// RoleMixed prefills and decodes.
 	RoleMixed Role = iota
-	// RolePrefill: requests end with [FinishPrefilled] and a KV handle after their first token.
+	// RolePrefill computes prompts: a request ends with [FinishPrefilled] and a KV handle after its first token.
 	RolePrefill
-	// RoleDecode is meant for requests that continue a KV handle; it computes short prompts too.
+	// RoleDecode is meant for requests that continue a KV handle; it also computes short prompts.
 	RoleDecode
 )
 
-// EngineConfig is how an engine is made. The zero value means default in every field.
+// EngineConfig configures an engine. The zero value means default in every field.
 type EngineConfig struct {
 	Role Role
-	// Queue is the queue that it reports to. Default: one of its own, which ends with it.
+	// Queue receives the engine's events. Default: a queue of its own, which is closed with the engine.
 	Queue *Queue
-	// MaxSequences run at once. Default: 64.
+	// MaxSequences is the largest number of sequences that run at once. Default: 64.
 	MaxSequences int
-	// MaxBatchTokens is how many tokens a step computes at most: it bounds how long one step takes. Default: 512; on a CUDA
-	// device, as many prompt tokens as saturate it, measured while the engine has nothing to do.
+	// MaxBatchTokens is the largest number of tokens computed in a step, which limits the duration of a step. Default:
+	// 512; on a CUDA device, the number of prompt tokens that saturates it, measured while the engine is idle.
 	MaxBatchTokens int
-	// Threads compute. Default: as many as the CPUs of CPUs, else as those that the process may run on.
+	// Threads is the number of compute threads. Default: the number of CPUs in CPUs or, without that, the number of
+	// CPUs that the process may use.
 	Threads int
-	// MaxWaiting is how many accepted requests wait beyond those that run, before [ErrWouldBlock]. Default: 1024.
+	// MaxWaiting is the number of accepted requests that may wait beyond the running ones; more get [ErrWouldBlock].
+	// Default: 1024.
 	MaxWaiting int
-	// LocalPrefillTokens, while the role is decode: a prompt without a KV handle that has more tokens to compute than
-	// this, cached ones not counted, is refused with [ErrPrefillElsewhere]. Default: no limit.
+	// LocalPrefillTokens limits prompts while the role is decode. A prompt without a KV handle that has more uncached
+	// tokens than this is refused with [ErrPrefillElsewhere]. Default: no limit.
 	LocalPrefillTokens int
-	// CPUs are those that the engine's threads may run on, 0 to 1023. Default: wherever the system puts them.
+	// CPUs lists the CPUs, 0 to 1023, that the engine's threads may run on. Default: the system's choice.
 	CPUs []int
-	// SMPercent is the share of a CUDA device's multiprocessors (SMs) that the engine's kernels run on, as near as the
-	// driver's groups of them come to it; [Metrics] has the number. Shares that are 100 together do not overlap. Default: all.
+	// SMPercent is the share of a CUDA device's multiprocessors (SMs) that the engine's kernels run on. The driver
+	// hands out SMs in groups, so the share is approximate; [Metrics] has the exact number. Shares that add up to 100
+	// do not overlap. Default: all.
 	SMPercent int
 }
 
-// Engine is a step thread over a cache, with a role. Its methods may be called from any goroutine.
+// Engine runs requests over a cache, on a step thread, in a [Role]. Its methods may be called from any goroutine.
 type Engine struct {
 	object
 	cache  *Cache
-	shared *Queue // nil: queue is its own
+	shared *Queue // nil if the engine has its own queue
 	queue  *dispatcher
 }
 
-// NewEngine starts an engine over the cache: threads, and memory for the largest step. It keeps the cache and the queue
-// alive in memory, whatever becomes of these.
+// NewEngine starts an engine over the cache: it starts threads and allocates memory for the largest step. The engine
+// keeps what it needs of the cache and the queue in memory, even after these are closed.
 //
 // Errors: [ErrInvalidArgument], [ErrOutOfMemory], [ErrWouldBlock] (the queue is full), [ErrShutdown] and [ErrNotFound]
 // (the cache or the queue was closed).
@@ -110,20 +113,21 @@ func (c *Cache) NewEngine(config EngineConfig) (*Engine, error) {
 	return engine, nil
 }
 
-// Close ends the engine, which takes as long as the step that runs: every request that is still open ends with
-// [ErrShutdown], and what was generated of it can be read. It always returns nil, and does nothing the second time.
+// Close destroys the engine once the current step has ended. Every open request ends with [ErrShutdown], and its tokens
+// so far can still be read. Close always returns nil, and does nothing the second time.
 func (e *Engine) Close() error { return e.close() }
 
-// SetRole changes what the engine is for, from its next step on. Running work goes on; weights, cache and memory are not
+// SetRole changes the engine's role from its next step on. Running requests continue; weights, cache and memory are not
 // touched. Errors: [ErrInvalidArgument], [ErrShutdown].
 func (e *Engine) SetRole(role Role) error {
 	defer runtime.KeepAlive(e)
 	return e.wrap(capi.EngineSetRole(e.name, uint32(role)))
 }
 
-// SetSMPercent changes the share of a CUDA device's multiprocessors that the engine's kernels run on, from its next step
-// on; 0 or 100: all. After an error the engine keeps the share it had. Errors: [ErrInvalidArgument], [ErrUnsupported] (the
-// CPU, or a driver or device without parts), [ErrOutOfMemory], [ErrDevice], [ErrShutdown].
+// SetSMPercent changes the share of a CUDA device's multiprocessors that the engine's kernels run on, from its next
+// step on; 0 and 100 mean all. After an error the engine keeps its previous share. Errors: [ErrInvalidArgument],
+// [ErrUnsupported] (the CPU, or a driver or device that cannot be partitioned), [ErrOutOfMemory], [ErrDevice],
+// [ErrShutdown].
 func (e *Engine) SetSMPercent(percent int) error {
 	defer runtime.KeepAlive(e)
 	var n numbers
@@ -134,11 +138,13 @@ func (e *Engine) SetSMPercent(percent int) error {
 	return e.wrap(capi.EngineSetSMPercent(e.name, value))
 }
 
-// drainSlice is how long Drain keeps a thread in the library at a time, and how late it may see its context's end.
+// drainSlice is the longest time that Drain blocks a thread in one library call. It also limits how late Drain notices
+// the end of its context.
 const drainSlice = 20 * time.Millisecond
 
-// Drain refuses new requests ([ErrShutdown]) from now on and waits until all accepted ones have ended, or ctx has: then
-// the engine is still draining, and another Drain goes on waiting. Errors: ctx's, [ErrShutdown] (closed meanwhile).
+// Drain makes the engine refuse new requests with [ErrShutdown], and waits until all accepted ones have ended. If ctx
+// ends first, the engine keeps draining, and another Drain can resume the wait. Errors: ctx's, [ErrShutdown] (the
+// engine was closed meanwhile).
 func (e *Engine) Drain(ctx context.Context) error {
 	defer runtime.KeepAlive(e)
 	for timeout := time.Duration(0); ; timeout = drainSlice {
@@ -152,10 +158,10 @@ func (e *Engine) Drain(ctx context.Context) error {
 	}
 }
 
-// Failed returns a channel that is closed once the engine has failed: it takes no more requests, and those that it had
-// end with an error. Of engines that share a queue the library does not tell which one it was, and it is closed for all
-// of them.
+// Failed returns a channel that is closed once the engine has failed. A failed engine accepts no requests, and its open
+// requests end with an error. If engines share a queue, the library does not report which one failed, so the channel is
+// closed for all of them.
 func (e *Engine) Failed() <-chan struct{} { return e.queue.failed }
 
-// Err returns why the engine has failed, or nil; see [Engine.Failed].
+// Err returns the error with which the engine has failed, or nil; see [Engine.Failed].
 func (e *Engine) Err() error { return e.queue.err() }

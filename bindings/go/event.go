@@ -9,34 +9,35 @@ import (
 // EventType is the type of an [Event].
 type EventType uint8
 
-// Types of events. A later version may add some: skip those that you do not know.
+// Types of events. Later versions may add types: skip those that you do not know.
 const (
 	// EventToken: a token was generated. Token, Index, Logprob and Top are set.
 	EventToken EventType = 1
-	// EventFinished: the request has ended; always its last event. Reason, KV, Index and CachedTokens are set.
+	// EventFinished: the request has ended. It is always the last event. Reason, KV, Index and CachedTokens are set.
 	EventFinished EventType = 2
-	// EventKVStreamStarted: the prompt's turn has come, and KV is its handle, still being filled; see [Request.StreamKV].
+	// EventKVStreamStarted: the engine has begun to compute the prompt. KV is its handle, to which KV is still being
+	// added; see [Request.StreamKV].
 	EventKVStreamStarted EventType = 6
 )
 
-// FinishReason is why a request has ended.
+// FinishReason is the reason for the end of a request.
 type FinishReason uint8
 
-// Reasons.
+// Reasons for the end of a request.
 const (
-	// FinishStop: a stop id or stop sequence, or one of the model's EOS ids.
+	// FinishStop: a stop id, a stop sequence or one of the model's EOS ids was generated.
 	FinishStop FinishReason = 1
-	// FinishLength: MaxNewTokens, or the model's context is full.
+	// FinishLength: MaxNewTokens was reached, or the model's context is full.
 	FinishLength FinishReason = 2
-	// FinishPrefilled: a prefill engine has done its part, and KV is the handle to continue from.
+	// FinishPrefilled: a prefill engine has computed the prompt, and KV is the handle to continue from.
 	FinishPrefilled FinishReason = 3
-	// FinishExported: by [Stream.Export], and KV is the handle to continue from.
+	// FinishExported: [Stream.Export] ended the request, and KV is the handle to continue from.
 	FinishExported FinishReason = 4
-	// FinishError: the error that comes with the event says why.
+	// FinishError: the request failed; the error that comes with the event gives the reason.
 	FinishError FinishReason = 5
 )
 
-// String returns the reason as the C API names it, in lower case: "stop", "length", ...
+// String returns the reason's name in the C API, in lower case: "stop", "length", ...
 func (r FinishReason) String() string {
 	switch r {
 	case FinishStop:
@@ -62,31 +63,34 @@ type TokenLogprob struct {
 // Event reports progress of a request. Fields that do not apply to its type are zero.
 type Event struct {
 	Type EventType
-	// Reason is why the request has ended.
+	// Reason is the reason for the end of the request. Set by EventFinished.
 	Reason FinishReason
-	// Recomputed: the KV of the handle did not come and was computed anew; see [Request.Recompute]. Of EventFinished.
+	// Recomputed tells that the handle's KV did not arrive and was computed here; see [Request.Recompute]. Set by
+	// EventFinished.
 	Recomputed bool
 	// Token is the token's id.
 	Token int32
-	// Logprob is the natural logarithm of the token's probability, with [Request.Logprobs].
+	// Logprob is the natural logarithm of the token's probability. Set with [Request.Logprobs].
 	Logprob float32
-	// Index is the token's number since the end of the prompt, from 0; of EventFinished, how many there were.
+	// Index is the token's position after the end of the prompt, from 0. In EventFinished it is the number of generated
+	// tokens.
 	Index int
-	// CachedTokens is how many prompt tokens the prefix cache had; none of a request that continues a KV handle. Of
-	// EventFinished.
+	// CachedTokens is the number of prompt tokens found in the prefix cache; 0 for a request that continues a KV
+	// handle. Set by EventFinished.
 	CachedTokens int
-	// Top are the likeliest tokens at the token's place, best first: [Request.TopLogprobs] of them.
+	// Top holds the most likely tokens at the token's position, best first: [Request.TopLogprobs] of them.
 	Top []TokenLogprob
-	// KV is the handle, if the request hands one over, and the caller's: to submit or to close. EventFinished carries
-	// the same one as EventKVStreamStarted did.
+	// KV is the handle if the request hands one over. The caller owns it, and submits or closes it. EventFinished
+	// carries the same handle as EventKVStreamStarted did.
 	KV *KV
-	// Time is when the engine said it, on the monotonic clock: what it had to wait to be read is not in it.
+	// Time is when the engine sent the event, on the monotonic clock. It does not include the time until the event is
+	// read.
 	Time time.Time
 }
 
-// noted is a token as a stream keeps it until it is read.
+// noted is an event that a stream keeps until it is read: a token or the start of a KV stream.
 type noted struct {
-	kv          *KV // of EventKVStreamStarted
+	kv          *KV // handle of EventKVStreamStarted
 	top         []TokenLogprob
 	timestampNS uint64
 	token       int32
@@ -104,7 +108,7 @@ func (n *noted) event() Event {
 	}
 }
 
-// finishedEvent is the last event of a request.
+// finishedEvent converts the last event of a request.
 func finishedEvent(e *capi.Event, kv *KV) Event {
 	return Event{
 		Type: EventFinished, Reason: FinishReason(e.FinishReason), Index: int(e.Index), KV: kv,

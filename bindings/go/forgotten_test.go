@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// collect lets the garbage collector find what was forgotten until something has come of it.
+// collect runs the garbage collector until the condition holds.
 func collect(t *testing.T, what string, done func() (bool, any)) {
 	t.Helper()
 	eventually(t, what, func() (bool, any) {
@@ -44,13 +44,13 @@ func TestForgottenHandleIsReleased(t *testing.T) {
 	end = Event{}
 	collect(t, "released handle", func() (bool, any) { return exports() == 0, exports() })
 
-	// One whose last event nobody has read.
+	// This handle is in a last event that nobody has read.
 	func() { submit(t, engine, Request{Prompt: []int32{1, 2, 3}}) }()
 	idle(t, engine)
 	collect(t, "released handle of a stream", func() (bool, any) { return exports() == 0, exports() })
 }
 
-// A handle with a ticket is left to its lease: the ticket may be on its way.
+// A handle with a ticket is left to its lease, because the ticket may still be in transit.
 func TestForgottenHandleWithATicketLives(t *testing.T) {
 	p := newPair(t)
 	ticket := func() []byte {
@@ -102,7 +102,7 @@ func TestForgottenObjectsAreEnded(t *testing.T) {
 	})
 }
 
-// An object that is in use is not forgotten, whatever the collector thinks of the variable that held it.
+// An object in use is not closed, even if the collector finds the variable that held it dead.
 func TestObjectsInUseAreNotForgotten(t *testing.T) {
 	stream := func() *Stream {
 		model := must[*Model](t)(Load(modelPath()))

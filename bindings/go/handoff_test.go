@@ -12,7 +12,8 @@ import (
 
 var secret = [32]byte{1, 2, 3}
 
-// pair is a cache with a prefill engine, another one with a decode engine, and what a mixed engine would generate.
+// pair holds a cache with a prefill engine, another cache with a decode engine, and the tokens that a mixed engine
+// generates.
 type pair struct {
 	from, to        *Cache
 	prefill, decode *Engine
@@ -32,7 +33,7 @@ func newPair(t *testing.T) pair {
 
 func (p *pair) request() Request { return Request{Prompt: p.prompt, MaxNewTokens: 12, IgnoreEOS: true} }
 
-// prefilled is the handle of the prompt, and the first token.
+// prefilled returns the handle of the prompt, and the first token.
 func (p *pair) prefilled(t *testing.T) (*KV, []int32) {
 	t.Helper()
 	tokens, end := generate(t, p.prefill, p.request())
@@ -42,7 +43,7 @@ func (p *pair) prefilled(t *testing.T) (*KV, []int32) {
 	return end.KV, tokens
 }
 
-// goesOn continues a handle: with the tokens that it came with it has to give those that were wanted.
+// goesOn continues a handle and compares the tokens, the pending one included, with the expected ones.
 func (p *pair) goesOn(t *testing.T, engine *Engine, kv *KV) {
 	t.Helper()
 	tokens, end := generate(t, engine, Request{KV: kv, EmitPending: true})
@@ -98,7 +99,7 @@ func TestTicketToAnotherCache(t *testing.T) {
 func TestHostData(t *testing.T) {
 	p := newPair(t)
 	kv, first := p.prefilled(t)
-	defer kv.Close() // if the import ends before it has fetched the KV, the handle is still there
+	defer kv.Close() // the handle still exists if the import ends before it has fetched the KV
 	if tokens := must[[]int32](t)(kv.Tokens()); !slices.Equal(tokens, append(slices.Clone(p.prompt), first...)) {
 		t.Errorf("%v", tokens)
 	}
@@ -256,11 +257,11 @@ func TestRefusedSubmitLeavesTheHandle(t *testing.T) {
 	local := newEngine(t, p.from, EngineConfig{Role: RoleDecode})
 
 	_, err := p.decode.Submit(ctx, Request{KV: kv})
-	expect(t, err, ErrInvalidArgument) // of another cache
+	expect(t, err, ErrInvalidArgument) // the handle belongs to another cache
 	_, err = local.Submit(ctx, Request{KV: kv, MaxNewTokens: -1})
-	expect(t, err, ErrInvalidArgument) // refused here
+	expect(t, err, ErrInvalidArgument) // the Go package refuses it
 	_, err = local.Submit(ctx, Request{KV: kv, Temperature: -1, OverrideSampling: true})
-	expect(t, err, ErrInvalidArgument) // refused by the library
+	expect(t, err, ErrInvalidArgument) // the library refuses it
 	ended, cancel := context.WithCancel(ctx)
 	cancel()
 	_, err = local.Submit(ended, Request{KV: kv})
@@ -273,7 +274,7 @@ func TestRefusedSubmitLeavesTheHandle(t *testing.T) {
 	p.goesOn(t, local, kv)
 	_, err = local.Submit(ctx, Request{KV: kv})
 	expect(t, err, ErrExpired)
-	kv.Close() // no harm
+	kv.Close() // a second Close does nothing
 }
 
 func TestBatchIsAcceptedUpToTheFirstThatIsRefused(t *testing.T) {

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// threads counts the threads of the process by name; a name that nobody gave is the binary's.
+// threads counts the threads of the process by name. An unnamed thread has the name of the binary.
 func threads(t *testing.T) map[string]int {
 	t.Helper()
 	tasks := must[[]os.DirEntry](t)(os.ReadDir("/proc/self/task"))
@@ -23,11 +23,11 @@ func threads(t *testing.T) map[string]int {
 	return names
 }
 
-// ownThreads counts those that the Go runtime or this package may have made.
+// ownThreads counts the threads that the Go runtime or this package may have created.
 func ownThreads(t *testing.T) int {
 	n := 0
 	for name, count := range threads(t) {
-		// One that Go starts from within a log sink inherits that thread's name.
+		// A thread that Go starts from within a log sink inherits that thread's name.
 		if !strings.HasPrefix(name, "cleave") || name == "cleave-log" {
 			n += count
 		}
@@ -44,7 +44,7 @@ func cpuTime(t *testing.T) time.Duration {
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
-// Queues and engines that have nothing to do cost neither threads, beside the engines' own, nor time.
+// Idle queues and engines use no threads except the engines' own, and no CPU time.
 func TestIdleCostsNothing(t *testing.T) {
 	const queues, engines = 200, 20
 	cache := newCache(t, CacheConfig{})
@@ -63,7 +63,7 @@ func TestIdleCostsNothing(t *testing.T) {
 			queue.Close()
 		}
 	}()
-	// A goroutine that waits in C keeps a thread; Go itself makes a few as it likes.
+	// A goroutine that waits in C occupies a thread. Go itself creates a few more at will.
 	if now := ownThreads(t); now > before+50 {
 		t.Errorf("%d threads became %d: %v", before, now, threads(t))
 	}
@@ -71,7 +71,7 @@ func TestIdleCostsNothing(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	runtime.GC()
 	time.Sleep(50 * time.Millisecond)
-	// In some second: what was begun before may take its time to come to rest.
+	// At least one second must be quiet: earlier work may take time to settle.
 	for n := 1; ; n++ {
 		begin, busy := time.Now(), cpuTime(t)
 		time.Sleep(time.Second)
@@ -85,7 +85,7 @@ func TestIdleCostsNothing(t *testing.T) {
 	}
 }
 
-// Requests that wait for tokens do not keep threads either.
+// Requests that wait for tokens do not occupy threads either.
 func TestWaitingReadersKeepNoThreads(t *testing.T) {
 	p := newPair(t)
 	before := ownThreads(t)
@@ -101,7 +101,7 @@ func TestWaitingReadersKeepNoThreads(t *testing.T) {
 			done <- struct{}{}
 		}()
 	}
-	// Those of the library have its names only once they run, and the runtime's own come and go.
+	// The library's threads have their names only once they run, and the runtime's own threads come and go.
 	deadline := time.Now().Add(20 * time.Second)
 	for ownThreads(t) > before+50 {
 		if time.Now().After(deadline) {

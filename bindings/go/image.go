@@ -7,22 +7,23 @@ import (
 	"cleave/go/internal/capi"
 )
 
-// Image reads everything that another cache needs to continue a handle, the KV itself included: for a wire of the
-// host's own, for [Cache.Import] of a cache with the same secret. It does not change while the handle lives, and reads
-// of one that is gone fail with [ErrExpired]. ReadAt may be called from several goroutines at once; Read, WriteTo and
-// Seek share an offset.
+// Image reads a handle's image: everything that another cache needs to continue the sequence, including its KV. The
+// image can be sent over the host's own protocol to [Cache.Import] of a cache with the same secret. It does not change
+// while the handle lives. Reads fail with [ErrExpired] once the handle is gone. ReadAt may be called from several
+// goroutines at once; Read, WriteTo and Seek share an offset.
 type Image struct {
 	kv *KV
 	io.SectionReader
 }
 
-// imagePiece is how much is copied at a time.
+// imagePiece is the number of bytes copied at a time.
 const imagePiece = 256 << 10
 
-// imageBytes is the image as an io.ReaderAt, for io.SectionReader to do the rest.
+// imageBytes implements io.ReaderAt for the image. io.SectionReader adds the other methods.
 type imageBytes struct{ kv *KV }
 
-// Image returns the handle's image, which reads it from the device as it is read itself. The handle lives on.
+// Image returns a reader of the handle's image. Bytes are copied from the device only when they are read. The handle
+// stays valid.
 func (kv *KV) Image() (*Image, error) {
 	info, err := kv.Info()
 	if err != nil {
@@ -47,9 +48,9 @@ func (b imageBytes) ReadAt(buf []byte, offset int64) (int, error) {
 	return read, nil
 }
 
-// WriteTo writes what is left of the image to w.
+// WriteTo writes the rest of the image to w.
 func (i *Image) WriteTo(w io.Writer) (int64, error) {
 	buf := make([]byte, min(imagePiece, i.Size()))
-	// Without this method, or the copy would ask for it again.
+	// The wrapper hides this WriteTo from io.Copy, which would otherwise call it again.
 	return io.CopyBuffer(w, struct{ io.Reader }{&i.SectionReader}, buf)
 }

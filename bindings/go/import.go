@@ -6,16 +6,16 @@ import (
 	"cleave/go/internal/capi"
 )
 
-// Import takes in a ticket ([KV.Ticket]) or an image ([KV.Image]) of a cache with the same secret. The handle may be
-// submitted at once: the request waits for the blocks, and no goroutine has to. [KV.Wait] and [KV.Landed] tell when
-// they have come, or that they will not.
+// Import imports a ticket ([KV.Ticket]) or an image ([KV.Image]) of a cache with the same secret. The handle may be
+// submitted at once: the engine waits for the blocks, and no goroutine has to. [KV.Wait] and [KV.Landed] report when
+// the blocks have arrived or the import has failed.
 //
-// Blocks that this cache has already are not moved; blocks of another size or dtype are converted. If the transfer fails
-// nothing of it is used, and the exporter's handle stays; a request with [Request.Recompute] goes on all the same. An
-// image is checked and copied before Import returns.
+// Blocks that this cache already has are not transferred; blocks of another size or dtype are converted. If the
+// transfer fails, nothing of it is used and the exporter keeps its handle. A request with [Request.Recompute] continues
+// even then. An image is checked and copied before Import returns.
 //
-// Errors: [ErrCorrupt], [ErrIncompatible], [ErrPermission] (other secret), [ErrExpired], [ErrPeer], [ErrOutOfMemory] (no
-// free blocks), [ErrWouldBlock] (too many imports on their way).
+// Errors: [ErrCorrupt], [ErrIncompatible], [ErrPermission] (other secret), [ErrExpired], [ErrPeer], [ErrOutOfMemory]
+// (no free blocks), [ErrWouldBlock] (too many imports in progress).
 func (c *Cache) Import(data []byte) (*KV, error) {
 	defer runtime.KeepAlive(c)
 	d, err := c.imports.get()
@@ -35,7 +35,7 @@ func (c *Cache) Import(data []byte) (*KV, error) {
 	return newKV(c, id, l), nil
 }
 
-// landing is an import on its way. err is set before done is closed.
+// landing is an import in progress. err is set before done is closed.
 type landing struct {
 	done chan struct{}
 	err  error
@@ -51,7 +51,7 @@ func (l *landing) receive(event *capi.Event, _ []TokenLogprob) {
 
 func (l *landing) abandon(err error) { l.land(err) }
 
-// land is called once: a receiver leaves its dispatcher with its last event, or is abandoned by it.
+// land is called exactly once: with the import's last event, or when the dispatcher abandons it.
 func (l *landing) land(err error) {
 	l.err = err
 	close(l.done)

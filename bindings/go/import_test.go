@@ -9,14 +9,14 @@ import (
 	"time"
 )
 
-// slowPrompt takes an engine with MaxBatchTokens 1 some thousand steps.
+// slowPrompt is a prompt that takes an engine with MaxBatchTokens 1 some thousand steps.
 func slowPrompt(t testing.TB) []int32 {
 	question := "what does the red box hold?"
 	tokens := ask(t, question)
 	return tokenize(t, strings.Repeat(facts, 3000/len(tokens))+question)
 }
 
-// filling is a handle whose prompt is being computed, slowly, and the stream that it came from.
+// filling returns a handle whose prompt is slowly being computed, and the stream that delivered it.
 func filling(t *testing.T, cache *Cache) (*KV, *Stream) {
 	t.Helper()
 	engine := newEngine(t, cache, EngineConfig{Role: RolePrefill, MaxBatchTokens: 1})

@@ -8,22 +8,23 @@ import (
 	"cleave/go/internal/capi"
 )
 
-// inbox is what came of a request and was not read: what the dispatcher knows of a [Stream], so that the Stream itself
-// can be found to be forgotten.
+// inbox holds the unread events of a request. The dispatcher refers to the inbox and not to its [Stream], so that the
+// garbage collector can find a forgotten Stream.
 type inbox struct {
 	engine *Engine
-	wake   chan struct{} // holds one: there may be something new
+	wake   chan struct{} // capacity 1: there may be something new
 
 	mu      sync.Mutex
-	request uint64 // 0 until it was accepted
+	request uint64 // 0 until the request is accepted
 	unread  []noted
-	read    int         // how many of unread were read
-	started *KV         // of EventKVStreamStarted
-	shown   bool        // started was read: it is the reader's
-	detach  func() bool // from the context
+	read    int         // number of elements of unread that were read
+	started *KV         // handle of EventKVStreamStarted
+	shown   bool        // started was read, and belongs to the reader
+	detach  func() bool // detaches the inbox from the context
 
-	// How it ended: last and err are the last event. stopped: nobody wants any more of it.
-	// lost: the queue went before the end came.
+	// Once ended is set, last and err are the last event, and told says whether it was read. stopped is the error for
+	// readers after the stream was closed or its context ended. lost is set if the queue was closed before the request
+	// ended.
 	ended, told, lost bool
 	last              Event
 	err               error
@@ -38,7 +39,7 @@ func (in *inbox) id() uint64 {
 	return in.request
 }
 
-// signal wakes a reader that waits, or the next one that is about to.
+// signal wakes a waiting reader, or the next one that waits.
 func (in *inbox) signal() {
 	select {
 	case in.wake <- struct{}{}:
@@ -46,7 +47,7 @@ func (in *inbox) signal() {
 	}
 }
 
-// accept tells that the engine has the request. Its events may have come before that.
+// accept records that the engine has accepted the request. Events may arrive before this call.
 func (in *inbox) accept(ctx context.Context, request uint64) {
 	detach := func() bool { return true }
 	if ctx.Done() != nil {
@@ -65,7 +66,7 @@ func (in *inbox) accept(ctx context.Context, request uint64) {
 	}
 }
 
-// cancel ends the request at the engine. One that has ended meanwhile is as good.
+// cancel cancels the request at the engine. It ignores the error if the request has just ended.
 func (in *inbox) cancel(request uint64) { capi.Cancel(in.engine.name, request) }
 
 func (in *inbox) next() (Event, error) {
@@ -74,7 +75,7 @@ func (in *inbox) next() (Event, error) {
 		if in.stopped != nil {
 			err := in.stopped
 			in.mu.Unlock()
-			in.signal() // for another reader
+			in.signal() // wakes another reader
 			return Event{Type: EventFinished, Reason: FinishError}, err
 		}
 		if in.read < len(in.unread) {
@@ -98,14 +99,14 @@ func (in *inbox) next() (Event, error) {
 	}
 }
 
-// end tells how it ended: once in full.
+// end returns the last event, and io.EOF or the error on later calls.
 func (in *inbox) end() (Event, error) {
 	if in.told && in.err == nil {
 		return Event{}, io.EOF
 	}
 	event := in.last
 	in.told = true
-	in.last.KV, in.started, in.unread = nil, nil, nil // the reader's alone
+	in.last.KV, in.started, in.unread = nil, nil, nil // the reader owns them now
 	return event, in.err
 }
 
@@ -147,7 +148,7 @@ func (in *inbox) receive(event *capi.Event, top []TokenLogprob) {
 	}
 }
 
-// handedOver is the handle of the last event, which may have been there from the start.
+// handedOver returns the handle of the last event. It may be the same handle as in EventKVStreamStarted.
 func (in *inbox) handedOver(id uint64) *KV {
 	if id == 0 {
 		return nil
@@ -158,7 +159,7 @@ func (in *inbox) handedOver(id uint64) *KV {
 	return newKV(in.engine.cache, id, nil)
 }
 
-// keep appends to what is unread. Room that was read is used again before there is more.
+// keep appends an unread event. It reuses the space of events that were read before it allocates more.
 func (in *inbox) keep(n noted) {
 	if len(in.unread) == cap(in.unread) && in.read > len(in.unread)/2 {
 		in.unread = in.unread[:copy(in.unread, in.unread[in.read:])]
@@ -167,7 +168,8 @@ func (in *inbox) keep(n noted) {
 	in.unread = append(in.unread, n)
 }
 
-// stop makes readers see err instead of what comes, and cancels the request. Not if the end was read already.
+// stop drops unread events, makes readers return err and cancels the request. It does nothing if the end was read
+// already.
 func (in *inbox) stop(err error) {
 	var drop *KV
 	in.mu.Lock()

@@ -30,7 +30,7 @@ type Metrics struct {
 	// KVBytesIn and KVBytesOut were imported and exported. A handoff within one cache moves none.
 	KVBytesIn  uint64 `c:"kv_bytes_in"`
 	KVBytesOut uint64 `c:"kv_bytes_out"`
-	// Busy is the time spent in steps, LastStepAge the time since the last one ended.
+	// Busy is the time spent in steps. LastStepAge is the time since the last step ended.
 	Busy        time.Duration `c:"busy_ns"`
 	LastStepAge time.Duration `c:"last_step_age_ns"`
 	// Handoffs counts requests that continued a KV handle. HandoffTotal and HandoffLast are the time to take the KV over.
@@ -57,13 +57,13 @@ type Metrics struct {
 	KVExposedLast  time.Duration `c:"kv_exposed_ns_last"`
 	// PrefillStepTokens is the most prompt tokens in a step under the present role: MaxBatchTokens, or the measured choice.
 	PrefillStepTokens int `c:"prefill_step_tokens"`
-	// Multiprocessors (SMs) of the device that the engine may use; 0 on the CPU.
+	// Multiprocessors is the number of the device's multiprocessors (SMs) that the engine may use; 0 on the CPU.
 	Multiprocessors int `c:"multiprocessors"`
 	// PrefillTokensPerSecond is the measured rate of prefill steps of the chosen length; 0 if none was chosen.
 	PrefillTokensPerSecond uint64 `c:"prefill_tokens_per_second"`
 }
 
-// Metrics reads the engine's counters, without stopping it.
+// Metrics reads the engine's counters without stopping it.
 func (e *Engine) Metrics() (Metrics, error) {
 	defer runtime.KeepAlive(e)
 	var m Metrics

@@ -67,7 +67,7 @@ func TestLog(t *testing.T) {
 	var mu sync.Mutex
 	var lines []string
 	var fromWithin []error
-	// Engines of other tests that are collected only now may say so in between.
+	// Engines of other tests may be collected only now, and log a message in between.
 	ours := func(message string) bool { return strings.Contains(message, "/no/such/") }
 	sink := func(level LogLevel, target, message string) {
 		if !ours(message) {
@@ -87,7 +87,7 @@ func TestLog(t *testing.T) {
 	}
 	defer SetLog(LogOff, nil)
 	failToLoad(t, "/no/such/model-1")
-	// Replacing the sink waits for what is queued.
+	// Replacing the sink waits until queued messages are delivered.
 	var after []string
 	if err := SetLog(LogTrace, func(_ LogLevel, _, message string) { after = append(after, message) }); err != nil {
 		t.Fatal(err)
@@ -117,7 +117,7 @@ func TestLog(t *testing.T) {
 	}
 }
 
-// Whoever sets the log last has it: also after many have tried at once.
+// The last sink that was set gets the messages, even after many goroutines set one at once.
 func TestLogFromManyGoroutines(t *testing.T) {
 	defer SetLog(LogOff, nil)
 	var all sync.WaitGroup

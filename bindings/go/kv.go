@@ -9,20 +9,20 @@ import (
 	"cleave/go/internal/capi"
 )
 
-// KV is a snapshot of a sequence: tokens, KV blocks, sampling state. It comes with the end of a request that hands over
-// ([Event.KV]), from [Cache.Import], [Cache.LoadKV] or [KV.Duplicate], and is the caller's: to submit ([Request.KV],
-// which consumes it), or to close. It lives until then, until a peer has fetched it, or until its lease is over
-// ([CacheConfig.Lease], [KV.Renew]).
+// KV is a snapshot of a sequence: tokens, KV blocks, sampling state. It comes from the last event of a request that
+// hands it over ([Event.KV]), or from [Cache.Import], [Cache.LoadKV] or [KV.Duplicate]. The caller owns it, and submits
+// it ([Request.KV], which consumes it) or closes it. The handle lives until then, until a peer has fetched it, or until
+// its lease ends ([CacheConfig.Lease], [KV.Renew]).
 //
-// Its methods may be called from any goroutine. On a handle that is gone they return [ErrExpired] or [ErrNotFound].
+// Its methods may be called from any goroutine. Once the handle is gone they return [ErrExpired] or [ErrNotFound].
 type KV struct {
 	cache   *Cache
 	id      uint64
-	landing *landing // of an import
+	landing *landing // state of the import; nil if the handle is not imported
 	cleanup runtime.Cleanup
 
 	mu     sync.Mutex
-	taken  bool // a request has it, or is being submitted with it
+	taken  bool // submitted with a request, or being submitted
 	closed bool
 }
 
@@ -34,20 +34,20 @@ type KVInfo struct {
 	Computed int
 	// Blocks is the number of blocks that the handle holds.
 	Blocks int
-	// Importing: the import has not finished.
+	// Importing tells that the import has not finished.
 	Importing bool
-	// Streaming: the prompt is still being computed.
+	// Streaming tells that the prompt is still being computed.
 	Streaming bool
-	// TicketBytes and ImageBytes are the sizes of its ticket and its image.
+	// TicketBytes and ImageBytes are the sizes of the handle's ticket and image.
 	TicketBytes int64
 	ImageBytes  int64
 	// LeaseLeft is the time until the handle expires, unless it is renewed.
 	LeaseLeft time.Duration
-	// Fingerprint is the model's.
+	// Fingerprint is the model's fingerprint.
 	Fingerprint [32]byte
 }
 
-// forgotten is a handle that nobody refers to any more and that has to be released.
+// forgotten holds what is needed to release a handle that the garbage collector has found unreferenced.
 type forgotten struct {
 	cache *Cache
 	id    uint64
@@ -59,11 +59,11 @@ func newKV(cache *Cache, id uint64, landing *landing) *KV {
 	return kv
 }
 
-// Close releases the handle; its blocks are free once no transfer touches them. A handle that was submitted, fetched,
-// closed before or has expired is left alone, so that a deferred Close is right in any case. It always returns nil.
+// Close releases the handle. Its blocks become free once no transfer uses them. Close does nothing if the handle is
+// already gone (submitted, fetched, closed or expired), so a deferred Close is always right. It always returns nil.
 //
-// The handle of [EventKVStreamStarted] belongs to its request until that ends: closing it before that takes it from whoever
-// imports it, while the request goes on and may end with another handle.
+// The handle of [EventKVStreamStarted] belongs to its request until the request ends. Closing it earlier makes imports
+// of it fail; the request continues, and may end with another handle.
 func (kv *KV) Close() error {
 	kv.mu.Lock()
 	defer kv.mu.Unlock()
@@ -77,7 +77,7 @@ func (kv *KV) Close() error {
 	return nil
 }
 
-// take gives the handle to a request that is being submitted to an engine over cache.
+// take reserves the handle for a request that is being submitted to an engine over cache.
 func (kv *KV) take(cache *Cache) error {
 	kv.mu.Lock()
 	defer kv.mu.Unlock()
@@ -93,7 +93,7 @@ func (kv *KV) take(cache *Cache) error {
 	return nil
 }
 
-// give tells what became of the submission: it was accepted, or the handle is the caller's as before.
+// give ends the reservation: either the request was accepted, or the caller owns the handle as before.
 func (kv *KV) give(accepted bool) {
 	kv.mu.Lock()
 	defer kv.mu.Unlock()
@@ -107,7 +107,7 @@ func (kv *KV) give(accepted bool) {
 	}
 }
 
-// wrap makes an error of what a call on the handle gave.
+// wrap converts an error of a call on the handle.
 func (kv *KV) wrap(e *capi.Error) error {
 	if e == nil {
 		return nil
@@ -137,39 +137,42 @@ func (kv *KV) Info() (KVInfo, error) {
 	}, kv.wrap(e)
 }
 
-// Tokens returns the ids of the sequence: prompts and generated tokens in order, a pending one (sampled, not yet run
-// through the model) last. For an import they are those of its ticket, also after the import failed.
+// Tokens returns the ids of the sequence, prompt and generated tokens in order. A pending token (sampled, not yet run
+// through the model) comes last. The tokens of an import are those of its ticket, even after the import has failed.
 func (kv *KV) Tokens() ([]int32, error) {
 	defer runtime.KeepAlive(kv)
 	tokens, e := capi.KVTokens(kv.cache.name, kv.id)
 	return tokens, kv.wrap(e)
 }
 
-// MaxHostData is the most bytes that [KV.SetHostData] takes.
+// MaxHostData is the largest number of bytes that [KV.SetHostData] accepts.
 const MaxHostData = 4096
 
-// SetHostData attaches bytes of the caller's own to the sequence, in place of those before: a trace id, say, or the
-// state of a detokenizer. Tickets and images made from now on carry them, signed with the cache's secret but readable.
-// They stay with the sequence when a request continues it and hands it over again, and in duplicates.
-// Errors: [ErrInvalidArgument] (more than [MaxHostData] bytes; an image that was read already does not change).
+// SetHostData attaches the caller's own bytes to the sequence, such as a trace id or the state of a detokenizer. They
+// replace earlier bytes. Tickets and images made from now on carry them, signed with the cache's secret but readable.
+// Duplicates have them too, and they stay with the sequence when a request continues it and hands it over again.
+// Errors: [ErrInvalidArgument] (more than [MaxHostData] bytes, or the handle's image has already been read and can no
+// longer change).
 func (kv *KV) SetHostData(data []byte) error {
 	defer runtime.KeepAlive(kv)
 	return kv.wrap(capi.KVSetHostData(kv.cache.name, kv.id, data))
 }
 
-// HostData returns the bytes that [KV.SetHostData] attached, here or where the sequence came from; none: empty.
+// HostData returns the bytes that [KV.SetHostData] attached, in this cache or in the one the sequence came from. It is
+// empty if there are none.
 func (kv *KV) HostData() ([]byte, error) {
 	defer runtime.KeepAlive(kv)
 	data, e := capi.KVHostData(kv.cache.name, kv.id)
 	return data, kv.wrap(e)
 }
 
-// Ticket returns the right to fetch the handle's KV: some hundred signed bytes and four for each token, for
-// [Cache.Import] of a cache with the same secret, in this process, on this machine, or elsewhere after [Cache.Listen].
-// The handle lives on until that has happened, it is closed or its lease ends. The tokens are readable in it: keep it
-// private.
+// Ticket returns a ticket: the right to fetch the handle's KV with [Cache.Import] of a cache with the same secret. That
+// cache may be in this process or on this machine, or on another machine after [Cache.Listen]. A ticket has some
+// hundred signed bytes and four for each token. The handle lives until its KV is fetched, it is closed or its lease
+// ends. The tokens in a ticket are readable: keep it private.
 //
-// A handle that a ticket was made of may be forgotten: its lease ends it. Without one the garbage collector would.
+// A handle with a ticket may be forgotten: it ends with its lease. The garbage collector releases a forgotten handle
+// without one.
 func (kv *KV) Ticket() ([]byte, error) {
 	defer runtime.KeepAlive(kv)
 	ticket, e := capi.KVTicket(kv.cache.name, kv.id)
@@ -179,8 +182,8 @@ func (kv *KV) Ticket() ([]byte, error) {
 	return ticket, kv.wrap(e)
 }
 
-// Save writes the handle's image to the file path, whole or not at all. The handle lives on.
-// Errors: [ErrNotFound] (directory), [ErrExpired], [ErrIO].
+// Save writes the handle's image to the file path, whole or not at all. The handle stays valid. Errors: [ErrNotFound]
+// (directory), [ErrExpired], [ErrIO].
 func (kv *KV) Save(path string) error {
 	defer runtime.KeepAlive(kv)
 	return kv.wrap(capi.KVSave(kv.cache.name, kv.id, path))
@@ -197,8 +200,7 @@ func (c *Cache) LoadKV(path string) (*KV, error) {
 	return newKV(c, id, nil), nil
 }
 
-// Duplicate returns a second handle to the same snapshot, which shares its blocks: both can be continued, each its own
-// way.
+// Duplicate returns a second handle to the same snapshot, which shares its blocks. Each can be continued independently.
 func (kv *KV) Duplicate() (*KV, error) {
 	defer runtime.KeepAlive(kv)
 	id, e := capi.KVDuplicate(kv.cache.name, kv.id)
@@ -208,7 +210,7 @@ func (kv *KV) Duplicate() (*KV, error) {
 	return newKV(kv.cache, id, kv.landing), nil
 }
 
-// Renew makes the handle live for lease from now on. Errors: [ErrExpired] (too late).
+// Renew sets the handle's remaining lifetime to lease. Errors: [ErrExpired] (too late).
 func (kv *KV) Renew(lease time.Duration) error {
 	defer runtime.KeepAlive(kv)
 	var n numbers
@@ -219,15 +221,15 @@ func (kv *KV) Renew(lease time.Duration) error {
 	return kv.wrap(capi.KVRenew(kv.cache.name, kv.id, ms))
 }
 
-// landed is closed already.
+// landed is a channel that is already closed.
 var landed = func() chan struct{} {
 	c := make(chan struct{})
 	close(c)
 	return c
 }()
 
-// Landed returns a channel that is closed once the KV of an import is here, or is known not to come: then [KV.Wait]
-// returns at once. Of a handle that is no import it is closed already. It works also while a request has the handle.
+// Landed returns a channel that is closed once the import has ended, well or not; [KV.Wait] then returns at once. For a
+// handle that was not imported it is closed already. It also works after a request has taken the handle.
 func (kv *KV) Landed() <-chan struct{} {
 	if kv.landing == nil {
 		return landed
@@ -235,9 +237,9 @@ func (kv *KV) Landed() <-chan struct{} {
 	return kv.landing.done
 }
 
-// Wait waits until the KV of an import has landed, and returns why it did not, if so: [ErrPeer], [ErrExpired],
-// [ErrCancelled] and what else may happen to the other side, or the error of ctx. There is no need to wait before the
-// handle is submitted: the engine does.
+// Wait waits until the KV of an import has arrived. It returns the import's error if it failed ([ErrPeer],
+// [ErrExpired], [ErrCancelled] and others), or the error of ctx. There is no need to wait before the handle is
+// submitted, because the engine waits.
 func (kv *KV) Wait(ctx context.Context) error {
 	if kv.landing == nil {
 		return nil

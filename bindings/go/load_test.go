@@ -56,7 +56,7 @@ func TestManyStreamsAtOnce(t *testing.T) {
 	decode.Close()
 }
 
-// Streams that nobody reads do not hold up those that somebody does, on a queue that has room for a few events only.
+// Streams that nobody reads must not delay streams that are read, on a queue that has room for a few events only.
 func TestSlowReaders(t *testing.T) {
 	queue := must[*Queue](t)(NewQueue(16))
 	defer queue.Close()
@@ -124,8 +124,7 @@ func TestPrefillElsewhere(t *testing.T) {
 	expect(t, engine.SetRole(9), ErrInvalidArgument)
 }
 
-// Submitting, cancelling and reading from many goroutines while engines change their roles: everything ends, and
-// nothing is left behind.
+// Many goroutines submit, cancel and read while engines change their roles. Everything must end, and nothing may leak.
 func TestChurn(t *testing.T) {
 	cache := newCache(t, CacheConfig{})
 	queue := must[*Queue](t)(NewQueue(64))

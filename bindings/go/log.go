@@ -6,18 +6,18 @@ import (
 	"cleave/go/internal/capi"
 )
 
-// LogLevel is how much the library says. It is a [slog.Leveler].
+// LogLevel selects how much the library logs. It is a [slog.Leveler].
 type LogLevel int32
 
-// Levels of the log, each with all that is above it.
+// Log levels. Each includes the levels above it.
 const (
-	// LogOff: nothing.
+	// LogOff: no messages.
 	LogOff LogLevel = iota
-	// LogError: an engine or a transfer has failed, a panic was caught.
+	// LogError: an engine or a transfer has failed, or a panic was caught.
 	LogError
-	// LogWarn: something that is worth a look.
+	// LogWarn: something that deserves attention.
 	LogWarn
-	// LogInfo: once per object: models loaded, engines created and destroyed.
+	// LogInfo: once per object, such as a model loaded, or an engine created or destroyed.
 	LogInfo
 	// LogDebug: once per request or failed call.
 	LogDebug
@@ -25,18 +25,19 @@ const (
 	LogTrace
 )
 
-// Level returns the level of log/slog: error, warn, info, debug, and for LogTrace one below debug.
+// Level returns the corresponding level of log/slog: error, warn, info, debug, and one below debug for LogTrace.
 func (l LogLevel) Level() slog.Level {
 	return slog.LevelError - 4*slog.Level(l-LogError)
 }
 
-// SetLog sends messages of level and below to sink; nil or [LogOff] turns the log off. There is one sink per process,
-// and this replaces it: the old one gets what was queued for it before SetLog returns, and is never called afterwards.
-// Without a sink the library writes nothing anywhere.
+// SetLog sends messages of level and of more severe levels to sink; a nil sink or [LogOff] turns the log off. There is one
+// sink per process. Before SetLog returns, the previous sink gets the messages queued for it; it is never called
+// afterwards. Without a sink the library writes nothing anywhere.
 //
-// target names a part of the library, message is one line. The sink is called from one thread of the library's, never
-// twice at once. It must return and not panic, and may call everything but SetLog ([ErrInvalidArgument]). A sink that
-// is too slow loses messages and is told how many; it slows nothing down. For log/slog:
+// The argument target names a part of the library; message is one line. One thread of the library calls the sink, never
+// twice at once. The sink must return and must not panic. It may call everything except SetLog, which returns
+// [ErrInvalidArgument]. A sink that is too slow loses messages and is told how many; it never slows the library down.
+// For log/slog:
 //
 //	cleave.SetLog(cleave.LogInfo, func(level cleave.LogLevel, target, message string) {
 //		logger.Log(context.Background(), level.Level(), message, "target", target)

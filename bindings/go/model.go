@@ -6,13 +6,13 @@ import (
 	"cleave/go/internal/capi"
 )
 
-// Model is a Hugging Face directory that was opened: config, tokenizer, mapped weights. Its methods may be called from
+// Model is an opened Hugging Face model directory: config, tokenizer and mapped weights. Its methods may be called from
 // any goroutine.
 type Model struct{ object }
 
 // ModelInfo describes a model.
 type ModelInfo struct {
-	// Architecture is as config.json names it: "LlamaForCausalLM".
+	// Architecture is the name in config.json, such as "LlamaForCausalLM".
 	Architecture string
 	Layers       int
 	// Heads is the number of query heads.
@@ -20,18 +20,18 @@ type ModelInfo struct {
 	KVHeads   int
 	HeadDim   int
 	VocabSize int
-	// MaxContextTokens is the number of positions that the model was made for; a request cannot be longer.
+	// MaxContextTokens is the number of positions that the model supports; a request cannot be longer.
 	MaxContextTokens int
 	// WeightBytes is the size of the weights as stored.
 	WeightBytes uint64
-	// KVBytesPerToken is the size of keys and values of one token over all layers, in the model's default KV dtype.
+	// KVBytesPerToken is the size of the keys and values of one token over all layers, in the model's default KV dtype.
 	KVBytesPerToken uint64
-	// Fingerprint is over config and weights: equal for what can exchange KV.
+	// Fingerprint is a hash of config and weights. Models with equal fingerprints can exchange KV.
 	Fingerprint [32]byte
 }
 
-// Load opens the model in the directory path (config.json, safetensors, tokenizer.json) and checks it whole. Without
-// tokenizer files everything but text works. It reads the headers of all files, and the weights once.
+// Load opens the model in the directory path (config.json, safetensors, tokenizer.json) and validates all of it.
+// Without tokenizer files everything except text works. Load reads the headers of all files, and the weights once.
 //
 // Errors: [ErrNotFound] (directory or file), [ErrCorrupt] (the text names file, tensor and reason), [ErrUnsupported]
 // (architecture, rope variant, quantisation), [ErrIO], [ErrOutOfMemory].
@@ -45,8 +45,8 @@ func Load(path string) (*Model, error) {
 	return m, nil
 }
 
-// Close gives the model back. Caches and detokenizers made from it keep what they need, so it may be called as soon as
-// they exist. It always returns nil, and does nothing the second time.
+// Close releases the model. Caches and detokenizers made from it keep what they need, so the model may be closed as
+// soon as they exist. Close always returns nil, and does nothing the second time.
 func (m *Model) Close() error { return m.close() }
 
 // Info describes the model.

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// numbers converts fields to what the C API takes, and keeps the first one that does not fit.
+// numbers converts fields to the C API's types, and remembers the first one that is out of range.
 type numbers struct{ err error }
 
 func (n *numbers) fail(field string, value any) {
@@ -23,7 +23,7 @@ func (n *numbers) uint32(field string, value int) uint32 {
 	return uint32(value)
 }
 
-// ticks converts a duration to a whole number of unit, at least 1 if it is more than nothing.
+// ticks converts a duration to a whole number of units; a positive duration gives at least 1.
 func (n *numbers) ticks(field string, value, unit time.Duration, most uint64) uint64 {
 	ticks := uint64(value / unit)
 	if value < 0 || ticks > most {

@@ -8,9 +8,8 @@ import (
 	"cleave/go/internal/capi"
 )
 
-// object is what every object of the library has: its name, and an end that comes once. The library looks names up, so
-// that a call on an object that another goroutine closes at that moment ends as any other, and a later one with
-// NOT_FOUND.
+// object holds an object's name in the library, and makes sure that it is destroyed once. The library looks names up: a
+// call on an object that another goroutine is closing ends like any other call, and a later one fails with NOT_FOUND.
 type object struct {
 	name    uintptr
 	end     func()
@@ -19,14 +18,14 @@ type object struct {
 	cleanup runtime.Cleanup
 }
 
-// own makes outer, which embeds o, the owner of name. If outer is forgotten without a Close, end runs once the garbage
-// collector has found out; it must not refer to outer. As end may wait, it gets a goroutine then.
+// own makes outer, which embeds o, the owner of name. If outer is forgotten without a Close, the garbage collector
+// causes end to run. end must not refer to outer. It may block, so it then gets its own goroutine.
 func own[T any](outer *T, o *object, name uintptr, end func()) {
 	o.name, o.end = name, end
 	o.cleanup = runtime.AddCleanup(outer, func(end func()) { go end() }, end)
 }
 
-// close ends the object. Who comes second waits for the first.
+// close destroys the object. A second caller waits for the first.
 func (o *object) close() error {
 	o.once.Do(func() {
 		o.cleanup.Stop()
@@ -36,7 +35,7 @@ func (o *object) close() error {
 	return nil
 }
 
-// wrap makes an error of what a call on the object gave, which is ErrClosed too if that is why.
+// wrap converts an error of a call on the object, and adds ErrClosed if the object was closed.
 func (o *object) wrap(e *capi.Error) error {
 	if e == nil {
 		return nil

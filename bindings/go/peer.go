@@ -7,31 +7,31 @@ import (
 	"cleave/go/internal/capi"
 )
 
-// Encryption is whether a listener encrypts. Peers need the cache's secret in any case.
+// Encryption selects whether a listener encrypts connections. Peers need the cache's secret in any case.
 type Encryption uint32
 
-// Encryption of connections.
+// Encryption modes.
 const (
-	// EncryptRemote encrypts unless the address that is listened at is a loopback one.
+	// EncryptRemote encrypts unless the listening address is a loopback address.
 	EncryptRemote Encryption = 0
-	// EncryptAlways encrypts over loopback too.
+	// EncryptAlways also encrypts over loopback.
 	EncryptAlways Encryption = capi.ListenEncrypt
-	// EncryptNever is for networks that are trusted. Both sides still prove that they know the secret.
+	// EncryptNever is for trusted networks. Both sides still prove that they know the secret.
 	EncryptNever Encryption = capi.ListenPlaintext
 )
 
-// ListenConfig is how a cache listens. The zero value means default in every field.
+// ListenConfig configures a listener. The zero value means default in every field.
 type ListenConfig struct {
-	// Advertise ("host:port") is how peers reach the cache. Default: the address that it listens at, or those of all
-	// interfaces if that is 0.0.0.0 or [::].
+	// Advertise ("host:port") is the address at which peers reach the cache. Default: the listening address, or the
+	// addresses of all interfaces if that is 0.0.0.0 or [::].
 	Advertise string
-	// Encryption is whether connections are encrypted.
+	// Encryption selects whether connections are encrypted.
 	Encryption Encryption
 }
 
-// Listen lets caches on other machines import from this one: it listens for TCP at address ("host:port", IPv6 in
-// brackets; port 0 takes a free one) until the cache is closed, and returns the port. Listen before tickets and
-// addresses are made: they name what there is then. Several addresses are several calls.
+// Listen lets caches on other machines import from this one. It listens for TCP at address ("host:port", IPv6 in
+// brackets; port 0 takes a free one) until the cache is closed, and returns the port. Call it before tickets and
+// addresses are made, because they contain the listeners that exist at that time. Call it once for each address.
 //
 // Errors: [ErrInvalidArgument] (address, or a cache without a secret), [ErrPermission] (a port below 1024), [ErrIO]
 // (the port is taken).
@@ -41,90 +41,90 @@ func (c *Cache) Listen(address string, config ListenConfig) (port int, err error
 	return int(p), c.wrap(e)
 }
 
-// Address returns where other caches find this one and what it holds, signed with its secret: some hundred bytes for
-// [Cache.Pair] of a peer. It changes with [Cache.Listen].
+// Address returns some hundred bytes, signed with the cache's secret, that tell other caches how to reach this one and
+// what it holds. Pass them to [Cache.Pair] of a peer. [Cache.Listen] changes them.
 func (c *Cache) Address() ([]byte, error) {
 	defer runtime.KeepAlive(c)
 	address, e := capi.CacheAddress(c.name)
 	return address, c.wrap(e)
 }
 
-// Transport is how KV gets from one cache to another.
+// Transport is a way to move KV from one cache to another.
 type Transport uint32
 
-// Transports.
+// Transports between caches.
 const (
-	// TransportAny is the best that works, the first of these that does; NIXL only where it is required.
+	// TransportAny takes the best transport that works. It never takes NIXL, which has to be required.
 	TransportAny Transport = iota
-	// TransportProcess: both caches are in this process. One copy.
+	// TransportProcess copies once between two caches in this process.
 	TransportProcess
-	// TransportSharedMemory: both are on this machine. The exporter's pool is mapped once, then one copy.
+	// TransportSharedMemory maps the pool of an exporter on this machine once, then copies once per transfer.
 	TransportSharedMemory
-	// TransportTCP: several sockets, from pool to pool.
+	// TransportTCP sends from pool to pool over several sockets.
 	TransportTCP
 	// TransportNIXL is NVIDIA's NIXL, loaded at run time. Both sides need it.
 	TransportNIXL
-	// TransportCUDA: both are on this machine, the exporter's pool is in the memory of a CUDA device. It is mapped once, then
-	// one copy on the device, between devices, or to this process's memory.
+	// TransportCUDA maps the pool of an exporter on this machine, in the memory of a CUDA device, once. Each transfer
+	// is one copy on the device, between devices, or to this process's memory.
 	TransportCUDA
 )
 
-// PairReason is why two caches cannot exchange KV.
+// PairReason is the reason why two caches cannot exchange KV.
 type PairReason uint32
 
-// Reasons of a refused pair.
+// Reasons for refusing a pair.
 const (
-	// PairNone: they can.
+	// PairNone: the caches can exchange KV.
 	PairNone PairReason = iota
-	// PairWeights: other weights or another config.
+	// PairWeights: the peer has other weights or another config.
 	PairWeights
-	// PairTokenizer: another tokenizer.
+	// PairTokenizer: the peer has another tokenizer.
 	PairTokenizer
-	// PairDType: KV of another dtype, and this cache does not convert.
+	// PairDType: the peer's KV has another dtype, and this cache does not convert.
 	PairDType
-	// PairBlockSize: blocks of another size, and this cache does not convert.
+	// PairBlockSize: the peer's blocks have another size, and this cache does not convert.
 	PairBlockSize
-	// PairLayout: another layout that cannot be converted.
+	// PairLayout: the peer has another layout, which cannot be converted.
 	PairLayout
-	// PairVersion: formats or protocols of no common version.
+	// PairVersion: the two have no common version of formats or protocols.
 	PairVersion
-	// PairSecret: the two do not have the same secret.
+	// PairSecret: the two have different secrets.
 	PairSecret
-	// PairTransport: the required transport, or any, is missing on one of the sides.
+	// PairTransport: one of the sides lacks the required transport, or the two have none in common.
 	PairTransport
 	// PairUnreachable: nobody answers at the address, or the peer is gone.
 	PairUnreachable
-	// PairSelfTest: blocks did not come as they were sent.
+	// PairSelfTest: test blocks did not arrive as they were sent.
 	PairSelfTest
-	// PairAddress: the address is damaged, or something else than an address.
+	// PairAddress: the address is damaged, or is not an address.
 	PairAddress
-	// PairResources: a side has no free block for the self-test, or is being closed.
+	// PairResources: one side has no free block for the self-test, or is being closed.
 	PairResources
 )
 
-// PairReport is how two caches would exchange KV.
+// PairReport is the result of [Cache.Pair].
 type PairReport struct {
-	// Transport is what imports from that cache use from now on.
+	// Transport is the transport that imports from the peer use from now on.
 	Transport Transport
-	// Reason is why they cannot, if so.
+	// Reason is the reason for a refusal.
 	Reason PairReason
-	// BytesPerSecond is what the self-test measured, from the peer to here.
+	// BytesPerSecond is the rate from the peer to this cache, measured by the self-test.
 	BytesPerSecond uint64
-	// RTT is the time of a question without an answer worth the name.
+	// RTT is the round-trip time of a request with a minimal reply.
 	RTT time.Duration
-	// Detail is the transport and where, or what was expected and what was found.
+	// Detail describes the transport, or the expected and the actual value after a refusal.
 	Detail string
 }
 
-// Pair checks, before there is any traffic, whether this cache can import from the one at address ([Cache.Address] of
-// the peer): secret, weights, tokenizer, layout, and a transport that reaches it, which has to be required if that is
-// not [TransportAny]. It moves blocks with a known pattern, compares them, and measures. Imports from that cache use the
-// transport that was found from now on, and no other. What costs once per pair is paid here. Not needed before an
-// import, which finds its own way.
+// Pair checks, before there is any traffic, whether this cache can import from the peer at address ([Cache.Address] of
+// the peer). It compares secret, weights, tokenizer and layout, and looks for a transport that reaches the peer: the
+// required one, or any with [TransportAny]. It then transfers blocks with a known pattern, compares them and measures
+// the rate. From now on imports from that peer use the transport that was found, and no other. Pair also does the work
+// that is needed once per pair of caches. It is optional: an import without it finds a transport itself.
 //
-// It waits for the peer's answers, at most [CacheConfig.PeerTimeout] each. The report is filled also if the pair is
+// Pair waits at most [CacheConfig.PeerTimeout] for each of the peer's replies. The report is filled even if the pair is
 // refused. Errors: [ErrIncompatible], [ErrPermission] (other secret), [ErrUnsupported] (transport missing), [ErrPeer]
-// (nobody there), [ErrCorrupt] (address, self-test), [ErrOutOfMemory], [ErrShutdown].
+// (peer not reached), [ErrCorrupt] (address, self-test), [ErrOutOfMemory], [ErrShutdown].
 func (c *Cache) Pair(address []byte, required Transport) (PairReport, error) {
 	defer runtime.KeepAlive(c)
 	r, e := capi.CachePair(c.name, address, uint32(required))

@@ -16,7 +16,7 @@ func TestPairing(t *testing.T) {
 	_, err = p.from.Listen("nowhere", ListenConfig{})
 	expect(t, err, ErrInvalidArgument)
 	_, err = newCache(t, CacheConfig{}).Listen("127.0.0.1:0", ListenConfig{})
-	expect(t, err, ErrInvalidArgument) // no secret
+	expect(t, err, ErrInvalidArgument) // the cache has no secret
 
 	address := must[[]byte](t)(p.from.Address())
 	for _, transport := range []Transport{TransportAny, TransportProcess, TransportSharedMemory, TransportTCP} {

@@ -25,7 +25,7 @@ func TestProgressOfWeights(t *testing.T) {
 		t.Fatal(err)
 	}
 	cache.Close()
-	// On the CPU the weights are mapped: all are there at once.
+	// On the CPU the weights are mapped, so all bytes are available at once.
 	all := told{info.WeightBytes, info.WeightBytes}
 	if len(calls) != 2 || calls[0] != all || calls[1] != all {
 		t.Errorf("%v, not twice %v", calls, all)
@@ -42,5 +42,5 @@ func TestProgressThatPanics(t *testing.T) {
 		}()
 		model.NewCache(CacheConfig{Progress: func(_, _ uint64) bool { panic("enough") }})
 	}()
-	newCache(t, CacheConfig{}) // nothing is locked
+	newCache(t, CacheConfig{}) // the failed creation holds no lock
 }

@@ -1,15 +1,15 @@
 package cleave
 
-// Queue is a completion queue: engines that share one are read by one goroutine. An engine that is not given one has
-// its own, which is as good for most.
+// Queue is a completion queue. One goroutine reads the events of all engines that share it. An engine without a Queue
+// has its own, which is good enough for most programs.
 type Queue struct {
 	object
 	dispatcher *dispatcher
 }
 
-// NewQueue makes a queue that holds capacity events; 0: 4096, else 4 to 16777216. Every accepted request keeps one place
-// for its last event, so that a queue bounds how many requests its engines accept at once ([ErrWouldBlock] beyond).
-// Errors: [ErrInvalidArgument], [ErrIO] (no file descriptor), [ErrOutOfMemory].
+// NewQueue creates a queue with room for capacity events: 4 to 16777216, or 0 for 4096. Every accepted request reserves
+// one place for its last event, so the capacity also limits how many requests its engines accept at once; more get
+// [ErrWouldBlock]. Errors: [ErrInvalidArgument], [ErrIO] (no file descriptor), [ErrOutOfMemory].
 func NewQueue(capacity int) (*Queue, error) {
 	var n numbers
 	c := n.uint32("capacity", capacity)
@@ -25,13 +25,13 @@ func NewQueue(capacity int) (*Queue, error) {
 	return q, nil
 }
 
-// Close ends the queue: streams of its engines that have not ended fail with [ErrShutdown] and are cancelled, and the
-// engines accept no more requests. Close the engines before it for every stream to come to its own end. It always
-// returns nil, and does nothing the second time.
+// Close destroys the queue. Open streams of its engines fail with [ErrShutdown] and are cancelled, and the engines
+// accept no more requests. Close the engines first to let every stream end by itself. Close always returns nil, and
+// does nothing the second time.
 func (q *Queue) Close() error { return q.close() }
 
 // Failed returns a channel that is closed once an engine of the queue has failed: see [Engine.Failed].
 func (q *Queue) Failed() <-chan struct{} { return q.dispatcher.failed }
 
-// Err returns why the first engine of the queue that failed has done so, or nil.
+// Err returns the error of the first engine of the queue that failed, or nil.
 func (q *Queue) Err() error { return q.dispatcher.err() }

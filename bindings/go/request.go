@@ -20,22 +20,22 @@ type Request struct {
 	// MaxNewTokens is how many tokens to generate after the last prompt token, over all engines. Default: until the
 	// context is full.
 	MaxNewTokens int
-	// MinNewTokens: stop tokens and stop sequences do not end the generation before this many tokens.
+	// MinNewTokens is the number of tokens before which stop tokens and stop sequences do not end the generation.
 	MinNewTokens int
 	// Stop holds ids that end the generation, in addition to the model's EOS ids.
 	Stop []int32
 	// StopSequences are sequences of ids that end it.
 	StopSequences [][]int32
-	// IgnoreEOS does not stop at the model's EOS ids.
+	// IgnoreEOS continues the generation after the model's EOS ids.
 	IgnoreEOS bool
 
-	// Temperature. Default: 0, greedy.
+	// Temperature scales the randomness of sampling. Default: 0, greedy.
 	Temperature float32
-	// TopK samples from the k likeliest. Default: all.
+	// TopK samples from the k most likely tokens. Default: all.
 	TopK int
-	// TopP samples from the likeliest tokens whose probabilities sum to this, in (0, 1]. Default: 1.
+	// TopP samples from the most likely tokens whose probabilities sum to this, in (0, 1]. Default: 1.
 	TopP float32
-	// MinP drops tokens less likely than this share of the likeliest, in [0, 1]. Default: 0.
+	// MinP drops tokens whose probability is less than this share of the most likely token's, in [0, 1]. Default: 0.
 	MinP float32
 	// RepetitionPenalty applies to prompt and generated tokens. Default: 1, none.
 	RepetitionPenalty float32
@@ -44,39 +44,40 @@ type Request struct {
 	FrequencyPenalty float32
 	// LogitBias is added to the logits of these tokens.
 	LogitBias map[int32]float32
-	// Seed: equal seeds give equal samples, whatever else runs. Default: a random one.
+	// Seed determines the random numbers: equal seeds give equal samples, whatever else runs. Default: a random one.
 	Seed uint64
 
-	// Logprobs: tokens carry their log-probability.
+	// Logprobs reports the log-probability of each token.
 	Logprobs bool
-	// TopLogprobs is how many alternatives to report for each token, 0 to 128; more than 0 implies Logprobs.
+	// TopLogprobs is the number of alternatives to report for each token, 0 to 128; more than 0 implies Logprobs.
 	TopLogprobs int
 
-	// Priority: higher runs first. Default: 0.
+	// Priority orders requests: higher ones run first. Default: 0.
 	Priority int
 	// Timeout is the time after submission at which the engine ends the request with [ErrTimeout]. Default: never. The
 	// context of a stream is independent of it.
 	Timeout time.Duration
-	// CacheSalt: requests share cached prefixes only with requests of the same salt.
+	// CacheSalt restricts prefix sharing: requests share cached prefixes only with requests that have the same salt.
 	CacheSalt uint64
 
-	// KeepKV: the end of the request hands over a KV handle. Implied on a prefill engine.
+	// KeepKV makes the end of the request hand over a KV handle. It is implied on a prefill engine.
 	KeepKV bool
-	// StreamKV, on a prefill engine: [EventKVStreamStarted] carries the handle as soon as the prompt begins to be computed.
-	// Its ticket can be sent at once, and the importer pulls finished KV while the rest is computed. The handle belongs to
-	// the request: EventFinished carries it when the request ends with its KV, otherwise it fails.
+	// StreamKV, on a prefill engine, makes [EventKVStreamStarted] carry the handle as soon as the prompt begins to be
+	// computed. Its ticket can be sent at once, and the importer pulls finished KV while the rest is computed. The
+	// handle belongs to the request. EventFinished carries it if the request ends with its KV; otherwise the handle
+	// fails.
 	StreamKV bool
-	// EmitPending repeats the token that came with the handle.
+	// EmitPending reports the handle's pending token as the first token.
 	EmitPending bool
-	// OverrideSampling, with a handle: take every sampling and stop field from this request and none from the handle.
+	// OverrideSampling, with a handle, takes every sampling and stop field from this request and none from the handle.
 	OverrideSampling bool
-	// Recompute: if the handle's KV does not arrive, it is computed here from the ticket's tokens instead of ending the
-	// request with an error. The tokens are the same, later. If the handle was still streaming, its first token (Index 0)
-	// is then sampled and reported here, with or without EmitPending.
+	// Recompute computes the handle's KV here from the ticket's tokens if it does not arrive, instead of ending the
+	// request with an error. The tokens are the same, later. If the handle was still streaming, its first token (Index
+	// 0) is then sampled and reported here, with or without EmitPending.
 	Recompute bool
 }
 
-// arguments are requests as the C API takes them: with one array for all their tokens.
+// arguments holds requests in the C API's form: one array holds the tokens of all of them.
 type arguments struct {
 	requests []capi.Request
 	tokens   []int32
@@ -88,7 +89,7 @@ func (a *arguments) reset() {
 	a.requests, a.tokens = a.requests[:0], a.tokens[:0]
 }
 
-// place copies tokens into the array.
+// place copies tokens into the array and returns their range.
 func (a *arguments) place(tokens []int32) capi.Range {
 	begin := len(a.tokens)
 	a.tokens = append(a.tokens, tokens...)

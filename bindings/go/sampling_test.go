@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// generate runs a request to a good end.
+// generate runs a request and requires that it ends without an error.
 func generate(t *testing.T, engine *Engine, request Request) ([]int32, Event) {
 	t.Helper()
 	return read(t, submit(t, engine, request))
@@ -60,7 +60,7 @@ func TestLogprobs(t *testing.T) {
 			kept = append(kept, event)
 			n++
 		}
-		// What was given away stays as it was.
+		// Alternatives that were handed out must not change later.
 		for _, event := range kept {
 			sum := 0.0
 			for i, alternative := range event.Top {

@@ -2,16 +2,16 @@ package cleave
 
 import "cleave/go/internal/capi"
 
-// receiver is what events are for: a stream or an import.
+// receiver gets the events of a request or an import.
 type receiver interface {
-	// receive takes an event of the receiver's own; top are the alternatives of a token. It must not wait.
+	// receive handles an event; top holds the alternatives of a token. It must not block.
 	receive(event *capi.Event, top []TokenLogprob)
-	// abandon tells that no more events will come.
+	// abandon reports that no more events will come.
 	abandon(err error)
 }
 
-// slots finds receivers by the number that the library echoes: the index of a slot, and how often that was used before,
-// so that a number which is late does not find the next one in its slot.
+// slots maps the numbers that the library echoes to receivers. A number holds the index of a slot and a count of the
+// slot's earlier uses, so a late event never finds the slot's next receiver.
 type slots struct {
 	all  []slot
 	free []uint32
@@ -34,7 +34,7 @@ func (s *slots) add(r receiver) (tag uint64) {
 	return uint64(s.all[index].generation)<<32 | uint64(index)
 }
 
-// find returns nil for a number that is out of use.
+// find returns nil for a number that is no longer in use.
 func (s *slots) find(tag uint64) receiver {
 	index, generation := uint32(tag), uint32(tag>>32)
 	if int(index) >= len(s.all) || s.all[index].generation != generation {
@@ -53,7 +53,7 @@ func (s *slots) remove(tag uint64) {
 	s.free = append(s.free, uint32(tag))
 }
 
-// takeAll empties it.
+// takeAll removes and returns all receivers.
 func (s *slots) takeAll() []receiver {
 	var receivers []receiver
 	for index := range s.all {

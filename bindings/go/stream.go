@@ -9,12 +9,12 @@ import (
 	"cleave/go/internal/capi"
 )
 
-// Stream is a request that was accepted, and the events that come of it. Read it to its end with [Stream.Next] or
-// [Stream.Events], or close it. Its methods may be called from any goroutine at any time; of several that read, each
-// event goes to one.
+// Stream delivers the events of an accepted request. Read it to its end with [Stream.Next] or [Stream.Events], or close
+// it. Its methods may be called from any goroutine at any time; if several goroutines read, each event goes to one of
+// them.
 //
-// What is not read yet is kept, in memory that grows with it: a request's tokens are bounded by its MaxNewTokens and the
-// model's context, so that a slow reader costs some kilobytes and holds nobody up.
+// Unread events are kept in memory that grows with them. MaxNewTokens and the model's context limit the tokens of a
+// request, so a slow reader costs some kilobytes and delays nobody.
 type Stream struct {
 	inbox   *inbox
 	cleanup runtime.Cleanup
@@ -26,19 +26,19 @@ func newStream(in *inbox) *Stream {
 	return s
 }
 
-// Next returns the next event, and waits for it. The last one is [EventFinished]; after it Next returns [io.EOF].
+// Next waits for the next event and returns it. The last one is [EventFinished]; after it Next returns [io.EOF].
 //
-// A request that failed ends with an error instead: it comes with an EventFinished of reason [FinishError], and again
-// with every further call. A stream whose context has ended fails at once, with an error that is the context's in
-// [errors.Is]; what was not read by then is dropped. A request that had ended before can be read to its end.
+// If the request failed, Next returns its error with an EventFinished of reason [FinishError], and again on every later
+// call. If the stream's context ends, Next fails at once with an error that matches the context's in [errors.Is], and
+// unread events are dropped. This does not apply to a request that has ended before: it can be read to its end.
 func (s *Stream) Next() (Event, error) {
 	event, err := s.inbox.next()
 	runtime.KeepAlive(s)
 	return event, err
 }
 
-// Events returns the events that are left, the last one being [EventFinished]. A request that failed ends with an
-// error, as [Stream.Next] describes. Leaving the loop closes the stream.
+// Events returns the remaining events, the last one being [EventFinished]. A failed request ends with an error, as
+// described at [Stream.Next]. Leaving the loop closes the stream.
 func (s *Stream) Events() iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		defer s.Close()
@@ -52,7 +52,7 @@ func (s *Stream) Events() iter.Seq2[Event, error] {
 }
 
 // Close cancels the request if it has not ended, and releases a KV handle that was not read. It does not wait for the
-// engine, which ends the request at its next step. Of a stream that was read to its end it changes nothing. It always
+// engine, which ends the request at its next step. It has no effect on a stream that was read to its end. It always
 // returns nil.
 func (s *Stream) Close() error {
 	s.cleanup.Stop()
@@ -60,17 +60,17 @@ func (s *Stream) Close() error {
 	return nil
 }
 
-// Cancel ends the request at the engine's next step, and does not wait for that. Unlike after [Stream.Close] the stream
-// can be read to its end: the tokens until then, and EventFinished with [ErrCancelled], which tells Index and
-// CachedTokens as any other.
+// Cancel ends the request at the engine's next step, and does not wait for it. Unlike after [Stream.Close], the stream
+// can be read to its end: it has the tokens until then, and an EventFinished with [ErrCancelled], which has Index and
+// CachedTokens as usual.
 func (s *Stream) Cancel() {
 	defer runtime.KeepAlive(s)
 	s.inbox.cancel(s.inbox.id())
 }
 
-// Export stops the generation at the engine's next step and hands it over: EventFinished ([FinishExported]) carries the
-// KV handle, from which any engine goes on with the token that would have been next. It does not wait for that. A
-// generation that ends before ends as it would have.
+// Export stops the generation at the engine's next step and hands it over, without waiting for it. EventFinished
+// ([FinishExported]) carries the KV handle, and any engine can continue from it with the next token. A generation that
+// ends earlier ends as usual.
 func (s *Stream) Export() error {
 	defer runtime.KeepAlive(s)
 	in := s.inbox
@@ -81,15 +81,15 @@ func (s *Stream) Export() error {
 	return in.engine.wrap(e)
 }
 
-// ID returns the number that the engine gave the request, as its log names it.
+// ID returns the engine's number for the request, which also appears in the log.
 func (s *Stream) ID() uint64 { return s.inbox.id() }
 
-// Submit submits one request. The stream ends with ctx: the request is cancelled then.
+// Submit submits one request. The end of ctx cancels the request and ends the stream.
 //
-// It does not wait for the engine. Errors: [ErrWouldBlock] (too many wait, or the queue has no place: try again once a
-// request has ended), [ErrInvalidArgument] (the text names the field), [ErrExpired] and [ErrNotFound] (the KV handle),
-// [ErrIncompatible], [ErrOutOfMemory] (more than the whole cache holds), [ErrShutdown] (the engine drains or was closed),
-// [ErrPrefillElsewhere], and ctx's.
+// Submit does not wait for the engine. Errors: [ErrWouldBlock] (too many requests wait, or the queue has no room: try
+// again once a request has ended), [ErrInvalidArgument] (the text names the field), [ErrExpired] and [ErrNotFound] (the
+// KV handle), [ErrIncompatible], [ErrOutOfMemory] (more than the whole cache holds), [ErrShutdown] (the engine drains
+// or was closed), [ErrPrefillElsewhere], and ctx's.
 func (e *Engine) Submit(ctx context.Context, request Request) (*Stream, error) {
 	streams, err := e.SubmitBatch(ctx, []Request{request})
 	if err != nil {
@@ -98,8 +98,8 @@ func (e *Engine) Submit(ctx context.Context, request Request) (*Stream, error) {
 	return streams[0], nil
 }
 
-// SubmitBatch submits requests at once, so that they can be in the same step. They are accepted in order up to the first
-// that is refused: the streams are of those before it, and the error is what it met.
+// SubmitBatch submits requests together, so that they can be in the same step. They are accepted in order up to the
+// first refused one. SubmitBatch returns the streams of the accepted requests, and the error of the refused one.
 func (e *Engine) SubmitBatch(ctx context.Context, requests []Request) ([]*Stream, error) {
 	defer runtime.KeepAlive(e)
 	if ctx.Err() != nil {
@@ -142,7 +142,7 @@ func (e *Engine) SubmitBatch(ctx context.Context, requests []Request) ([]*Stream
 	return streams, refused
 }
 
-// prepare makes an inbox for a request and adds it to the arguments of a submission.
+// prepare creates an inbox for a request and adds the request to the arguments of a submission.
 func (e *Engine) prepare(args *arguments, r *Request) (*inbox, error) {
 	if r.KV != nil {
 		if err := r.KV.take(e.cache); err != nil {
@@ -162,8 +162,9 @@ func (e *Engine) prepare(args *arguments, r *Request) (*inbox, error) {
 	return in, err
 }
 
-// Generate submits a request once it is ranged over, and yields its events as [Stream.Events] does. A request that is
-// refused yields the error alone, with an Event that is zero. Leaving the loop cancels the request.
+// Generate returns an iterator that submits the request when it is ranged over, and yields the events as
+// [Stream.Events] does. A refused request yields only the error, with a zero Event. Leaving the loop cancels the
+// request.
 //
 //	for event, err := range engine.Generate(ctx, request) {
 //		if err != nil {

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// facts is a prompt that the model in models/tiny answers questions to.
+// facts is a prompt about which the model in models/tiny answers questions.
 const facts = "the red box holds a key. anna lives in paris. the blue jar holds a coin. tom likes the colour green. "
 
 func modelPath() string {
@@ -45,7 +45,7 @@ func newCache(t testing.TB, config CacheConfig) *Cache {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		// Runs after the engines were closed: nothing may be left in the cache.
+		// The cleanup runs after the engines were closed: the cache must then hold no blocks.
 		eventually(t, "clean cache", func() (bool, any) {
 			audit, err := cache.Audit()
 			clean := audit.ByRequests == 0 && audit.ByTransfers == 0 && audit.ByExports == 0 && audit.Leaked == 0
@@ -69,7 +69,7 @@ func newEngine(t testing.TB, cache *Cache, config EngineConfig) *Engine {
 	return engine
 }
 
-// facts tokenised, with a question behind them.
+// ask returns the tokens of facts followed by a question.
 func ask(t testing.TB, question string) []int32 { return tokenize(t, facts+question) }
 
 // long is a request that takes some time.
@@ -77,7 +77,7 @@ func long(t testing.TB) Request {
 	return Request{Prompt: ask(t, "the old farmer"), IgnoreEOS: true, MaxNewTokens: 400}
 }
 
-// endless is one that is stopped before its end, also by a machine that is late. It may have a cache to itself.
+// endless returns a request that a test stops before its end, even on a slow machine. It may need a whole cache.
 func endless(t testing.TB) Request {
 	request := long(t)
 	request.MaxNewTokens = 12000
@@ -93,7 +93,7 @@ func tokenize(t testing.TB, text string) []int32 {
 	return tokens
 }
 
-// eventually waits for something that other goroutines and threads bring about.
+// eventually waits for a condition that other goroutines and threads bring about.
 func eventually(t testing.TB, what string, done func() (bool, any)) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
@@ -107,7 +107,7 @@ func eventually(t testing.TB, what string, done func() (bool, any)) {
 	}
 }
 
-// expect checks that an error is of all of these.
+// expect checks that an error matches all of these.
 func expect(t testing.TB, err error, targets ...error) {
 	t.Helper()
 	for _, target := range targets {
@@ -117,7 +117,7 @@ func expect(t testing.TB, err error, targets ...error) {
 	}
 }
 
-// must is for calls that give a value and an error.
+// must unwraps a call that returns a value and an error.
 func must[T any](t testing.TB) func(T, error) T {
 	return func(value T, err error) T {
 		t.Helper()
@@ -128,10 +128,11 @@ func must[T any](t testing.TB) func(T, error) T {
 	}
 }
 
-// contextTokens is what sequences of the tests' model may have: more than it was trained for, so that some never end.
+// contextTokens is the context length in the tests. It is longer than the model was trained for, so that some sequences
+// never end.
 const contextTokens = 1 << 14
 
-// stretch copies the model to a directory of its own, with that context.
+// stretch copies the model to a directory of its own, with a longer context.
 func stretch() (string, error) {
 	dir, err := os.MkdirTemp("", "cleave")
 	if err != nil {
@@ -156,7 +157,7 @@ func stretch() (string, error) {
 	return dir, os.WriteFile(path, data, 0o644)
 }
 
-// TestMain has the tests, and the examples, run on that copy, and looks for goroutines that nobody ended.
+// TestMain runs the tests and examples on that copy, and looks for leaked goroutines.
 func TestMain(m *testing.M) {
 	dir, err := stretch()
 	if err == nil {
@@ -181,7 +182,7 @@ func TestMain(m *testing.M) {
 	os.Exit(1)
 }
 
-// testContext ends with the test, and long before the test binary loses patience.
+// testContext returns a context that ends with the test, and long before the test binary's own timeout.
 func testContext(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
@@ -197,7 +198,7 @@ func submit(t testing.TB, engine *Engine, request Request) *Stream {
 	return stream
 }
 
-// read reads a stream to its end, which has to be a good one.
+// read reads a stream to its end and requires that it ends without an error.
 func read(t testing.TB, stream *Stream) (tokens []int32, last Event) {
 	t.Helper()
 	for event, err := range stream.Events() {

@@ -7,21 +7,21 @@ import (
 	"cleave/go/internal/capi"
 )
 
-// Tokenize turns UTF-8 text into token ids, with the special tokens that the model's tokenizer puts around a text (BOS,
-// EOS). Special tokens that are written out in the text become their ids.
+// Tokenize turns UTF-8 text into token ids, including the special tokens that the model's tokenizer adds around a text
+// (BOS, EOS). Special tokens that are written out in the text become their ids.
 //
 // Errors: [ErrInvalidArgument] (not UTF-8), [ErrUnsupported] (a model without a tokenizer).
 func (m *Model) Tokenize(text string) ([]int32, error) { return m.tokenize(text, 0) }
 
-// TokenizeNoSpecial is [Model.Tokenize] without tokens around the text: for text that holds them already, as that of
-// [Model.ChatPrompt] does.
+// TokenizeNoSpecial is like [Model.Tokenize], but adds no tokens around the text. It is for text that already has them,
+// such as the result of [Model.ChatPrompt].
 func (m *Model) TokenizeNoSpecial(text string) ([]int32, error) {
 	return m.tokenize(text, capi.TokenizeNoSpecial)
 }
 
-// TokenizePlain turns text into token ids and treats it as nothing but text: no tokens around it, and special tokens that
-// are written out in it stay text. It is for what users typed, between tokens of the caller's own. Added tokens that the
-// tokenizer does not mark as special keep their ids.
+// TokenizePlain turns text into token ids and treats all of it as text. It adds no tokens around it, and special tokens
+// that are written out in the text stay text. It is for text typed by users, which the caller puts between tokens of
+// its own. Added tokens that the tokenizer does not mark as special keep their ids.
 func (m *Model) TokenizePlain(text string) ([]int32, error) {
 	return m.tokenize(text, capi.TokenizeNoSpecial|capi.TokenizePlain)
 }
@@ -32,11 +32,11 @@ func (m *Model) tokenize(text string, flags uint32) ([]int32, error) {
 	return tokens, m.wrap(e)
 }
 
-// TokenBytes returns the bytes that a token stands for by itself, as logprobs report them: not always whole
-// characters; of a special token its written form, of an id that the tokenizer does not know nothing. For the text of
-// a sequence use a [Detokenizer].
+// TokenBytes returns the bytes of a single token, as reported with logprobs. They are not always whole characters. A
+// special token gives its written form, and an id that the tokenizer does not know gives nothing. Use a [Detokenizer]
+// for the text of a sequence.
 //
-// Errors: [ErrInvalidArgument] (no token of the model), [ErrUnsupported] (a model without a tokenizer).
+// Errors: [ErrInvalidArgument] (not a token of the model), [ErrUnsupported] (a model without a tokenizer).
 func (m *Model) TokenBytes(token int32) ([]byte, error) {
 	defer runtime.KeepAlive(m)
 	bytes, e := capi.TokenBytes(m.name, token)
@@ -49,10 +49,10 @@ type Message struct {
 	Content string `json:"content"`
 }
 
-// ChatPrompt applies the model's chat template to messages, up to where the assistant's answer begins. Tokenise the
+// ChatPrompt applies the model's chat template to messages, up to where the assistant's answer begins. Tokenize the
 // result with [Model.TokenizeNoSpecial].
 //
-// Errors: [ErrInvalidArgument] (what the template refuses), [ErrUnsupported] (no chat template).
+// Errors: [ErrInvalidArgument] (the template refuses the messages), [ErrUnsupported] (no chat template).
 func (m *Model) ChatPrompt(messages []Message) (string, error) {
 	if messages == nil {
 		messages = []Message{}
@@ -64,17 +64,17 @@ func (m *Model) ChatPrompt(messages []Message) (string, error) {
 	return m.ChatPromptJSON(text)
 }
 
-// ChatPromptJSON is [Model.ChatPrompt] for messages with other fields than those of [Message], as a template may read
-// them: messages is a JSON array of objects.
+// ChatPromptJSON is like [Model.ChatPrompt], for messages with fields that [Message] does not have but the template may
+// read. messages is a JSON array of objects.
 func (m *Model) ChatPromptJSON(messages []byte) (string, error) {
 	return m.ChatPromptWith(messages, ChatOptions{})
 }
 
-// ChatOptions is what [Model.ChatPromptWith] gives a chat template beside the messages. All of it may be left out.
+// ChatOptions holds further input of a chat template for [Model.ChatPromptWith]. All fields are optional.
 type ChatOptions struct {
-	// Tools is a JSON array of tools in the form that OpenAI's API has.
+	// Tools is a JSON array of tools in the form of OpenAI's API.
 	Tools []byte
-	// Arguments is a JSON object of further variables for the template: {"enable_thinking": false}.
+	// Arguments is a JSON object of further template variables, such as {"enable_thinking": false}.
 	Arguments []byte
 	// NoGenerationPrompt ends the prompt after the last message, not where an answer of the assistant begins.
 	NoGenerationPrompt bool
@@ -82,7 +82,7 @@ type ChatOptions struct {
 	ContinueFinalMessage bool
 }
 
-// ChatPromptWith is [Model.ChatPromptJSON] with tools, arguments for the template, or another end.
+// ChatPromptWith is like [Model.ChatPromptJSON], with tools, template arguments, or another end of the prompt.
 func (m *Model) ChatPromptWith(messages []byte, options ChatOptions) (string, error) {
 	defer runtime.KeepAlive(m)
 	var flags uint32

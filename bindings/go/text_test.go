@@ -25,7 +25,7 @@ func TestTokenize(t *testing.T) {
 	if empty := must[[]int32](t)(model.TokenizeNoSpecial("")); len(empty) != 0 {
 		t.Errorf("%v", empty)
 	}
-	// One token or more for each byte: more than what room was made for.
+	// Every byte becomes at least one token, more than the first buffer holds.
 	many := strings.Repeat("\u20ac\u0416", 2000)
 	if got := text(t, must[[]int32](t)(model.Tokenize(many))); got != many {
 		t.Errorf("%d bytes became %d", len(many), len(got))
@@ -83,7 +83,7 @@ func TestDetokenizer(t *testing.T) {
 	if rest := must[string](t)(d.Flush()); rest != "" || string(got) != want || !slices.Contains(pieces, "") {
 		t.Errorf("%q %q", pieces, rest)
 	}
-	// The euro sign's three bytes are tokens of their own: one alone is no character.
+	// Each of the euro sign's three bytes is a token of its own, and one alone is not a character.
 	euro := must[[]int32](t)(model.TokenizeNoSpecial("\u20ac"))
 	if piece, rest := must[string](t)(d.Push(euro[0])), must[string](t)(d.Flush()); piece != "" || rest != "\ufffd" {
 		t.Errorf("%q %q", piece, rest)

@@ -2,11 +2,11 @@ package cleave
 
 import "cleave/go/internal/capi"
 
-// Version returns the release of the library that was loaded, as "0.1.0".
+// Version returns the release of the loaded library, such as "0.1.0".
 func Version() string { return capi.VersionString() }
 
-// APIVersion returns the version of the C API that the loaded library implements. It may be another one than the
-// package was compiled with: see [HeaderVersion].
+// APIVersion returns the version of the C API that the loaded library implements. It may differ from the version that
+// the package was compiled with: see [HeaderVersion].
 func APIVersion() (major, minor int) {
 	v := capi.APIVersion()
 	return int(v >> 16), int(v & 0xffff)

@@ -1,4 +1,4 @@
-/* A program of somebody else's: finds the header and the library, and the library works. Compiles as C and as C++. */
+/* A program outside the project. It finds the header and the library, and the library works. Compiles as C and as C++. */
 #include <cleave/cleave.h>
 #include <stdio.h>
 #include <string.h>

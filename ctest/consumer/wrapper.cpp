@@ -1,4 +1,4 @@
-// The same with the C++ wrapper.
+// A program outside the project that uses the C++ wrapper.
 #include <cleave/cleave.hpp>
 #include <cstdio>
 #include <cstring>

@@ -1,4 +1,4 @@
-// How a front and its workers know each other: requests between them are signed with a key that is derived from the
+// Authentication between a front and its workers. Requests between them are signed with a key that is derived from the
 // cache's secret. See "Workers" in ../README.md.
 #pragma once
 
@@ -41,7 +41,7 @@ public:
         return "Cleave " + time + " " + nonce + " " + sum + " " + mac(audience, path, time, nonce, sum);
     }
 
-    /// Guards a path of `audience` against requests that are not signed, are old, or were here before.
+    /// Guards a path of `audience`: refuses requests that are not signed, are too old, or were received before.
     Guard guard(const std::string &audience)
     {
         return [=](const httplib::Request &request) {
@@ -54,9 +54,9 @@ public:
     }
 
 private:
-    static constexpr std::int64_t window_ms = 30000; // between the clocks of two processes
+    static constexpr std::int64_t window_ms = 30000; // largest age of a request, by clocks of two processes
 
-    /// The digest that the body must have. Throws ApiError.
+    /// Returns the digest that the body must have. Throws ApiError.
     std::string check(const httplib::Request &request, const std::string &audience)
     {
         std::istringstream header(request.get_header_value("Authorization"));
@@ -66,7 +66,7 @@ private:
         if (scheme != "Cleave" || sent.size() != right.size() || header >> more ||
             CRYPTO_memcmp(sent.data(), right.data(), right.size()) != 0)
             throw refused("this path is for a front and its workers: the request is not signed with their secret");
-        const std::int64_t now = now_ms(), at = std::stoll(time); // from one who has the secret
+        const std::int64_t now = now_ms(), at = std::stoll(time); // the signature is valid, so the time is well-formed
         if (std::abs(now - at) > window_ms)
             throw refused("the request was signed more than 30 s ago, or by a clock that differs by as much");
         const std::lock_guard<std::mutex> lock(mutex_);
@@ -115,7 +115,7 @@ private:
     }
 
     const std::string key_;
-    std::mutex mutex_; // over what follows: the requests of the last 30 s
+    std::mutex mutex_; // guards the members below: the requests of the last 30 s
     std::set<std::string> seen_;
     std::multimap<std::int64_t, std::string> by_time_;
 };

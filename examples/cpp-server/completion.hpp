@@ -1,4 +1,4 @@
-// A client's request on this server's engine: from the body to its answer.
+// Runs a client's request on this server's engine, from the body to the answer.
 #pragma once
 
 #include "engine_request.hpp"
@@ -7,7 +7,7 @@
 
 class Completion {
 public:
-    /// `url` is what the server is known as. Throws ApiError.
+    /// `url` is this server's address for others. Throws ApiError.
     Completion(HttpServer &server, EngineHost &host, std::string url, const Call &call)
         : server_(server), host_(host), url_(std::move(url)), call_(call), events_(call), q_(parse_generation(call, host_.options.is_worker())),
           prompts_(tokenize(host_, q_)), sequences_(host_, prompts_.size() * q_.n)
@@ -20,14 +20,14 @@ public:
                 throw failed(detokenizer.error().message());
             choices_.push_back({std::move(*detokenizer), StopMatcher(q_.stop)});
         }
-        if (!q_.body.contains("seed")) // a random one, from which each choice derives its own
+        if (!q_.body.contains("seed")) // a random seed, from which each choice derives its own
             q_.body["seed"] = random_number();
         q_.resume.resize(choices_.size());
     }
 
     bool streams() const { return q_.stream; }
 
-    /// Submits the choices; with a ticket only the first, whose KV the others will find in the prefix cache.
+    /// Submits the choices. With a ticket it submits only the first; the others will find its KV in the prefix cache.
     void submit()
     {
         if (q_.do_remote_prefill && !q_.ticket.empty() && prompts_.size() == 1 && submit_ticket())
@@ -67,13 +67,13 @@ private:
     struct Choice {
         cleave::Detokenizer detokenizer;
         StopMatcher stops;
-        std::vector<cleave::Event> token{}; // the last one, and then the likeliest at its place
+        std::vector<cleave::Event> token{}; // the sampled token, then its most likely alternatives
         std::size_t n_tokens = 0, characters = 0, n_chunks = 0;
-        bool over = false; // for the client; the engine may not know yet
-        json whole{};      // all chunks added up, if they are not streamed
+        bool over = false; // ended for the client, although the engine may not know yet
+        json whole{};      // all chunks combined, if the answer is not streamed
     };
 
-    /// Continues from the KV of a prefill worker. False if its ticket is refused.
+    /// Continues from the KV of a prefill worker. Returns false if its ticket is refused.
     bool submit_ticket()
     {
         auto kv = sequences_.import_ticket(0, q_.ticket);
@@ -81,10 +81,10 @@ private:
             std::fprintf(stderr, "a ticket was refused: %s\n", kv.error().message());
             return false;
         }
-        std::vector<cleave::Request> first(1); // sampling, stops and lengths are in the ticket
+        std::vector<cleave::Request> first(1); // the ticket has the sampling parameters, stops and limits
         first[0].kv = std::move(*kv);
-        first[0].emit_pending = true; // the first token was sampled there, and has not been sent to anybody
-        first[0].recompute = true;    // if the KV does not come, it is computed here: same answer, later
+        first[0].emit_pending = true; // the prefill worker sampled the first token and sent it to nobody
+        first[0].recompute = true;    // if the KV does not arrive, it is computed here: same answer, later
         sequences_.submit(0, std::move(first));
         importing_ = true;
         n_submitted_ = 1;
@@ -126,7 +126,7 @@ private:
                 events_.trace("decode", {{"worker", url_}});
             }
             [[fallthrough]];
-        case cleave::EventType::TopLogprob: // follow their token
+        case cleave::EventType::TopLogprob: // these events follow their token
             choice.token.push_back(event);
             if (choice.token.size() == 1 + static_cast<std::size_t>(top_logprobs(q_)))
                 take_token(i, std::exchange(choice.token, {}));
@@ -168,7 +168,7 @@ private:
     {
         Choice &choice = choices_[i];
         n_finished_++;
-        if (i % q_.n == 0) // the others find what the first has left
+        if (i % q_.n == 0) // the other choices reuse this one's KV
             cached_tokens_ += event.cached_tokens();
         if (choice.over)
             return;
@@ -191,7 +191,7 @@ private:
 
     json content(const std::string &text) const { return q_.chat ? json{{"content", text}} : json(text); }
 
-    /// Sends a chunk of a choice, unless another worker, which is gone, has sent it; or adds it to the whole answer.
+    /// Adds a chunk of a choice to the whole answer, or sends it unless a worker that is gone has already sent it.
     void emit(std::size_t i, const json &content, const json &logprobs = nullptr, const json &finish_reason = nullptr)
     {
         Choice &choice = choices_[i];
@@ -208,7 +208,7 @@ private:
         events_.write("data: " + dump(out) + "\n\n");
     }
 
-    /// Adds a chunk to the others: texts and lists are concatenated, other values replaced.
+    /// Combines a chunk with the earlier ones: texts and lists are concatenated, other values replaced.
     static void add(json &whole, const json &more)
     {
         if (whole.is_object() && more.is_object())
@@ -281,7 +281,7 @@ private:
     std::string id_;
     std::time_t created_ = std::time(nullptr);
     std::vector<Tokens> prompts_;
-    std::vector<Choice> choices_; // n of each prompt
+    std::vector<Choice> choices_; // n for each prompt
     std::size_t n_submitted_ = 0, n_finished_ = 0, cached_tokens_ = 0;
     bool has_token_ = false, importing_ = false;
     Sequences sequences_;

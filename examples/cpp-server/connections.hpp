@@ -1,5 +1,5 @@
-// The connections of a server: one thread holds those on which nothing is asked, and each request gets a thread once its
-// head has come. Their number is bounded: for a new one the oldest that only waits is closed.
+// The connections of a server. One thread watches the connections without a request. Each request gets a thread once
+// its head has arrived. The number of connections is limited: a new one closes the oldest that is only waiting.
 #pragma once
 
 #include <httplib.h>
@@ -26,10 +26,10 @@
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::seconds head_timeout(10);  // for the head of a request, from its first byte
-constexpr std::chrono::seconds body_timeout(30);  // for its body
+constexpr std::chrono::seconds head_timeout(10);  // limit for the head of a request, from its first byte
+constexpr std::chrono::seconds body_timeout(30);  // limit for its body
 constexpr std::chrono::seconds idle_timeout(120); // between two requests
-constexpr std::chrono::seconds write_timeout(30); // for a client that takes nothing of its answer
+constexpr std::chrono::seconds write_timeout(30); // for a client that does not read its answer
 constexpr std::size_t max_head = 16 << 10;
 
 /// A client's connection, as httplib reads and writes it.
@@ -67,7 +67,7 @@ public:
     bool has_too_much() const { return buffer_.size() - at_ > max_head; }
     bool something_came() const { return ready(POLLIN, std::chrono::seconds(0)); }
 
-    /// Takes in what has come, or comes within `patience`. False at the end of the connection.
+    /// Reads data that has arrived, or arrives within `patience`. Returns false at the end of the connection.
     bool fill(Clock::duration patience)
     {
         std::array<char, 8192> piece;
@@ -82,12 +82,12 @@ public:
     }
     void must_be_read_until(Clock::time_point deadline) { deadline_ = deadline; }
 
-    bool must_close = false; // after this request, whose body was not read; the thread's that answers
+    bool must_close = false; // after this request, whose body was not read; used only by the thread that answers
 
     // Guarded by Connections.
     enum { Waiting, Reading, Answering } state = Waiting;
-    Clock::time_point since = Clock::now(); // when it began to wait for a request, or for the rest of its head
-    bool begun = false;                     // a part of a head has come
+    Clock::time_point since = Clock::now(); // start of waiting for a request, or for the rest of its head
+    bool begun = false;                     // part of a head has arrived
 
 private:
     bool ready(short what, Clock::duration patience) const
@@ -110,28 +110,28 @@ private:
     }
 
     const int fd_;
-    std::string buffer_; // what has come and was not read yet, from at_ on
+    std::string buffer_; // received data; unread from at_ on
     std::size_t at_ = 0;
     Clock::time_point deadline_ = Clock::time_point::max();
 };
 
 class Connections {
 public:
-    /// `process` answers a request; it returns whether the connection stays. `refusal` is written where there are too
-    /// many.
+    /// `process` answers a request and returns whether the connection stays open. `refusal` is written to connections
+    /// beyond the limit.
     Connections(std::size_t most, std::function<bool(Connection &)> process, std::string refusal)
         : most_(most), process_(std::move(process)), refusal_(std::move(refusal))
     {
     }
 
-    /// The connection whose request this thread works on.
+    /// The connection whose request this thread handles.
     static Connection *&current()
     {
         static thread_local Connection *connection = nullptr;
         return connection;
     }
 
-    /// Called once the request has come whole: from now on its connection is not closed for another's sake.
+    /// Called once the whole request has arrived. From now on its connection is not closed to make room for another.
     void answering()
     {
         const std::lock_guard<std::mutex> lock(mutex_);
@@ -186,7 +186,8 @@ private:
         watch(EPOLL_CTL_ADD, fd);
     }
 
-    /// Closes the connection that has waited longest, or whose request has. False if every one is being answered.
+    /// Closes the connection that has waited longest, idle or for the rest of a request. Returns false if all are being
+    /// answered.
     bool close_oldest()
     {
         const auto older = [](const auto &a, const auto &b) {
@@ -197,9 +198,9 @@ private:
         const auto oldest = std::min_element(all_.begin(), all_.end(), older);
         if (oldest == all_.end() || oldest->second->state == Connection::Answering)
             return false;
-        ::shutdown(oldest->first, SHUT_RDWR); // where a thread reads a body, it gets to know
+        ::shutdown(oldest->first, SHUT_RDWR); // wakes the thread that may be reading the body
         if (oldest->second->state == Connection::Reading)
-            return oldest->second->state = Connection::Answering, true; // that thread takes it off the list
+            return oldest->second->state = Connection::Answering, true; // its thread takes it off the list
         all_.erase(oldest);
         return true;
     }
@@ -209,7 +210,7 @@ private:
         const std::lock_guard<std::mutex> lock(mutex_);
         const auto found = all_.find(fd);
         if (found == all_.end() || found->second->state != Connection::Waiting || !found->second->something_came())
-            return; // of a connection that is closed already
+            return; // the connection is closed already
         const Shared connection = found->second;
         if (!connection->fill(Clock::duration(0)))
             all_.erase(found);
@@ -227,13 +228,13 @@ private:
         epoll_ctl(epoll_, EPOLL_CTL_DEL, connection->socket(), nullptr);
         try {
             std::thread([this, connection] { run(connection); }).detach();
-        } catch (const std::system_error &) { // no more threads
+        } catch (const std::system_error &) { // the system has no more threads
             static_cast<void>(::send(connection->socket(), refusal_.data(), refusal_.size(), MSG_NOSIGNAL | MSG_DONTWAIT));
             all_.erase(connection->socket());
         }
     }
 
-    /// A request, and those that came right behind it.
+    /// Handles a request, and any that follow it immediately.
     void run(const Shared &connection)
     {
         current() = connection.get();
@@ -274,6 +275,6 @@ private:
     const std::string refusal_;
     const int epoll_ = epoll_create1(EPOLL_CLOEXEC);
     Clock::time_point next_look_{};
-    std::mutex mutex_; // over what follows, and the states of the connections in it
+    std::mutex mutex_; // guards the members below, and the states of the connections
     std::map<int, Shared> all_; // by descriptor
 };

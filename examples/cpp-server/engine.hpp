@@ -10,7 +10,7 @@
 
 #include <unordered_map>
 
-/// The objects of cleave in a server, one of each whatever the role. Lives as long as the process.
+/// The server's cleave objects, one of each type in every role. They live as long as the process.
 class EngineHost {
 public:
     /// Loads the model. [BLOCKING] Throws std::runtime_error.
@@ -22,12 +22,12 @@ public:
 
         cleave::CacheConfig pool;
         pool.bytes_per_device = std::uint64_t{options.kv_mib} << 20;
-        pool.lease = std::chrono::seconds(10); // life of a prompt that no decode worker fetches
-        if (options.is_worker())               // importers have to know it
+        pool.lease = std::chrono::seconds(10); // lifetime of a computed prompt that no decode worker fetches
+        if (options.is_worker())               // importers must know it
             pool.secret = read_secret(options.secret_file);
         pool.share_weights = options.is_worker(); // workers on one GPU share one copy
         cache = need(cleave::Cache::create(model, pool, {&options.device, 1}), "create the cache");
-        if (!options.kv_listen.empty()) // importers on other machines: before anybody gets its address or a ticket
+        if (!options.kv_listen.empty()) // before anybody gets an address or a ticket
             need(cache.listen(options.kv_listen), "listen for importers");
 
         queue = need(cleave::Queue::create(), "create the queue");
@@ -54,7 +54,7 @@ public:
 private:
     friend class Sequences;
 
-    /// The value, or an exception that ends the start.
+    /// Returns the value, or throws and thereby ends the start.
     template <class T> static T need(cleave::Result<T> result, const char *doing)
     {
         if (!result)
@@ -62,7 +62,7 @@ private:
         return std::move(*result);
     }
 
-    /// How many bytes of text one token can stand for.
+    /// Largest number of bytes of text that one token can stand for.
     std::size_t longest_token() const
     {
         std::size_t longest = 0;
@@ -86,13 +86,13 @@ private:
                 } else if (mailbox != waiting_.end()) {
                     mailbox->second->put(event);
                 } else {
-                    cache.take_kv(event).reset(); // nobody waits for it any more
+                    cache.take_kv(event).reset(); // nobody waits for this request any more
                 }
             }
         }
     }
 
-    std::mutex mutex_; // over what follows
+    std::mutex mutex_; // guards the members below
     std::unordered_map<std::uint64_t, Mailbox<cleave::Event> *> waiting_; // by tag
     std::uint64_t next_tag_ = 1;
 };
@@ -102,7 +102,7 @@ inline ApiError to_api_error(const cleave::Error &error)
 {
     switch (error.code()) {
     case cleave::Status::InvalidArgument:
-    case cleave::Status::OutOfMemory: // more than the whole cache holds
+    case cleave::Status::OutOfMemory: // the request needs more than the whole cache holds
         return invalid(nullptr, error.message());
     case cleave::Status::WouldBlock: return ApiError(429, "rate_limit_error", error.message());
     case cleave::Status::Shutdown: return unavailable("the server is shutting down");
@@ -110,8 +110,8 @@ inline ApiError to_api_error(const cleave::Error &error)
     }
 }
 
-/// The sequences of one client's request: choices, or a prompt for another worker to decode. The destructor cancels
-/// those that still run and releases the handles of events that nobody took. For one thread at a time.
+/// Sequences of one client's request: choices, or a prompt for another worker to decode. The destructor cancels those
+/// that still run and releases the handles in unread events. One thread at a time may use it.
 class Sequences {
 public:
     Sequences(EngineHost &host, std::size_t n) : host_(host), running_(n)
@@ -130,7 +130,7 @@ public:
         {
             const std::lock_guard<std::mutex> lock(host_.mutex_);
             for (std::size_t i = 0; i < running_.size(); i++)
-                host_.waiting_.erase(first_tag_ + i); // from here on the poller takes care of what comes
+                host_.waiting_.erase(first_tag_ + i); // from here on the poller handles the remaining events
         }
         while (auto event = events_.take(std::chrono::milliseconds(0)))
             host_.cache.take_kv(*event).reset();
@@ -151,7 +151,7 @@ public:
             throw to_api_error(submitted.error); // the destructor cancels those that were accepted
     }
 
-    /// Takes in a ticket for sequence `i`; KvReady tells how that went.
+    /// Imports a ticket for sequence `i`; KvReady reports the result.
     cleave::Result<cleave::Kv> import_ticket(std::size_t i, const std::vector<std::uint8_t> &ticket)
     {
         return host_.cache.import_kv(ticket, host_.queue, first_tag_ + i);
@@ -160,10 +160,10 @@ public:
     void cancel(std::size_t i)
     {
         if (running_[i] != 0)
-            static_cast<void>(host_.engine.cancel(running_[i])); // fails if it has just ended, which is fine
+            static_cast<void>(host_.engine.cancel(running_[i])); // it fails harmlessly if the request has just ended
     }
 
-    /// The next event, if one comes within `look_around`.
+    /// The next event, or none if there is none within `look_around`.
     std::optional<cleave::Event> next()
     {
         const auto event = events_.take(look_around);

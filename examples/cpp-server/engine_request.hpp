@@ -6,7 +6,7 @@
 
 using Tokens = std::vector<std::int32_t>;
 
-/// A prompt that does not fit, in the words of OpenAI's error: clients know it by its text.
+/// The error for a prompt that does not fit. It has the text of OpenAI's error, because clients recognise it by that.
 inline ApiError too_long(const EngineHost &host, const char *field, const std::string &size)
 {
     return ApiError(400, "invalid_request_error",
@@ -15,7 +15,7 @@ inline ApiError too_long(const EngineHost &host, const char *field, const std::s
                     field, "context_length_exceeded");
 }
 
-/// Refuses text of which even the longest tokens would not fit into the context. Throws ApiError.
+/// Refuses text that would not fit into the context even with the longest tokens. Throws ApiError.
 inline void check_bytes(const EngineHost &host, const char *field, std::size_t bytes)
 {
     if (bytes > host.max_prompt_bytes)
@@ -23,8 +23,8 @@ inline void check_bytes(const EngineHost &host, const char *field, std::size_t b
                                         std::to_string(host.max_prompt_bytes) + " can fit");
 }
 
-/// The tokens of each prompt. Text that cannot fit is refused before it is worked on. Throws ApiError, also if the
-/// request is for another model.
+/// Returns the tokens of each prompt. Text that cannot fit is refused before it is tokenised. Throws ApiError, also if
+/// the request names another model.
 inline std::vector<Tokens> tokenize(const EngineHost &host, const Generation &q)
 {
     if (!q.model.empty() && q.model != host.options.model_name)
@@ -75,7 +75,7 @@ inline std::vector<Tokens> tokenize(const EngineHost &host, const Generation &q)
 
 inline std::int32_t top_logprobs(const Generation &q) { return q.get(q.chat ? "top_logprobs" : "logprobs", 0); }
 
-/// Choice `choice` of the n of a prompt, as an engine takes it.
+/// Converts choice `choice` of the n choices of a prompt to an engine's request.
 inline cleave::Request engine_request(const Generation &q, const Tokens &prompt, std::size_t choice)
 {
     cleave::Request r;
@@ -83,7 +83,7 @@ inline cleave::Request engine_request(const Generation &q, const Tokens &prompt,
     r.max_new_tokens = q.max_tokens;
     r.min_new_tokens = q.min_tokens;
     r.temperature = q.get("temperature", 1.0f);
-    r.top_k = static_cast<std::uint32_t>(std::max(q.get("top_k", std::int64_t{0}), std::int64_t{0})); // -1: all
+    r.top_k = static_cast<std::uint32_t>(std::max(q.get("top_k", std::int64_t{0}), std::int64_t{0})); // -1 means all
     r.top_p = q.get("top_p", 1.0f);
     r.min_p = q.get("min_p", 0.0f);
     r.repetition_penalty = q.get("repetition_penalty", 1.0f);

@@ -1,18 +1,18 @@
-// The fields of requests: what each must be, and which are refused. Limits keep the work before a prompt is tokenised
-// small and linear in the body.
+// Rules for the fields of requests. Limits keep the work before a prompt is tokenised small and linear in the size of
+// the body.
 #pragma once
 
 #include "http.hpp"
 
 constexpr std::size_t max_depth = 64;       // levels of nested JSON
 constexpr std::size_t max_containers = 50000; // arrays and objects
-constexpr std::size_t max_messages = 10000; // of a chat
+constexpr std::size_t max_messages = 10000; // in a chat
 constexpr std::size_t max_parts = 10000;    // content parts of all its messages together
 constexpr std::size_t max_choices = 1024;   // prompts times n
 constexpr std::size_t max_stop_strings = 4;
 constexpr std::size_t max_stop_bytes = 1024;
 
-/// What a field must be.
+/// Type and range that a field must have.
 struct Rule {
     enum Kind {
         Boolean,
@@ -69,7 +69,7 @@ struct Rule {
 
 using Rules = std::vector<Rule>;
 
-constexpr double max_count = 2147483647; // of tokens: more than any context
+constexpr double max_count = 2147483647; // tokens: more than any context
 
 /// The fields of one endpoint, and those that only a front may send to a worker.
 inline Rules rules_of(bool chat, bool from_front)
@@ -117,13 +117,13 @@ inline Rules rules_of(bool chat, bool from_front)
     return rules;
 }
 
-/// Fields that do not change the answer: they are taken and ignored. The list is in ../README.md.
+/// Fields that do not change the answer. They are accepted and ignored. The list is in ../README.md.
 inline const std::set<std::string> harmless = {"metadata",     "parallel_tool_calls", "prompt_cache_key",
                                                "request_id",   "safety_identifier",   "service_tier",
                                                "store",        "user"};
 
-/// Refuses what breaks a rule, and every field without a rule unless it is `ignored`. `path` is the place of the object
-/// in the body: empty, or with a dot at its end. Throws ApiError.
+/// Refuses fields that break a rule, and fields without a rule unless they are `ignored`. `path` is the position of the
+/// object in the body: empty, or with a dot at its end. Throws ApiError.
 inline void check_fields(const json &object, const std::string &path, const Rules &rules,
                          const std::set<std::string> &ignored = {})
 {
@@ -173,7 +173,7 @@ inline json without_nulls(json object)
     return object;
 }
 
-/// A JSON object from outside, without its null fields. Throws ApiError.
+/// Parses a JSON object from outside and removes its null fields. Throws ApiError.
 inline json parse_object(const std::string &text)
 {
     check_shape(text); // nlohmann::json copies and writes recursively

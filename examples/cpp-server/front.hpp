@@ -4,7 +4,7 @@
 #include "registry.hpp"
 #include "upstream.hpp"
 
-/// A request on its way through the front.
+/// A request that the front passes through its workers.
 class Passage {
 public:
     /// Throws ApiError.
@@ -12,14 +12,14 @@ public:
         : server_(server), workers_(workers), authenticator_(authenticator), call_(call), events_(call), q_(parse_generation(call, false))
     {
         id_ = new_id(q_.chat);
-        if (!q_.body.contains("seed")) // wherever it is generated, the answer is the same
+        if (!q_.body.contains("seed")) // every worker then generates the same answer
             q_.body["seed"] = random_number() >> 11;
         sent_.resize(q_.n_prompts() * q_.n);
     }
 
     bool streams() const { return q_.stream; }
 
-    /// Takes the request to its workers, and waits until a decode worker begins to answer. Throws ApiError.
+    /// Passes the request to its workers, and waits until a decode worker begins to answer. Throws ApiError.
     void begin()
     {
         decode_ = workers_.take_decode(q_.model);
@@ -76,8 +76,8 @@ private:
         return std::make_unique<Upstream>(worker.url, std::move(request), delimiter);
     }
 
-    /// Gives the prompt to the prefill worker and waits for the ticket, which comes before the prompt is computed. The
-    /// rest of the answer is read while the decode worker works.
+    /// Sends the prompt to the prefill worker and waits for the ticket, which arrives before the prompt is computed.
+    /// The rest of the answer is read while the decode worker runs.
     void get_ticket()
     {
         events_.trace("prefill", {{"worker", prefill_->url}});
@@ -92,7 +92,7 @@ private:
             from_prefill_.reset();
     }
 
-    /// Takes what the prefill worker has sent. `prefill_` is released once nothing more can come.
+    /// Handles the prefill worker's data. Releases `prefill_` once nothing more can arrive.
     void read_prefill(std::chrono::milliseconds patience)
     {
         while (prefill_) {
@@ -101,7 +101,7 @@ private:
                 return;
             if (part->kind == Part::Head && part->status == 200)
                 continue;
-            const json line = json::parse(part->text, nullptr, false); // discarded if malformed: it contains nothing then
+            const json line = json::parse(part->text, nullptr, false); // discarded if malformed: contains nothing then
             if (line.contains("kv_transfer_params")) {
                 kv_transfer_params_ = line["kv_transfer_params"];
                 return;
@@ -130,7 +130,7 @@ private:
         from_decode_ = ask(*decode_, params, "\n\n");
     }
 
-    /// The next part from the decode worker; Broken also if the worker is dead.
+    /// Returns the next part from the decode worker, or Broken if the worker is dead.
     Part next()
     {
         for (;;) {
@@ -144,7 +144,7 @@ private:
         }
     }
 
-    /// Waits until a decode worker begins to answer. Throws the ApiError with which it refuses.
+    /// Waits until a decode worker begins to answer. If it refuses, throws its ApiError.
     void open()
     {
         for (;;) {
@@ -153,11 +153,11 @@ private:
                 return;
             if (part.kind == Part::Head && part.status != 503)
                 throw ApiError(part.status, json::parse(next().text).at("error"));
-            move(part); // also from one that is shutting down
+            move(part); // also from a worker that is shutting down
         }
     }
 
-    /// Continues with another decode worker, after `last` came from this one. Throws ApiError if there is none.
+    /// Switches to another decode worker after this one sent `last`. Throws ApiError if there is none.
     void move(const Part &last)
     {
         if (last.kind == Part::Broken)
@@ -174,11 +174,12 @@ private:
         ask_decode();
     }
 
-    /// Passes an event of the decode worker's stream on. False if the event says that the worker is shutting down.
+    /// Passes on an event of the decode worker's stream. Returns false if the event says that the worker is shutting
+    /// down.
     bool pass_on(const std::string &event)
     {
         const json data = json::parse(event.substr(event.find('{')));
-        if (event.rfind("event: trace\n", 0) == 0) { // its time counts from when the worker got the request
+        if (event.rfind("event: trace\n", 0) == 0) { // its times count from the worker's receipt of the request
             events_.trace_at(data.at("phase"), data.at("ms").get<double>() + decode_asked_ms_, data);
             return true;
         }
@@ -209,6 +210,6 @@ private:
     json kv_transfer_params_; // the ticket; null without one
     double decode_asked_ms_ = 0;
     int moves_ = 0;
-    std::vector<std::size_t> sent_; // chunks of each choice that the client has
+    std::vector<std::size_t> sent_; // number of chunks of each choice that the client has
     bool has_token_ = false;
 };

@@ -1,4 +1,4 @@
-// The HTTP side, the same for every role: routes, errors as OpenAI's API has them, streams, counters.
+// The HTTP side, the same for every role: routes, errors in the form of OpenAI's API, streams, counters.
 #pragma once
 
 #include "connections.hpp"
@@ -13,7 +13,7 @@
 
 using json = nlohmann::json;
 
-/// How long to wait before checking whether the client is still there.
+/// Interval between checks whether the client is still connected.
 constexpr std::chrono::milliseconds look_around(50);
 
 /// JSON on one line. Bytes that are not UTF-8 become U+FFFD.
@@ -34,7 +34,7 @@ struct ApiError : std::runtime_error {
           error({{"message", message}, {"type", type}, {"param", param}, {"code", code}})
     {
     }
-    /// An error that another server has answered with.
+    /// An error that another server has returned.
     ApiError(int status, const json &e) : std::runtime_error(e.value("message", "")), status(status), error(e) {}
 
     std::string text() const { return dump({{"error", error}}); }
@@ -52,10 +52,10 @@ inline ApiError no_such_model(const std::string &name)
 inline ApiError unavailable(const std::string &message) { return ApiError(503, "service_unavailable", message); }
 inline ApiError failed(const std::string &message) { return ApiError(500, "server_error", message); }
 
-/// Thrown when the client of an answer has closed its connection.
+/// The client of an answer has closed its connection.
 struct ClientGone {};
 
-/// A client's request. It counts as running while a copy of this lives.
+/// A client's request. It counts as running while a copy of it exists.
 struct Call {
     std::string path, body, id; // id: X-Request-Id
     bool traced;                // X-Cleave-Trace
@@ -77,16 +77,16 @@ public:
     explicit HttpServer(std::size_t max_connections)
         : connections_(max_connections, [this](Connection &c) { return server_.answer(c); }, too_many())
     {
-        server_.set_keep_alive_timeout(idle_timeout.count()); // told to clients
+        server_.set_keep_alive_timeout(idle_timeout.count()); // sent to clients
         server_.set_keep_alive_max_count(1000000);
         server_.set_payload_max_length(16 << 20);
-        server_.set_socket_options([](int fd) { // httplib's default would let a second server take the port
+        server_.set_socket_options([](int fd) { // httplib's default would let a second server share the port
             const int yes = 1;
             setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
         });
         server_.set_error_handler(httplib::Server::Handler([this](const auto &request, auto &response) {
             if (!response.body.empty())
-                return; // written by a handler
+                return; // a handler has written the answer
             const bool other_method = response.status == 404 && paths_.count(request.path) != 0;
             const int status = other_method ? 405 : response.status;
             const std::string what = status == 413 ? "the body is too large for" : "there is no";
@@ -99,9 +99,9 @@ public:
     /// `path` may end in a regular expression behind "/(". The handler may throw ApiError and ClientGone.
     void route(const std::string &method, const std::string &path, Handler handler, Guard guard = nullptr)
     {
-        const std::string label = path.substr(0, path.find("/(")); // without patterns, so that labels do not depend on clients
+        const std::string label = path.substr(0, path.find("/(")); // no patterns: labels must not depend on clients
         const auto answer = [=](httplib::Response &response, const std::function<void(bool &)> &handle) {
-            bool read = false; // the body
+            bool read = false; // whether the body was read
             try {
                 handle(read);
                 if (response.status == -1)
@@ -109,7 +109,7 @@ public:
             } catch (const ApiError &error) {
                 send_error(response, error);
             } catch (const ClientGone &) {
-                send_error(response, ApiError(499, "invalid_request_error", "the client has gone")); // for the counter
+                send_error(response, ApiError(499, "invalid_request_error", "the client has gone")); // counted only
             } catch (const std::exception &error) {
                 std::fprintf(stderr, "%s: %s\n", path.c_str(), error.what());
                 send_error(response, failed(error.what()));
@@ -128,7 +128,7 @@ public:
             });
             return;
         }
-        // The body is read here: httplib's own way takes what curl sends for a form, of 8 KiB at most.
+        // The handler reads the body itself, because httplib limits bodies to 8 KiB if curl labels them as a form.
         server_.Post(path, [=](const auto &request, auto &response, const httplib::ContentReader &reader) {
             answer(response, [&](bool &read) {
                 const auto check_body = guard ? guard(request) : nullptr;
@@ -160,7 +160,7 @@ public:
         });
     }
 
-    /// A POST of a generation request: the shutdown waits for those that run, and refuses new ones.
+    /// Adds a POST of a generation request. The shutdown waits for running ones and refuses new ones.
     void route_generation(const std::string &path, std::function<void(const Call &, httplib::Response &)> handler,
                           Guard guard = nullptr)
     {
@@ -171,7 +171,7 @@ public:
             const std::string id = request.get_header_value("X-Request-Id");
             const int socket = Connections::current()->socket();
             const Call call{request.path, request.body, id, traced, socket, Clock::now(), in_hand};
-            if (closing) // checked after counting: the shutdown waits for counted requests
+            if (closing) // checked after counting, because the shutdown waits for counted requests
                 throw unavailable("the server is shutting down");
             handler(call, response);
         };
@@ -191,13 +191,13 @@ public:
     /// Serves until the process ends.
     [[noreturn]] void serve() { connections_.serve(server_.socket()); }
 
-    /// Set at the first signal: no new generation requests.
+    /// Set at the first signal: new generation requests are refused.
     std::atomic<bool> closing{false};
-    /// Cancels requests that still run.
+    /// Set when the shutdown stops waiting: running requests are cancelled.
     std::atomic<bool> aborting{false};
     std::atomic<int> running{0};
 
-    /// Throws if the client is gone, or the shutdown can wait no longer. Called while waiting for an answer.
+    /// Throws if the client is gone, or the shutdown has stopped waiting. Called while waiting for an answer.
     void check(const Call &call) const
     {
         pollfd end{call.socket, POLLRDHUP, 0};
@@ -215,7 +215,7 @@ public:
 
     Metrics metrics;
 
-    /// OpenMetrics text of what is counted here, without an end.
+    /// The server's own counters as OpenMetrics text, without its end.
     std::string metrics_text(Metrics::Samples gauges = {})
     {
         gauges["cleave_server_requests_running"] = running;
@@ -223,7 +223,7 @@ public:
     }
 
 private:
-    /// httplib's server, answering on connections that it has not accepted itself.
+    /// httplib's server, serving connections that it has not accepted itself.
     struct Listener : httplib::Server {
         void deepen_backlog() { ::listen(svr_sock_, 1024); }
         int socket() const { return svr_sock_; }
@@ -259,7 +259,7 @@ private:
     std::set<std::string> paths_;
 };
 
-/// Sends a whole answer. The request runs until it is written.
+/// Sends a whole answer. The request counts as running until the answer is written.
 inline void send(const Call &call, httplib::Response &response, const std::string &text)
 {
     const auto write = [call, text](std::size_t from, std::size_t n, httplib::DataSink &sink) {
@@ -279,7 +279,7 @@ inline void stream(const Call &call, httplib::Response &response, const char *ty
             if (!sink.write(text.data(), text.size()))
                 throw ClientGone();
         };
-        try { // no exception may leave: httplib does not catch here
+        try { // httplib does not catch exceptions here
             try {
                 run(write);
             } catch (const ApiError &error) {

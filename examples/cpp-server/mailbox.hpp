@@ -16,7 +16,7 @@ public:
         changed_.notify_one();
     }
 
-    /// The next item, if there is one within `patience`.
+    /// Returns the next item, or none if there is none within `patience`.
     std::optional<T> take(std::chrono::milliseconds patience)
     {
         std::unique_lock<std::mutex> lock(mutex_);

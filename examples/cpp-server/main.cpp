@@ -11,7 +11,8 @@
 
 namespace {
 
-/// Blocks the signals that end the server, in every thread: one waits for them with sigwait, and no handler runs.
+/// Blocks the signals that end the server in every thread. One thread receives them with sigwait, so that no handler
+/// runs.
 sigset_t block_signals()
 {
     sigset_t signals;
@@ -22,7 +23,7 @@ sigset_t block_signals()
     return signals;
 }
 
-/// Allows as many descriptors as the system does: a request of a front takes three.
+/// Raises the limit of open descriptors to the system's maximum: each request of a front takes three.
 void raise_descriptor_limit()
 {
     rlimit limit{};
@@ -43,8 +44,8 @@ std::string url_of(const std::string &host, int port)
     return "http://" + (host.find(':') == std::string::npos ? host : "[" + host + "]") + ":" + std::to_string(port);
 }
 
-/// Serves until a signal comes. Then it leaves the front, refuses new requests, waits until none runs and nothing is
-/// `held`, and cancels the rest. Idle connections and the library's objects end with the process.
+/// Serves until a signal arrives. Then it leaves the front and refuses new requests. It waits until no request runs and
+/// no handle is `held`, and cancels the rest. Idle connections and the library's objects end with the process.
 [[noreturn]] void serve(HttpServer &server, const std::string &url, const sigset_t &signals,
                         Membership *membership, const std::function<bool()> &held)
 {
@@ -63,7 +64,8 @@ std::string url_of(const std::string &host, int port)
     std::quick_exit(0);
 }
 
-/// Paths that every server has. `models` are the names of the models it serves; `health` has a status; `metrics` is text.
+/// Adds the paths that every server has. `models` lists the names of its models; `health` has a status; `metrics` is
+/// text.
 void route_common(HttpServer &server, const std::string &page, std::function<std::vector<std::string>()> models,
                   std::function<json()> health, std::function<std::string()> metrics)
 {
@@ -100,7 +102,7 @@ void route_common(HttpServer &server, const std::string &page, std::function<std
     server.get("/", "text/html; charset=utf-8", [text = text.str()](const auto &) { return text; });
 }
 
-/// Answers with a Completion, or with a Passage through other servers.
+/// Answers with `work`: a Completion, or a Passage through other servers.
 template <class Work> void answer(const std::shared_ptr<Work> &work, const Call &call, httplib::Response &response)
 {
     const auto run = [work](const Write &write) { work->stream(write); };
@@ -112,8 +114,8 @@ template <class Work> void answer(const std::shared_ptr<Work> &work, const Call 
 
 [[noreturn]] void run_front(const Options &options, const sigset_t &signals)
 {
-    static HttpServer server(options.max_connections); // until the process ends
-    static HttpServer inside(options.max_connections); // for workers
+    static HttpServer server(options.max_connections); // lives until the process ends
+    static HttpServer inside(options.max_connections); // listener for workers
     static Registry workers{std::chrono::seconds(options.forget_after)};
     static Authenticator authenticator(read_secret(options.secret_file));
     server.metrics.count("cleave_front_moved_total", "", 0);
@@ -170,11 +172,11 @@ json audit(const EngineHost &host)
         std::fprintf(stderr, "%s: %s\n", part, text);
     };
     static const auto log = cleave::LogSink::install(cleave::LogLevel::Warn, print);
-    static HttpServer server(options.max_connections); // before the engine: a port that is taken is found out at once
+    static HttpServer server(options.max_connections); // before the engine, to fail early on a taken port
     const std::string url = url_of(options.host, server.bind(options.host, options.port));
     static EngineHost host(options);
     const std::string known_as = options.advertise.empty() ? url : options.advertise;
-    Guard guard; // a worker works for its front only
+    Guard guard; // a worker serves only its front
     static std::unique_ptr<Authenticator> authenticator;
     if (options.is_worker()) {
         authenticator = std::make_unique<Authenticator>(read_secret(options.secret_file));
@@ -200,7 +202,7 @@ json audit(const EngineHost &host)
         return text.substr(0, text.rfind("# EOF")) + server.metrics_text(); // "# EOF" is added at the end
     });
     auto *membership = options.is_worker() ? new Membership(host, *authenticator, known_as) : nullptr;
-    serve(server, url, signals, membership, [] { // computed prompts are fetched first
+    serve(server, url, signals, membership, [] { // the process ends once computed prompts are fetched
         const auto metrics = host.engine.metrics();
         return host.options.role == "prefill" && metrics && metrics->exports_open > 0;
     });

@@ -1,5 +1,5 @@
-// A worker's side of "Workers" in ../README.md: it reports to its front, and a decode worker pairs with the prefill
-// workers that it hears of.
+// A worker's side of "Workers" in ../README.md. It reports to its front, and a decode worker pairs with the prefill
+// workers in the front's list.
 #pragma once
 
 #include "auth.hpp"
@@ -11,13 +11,13 @@
 /// Reports to the front. Lives as long as the process.
 class Membership {
 public:
-    /// Reports as `url` from now on, until it leaves.
+    /// Starts to report as `url`, until it leaves.
     Membership(EngineHost &host, const Authenticator &authenticator, std::string url)
         : host_(host), authenticator_(authenticator), url_(std::move(url)), reporter_([this] { report_until_leaving(); })
     {
     }
-    /// Tells the front that this worker leaves. Returns when the front has no more requests for it, which must serve
-    /// until then, or at `end`.
+    /// Tells the front that this worker leaves. Returns at `end`, or when the front has no more requests for this
+    /// worker. The worker must serve until then.
     void leave(Clock::time_point end)
     {
         leaving_ = true;
@@ -39,7 +39,7 @@ private:
     struct Peer {
         std::string address;              // base64
         std::future<std::string> pairing; // in progress
-        std::string detail;               // once it is paired
+        std::string detail;               // set once it is paired
     };
 
     void report_until_leaving()
@@ -61,7 +61,7 @@ private:
             const char *now = joined ? "joined this front"
                               : answer && answer->status == 401 ? "the front refuses the signature: is the secret the same?"
                                                                 : "the front does not answer";
-            if (now != std::exchange(known, now)) // logged when it changes
+            if (now != std::exchange(known, now)) // logged only when it changes
                 std::fprintf(stderr, "%s: %s\n", host_.options.front.c_str(), now);
             for (int i = 0; i < 50 && !leaving_; i++)
                 std::this_thread::sleep_for(std::chrono::milliseconds(10));
@@ -88,7 +88,7 @@ private:
                      {"paired", paired}});
     }
 
-    /// Pairs with the prefill workers of this model in the front's list. One with another address was restarted.
+    /// Pairs with the prefill workers of this model in the front's list. A worker with a new address was restarted.
     void pair(const json &workers)
     {
         for (const json &worker : workers) {
@@ -104,7 +104,7 @@ private:
         }
     }
 
-    /// Pairs with a prefill worker before a request needs it. Returns how KV gets here, or "" after a failure.
+    /// Pairs with a prefill worker before a request needs it. Returns the transport of the KV, or "" after a failure.
     std::string try_to_pair(const std::string &url, const std::string &address)
     {
         const auto report = host_.cache.pair(from_base64(address).value_or(std::vector<std::uint8_t>()));
@@ -115,7 +115,7 @@ private:
             return detail;
         }
         std::fprintf(stderr, "cannot import from %s: %s\n", url.c_str(), detail.c_str());
-        for (int i = 0; i < 200 && !leaving_; i++) // before the next attempt
+        for (int i = 0; i < 200 && !leaving_; i++) // delay before the next attempt
             std::this_thread::sleep_for(std::chrono::milliseconds(10));
         return "";
     }

@@ -3,7 +3,7 @@
 
 #include "fields.hpp"
 
-/// The text parts of a message put together. Counts the parts. `path` is their place in the body. Throws ApiError.
+/// Joins the text parts of a message and counts the parts. `path` is their position in the body. Throws ApiError.
 inline std::string parse_content(const json &content, const std::string &path, std::size_t &parts)
 {
     if (content.is_string())
@@ -27,8 +27,8 @@ inline std::string parse_content(const json &content, const std::string &path, s
     return whole;
 }
 
-/// What the chat template gets: of each message its role, its content as one string, and its name if it has one. Adds
-/// up the bytes of the contents. Throws ApiError.
+/// Returns the chat template's input: role, content as one string, and name (if present) of each message. Adds up the
+/// sizes of the contents in bytes. Throws ApiError.
 inline json parse_messages(const json &messages, std::size_t &bytes)
 {
     if (!messages.is_array() || messages.empty() || messages.size() > max_messages)
@@ -52,7 +52,7 @@ inline json parse_messages(const json &messages, std::size_t &bytes)
     return out;
 }
 
-/// A string, token ids, or an array of either, as an array. Throws ApiError.
+/// Converts a string, token ids, or an array of either to an array. Throws ApiError.
 inline json parse_prompts(const json &prompt)
 {
     const bool several = prompt.is_array() && !prompt.empty() && (prompt[0].is_string() || prompt[0].is_array());

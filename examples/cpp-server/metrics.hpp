@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-/// Families in the order of the text. Each sample's name is its family's, with a suffix where the type demands one.
+/// Families in the order of the text. A sample's name is its family's, with a suffix if the type requires one.
 struct Family {
     const char *name, *type, *help;
 };
@@ -30,14 +30,14 @@ public:
         count("cleave_server_time_to_first_token_seconds_count", "", 0);
     }
 
-    /// Adds to a counter. `labels` are as they are written, without braces.
+    /// Adds to a counter. `labels` are in OpenMetrics form, without braces.
     void count(const std::string &name, const std::string &labels = "", double more = 1)
     {
         const std::lock_guard<std::mutex> lock(mutex_);
         counted_[labels.empty() ? name : name + "{" + labels + "}"] += more;
     }
 
-    /// Text of what was counted and of `gauges`.
+    /// Returns the counters and `gauges` as text.
     std::string text(const Samples &gauges)
     {
         Samples samples = gauges;
@@ -78,6 +78,6 @@ private:
         return text;
     }
 
-    std::mutex mutex_; // over what follows
+    std::mutex mutex_; // guards the members below
     Samples counted_;
 };

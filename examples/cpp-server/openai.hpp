@@ -1,4 +1,4 @@
-// Requests of OpenAI's API, read and checked as far as that goes without a model.
+// Requests of OpenAI's API, read and checked as far as possible without a model.
 #pragma once
 
 #include "messages.hpp"
@@ -9,16 +9,16 @@
 
 /// A request that has been checked.
 struct Generation {
-    json body; // as the client sent it, without null fields
-    bool chat, stream, include_usage, usage_in_chunks; // usage in a last chunk; in every chunk of its choice so far
-    std::size_t n;             // choices of each prompt
-    std::string model;         // empty: any
+    json body; // the client's fields, without null ones
+    bool chat, stream, include_usage, usage_in_chunks; // usage in a last chunk; in every chunk, of its choice so far
+    std::size_t n;             // for each prompt
+    std::string model;         // empty means any
     json messages;             // chat: input of the template
     std::size_t content_bytes; // chat: size of the texts in the messages
-    json prompts;              // completions: each a string or an array of token ids
+    json prompts;              // completions: each is a string or an array of token ids
     std::vector<std::string> stop;
-    std::uint32_t max_tokens, min_tokens; // max_tokens 0: until the context is full
-    // kv_transfer_params, by which front and workers cooperate: see "Workers" in ../README.md
+    std::uint32_t max_tokens, min_tokens; // max_tokens 0 means until the context is full
+    // Fields of kv_transfer_params, which front and workers exchange: see "Workers" in ../README.md.
     bool do_remote_decode, do_remote_prefill;
     std::vector<std::uint8_t> ticket;
     std::vector<std::size_t> resume;
@@ -119,5 +119,5 @@ inline std::uint64_t random_number()
     return numbers();
 }
 
-/// An id: "chatcmpl-" or "cmpl-", and a random number.
+/// Returns an id: "chatcmpl-" or "cmpl-", and a random number.
 inline std::string new_id(bool chat) { return (chat ? "chatcmpl-" : "cmpl-") + std::to_string(random_number()); }

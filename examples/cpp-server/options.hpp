@@ -10,15 +10,15 @@
 
 struct Options {
     std::string role, host;
-    int port; // 0: a free one
+    int port; // 0 means a free one
     std::string model, model_name;
     std::string front, advertise; // URLs without a slash at the end
     std::string workers_listen_host;
     int workers_listen_port;
     std::string secret_file, kv_listen, page;
-    std::int32_t device; // a GPU's number, or the CPU
+    std::int32_t device; // number of a GPU, or the CPU
     std::uint32_t max_connections, forget_after;
-    std::uint32_t kv_mib, max_sequences, max_batch_tokens, threads; // 0: the library's
+    std::uint32_t kv_mib, max_sequences, max_batch_tokens, threads; // 0 means the library's default
 
     bool is_worker() const { return role == "prefill" || role == "decode"; }
 };

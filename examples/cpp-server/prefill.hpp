@@ -1,9 +1,9 @@
-// A front's request on a prefill engine, which computes the prompt for a decode worker.
+// Runs a front's request on a prefill engine, which computes the prompt for a decode worker.
 #pragma once
 
 #include "engine_request.hpp"
 
-/// Answers with a ticket as soon as there is one, and with figures once the prompt is computed. Throws ApiError.
+/// Answers with a ticket as soon as there is one, and with statistics once the prompt is computed. Throws ApiError.
 inline void answer_prefill(HttpServer &server, EngineHost &host, const Call &call, httplib::Response &response)
 {
     const Generation q = parse_generation(call, true);
@@ -37,13 +37,13 @@ inline void answer_prefill(HttpServer &server, EngineHost &host, const Call &cal
     const auto run = [=, &server, &host, n_tokens = prompts[0].size()](const Write &write) {
         write(dump({{"kv_transfer_params", params}}) + "\n");
         cleave::Event last = started.type() == cleave::EventType::Finished ? started : next();
-        cleave::Kv kv = host.cache.take_kv(last); // released if the client is gone
+        cleave::Kv kv = host.cache.take_kv(last); // released here if the client is gone
         server.check(call);
         write(dump({{"prefilled", {{"prompt_tokens", n_tokens},
                                    {"cached_tokens", last.cached_tokens()},
                                    {"ms", ms_since(call.start)}}}}) +
               "\n");
-        static_cast<void>(kv.take()); // lives until it is fetched or its lease is over
+        static_cast<void>(kv.take()); // the handle lives until it is fetched or its lease ends
     };
     stream(call, response, "application/x-ndjson", "", "\n", run);
 }

@@ -5,17 +5,17 @@
 #include "openai.hpp"
 
 struct Worker {
-    json report; // the last one; guarded by the registry
+    json report; // the last report; guarded by the registry
     std::atomic<Clock::time_point> alive_until;
-    std::atomic<bool> reachable{false}; // its /health answered since the last connection broke
-    std::atomic<bool> asked{false};     // its /health is being asked for
-    std::atomic<int> requests{0};       // that this front has sent it and that have not ended
+    std::atomic<bool> reachable{false}; // its /health has answered since the last connection broke
+    std::atomic<bool> asked{false};     // a /health request is in progress
+    std::atomic<int> requests{0};       // open requests that this front has sent it
 
     bool up() const { return reachable && Clock::now() < alive_until.load(); }
     void broke() { reachable = false; }
 };
 
-/// A worker for a request. The request counts as the worker's while this lives.
+/// A worker reserved for a request. The request counts as the worker's while this object lives.
 struct Lease {
     explicit Lease(std::shared_ptr<Worker> w) : worker(std::move(w)), url(worker->report["url"]) { worker->requests++; }
     ~Lease() { worker->requests--; }
@@ -28,7 +28,7 @@ struct Lease {
 
 class Registry {
 public:
-    /// Workers that are dead for longer than `forget_after` are forgotten.
+    /// Workers that have been dead for longer than `forget_after` are forgotten.
     explicit Registry(std::chrono::seconds forget_after) : forget_after_(forget_after) {}
 
     /// Takes a worker's report and returns the workers that are up. Throws ApiError.
@@ -60,8 +60,8 @@ public:
         return {{"workers", workers}};
     }
 
-    /// Forgets the worker that `body` names, and waits until it has none of this front's requests: the worker serves
-    /// until it hears that nothing more comes, or until its 10 s are over. Throws ApiError.
+    /// Forgets the worker that `body` names, and waits until it has none of this front's requests. The worker serves
+    /// until this call returns, or until its 10 s are over. Throws ApiError.
     void leave(const std::string &body)
     {
         const json request = parse_object(body);
@@ -97,8 +97,8 @@ public:
         return {{"workers", workers}};
     }
 
-    /// The decode worker with the fewest requests that has the model (empty: any), but not the one at `except`; NULL if
-    /// none is up. Throws ApiError if no worker, up or dead, has the model.
+    /// Returns the decode worker with the fewest requests that has the model (empty: any), but not the one at `except`.
+    /// Returns NULL if none is up. Throws ApiError if no worker, up or dead, has the model.
     std::unique_ptr<Lease> take_decode(const std::string &model, const std::string &except = {})
     {
         const std::lock_guard<std::mutex> lock(mutex_);
@@ -112,7 +112,7 @@ public:
         return lease;
     }
 
-    /// The prefill worker with the fewest requests that `decode` can import from; NULL if there is none.
+    /// Returns the prefill worker with the fewest requests that `decode` can import from, or NULL if there is none.
     std::unique_ptr<Lease> take_prefill(const Lease &decode)
     {
         const std::lock_guard<std::mutex> lock(mutex_);
@@ -147,7 +147,7 @@ public:
     }
 
 private:
-    /// Finds out whether a worker that reports can be reached.
+    /// Checks whether a worker that reports can be reached.
     static void ask_health(Worker &worker, const std::string &url)
     {
         httplib::Client client(url);
@@ -179,6 +179,6 @@ private:
     }
 
     const std::chrono::seconds forget_after_;
-    mutable std::mutex mutex_; // over what follows, and the reports in it
+    mutable std::mutex mutex_; // guards the members below, and the reports in them
     std::map<std::string, std::shared_ptr<Worker>> workers_; // by URL
 };

@@ -13,7 +13,8 @@ class StopMatcher {
 public:
     explicit StopMatcher(std::vector<std::string> stops) : stops_(std::move(stops)) {}
 
-    /// Takes the next piece of the text and returns what may be sent. Once a stop string is found, the text ends there.
+    /// Takes the next piece of the text and returns the part that may be sent. Once a stop string is found, the text
+    /// ends there.
     std::string push(const std::string &piece)
     {
         const std::string text = flush() + piece;
@@ -54,7 +55,7 @@ inline std::string to_base64(const std::vector<std::uint8_t> &bytes)
     return out;
 }
 
-/// None if `text` is not base64.
+/// Returns nothing if `text` is not base64.
 inline std::optional<std::vector<std::uint8_t>> from_base64(const std::string &text)
 {
     std::vector<std::uint8_t> out;

@@ -1,5 +1,5 @@
-// A front's requests to workers. A thread of its own reads each answer, so that the thread that waits for it can check
-// whether its client is still there and whether the worker is alive.
+// A front's requests to workers. A separate thread reads each answer. The thread that waits for the answer can then
+// check whether its client is still connected and whether the worker is alive.
 #pragma once
 
 #include "http.hpp"
@@ -21,14 +21,14 @@ public:
     {
         client_.set_tcp_nodelay(true);
         client_.set_connection_timeout(1);
-        client_.set_read_timeout(24 * 3600); // the reader of `parts` decides when it is too long
+        client_.set_read_timeout(24 * 3600); // practically unlimited: the reader of `parts` sets the time limit
         reader_ = std::thread([this] { read(); });
     }
 
     ~Upstream()
     {
         for (stopped_ = true; !ended_; std::this_thread::sleep_for(std::chrono::milliseconds(1)))
-            client_.stop(); // has no effect before the request is sent: tried again
+            client_.stop(); // repeated, because it has no effect before the request is sent
         reader_.join();
     }
 

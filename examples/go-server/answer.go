@@ -1,9 +1,9 @@
 package main
 
-// piece is the content of the next chunk of a choice. All pieces of a choice, added up, are its whole answer.
+// piece is the content of the next chunk of a choice. The pieces of a choice together are its whole answer.
 type piece struct {
 	role, text, finish string
-	tokens             []tokenLogprob // only if log-probabilities are wanted
+	tokens             []tokenLogprob // set only if log-probabilities are wanted
 }
 
 func (p *piece) add(next piece) {
@@ -24,7 +24,7 @@ type candidate struct {
 type tokenLogprob struct {
 	candidate
 	Top    []candidate `json:"top_logprobs"`
-	offset int         // of the token's text in that of the choice, in characters
+	offset int         // position of the token's text in the choice's text, in characters
 }
 
 // answer is the whole answer, or a chunk, without usage.
@@ -78,7 +78,7 @@ func columns(tokens []tokenLogprob) map[string]any {
 	for _, t := range tokens {
 		top := make(map[string]float64)
 		for _, other := range append([]candidate{t.candidate}, t.Top...) {
-			if _, there := top[other.Token]; !there { // parts of different characters may have the same text
+			if _, there := top[other.Token]; !there { // incomplete characters may have the same text
 				top[other.Token] = other.Logprob
 			}
 		}

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// signatureWindow is how old a signed request may be, by a clock that may differ from the signer's.
+// signatureWindow is the largest age of a signed request. It allows for clocks that differ.
 const signatureWindow = 30 * time.Second
 
 // authenticator signs and checks requests between a front and its workers, with a key that is derived from the cache's
@@ -23,8 +23,8 @@ const signatureWindow = 30 * time.Second
 type authenticator struct {
 	key  []byte
 	mu   sync.Mutex
-	seen map[string]time.Time // nonces of requests in the window, and when those were signed
-	next time.Time            // when to look for old ones
+	seen map[string]time.Time // nonces of requests in the window, and their signing times
+	next time.Time            // when to remove old nonces
 }
 
 func newAuthenticator(secret []byte) *authenticator {
@@ -69,7 +69,7 @@ func (a *authenticator) sign(r *http.Request, audience string, body []byte) {
 	r.Header.Set("Authorization", fmt.Sprintf("Cleave %s %s %s %s", at, nonce, digest, a.mac(audience, r.URL.Path, at, nonce, digest)))
 }
 
-// check checks the head of a request for `audience`. The body must have the digest that is returned.
+// check checks the head of a request for `audience`, and returns the digest that the body must have.
 func (a *authenticator) check(r *http.Request, audience string) (digest string, err error) {
 	part := append(strings.Fields(r.Header.Get("Authorization")), "", "", "", "", "")
 	at, nonce, digest := part[1], part[2], part[3]
@@ -77,7 +77,7 @@ func (a *authenticator) check(r *http.Request, audience string) (digest string, 
 	if part[0] != "Cleave" || !hmac.Equal([]byte(part[4]), []byte(right)) || part[5] != "" {
 		return "", unauthorized("this path is for a front and its workers: the request is not signed with their secret")
 	}
-	ms, _ := strconv.ParseInt(at, 10, 64) // from one who has the secret
+	ms, _ := strconv.ParseInt(at, 10, 64) // the signature is valid, so the time is well-formed
 	now, signed := time.Now(), time.UnixMilli(ms)
 	if now.Sub(signed).Abs() > signatureWindow {
 		return "", unauthorized("the request was signed more than 30 s ago, or by a clock that differs by as much")

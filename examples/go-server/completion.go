@@ -21,13 +21,13 @@ type completion struct {
 	prompts [][]int32
 
 	ctx    context.Context
-	cancel context.CancelCauseFunc // with the first error: ends all choices
+	cancel context.CancelCauseFunc // called with the first error: ends all choices
 	group  sync.WaitGroup
 
-	cached, generated atomic.Int64 // prompt tokens that the prefix cache had, tokens of all choices
+	cached, generated atomic.Int64 // prompt tokens found in the prefix cache; tokens of all choices
 
-	choices []piece // so far, if the answer is not streamed
-	sent    []int   // chunks of each choice, if it is streamed
+	choices []piece // their content so far, if the answer is not streamed
+	sent    []int   // number of chunks of each choice, if it is streamed
 }
 
 // complete answers a request.
@@ -73,7 +73,7 @@ func usage(prompt, completion int) map[string]any {
 	return map[string]any{"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 }
 
-// begin submits the first choice of each prompt. The others follow once the prompt's KV is there.
+// begin submits the first choice of each prompt. The others follow once the prompt's KV is computed.
 func (c *completion) begin() error {
 	if c.request.kv.DoRemotePrefill && len(c.prompts) == 1 {
 		err := c.submitTicket()
@@ -86,7 +86,7 @@ func (c *completion) begin() error {
 	return c.submit(0, len(c.choices), c.request.n)
 }
 
-// submit submits the choices from `first` to before `end`, every `step`.
+// submit submits every `step`-th choice from `first` up to, but not including, `end`.
 func (c *completion) submit(first, end, step int) error {
 	var requests []cleave.Request
 	for i := first; i < end; i += step {
@@ -109,14 +109,14 @@ func (c *completion) submitTicket() error {
 	if err != nil {
 		return err
 	}
-	defer kv.Close() // if it is not submitted
+	defer kv.Close() // releases the handle if it was not submitted
 	stream, err := c.engine.Submit(c.ctx, cleave.Request{KV: kv, EmitPending: true, Recompute: true})
 	if err != nil {
 		return err
 	}
 	c.follow(0, stream)
 	c.group.Add(1)
-	go func() { // the answer ends after this, so that "done" is the last trace event
+	go func() { // the answer waits for this goroutine, so that "done" is the last trace event
 		defer c.group.Done()
 		err := kv.Wait(c.ctx)
 		if err != nil && c.ctx.Err() == nil {
@@ -130,7 +130,7 @@ func (c *completion) submitTicket() error {
 // follow starts a goroutine that reads the events of a choice.
 func (c *completion) follow(i int, stream *cleave.Stream) {
 	if c.request.stream {
-		c.send(nil) // the header: from now on errors are part of the stream
+		c.send(nil) // sends the header: from now on errors are part of the stream
 	}
 	c.group.Add(1)
 	go func() {
@@ -156,7 +156,7 @@ func (c *completion) read(i int, stream *cleave.Stream) error {
 	tokens, offset := 0, 0
 	for event, err := range stream.Events() {
 		if err == nil && tokens == 0 && c.request.n > 1 && i%c.request.n == 0 {
-			if err := c.submit(i+1, i+c.request.n, 1); err != nil { // they find the KV in the prefix cache
+			if err := c.submit(i+1, i+c.request.n, 1); err != nil { // the other choices find the KV in the prefix cache
 				return err
 			}
 		}
@@ -183,11 +183,11 @@ func (c *completion) read(i int, stream *cleave.Stream) error {
 			}
 			if stop.found {
 				c.emit(i, piece{finish: "stop"}, tokens)
-				stream.Cancel() // its last event still tells what the prefix cache saved
+				stream.Cancel() // the last event still reports the tokens found in the prefix cache
 			}
 		case event.Type == cleave.EventFinished:
 			c.generated.Add(int64(tokens))
-			if i%c.request.n == 0 { // its siblings find what it has left
+			if i%c.request.n == 0 { // its siblings reuse its KV
 				c.cached.Add(int64(event.CachedTokens))
 			}
 			if stop.found {
@@ -209,8 +209,8 @@ func (c *completion) read(i int, stream *cleave.Stream) error {
 	return nil
 }
 
-// emit gives a piece to the client, unless another worker, which is gone, has sent it. One goroutine per choice calls it.
-// `tokens` is how many the choice has so far.
+// emit sends a piece to the client, unless a worker that is gone has already sent it. Only the choice's goroutine calls
+// it. `tokens` is the number of tokens of the choice so far.
 func (c *completion) emit(i int, p piece, tokens int) {
 	if !c.request.stream {
 		c.choices[i].add(p)
@@ -226,7 +226,7 @@ func (c *completion) emit(i int, p piece, tokens int) {
 	}
 }
 
-// logprobs is the report on a token, if the client wants one.
+// logprobs returns the log-probabilities of a token, if the client wants them.
 func (c *completion) logprobs(event *cleave.Event, offset int) []tokenLogprob {
 	if c.request.top < 0 {
 		return nil
@@ -239,7 +239,7 @@ func (c *completion) logprobs(event *cleave.Event, offset int) []tokenLogprob {
 }
 
 func (c *completion) candidate(token int32, logprob float32) candidate {
-	raw, _ := c.model.TokenBytes(token) // cannot fail for a token that the model has sampled
+	raw, _ := c.model.TokenBytes(token) // cannot fail for a sampled token
 	bytes := make([]int, len(raw))
 	for i, b := range raw {
 		bytes[i] = int(b)

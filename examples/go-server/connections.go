@@ -10,22 +10,22 @@ import (
 )
 
 const (
-	headTimeout = 10 * time.Second // for the head of a request
-	bodyTimeout = 30 * time.Second // for its body
+	headTimeout = 10 * time.Second // limit for the head of a request
+	bodyTimeout = 30 * time.Second // limit for its body
 	idleTimeout = 2 * time.Minute  // between two requests
 )
 
-// connections bounds how many connections a server has: for a new one the oldest is closed that waits for a request, or
-// for the rest of one. Where all are being answered, a new one is refused.
+// connections limits the number of a server's connections. A new one closes the oldest connection that waits for a
+// request or for the rest of one. If all are being answered, the new one is refused.
 type connections struct {
 	limit int
 	mu    sync.Mutex
-	since map[net.Conn]time.Time // when it began to wait; zero while it is answered
+	since map[net.Conn]time.Time // start of waiting; zero while a request is answered
 }
 
 type connectionKey struct{}
 
-// newHTTPServer makes a server that answers with `handler`, and has at most `limit` connections.
+// newHTTPServer creates a server that answers with `handler` and has at most `limit` connections.
 func newHTTPServer(limit int, handler http.Handler, requests context.Context) *http.Server {
 	c := &connections{limit: limit, since: make(map[net.Conn]time.Time)}
 	return &http.Server{
@@ -41,7 +41,8 @@ func newHTTPServer(limit int, handler http.Handler, requests context.Context) *h
 	}
 }
 
-// answering is called once a request has come whole: from now on its connection is not closed for another's sake.
+// answering is called once a whole request has arrived. From now on its connection is not closed to make room for
+// another.
 func answering(r *http.Request) {
 	if mark, there := r.Context().Value(connectionKey{}).(func()); there {
 		mark()
@@ -76,7 +77,7 @@ func (c *connections) changed(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// closeOldest tells whether there was one that waited.
+// closeOldest closes the connection that has waited longest. It returns false if none is waiting.
 func (c *connections) closeOldest() bool {
 	var oldest net.Conn
 	for conn, since := range c.since {

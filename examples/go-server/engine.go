@@ -13,7 +13,7 @@ import (
 	cleave "cleave/go"
 )
 
-const kvLease = 10 * time.Second // life of handles that nobody fetches
+const kvLease = 10 * time.Second // lifetime of handles that nobody fetches
 
 // engineHost is the backend of every role but the front: a model, a cache and an engine over it.
 type engineHost struct {
@@ -58,7 +58,7 @@ func openEngine(o *options, url string) (*engineHost, error) {
 	if h.cache, err = h.model.NewCache(config); err != nil {
 		return nil, err
 	}
-	if o.role == "prefill" && o.kvListen != "" { // before the first ticket, which names this address
+	if o.role == "prefill" && o.kvListen != "" { // before the first ticket, which contains this address
 		if _, err = h.cache.Listen(o.kvListen, cleave.ListenConfig{}); err != nil {
 			return nil, err
 		}
@@ -79,7 +79,7 @@ func (h *engineHost) close() {
 	h.model.Close()
 }
 
-// generate answers a request as the role demands.
+// generate answers a request according to the server's role.
 func (h *engineHost) generate(a *reply, r *http.Request, q *request) error {
 	if q.model != "" && q.model != h.options.modelName {
 		return unknownModel(q.model)
@@ -106,8 +106,8 @@ func newID(chat bool) string {
 	return fmt.Sprintf("%s-%016x%016x", kind, rand.Uint64(), rand.Uint64())
 }
 
-// tokenize gives the tokens of each prompt, and checks what needs a model. Text that cannot fit into the context is
-// refused before it is worked on.
+// tokenize returns the tokens of each prompt, and makes the checks that need a model. Text that cannot fit into the
+// context is refused before it is tokenised.
 func (h *engineHost) tokenize(q *request) ([][]int32, error) {
 	for token := range q.logitBias {
 		if int(token) >= h.about.VocabSize {
@@ -170,7 +170,7 @@ func (h *engineHost) tokenizeChat(q *request) ([]int32, error) {
 	return tokens, h.fits("messages", len(tokens))
 }
 
-// fitsBytes refuses text of which even the longest tokens would not fit into the context.
+// fitsBytes refuses text that would not fit into the context even with the longest tokens.
 func (h *engineHost) fitsBytes(param string, bytes int) error {
 	if bytes <= h.maxPromptBytes {
 		return nil
@@ -188,7 +188,7 @@ func (h *engineHost) fits(param string, tokens int) error {
 	return h.tooLong(param, fmt.Sprintf("%d tokens", tokens))
 }
 
-// tooLong is worded as OpenAI's error, which clients know by its text.
+// tooLong returns an error with the text of OpenAI's error, because clients recognise it by that.
 func (h *engineHost) tooLong(param, size string) error {
 	err := invalid(param, "This model's maximum context length is %d tokens. However, the prompt has %s.",
 		h.about.MaxContextTokens, size)
@@ -196,7 +196,7 @@ func (h *engineHost) tooLong(param, size string) error {
 	return err
 }
 
-// longestToken is how many bytes of text one token can stand for.
+// longestToken returns the largest number of bytes of text that one token can stand for.
 func longestToken(model *cleave.Model, vocabulary int) (longest int, err error) {
 	for token := range vocabulary {
 		text, err := model.TokenBytes(int32(token))
@@ -208,7 +208,7 @@ func longestToken(model *cleave.Model, vocabulary int) (longest int, err error) 
 	return longest, nil
 }
 
-// engineRequest is choice number `choice` of the n of a prompt.
+// engineRequest converts choice number `choice` of the n choices of a prompt.
 func engineRequest(q *request, prompt []int32, choice int) cleave.Request {
 	f := q.fields
 	r := cleave.Request{
@@ -217,7 +217,7 @@ func engineRequest(q *request, prompt []int32, choice int) cleave.Request {
 		MinNewTokens:      q.minTokens,
 		IgnoreEOS:         get(f, "ignore_eos", false),
 		Temperature:       get(f, "temperature", float32(1)),
-		TopK:              max(get(f, "top_k", 0), 0), // -1: all
+		TopK:              max(get(f, "top_k", 0), 0), // -1 means all
 		TopP:              get(f, "top_p", float32(1)),
 		MinP:              get(f, "min_p", float32(0)),
 		RepetitionPenalty: get(f, "repetition_penalty", float32(1)),
@@ -274,7 +274,7 @@ func (h *engineHost) writeMetrics(w io.Writer) {
 	io.WriteString(w, strings.TrimSuffix(text, "# EOF\n")) // the server's own metrics follow
 }
 
-// idle tells whether no other process has KV left to fetch here.
+// idle reports whether no other process has KV left to fetch here.
 func (h *engineHost) idle() bool {
 	m, err := h.engine.Metrics()
 	return err != nil || h.options.role != "prefill" || m.ExportsOpen == 0

@@ -9,11 +9,11 @@ import (
 	"unicode/utf8"
 )
 
-// Limits on what is parsed, so that the work before a prompt is tokenised is small and linear in the body.
+// Limits on parsed input keep the work before a prompt is tokenised small and linear in the size of the body.
 const (
 	maxDepth       = 64    // levels of nested JSON
 	maxContainers  = 50000 // arrays and objects
-	maxMessages    = 10000 // of a chat
+	maxMessages    = 10000 // in a chat
 	maxParts       = 10000 // content parts of all its messages together
 	maxChoices     = 1024  // prompts times n
 	maxStopStrings = 4
@@ -23,7 +23,7 @@ const (
 // fields is a JSON object whose values are not decoded yet. Names are case-sensitive, unlike those of a Go struct.
 type fields map[string]json.RawMessage
 
-// rule says what a field must be.
+// rule is the type and range that a field must have.
 type rule struct {
 	name      string
 	kind      kind
@@ -43,9 +43,9 @@ const (
 	seed          // an integer of 64 bits
 )
 
-const maxCount = 2147483647 // of tokens: more than any context
+const maxCount = 2147483647 // tokens: more than any context
 
-// The fields of both endpoints, of one of them, and of requests from a front to a worker.
+// Rules for the fields of both endpoints, of one of them, and of requests from a front to a worker.
 var (
 	commonRules = []rule{
 		{"model", text, 0, 0},
@@ -86,7 +86,7 @@ var (
 	workerRule = rule{"kv_transfer_params", object, 0, 0}
 )
 
-// harmless fields do not change the answer: they are taken and ignored. The list is in ../README.md.
+// harmless fields do not change the answer. They are accepted and ignored. The list is in ../README.md.
 var harmless = []string{"metadata", "parallel_tool_calls", "prompt_cache_key", "request_id", "safety_identifier",
 	"service_tier", "store", "user"}
 
@@ -144,8 +144,8 @@ func checkShape(body []byte) error {
 	return nil
 }
 
-// check refuses what breaks a rule, and every field without a rule unless it is in `ignored`. `path` is the place of
-// the object in the body: empty, or with a dot at its end.
+// check refuses fields that break a rule, and fields without a rule unless they are in `ignored`. `path` is the
+// position of the object in the body: empty, or with a dot at its end.
 func (f fields) check(path string, rules []rule, ignored []string) error {
 	unknown := ""
 	for name := range f {
@@ -212,7 +212,7 @@ func (r rule) demand() string {
 	return "an integer of 64 bits"
 }
 
-// get decodes a field that has passed its rule, or gives `missing`.
+// get decodes a field that has passed its rule, or returns `missing`.
 func get[T any](f fields, name string, missing T) T {
 	if raw, there := f[name]; there {
 		json.Unmarshal(raw, &missing)

@@ -25,7 +25,7 @@ type front struct {
 	moved         atomic.Int64
 }
 
-// newFront takes the secret that its workers have, and after how long dead ones are forgotten.
+// newFront takes the secret of its workers, and the time after which dead workers are forgotten.
 func newFront(secret []byte, forgetAfter time.Duration) *front {
 	f := &front{registry: registry{forgetAfter: forgetAfter}, authenticator: newAuthenticator(secret)}
 	f.client.Transport = &http.Transport{MaxIdleConnsPerHost: 1024, IdleConnTimeout: 30 * time.Second}
@@ -39,7 +39,7 @@ type call struct {
 	id, path, model string
 	request         *request
 	body            fields
-	sent            []int // chunks of each choice that the client has
+	sent            []int // number of chunks of each choice that the client has
 }
 
 func (f *front) generate(a *reply, r *http.Request, q *request) error {
@@ -54,7 +54,7 @@ func (f *front) generate(a *reply, r *http.Request, q *request) error {
 	}
 	c := &call{front: f, reply: a, id: newID(q.chat), path: r.URL.Path, model: model, request: q, body: maps.Clone(q.fields),
 		sent: make([]int, q.n*max(1, len(q.prompts)))}
-	if q.seed == nil { // a worker that continues this request has to draw the same samples
+	if q.seed == nil { // a worker that continues this request must draw the same samples
 		c.body["seed"] = encode(1 + rand.Int64N(1<<53-1))
 	}
 	ctx, cancel := context.WithCancel(r.Context())
@@ -62,7 +62,7 @@ func (f *front) generate(a *reply, r *http.Request, q *request) error {
 	close(prefilled)
 	defer func() {
 		cancel()
-		<-prefilled // nothing writes to the client once this has returned
+		<-prefilled // nothing may write to the client after this function has returned
 	}()
 	var kv kvParams
 	tried := map[string]bool{}
@@ -90,7 +90,7 @@ func (f *front) generate(a *reply, r *http.Request, q *request) error {
 	return unavailable("there is no decode worker for the request")
 }
 
-// prefill gives the prompt to a prefill worker and returns its ticket, with which `decoder` fetches the KV. Without a
+// prefill sends the prompt to a prefill worker and returns its ticket, with which `decoder` fetches the KV. Without a
 // ticket the decoder computes the prompt itself. `prefilled` is closed when the prefill worker has answered completely.
 func (c *call) prefill(ctx context.Context, decoder *worker) (ticket []byte, prefilled chan struct{}) {
 	worker, give := c.registry.take("prefill", c.model, func(url string) bool { return decoder.Paired[url] != "" })
@@ -133,7 +133,7 @@ func (c *call) decode(ctx context.Context, worker *worker, kv kvParams, prefille
 	response, release, err := c.post(ctx, worker, kv)
 	defer release()
 	if err == nil && response.StatusCode == http.StatusServiceUnavailable {
-		return errGone // it is shutting down
+		return errGone // the worker is shutting down
 	}
 	if err == nil && response.StatusCode == http.StatusOK && c.request.stream {
 		c.send(nil)

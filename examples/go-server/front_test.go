@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// fakeWorker answers requests as `answer` does, which gets the kv_transfer_params.
+// fakeWorker answers requests with `answer`, which gets the kv_transfer_params.
 func fakeWorker(t *testing.T, f *front, role string, paired map[string]string, answer func(w http.ResponseWriter, r *http.Request, kv kvParams)) string {
 	var server *httptest.Server
 	authenticator := newAuthenticator(make([]byte, 32))
@@ -40,7 +40,7 @@ func fakeWorker(t *testing.T, f *front, role string, paired map[string]string, a
 	return server.URL
 }
 
-// joinUntilUp reports until the worker is up.
+// joinUntilUp sends reports until the worker is up.
 func joinUntilUp(t *testing.T, g *registry, r report) {
 	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		g.join(r)
@@ -52,7 +52,7 @@ func joinUntilUp(t *testing.T, g *registry, r report) {
 	}
 }
 
-// healthy starts a worker that does nothing but say that it is there.
+// healthy starts a worker that answers only /health.
 func healthy(t *testing.T) (url string) {
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	t.Cleanup(server.Close)
@@ -69,12 +69,12 @@ func sendChunks(w http.ResponseWriter, choice, from, to int) {
 
 func breakOff(http.ResponseWriter) { panic(http.ErrAbortHandler) }
 
-// TestFrontMoves has decode workers fail in the middle of a stream. The client sees every chunk once, in order.
+// TestFrontMoves makes decode workers fail in the middle of a stream. The client sees every chunk once, in order.
 func TestFrontMoves(t *testing.T) {
 	partial := func(w http.ResponseWriter) { io.WriteString(w, "data: {\"choices\": [{\"index\": 0, \"de") }
 	for _, c := range []struct {
 		name  string
-		fails []func(w http.ResponseWriter) // how the first workers end, each after 3 chunks more of choice 0 and 1 of choice 1
+		fails []func(w http.ResponseWriter) // how the first workers fail, each after 3 chunks more of choice 0 and 1 of choice 1
 		sent  string                        // the client's chunks: choices and contents
 		ends  string
 	}{
@@ -141,7 +141,7 @@ func TestFrontMoves(t *testing.T) {
 	}
 }
 
-// TestFrontPrefills looks at what a prefill and a decode worker are sent, and what the client hears of it.
+// TestFrontPrefills checks the requests to a prefill and a decode worker, and the answer to the client.
 func TestFrontPrefills(t *testing.T) {
 	f := newFront(make([]byte, 32), time.Minute)
 	prefill := fakeWorker(t, f, "prefill", nil, func(w http.ResponseWriter, _ *http.Request, kv kvParams) {
@@ -187,7 +187,7 @@ func TestFrontPrefills(t *testing.T) {
 		}
 	}
 	if len(phases) == 5 {
-		slices.Sort(phases[2:4]) // of two workers, on two connections
+		slices.Sort(phases[2:4]) // they come from two workers, on two connections
 	}
 	if !slices.Equal(phases, []string{"prefill", "handoff", "kv_ready", "prefilled", "done"}) {
 		t.Error(phases)
@@ -298,6 +298,6 @@ func TestAWorkerThatLeavesIsListedNoMoreAndWaitedFor(t *testing.T) {
 	cancel()
 	joinUntilUp(t, g, report{peer: peer{URL: url, Role: "decode", Model: "m"}})
 	g.take("decode", "m", func(string) bool { return true })
-	g.leave(gone, url) // who asked is not there any more
+	g.leave(gone, url) // the sender is no longer connected
 	g.leave(context.Background(), "http://b")
 }

@@ -18,12 +18,12 @@ const bodyLimit = 16 << 20
 
 var errShuttingDown = errors.New("the server is shutting down")
 
-// backend is what answers: an engine (mixed, prefill, decode) or a front.
+// backend answers requests: an engine (mixed, prefill, decode) or a front.
 type backend interface {
 	// generate answers a request, or returns an error for the caller to send.
 	generate(a *reply, r *http.Request, q *request) error
 	models() []string
-	// health gives the fields of /health, and the reason if the server cannot serve.
+	// health returns the fields of /health, and an error if the server cannot serve.
 	health() (fields map[string]any, problem string)
 	// writeMetrics adds to the text of /metrics.
 	writeMetrics(w io.Writer)
@@ -45,7 +45,8 @@ type server struct {
 // handler answers a request, or returns an error for the caller to send.
 type handler func(w http.ResponseWriter, r *http.Request) error
 
-// newServer makes a server whose GET / is the file `page`, if there is one. Only workers have an authenticator and an audience.
+// newServer creates a server whose GET / returns the file `page`, if there is one. Only workers have an authenticator
+// and an audience.
 func newServer(b backend, page string, a *authenticator, audience string) *server {
 	s := &server{backend: b, mux: http.NewServeMux(), started: time.Now(), authenticator: a, audience: audience}
 	generate := map[string]handler{"POST": func(w http.ResponseWriter, r *http.Request) error {
@@ -76,7 +77,7 @@ func (s *server) handle(path string, methods map[string]handler) { s.handleIn(s.
 
 // handleIn adds a path to another mux, for another listener.
 func (s *server) handleIn(mux *http.ServeMux, path string, methods map[string]handler) {
-	label, _, _ := strings.Cut(path, "/{") // without patterns, so that labels do not depend on clients
+	label, _, _ := strings.Cut(path, "/{") // the path without patterns, so that labels do not depend on clients
 	if label == "" {
 		label = "/"
 	}
@@ -132,7 +133,7 @@ func sendError(w http.ResponseWriter, err *apiError) {
 func (s *server) generate(w http.ResponseWriter, r *http.Request, body []byte) error {
 	s.stats.running.Add(1)
 	defer s.stats.running.Add(-1)
-	if s.closing.Load() { // checked after counting: the shutdown waits for counted requests
+	if s.closing.Load() { // checked after counting, because the shutdown waits for counted requests
 		return unavailable(errShuttingDown.Error())
 	}
 	answer := newReply(w, r, &s.stats)
@@ -173,7 +174,7 @@ func readBody(w http.ResponseWriter, r *http.Request, a *authenticator, audience
 	return body, nil
 }
 
-// getModels lists the models, or gives the one that is named.
+// getModels returns all models, or the named one.
 func (s *server) getModels(w http.ResponseWriter, r *http.Request) error {
 	name, data := r.PathValue("name"), []any{}
 	for _, id := range s.backend.models() {

@@ -1,10 +1,10 @@
 // Command go-server is an OpenAI-compatible server on cleave: alone, or as prefill worker, decode worker or front of a
 // set of processes. ../README.md describes its options, its HTTP interface and the protocol between its processes.
 //
-// The use of cleave is in engine.go (model, cache, engine), completion.go (requests), prefill.go (the other half of one)
-// and worker.go (pairing). The rest is a server as any other: http.go, connections.go and reply.go answer; fields.go,
-// openai.go, messages.go, answer.go and stop.go know OpenAI's API; front.go, relay.go, registry.go and auth.go pass
-// requests on to workers.
+// The calls of cleave are in engine.go (model, cache, engine), completion.go (requests), prefill.go (the prefill half
+// of a request) and worker.go (pairing). The other files are a usual server: http.go, connections.go and reply.go
+// answer; fields.go, openai.go, messages.go, answer.go and stop.go implement OpenAI's API; front.go, relay.go,
+// registry.go and auth.go pass requests on to workers.
 package main
 
 import (
@@ -54,7 +54,7 @@ func run(o *options) error {
 
 	var server *server
 	leave, idle := func(time.Time) {}, func() bool { return true }
-	var broken <-chan struct{} // never closed on a front
+	var broken <-chan struct{} // a front never closes it
 	requests, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	if o.role == "front" {

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// parseMessages checks the messages of a chat, and returns what the chat template gets: of each its role, its content
-// as one string and its name if it has one. Also returned is how many bytes the contents have together.
+// parseMessages checks the messages of a chat, and returns the chat template's input: role, content as one string, and
+// name (if present) of each message. It also returns the total size of the contents in bytes.
 func parseMessages(raw json.RawMessage) (messages json.RawMessage, bytes int, err error) {
 	var all []json.RawMessage
 	if json.Unmarshal(raw, &all) != nil || len(all) == 0 || len(all) > maxMessages {
@@ -45,7 +45,7 @@ func parseMessages(raw json.RawMessage) (messages json.RawMessage, bytes int, er
 	return encode(out), bytes, nil
 }
 
-// parseContent puts the text parts of a message together, and counts them. `path` is its place in the body.
+// parseContent joins the text parts of a message, and counts them. `path` is its position in the body.
 func parseContent(raw json.RawMessage, path string) (content string, parts int, err error) {
 	if raw[0] == '"' {
 		return content, 0, json.Unmarshal(raw, &content)
@@ -55,7 +55,7 @@ func parseContent(raw json.RawMessage, path string) (content string, parts int, 
 		return "", 0, invalid("messages", "%s must be a string or an array of text parts", path)
 	}
 	if len(all) > maxParts {
-		return "", len(all), nil // refused by the caller
+		return "", len(all), nil // the caller refuses it
 	}
 	var whole strings.Builder
 	for i, one := range all {

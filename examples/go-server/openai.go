@@ -43,13 +43,13 @@ func unknownModel(name string) *apiError {
 	return err
 }
 
-// reported translates an error for the client of a request with this context.
+// reported converts an error for the client of a request with this context.
 func reported(ctx context.Context, err error) *apiError {
 	var known *apiError
 	switch {
 	case context.Cause(ctx) == errShuttingDown:
 		return unavailable(errShuttingDown.Error())
-	case ctx.Err() != nil: // for the metrics: nobody reads this answer
+	case ctx.Err() != nil: // only for the metrics: nobody reads this answer
 		return refused(499, "the client is gone")
 	case errors.As(err, &known):
 		return known
@@ -57,18 +57,18 @@ func reported(ctx context.Context, err error) *apiError {
 	return engineError(err)
 }
 
-// request is a request for chat or text completions that has been checked.
+// request is a checked request for a chat or text completion.
 type request struct {
-	fields fields // as the client sent them, without null ones
+	fields fields // the client's fields, without null ones
 	chat   bool
 	stream bool
-	n      int // choices of each prompt
+	n      int // choices for each prompt
 
-	model        string          // empty: any
+	model        string          // empty means any
 	messages     json.RawMessage // chat: input of the template
 	contentBytes int             // chat: size of the texts in the messages
 	prompts      []prompt        // completions
-	maxTokens    int             // 0: until the context is full
+	maxTokens    int             // 0 means until the context is full
 	minTokens    int
 	stop         []string
 	logitBias    map[int32]float32
@@ -76,7 +76,7 @@ type request struct {
 	top          int  // alternatives beside each token; -1: no log-probabilities at all
 	includeUsage bool // in a last chunk of a stream
 
-	usageInChunks bool // and in every other chunk, of its choice so far
+	usageInChunks bool // usage in every other chunk, of its choice so far
 	kv            kvParams
 }
 
@@ -86,7 +86,7 @@ type prompt struct {
 	tokens []int64
 }
 
-// kvParams is the part of a request by which front and workers cooperate: see "Workers" in ../README.md.
+// kvParams holds the fields that front and workers exchange: see "Workers" in ../README.md.
 type kvParams struct {
 	DoRemoteDecode  bool   `json:"do_remote_decode,omitempty"`
 	DoRemotePrefill bool   `json:"do_remote_prefill,omitempty"`
@@ -94,7 +94,7 @@ type kvParams struct {
 	Resume          []int  `json:"resume,omitempty"`
 }
 
-// parseRequest reads a request and checks it as far as that goes without a model. Only a front may send
+// parseRequest reads a request and checks it as far as possible without a model. Only a front may send
 // kv_transfer_params, and only to a worker.
 func parseRequest(body []byte, chat, fromFront bool) (*request, error) {
 	f, err := parseFields(body)
@@ -158,7 +158,7 @@ func (q *request) readStop() error {
 		return nil
 	}
 	var one string
-	var several []*string // pointers, so that null is not taken for a string
+	var several []*string // pointers, so that null is not mistaken for a string
 	wrong := json.Unmarshal(raw, &several) != nil
 	if raw[0] == '"' {
 		wrong = json.Unmarshal(raw, &one) != nil
@@ -202,7 +202,7 @@ func (q *request) readLogitBias() error {
 	return nil
 }
 
-// readOptions reads fields that have only one supported value, or fields of their own.
+// readOptions reads the fields that accept only one value, and those that have fields of their own.
 func (q *request) readOptions() error {
 	if format, there := decodeObject(q.fields["response_format"]); there {
 		if err := format.check("response_format.", []rule{{"type", text, 0, 0}}, nil); err != nil {

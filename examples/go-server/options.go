@@ -13,7 +13,7 @@ import (
 	cleave "cleave/go"
 )
 
-// options of the command line: see ../README.md.
+// options holds the command line's options: see ../README.md.
 type options struct {
 	role, listen, model, modelName, front, advertise, secretFile, kvListen, page, workersListen string
 	kvMiB, maxSequences, maxBatchTokens, threads, maxConnections, forgetAfter                   uint
@@ -22,7 +22,7 @@ type options struct {
 
 func (o *options) worker() bool { return o.role == "prefill" || o.role == "decode" }
 
-// parseOptions prints the help and returns flag.ErrHelp if that was asked for.
+// parseOptions parses the command line. If help was asked for, it prints the help and returns flag.ErrHelp.
 func parseOptions(args []string) (*options, error) {
 	o := &options{}
 	flags := flag.NewFlagSet("go-server", flag.ContinueOnError)

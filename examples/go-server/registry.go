@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-const silence = 2 * time.Second // after which a worker is dead
+const silence = 2 * time.Second // a worker that is silent for longer is dead
 
-// peer is what workers learn about each other: see "Workers" in ../README.md.
+// peer is the information that workers get about each other: see "Workers" in ../README.md.
 type peer struct {
 	URL     string `json:"url"`
 	Role    string `json:"role"`
@@ -18,7 +18,7 @@ type peer struct {
 	Address []byte `json:"address"`
 }
 
-// report is what a worker tells its front.
+// report is a worker's message to its front.
 type report struct {
 	peer
 	Running int               `json:"running"`
@@ -26,25 +26,25 @@ type report struct {
 	Paired  map[string]string `json:"paired"`
 }
 
-// worker is a worker that reports, or did. Guarded by the registry's mutex.
+// worker is a worker that reports, or has reported. Guarded by the registry's mutex.
 type worker struct {
 	report
 	State    string          `json:"state"`    // up or dead
-	Requests int             `json:"requests"` // that this front has sent it and that have not ended
+	Requests int             `json:"requests"` // open requests that this front has sent it
 	life     context.Context // ends when the worker falls silent
 	end      context.CancelFunc
-	watch    *time.Timer // ends the life after silence
-	heard    time.Time   // its last report
+	watch    *time.Timer // ends the life after a period of silence
+	heard    time.Time   // time of its last report
 
-	reachable bool // its /health answered since the last connection broke
-	asked     bool // its /health is being asked for
+	reachable bool // its /health has answered since the last connection broke
+	asked     bool // a /health request is in progress
 }
 
 // registry knows the workers of a front.
 type registry struct {
-	forgetAfter time.Duration // of silence
+	forgetAfter time.Duration // period of silence
 	mu          sync.Mutex
-	workers     []*worker // in the order of their first reports
+	workers     []*worker // ordered by first report
 }
 
 func (g *registry) find(url string) int {
@@ -85,7 +85,7 @@ func (g *registry) join(r report) []peer {
 
 var healthClient = http.Client{Timeout: silence / 2}
 
-// askHealth finds out whether a worker that reports can be reached.
+// askHealth checks whether a worker that reports can be reached.
 func (g *registry) askHealth(w *worker, url string) {
 	response, err := healthClient.Get(url + "/health")
 	if err == nil {
@@ -106,8 +106,8 @@ func (g *registry) known() []*worker {
 	return g.workers
 }
 
-// leave takes a worker off the list and waits until it has no requests of this front. Requests that are already on their
-// way still reach it: the worker serves until this returns, or its time is up.
+// leave removes a worker from the list and waits until it has no requests of this front. Requests in transit still
+// reach it: the worker serves until this call returns, or its time is up.
 func (g *registry) leave(ctx context.Context, url string) {
 	g.mu.Lock()
 	at := g.find(url)
@@ -133,8 +133,8 @@ func (g *registry) silent(w *worker) {
 	w.end()
 }
 
-// take returns a copy of the worker with the fewest requests among those of a role and model that `suits` accepts; nil
-// if there is none.
+// take returns a copy of the worker with the fewest requests among those of a role and model that `suits` accepts, or
+// nil if there is none.
 func (g *registry) take(role, model string, suits func(url string) bool) (taken *worker, give func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

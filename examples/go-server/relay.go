@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-var errGone = errors.New("the worker is gone") // in the middle of a request, which another worker may continue
+var errGone = errors.New("the worker is gone") // returned in the middle of a request, which another worker may continue
 
 // readEvent reads the next server-sent event of a worker: its name and its data.
 func readEvent(lines *bufio.Reader) (name, data string, err error) {
@@ -30,9 +30,10 @@ func readEvent(lines *bufio.Reader) (name, data string, err error) {
 	}
 }
 
-// relay passes a worker's stream on, and counts the chunks of each choice in `sent`, so that another worker could
-// continue. `ahead`, the time at which the worker got the request, is added to the times of its trace events. The end
-// waits for the prefill worker's trace event. It returns errGone if the stream broke off or the worker gave up.
+// relay passes a worker's stream on, and counts the chunks of each choice in `sent`, so that another worker can
+// continue. It adds `ahead`, the time at which the worker got the request, to the times of its trace events. The end of
+// the stream waits for the prefill worker's trace event. relay returns errGone if the stream broke off or the worker
+// gave up.
 func relay(a *reply, stream io.Reader, sent []int, ahead time.Duration, prefilled <-chan struct{}) error {
 	lines := bufio.NewReader(stream)
 	for {

@@ -12,13 +12,13 @@ const (
 	eventStream = "text/event-stream; charset=utf-8"
 	jsonLines   = "application/x-ndjson"
 
-	writeTimeout = 30 * time.Second // for a client that reads nothing of its answer
+	writeTimeout = 30 * time.Second // for a client that does not read its answer
 )
 
 // reply is the answer to a generation request: whole, or a stream. Several goroutines may write to it. A failed write is
 // not reported, because it ends the context of the request.
 type reply struct {
-	start  time.Time // of the request: trace events count from here
+	start  time.Time // start of the request: trace events count from here
 	stats  *stats
 	first  sync.Once
 	stream string // content type of a stream
@@ -109,7 +109,7 @@ func (a *reply) traceEvent(fields map[string]any) {
 }
 
 func encode(v any) []byte {
-	text, _ := json.Marshal(v) // only types that can be encoded come here
+	text, _ := json.Marshal(v) // callers pass only types that can be encoded
 	return text
 }
 

@@ -5,11 +5,12 @@ import "strings"
 // stopMatcher ends a text at the first stop string, and holds back text that could become one.
 type stopMatcher struct {
 	stops []string
-	held  string // the end of the text so far: the beginning of a stop string, perhaps
+	held  string // end of the text so far, which may begin a stop string
 	found bool
 }
 
-// push takes the next piece of the text and returns what may be sent. Once a stop string is found, the text ends there.
+// push takes the next piece of the text and returns the part that may be sent. Once a stop string is found, the text
+// ends there.
 func (m *stopMatcher) push(text string) string {
 	text = m.held + text
 	m.held = ""

@@ -10,7 +10,7 @@ func TestStopMatcher(t *testing.T) {
 		name   string
 		stops  []string
 		pieces []string
-		sent   []string // by each piece, until the stop
+		sent   []string // text sent after each piece, until the stop
 		found  bool
 		held   string
 	}{

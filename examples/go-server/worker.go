@@ -15,7 +15,7 @@ import (
 
 const (
 	reportEvery = 500 * time.Millisecond
-	pairAgain   = 2 * time.Second // after a failed pairing
+	pairAgain   = 2 * time.Second // delay after a failed pairing
 )
 
 // member keeps a worker in touch with its front.
@@ -29,14 +29,14 @@ type member struct {
 	paired map[string]*pairing // prefill workers by URL
 }
 
-// pairing is the state of cleave_cache_pair with an address; it has a detail once it has succeeded.
+// pairing is the state of cleave_cache_pair with an address. Its detail is set once it has succeeded.
 type pairing struct {
 	address []byte
 	detail  string
 }
 
-// join reports to the front until `leave` is called. That returns when the front has no more requests for the worker,
-// which must serve until then, or at `end`.
+// join reports to the front until `leave` is called. leave returns at `end`, or when the front has no more requests for
+// the worker. The worker must serve until then.
 func join(h *engineHost, a *authenticator) (leave func(end time.Time), err error) {
 	address, err := h.cache.Address()
 	if err != nil {

@@ -1,5 +1,5 @@
-// A token costs no allocation: polling, reading its event and turning it into text; nor does a request whose buffers
-// are used again. Counted for this thread: those of the library's own threads are its own.
+// Polling, reading a token's event and turning it into text do not allocate. Nor does a request whose buffers are
+// reused. Only this thread's allocations are counted, not those of the library's threads.
 #include "support.hpp"
 
 #include <new>
@@ -69,7 +69,7 @@ TEST_F(Allocations, NoneForATokenNoneForAWarmRequest)
     std::string text;
     text.reserve(8192);
     std::size_t tokens = 0;
-    EXPECT_GT(run(e, d, request, packer, text, tokens), 0u); // the packer gets its memory
+    EXPECT_GT(run(e, d, request, packer, text, tokens), 0u); // the first run allocates the packer's memory
     EXPECT_EQ(run(e, d, request, packer, text, tokens), 0u);
     EXPECT_EQ(tokens, 400u);
 }

@@ -1,4 +1,4 @@
-// With CLEAVE_EXCEPTIONS: or_throw().
+// Tests or_throw(), which CLEAVE_EXCEPTIONS enables.
 #ifndef CLEAVE_EXCEPTIONS
 #error "for a program that is built with CLEAVE_EXCEPTIONS"
 #endif

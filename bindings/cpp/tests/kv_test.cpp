@@ -1,4 +1,4 @@
-// KV handles: who owns them before and after a submission, and the ways to another cache.
+// KV handles: their owner before and after a submission, and the ways to move them to another cache.
 #include "support.hpp"
 
 #include <cstdio>
@@ -24,7 +24,7 @@ protected:
 
     std::uint32_t open_handles() { return must(mixed.metrics()).exports_open; }
 
-    /// Continues `kv` in `engine` with the first token repeated: must give what a mixed engine gave.
+    /// Continues `kv` in `engine` with the first token repeated, and expects a mixed engine's tokens.
     void expect_continues(Engine &engine, Kv kv, std::uint64_t tag)
     {
         Request request;
@@ -56,7 +56,7 @@ TEST_F(KvHandles, HaveOneOwner)
     EXPECT_EQ(moved.get(), id);
     EXPECT_EQ(open_handles(), before + 1);
 
-    moved = prefill(prefiller, ask(2, 8)); // the first one is given back
+    moved = prefill(prefiller, ask(2, 8)); // the assignment releases the first handle
     EXPECT_NE(moved.get(), id);
     EXPECT_EQ(open_handles(), before + 1);
 
@@ -69,7 +69,7 @@ TEST_F(KvHandles, HaveOneOwner)
         EXPECT_EQ(adopted.cache(), cache.get());
     }
     EXPECT_EQ(open_handles(), before);
-    const Kv twice = Kv::adopt(cache.get(), taken); // released again at the end: nothing happens
+    const Kv twice = Kv::adopt(cache.get(), taken); // releases the handle again at the end of the scope, with no effect
     EXPECT_FALSE(twice.info());
 }
 
@@ -89,7 +89,7 @@ TEST_F(KvHandles, AreTakenFromAnEventOnce)
     c.type = CLEAVE_EVENT_KV_STREAM_STARTED;
     c.kv = id;
     Event started(c);
-    EXPECT_FALSE(cache.take_kv(started)); // the request's still
+    EXPECT_FALSE(cache.take_kv(started)); // the handle still belongs to the request
     EXPECT_EQ(started.kv(), id);
     EXPECT_TRUE(kv.info());
 }
@@ -203,7 +203,7 @@ TEST_F(KvHandles, GoToAnotherCacheByTicket)
     EXPECT_EQ(ready.status(), Status::Ok);
     EXPECT_EQ(ready.kv(), imported.get());
     expect_continues(decoder, std::move(imported), 2);
-    EXPECT_FALSE(kv.info()); // the import has consumed it
+    EXPECT_FALSE(kv.info()); // the import has consumed the handle
 
     Cache stranger = must(Cache::create(model, cache_config(0x77)));
     const auto refused = stranger.import_kv(ticket);
@@ -240,7 +240,7 @@ TEST_F(KvHandles, StreamWhileTheyAreFilled)
     Engine decoder = engine_of(other, Role::Decode);
     Request request = ask(1, 8);
     request.stream_kv = true;
-    request.cache_salt = 5; // nothing of it is in the prefix cache
+    request.cache_salt = 5; // nothing is in the prefix cache
     must(prefiller.submit(request));
     Kv imported;
     Event event;
@@ -269,7 +269,7 @@ TEST_F(KvHandles, GoToAnotherCacheAsAnImage)
     expect_continues(decoder, must(other.import_kv(image, queue, 5)), 2);
     image[image.size() / 2] ^= 1;
     EXPECT_EQ(other.import_kv(image).status(), Status::Corrupt);
-    EXPECT_TRUE(kv.info()); // lives on
+    EXPECT_TRUE(kv.info()); // still valid
 }
 
 TEST_F(KvHandles, AreParkedInAFile)

@@ -1,4 +1,4 @@
-// The log: one sink per process, and how long it is used.
+// The log: one sink per process, and its lifetime.
 #include "support.hpp"
 
 #include <memory>
@@ -9,7 +9,7 @@ using namespace cleave;
 
 namespace {
 
-/// Messages that one sink got. Read it once the sink has ended.
+/// Messages that one sink received. Read them after the sink has been removed.
 struct Seen {
     std::vector<std::string> lines;
     LogSink::Function sink()
@@ -22,7 +22,7 @@ struct Seen {
 
 class Log : public WithModel {
 protected:
-    /// Has the library say something, at Debug.
+    /// Makes the library log a message at Debug.
     static void say() { EXPECT_FALSE(Model::load("/no/such/directory")); }
 };
 
@@ -49,7 +49,7 @@ TEST_F(Log, ALaterSinkReplacesAnEarlierOne)
             const LogSink early = must(LogSink::install(LogLevel::Trace, first.sink()));
             late = must(LogSink::install(LogLevel::Trace, second.sink()));
             say();
-        } // the early one ends, and changes nothing
+        } // ending the replaced sink changes nothing
         const std::size_t n = first.lines.size();
         say();
         EXPECT_EQ(first.lines.size(), n);
@@ -71,7 +71,7 @@ TEST_F(Log, MovesAndEndsOnce)
     moved.reset();
     moved.reset();
     EXPECT_FALSE(moved);
-    seen.reset(); // the sink would write there
+    seen.reset(); // a sink that is still called would write to freed memory
     say();
 }
 

@@ -1,4 +1,5 @@
-// Built with -fno-exceptions -fno-rtti, and without GoogleTest: the wrapper needs neither. Uses all of it once.
+// The wrapper needs neither exceptions nor RTTI. This program is built with -fno-exceptions -fno-rtti and without
+// GoogleTest, and uses every part of the wrapper once.
 #include <cleave/cleave.hpp>
 
 #include <cstdio>

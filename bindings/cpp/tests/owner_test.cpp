@@ -1,4 +1,4 @@
-// Who owns what: moves, adoption, objects that end twice or in another order.
+// Ownership: moves, adoption, objects that are destroyed twice or in another order.
 #include "support.hpp"
 
 #include <thread>
@@ -17,7 +17,7 @@ template <class T> void check_moves(T object)
     auto *const c = object.get();
     T moved = std::move(object);
     EXPECT_EQ(moved.get(), c);
-    EXPECT_FALSE(object); // NOLINT: what a move leaves is part of the contract
+    EXPECT_FALSE(object); // NOLINT: the state after a move is part of the contract
     T assigned;
     EXPECT_EQ(assigned.get(), nullptr);
     assigned = std::move(moved);
@@ -30,7 +30,7 @@ template <class T> void check_moves(T object)
     adopted.reset();
     EXPECT_FALSE(adopted);
     adopted.reset();
-    T again = T::adopt(c); // ended already: the library knows, and nothing happens
+    T again = T::adopt(c); // the object is destroyed already: destroying it again does nothing
     static_assert(!std::is_copy_constructible_v<T> && !std::is_copy_assignable_v<T>, "one owner");
     static_assert(std::is_nothrow_move_constructible_v<T> && std::is_nothrow_move_assignable_v<T>, "for containers");
 }
@@ -162,12 +162,13 @@ TEST_F(Owners, CreationOfACacheTellsOfTheWeights)
     };
     EXPECT_EQ(Cache::create(model, cache_config(), {}, note).status(), Status::Cancelled);
     const Cache made = must(Cache::create(model, cache_config(), {}, note));
-    // On the CPU they are mapped: all are there at once.
+    // On the CPU the weights are mapped, so all bytes are available at once.
     const std::vector<std::pair<std::uint64_t, std::uint64_t>> expected(2, {total, total});
     EXPECT_EQ(told, expected);
 }
 
-// reset() of one thread against calls of others: statuses that fit, and every waiting thread wakes.
+// One thread calls reset() while others call functions. Each call returns a plausible status, and every waiting thread
+// wakes.
 TEST_F(Owners, EndWhileOthersCall)
 {
     Engine e = engine();

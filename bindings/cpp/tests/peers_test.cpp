@@ -55,7 +55,7 @@ TEST_F(Peers, CountersAreRead)
     must(e.submit(request));
     answer_of(1);
     const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-    Metrics metrics = must(e.metrics()); // the last step may be ending still
+    Metrics metrics = must(e.metrics()); // the last step may not have ended yet
     while (metrics.running != 0 && std::chrono::steady_clock::now() < until)
         metrics = must(e.metrics());
     EXPECT_EQ(metrics.role(), Role::Mixed);

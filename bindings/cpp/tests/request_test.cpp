@@ -1,4 +1,4 @@
-// How requests are laid out for the C call, and that every field does what it says.
+// Layout of requests for the C call, and the effect of every field.
 #include "support.hpp"
 
 using namespace cleave;

@@ -15,7 +15,7 @@ namespace {
 
 class Streams : public WithModel {
 protected:
-    /// A queue in which a long request stands still until somebody polls.
+    /// A queue that stalls a long request until the test polls.
     void make_queue_small() { queue = must(Queue::create(8)); }
 };
 
@@ -77,13 +77,13 @@ TEST_F(Streams, AQueueIsADescriptor)
     EXPECT_EQ(Queue::create(1).status(), Status::InvalidArgument);
 }
 
-// What stands behind a user_tag is written before the request and read by whatever thread gets its events, with no
-// other lock between the two: what a server does, and what ThreadSanitizer has to be able to follow.
+// Object behind a user_tag. It is written before the request is submitted, and read by any thread that gets its events,
+// without another lock between the two. Servers do this, and ThreadSanitizer must be able to follow it.
 struct Sequence {
     explicit Sequence(Request what) : request(std::move(what)) {}
     Request request;
     std::atomic<std::uint32_t> left{0};
-    std::vector<std::int32_t> tokens; // by index: each element is written by one thread
+    std::vector<std::int32_t> tokens; // by index: one thread writes each element
 };
 
 TEST_F(Streams, ManyThreadsSubmitAndPoll)
@@ -110,7 +110,8 @@ TEST_F(Streams, ManyThreadsSubmitAndPoll)
                     auto *sequence = reinterpret_cast<Sequence *>(event.user_tag());
                     if (event.type() == EventType::Token)
                         sequence->tokens[event.index()] = event.token();
-                    // Other threads may have its last tokens in hand still: who is last of all looks at them.
+                    // Other threads may still be storing this sequence's last tokens, so the last thread of all
+                    // compares them.
                     if (event.type() == EventType::Token || event.type() == EventType::Finished)
                         if (sequence->left.fetch_sub(1) == 1) {
                             const int seed = static_cast<int>(sequence->request.seed) - 1;
@@ -127,7 +128,7 @@ TEST_F(Streams, ManyThreadsSubmitAndPoll)
             for (int i = 0; i < each; i++) {
                 auto sequence = std::make_unique<Sequence>(ask(0, length, i));
                 sequence->request.user_tag = reinterpret_cast<std::uintptr_t>(sequence.get());
-                sequence->request.seed = static_cast<std::uint64_t>(i) + 1; // greedy: a name only
+                sequence->request.seed = static_cast<std::uint64_t>(i) + 1; // only identifies the sequence
                 sequence->tokens.resize(length);
                 sequence->left = length + 1;
                 Request request = std::move(sequence->request);

@@ -1,4 +1,4 @@
-// What the tests share: a model to run, values that must be there, and the usual way through an engine.
+// Shared by the tests: a model to run, unwrapping of values that must exist, and the usual calls of an engine.
 #ifndef CLEAVE_TESTS_SUPPORT_HPP
 #define CLEAVE_TESTS_SUPPORT_HPP
 
@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-/// A value that must be there: the rest of the test makes no sense without it.
+/// Returns a value that must exist. Aborts otherwise, because the rest of the test would make no sense.
 template <class T> T must(cleave::Result<T> result, int line = __builtin_LINE())
 {
     if (!result) {
@@ -28,13 +28,13 @@ inline ::testing::AssertionResult succeeded(const cleave::Result<void> &result)
     return ::testing::AssertionFailure() << result.error().message() << " (" << to_string(result.status()) << ")";
 }
 
-/// What a request came to.
+/// Outcome of a request.
 struct Answer {
     std::vector<std::int32_t> tokens;
     cleave::Event finished;
 };
 
-/// A model, a cache and a queue; skipped where there is no model.
+/// Provides a model, a cache and a queue. Skips the test if there is no model.
 class WithModel : public ::testing::Test {
 protected:
     static std::string model_path()
@@ -81,7 +81,7 @@ protected:
         return must(cleave::Engine::create(of, queue, config));
     }
 
-    /// A greedy request for a number of tokens, the same for the same seed.
+    /// Returns a greedy request for a number of tokens. Equal seeds give equal requests.
     static cleave::Request ask(std::uint64_t user_tag, std::uint32_t max_new_tokens, int seed = 1, int prompt_len = 40)
     {
         cleave::Request request;
@@ -104,7 +104,7 @@ protected:
         return event;
     }
 
-    /// The tokens of one request until it has finished; events of others are dropped.
+    /// Collects the tokens of one request until it has finished, and drops events of others.
     Answer answer_of(std::uint64_t user_tag)
     {
         Answer answer;
@@ -121,7 +121,7 @@ protected:
         }
     }
 
-    /// Prefills `request` and gives the handle.
+    /// Prefills `request` and returns the handle.
     cleave::Kv prefill(cleave::Engine &engine, cleave::Request request, Answer *answer = nullptr)
     {
         must(engine.submit(request));

@@ -1,4 +1,4 @@
-// Text to tokens and back; what is known of models and devices.
+// Text to tokens and back; information about models and devices.
 #include "support.hpp"
 
 using namespace cleave;
@@ -88,7 +88,7 @@ TEST_F(Text, ADetokenizerWritesIntoTheCallersMemory)
     for (std::int32_t token : tokens) {
         char buffer[64], small[1];
         const std::size_t n = must(d.push(token, Span<char>(small).first(0)));
-        EXPECT_EQ(must(d.push(token, Span<char>(small).first(0))), n); // asked for twice, taken once
+        EXPECT_EQ(must(d.push(token, Span<char>(small).first(0))), n); // asking for the length takes no text
         EXPECT_EQ(must(d.push(token, buffer)), n);
         text.append(buffer, n);
     }
@@ -96,7 +96,7 @@ TEST_F(Text, ADetokenizerWritesIntoTheCallersMemory)
     char rest[8];
     EXPECT_EQ(must(d.flush(rest)), 0u);
 
-    // A character in pieces, and then none: what is left is U+FFFD.
+    // An unfinished character at the end becomes U+FFFD.
     const auto pieces = must(model.tokenize("\xe2\x82\xac", Special::None));
     ASSERT_GT(pieces.size(), 1u);
     EXPECT_EQ(must(d.push(pieces[0], rest)), 0u);

@@ -19,7 +19,7 @@ func NewCollector() Collector { return Collector{} }
 // Describe sends nothing: engines and caches come and go, so the collector is an unchecked one.
 func (Collector) Describe(chan<- *client.Desc) {}
 
-// Collect reads the metrics. Where that fails, the gatherer reports the error.
+// Collect reads the metrics. If that fails, the gatherer reports the error.
 func (Collector) Collect(to chan<- client.Metric) {
 	text, err := cleave.MetricsText()
 	if err == nil {

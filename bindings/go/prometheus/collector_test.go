@@ -11,8 +11,8 @@ import (
 	cleave "cleave/go"
 )
 
-// TestCollector runs two engines over one cache and gathers through a registry, which refuses series that are there twice
-// and families of two types.
+// TestCollector runs two engines over one cache and gathers through a registry, which refuses duplicate series and
+// families with two types.
 func TestCollector(t *testing.T) {
 	path := os.Getenv("CLEAVE_TEST_MODEL")
 	if path == "" {

@@ -9,20 +9,20 @@ import (
 	client "github.com/prometheus/client_golang/prometheus"
 )
 
-// family is the family that the lines of the text are in.
+// family is the metric family that the current lines belong to.
 type family struct {
 	name, kind, help string
 	histogram        *histogram
 }
 
-// histogram gathers the lines of one series, which follow one another: buckets, count, sum.
+// histogram gathers the lines of one series, which are consecutive: buckets, count, sum.
 type histogram struct {
 	buckets map[float64]uint64
 	count   uint64
 }
 
-// parse sends what stands in the text that the library writes. That is a part of OpenMetrics: a family's lines follow one
-// another, and so do a histogram's.
+// parse sends the metrics in the library's text. It reads a subset of OpenMetrics, in which the lines of a family are
+// consecutive, as are those of a histogram.
 func parse(text string, send func(client.Metric)) error {
 	var f family
 	for line := range strings.Lines(text) {
@@ -54,7 +54,7 @@ func (f *family) describe(words []string) {
 	}
 }
 
-// sample is the metric that a line completes: none for a line of a histogram that is not its last.
+// sample returns the metric that a line completes, or none if the line is part of a histogram that is not complete yet.
 func (f *family) sample(line string) (client.Metric, error) {
 	name, rest, _ := strings.Cut(line, "{")
 	names, values, rest, err := labels(rest)
@@ -95,7 +95,7 @@ func (f *family) bucket(suffix string, names, values []string, value float64) (c
 	return client.NewConstHistogram(client.NewDesc(f.name, f.help, names, nil), h.count, value, h.buckets, values...)
 }
 
-// labels reads `a="b",c="d"} ` and returns names, values and what follows.
+// labels reads `a="b",c="d"} ` and returns names, values and the rest of the line.
 func labels(text string) (names, values []string, rest string, err error) {
 	for {
 		name, after, found := strings.Cut(text, `="`)

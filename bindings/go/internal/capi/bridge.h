@@ -1,7 +1,7 @@
 /*
- * Objects are names, not addresses: in Go they are uintptr, so that the garbage collector never sees one as a pointer.
- * Bytes have a type, so that cgo knows that there are no pointers among them, whatever they are a part of. These are the
- * functions of cleave.h with those two changes.
+ * The functions of cleave.h with two changes for Go. Objects are uintptr in Go: they are names, not addresses, and
+ * the garbage collector must not take them for pointers. Byte buffers have a type of their own: it tells cgo that they
+ * contain no pointers, whatever they are a part of.
  */
 #ifndef CLEAVE_GO_BRIDGE_H
 #define CLEAVE_GO_BRIDGE_H
@@ -9,7 +9,7 @@
 #include <cleave/cleave.h>
 #include <stddef.h>
 
-/* capi.Event is this, field by field. */
+/* capi.Event has the layout of cleave_event_t, field by field. */
 _Static_assert(sizeof(cleave_event_t) >= 64 && offsetof(cleave_event_t, type) == 0 &&
                    offsetof(cleave_event_t, finish_reason) == 4 && offsetof(cleave_event_t, status) == 8 &&
                    offsetof(cleave_event_t, token) == 12 && offsetof(cleave_event_t, user_tag) == 16 &&

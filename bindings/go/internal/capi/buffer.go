@@ -8,8 +8,8 @@ import (
 	"unsafe"
 )
 
-// enough asks fill for a result of unknown length: fill gets a buffer, and says how long the result is and how the call
-// ended. A result that grew since its length was asked for is asked for again.
+// enough calls fill until its buffer is large enough. fill gets a buffer and returns the length of the result and an
+// error. The result may grow between two calls.
 func enough[T any](guess int, fill func(buf *T, capacity C.size_t, n *C.size_t) *Error) ([]T, *Error) {
 	buf := make([]T, guess)
 	for {
@@ -30,8 +30,8 @@ func chars(b *byte) *C.char { return (*C.char)(unsafe.Pointer(b)) }
 
 func bytes(b *byte) *C.uint8_t { return (*C.uint8_t)(unsafe.Pointer(b)) }
 
-// cString is a copy of s with a NUL behind it. One within s would cut it: the library would see another text than the
-// caller gave.
+// cString returns a copy of s with a NUL at its end. It refuses an s that contains a NUL, because the library would see
+// only the text before it.
 func cString(what, s string) (*C.char, *Error) {
 	if strings.IndexByte(s, 0) >= 0 {
 		return nil, &Error{Status: C.CLEAVE_ERR_INVALID_ARGUMENT, Message: what + " has a NUL in it"}

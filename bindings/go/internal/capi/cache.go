@@ -10,10 +10,10 @@ import (
 	"unsafe"
 )
 
-// Progress is told how many bytes are there, and how many will be. It returns whether to go on.
+// Progress receives the number of bytes loaded so far and in total. It returns whether to continue.
 type Progress func(done, total uint64) bool
 
-// watched is a Progress that the library calls, and what it panicked with.
+// watched holds a Progress that the library calls, and the value with which it panicked.
 type watched struct {
 	call     Progress
 	panicked any
@@ -22,7 +22,7 @@ type watched struct {
 //export cleaveGoProgress
 func cleaveGoProgress(id C.uintptr_t, done, total C.uint64_t) (answer C.int32_t) {
 	w := cgo.Handle(id).Value().(*watched)
-	// A panic goes on behind the library's call, not through it.
+	// The panic is raised again after the library's call has returned, because it must not unwind through C.
 	defer func() {
 		if w.panicked = recover(); w.panicked != nil {
 			answer = 1
@@ -54,7 +54,7 @@ const (
 	ListenPlaintext   = C.CLEAVE_LISTEN_PLAINTEXT
 )
 
-// CacheCreate is cleave_cache_create, or with progress cleave_cache_create_with_progress.
+// CacheCreate is cleave_cache_create, or cleave_cache_create_with_progress if progress is not nil.
 func CacheCreate(model uintptr, devices []int32, config *CacheConfig, progress Progress) (uintptr, *Error) {
 	var out C.name_t
 	var err C.cleave_error_t
@@ -88,7 +88,7 @@ func CacheCreate(model uintptr, devices []int32, config *CacheConfig, progress P
 // CacheDestroy is cleave_cache_destroy.
 func CacheDestroy(cache uintptr) { C.bridge_cache_destroy(C.name_t(cache)) }
 
-// CacheListen is cleave_cache_listen. An empty advertise is none.
+// CacheListen is cleave_cache_listen. An empty advertise is passed as NULL.
 func CacheListen(cache uintptr, address, advertise string, flags uint32) (uint16, *Error) {
 	var port C.uint16_t
 	var err C.cleave_error_t
@@ -124,7 +124,7 @@ type PairReport struct {
 	Detail         string
 }
 
-// CachePair is cleave_cache_pair. The report is filled also when the pair is refused.
+// CachePair is cleave_cache_pair. The report is filled even if the pair is refused.
 func CachePair(cache uintptr, address []byte, transport uint32) (PairReport, *Error) {
 	var c C.cleave_pair_report_t
 	var err C.cleave_error_t

@@ -1,6 +1,7 @@
-// Package capi is the C API of cleave in Go's types: every function of cleave.h once, and nothing on top of it.
+// Package capi is the C API of cleave in Go's types. It has one function for each function of cleave.h and adds
+// nothing.
 //
-// It holds all of the cgo. Objects are uintptr (see bridge.h), results are copied, and a failure is an *Error.
+// The package holds all of the cgo. Objects are uintptr (see bridge.h), results are copied, and a failure is an *Error.
 package capi
 
 // #include "bridge.h"
@@ -22,7 +23,7 @@ func failure(status C.cleave_status_t, err *C.cleave_error_t) *Error {
 	return &Error{Status: int32(status), Message: text(err.message[:])}
 }
 
-// text is what stands in a fixed array before its NUL.
+// text returns the content of a fixed array up to its NUL.
 func text(chars []C.char) string {
 	n := 0
 	for n < len(chars) && chars[n] != 0 {
@@ -31,16 +32,16 @@ func text(chars []C.char) string {
 	return string(unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(chars))), n))
 }
 
-// StatusString is the name of a status, as "NOT_FOUND".
+// StatusString returns the name of a status, such as "NOT_FOUND".
 func StatusString(status int32) string {
 	return C.GoString(C.cleave_status_string(C.cleave_status_t(status)))
 }
 
-// APIVersion is (major << 16) | minor of the library that was loaded.
+// APIVersion returns (major << 16) | minor of the loaded library.
 func APIVersion() uint32 { return uint32(C.cleave_api_version()) }
 
-// HeaderVersion is the same of the header that this package was compiled with.
+// HeaderVersion returns (major << 16) | minor of the header that this package was compiled with.
 func HeaderVersion() uint32 { return C.CLEAVE_API_MAJOR<<16 | C.CLEAVE_API_MINOR }
 
-// VersionString is the library's release.
+// VersionString returns the library's release.
 func VersionString() string { return C.GoString(C.cleave_version_string()) }

@@ -5,7 +5,8 @@ import "C"
 
 import "reflect"
 
-// EngineMetrics is cleave_engine_metrics. The fields of *out are set from the fields of the C struct that their tags `c` name.
+// EngineMetrics is cleave_engine_metrics. It sets each field of *out from the field of the C struct that its tag `c`
+// names.
 func EngineMetrics(engine uintptr, out any) *Error {
 	var c C.cleave_metrics_t
 	var err C.cleave_error_t

@@ -2,7 +2,8 @@
 
 package capi
 
-// The archive comes first, so that nothing is left for the shared library, which pkg-config names too.
+// The archive comes first and resolves every symbol. pkg-config also names the shared library, which is then not
+// needed.
 
 // #cgo LDFLAGS: -l:libcleave.a -Wl,--as-needed
 // #cgo pkg-config: --static cleave

@@ -1,4 +1,4 @@
-/* What the library calls: the Go function, whose C declaration knows no const. */
+/* The library calls this function. It calls the Go function, whose C declaration has no const. */
 #include "_cgo_export.h"
 
 void cleave_go_log(uintptr_t user_data, int32_t level, const char *target, const char *message)

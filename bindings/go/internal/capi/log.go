@@ -7,11 +7,11 @@ import "C"
 
 import "sync"
 
-// LogSink takes one message of the library's log.
+// LogSink receives one message of the library's log.
 type LogSink func(level int32, target, message string)
 
-// sinks holds the sinks that the library may call, by the number that it knows them by. set tells whether the call
-// that brought one in has returned.
+// sinks maps the number that the library passes back to the sink it stands for. set tells whether the LogSet call that
+// registered the sink has returned.
 var sinks = struct {
 	sync.Mutex
 	last uintptr
@@ -23,7 +23,7 @@ type sink struct {
 	set  bool
 }
 
-// LogSet is cleave_log_set: nil turns the log off. From within a sink it is refused by the library, as it is in C.
+// LogSet is cleave_log_set; a nil sink turns the log off. As in C, the library refuses a call from within a sink.
 func LogSet(level int32, call LogSink) *Error {
 	var fn C.cleave_log_fn
 	sinks.Lock()
@@ -43,7 +43,7 @@ func LogSet(level int32, call LogSink) *Error {
 	}
 	sinks.Unlock()
 
-	// Not under the lock: this waits for the sink that it replaces.
+	// The lock is not held here, because the call waits for the sink that it replaces.
 	var text C.cleave_error_t
 	err := failure(C.cleave_log_set(C.int32_t(level), fn, C.uintptr_t(id), &text), &text)
 
@@ -53,8 +53,8 @@ func LogSet(level int32, call LogSink) *Error {
 		delete(sinks.all, id)
 		return err
 	}
-	// Sinks that were set before this call began are never called again. If two calls run at once, neither knows which came
-	// first, and both sinks stay until the next call.
+	// Sinks that were set before this call began are never called again. If two calls run at once, neither knows which
+	// came first, and both sinks stay until the next call.
 	for _, old := range replaced {
 		delete(sinks.all, old)
 	}

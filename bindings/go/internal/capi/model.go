@@ -117,8 +117,8 @@ func DetokenizerCreate(model uintptr) (uintptr, *Error) {
 	return uintptr(out), failure(status, &err)
 }
 
-// DetokenizerPush is cleave_detokenizer_push into buf: n is how long the text is, and if that is more than buf holds,
-// nothing has happened.
+// DetokenizerPush is cleave_detokenizer_push into buf; n is the length of the text. If n is more than buf holds, the
+// call had no effect.
 func DetokenizerPush(d uintptr, token int32, buf []byte) (n int, err *Error) {
 	var length C.size_t
 	var text C.cleave_error_t
@@ -126,7 +126,7 @@ func DetokenizerPush(d uintptr, token int32, buf []byte) (n int, err *Error) {
 	return int(length), failure(status, &text)
 }
 
-// DetokenizerFlush is cleave_detokenizer_flush, likewise.
+// DetokenizerFlush is cleave_detokenizer_flush, with buf and n as in DetokenizerPush.
 func DetokenizerFlush(d uintptr, buf []byte) (n int, err *Error) {
 	var length C.size_t
 	var text C.cleave_error_t

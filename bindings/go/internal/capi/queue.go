@@ -7,7 +7,8 @@ import "C"
 
 import "unsafe"
 
-// Event is cleave_event_t, field by field: cleave_queue_poll writes into a slice of these. bridge.h checks the layout.
+// Event has the layout of cleave_event_t, field by field: cleave_queue_poll writes into a slice of Events. bridge.h
+// checks the layout.
 type Event struct {
 	Type         uint32
 	FinishReason uint32
@@ -23,7 +24,7 @@ type Event struct {
 	Flags        uint32
 }
 
-// Types of events, reasons of FINISHED, and its flags.
+// Types of events, reasons of FINISHED events, and their flags.
 const (
 	EventToken           = C.CLEAVE_EVENT_TOKEN
 	EventFinished        = C.CLEAVE_EVENT_FINISHED

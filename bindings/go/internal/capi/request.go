@@ -44,8 +44,8 @@ const (
 	RequestRecompute        = C.CLEAVE_REQUEST_RECOMPUTE
 )
 
-// Submit is cleave_engine_submit. It returns the ids of the requests that were accepted: all, or those before the first that
-// was refused.
+// Submit is cleave_engine_submit. It returns the ids of the accepted requests: all, or those before the first refused
+// one.
 func Submit(engine uintptr, requests []Request, tokens []int32) ([]uint64, *Error) {
 	var one [1]C.cleave_request_desc_t
 	descs := one[:]

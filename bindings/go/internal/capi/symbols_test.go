@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// Every function of the C API is called from here, and from nowhere else.
+// Every function of the C API is called from this package, and from nowhere else.
 func TestEveryFunctionIsReachable(t *testing.T) {
 	header, err := os.ReadFile("../../../../include/cleave/cleave.h")
 	if os.IsNotExist(err) {
@@ -35,7 +35,7 @@ func TestEveryFunctionIsReachable(t *testing.T) {
 	}
 	for _, function := range functions {
 		symbol := function[1]
-		// Either Go calls it, or it calls a function of bridge.h that does.
+		// Go code calls the function, or calls a function of bridge.h that calls it.
 		direct := strings.Contains(text.String(), "C."+symbol+"(")
 		bridged := strings.Contains(text.String(), "C.bridge_"+strings.TrimPrefix(symbol, "cleave_")+"(") &&
 			regexp.MustCompile(`[^.]\b`+symbol+`\(`).MatchString(text.String())
