@@ -15,16 +15,17 @@ case $dynamic in *"[$soname]"*) ;; *) echo "SONAME is not $soname"; status=1 ;; 
 case $dynamic in *NODELETE*) ;; *) echo "not linked with -z nodelete"; status=1 ;; esac
 case $dynamic in *RUNPATH* | *RPATH* | *TEXTREL*) echo "RPATH, RUNPATH or TEXTREL"; status=1 ;; esac
 
-# Whatever a program needs beside libc and what the compiler brings would be a surprise at load time.
+# The libraries must not need anything except libc and the compiler's own runtime, because a program would notice only
+# at load time.
 needed=$(echo "$dynamic" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p' | grep -vE '^(libc|libm|libgcc_s|ld-linux[a-z0-9-]*|libpthread|libdl|librt)\.so' || true)
 if [ -n "$needed" ]; then
     echo "libcleave.so needs $needed"
     status=1
 fi
 
-# libcleave.a: no symbol of ours or of C code in it that a linker could take for one of the host's. Rust's own are
-# mangled, weak, or begin with rust_ or two underscores. ring puts its name and exact version before its own: a host that
-# has the same one has the same code.
+# libcleave.a has no symbol of the project or of C code that a linker could confuse with one of the host's. Rust's own
+# symbols are mangled, weak, or begin with rust_ or two underscores. ring prefixes its symbols with its name and exact
+# version: a host that has the same symbol has the same code.
 nm -g --defined-only "$lib/libcleave.a" 2>/dev/null | awk 'NF == 3 && $2 !~ /[WVu]/ {print $3}' |
     grep -vE '^(_?cleave_|_ZN|_R|rust_|__|ring_core_[0-9]+_[0-9]+_[0-9]+_+|DW\.ref|anon\.)' | LC_ALL=C sort -u >abi-static.txt || true
 if [ -s abi-static.txt ]; then

@@ -1,3 +1,3 @@
 #!/bin/sh
-# functions.sh HEADER: the names of the functions that cleave.h declares, sorted, one a line.
+# functions.sh HEADER: prints the names of the functions that cleave.h declares, sorted, one per line.
 sed -n 's/^[a-z][^(]*[ *]\(cleave_[a-z0-9_]*\)(.*/\1/p' "$1" | LC_ALL=C sort

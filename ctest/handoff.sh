@@ -1,6 +1,6 @@
 #!/bin/sh
-# handoff.sh EXAMPLES MODEL: prefill_worker and decode_worker as processes that live, die, hang and come back. Whatever
-# happens, the answers are those of one process on its own.
+# handoff.sh EXAMPLES MODEL: runs prefill_worker and decode_worker as processes that are killed, stopped and restarted.
+# The answers must always equal those of a single process.
 set -eu
 bin=$1 model=$2
 work=$(mktemp -d)
@@ -48,7 +48,7 @@ says() { # says NAME PATTERN: in its report
     grep -q "$2" "report.$1" || fail "no \"$2\" in the report of $1"
 }
 
-# Questions that the model was not trained with, and long prompts whose answers mean nothing.
+# Questions that the model was not trained on, and long prompts whose answers have no meaning.
 sed -n 's/^{"prompt": "\(.*\)", "answer": "\(.*\)", "facts".*/\1/p' "$model/recall_heldout.json" | head -n 30 >questions
 sed -n 's/^{"prompt": "\(.*\)", "answer": "\(.*\)", "facts".*/ \2/p' "$model/recall_heldout.json" | head -n 30 >answers
 [ "$(wc -l <questions)" -eq 30 ] || fail "questions"
@@ -63,7 +63,7 @@ chmod 600 secret
 decode mixed <questions
 says mixed "cannot be reached\|No such file"
 says mixed "^transport *none"
-# The first words are the right answer, most of the time: this is about a small model, but a wrong KV is never right.
+# Most first words are the right answer. A small model makes mistakes, but KV must never be wrong.
 right=$(paste -d '|' answers mixed.out | awk -F '|' 'index($2, $1) == 1' | wc -l)
 [ "$right" -ge 25 ] || fail "$right of 30 answers are right"
 cp mixed.out wanted
@@ -129,12 +129,13 @@ for how in KILL STOP; do
     cat long >&3
     until_there . "$how.out" 3
     kill -"$how" "$prefill"
-    # The tickets that are out are worth nothing: recomputed. One more prompt is answered without the prefill worker.
+    # Outstanding tickets are now invalid, so their prompts are recomputed. One more prompt is answered without the
+    # prefill worker.
     until_there . "$how.out" "$(wc -l <long)"
     cat extra >&3
     until_there . "$how.out" "$(($(wc -l <long) + 1))"
     says "$how" "is gone\|says nothing"
-    # Another one at the same place: in the case of STOP as if the first had been moved away.
+    # Starts another worker at the same place. After STOP this looks as if the first one had moved away.
     rm -f rpc
     stopped=$prefill
     prefill

@@ -1,6 +1,6 @@
 #!/bin/sh
-# package.sh CMAKE BUILD SOURCE WORK [TARGET]: installs, moves what was installed, and builds and runs consumers of it:
-# C and C++ by find_package and by pkg-config, both also static; and those that take the sources by add_subdirectory.
+# package.sh CMAKE BUILD SOURCE WORK [TARGET]: installs, moves the installation, and builds and runs consumers of it.
+# They use C and C++ with find_package and with pkg-config, both also static, and the sources with add_subdirectory.
 set -eu
 cmake=$1 build=$2 source=$3 work=$4 target=${5:-$2/cargo}
 unset LD_LIBRARY_PATH CMAKE_PREFIX_PATH PKG_CONFIG_PATH || true

@@ -1,5 +1,5 @@
 #!/bin/sh
-# park.sh PROGRAM MODEL: the parked chat goes on in another process where one that was never parked would have gone.
+# park.sh PROGRAM MODEL: a parked chat, continued in another process, gives the same text as one that was never parked.
 set -eu
 file=parked.$$
 trap 'rm -f "$file"' EXIT

@@ -1,7 +1,7 @@
 #!/bin/sh
-# snippets.sh CC CXX SOURCE LIBDIR WORK: C, C++ and Go in the documents compiles without a warning and calls only functions that
-# the library has. Pieces are put into a function (snippets.h, snippets.hpp and snippets.go declare what they use). Whole
-# programs are also linked and run: each answers a question with the tiny model.
+# snippets.sh CC CXX SOURCE LIBDIR WORK: the C, C++ and Go code in the documents compiles without a warning and calls
+# only functions that the library has. Snippets are put into a function; snippets.h, snippets.hpp and snippets.go
+# declare the names they use. Whole programs are also linked and run: each answers a question with the tiny model.
 set -eu
 cc=$1 cxx=$2 source=$3 lib=$4 work=$5
 model=$source/models/tiny
@@ -13,7 +13,7 @@ cd "$work"
 LD_LIBRARY_PATH=$lib
 export LD_LIBRARY_PATH
 
-# Every block becomes NAME-LINE.LANGUAGE, and NAME-LINE.LANGUAGE.origin says where it stands.
+# Every block becomes NAME-LINE.LANGUAGE, and NAME-LINE.LANGUAGE.origin holds its position in the document.
 for document in "$source"/README.md "$source"/docs/*.md "$source"/bindings/*/README.md; do
     [ -e "$document" ] || continue
     name=$(echo "${document#"$source"/}" | tr '/' '_')
@@ -45,7 +45,7 @@ native() { # native FILE EXTENSION PREAMBLE DECLARATION COMPILER...: a piece of 
     fi
     { printf '#include "%s"\n%s\n{\n%s\n' "$preamble" "$declaration" "$line" && cat "$file" && echo '}'; } >"$file.piece.$extension"
     "$@" -Wno-unused-variable -c "$file.piece.$extension" -o "$file.o"
-    # What it needs beside the harness and the standard library has to be in the library: checked by name.
+    # Symbols outside the harness and the standard library must be in the library: checked by name.
     for symbol in $(nm -u "$file.o" | awk '{print $NF}' | grep '^cleave_'); do
         nm -D --defined-only "$lib/libcleave.so" | grep -q " $symbol\$" || fail "$file" "no $symbol in libcleave.so"
     done
@@ -90,7 +90,7 @@ for file in *-*.go; do
     if grep -q '^package main' "$file"; then
         { echo "$line" && cat "$file"; } >"$dir/main.go"
     else
-        # A file's imports are those of the packages that it names.
+        # A file imports the packages that it names.
         {
             echo 'package main'
             for package in context errors fmt io iter log net/http os time cleave/go; do

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Two processes, one model: a prefill worker and a decode worker. Prompts go from the second to the first, KV comes back by
-# shared memory; at the end one process on its own says whether the answers are right.
+# Runs a prefill worker and a decode worker as two processes that share one model. The decode worker sends prompts, and the KV
+# comes back over shared memory. At the end a single process answers the same prompts, and the answers are compared.
 #
 #     handoff.sh [--bin DIRECTORY] [--model DIRECTORY] [--netns] [PROMPT...]
 #
-# --netns puts the two into network namespaces of their own, as if on two machines: the KV comes by TCP, encrypted. Needs
-# root, and leaves nothing behind. Where it is not allowed it says so and exits with 77.
+# --netns puts each process into its own network namespace, as if on two machines: the KV then comes over encrypted TCP.
+# It needs root and cleans up after itself. Without the permission it prints a message and exits with 77.
 set -eu
 bin=build/examples model=models/tiny netns=
 while [ $# -gt 0 ]; do

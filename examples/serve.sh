@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# serve.sh SERVER MODEL [PORT]: one prefill worker, two decode workers and a front on this machine, until Ctrl-C.
-# SERVER is the go-server or the cpp-server. Prints a curl line to paste, and the address of the page.
+# serve.sh SERVER MODEL [PORT]: runs one prefill worker, two decode workers and a front on this machine, until Ctrl-C.
+# SERVER is the go-server or the cpp-server. Prints a curl command to paste, and the address of the web page.
 set -euo pipefail
 server=$1 model=$2 port=${3:-8000}
 page=$(dirname "$0")/web/index.html
@@ -17,7 +17,7 @@ finish() {
 trap finish EXIT
 trap 'exit 0' INT TERM
 
-# The secret that lets workers import each other's KV: only for this user's eyes.
+# The secret lets workers import each other's KV, so only this user may read it.
 (umask 077 && head -c 32 /dev/urandom >"$work/secret")
 
 start() { # start NAME OPTIONS...: in the background; sets `url` once it listens
@@ -43,7 +43,7 @@ inside=$(sed -n 's/^workers join at //p' "$work/front.out")
 start prefill --role prefill --front "$inside" "${worker[@]}"
 start decode-1 --role decode --front "$inside" "${worker[@]}"
 start decode-2 --role decode --front "$inside" "${worker[@]}"
-# Until the front has heard of all of them, and each decode worker can import.
+# Waits until the front knows all workers, and each decode worker can import.
 for _ in $(seq 100); do
     [ "$(curl -s "$front/workers" | grep -oE '"paired": ?\{"http' | wc -l)" -ge 2 ] && break
     sleep 0.1

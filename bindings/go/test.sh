@@ -22,7 +22,7 @@ LD_LIBRARY_PATH=$(dirname "$PKG_CONFIG_PATH")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PAT
 export CLEAVE_TEST_MODEL PKG_CONFIG_PATH LD_LIBRARY_PATH GOPROXY=off GOTOOLCHAIN=local GOWORK=off
 cd "$(dirname "$0")"
 
-# How often the tests run in each form. Races show in repetition: raise it to look for one.
+# Number of times that each configuration runs. Raise it to look for a race, which may show only after many runs.
 effort=${CLEAVE_TEST_EFFORT:-1}
 
 step() {
@@ -42,11 +42,11 @@ fi
 step go test -race -count="$effort" ./...
 step env GOEXPERIMENT=cgocheck2 go test -count="$effort" ./...
 step env GOGC=1 go test -count="$effort" ./...
-# The archive is linked: the program finds no shared library, and needs none.
+# The archive is linked: the program must not need a shared library.
 step env -u LD_LIBRARY_PATH go test -count=1 -tags cleave_static ./...
 step go test -run '^$' -bench . -benchtime 1x .
 
-# The collector is a module of its own, because it has dependencies: they are in Go's module cache or fetched.
+# The collector is a module of its own because it has dependencies. They come from Go's module cache or the network.
 cd prometheus
 if GOPROXY=$proxy go mod download; then
     step go vet ./...

@@ -1,6 +1,6 @@
 #!/bin/sh
-# headers.sh CXX SOURCE WORK: every header of the wrapper compiles by itself, and all of them in every standard from C++17 on
-# that the compiler has, with and without exceptions, and without a warning.
+# headers.sh CXX SOURCE WORK: every header of the wrapper compiles by itself. All of them together compile in every
+# standard from C++17 on that the compiler supports, with and without exceptions, and without a warning.
 set -eu
 cxx=$1 source=$2 work=$3
 mkdir -p "$work"
