@@ -2,7 +2,7 @@
 
 using namespace cleave;
 
-// Grid: pieces of 16 bytes / block size, rounded up.
+// Grid: number of 16-byte pieces / block size, rounded up.
 #define SILU_MUL(T)                                                                                                    \
     extern "C" __global__ void silu_mul_##T(T *gate, uint32_t gate_stride, const T *up, uint32_t up_stride,            \
                                             uint32_t rows, uint32_t columns)                                           \

@@ -3,7 +3,7 @@
 
 using namespace cleave;
 
-// Pieces of rows' contexts. Grid and shared memory: see attention_decode.
+// Attention over pieces of the rows' contexts. Grid and shared memory: see attention_decode.
 #define DECODE(T, name, K, D)                                                                                          \
     extern "C" __global__ void __launch_bounds__(decode_threads, sizeof(K) == 4 ? 3 : 4) attention_decode_##T##_##name##_##D(               \
         ATTENTION_ARGUMENTS(T, DecodeWork), float *sums, float *weights)                                               \

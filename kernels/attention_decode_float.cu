@@ -3,10 +3,10 @@
 
 using namespace cleave;
 
-// Blocks at once that ptxas is to leave registers for: of its own accord it spills with the smallest heads.
+// Number of resident blocks for which ptxas must leave registers. Without it, ptxas spills for the smallest heads.
 template <class K, int D> constexpr int blocks = D == 16 && sizeof(K) == 1 ? 4 : 1;
 
-// Pieces of rows' contexts. Grid and shared memory: see attention_decode_float.
+// Attention over pieces of the rows' contexts. Grid and shared memory: see attention_decode_float.
 #define DECODE(T, name, K, D)                                                                                          \
     extern "C" __global__ void __launch_bounds__(decode_threads, (blocks<K, D>))                                       \
         attention_decode_##T##_##name##_##D(ATTENTION_ARGUMENTS(T, DecodeWork), float *sums, float *weights)           \

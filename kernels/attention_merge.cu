@@ -3,7 +3,7 @@
 
 using namespace cleave;
 
-// Rows of several pieces. Grid and shared memory: see attention_merge.
+// Merges rows that have several pieces. Grid and shared memory: see attention_merge.
 #define MERGE(T, D)                                                                                                    \
     extern "C" __global__ void __launch_bounds__(decode_threads) attention_merge_##T##_##D(                            \
         T *out, uint32_t out_stride, uint32_t heads, const DecodeMerge *list, const uint32_t *count,                   \

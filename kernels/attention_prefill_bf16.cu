@@ -3,7 +3,7 @@
 
 using namespace cleave;
 
-// Tiles of query rows. Grid and shared memory: see attention_prefill.
+// Attention over tiles of query rows. Grid and shared memory: see attention_prefill.
 #define PREFILL(T, name, K, D)                                                                                         \
     extern "C" __global__ void __launch_bounds__(prefill_threads)                                                      \
         attention_prefill_##T##_##name##_##D(ATTENTION_ARGUMENTS(T, PrefillWork))                                      \

@@ -2,7 +2,7 @@
 
 using namespace cleave;
 
-// Grid: rows. Block: embed_threads suit. No shared memory.
+// Grid: rows. Block: any size; embed_threads is a good choice. No shared memory.
 #define EMBED(W)                                                                                                       \
     extern "C" __global__ void embed_##W(const W *table, const uint32_t *tokens, float *out, uint32_t rows,            \
                                          uint32_t hidden)                                                              \

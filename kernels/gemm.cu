@@ -2,8 +2,8 @@
 
 using namespace cleave;
 
-// y[m, n] (+)= x[m, k] · w[n, k]ᵀ + bias, see Product. gemm_: a grid of tiles of gemm_rows × gemm_columns.
-// gemm_flat_, for few rows: of gemm_flat_rows × gemm_flat_columns. Both give the same bits.
+// y[m, n] (+)= x[m, k] · w[n, k]ᵀ + bias, see Product. The grid of gemm_ consists of tiles of gemm_rows × gemm_columns.
+// gemm_flat_ is for few rows and uses tiles of gemm_flat_rows × gemm_flat_columns. Both give the same bits.
 #define GEMM_ENTRY(name, Tile, blocks, T, O)                                                                           \
     extern "C" __global__ void __launch_bounds__(Tile::threads, blocks)                                                \
         name(O *y, uint32_t y_stride, const T *x, uint32_t x_stride, const T *w, const float *bias, uint32_t m,        \
@@ -22,7 +22,7 @@ GEMM(bf16, float)
 GEMM(f16, f16)
 GEMM(f16, float)
 
-// A grid of tiles of gemm_float_rows × gemm_float_columns.
+// Grid: tiles of gemm_float_rows × gemm_float_columns.
 extern "C" __global__ void __launch_bounds__(gemm_float_threads, 2)
     gemm_float_float(float *y, uint32_t y_stride, const float *x, uint32_t x_stride, const float *w, const float *bias,
                      uint32_t m, uint32_t n, uint32_t k, uint32_t accumulate)

@@ -2,7 +2,7 @@
 
 using namespace cleave;
 
-// y[m, n] (+)= x[m, k] · w[n, k]ᵀ + bias for m of 1 to gemv_rows, see Product and gemv.cuh.
+// y[m, n] (+)= x[m, k] · w[n, k]ᵀ + bias for m from 1 to gemv_rows. See Product and gemv.cuh.
 #define GEMV(T, O)                                                                                                     \
     extern "C" __global__ void __launch_bounds__(gemv_threads, 2)                                                               \
         gemv_##T##_##O(O *y, uint32_t y_stride, const T *x, uint32_t x_stride, const T *w, const float *bias,          \
@@ -12,7 +12,8 @@ using namespace cleave;
     }                                                                                                                  \
     CLEAVE_ENTRY(gemv_##T##_##O)
 
-// y[m, n] = silu(x · gateᵀ) * (x · upᵀ), both [n, k], else as gemv_; shared memory for two matrices.
+// y[m, n] = silu(x · gateᵀ) * (x · upᵀ); both matrices are [n, k]. Launched like gemv_, with shared memory for two
+// matrices.
 #define GEMV_SILU(T)                                                                                                   \
     extern "C" __global__ void __launch_bounds__(gemv_threads, 2)                                                               \
         gemv_silu_##T(T *y, uint32_t y_stride, const T *x, uint32_t x_stride, const T *gate, const T *up, uint32_t m,  \

@@ -2,7 +2,8 @@
 
 using namespace cleave;
 
-// Any grid and block: (block_bytes / 16 / block size / kv_copy_ahead, count) is a thread for each four words. No shared memory.
+// Works with any grid and block. (block_bytes / 16 / block size / kv_copy_ahead, count) gives each thread four words.
+// No shared memory.
 extern "C" __global__ void kv_copy(unsigned char *to, const uint32_t *to_ids, const unsigned char *from,
                                    const uint32_t *from_ids, uint64_t block_bytes, uint32_t count)
 {
@@ -10,7 +11,7 @@ extern "C" __global__ void kv_copy(unsigned char *to, const uint32_t *to_ids, co
 }
 CLEAVE_ENTRY(kv_copy)
 
-// Blocks `ids` of a slab, one after the other in `staging`.
+// Copies blocks `ids` of a slab to consecutive blocks of `staging`.
 extern "C" __global__ void kv_gather(unsigned char *staging, const unsigned char *slab, const uint32_t *ids,
                                      uint64_t block_bytes, uint32_t count)
 {
@@ -18,7 +19,7 @@ extern "C" __global__ void kv_gather(unsigned char *staging, const unsigned char
 }
 CLEAVE_ENTRY(kv_gather)
 
-// The reverse.
+// Copies consecutive blocks of the staging buffer to blocks `ids` of a slab.
 extern "C" __global__ void kv_scatter(unsigned char *slab, const uint32_t *ids, const unsigned char *staging,
                                       uint64_t block_bytes, uint32_t count)
 {
@@ -26,8 +27,9 @@ extern "C" __global__ void kv_scatter(unsigned char *slab, const uint32_t *ids, 
 }
 CLEAVE_ENTRY(kv_scatter)
 
-// Any grid; block: a multiple of 32 threads, kv_convert_threads suit. (tokens * lanes / block size, 2 * layers * kv_heads) is a row for
-// each of the threads' groups, with lanes = ceil(head_dim / 4) rounded up to a power of two, at most 32. No shared memory.
+// Works with any grid. Block: a multiple of 32 threads; kv_convert_threads is a good choice. The grid (tokens * lanes /
+// block size, 2 * layers * kv_heads) gives one row to each group of threads, where lanes is ceil(head_dim / 4) rounded
+// up to a power of two, at most 32. No shared memory.
 #define KV_CONVERT(From, from_name, To, to_name)                                                                       \
     extern "C" __global__ void kv_convert_##from_name##_##to_name(                                                     \
         const unsigned char *from, const uint32_t *from_table, KvLayout from_layout, unsigned char *to,                \

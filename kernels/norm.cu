@@ -2,7 +2,7 @@
 
 using namespace cleave;
 
-// Grid: rows. Block: norm_threads<hidden> suit. Shared: 4 bytes for each warp.
+// Grid: rows. Block: norm_threads<hidden> is a good choice. Shared: 4 bytes per warp.
 #define RMS_NORM(T)                                                                                                    \
     extern "C" __global__ void rms_norm_##T(const float *x, const uint32_t *row_ids, const float *weight, T *out,      \
                                             uint32_t rows, uint32_t hidden, float eps)                                 \

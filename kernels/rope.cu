@@ -2,8 +2,8 @@
 
 using namespace cleave;
 
-// Block: rope_threads suit. Grid: rows * (heads + 2 * kv_heads) * lanes / block size, rounded up, with lanes =
-// ceil(head_dim / 8) rounded up to a power of two. No shared memory.
+// Block: rope_threads is a good choice. Grid: rows * (heads + 2 * kv_heads) * lanes / block size, rounded up, where
+// lanes is ceil(head_dim / 8) rounded up to a power of two. No shared memory.
 #define ROPE_STORE(T, K, k_name)                                                                                       \
     extern "C" __global__ void rope_store_##T##_##k_name(                                                              \
         T *q, uint32_t q_stride, const T *k, uint32_t k_stride, const T *v, uint32_t v_stride, const float *q_norm,    \

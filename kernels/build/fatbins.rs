@@ -1,8 +1,9 @@
-//! Writes `fatbins.rs` and `entries.rs` in OUT_DIR from the results of tools/kernels.sh: for all sources, or for none.
+//! Writes `fatbins.rs` and `entries.rs` to OUT_DIR from the results of tools/kernels.sh. They cover all sources or
+//! none.
 //!
-//! The script's output is `target/kernels` in the workspace, wherever cargo's own target directory is, or
-//! CLEAVE_KERNELS_DIR. What is missing there or was made of other sources has the script compile, if there is an nvcc by
-//! its rule; CLEAVE_NVCC=none says that there is none. A build without is no error, unless CLEAVE_REQUIRE_KERNELS is set.
+//! The script writes to `target/kernels` in the workspace, wherever cargo's own target directory is, or to
+//! CLEAVE_KERNELS_DIR. If a fatbin is missing or stale there, this runs the script, provided that the script finds an
+//! nvcc. CLEAVE_NVCC=none disables nvcc. A build without fatbins succeeds unless CLEAVE_REQUIRE_KERNELS is set.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -12,7 +13,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 const SCRIPT: &str = "tools/kernels.sh";
-/// nvcc's, read by the script as well.
+/// File with nvcc's flags, which the script reads as well.
 const FLAGS: &str = "nvcc.flags";
 
 pub fn embed() {
@@ -21,7 +22,7 @@ pub fn embed() {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     let root = Path::new("..");
-    // A relative one is the script's: it runs in the root.
+    // A relative CLEAVE_KERNELS_DIR is relative to the workspace root, where the script runs.
     let dir = root.join(std::env::var_os("CLEAVE_KERNELS_DIR").unwrap_or_else(|| "target/kernels".into()));
     let sources = crate::sources();
     for watched in sources.iter().map(PathBuf::as_path).chain([Path::new("include"), Path::new(FLAGS)]) {
@@ -44,7 +45,7 @@ pub fn embed() {
     });
 }
 
-/// Has cargo run this again when the script has compiled something, but not because this had it do so.
+/// Makes cargo rerun this build script when the kernel script has compiled something, except when this run started it.
 fn watch(stamp: &Path, work: impl FnOnce()) {
     let before = SystemTime::now() - Duration::from_secs(2);
     let was = fs::metadata(stamp).and_then(|stamp| stamp.modified()).ok();
@@ -56,12 +57,12 @@ fn watch(stamp: &Path, work: impl FnOnce()) {
         if file.metadata().and_then(|now| now.modified()).ok() != was {
             let _ = file.set_modified(before);
         }
-        // What is not there would have this run at every build.
+        // A path that does not exist would rerun this at every build.
         println!("cargo:rerun-if-changed={}", stamp.display());
     }
 }
 
-/// Why not every source has a fatbin that was made of it as it is.
+/// Returns the reason why some source has no fatbin built from its current contents; None if all have one.
 fn missing(sources: &[PathBuf], dir: &Path) -> Option<String> {
     let fresh = |source: &PathBuf| {
         let made_of = fs::read_to_string(compiled(dir, source, "inputs")).unwrap_or_default();
@@ -77,7 +78,7 @@ fn compiled(dir: &Path, source: &Path, extension: &str) -> PathBuf {
     dir.join(source.file_name().expect("a name")).with_extension(extension)
 }
 
-/// Inputs of a source as the script writes them: the flags, and all files that it includes, in the order of their names.
+/// Inputs of a source in the format of the script: the flags, and all included files in the order of their names.
 fn inputs(source: &Path) -> std::io::Result<String> {
     let (mut seen, mut queue) = (BTreeSet::new(), vec![source.strip_prefix(".").unwrap_or(source).to_path_buf()]);
     while let Some(file) = queue.pop() {
@@ -109,7 +110,8 @@ fn compile(root: &Path) -> Result<(), String> {
     }
 }
 
-/// Expressions for src/lib.rs. Files are named relative to them: no path of this machine is in the crate.
+/// Writes the expressions that src/lib.rs includes. They name files by relative paths, so that the crate contains no
+/// path of this machine.
 fn write(sources: &[PathBuf], dir: &Path) {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("OUT_DIR"));
     let (mut fatbins, mut entries) = (String::from("&[\n"), String::from("&[\n"));

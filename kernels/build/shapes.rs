@@ -1,8 +1,8 @@
-//! Launch shapes for Rust, as `shapes.rs` in OUT_DIR: the integer constants of `include/*.cuh`, which stand next to the
-//! kernels that they are of.
+//! Writes launch shapes for Rust to `shapes.rs` in OUT_DIR: the integer constants of `include/*.cuh`, which stand next
+//! to their kernels.
 //!
-//! Exported is what begins a line in one of these forms, `EXPR` being made of integers, such constants, `+ - * /`,
-//! parentheses, comparisons and `?:`:
+//! Exports lines that begin in one of these forms. `EXPR` consists of integers, other such constants, `+ - * /`,
+//! parentheses, comparisons and `?:`.
 //!
 //! - `constexpr int NAME = EXPR;` (or `uint32_t`) becomes `pub const NAME: u32`;
 //! - `template <int D> constexpr int NAME = EXPR;` becomes `pub const fn name(D: u32) -> u32`;
@@ -56,7 +56,7 @@ fn definition<'a>(line: &'a str, before: &str) -> Option<(&'a str, &'a str)> {
     definition.split_once(" = ")
 }
 
-/// The expression in Rust.
+/// Translates the expression to Rust.
 fn rust(value: &str, constants: &[(&str, &str)]) -> String {
     if let Some((condition, rest)) = value.split_once('?') {
         let (yes, no) = rest.split_once(':').expect("a whole conditional");

@@ -7,8 +7,8 @@ namespace cleave {
 
 constexpr int activation_threads = 256;
 
-// `gate` and `up`: [rows, columns], rows `gate_stride` and `up_stride` elements apart. A thread for each element of a
-// row's 16-byte pieces; columns and strides are multiples of 16 / sizeof(T).
+// `gate` and `up` are [rows, columns]; their rows lie `gate_stride` and `up_stride` elements apart. One thread handles
+// one 16-byte piece of a row. Columns and strides are multiples of 16 / sizeof(T).
 template <class T>
 __device__ void silu_mul(T *gate, uint32_t gate_stride, const T *up, uint32_t up_stride, uint32_t rows, uint32_t columns)
 {
@@ -28,7 +28,7 @@ __device__ void silu_mul(T *gate, uint32_t gate_stride, const T *up, uint32_t up
     *at = g;
 }
 
-// residual += x, both of `elements` floats. One thread per element.
+// residual += x; both have `elements` floats. One thread handles one element.
 __device__ inline void add(float *residual, const float *x, uint32_t elements)
 {
     const uint32_t at = blockIdx.x * blockDim.x + threadIdx.x;

@@ -1,4 +1,4 @@
-// What the kernels of paged attention share: their inputs, where a token's K and V lie, loads that convert.
+// Shared parts of the paged attention kernels: their inputs, the address of a token's K and V, and converting loads.
 #pragma once
 
 #include "layout.cuh"
@@ -6,17 +6,17 @@
 
 namespace cleave {
 
-// Rows of q are [heads * D], `q_stride` elements apart (a multiple of 8), of out `out_stride` (likewise). Both begin at
-// multiples of 16 bytes, as do `kv` and block_bytes. heads is a multiple of kv_heads.
+// Inputs of attention. A row of q or out is [heads * D]. Rows lie `q_stride` and `out_stride` elements apart, both
+// multiples of 8. q, out, kv and block_bytes are multiples of 16 bytes. heads is a multiple of kv_heads.
 template <class T> struct Attention {
     const T *q;
     uint32_t q_stride;
-    const unsigned char *kv; // block b at b * layout.block_bytes
+    const unsigned char *kv; // block b begins at b * layout.block_bytes
     KvLayout layout;
     uint32_t layer;
     uint32_t heads;
-    float scale;     // of scores, above 0
-    uint32_t window; // 0: none; else a row at p attends to positions above p - window
+    float scale;     // factor applied to scores, above 0
+    uint32_t window; // 0: no window; else a row at p attends only to positions above p - window
     const uint32_t *tables;
     const Span *spans;
     T *out;
@@ -26,13 +26,13 @@ template <class T> struct Attention {
 __device__ inline float minus_infinity() { return __uint_as_float(0xff800000u); }
 constexpr float log2_of_e = 1.44269504f;
 
-// The first position that a row at `position` attends to.
+// Returns the first position that a row at `position` attends to.
 __device__ inline uint32_t first_in_window(uint32_t position, uint32_t window)
 {
     return window == 0 || position < window ? 0 : position - window + 1;
 }
 
-// Where a token's row of K of one head begins, and its scale; V's lie `to_values` further. In bytes, from `kv`.
+// Byte offsets from `kv` of one head's K row for a token, and of its scale. V lies `to_values` bytes further.
 struct Place {
     uint64_t row, scale;
 };
@@ -56,7 +56,7 @@ template <class K, int D> struct Head {
 };
 template <class K> constexpr bool scaled = sizeof(K) == 1;
 
-// Rounded to two T's in a register, the first in the low half.
+// Rounds both values to T and packs them into a register, the first in the low half.
 template <class T> __device__ inline uint32_t pack(float first, float second);
 #ifdef CLEAVE_SIM
 template <class T> inline uint32_t pack(float first, float second)
@@ -76,7 +76,7 @@ template <> __device__ inline uint32_t pack<f16>(float first, float second)
 }
 #endif
 
-// Four elements times `factor` at once; `to` is aligned to their size.
+// Stores four elements times `factor` in one access; `to` is aligned to the size of four.
 template <class T> __device__ __forceinline__ void store_four(T *to, const float (&value)[4], float factor = 1.0f)
 {
     struct alignas(4 * sizeof(T)) Four {
@@ -86,7 +86,8 @@ template <class T> __device__ __forceinline__ void store_four(T *to, const float
                                      from_float<T>(value[2] * factor), from_float<T>(value[3] * factor)};
 }
 
-// `Bytes` (2, or a multiple of 4) from an address that is a multiple of them or of 16. `whole` false: of 4 only.
+// Loads `Bytes` bytes (2, or a multiple of 4). With `whole` the address is a multiple of `Bytes` or of 16; without,
+// only of 4.
 template <int Bytes> struct Raw {
     static constexpr int words = Bytes < 4 ? 1 : Bytes / 4;
     uint32_t word[words];
@@ -123,13 +124,13 @@ template <int Bytes> struct Raw {
     }
 };
 
-// Rows of int8 begin at multiples of 4 bytes only where a block's tokens are odd in number; other rows at multiples of 16.
+// int8 rows are aligned to only 4 bytes if a block has an odd number of tokens. All other rows are aligned to 16.
 template <class K> __device__ inline bool rows_aligned(const KvLayout &layout)
 {
     return !scaled<K> || layout.stripe_bytes % 8 == 0;
 }
 
-// Element i of raw ones, without its scale.
+// Returns element i of the raw bytes, without its scale.
 template <class K, int Bytes> __device__ __forceinline__ float element(const Raw<Bytes> &raw, int i)
 {
     if constexpr (sizeof(K) == 4) {
@@ -137,13 +138,13 @@ template <class K, int Bytes> __device__ __forceinline__ float element(const Raw
     } else if constexpr (sizeof(K) == 2) {
         return to_float(K{static_cast<uint16_t>(i % 2 == 0 ? raw.word[i / 2] & 0xffff : raw.word[i / 2] >> 16)});
     } else {
-        // The bits of 2^23 + (q + 128): quicker than a conversion.
+        // These are the bits of the float 2^23 + (q + 128). This is faster than an integer conversion.
         const uint32_t biased = raw.word[i / 4] ^ 0x80808080u;
         return __uint_as_float(__byte_perm(biased, 0x4b000000u, 0x7440u + i % 4)) - 8388736.0f;
     }
 }
 
-// N elements of K as T's in pairs; int8 times `scale`.
+// Converts N elements of K to packed pairs of T; int8 elements are multiplied by `scale`.
 template <class T, class K, int N>
 __device__ __forceinline__ void convert(uint32_t (&out)[N / 2], const Raw<N * sizeof(K)> &raw, float scale = 1.0f)
 {

@@ -1,5 +1,5 @@
-// Attention of single rows over a long context in pieces ("Flash-Decoding", Dao et al. 2023), on tensor cores; and the
-// kernel that puts the pieces together. attention_decode_float.cuh has the pieces in float.
+// Split attention for single rows over a long context ("Flash-Decoding", Dao et al. 2023) on tensor cores, and the
+// kernel that merges the pieces. attention_decode_float.cuh computes the pieces for float models.
 #pragma once
 
 #include "attention_common.cuh"
@@ -9,13 +9,13 @@ namespace cleave {
 constexpr int decode_threads = 128;
 constexpr int decode_heads = 16; // query heads that a block takes
 
-// Which work a block of attention_decode has. Grid: [capacity of the work list, kv_heads * ceil(group / decode_heads)],
-// group being heads / kv_heads.
+// Work of one block of attention_decode. Grid: [capacity of the work list, kv_heads * ceil(group / decode_heads)],
+// where group is heads / kv_heads.
 struct DecodeItem {
     DecodeWork work;
     Span span;
-    uint32_t kv_head, head, heads; // the query heads of this block
-    uint32_t begin, end;           // positions, the end excluded
+    uint32_t kv_head, head, heads; // query heads of this block
+    uint32_t begin, end;           // range of positions; the end is excluded
 
     template <class T> __device__ DecodeItem(const Attention<T> &in, const DecodeWork *list)
     {
@@ -31,8 +31,9 @@ struct DecodeItem {
         end = min(position + 1, work.first + decode_split);
     }
 
-    // Where the piece's tokens lie goes to `rows` (K's, in bytes from kv), int8's scales to `scales`: [decode_split] of K,
-    // then of V. Tokens that the row does not attend to become ones that it does: they may be read, and count for nothing.
+    // Writes the K offsets of the piece's tokens to `rows`, in bytes from kv. For int8 it also writes the scales of K,
+    // then those of V, [decode_split] each, to `scales`. A token that the row does not attend to is replaced by one
+    // that it does, so that reading it is safe; its weight is zero.
     template <class T, class K, int D>
     __device__ void find_tokens(const Attention<T> &in, const Head<K, D> &of, uint64_t *rows, float *scales) const
     {
@@ -46,7 +47,7 @@ struct DecodeItem {
         }
     }
 
-    // Four elements of head `i` of the block's, from `dim`; `sum` is that of the weights.
+    // Stores four elements of this block's head `i`, starting at `dim`; `sum` is the sum of the weights.
     template <int D, class T>
     __device__ void store(const Attention<T> &in, float *sums, uint32_t i, uint32_t dim, const float (&value)[4], float sum) const
     {
@@ -57,7 +58,7 @@ struct DecodeItem {
             store_four(sums + (uint64_t(work.slot) * in.heads + head + i) * D + dim, value);
         }
     }
-    // The largest score, as a power of two, and the sum of the weights.
+    // Stores the largest score, as an exponent of 2, and the sum of the weights.
     template <class T>
     __device__ void store_weight(const Attention<T> &in, float *weights, uint32_t i, float most, float sum) const
     {
@@ -69,11 +70,13 @@ struct DecodeItem {
     }
 };
 
-// The tokens of a piece are shared out among the warps, 64 each: a warp computes scores of 16 heads (rows of an mma) and
-// its tokens, then, with the largest score of the whole block, their share of the sum; the warps' shares are added at the
-// end of every 64 dims. K and V go from memory to mma fragments without shared memory: an mma does not care which k is
-// which dim (of QK) or token (of PV), nor which column is which, if only both operands agree. So a lane's 16 bytes of a row
-// of K are k of its column in several mma's, and its 16 bytes of a row of V are as many columns.
+// The warps share the tokens of a piece, 64 tokens each. A warp computes the scores of 16 heads (the rows of an mma)
+// for its tokens. It then uses the largest score of the whole block to compute its part of the weighted sum. The parts
+// of all warps are added after every 64 dims.
+//
+// K and V go from memory to mma fragments without shared memory. An mma gives the same result under any assignment of
+// dims (for QK) or tokens (for PV) to k, and of columns, as long as both operands agree. A lane's 16 bytes of a K row
+// therefore serve as the k values of its column in several mma's, and its 16 bytes of a V row serve as several columns.
 constexpr int warp_tokens = decode_split / (decode_threads / 32);
 constexpr int decode_row = 68; // floats from one head to the next in a warp's share: 64 and what keeps banks apart
 struct DecodeShared {
@@ -85,7 +88,7 @@ struct DecodeShared {
 constexpr int decode_shared = 39424;
 static_assert(sizeof(DecodeShared) == decode_shared, "shared memory of attention_decode");
 
-// s[step][tile]: scores of the tokens 16 step + 8 tile + (2t, 2t + 1), heads g and g + 8.
+// s[step][tile] holds the scores of tokens 16 step + 8 tile + (2t, 2t + 1) for heads g and g + 8.
 template <class T, class K, int D>
 __device__ __forceinline__ void decode_scores(float (&s)[warp_tokens / 16][2][4], const Attention<T> &in, const T *q,
                                               uint32_t heads, const uint64_t *rows, bool aligned)
@@ -115,7 +118,8 @@ __device__ __forceinline__ void decode_scores(float (&s)[warp_tokens / 16][2][4]
     }
 }
 
-// The warp's share of N dims a lane from `dim`, times `factor`: p[step] are the weights in the fragments of an mma.
+// Computes the warp's part of the weighted sum for N dims per lane, starting at `dim`, times `factor`. p[step] holds
+// the weights as mma fragments.
 template <class T, class K, int N>
 __device__ __forceinline__ void decode_values(float (&share)[decode_heads][decode_row], const uint32_t (&p)[warp_tokens / 16][4],
                                               const unsigned char *values, const uint64_t *rows, uint32_t dim, float factor,
@@ -138,7 +142,7 @@ __device__ __forceinline__ void decode_values(float (&share)[decode_heads][decod
             mma16816<T>(acc[2 * j + 1], p[step], {__byte_perm(v[0][j], v[1][j], 0x7632), __byte_perm(v[2][j], v[3][j], 0x7632)});
         }
     }
-    // Column c of acc[j] is dim N c + j.
+    // Column c of acc[j] is dimension N c + j.
 #pragma unroll
     for (int i = 0; i < 4; i++)
 #pragma unroll
@@ -146,9 +150,9 @@ __device__ __forceinline__ void decode_values(float (&share)[decode_heads][decod
             share[g + i / 2 * 8][N * (2 * t + i % 2) + j] = acc[j][i] * factor;
 }
 
-// Threads: decode_threads. Shared: decode_shared. See DecodeItem for the grid, DecodeWork for the list.
-// `sums`: [slots, heads, D], `weights`: [slots, heads, 2]; 16-byte aligned. Scores and int8's scales are in float, weights
-// are rounded to T.
+// Threads: decode_threads. Shared: decode_shared. See DecodeItem for the grid and DecodeWork for the list. `sums` is
+// [slots, heads, D] and `weights` is [slots, heads, 2]; both are 16-byte aligned. Scores and int8 scales are float;
+// weights are rounded to T.
 template <class T, class K, int D>
 __device__ void attention_decode(const Attention<T> &in, const DecodeWork *list, const uint32_t *count, float *sums, float *weights)
 {
@@ -163,7 +167,7 @@ __device__ void attention_decode(const Attention<T> &in, const DecodeWork *list,
 
     const uint32_t warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     constexpr int steps = warp_tokens / 16;
-    const uint32_t token = warp * warp_tokens, first = item.work.first + token; // the warp's
+    const uint32_t token = warp * warp_tokens, first = item.work.first + token; // the first token of this warp
     const bool busy = first < item.end && first + warp_tokens > item.begin;
     const uint64_t *rows = shared.rows + token;
     float s[steps][2][4] = {};
@@ -193,7 +197,8 @@ __device__ void attention_decode(const Attention<T> &in, const DecodeWork *list,
         for (uint32_t w = 0; w < 4; w++)
             most[half] = max(most[half], shared.most[w][g + 8 * half]);
 
-    // int8's scales of V go into the weights, relative to their largest: of half precision's range nothing is lost.
+    // The int8 scales of V are folded into the weights relative to the largest scale, which keeps the full range of
+    // half precision.
     float largest = 0, relative = 1;
     if constexpr (scaled<K>) {
         for (int i = 0; i < warp_tokens / 4; i++)
@@ -260,9 +265,10 @@ __device__ void attention_decode(const Attention<T> &in, const DecodeWork *list,
 
 constexpr int merge_shared = (5 * decode_threads + 4) * 4;
 
-// Threads: decode_threads. Grid: [capacity of the list, heads]. Shared: merge_shared.
-// out = sum of pieces, each by 2^(its largest score - the largest of all), over the likewise weighted sum of weights. Groups
-// of D / 4 threads take every groups-th piece, in ascending order, and the groups' sums are added in ascending order.
+// Threads: decode_threads. Grid: [capacity of the list, heads]. Shared: merge_shared. Each piece has the factor 2^(its
+// largest score - the largest of all). out is the sum of the scaled pieces divided by the sum of their scaled weights.
+// Each group of D / 4 threads takes every groups-th piece in ascending order. The sums of the groups are then added in
+// ascending order, so that the result is deterministic.
 template <class T, int D>
 __device__ void attention_merge(T *out, uint32_t out_stride, uint32_t heads, const DecodeMerge *list, const uint32_t *count,
                                 const float *sums, const float *weights)

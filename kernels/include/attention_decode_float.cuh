@@ -1,11 +1,12 @@
-// Attention of single rows in float, without tensor cores: for models in float, of decoding and prefill alike.
+// Attention for single rows in float, without tensor cores. Float models use it for both decode and prefill.
 #pragma once
 
 #include "attention_decode.cuh"
 
 namespace cleave {
 
-// A thread has two tokens to compute scores of, then four dims of every few tokens for the sums. Heads go in fours.
+// Each thread computes the scores of two tokens, then sums four dims over a subset of the tokens. Heads are processed
+// in fours.
 constexpr int float_heads = 20; // floats from one token's weights to the next: decode_heads and what keeps banks apart
 template <int D> struct DecodeFloatShared {
     uint64_t rows[decode_split];
@@ -13,12 +14,12 @@ template <int D> struct DecodeFloatShared {
     alignas(16) float q[decode_heads][D];
     alignas(16) float weights[decode_split][float_heads];
     float most[decode_heads], sum[decode_heads];
-    alignas(16) float share[decode_threads][4][4]; // of four heads
+    alignas(16) float share[decode_threads][4][4]; // for four heads
 };
 
 template <int D> constexpr int decode_float_shared = 32896 + 64 * D;
 
-// As attention_decode of the other types, but for shared: decode_float_shared<D>.
+// Same arguments and grid as attention_decode. Shared: decode_float_shared<D>.
 template <class K, int D>
 __device__ void attention_decode_float(const Attention<float> &in, const DecodeWork *list, const uint32_t *count, float *sums,
                                        float *weights)
@@ -82,7 +83,7 @@ __device__ void attention_decode_float(const Attention<float> &in, const DecodeW
             item.store_weight(in, weights, head, most, sum);
         }
     }
-    // The heads that fill up the last four keep scores for weights: what comes of them is not looked at.
+    // Heads that pad the last group of four still hold scores instead of weights. Their results are never read.
     __syncthreads();
 
     constexpr uint32_t lanes = D / 4, groups = decode_threads / lanes;

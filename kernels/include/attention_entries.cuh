@@ -1,16 +1,16 @@
-// The macros that attention's entry points are made by.
+// Macros that generate the entry points of the attention kernels.
 #pragma once
 
 #include "attention_common.cuh"
 
-// The arguments of Attention<T>, of a work list and its count, and Attention<T> of them.
+// Parameters of an entry point: those of Attention<T>, a work list and its count; and the Attention<T> built from them.
 #define ATTENTION_ARGUMENTS(T, Work)                                                                                   \
     const T *q, uint32_t q_stride, const unsigned char *kv, KvLayout layout, uint32_t layer, uint32_t heads,           \
         float scale, uint32_t window, const uint32_t *tables, const Span *spans, T *out, uint32_t out_stride,          \
         const Work *list, const uint32_t *count
 #define ATTENTION_INPUT(T) {q, q_stride, kv, layout, layer, heads, scale, window, tables, spans, out, out_stride}
 
-// Every head size that there is, and every element type of KV (its part of names, the type).
+// Instantiates every head size with every KV element type (its part of the kernel's name, and the type).
 #define FOR_HEAD_SIZES(ENTRY, ...)                                                                                     \
     ENTRY(__VA_ARGS__, 16)                                                                                             \
     ENTRY(__VA_ARGS__, 32)                                                                                             \

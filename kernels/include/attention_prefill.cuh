@@ -1,5 +1,5 @@
-// Causal attention of many rows over paged KV, on tensor cores: "FlashAttention-2" (Dao 2023), with the query heads that
-// share a KV head as rows of one tile.
+// Causal attention for many rows over paged KV on tensor cores ("FlashAttention-2", Dao 2023). The query heads that
+// share a KV head are rows of the same tile.
 #pragma once
 
 #include "attention_common.cuh"
@@ -11,17 +11,17 @@ template <int D> constexpr int prefill_rows = D <= 128 ? 128 : 64;
 template <int D> constexpr int prefill_tokens = D <= 80 ? 64 : D <= 128 ? 48 : 32;
 template <int D> constexpr int prefill_shared = (prefill_rows<D> + 2 * prefill_tokens<D>) * (D + 8) * 2 + 2 * prefill_tokens<D> * 16;
 
-// A tile: `rows` of pairs (query row, head), a row's heads of a group next to each other; `tokens` of K and V at a time,
-// at multiples of `tokens`, wherever the rows begin: a row's result does not depend on what it is batched with. Rows in
-// shared memory are 16 bytes further apart than they need: then neither ldmatrix nor copies meet in a bank.
+// Shared memory of one tile. Its `rows` are pairs (query row, head); the heads of a group that belong to one query row
+// are adjacent. K and V are loaded `tokens` at a time, always at multiples of `tokens`, so a row's result does not
+// depend on its batch. Rows in shared memory are padded by 16 bytes to avoid bank conflicts of ldmatrix and of copies.
 template <class T, int D> struct PrefillShared {
     static constexpr int rows = prefill_rows<D>, tokens = prefill_tokens<D>, stride = D + 8;
-    T q[rows][stride]; // in the end the results
+    T q[rows][stride]; // holds the results at the end
     T k[tokens][stride], v[tokens][stride];
-    Place places[2][tokens]; // of a tile and of the next: even ones and odd ones
+    Place places[2][tokens]; // for the current and the next tile, by parity
 };
 
-// Which work a block has: `rows` rows of q from `row`, the first at `position`, and `heads` heads from `head`.
+// Work of one block: `rows` rows of q from `row`, the first at `position`, and `heads` heads from `head`.
 struct PrefillItem {
     uint32_t row, rows, position, table, kv_head, head, heads;
 
@@ -39,14 +39,14 @@ struct PrefillItem {
         position = span.position + work.first_row;
         table = span.table;
     }
-    // Where in q or out the tile's row `r` begins.
+    // Returns the offset of the tile's row `r` in q or out.
     template <int D> __device__ uint64_t at(uint32_t r, uint32_t stride) const
     {
         return uint64_t(row + r / heads) * stride + (head + r % heads) * D;
     }
 };
 
-// Loads K (from kv) or V (from kv + to_values), zeros for tokens at positions that are not in begin..end.
+// Loads K (from kv) or V (from kv + to_values). Tokens at positions outside begin..end are loaded as zeros.
 template <class T, class K, int D, int Tokens>
 __device__ __forceinline__ void prefill_load(T (&to)[Tokens][D + 8], const unsigned char *from, const Place (&places)[Tokens],
                                              uint32_t first, uint32_t begin, uint32_t end, bool aligned)
@@ -76,13 +76,14 @@ __device__ __forceinline__ void prefill_load(T (&to)[Tokens][D + 8], const unsig
     }
 }
 
-// Sixteen rows of a warp's: what the softmax has so far of the rows g and g + 8.
+// Softmax state of sixteen rows of a warp, held for rows g and g + 8.
 struct RunningSoftmax {
     float most[2], sum[2];
 };
 
-// Scores `s` of one tile become weights, and `o`, the sum of V so far, goes down to the new largest score. A row attends
-// to positions up to own[i] within the window; s[n] are those of `first` + 8 n + (2t, 2t + 1). `scale` makes them powers of two.
+// Turns the scores `s` of one tile into weights and rescales `o`, the sum of V so far, to the new largest score. A row
+// attends to positions up to own[i] within the window. s[n] holds the scores of positions `first` + 8 n + (2t, 2t + 1).
+// `scale` converts scores to exponents of 2.
 template <int N, int O>
 __device__ __forceinline__ void prefill_softmax(float (&s)[N][4], float (&o)[O][4], RunningSoftmax &softmax, float scale,
                                                 bool masked, uint32_t first, const uint32_t (&own)[2], uint32_t window)
@@ -105,7 +106,7 @@ __device__ __forceinline__ void prefill_softmax(float (&s)[N][4], float (&o)[O][
         for (int n = 0; n < N; n++)
             most = max(most, max(s[n][2 * half], s[n][2 * half + 1]));
         most = warp_reduce<4>(most, Max());
-        // A row may have no tokens yet, if it has a window.
+        // With a window, a row may not have attended to any token yet.
         const float shift = most == minus_infinity() ? 0.0f : most * scale;
         factor[half] = exp2_fast(softmax.most[half] * scale - shift);
         softmax.most[half] = most;
@@ -117,9 +118,9 @@ __device__ __forceinline__ void prefill_softmax(float (&s)[N][4], float (&o)[O][
                 s[n][i] = exp2_fast(s[n][i] * scale - shift);
                 sum += s[n][i];
             }
-        softmax.sum[half] = softmax.sum[half] * factor[half] + sum; // of this lane's columns
+        softmax.sum[half] = softmax.sum[half] * factor[half] + sum; // sum over this lane's columns
     }
-    // Most tiles of a long context have no new largest score.
+    // In a long context most tiles do not raise the largest score.
     if (__all_sync(whole_warp, factor[0] == 1.0f && factor[1] == 1.0f))
         return;
 #pragma unroll
@@ -129,10 +130,10 @@ __device__ __forceinline__ void prefill_softmax(float (&s)[N][4], float (&o)[O][
             o[n][i] *= factor[i / 2];
 }
 
-// A tile takes Shared::rows / group query rows, at least one; group is heads / kv_heads. Grid: [capacity of the list,
-// kv_heads * ceil(group / Shared::rows)]. Threads: prefill_threads. Shared: prefill_shared<D>. Weights, and what
-// int8 stands for, are rounded to T. That a row's result depends on no row behind it takes V without NaN and infinity: those
-// that it does not attend to are multiplied by 0.
+// A tile takes Shared::rows / group query rows, at least one, where group is heads / kv_heads. Grid: [capacity of the
+// list, kv_heads * ceil(group / Shared::rows)]. Threads: prefill_threads. Shared: prefill_shared<D>. Weights and
+// dequantized int8 values are rounded to T. A row's result is independent of later rows only if V has no NaN or
+// infinity, because V of masked tokens is multiplied by 0.
 template <class T, class K, int D>
 __device__ __forceinline__ void attention_prefill(const Attention<T> &in, const PrefillWork *list, const uint32_t *count)
 {
@@ -177,11 +178,12 @@ __device__ __forceinline__ void attention_prefill(const Attention<T> &in, const 
             softmax[part].sum[half] = 0;
             own[part][half] = position + min(warp_row + 16 * part + 8 * half + g, used - 1) / heads;
         }
-    // Of the warp: every row attends to all of low_end..=own_begin, none to anything before low_begin or after own_end.
+    // Bounds for the warp: every row attends to all of low_end..=own_begin, and no row to anything before low_begin or
+    // after own_end.
     const uint32_t own_begin = position + warp_row / heads, own_end = position + (min(warp_row + 16 * parts, used) - 1) / heads;
     const uint32_t low_end = first_in_window(own_end, in.window), low_begin = first_in_window(own_begin, in.window);
 
-    // A tile's V comes while its scores are computed, the next one's K during the softmax and the sum.
+    // The V tile is loaded while its scores are computed. The next K tile is loaded during the softmax and the sum.
     for (;; first += tokens) {
         const bool last = first + tokens >= end;
         const bool wanted = busy && first <= own_end && first + tokens > low_begin;
@@ -248,7 +250,8 @@ __device__ __forceinline__ void attention_prefill(const Attention<T> &in, const 
             break;
     }
 
-    // A warp's rows of q have been read by it alone: its results go there, and from there in pieces of 16 bytes.
+    // Only this warp has read its rows of q, so it can overwrite them with its results and store those in 16-byte
+    // pieces.
     if (!busy)
         return;
     __syncwarp();
@@ -264,7 +267,7 @@ __device__ __forceinline__ void attention_prefill(const Attention<T> &in, const 
                     pack<T>(o[part][n][2 * half] * factor, o[part][n][2 * half + 1] * factor);
         }
     __syncwarp();
-    const PrefillItem same_item(in, list, Shared::rows); // reads it again: registers are short in between
+    const PrefillItem same_item(in, list, Shared::rows); // reads it again to keep registers free in between
     for (uint32_t i = lane; i < 16 * parts * (D / 8); i += 32) {
         const uint32_t r = warp_row + i / (D / 8), dim = i % (D / 8) * 8;
         if (r < same_item.rows * same_item.heads)

@@ -1,4 +1,4 @@
-// The first residual stream: rows of the embedding table.
+// Embedding lookup, which produces the first residual stream.
 #pragma once
 
 #include "quad.cuh"
@@ -7,8 +7,8 @@ namespace cleave {
 
 constexpr int embed_threads = 128;
 
-// out[row] = table[tokens[row]]. table: [vocabulary, hidden], out: [rows, hidden], both aligned to 16 bytes; every token
-// is one of the table's. A block for each row, of any number of threads.
+// out[row] = table[tokens[row]]. table is [vocabulary, hidden] and out is [rows, hidden]; both are aligned to 16 bytes.
+// Every token is below vocabulary. One block of any number of threads handles one row.
 template <class W>
 __device__ void embed(const W *table, const uint32_t *tokens, float *out, uint32_t rows, uint32_t hidden)
 {

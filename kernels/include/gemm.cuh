@@ -1,13 +1,14 @@
-// y = x · Wᵀ: matrix products for many rows. The order over k is one and the same for every tile, m and row.
+// y = x · Wᵀ: matrix products for many rows. The order of the sum over k is the same for every tile, every m and every
+// row.
 #pragma once
 
 #include "ptx.cuh"
 
 namespace cleave {
 
-// What all products take: y[m, n] (+)= x[m, k] · w[n, k]ᵀ + bias[n]. Rows of `x` and `y` are `x_stride` and `y_stride`
-// elements apart, `w` is dense. `x` and `w` begin at 16 bytes, x_stride and k are multiples of 16 / sizeof(T); `bias` may
-// be null; with `accumulate` what is in `y` is added. `y` overlaps nothing that is read.
+// Arguments of all products: y[m, n] (+)= x[m, k] · w[n, k]ᵀ + bias[n]. Rows of `x` and `y` lie `x_stride` and
+// `y_stride` elements apart; `w` is dense. `x` and `w` are aligned to 16 bytes; x_stride and k are multiples of 16 /
+// sizeof(T). `bias` may be null. With `accumulate` the product is added to `y`. `y` must not overlap any input.
 template <class T, class O> struct Product {
     O *y;
     uint32_t y_stride;
@@ -25,7 +26,7 @@ template <class T, class O> struct Product {
         O *at = y + uint64_t(row) * y_stride + column;
         *at = from_float<O>(finish(at, column, value));
     }
-    // The columns `column` (even) and the next, in one store where that is aligned.
+    // Stores `column` (even) and the next one, in a single access where alignment allows.
     __device__ void write(uint32_t row, uint32_t column, float first, float second) const
     {
         O *at = y + uint64_t(row) * y_stride + column;
@@ -50,7 +51,8 @@ template <class T, class O> struct Product {
     }
 };
 
-// A tile of y of a block, on tensor cores: `M` × `N`, `K` of k at a time in `Stages` buffers, `WarpsM` × `WarpsN` warps.
+// One block's tile of y on tensor cores: `M` × `N`, with `K` of k per step, `Stages` buffers, and `WarpsM` × `WarpsN`
+// warps.
 template <int M, int N, int K, int WarpsM, int WarpsN, int Stages> struct MmaTile {
     static constexpr int m = M, n = N, k = K, warps_m = WarpsM, warps_n = WarpsN, stages = Stages;
     static constexpr int threads = 32 * WarpsM * WarpsN;
@@ -60,12 +62,14 @@ template <int M, int N, int K, int WarpsM, int WarpsN, int Stages> struct MmaTil
     static_assert(chunks == 4 || chunks == 8, "rows of 64 or 128 bytes");
     static_assert(M / WarpsM % 16 == 0 && N / WarpsN % 16 == 0, "whole fragments");
 
-    // Where a row's chunk is: permuted such that eight rows' chunks, as ldmatrix reads them, lie in different banks.
+    // Offset of a row's chunk. Chunks are permuted so that the chunks of eight rows, as ldmatrix reads them, lie in
+    // different banks.
     __device__ static int at(int row, int chunk) { return row * K + (chunk ^ row / (8 / chunks) % chunks) * 8; }
 };
 
-// Grid: x = m / Tile::m, y = n / Tile::n, rounded up. Block: Tile::threads. Shared: Tile::shared_bytes. Elements of 16
-// bits. Multi-stage cp.async and mma as in CUTLASS's sm_80 kernels. An element of y is the sum over k in steps of 16.
+// Grid: x = m / Tile::m, y = n / Tile::n, rounded up. Block: Tile::threads. Shared: Tile::shared_bytes. Elements have
+// 16 bits. Uses multi-stage cp.async and mma like CUTLASS's sm_80 kernels. An element of y is summed over k in steps of
+// 16.
 template <class Tile, class T, class O> __device__ void gemm_mma(const Product<T, O> &product)
 {
     constexpr int Fm = Tile::m / Tile::warps_m / 16, Fn = Tile::n / Tile::warps_n / 8;
@@ -103,7 +107,7 @@ template <class Tile, class T, class O> __device__ void gemm_mma(const Product<T
         load(step);
     for (int step = 0; step < steps; step++) {
         cp_async_wait<Tile::stages - 2>();
-        __syncthreads(); // this step's data is there for all, and all are done with the buffer that is loaded next
+        __syncthreads(); // this step's data is visible to all; nobody reads the buffer that is loaded next
         load(step + Tile::stages - 1);
         const T *const stage = shared + step % Tile::stages * Tile::stage;
 #pragma unroll
@@ -135,7 +139,7 @@ template <class Tile, class T, class O> __device__ void gemm_mma(const Product<T
         }
 }
 
-// The tile of most products, and the one for few rows: narrow, so that many blocks stream W.
+// The tile for most products, and a narrow one for few rows, which gives more blocks to stream W.
 using WideTile = MmaTile<128, 128, 32, 2, 4, 4>;
 using FlatTile = MmaTile<64, 32, 64, 2, 2, 6>;
 
@@ -154,7 +158,7 @@ static_assert(FlatTile::m == gemm_flat_rows && FlatTile::n == gemm_flat_columns 
                   FlatTile::shared_bytes == gemm_flat_shared,
               "launch shape of gemm_flat_");
 
-// float on CUDA cores, 16 of k at a time, one after the other.
+// Products of float matrices on CUDA cores. A step covers 16 of k, which are added in order.
 struct FloatTile {
     static constexpr int m = 64, n = 64, k = 16, stages = 3, threads = 256;
     static constexpr int row = k + 4; // 16 bytes more: eight rows' 16 bytes lie in different banks

@@ -1,4 +1,4 @@
-// y = x · Wᵀ for 1 to 8 rows of x: W is streamed once. A row's bits do not depend on how many there are.
+// y = x · Wᵀ for 1 to 8 rows of x, reading W only once. The bits of a row do not depend on the number of rows.
 #pragma once
 
 #include "gemm.cuh"
@@ -12,13 +12,14 @@ constexpr int gemv_outputs = 16; // of a block
 constexpr int gemv_shared = 4096; // for each matrix
 constexpr int gemv_float_outputs = 8;
 
-// Grid: x = n / gemv_outputs, rounded up. Block: gemv_threads. Shared: Matrices * gemv_shared. Elements of 16 bits, k a
-// multiple of 8, m at most gemv_rows. `finish(row, column, sums)` gets what each of the `w`, all [n, k], gives.
+// Grid: x = n / gemv_outputs, rounded up. Block: gemv_threads. Shared: Matrices * gemv_shared. Elements have 16 bits; k
+// is a multiple of 8; m is at most gemv_rows. `finish(row, column, sums)` receives one sum for each matrix in `w`; all
+// are [n, k].
 //
-// A block has 16 rows of W and goes over k in pieces of 64 for each warp. The tensor cores take 16 rows of W as their a
-// and the rows of x as their b, eight at any m, so arithmetic costs nothing beside the loads. A k of theirs is any k as
-// long as a and b agree: lane t of four takes elements 8t..8t+7 of each 32 from memory as they lie there. x comes from
-// the caches: no element is wanted twice in a block. The warps' sums are added up in their order.
+// A block takes 16 rows of W; each warp takes pieces of 64 of k. Rows of W are operand a of the mma, rows of x are
+// operand b, padded to eight. Arithmetic is therefore negligible beside the loads. The mma allows any order of k as
+// long as a and b agree, so lane t of four takes elements 8t..8t+7 of each 32 straight from memory. x is read through
+// the caches because a block needs each element only once. The sums of the warps are added in warp order.
 template <int Matrices, class T, class Finish>
 __device__ void gemv_mma(const T *const (&w)[Matrices], const T *x, uint32_t x_stride, uint32_t m, uint32_t n, uint32_t k,
                          Finish finish)
@@ -76,7 +77,7 @@ __device__ void gemv_mma(const T *const (&w)[Matrices], const T *x, uint32_t x_s
                         mma16816<T>(sums[i], a, b);
                     }
     };
-    // One is loaded while the other is added; beyond k nothing is loaded, and zeros are added.
+    // One buffer is loaded while the other is added. Beyond k nothing is loaded and zeros are added.
     Loaded one[Unroll], other[Unroll];
     load_pieces(warp * Piece, one);
     for (uint32_t from = warp * Piece; from < k; from += 2 * Unroll * Step) {
@@ -103,8 +104,8 @@ __device__ void gemv_mma(const T *const (&w)[Matrices], const T *x, uint32_t x_s
     finish(of_x, column, total);
 }
 
-// The same for float on CUDA cores. Grid: x = n / gemv_float_outputs, rounded up. Block: gemv_threads. No shared memory. k a multiple of 4. A warp
-// has a row of each W, four elements of 128 at a time to a lane.
+// The same for float on CUDA cores. Grid: x = n / gemv_float_outputs, rounded up. Block: gemv_threads. No shared
+// memory. k is a multiple of 4. A warp takes one row of each W; a lane takes four elements of every 128.
 template <int Matrices, class Finish>
 __device__ void gemv_float(const float *const (&w)[Matrices], const float *x, uint32_t x_stride, uint32_t m, uint32_t n,
                            uint32_t k, Finish finish)
@@ -160,7 +161,8 @@ template <class T, class O> __device__ void gemv(const Product<T, O> &product)
             [&](uint32_t row, uint32_t column, const float(&sums)[1]) { product.write(row, column, sums[0]); });
 }
 
-// y = silu(x · gateᵀ) * (x · upᵀ), both rounded to T first: the bits of two products and silu_mul.
+// y = silu(x · gateᵀ) * (x · upᵀ). Both products are rounded to T first, which gives the same bits as two products and
+// silu_mul.
 template <class T>
 __device__ void gemv_silu(T *y, uint32_t y_stride, const T *x, uint32_t x_stride, const T *gate, const T *up, uint32_t m,
                           uint32_t n, uint32_t k)

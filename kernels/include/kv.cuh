@@ -1,4 +1,4 @@
-// KV blocks on their way: whole, and into another layout.
+// Copies of KV blocks: whole blocks, and conversions to another layout.
 #pragma once
 
 #include "int8.cuh"
@@ -11,7 +11,7 @@ constexpr int kv_copy_threads = 256;
 constexpr int kv_copy_ahead = 4; // loads under way
 constexpr int kv_convert_threads = 128;
 
-// Words of one block to another; threads of all blocks of the grid's x.
+// Copies the words of one block to another, using the threads of all blocks along the grid's x.
 template <class Word> __device__ inline void copy_words(unsigned char *to, const unsigned char *from, uint64_t bytes)
 {
     constexpr int ahead = kv_copy_ahead;
@@ -31,9 +31,9 @@ template <class Word> __device__ inline void copy_words(unsigned char *to, const
     }
 }
 
-// Block from_ids[i] of `from` becomes block to_ids[i] of `to`, for i in 0..count; no ids (null): block i. No block is
-// written that another pair reads or writes. block_bytes and the slabs are multiples of 4, and of 16 for copies 16 bytes
-// wide. Any grid: its y strides over the pairs, its x over the bytes.
+// Copies block from_ids[i] of `from` to block to_ids[i] of `to`, for i in 0..count. Null ids mean block i. A block that
+// is written must not occur in any other pair. block_bytes and the slabs are multiples of 4, and of 16 for copies 16
+// bytes wide. Works with any grid: y strides over the pairs, x over the bytes.
 __device__ inline void copy_blocks(unsigned char *to, const uint32_t *to_ids, const unsigned char *from,
                                const uint32_t *from_ids, uint64_t block_bytes, uint32_t count)
 {
@@ -48,8 +48,9 @@ __device__ inline void copy_blocks(unsigned char *to, const uint32_t *to_ids, co
     }
 }
 
-// Row of one token and head from one layout to the other, by `lanes` neighbours. Values pass through float and are rounded
-// once; of the same type they keep their bits. All lanes of the warp come here; those of no row with `from` null.
+// Converts the row of one token and head to another layout, using `lanes` neighbouring lanes. Values pass through float
+// and are rounded once; rows of the same type keep their bits. All lanes of the warp must call this; lanes without a
+// row pass null for `from`.
 template <class From, class To>
 __device__ inline void convert_row(const unsigned char *from, const KvLayout &from_layout, uint32_t from_token,
                                    unsigned char *to, const KvLayout &to_layout, uint32_t to_token, uint32_t lane,
@@ -107,10 +108,10 @@ __device__ inline void convert_row(const unsigned char *from, const KvLayout &fr
             reinterpret_cast<float *>(to + to_layout.scales_offset)[to_token] = scale;
 }
 
-// Tokens first..end of a sequence, in the blocks from_table of one slab, go to the same places of the sequence in the
-// blocks to_table of another slab (or of the same, in other blocks). The layouts differ in block_tokens, type and shards
-// only. Nothing else of the blocks is written. Slabs are aligned to 16 bytes. A row is lanes_of(head_dim) lanes; the grid's
-// x strides over tokens, its y over stripes: any grid.
+// Copies tokens first..end of a sequence from the blocks from_table of one slab to the blocks to_table of another slab,
+// or to other blocks of the same slab. The layouts may differ only in block_tokens, type and shards. The rest of the
+// blocks stays unchanged. Slabs are aligned to 16 bytes. A row takes lanes_of(head_dim) lanes. Works with any grid: x
+// strides over tokens, y over stripes.
 template <class From, class To>
 __device__ void kv_convert(const unsigned char *from, const uint32_t *from_table, const KvLayout &from_layout,
                            unsigned char *to, const uint32_t *to_table, const KvLayout &to_layout, uint32_t first,
@@ -118,12 +119,12 @@ __device__ void kv_convert(const unsigned char *from, const uint32_t *from_table
 {
     const uint32_t heads = from_layout.kv_heads, stripes = 2 * from_layout.layers * heads;
     const uint32_t lanes = lanes_of(from_layout.head_dim), lane = threadIdx.x % lanes;
-    const uint32_t at_once = blockDim.x / lanes; // rows of a block
+    const uint32_t at_once = blockDim.x / lanes; // rows that a block handles at once
     for (uint32_t stripe = blockIdx.y; stripe < stripes; stripe += gridDim.y) {
         const uint32_t layer = stripe / heads / 2, value = stripe / heads % 2, head = stripe % heads;
         const uint64_t from_stripe = from_layout.stripe(layer, value, head);
         const uint64_t to_stripe = to_layout.stripe(layer, value, head);
-        // The block's first row, so that its lanes stay together.
+        // Iterates by the block's first row, so that the lanes of a warp stay together.
         const uint64_t step = uint64_t(gridDim.x) * at_once;
         for (uint64_t base = first + uint64_t(blockIdx.x) * at_once; base < end; base += step) {
             const uint64_t token = base + threadIdx.x / lanes;

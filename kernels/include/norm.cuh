@@ -5,10 +5,11 @@
 
 namespace cleave {
 
-// out[i] = x[r] / sqrt(mean(x[r]²) + eps) * weight, r = row_ids ? row_ids[i] : i. x: [any, hidden], out: [rows, hidden],
-// aligned to 16 bytes, as is weight; rows of a multiple of four elements go four at a time. out may be x where T is float
-// and row_ids is null. A block for each row of out; a float of shared memory for each warp. The sum's order is that of the
-// block's size: the host takes one by `hidden` alone.
+// out[i] = x[r] / sqrt(mean(x[r]²) + eps) * weight, where r = row_ids ? row_ids[i] : i. x is [any, hidden] and out is
+// [rows, hidden]. x, out and weight are aligned to 16 bytes. If the row length is a multiple of four, elements are
+// processed four at a time. out may be x if T is float and row_ids is null. One block handles one row of out and needs
+// one float of shared memory per warp. The block size decides the order of the sum, so the host chooses it by `hidden`
+// alone.
 template <int D> constexpr int norm_threads = D >= 4096 ? 512 : 256; // for rows of D
 template <class T>
 __device__ void rms_norm(const float *x, const uint32_t *row_ids, const float *weight, T *out, uint32_t rows,
@@ -29,7 +30,7 @@ __device__ void rms_norm(const float *x, const uint32_t *row_ids, const float *w
     }
     squares = block_reduce(squares, Sum{}, reinterpret_cast<float *>(shared_memory()));
     const float scale = 1.0f / sqrtf(squares / static_cast<float>(hidden) + eps);
-    // The row is read a second time: it is in the first cache.
+    // The second read of the row hits the L1 cache.
     for (uint32_t column = 4 * threadIdx.x; column < hidden; column += 4 * blockDim.x) {
         float four[4], w[4];
         load_quad(four, from + column, hidden - column, whole);

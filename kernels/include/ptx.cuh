@@ -1,4 +1,4 @@
-// The only place with inline PTX. Each wrapper has a model in simulator/lanes/src/ptx.hpp that does the same on the CPU.
+// All inline PTX of the kernels. Each wrapper has a CPU model in simulator/lanes/src/ptx.hpp.
 #pragma once
 
 #include "types.cuh"
@@ -9,9 +9,9 @@
 
 namespace cleave {
 
-// d[16, 8] += a[16, 16] · b[16, 8] of a warp, a row-major and b column-major, in the fragments of mma.m16n8k16: with
-// g = lane / 4, t = lane % 4, a = rows g, g + 8, g, g + 8 at k 2t, 2t, 2t + 8, 2t + 8; b = k 2t, 2t + 8 at column g;
-// d = (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).
+// Computes d[16, 8] += a[16, 16] · b[16, 8] across a warp, with a row-major and b column-major, in the fragments of
+// mma.m16n8k16. With g = lane / 4 and t = lane % 4: a is rows g, g + 8, g, g + 8 at k 2t, 2t, 2t + 8, 2t + 8; b is k
+// 2t, 2t + 8 at column g; d is (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).
 template <class T> __device__ inline void mma16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 
 template <> __device__ inline void mma16816<bf16>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
@@ -30,8 +30,8 @@ template <> __device__ inline void mma16816<f16>(float (&d)[4], const uint32_t (
 
 __device__ inline uint32_t shared_address(const void *at) { return static_cast<uint32_t>(__cvta_generic_to_shared(at)); }
 
-// Four 8×8 matrices of 16-bit elements from shared memory: lanes 8i..8i+7 give the addresses (16-byte aligned) of the
-// rows of matrix i; of each a lane gets row lane / 4, elements 2 (lane % 4) and the next.
+// Loads four 8×8 matrices of 16-bit elements from shared memory. Lanes 8i..8i+7 pass the 16-byte aligned addresses of
+// the rows of matrix i. A lane receives elements 2 (lane % 4) and the next of row lane / 4 of each matrix.
 __device__ inline void ldmatrix(uint32_t (&out)[4], const void *row)
 {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
@@ -49,8 +49,8 @@ __device__ inline void ldmatrix_trans(uint32_t (&out)[4], const void *row)
                  : "memory");
 }
 
-// Copies 16 bytes from global to shared memory in the background, or zeros where not `valid`. There after a
-// cp_async_commit of this thread, a cp_async_wait for it, and for other threads a barrier.
+// Starts an asynchronous copy of 16 bytes from global to shared memory; writes zeros if not `valid`. This thread sees
+// the data after cp_async_commit and a cp_async_wait for it; other threads also need a barrier.
 __device__ inline void cp_async(void *shared, const void *global, bool valid)
 {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
@@ -60,11 +60,11 @@ __device__ inline void cp_async(void *shared, const void *global, bool valid)
 
 __device__ inline void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-// Waits until at most `N` of this thread's latest groups are under way.
+// Waits until at most `N` of this thread's latest groups are still pending.
 template <int N> __device__ inline void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 
-// 16 bytes of global memory that nobody else reads, past the first cache, or zeros where not `valid`. Not for what the
-// kernel writes.
+// Loads 16 bytes of global memory that no other thread reads, bypassing the L1 cache; returns zeros if not `valid`.
+// Must not read memory that the same kernel writes.
 __device__ inline void load_once(uint32_t (&out)[4], const void *global, bool valid)
 {
     out[0] = out[1] = out[2] = out[3] = 0;
@@ -74,7 +74,7 @@ __device__ inline void load_once(uint32_t (&out)[4], const void *global, bool va
         : "l"(global), "r"(uint32_t(valid)));
 }
 
-// 2^x, off by 2^-22 of the result at most; 0 of -infinity.
+// Returns 2^x with a relative error of at most 2^-22; 0 for -infinity.
 __device__ inline float exp2_fast(float x)
 {
     float out;
@@ -82,7 +82,7 @@ __device__ inline float exp2_fast(float x)
     return out;
 }
 
-// Dynamic shared memory of the block, 16-byte aligned. All arrays in shared memory are cut from it.
+// Dynamic shared memory of the block, 16-byte aligned. Kernels carve all their shared arrays from it.
 __device__ inline unsigned char *shared_memory()
 {
     extern __shared__ __align__(128) unsigned char memory[];

@@ -1,5 +1,5 @@
-// Four neighbours at a time as floats: what kernels that touch each element once load and store. And rows of at most 256
-// elements, or of any number in steps, by a few neighbouring lanes.
+// Loads and stores of four neighbouring elements as floats, for kernels that touch each element once. Also reductions
+// by a few neighbouring lanes over rows of at most 256 elements, or over longer rows in steps.
 #pragma once
 
 #include "reduce.cuh"
@@ -11,7 +11,8 @@ template <class T> struct alignas(4 * sizeof(T)) quad {
     T at[4];
 };
 
-// The first `count` of four, the rest zeros. `whole`: all four are there, and aligned as a quad.
+// Loads the first `count` of four elements and fills the rest with zeros. `whole` means that all four exist and are
+// aligned as a quad.
 template <class T> __device__ inline void load_quad(float (&out)[4], const T *from, uint32_t count, bool whole)
 {
     if (whole) {
@@ -24,7 +25,7 @@ template <class T> __device__ inline void load_quad(float (&out)[4], const T *fr
     }
 }
 
-// Stores the first `count` of four.
+// Stores the first `count` of four elements.
 template <class T> __device__ inline void store_quad(T *to, const quad<T> &four, uint32_t count, bool whole)
 {
     if (whole) {
@@ -44,7 +45,7 @@ template <class T> __device__ inline quad<T> round_quad(const float (&four)[4])
     return out;
 }
 
-// Lanes that share a row of n elements, four each: the least power of two that is enough, at most a warp.
+// Number of lanes that share a row of n elements, four each: the smallest sufficient power of two, at most a warp.
 __device__ inline uint32_t lanes_of(uint32_t n)
 {
     uint32_t lanes = 1;
@@ -53,7 +54,7 @@ __device__ inline uint32_t lanes_of(uint32_t n)
     return lanes;
 }
 
-// Among `lanes` neighbours, the result in each. All lanes of the warp take part.
+// Reduces among `lanes` neighbours; each receives the result. All lanes of the warp must call this.
 template <class T, class Op> __device__ inline T lanes_reduce(T value, Op op, uint32_t lanes)
 {
     for (uint32_t step = lanes / 2; step > 0; step /= 2)

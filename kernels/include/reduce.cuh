@@ -14,7 +14,7 @@ struct Max {
     template <class T> __device__ T operator()(T a, T b) const { return a > b ? a : b; }
 };
 
-// The result in every lane. `Lanes` (a power of two) neighbours reduce among themselves.
+// Reduces among `Lanes` neighbours (a power of two) and returns the result in every lane.
 template <int Lanes = 32, class T, class Op> __device__ inline T warp_reduce(T value, Op op)
 {
     for (int step = Lanes / 2; step > 0; step /= 2)
@@ -22,7 +22,8 @@ template <int Lanes = 32, class T, class Op> __device__ inline T warp_reduce(T v
     return value;
 }
 
-// The result in every thread. `scratch` holds a T for each warp; it may be used again after the next barrier.
+// Reduces over the block and returns the result in every thread. `scratch` holds one T per warp and may be reused after
+// the next barrier.
 template <class T, class Op> __device__ inline T block_reduce(T value, Op op, T *scratch)
 {
     const uint32_t warp = threadIdx.x / 32, warps = blockDim.x / 32;

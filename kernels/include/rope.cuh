@@ -1,4 +1,4 @@
-// Norms of heads, rotation of q and k, and the store of k and v in their blocks.
+// Per-head norms, rotation of q and k, and the store of k and v into KV blocks.
 #pragma once
 
 #include "int8.cuh"
@@ -10,8 +10,8 @@ namespace cleave {
 constexpr int rope_threads = 128;
 constexpr uint32_t padding_slot = 0xffffffffu; // of a row that is none
 
-// Stores four elements each of the two halves of a row, the halves `half` elements apart, as token `token` of a stripe;
-// `at` is their place in a half. All lanes of the warp come here, `stripe` is null for those that store nothing.
+// Stores four elements of each half of a row as token `token` of a stripe. The halves lie `half` elements apart; `at`
+// is the offset in a half. All lanes of the warp must call this; lanes with nothing to store pass a null `stripe`.
 template <class K>
 __device__ inline void store_kv(unsigned char *stripe, const KvLayout &layout, uint32_t token, uint32_t at,
                                 const float (&low)[4], const float (&high)[4], uint32_t count, bool whole, uint32_t lanes)
@@ -42,13 +42,15 @@ __device__ inline void store_kv(unsigned char *stripe, const KvLayout &layout, u
     }
 }
 
-// Of each row: q's heads in place, and k's and v's in the row's slot, block * block_tokens + token in the block; where that
-// is padding_slot the row is padding and nothing of it is written. q: [rows, heads, head_dim], k and v: [rows, kv_heads,
-// head_dim], rows q_stride, k_stride and v_stride elements apart; cos and sin: [rows, head_dim / 2]; q_norm and k_norm:
-// [head_dim], or null for none. Pairs are (x[i], x[i + head_dim / 2]). head_dim is even and at most 256. Pointers are
-// aligned to 16 bytes; with head_dim and all strides multiples of 8 four elements go at a time.
+// Rotates q's heads in place and writes k's and v's heads to the row's slot, which is block * block_tokens + token in
+// the block. Rows whose slot is padding_slot are padding and write nothing. q is [rows, heads, head_dim]; k and v are
+// [rows, kv_heads, head_dim]; their rows lie q_stride, k_stride and v_stride elements apart. cos and sin are [rows,
+// head_dim / 2]. q_norm and k_norm are [head_dim], or null for no norm. Pairs are (x[i], x[i + head_dim / 2]). head_dim
+// is even and at most 256. Pointers are aligned to 16 bytes. If head_dim and all strides are multiples of 8, elements
+// are processed four at a time.
 //
-// A head is lanes_of(head_dim / 2) neighbouring lanes, with four pairs each. Heads of a row: those of q, k, v.
+// A head takes lanes_of(head_dim / 2) neighbouring lanes with four pairs each. A row's heads are those of q, k and v,
+// in this order.
 template <class T, class K>
 __device__ void rope_store(T *q, uint32_t q_stride, const T *k, uint32_t k_stride, const T *v, uint32_t v_stride,
                            const float *q_norm, const float *k_norm, float eps, const float *cos, const float *sin,
@@ -97,7 +99,7 @@ __device__ void rope_store(T *q, uint32_t q_stride, const T *k, uint32_t k_strid
         load_quad(s, sin + uint64_t(row) * half + at, count, whole);
         for (int i = 0; i < 4; i++) {
             const float a = low[i], b = high[i];
-            // Rounded twice, as on the CPU.
+            // Each product is rounded on its own, as on the CPU.
             low[i] = __fmul_rn(a, c[i]) - __fmul_rn(b, s[i]);
             high[i] = __fmul_rn(b, c[i]) + __fmul_rn(a, s[i]);
         }

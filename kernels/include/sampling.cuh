@@ -1,4 +1,4 @@
-// The next token of each row of logits: the one that src/sampling/sampler.rs draws, always.
+// Samples the next token of each row of logits. The token always equals the one that src/sampling/sampler.rs draws.
 #pragma once
 
 #include "sampling_params.cuh"
@@ -12,7 +12,7 @@ struct SamplingLists {
     const uint32_t *masked;
 };
 
-// src/sampling/penalties.rs, in place.
+// Applies the penalties of src/sampling/penalties.rs in place.
 __device__ inline void apply_penalties(float *logits, uint32_t vocab, const SamplingRow &p, const SamplingLists &lists)
 {
     const TokenBias *const biases = lists.biases + p.biases;
@@ -48,7 +48,7 @@ __device__ inline void apply_penalties(float *logits, uint32_t vocab, const Samp
     __syncthreads();
 }
 
-// Of a row whose largest logit is finite.
+// Draws a token from a row whose largest logit is finite.
 __device__ inline uint32_t draw(const Sampling &sampling, const SamplingRow &p, float largest)
 {
     const Softmax softmax = {double(largest), __ddiv_rn(1.0, double(p.temperature))};
@@ -57,17 +57,17 @@ __device__ inline uint32_t draw(const Sampling &sampling, const SamplingRow &p, 
     Bound bound = no_bound;
     if (p.top_k > 0 && p.top_k < sampling.vocab) {
         const auto one = [](uint32_t, float logit) -> Weight { return logit > -INFINITY; };
-        // At any temperature by the logits themselves.
+        // top_k compares the logits themselves, at any temperature.
         const auto bin = [&](float logit) { return bin_of(softmax.largest - double(logit)); };
         bound = sampling.select(one, bin, [&](Weight) -> Weight { return p.top_k - 1; });
     }
-    // The bound first: few are within, and the exponential in double is what costs.
+    // The bound is checked first: few tokens pass it, and the exponential in double is the expensive part.
     const auto weight = [&](uint32_t id, float logit) -> Weight {
         return bound.keeps(order_of(logit), id) ? softmax.weight(logit) : 0;
     };
     if (p.top_p < 1.0f) {
         const auto bin = [&](float logit) { return bin_of(softmax.distance(logit)); };
-        // The first at which the sum reaches it is the first at which it exceeds one less.
+        // The sum reaches a value exactly where it first exceeds that value minus one.
         const Bound nucleus = sampling.select(weight, bin, [&](Weight total) {
             return static_cast<Weight>(ceil(__dmul_rn(double(p.top_p), __ull2double_rn(total)))) - 1;
         });
@@ -78,7 +78,7 @@ __device__ inline uint32_t draw(const Sampling &sampling, const SamplingRow &p, 
         const Weight all = weight(id, logit);
         return all >= least ? all : 0;
     };
-    // 53 bits times the total, without the lowest 53.
+    // The product of 53 random bits and the total, shifted right by 53.
     const Weight random = sampling_random(p.seed, p.position) << 11;
     return sampling.pick(kept, [&](Weight total) { return __umul64hi(random, total); });
 }
@@ -87,8 +87,9 @@ constexpr int sampling_threads = 1024;
 constexpr int sampling_shared = 33304;
 static_assert(sizeof(SamplingMemory) == sampling_shared, "shared memory of sample");
 
-// Grid: a block for each of `rows`. Block: a multiple of 32, sampling_threads for large vocabularies. Shared: sampling_shared.
-// `logits`: [.., vocab], rows `stride` apart; those sampled from are overwritten where lists say so. vocab is at most 2^22.
+// Grid: one block for each of `rows`. Block: a multiple of 32 threads; sampling_threads for large vocabularies. Shared:
+// sampling_shared. `logits` is [.., vocab] with rows `stride` elements apart. Penalties and masks overwrite the logits
+// of sampled rows. vocab is at most 2^22.
 __device__ inline void sample(float *logits, uint32_t stride, uint32_t vocab, const SamplingRow *rows,
                               const SamplingLists &lists, uint32_t *tokens, uint32_t *status)
 {
@@ -103,7 +104,7 @@ __device__ inline void sample(float *logits, uint32_t stride, uint32_t vocab, co
             status[blockIdx.x] = how;
         }
     };
-    // The likeliest: order above id, the smallest of all.
+    // Finds the likeliest token: the smallest key, with the order in the high half and the id in the low half.
     Weight best = ~Weight(0);
     const auto look = [&](uint32_t id, float logit) {
         if (logit > -INFINITY)
@@ -132,7 +133,7 @@ __device__ inline void sample(float *logits, uint32_t stride, uint32_t vocab, co
         return;
     }
     const float largest = logit_of(uint32_t(best >> 32));
-    // Only a penalty makes infinity: that token is drawn.
+    // Only a penalty or bias can produce infinity here; that token is drawn.
     const bool greedy = !(p.temperature > 0.0f) || !(largest < INFINITY);
     finish(greedy ? uint32_t(best) : draw(sampling, p, largest), sampled);
 }

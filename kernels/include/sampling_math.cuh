@@ -1,17 +1,17 @@
-// The arithmetic of src/sampling, operation for operation: the same bits on both sides.
+// The arithmetic of src/sampling, operation for operation, so that host and device compute the same bits.
 #pragma once
 
 #include "types.cuh"
 
 namespace cleave {
 
-// A probability up to a factor, in units of 2^-42 of the likeliest token's. Integers: their sums do not depend on order.
-// Of no more than 2^22 tokens they do not overflow.
+// An unnormalized probability in units of 2^-42 of the likeliest token's. Integer sums do not depend on order, and sums
+// over at most 2^22 tokens do not overflow.
 using Weight = unsigned long long;
 constexpr double weight_one = 4398046511104.0;
 constexpr double weight_none_from = 30.0; // e^-30 is less than half a unit
 
-// src/sampling/math.rs: e^x for -708 <= x <= 0.
+// e^x for -708 <= x <= 0, as in src/sampling/math.rs.
 __device__ inline double sampling_exp(double x)
 {
     constexpr double log2_e = 1.44269504088896340736, round = 6755399441055744.0;
@@ -33,12 +33,12 @@ __device__ inline double sampling_exp(double x)
 }
 
 struct Softmax {
-    double largest, scale; // of the logits; 1 / temperature
+    double largest, scale; // the largest logit; 1 / temperature
 
-    // How far below the largest, at this temperature.
+    // Distance of a logit below the largest, at this temperature.
     __device__ double distance(float logit) const { return __dmul_rn(__dsub_rn(largest, double(logit)), scale); }
 
-    // 0 of NaN.
+    // Weight of a logit; 0 for NaN.
     __device__ Weight weight(float logit) const
     {
         const double d = distance(logit);
@@ -50,7 +50,7 @@ struct Softmax {
     }
 };
 
-// src/sampling/philox.rs: 53 random bits, a function of the two.
+// Returns 53 random bits as a function of seed and position, as in src/sampling/philox.rs.
 __device__ inline Weight sampling_random(uint64_t seed, uint64_t position)
 {
     uint32_t counter[4] = {uint32_t(position), uint32_t(position >> 32), 0, 0};
@@ -67,7 +67,7 @@ __device__ inline Weight sampling_random(uint64_t seed, uint64_t position)
     return (Weight(counter[1]) << 32 | counter[0]) >> 11;
 }
 
-// The larger the logit, the smaller. Both zeros are one. Not for NaN.
+// Sort key of a logit: the larger the logit, the smaller the key. Both zeros have the same key. NaN is not allowed.
 __device__ inline uint32_t order_of(float logit)
 {
     uint32_t bits = __float_as_uint(logit);
@@ -80,7 +80,7 @@ __device__ inline float logit_of(uint32_t order)
     return __uint_as_float(order >> 31 ? order : 0x7fffffffu - order);
 }
 
-// Those up to a token in the order of src/sampling/topk.rs: larger logits first, lower ids on ties.
+// Set of tokens up to a last one, in the order of src/sampling/topk.rs: larger logits first, lower ids on ties.
 struct Bound {
     uint32_t order, id;
 

@@ -1,4 +1,5 @@
-// Searches in cumulative sums over a row of logits, by one block. All sums are of integers: any order gives the same.
+// Searches in cumulative sums over a row of logits, by one block. All sums are integers, so their order does not
+// matter.
 #pragma once
 
 #include "reduce.cuh"
@@ -8,13 +9,14 @@ namespace cleave {
 
 constexpr uint32_t nothing = 0xffffffffu;
 
-// Where a cumulative sum first exceeds a target, and the sum before it; where it never does, `nothing` and all.
+// Index at which a cumulative sum first exceeds a target, and the sum before it. If it never does: `nothing` and the
+// total.
 struct Found {
     uint32_t index;
     Weight before;
 };
 
-// In shared memory.
+// Layout of the shared memory.
 struct SamplingMemory {
     static constexpr uint32_t bin_bits = 11, bins_len = 1 << bin_bits, list_len = 4096;
     Weight bins[bins_len];
@@ -29,7 +31,7 @@ struct Sampling {
     uint32_t vocab;
     SamplingMemory &memory;
 
-    // Calls f(id, logit) for all, whole warps at a time: with NaN past the end.
+    // Calls f(id, logit) for all ids. Whole warps make each call; past the end the logit is NaN.
     template <class F> __device__ void each(F f) const { each_of(row, vocab, f); }
 
     template <class F> __device__ static void each_of(const float *logits, uint32_t n, F f)
@@ -54,7 +56,7 @@ struct Sampling {
         return block_reduce(value, op, reinterpret_cast<T *>(memory.warps));
     }
 
-    // The first of n at which the sum of measure(i) exceeds `target`.
+    // Returns the first of n indices at which the sum of measure(i) exceeds `target`.
     template <class Measure> __device__ Found locate(uint32_t n, Weight target, Measure measure) const
     {
         const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
@@ -95,7 +97,7 @@ struct Sampling {
         return memory.found;
     }
 
-    // The id at which the sum over the row, in ascending id, of measure(id, logit) exceeds target(the whole sum).
+    // Returns the id at which the sum of measure(id, logit), in ascending id, exceeds target(the total).
     template <class Measure, class Target> __device__ uint32_t pick(Measure measure, Target target_of) const
     {
         const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
@@ -123,10 +125,11 @@ struct Sampling {
         return first + locate(n, target - before, [&](uint32_t i) { return measure(first + i, row[first + i]); }).index;
     }
 
-    // The tokens down to the one at which the sum of measure(id, logit), in the order of Bound, exceeds target(the whole
-    // sum); all if it never does. What has a measure has that of its logit alone or, from an id on, none. `bin` is
-    // ascending in that order and below bins_len; a fine one makes the search short. Adds up by bin; looks into the one
-    // that is met, by the digits of its logits' order; then counts ids among equals.
+    // Returns the bound at the token where the sum of measure(id, logit), in the order of Bound, exceeds target(the
+    // total); if it never does, the bound keeps all tokens. A nonzero measure depends on the logit alone; from some id
+    // on it may be zero. `bin` ascends in that order and stays below bins_len; finer bins make the search faster. The
+    // search sums by bin, then splits the bin that reaches the target by the digits of its sort keys, and finally
+    // counts ids among equal logits.
     template <class Measure, class Bin, class Target>
     __device__ Bound select(Measure measure, Bin bin, Target target_of) const
     {
@@ -137,7 +140,7 @@ struct Sampling {
             const Weight mine = measure(id, logit);
             const uint32_t at = mine != 0 ? bin(logit) : last;
             sum += mine;
-            add(at, at != last ? mine : 0); // the last is where the others end, and the fullest
+            add(at, at != last ? mine : 0); // the last bin takes all others and is the fullest
         });
         Weight target = target_of(reduce(sum, Sum()));
         Found found = locate(last, target, [&](uint32_t i) { return memory.bins[i]; });
@@ -157,7 +160,7 @@ struct Sampling {
         __syncthreads();
         const uint32_t listed = memory.listed;
 
-        uint32_t prefix = 0, known = 0; // of `order`, the high bits
+        uint32_t prefix = 0, known = 0; // high bits of `order`
         while (known < 32) {
             const uint32_t digit = known + bits < 32 ? bits : 32 - known, shift = 32 - known - digit;
             clear();
@@ -184,7 +187,7 @@ struct Sampling {
             prefix = prefix << digit | found.index;
             known += digit;
         }
-        // One, or all equals.
+        // The target is reached by a single token, or by all equal ones.
         if (memory.bins[found.index] - target <= measure(0, logit_of(prefix)))
             return {prefix, nothing};
         const auto equals = [&](uint32_t id, float logit) {
@@ -203,7 +206,7 @@ struct Sampling {
         __syncthreads();
     }
 
-    // By whole warps. One addition where they all mean the same bin.
+    // Called by whole warps. If all lanes have the same bin, the warp makes one addition.
     __device__ void add(uint32_t bin, Weight mine) const
     {
         const uint32_t some = __ballot_sync(whole_warp, mine != 0);
@@ -220,7 +223,8 @@ struct Sampling {
         }
     }
 
-    // In halves with a carry: shared memory has no addition of 64 bits, and what nvcc makes of one spins.
+    // Adds in two halves with a carry. Shared memory has no 64-bit addition, and nvcc would emulate it with a spin
+    // loop.
     __device__ static void add_to(Weight &bin, Weight mine)
     {
         uint32_t *const halves = reinterpret_cast<uint32_t *>(&bin);

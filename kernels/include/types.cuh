@@ -1,28 +1,28 @@
-// Element types and their conversions, the same for nvcc and for the simulator (simulator/lanes).
+// Element types and their conversions, shared by nvcc and the simulator (simulator/lanes).
 #pragma once
 
 #ifndef CLEAVE_SIM
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <stdint.h>
-// An entry point, by the name that the host launches it by. Stands behind its definition.
+// Registers an entry point under the name that the host uses to launch it. Comes after its definition.
 #define CLEAVE_ENTRY(name)
 #endif
 
 namespace cleave {
 
-// Storage only: arithmetic is done in float.
+// Storage types only; arithmetic is done in float.
 struct bf16 {
     uint16_t bits;
 };
 struct f16 {
     uint16_t bits;
 };
-// Two in a register, the first in the low half, as mma operands are.
+// Packs two elements into a register, the first in the low half, in the format of mma operands.
 template <class T> struct alignas(4) pair {
     T x, y;
 };
-// 16 bytes, for the widest loads and stores.
+// 16 bytes of elements, for the widest loads and stores.
 template <class T> struct alignas(16) vec {
     static constexpr int size = 16 / sizeof(T);
     T at[size];
