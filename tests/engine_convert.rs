@@ -1,5 +1,5 @@
-//! A sequence moves between caches of different layouts. Where values keep their bits (block sizes, shards) it goes
-//! on bit for bit; where they are rounded (dtypes) it still knows what it read.
+//! Moves a sequence between caches of different layouts. If values keep their bits (block sizes, shards), the
+//! generation continues bit for bit. If they are rounded (dtypes), the sequence still knows what it has read.
 
 mod common;
 
@@ -10,7 +10,7 @@ use cleave::tensor::Dtype;
 use common::*;
 use std::sync::Arc;
 
-/// Block size, dtype, shards.
+/// Block size, dtype and number of shards of a cache.
 #[derive(Clone, Copy, Debug)]
 struct Layout(u32, Dtype, u32);
 
@@ -43,7 +43,7 @@ fn data(from: &ModelCache, kv: u64, way: Way) -> Vec<u8> {
     }
 }
 
-/// Moves a handle from cache to cache; the handles left behind are released.
+/// Moves a handle through a chain of caches and releases the handles left behind.
 fn carry(caches: &[Arc<ModelCache>], mut kv: u64, way: Way) -> u64 {
     for pair in caches.windows(2) {
         let landed = pair[1].import(None, &data(&pair[0], kv, way), 0).unwrap();
@@ -56,7 +56,7 @@ fn carry(caches: &[Arc<ModelCache>], mut kv: u64, way: Way) -> u64 {
     kv
 }
 
-/// Prefills in the first cache and decodes in the last: tokens and bits of their logprobs.
+/// Prefills in the first cache and decodes in the last. Returns the tokens and the bits of their logprobs.
 fn across(host: &mut Host, caches: &[Arc<ModelCache>], job: Request, way: Way) -> (Vec<u32>, Vec<u32>) {
     let prefill = host.engine(&caches[0], role(Role::Prefill));
     let decode = host.engine(caches.last().unwrap(), role(Role::Decode));
@@ -105,7 +105,7 @@ struct Item {
     answer: String,
 }
 
-/// Every `step`-th plain question of those that the model was not trained on.
+/// Every `step`-th plain question from those held out of training.
 fn items(step: usize) -> Vec<Item> {
     let text = std::fs::read_to_string(format!("{}/recall_heldout.json", tiny_dir())).unwrap();
     let all: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
@@ -154,7 +154,7 @@ fn what_was_rounded_still_answers() {
     }
 }
 
-/// A converted sequence and one computed here with the same tokens do not notice each other.
+/// A converted sequence and one computed locally from the same tokens do not affect each other.
 #[test]
 fn neighbours_make_no_difference_to_what_was_rounded() {
     let mut host = Host::new();

@@ -1,5 +1,5 @@
-//! Edges of what a request may ask for: full contexts and caches, limits and stops across a handoff, seeds, and
-//! handles of generations that are over.
+//! Edge cases of requests: full contexts and caches, limits and stops across a handoff, seeds, and handles of finished
+//! generations.
 
 mod common;
 
@@ -29,7 +29,7 @@ fn kv(outcome: &Outcome) -> u64 {
     kv
 }
 
-/// The greedy tokens after a prompt.
+/// Returns the greedy tokens after a prompt.
 fn greedy(prompt: &[u32], n: u32) -> Vec<u32> {
     let cache = cache_of(200);
     let mut host = Host::new();
@@ -48,7 +48,7 @@ fn prompts_at_the_edge_of_the_context() {
     }
     let refused = two.decode.submit(vec![request(&prompt(context + 1, 1), 1)]).refused.unwrap();
     assert_eq!(refused.status, Status::InvalidArgument);
-    // Handed over one token before the edge.
+    // Handed over one token before the limit.
     let first = two.host.run(&two.prefill, request(&prompt(context - 2, 1), u32::MAX));
     assert_eq!(first.reason(), Prefilled);
     let rest = two.host.run(&two.decode, continuation(kv(&first)));
@@ -66,7 +66,7 @@ fn prompts_at_the_edge_of_the_cache() {
             assert_eq!((outcome.tokens.len(), outcome.reason()), (tokens, Length), "{n} of 64");
         }
     }
-    // The whole cache in one handle, and on from there.
+    // One handle holds the whole cache, and the generation continues from it.
     let kept = host.run(&engine, Request { keep_kv: true, ..request(&prompt(49, 7), 14) });
     let rest = host.run(&engine, Request { kv: kv(&kept), ..request(&[1], u32::MAX) });
     assert_eq!((rest.tokens.len(), rest.reason()), (0, Length));
@@ -102,12 +102,12 @@ fn limits_count_over_the_handoff() {
         assert_eq!((rest.reason(), rest.tokens.len()), (Length, n as usize - 1));
         assert_eq!(rest.end.unwrap().index, n);
     }
-    // A new limit counts from the prompt too.
+    // A new limit also counts from the prompt.
     let first = two.host.run(&two.prefill, request(&prompt(20, 1), 30));
     let mut more = continuation(kv(&first));
     more.sampling.max_new_tokens = 4;
     assert_eq!(two.host.run(&two.decode, more).tokens.len(), 3);
-    // min_new_tokens over max_new_tokens: refused, and the handle lives.
+    // A min_new_tokens above max_new_tokens is refused, and the handle survives.
     let first = two.host.run(&two.prefill, request(&prompt(20, 1), 30));
     let mut wrong = continuation(kv(&first));
     wrong.sampling.min_new_tokens = 31;
@@ -120,19 +120,21 @@ fn stops_and_minima_span_the_handoff() {
     let mut two = two();
     let words = prompt(20, 6);
     let tokens = greedy(&words, 12);
-    // The first token on the prefill engine and two on the other make one stop sequence.
+    // A stop sequence matches across engines: its first token on the prefill engine, the other two on the decode
+    // engine.
     let mut job = request(&words, 12);
     job.sampling.stop_sequences = vec![tokens[..3].to_vec()];
     let first = two.host.run(&two.prefill, job.clone());
     assert_eq!(first.reason(), Prefilled);
     let rest = two.host.run(&two.decode, continuation(kv(&first)));
     assert_eq!((rest.reason(), &rest.tokens[..]), (Stop, &tokens[1..3]));
-    // Not before the minimum, which counts from the prompt; the sequence does not come up again at the very place.
+    // No stop before the minimum, which counts from the prompt. The stop sequence does not occur again at exactly that
+    // place.
     job.sampling.min_new_tokens = 4;
     let first = two.host.run(&two.prefill, job);
     let rest = two.host.run(&two.decode, continuation(kv(&first)));
     assert!(rest.tokens.len() > 2, "{rest:?}");
-    // A stop on the prefill engine itself ends the generation there, and the handle is kept all the same.
+    // A stop on the prefill engine itself ends the generation there, and the handle is still kept.
     let mut job = request(&words, 12);
     job.sampling.stop_ids = vec![tokens[0]];
     let first = two.host.run(&two.prefill, job);
@@ -151,7 +153,7 @@ fn a_handle_of_a_generation_that_is_over() {
     assert_eq!((over.reason(), over.tokens.len()), (Stop, stops + 1));
     let handle = KvId(kv(&over));
     let copy = || two.cache.kv().duplicate(handle).unwrap().0;
-    // Still over: it ends as it did, its last token repeated where asked for.
+    // The generation is still over: it ends as before, and repeats its last token if asked to.
     let (again, repeat) = (copy(), copy());
     let (on, turn) = (copy(), copy());
     let again = two.host.run(&two.decode, Request { keep_kv: true, ..continuation(again) });
@@ -159,10 +161,10 @@ fn a_handle_of_a_generation_that_is_over() {
     two.cache.kv().release(KvId(kv(&again))).unwrap();
     let repeat = two.host.run(&two.decode, Request { emit_pending: true, ..continuation(repeat) });
     assert_eq!((repeat.reason(), &repeat.tokens[..]), (Stop, &tokens[stops..=stops]));
-    // Under other parameters it goes on where it was.
+    // With other parameters it continues where it stopped.
     let on = two.host.run(&two.decode, Request { kv: on, override_sampling: true, ..request(&[], 12) });
     assert_eq!((on.reason(), &on.tokens[..]), (Length, &tokens[stops + 1..]));
-    // And so does the chat.
+    // A further chat turn continues as well.
     let turn = two.host.run(&two.decode, Request { kv: turn, override_sampling: true, ..request(&prompt(5, 2), 6) });
     assert_eq!(turn.indices, (0..6).collect::<Vec<_>>());
     two.cache.kv().release(handle).unwrap();
@@ -180,7 +182,7 @@ fn a_random_seed_travels_with_the_handle() {
     let handle = KvId(kv(&first));
     let runs: Vec<_> = (0..3).map(|_| two.cache.kv().duplicate(handle).unwrap().0).collect();
     let mut outcomes: Vec<_> = runs.iter().map(|&kv| two.host.run(&two.decode, continuation(kv))).collect();
-    // Once more, exported half-way.
+    // The same once more, with an export half-way.
     let id = two.host.submit(&two.decode, continuation(handle.0));
     two.host.tokens(id, 5);
     two.decode.export(id).ok();
@@ -212,7 +214,7 @@ fn what_was_generated_is_a_prefix_like_any_other() {
     let other = host.engine(&fresh, role(Role::Mixed));
     let want = host.run(&other, sampled(&whole, 20, 4));
     assert_eq!((got.tokens, got.logprobs, got.top), (want.tokens, want.logprobs, want.top));
-    // The salt comes with the handle: another tenant's does not hit what it continued.
+    // The salt travels with the handle, so another tenant gets no prefix hit on the continued sequence.
     let prefill = host.engine(&cache, role(Role::Prefill));
     let salted = Request { cache_salt: 7, ..request(&prompt(64, 9), 40) };
     let handle = kv(&host.run(&prefill, salted));

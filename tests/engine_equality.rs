@@ -1,5 +1,5 @@
-//! A sequence's result never depends on its neighbours: the same tokens and the same bits of every logprob,
-//! whatever the batch, the chunking, prefix-cache hits, preemptions and handoffs.
+//! A sequence's result never depends on its neighbours. Tokens and the bits of every logprob are the same for any
+//! batch, chunking, prefix-cache hit, preemption and handoff.
 
 mod common;
 
@@ -8,7 +8,7 @@ use cleave::kv::KvId;
 use cleave::sequence::FinishReason;
 use common::*;
 
-/// Alone, whole prompt in one step, no prefix cache.
+/// Runs a request alone, with the whole prompt in one step and no prefix cache.
 fn reference(request: cleave::engine::Request) -> Outcome {
     let cache = cache(CacheOptions { no_prefix_cache: true, ..CacheOptions::default() });
     let mut host = Host::new();
@@ -66,8 +66,8 @@ fn prefix_hits_change_nothing() {
 fn preemption_changes_nothing() {
     let jobs: Vec<_> = (0..5).map(|i| sampled(&prompt(30, 20 + i), 60, i + 1)).collect();
     let want: Vec<_> = jobs.iter().map(|j| reference(j.clone())).collect();
-    // Each needs 6 blocks in the end; 14 hold two and a bit. The queue's little room keeps them from ending before all are
-    // there.
+    // Each request needs 6 blocks in the end, so 14 blocks hold little more than two requests. The small queue keeps
+    // the first ones from ending before all are submitted.
     let cache = cache_of(14);
     let mut host = Host::with_capacity(64);
     let engine = host.engine(&cache, role(Role::Mixed));
@@ -127,7 +127,8 @@ fn the_pending_token_is_repeated_on_request() {
     let mut host = Host::new();
     let prefill = host.engine(&from, role(Role::Prefill));
     let (near, far) = (host.engine(&from, role(Role::Decode)), host.engine(&to, role(Role::Decode)));
-    // The second time the prompt is in the prefix cache: what that saved is known at the end, wherever that is.
+    // The second time, the prompt is in the prefix cache. The final event reports the saving, on whichever engine it
+    // occurs.
     for cached in [0, 32] {
         let first = host.run(&prefill, request(&prompt(40, 2), 8));
         assert_eq!(first.end.unwrap().cached_tokens, cached);
@@ -158,7 +159,7 @@ fn handoff_between_two_caches_changes_nothing() {
         let first = host.run(&prefill, job.clone());
         let kv = first.end.unwrap().kv;
         let data = if by_image { image(&from, kv) } else { cleave::transport::ticket(from.kv(), KvId(kv)).unwrap() };
-        // Submitted at once, before the import has landed.
+        // Submitted immediately, before the import has arrived.
         let imported = to.import(Some(&host.queue), &data, 77).unwrap().0;
         let rest = host.run(&decode, continuation(imported));
         assert_same(&joined(&[first, rest]), &want, if by_image { "image" } else { "ticket" });
@@ -196,7 +197,7 @@ fn a_running_generation_moves_on_export_and_through_a_file() {
     assert_same(&joined(&[first, rest]), &want, "exported, saved, loaded");
 }
 
-/// Counts for penalties are kept while a sequence runs, and made anew where it goes on.
+/// Penalty counts are kept while a sequence runs and are rebuilt where it continues.
 #[test]
 fn penalties_count_alike_after_a_handoff() {
     let mut job = sampled(&prompt(60, 31), 30, 8);

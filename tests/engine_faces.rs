@@ -1,5 +1,5 @@
-//! The life cycle of engines and requests, through both faces of the library: each body below runs once over the Rust types
-//! and once over the C functions.
+//! Life cycle of engines and requests through both interfaces of the library. Each test body runs once with the Rust
+//! types and once with the C functions.
 
 mod common;
 #[path = "common/face.rs"]
@@ -12,7 +12,7 @@ use common::prompt;
 use face::*;
 use std::time::Duration;
 
-/// Runs a body over each face.
+/// Runs a body with each interface.
 macro_rules! through_both_faces {
     ($($name:ident),* $(,)?) => {
         mod rust_face {
@@ -62,14 +62,14 @@ fn a_request_runs_to_its_length<F: Face>() {
 }
 
 fn cancel_ends_a_request_wherever_it_is<F: Face>() {
-    // On a queue with little room a long request cannot end before somebody polls, however late that is.
+    // With a small queue, a long request cannot end before somebody polls, however late that is.
     let mut host = Either::<F>::open(60, 32);
     let engine = host.face.engine(Role::Mixed, 2, 0);
     let ids: Vec<_> = (0..6).map(|i| host.submit(&engine, &job(30, i, 150))).collect();
     host.tokens(ids[0], 3);
     for &id in ids.iter().rev() {
         assert_eq!(host.face.cancel(&engine, id), 0);
-        // It may be over by now.
+        // The request may have ended already.
         let again = host.face.cancel(&engine, id);
         assert!(again == 0 || again == Status::NotFound as Code, "{again}");
     }
@@ -87,7 +87,7 @@ fn cancel_ends_a_request_wherever_it_is<F: Face>() {
 fn admission_is_limited_and_opens_again<F: Face>() {
     let mut host = Either::<F>::open(60, 32);
     let engine = host.face.engine(Role::Mixed, 1, 2);
-    // None of the three ends before its tokens are polled.
+    // None of the three requests ends before its tokens are polled.
     let ids: Vec<_> = (0..3).map(|i| host.face.submit(&engine, &job(20, i, 450)).unwrap()).collect();
     assert_eq!(host.face.submit(&engine, &job(20, 3, 450)), Err(Status::WouldBlock as Code));
     host.finish(ids[0]);

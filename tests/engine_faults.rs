@@ -1,4 +1,4 @@
-//! A fault in one engine ends that engine's requests, says so, and leaves the others alone.
+//! A fault in one engine ends and reports that engine's requests, and leaves other engines alone.
 #![cfg(feature = "failpoints")]
 
 mod common;
@@ -11,13 +11,13 @@ use common::*;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Failpoints are the process's: one test at a time.
+/// Failpoints apply to the whole process, so tests run one at a time.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Wherever in a turn the step thread panics, every accepted request ends once and nothing is left.
+/// Wherever the step thread panics, every accepted request ends exactly once and no blocks remain in use.
 #[test]
 fn a_panic_anywhere_loses_no_request() {
     let _alone = alone();
@@ -51,12 +51,12 @@ fn a_panic_anywhere_loses_no_request() {
     }
 }
 
-/// A second fault, while the first is being handled.
+/// A second fault occurs while the first is being handled.
 #[test]
 fn a_panic_while_a_fault_is_handled_loses_no_request() {
     let _alone = alone();
     let cache = cache_of(60);
-    // With little room: none ends before it is polled.
+    // With a small queue, no request ends before it is polled.
     let mut host = Host::with_capacity(64);
     let bad = host.engine(&cache, role(Role::Mixed));
     let ids: Vec<_> = (0..4).map(|i| host.squeeze(&bad, request(&prompt(20, i), 300))).collect();

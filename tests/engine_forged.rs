@@ -1,5 +1,5 @@
-//! Handles, tickets and images that are authentic and yet wrong: their author knew the secret, but no engine on this model
-//! can have left them behind. Whatever they carry, the request that continues from one fails alone.
+//! Handles, tickets and images that are authentic but wrong: their author knew the secret, but no engine on this model
+//! can have produced them. Whatever they contain, only the request that continues from them fails.
 
 mod common;
 
@@ -10,7 +10,7 @@ use cleave::sequence::{FinishReason, Snapshot};
 use common::*;
 use std::sync::Arc;
 
-/// Something to do to a sequence, and the status it must be refused with.
+/// A change to a sequence, and the status with which it must be refused.
 type Forgery = (&'static str, Status, fn(&mut Snapshot));
 
 fn vocab() -> u32 {
@@ -41,17 +41,17 @@ fn secret_cache() -> Arc<ModelCache> {
     cache(CacheOptions { secret: Some([5; 32]), bytes: 1 << 20, ..CacheOptions::default() })
 }
 
-/// How a forged sequence reaches the engine.
+/// Route by which a forged sequence reaches the engine.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     Handle,
     Image,
     Ticket,
-    /// A ticket whose handle is gone by the time it is imported: only its tokens come.
+    /// A ticket whose handle is gone by the time of the import, so that only its tokens arrive.
     DeadTicket,
 }
 
-/// A handle in `victim` of a sequence that `forge` has changed and a cache with the same secret has signed.
+/// Creates a handle in `victim` for a sequence that `forge` has changed and a cache with the same secret has signed.
 fn forged(forge: fn(&mut Snapshot), way: Way, victim: &Arc<ModelCache>) -> (KvId, Arc<ModelCache>) {
     let author = if matches!(way, Way::Handle) { victim.clone() } else { secret_cache() };
     let mut host = Host::new();
@@ -78,7 +78,8 @@ fn forged(forge: fn(&mut Snapshot), way: Way, victim: &Arc<ModelCache>) -> (KvId
     (here, author)
 }
 
-/// Refused at once or, where its KV was still on its way, ended with the status. No token of it came out.
+/// Checks that the request was refused immediately, or ended with the status if its KV was still in transfer. It
+/// produced no token.
 fn fails(host: &mut Host, engine: &Engine, request: Request, status: Status, what: &str) {
     let submitted = engine.submit(vec![request]);
     match submitted.refused {
@@ -95,7 +96,7 @@ fn fails(host: &mut Host, engine: &Engine, request: Request, status: Status, wha
 #[test]
 fn a_forged_sequence_fails_its_own_request_only() {
     let victim = secret_cache();
-    // With little room: the neighbour is there until it is polled to its end.
+    // With a small queue, the neighbour lives until it is polled to its end.
     let mut host = Host::with_capacity(64);
     let engine = host.engine(&victim, role(Role::Mixed));
     let neighbour = host.squeeze(&engine, request(&prompt(20, 1), 300));
@@ -114,7 +115,7 @@ fn a_forged_sequence_fails_its_own_request_only() {
     assert_quiescent(&victim);
 }
 
-/// A ticket whose KV does not come leaves its tokens, and those are not taken on trust either.
+/// A ticket whose KV does not arrive still provides its tokens, which are not trusted either.
 #[test]
 fn nor_is_one_recomputed() {
     let victim = secret_cache();
@@ -130,7 +131,7 @@ fn nor_is_one_recomputed() {
     assert!(host.others.is_empty(), "{:?}", host.others);
 }
 
-/// The request's own parameters replace the handle's, sound or not.
+/// The request's own parameters replace the handle's, valid or not.
 #[test]
 fn forged_parameters_do_no_harm_where_they_are_replaced() {
     let victim = secret_cache();

@@ -1,5 +1,5 @@
-//! Engines that have nothing to do, or cannot go on, cost nothing. In a process of its own, one test after the
-//! other, since it reads the process's CPU time.
+//! Idle or blocked engines use no CPU time. These tests read the CPU time of the process, so they have a process of
+//! their own and run one after the other.
 
 mod common;
 
@@ -13,7 +13,7 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// CPU time of this process in nanoseconds, all threads, past ones included.
+/// CPU time of this process in nanoseconds, over all threads that have existed.
 fn cpu_ns() -> u64 {
     let mut sum = 0;
     for task in std::fs::read_dir("/proc/self/task").unwrap() {
@@ -23,7 +23,7 @@ fn cpu_ns() -> u64 {
     sum
 }
 
-/// In some second, once what was begun has come to rest.
+/// Checks that some second passes almost without CPU time, once pending work has finished.
 fn assert_sleeps(what: &str) {
     std::thread::sleep(Duration::from_millis(100));
     let mut spent = Vec::new();
@@ -38,7 +38,7 @@ fn assert_sleeps(what: &str) {
     panic!("{what}: {spent:?} ns of CPU in seconds of idleness");
 }
 
-/// `blocks` blocks of 16 tokens, and no prefix index that would keep any.
+/// Creates a cache of `blocks` blocks of 16 tokens, without a prefix index, which would keep blocks.
 fn plain(blocks: u64) -> Arc<ModelCache> {
     let bytes = blocks * 16 * tiny().info().kv_bytes_per_token;
     cache(CacheOptions { bytes, no_prefix_cache: true, ..CacheOptions::default() })
@@ -91,7 +91,7 @@ fn an_engine_without_blocks_sleeps_until_there_are_some() {
     }
 }
 
-/// Wake-ups follow what is short now, not what was short when the engine first ran out.
+/// Engines are woken for what they need now, not for what they needed when they first ran out of blocks.
 #[test]
 fn a_smaller_request_behind_a_large_one_is_woken() {
     let _alone = alone();

@@ -1,5 +1,5 @@
-//! Requests that wait for an import: however they end they end once, the handle they took ends with them, and
-//! the exporter keeps its own.
+//! Requests that wait for an import. However they end, they end exactly once, the imported handle ends with them, and
+//! the exporter keeps its own handle.
 
 mod common;
 
@@ -11,8 +11,8 @@ use common::*;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Two caches with the same secret, and a handle in the first whose prompt seems to be still on its way: an import of it
-/// is in flight until `go`.
+/// Two caches with the same secret, and a handle in the first whose prompt appears to be still in progress. An import
+/// of it stays in flight until `go`.
 struct Pair {
     from: Arc<ModelCache>,
     to: Arc<ModelCache>,
@@ -49,7 +49,8 @@ impl Pair {
         self.to.import(Some(&self.host.queue), &self.ticket, 5).unwrap().0
     }
 
-    /// The import's KV_READY has come, nothing is left in the second cache, and the first still has its handle.
+    /// Checks that the import reported KV_READY, that nothing is left in the second cache, and that the first still has
+    /// its handle.
     fn settled(mut self, what: &str) {
         self.go();
         while !self.host.others.iter().any(|e| e.kind == EventKind::KvReady) {
@@ -144,7 +145,7 @@ fn a_flood_of_imports_all_report() {
     let mut pair = pair();
     let mut host = Host::new();
     let engine = host.engine(&pair.to, EngineOptions { max_sequences: 2, ..role(Role::Mixed) });
-    // One ticket many times: the first import gets the sequence, the others learn that it is gone.
+    // One ticket is imported many times. The first import gets the sequence; the others learn that it is gone.
     let imports: Vec<u64> = (0..20).map(|i| pair.to.import(Some(&host.queue), &pair.ticket, i).unwrap().0).collect();
     let ids: Vec<u64> = imports.iter().map(|&kv| host.submit(&engine, continuation(kv))).collect();
     pair.go();
@@ -170,8 +171,8 @@ fn a_handle_on_its_way_is_used_once() {
     assert_eq!(pair.host.finish(id).reason(), FinishReason::Length);
 }
 
-/// Tickets and images between two caches, cancelled, overdue, exported, submitted twice, released, and engines that
-/// come and go: one FINISHED for each request, one KV_READY for each import, every block back.
+/// Tickets and images move between two caches and are cancelled, late, exported, submitted twice or released, while
+/// engines come and go. Each request gets one FINISHED, each import one KV_READY, and every block is returned.
 #[test]
 fn random_interference_with_imports() {
     let make = || {
@@ -220,7 +221,7 @@ fn random_interference_with_imports() {
         if round % 2 == 0 {
             decode.drain(Some(Duration::from_secs(20))).unwrap();
         }
-        // What was imported and refused, or never submitted, would be held until its lease ends.
+        // An import that was refused or never submitted would otherwise be held until its lease ends.
         to.kv().end_exports();
         from.kv().end_exports();
     }

@@ -1,4 +1,4 @@
-//! How requests end: exactly one FINISHED each, whatever happens to them, and nothing left behind.
+//! Ends of requests: exactly one FINISHED each, whatever happens to them, and no blocks left in use.
 
 mod common;
 
@@ -16,7 +16,7 @@ fn status(outcome: &Outcome) -> Option<Status> {
 #[test]
 fn a_deadline_ends_a_request_that_runs_and_one_that_waits() {
     let cache = cache_of(60);
-    // With little room: none ends before it is polled, which is after the deadline.
+    // With a small queue, no request ends before it is polled, which happens after the deadline.
     let mut host = Host::with_capacity(64);
     let engine = host.engine(&cache, EngineOptions { max_sequences: 1, ..role(Role::Mixed) });
     let slow = |salt| Request { deadline: Some(Duration::from_millis(60)), ..request(&prompt(30, salt), 450) };
@@ -35,7 +35,7 @@ fn a_full_queue_pauses_and_loses_nothing() {
     let mut host = Host::with_capacity(8);
     let engine = host.engine(&cache, role(Role::Mixed));
     let ids: Vec<_> = (0..3).map(|i| host.squeeze(&engine, request(&prompt(20, i), 40))).collect();
-    // Far more events than places: the engine runs into the wall, when it gets to it, and stays there.
+    // There are far more events than queue entries, so the engine eventually fills the queue and pauses.
     let generated = || engine.metrics().generated_tokens;
     let stands = (0..100).any(|_| {
         let before = generated();
@@ -102,7 +102,7 @@ fn every_request_ends_once_under_random_interference() {
     };
     let mut accepted = Vec::new();
     for round in 0..6 {
-        // An engine keeps a place in the queue from its creation on.
+        // An engine reserves a queue entry when it is created.
         while host.poll(Duration::from_millis(20)) > 0 {}
         let prefill = host.engine(&cache, role(Role::Prefill));
         let decode = host.engine(&cache, EngineOptions { max_sequences: 4, ..role(Role::Mixed) });
@@ -150,7 +150,7 @@ fn threads_and_cpus_are_taken_or_refused() {
     assert_eq!(refuse(EngineOptions { threads: 100_000, ..EngineOptions::default() }), Status::InvalidArgument);
     assert_eq!(refuse(EngineOptions { cpus: vec![1000], ..EngineOptions::default() }), Status::InvalidArgument);
     let before = allowed_cpus("self/status");
-    // One that this process may use.
+    // A CPU that this process may use.
     let cpu: usize = before.split(|c: char| !c.is_ascii_digit()).find_map(|number| number.parse().ok()).unwrap();
     let engine = host.engine(&cache, EngineOptions { threads: 2, cpus: vec![cpu], ..role(Role::Mixed) });
     host.run(&engine, request(&prompt(20, 1), 3));

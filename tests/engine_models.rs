@@ -1,5 +1,5 @@
-//! The fixture models through engines: whatever a sequence goes through, its bits are those of an undisturbed run.
-//! Ropes that go by the length, sliding windows, f16 and f32 weights, and every dtype of the KV.
+//! Runs the fixture models through engines: whatever happens to a sequence, its bits equal those of an undisturbed run.
+//! Covers ropes that depend on the length, sliding windows, f16 and f32 weights, and every KV dtype.
 
 mod common;
 
@@ -16,7 +16,7 @@ fn model(name: &str) -> Arc<Model> {
     Model::load(&format!("{}/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
-/// `blocks` 0: plenty.
+/// Creates a cache; `blocks` 0 means more than enough.
 fn cache_on(model: &Arc<Model>, blocks: u64, dtype: Option<Dtype>, no_prefix_cache: bool) -> Arc<ModelCache> {
     let dtype = dtype.or(Some(model.info().weight_dtype));
     let bytes = if blocks == 0 { 200 } else { blocks } * model.kv_geometry(BLOCK, dtype.unwrap()).block_bytes() as u64;
@@ -45,7 +45,7 @@ fn join(parts: &[&Outcome]) -> Outcome {
     whole
 }
 
-/// One turn after another, alone, whole prompts in one step, no prefix cache.
+/// Runs turns one after the other, alone, with whole prompts in one step and no prefix cache.
 fn reference(model: &Arc<Model>, dtype: Option<Dtype>, turns: &[Request]) -> Vec<Outcome> {
     let cache = cache_on(model, 0, dtype, true);
     let mut host = Host::new();
@@ -64,12 +64,12 @@ fn check(name: &str, dtype: Option<Dtype>, lens: [usize; 4]) {
     let model = model(name);
     let job = |n: usize, salt: u64, new| sampled(&tokens(&model, n, salt), new, salt + 1);
     let context = model.info().max_context_tokens as usize;
-    // Up to the edge of the context.
+    // Lengths reach up to the context limit.
     let jobs: Vec<_> =
         lens.iter().enumerate().map(|(i, &n)| job(n, i as u64, (context.min(100) - n).min(40) as u32)).collect();
     let want: Vec<_> = jobs.iter().map(|j| reference(&model, dtype, std::slice::from_ref(j)).remove(0)).collect();
 
-    // Chunks and neighbours, with the prefix index, twice over it.
+    // Chunked and in a batch, twice, so that the second round uses the prefix index.
     let cache = cache_on(&model, 0, dtype, false);
     let mut host = Host::new();
     let engine = host.engine(&cache, EngineOptions { max_batch_tokens: 5, threads: 2, ..role(Role::Mixed) });
@@ -83,7 +83,7 @@ fn check(name: &str, dtype: Option<Dtype>, lens: [usize; 4]) {
     // Preempted and recomputed.
     let longest = (context.min(100) as u64).div_ceil(u64::from(BLOCK));
     let small = cache_on(&model, longest, dtype, false);
-    // With little room in the queue, so that none ends before the next one is there.
+    // The small queue keeps each request from ending before the next one is submitted.
     let mut near = Host::with_capacity(64);
     let tight = near.engine(&small, role(Role::Mixed));
     let twice = || jobs.iter().zip(&want).chain(jobs.iter().zip(&want));
@@ -100,7 +100,8 @@ fn check(name: &str, dtype: Option<Dtype>, lens: [usize; 4]) {
     drop(tight);
     assert_quiescent(&small);
 
-    // Handed over: in the cache after the first token, then as a running generation into another, by an image.
+    // Handed over twice: within the cache after the first token, then as a running generation to another cache, by an
+    // image.
     let other = cache_on(&model, 0, dtype, false);
     let prefill = host.engine(&cache, role(Role::Prefill));
     let decode = host.engine(&other, role(Role::Decode));
@@ -109,7 +110,7 @@ fn check(name: &str, dtype: Option<Dtype>, lens: [usize; 4]) {
         let kv = first.end.unwrap().kv;
         let id = host.submit(&engine, continuation(kv));
         host.tokens(id, 2);
-        // May be over by now: then the handle is not kept, and there is nothing to move.
+        // The generation may have ended already. Its handle is then not kept, and there is nothing to move.
         engine.export(id).ok();
         let second = host.finish(id);
         let mut whole = join(&[&first, &second]);
@@ -123,7 +124,7 @@ fn check(name: &str, dtype: Option<Dtype>, lens: [usize; 4]) {
         assert_same(&whole, want, &format!("{name}: handed over"));
     }
 
-    // A second turn, also after its sequence lost all of its blocks.
+    // A second turn, also after its sequence has lost all of its blocks.
     let turn = |n, salt, new| sampled(&tokens(&model, n, salt), new, 9);
     let turns = [turn(lens[0].min(11), 30, 5), turn((context - 20).min(21), 31, 4)];
     let want = reference(&model, dtype, &turns);
@@ -156,12 +157,12 @@ fn image(cache: &Arc<ModelCache>, kv: u64) -> Vec<u8> {
 
 #[test]
 fn dynamic_rope() {
-    // Original lengths 32 and 24: prompts below, at and above them, and generations across.
+    // The original lengths are 32 and 24. Prompts are shorter, equal and longer; generations cross the limit.
     check("rope-dynamic-cross", None, [9, 32, 33, 60]);
     check("rope-dynamic-beyond", None, [7, 23, 24, 30]);
 }
 
-/// Prompts that share tokens but not a length, where the length decides: only what does not depend on it is shared.
+/// Prompts share tokens but not a length that affects the rope. Only KV that does not depend on the length is shared.
 #[test]
 fn dynamic_rope_shares_only_what_is_the_same() {
     let model = model("rope-dynamic-cross");
@@ -176,7 +177,7 @@ fn dynamic_rope_shares_only_what_is_the_same() {
             assert_same(&host.run(&engine, job.clone()), &want, &format!("round {round}, job {i}"));
         }
     }
-    // A short prompt that generated past the limit, imported where its prefix is known, and the other way round.
+    // A short prompt that generated past the limit is imported where its prefix is known, and vice versa.
     let other = cache_on(&model, 0, None, false);
     let decode = host.engine(&other, role(Role::Mixed));
     for job in jobs.iter().chain(jobs.iter().rev()) {

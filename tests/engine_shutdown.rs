@@ -1,5 +1,5 @@
-//! Ends under pressure: full queues, queues and caches that are closed, engines that are destroyed while others
-//! submit; one FINISHED each, whoever comes first, and every block back.
+//! Shutdown under pressure: full queues, queues and caches that are closed, engines that are destroyed while others
+//! submit. In any order of events each request gets one FINISHED, and every block is returned.
 
 mod common;
 
@@ -15,7 +15,7 @@ fn drain(host: &mut Host) {
     while host.poll(Duration::from_millis(50)) > 0 {}
 }
 
-/// An engine with three requests, all stalled on a queue with no room.
+/// Creates an engine with three requests, all stalled on a full queue.
 fn stalled(cache: &Arc<cleave::engine::ModelCache>) -> (Host, Engine, Vec<u64>) {
     let mut host = Host::with_capacity(8);
     let engine = host.engine(cache, role(Role::Mixed));
@@ -35,7 +35,7 @@ fn stalled_requests_end_however_they_end() {
     assert_eq!(outcome.end.unwrap().status, Some(Status::Cancelled));
     let outcome = host.finish(ids[1]);
     assert_eq!(outcome.reason(), FinishReason::Exported);
-    // The events that it owed came first, and the rest follows elsewhere.
+    // The pending events come first; the continuation produces the rest.
     let rest = host.squeeze(&engine, continuation(outcome.end.unwrap().kv));
     let rest = host.finish(rest);
     let indices: Vec<_> = outcome.indices.iter().chain(&rest.indices).copied().collect();
@@ -96,7 +96,7 @@ fn a_repeated_token_waits_for_room_too() {
 #[test]
 fn a_request_that_waits_can_be_handed_over() {
     let cache = cache_of(60);
-    // With little room: the first does not end, and let the second run, before it is polled.
+    // With a small queue, the first request cannot end and let the second run before it is polled.
     let mut host = Host::with_capacity(32);
     let engine = host.engine(&cache, EngineOptions { max_sequences: 1, ..role(Role::Mixed) });
     let other = host.engine(&cache, role(Role::Decode));
@@ -123,7 +123,7 @@ fn closing_the_queue_lets_engines_run_out() {
         engine.drain(Some(Duration::from_secs(20))).unwrap();
         assert_eq!(engine.submit(vec![request(&[1], 1)]).refused.unwrap().status, Status::Shutdown);
         drop(engine);
-        // Nobody was told of the handles: only their leases end them.
+        // No event announced the handles, so only their leases can end them.
         cache.kv().end_exports();
         assert_quiescent(&cache);
     }
@@ -132,7 +132,7 @@ fn closing_the_queue_lets_engines_run_out() {
 #[test]
 fn closing_the_cache_under_its_engines() {
     let cache = cache_of(60);
-    // With little room: none of the mixed engine's has ended by then.
+    // With a small queue, none of the mixed engine's requests has ended by then.
     let mut host = Host::with_capacity(64);
     let engines = [host.engine(&cache, role(Role::Mixed)), host.engine(&cache, role(Role::Prefill))];
     let job = |i| Request { keep_kv: i % 2 == 0, ..request(&prompt(30, i), 60) };
@@ -142,7 +142,7 @@ fn closing_the_cache_under_its_engines() {
     cache.kv().audit();
     for (i, id) in ids.into_iter().enumerate() {
         let outcome = host.finish(id);
-        // What would have handed over has nowhere to; what was handed over before is gone.
+        // Requests that would have handed over have no destination; handles exported earlier are gone.
         if i % 2 == 0 && outcome.reason() != FinishReason::Prefilled {
             assert_eq!(outcome.end.unwrap().status, Some(Status::Shutdown), "{i}");
         }
@@ -193,7 +193,7 @@ fn destroying_while_others_submit_loses_nothing() {
     assert_quiescent(&cache);
 }
 
-/// How long a request took from its 40th token to its 440th.
+/// Time that a request takes from its 40th token to its 440th.
 fn pace(host: &mut Host, id: u64) -> Duration {
     host.tokens(id, 40);
     let begun = Instant::now();
@@ -201,7 +201,7 @@ fn pace(host: &mut Host, id: u64) -> Duration {
     begun.elapsed()
 }
 
-/// Waiting costs memory in proportion, and steps nothing.
+/// Waiting requests cost memory in proportion to their number, and do not slow down steps.
 #[test]
 fn a_flood_of_requests_does_not_slow_steps() {
     let bytes = 60 * 16 * tiny().info().kv_bytes_per_token;
@@ -221,7 +221,7 @@ fn a_flood_of_requests_does_not_slow_steps() {
     let submitted = engine.submit((0..100_000).map(flood).collect());
     assert!(submitted.refused.is_none(), "{:?}", submitted.refused);
     let taken = begun.elapsed();
-    // The best of some: the machine may have been busy with something else.
+    // Takes the best of several attempts, because the machine may have been busy with other work.
     let bound = before * 3 + Duration::from_millis(300);
     let mut after = Duration::MAX;
     for &id in &submitted.ids[..3] {

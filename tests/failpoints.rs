@@ -1,5 +1,5 @@
-//! Panics and failures on demand: caught, reported, not printed. The tests of engines under failpoints stand in
-//! their own file; this one is about the boundary.
+//! Panics and failures on demand are caught and reported, and not printed. This file tests the API boundary; other
+//! files test engines with failpoints.
 #![cfg(feature = "failpoints")]
 
 use cleave::error::Status;
@@ -11,7 +11,7 @@ use std::ptr::null_mut;
 
 fn create(err: &mut cleave_error_t) -> i32 {
     let mut queue = null_mut();
-    // SAFETY: valid pointers.
+    // SAFETY: all pointers are valid.
     unsafe {
         let status = cleave_queue_create(16, &mut queue, err);
         cleave_queue_destroy(queue);
@@ -19,19 +19,19 @@ fn create(err: &mut cleave_error_t) -> i32 {
     }
 }
 
-/// One test: failpoints are the process's.
+/// A single test, because failpoints apply to the whole process.
 #[test]
 fn a_panic_inside_is_a_status_and_a_text() {
     let mut err = cleave_error_t { code: 0, message: [0; 252] };
     assert_eq!(create(&mut err), 0);
-    // create and destroy are two passages.
+    // create and destroy each pass the failpoint once.
     arm("ffi.call", 3, Action::Panic);
     assert_eq!(create(&mut err), 0);
     assert_eq!(create(&mut err), Status::Internal as i32);
-    // SAFETY: written by the library.
+    // SAFETY: the library wrote the pointer.
     let text = unsafe { CStr::from_ptr(err.message.as_ptr()) }.to_str().unwrap();
     assert!(text.starts_with("panic: failpoint ffi.call"), "{text}");
-    // The library goes on.
+    // The library still works.
     assert_eq!(create(&mut err), 0);
     arm("ffi.call", 1, Action::Fail(Status::OutOfMemory));
     assert_eq!(create(&mut err), Status::OutOfMemory as i32);
@@ -39,7 +39,7 @@ fn a_panic_inside_is_a_status_and_a_text() {
     assert!(hit("never").is_ok());
     disarm_all();
     assert!(hit("never").is_ok());
-    // Two for one passage: the second has the next, and no other failpoint's.
+    // With two failpoints armed for the same pass, the second acts on the next pass. Other failpoints are unaffected.
     (0..2).for_each(|_| arm("twice", 1, Action::Fail(Status::Io)));
     assert!(hit("twice").is_err() && hit("other").is_ok() && hit("twice").is_err() && hit("twice").is_ok());
 }

@@ -1,8 +1,8 @@
-//! The fuzz targets for a second: seeds mutated, with and without the checks over them put right. No panic, and no
-//! allocation that the input does not account for. The mutations are the same every time; KV seeds differ by their epoch
-//! and the milliseconds of a lease, so a failure prints the whole input.
+//! Runs each fuzz target briefly on mutated seeds, with their checksums left broken or recomputed. No input may cause a
+//! panic or an allocation out of proportion to its size. The mutations are the same in every run, but KV seeds contain
+//! an epoch and a lease in milliseconds that vary, so a failure prints the whole input.
 //!
-//! `CLEAVE_FUZZ_SEEDS=<directory>` writes the seeds there for cargo-fuzz (`tools/fuzz.sh`).
+//! `CLEAVE_FUZZ_SEEDS=<directory>` writes the seeds to that directory for cargo-fuzz (`tools/fuzz.sh`).
 
 #[path = "fuzz_bounded/counting.rs"]
 mod counting;
@@ -15,13 +15,13 @@ use std::path::Path;
 use cleave::fuzzing::{TARGETS, Target};
 use mutate::Mutator;
 
-/// Mutants of each target, times CLEAVE_TEST_EFFORT.
+/// Number of mutants per target, multiplied by CLEAVE_TEST_EFFORT.
 const CASES: u64 = 10_000;
-/// What reading may allocate at one time: so many bytes for one of input, and what is there for any input.
+/// Limit of memory allocated at one time while reading: bytes per byte of input, and a fixed number for any input.
 const PER_BYTE: usize = 64;
 const FIXED: usize = 256 << 10;
 
-/// Reads one input; was it taken?
+/// Reads one input and returns whether it was accepted.
 fn read(target: &Target, data: &[u8], case: &str) -> bool {
     let before = counting::begin();
     let taken = catch_unwind(AssertUnwindSafe(|| (target.read)(data)));
@@ -59,7 +59,7 @@ fn no_input_panics_or_allocates_beyond_its_size() {
     }
 }
 
-/// Whoever adds a target to the library adds it for cargo-fuzz too.
+/// Every target of the library is also a cargo-fuzz target.
 #[test]
 fn every_target_is_one_of_cargo_fuzz() {
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");

@@ -1,4 +1,4 @@
-//! Images and files as a host uses them: round trips, every refusal, and nothing ever half-imported.
+//! Images and files as a host uses them: round trips, every refusal, and no partial imports.
 
 #[path = "../src/kv/tests/model.rs"]
 mod model;
@@ -35,7 +35,7 @@ fn consume(cache: &Cache, id: KvId) -> Result<Seq> {
     }
 }
 
-/// No block is held by anything but the prefix index.
+/// Checks that only the prefix index holds blocks.
 fn assert_idle(cache: &Cache) {
     cache.check().unwrap();
     let audit = cache.audit();
@@ -72,7 +72,7 @@ fn an_image_carries_everything() {
     seq.verify(b.store());
     assert!(a.info(id).is_ok(), "reading does not consume");
     assert_eq!(b.stats().bytes_in, 3 * GEOMETRY.block_bytes() as u64);
-    // The full blocks are in the importer's index; a second import moves only the last one.
+    // The full blocks are in the importer's index, so a second import moves only the last one.
     let again = b.import_image(&image).unwrap();
     assert_eq!(b.stats().bytes_in, 4 * GEOMETRY.block_bytes() as u64);
     let again = consume(&b, again).unwrap();
@@ -101,7 +101,7 @@ fn pieces_of_any_size_make_the_same_image() {
 #[test]
 fn what_others_left_in_the_last_block_stays_here() {
     let (a, b) = (cache(4), cache(4));
-    // The store is full of 0xA5 and five tokens are computed: three slots of the second block are not.
+    // The store is filled with 0xA5 and five tokens are computed, so three slots of the second block hold no token.
     let image = read(&a, exported(&a, 6));
     assert!(!image.windows(8).any(|window| window == [0xA5; 8]));
     let ticket = transport::ticket(&a, exported(&a, 6)).unwrap();
@@ -131,7 +131,7 @@ fn every_flipped_bit_and_every_truncation_is_refused() {
     assert_eq!(b.audit().by_prefix_index, 0, "nothing of a refused image is kept");
     let id = b.import_image(&image).unwrap();
     consume(&b, id).unwrap().verify(b.store());
-    // Also where the importer has the blocks already and copies nothing.
+    // The same holds where the importer already has the blocks and copies nothing.
     let last = image.len() - 200;
     image[last] ^= 1;
     refused(b.import_image(&image), Status::Corrupt, &["block"]);
@@ -184,7 +184,7 @@ fn refusals_name_field_expected_and_found() {
     };
     let stranger = CacheConfig { secret: None, ..config() };
     check(with(identity(), GEOMETRY, stranger.clone()), Status::Permission, &["secret"]);
-    // Authority comes before compatibility: a stranger learns nothing about the model.
+    // Authentication precedes compatibility checks, so a stranger learns nothing about the model.
     let other = CacheIdentity { fingerprint: [8; 32], ..identity() };
     check(with(other.clone(), GEOMETRY, stranger), Status::Permission, &[]);
     check(with(other, GEOMETRY, config()), Status::Incompatible, &["model fingerprint", "0808", "0707", "Llama"]);
@@ -209,7 +209,7 @@ fn refusals_name_field_expected_and_found() {
     assert!(a.info(id).is_ok(), "no refusal ends the exporter's handle");
 }
 
-/// A cache of another layout that exchanges KV with [`cache`].
+/// Creates a cache of another layout that can exchange KV with [`cache`].
 fn laid_out(geometry: KvGeometry) -> Arc<Cache> {
     Cache::new(identity(), Shards::on_one_device(Arc::new(store::MemoryStore::new(geometry, 32))).unwrap(), config())
         .unwrap()
@@ -225,7 +225,7 @@ fn other_block_sizes_are_converted_there_and_back() {
         let ticket = transport::ticket(&a, id).unwrap();
         let again = transport::import(&b, &ticket).unwrap();
         assert!(a.info(id).is_err(), "a ticket's import consumes");
-        // 14 tokens are computed; the full blocks of the first import serve the second one as well.
+        // 14 tokens are computed; the second import also reuses the full blocks of the first.
         let full = 14 / block_tokens as usize;
         let audit = b.audit();
         assert_eq!((audit.by_prefix_index, audit.leaked), (full, 0), "{block_tokens} tokens");
@@ -254,7 +254,7 @@ fn what_was_rounded_is_not_shared() {
         let image = read(&a, exported(&a, 15));
         let ids = [b.import_image(&image).unwrap(), b.import_image(&image).unwrap()];
         assert_eq!((b.audit().by_prefix_index, b.audit().by_exports), (0, 14), "{dtype}");
-        // That it was stays known, also where the layout is the same again.
+        // The sequence stays marked as converted, even in a cache with the original layout.
         let other = laid_out(KvGeometry { dtype, ..GEOMETRY });
         for to in [&other, &c] {
             let id = to.import_image(&read(&b, ids[0])).unwrap();
@@ -268,8 +268,8 @@ fn what_was_rounded_is_not_shared() {
 
 #[test]
 fn a_layout_of_its_own_is_no_reason_to_write_what_is_here() {
-    // Three tokens per block there, four here: the first two blocks here are found in the index, and the import
-    // begins in the middle of a block of the source.
+    // The source has three tokens per block and this cache four. The index already holds the first two blocks here, so
+    // the import starts in the middle of a source block.
     let (a, b) = (laid_out(KvGeometry { block_tokens: 3, ..GEOMETRY }), cache(32));
     let c = cache(32);
     let id = exported(&c, 15);
@@ -326,7 +326,7 @@ fn a_parked_sequence_survives_its_cache() {
     assert_idle(&b);
 }
 
-/// Each of these would hold up a plain open or read for ever, or be taken away from whoever uses it.
+/// Each of these files would block a plain open or read forever, or would be taken from its other user.
 #[test]
 fn only_regular_files_are_opened_and_replaced() {
     let directory = tempfile::tempdir().unwrap();
@@ -361,7 +361,7 @@ fn host_data_travels_with_the_sequence() {
     refused(a.set_host_data(copy, b""), Status::InvalidArgument, &["its image was read"]);
     let here = b.import_image(&image).unwrap();
     assert_eq!(data(&b, here), most);
-    // What the host attaches after it has written a ticket does not change that ticket.
+    // Data that the host attaches after it has written a ticket does not change that ticket.
     let ticket = transport::ticket(&a, id).unwrap();
     assert_eq!(ticket.len() as u64, a.info(id).unwrap().ticket_bytes);
     a.set_host_data(id, b"later").unwrap();

@@ -1,7 +1,7 @@
-//! NIXL between two processes. Each is this test binary run again (as `a_child`), so that what NIXL does to a process
-//! ends with it, and so that its exit code and its output can be looked at.
+//! NIXL between two processes. Each process is this test binary, run again as `a_child`. Changes that NIXL makes to a
+//! process thus end with it, and the test can check its exit code and output.
 //!
-//! The wheel is looked for in CLEAVE_NIXL_DIR, else in target/nixl, where tools/nixl.sh puts it.
+//! The wheel is expected in CLEAVE_NIXL_DIR, or else in target/nixl, where tools/nixl.sh puts it.
 
 mod nixl_roles;
 
@@ -11,15 +11,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Nothing here takes this long unless it hangs.
+/// Limit for every step; anything slower has hung.
 const LONG: Duration = Duration::from_secs(90);
 
-/// Where the roles are played: does nothing in an ordinary run.
+/// Entry point of the child processes. Does nothing in an ordinary run.
 #[test]
 fn a_child() {
     if let Some(role) = std::env::var_os("CLEAVE_NIXL_TEST_ROLE") {
         nixl_roles::play(role.to_str().unwrap());
-        // The way a host ends: destructors of all libraries run, and the harness says no more.
+        // Exits as a host does: the destructors of all libraries run, and the test harness prints nothing more.
         std::process::exit(0);
     }
 }
@@ -28,7 +28,7 @@ fn wheel() -> Option<PathBuf> {
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/nixl");
     let dir = std::env::var_os("CLEAVE_NIXL_DIR").map(PathBuf::from).or_else(|| built.is_dir().then_some(built));
     if dir.is_none() {
-        // Past the harness, which keeps to itself what a passing test prints.
+        // Writes to stderr directly, because the harness captures the output of passing tests.
         let _ = writeln!(std::io::stderr(), "skipped: run tools/nixl.sh");
     }
     dir
@@ -45,7 +45,7 @@ fn command(dir: &Path, name: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["a_child", "--exact", "--nocapture"]);
     command.env("CLEAVE_NIXL_TEST_ROLE", name).env("CLEAVE_NIXL_TEST_DIR", dir);
-    // Whoever runs the tests may have set these.
+    // The environment of the test run may contain these.
     for name in ["CLEAVE_NIXL_LIBRARY", "NIXL_LOG_LEVEL", "UCX_LOG_LEVEL", "UCX_TLS", "UCX_MODULES", "RUST_BACKTRACE"] {
         command.env_remove(name);
     }
@@ -65,7 +65,7 @@ impl Role {
         format!("{}{}", read("out").trim(), read("err").trim())
     }
 
-    /// Waits for a good end, which includes that neither NIXL nor UCX has printed anything.
+    /// Waits for a successful exit. NIXL and UCX must not have printed anything.
     fn end(mut self) {
         drop(self.process.stdin.take());
         let until = Instant::now() + LONG;
@@ -81,7 +81,7 @@ impl Role {
     }
 
     fn signal(&self, signal: i32) {
-        // SAFETY: a child of ours that has not been waited for.
+        // SAFETY: signals our own child, which has not been waited for.
         assert_eq!(unsafe { libc::kill(self.process.id() as i32, signal) }, 0);
     }
 }
@@ -93,7 +93,8 @@ impl Drop for Role {
     }
 }
 
-/// Transports that UCX may use: everything, shared memory (with TCP to set connections up: alone it makes no backend), TCP.
+/// Transports that UCX may use: all; shared memory (with TCP for connection setup, since shared memory alone makes no
+/// backend); TCP.
 const CHOICES: [&[(&str, &str)]; 3] = [&[], &[("UCX_TLS", "shm,tcp,self")], &[("UCX_TLS", "tcp,self")]];
 
 #[test]
@@ -121,7 +122,7 @@ fn a_peer_that_dies_is_an_error_and_no_hang() {
     }
 }
 
-/// A stopped process answers nothing, but its connection stands: only dropping the agent ends such a read.
+/// A stopped process does not answer, but its connection stays up. Only dropping the agent ends such a read.
 #[test]
 fn a_peer_that_hangs_is_left_by_dropping_the_agent() {
     let Some(wheel) = wheel() else { return };
@@ -146,7 +147,7 @@ fn misuse_is_refused_and_named() {
     exporter.end();
 }
 
-/// A host that ends without dropping its agents, and what an agent's threads look like.
+/// A host that exits without dropping its agents, and the properties of an agent's threads.
 #[test]
 fn an_agent_left_to_the_end_of_the_process_does_no_harm() {
     let Some(wheel) = wheel() else { return };
@@ -154,7 +155,7 @@ fn an_agent_left_to_the_end_of_the_process_does_no_harm() {
     start(dir.path(), "forgetter", &wheel, &[]).end();
 }
 
-/// UCX's patches of libc are the host's to forbid.
+/// The host can forbid UCX to patch libc.
 #[test]
 fn ucx_works_without_patching_the_process() {
     let Some(wheel) = wheel() else { return };
@@ -173,7 +174,7 @@ fn without_the_library_everything_is_unsupported() {
     Role { name: "without", process: command.spawn().unwrap(), dir: dir.path().to_path_buf() }.end();
 }
 
-/// The ceiling of what this backend can do: `cargo test --release --test nixl -- --ignored --nocapture`.
+/// Measures the upper bound of this backend: `cargo test --release --test nixl -- --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
 fn bandwidth() {

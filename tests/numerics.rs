@@ -1,9 +1,9 @@
-//! Every fixture against transformers' logits, at every instruction level this machine has.
+//! Compares every fixture with transformers' logits, at every instruction level of this machine.
 //!
-//! Error of a row: max |a - b| / max |b| over the vocabulary. 2e-5 where arithmetic is f32 (f32 and f16 weights;
-//! KV is f32 throughout). With bf16 weights inputs are rounded to bf16, so the bound is the error that transformers' own
-//! bf16 run has against the same f32 reference. Within a level, how a prompt is cut, what else is in the
-//! batch and how many threads there are must not change one bit.
+//! The error of a row is max |a - b| / max |b| over the vocabulary. The bound is 2e-5 where arithmetic is f32 (f32 and
+//! f16 weights; KV is always f32). With bf16 weights, inputs are rounded to bf16, so the bound is the error of
+//! transformers' own bf16 run against the same f32 reference. Within a level, the chunking of a prompt, the rest of the
+//! batch and the number of threads must not change a single bit.
 
 mod model_support;
 
@@ -48,7 +48,7 @@ impl Reference {
     }
 }
 
-/// A decoder with a KV pool of its own.
+/// A decoder with its own KV pool.
 struct Rig {
     decoder: Decoder<CpuBackend>,
     blocks: usize,
@@ -64,7 +64,7 @@ impl Rig {
         Rig { decoder: Decoder::new(model.clone(), weights, backend, kv).unwrap(), blocks }
     }
 
-    /// Blocks of one of two sequences, interleaved and backwards.
+    /// Block ids of one of two sequences, interleaved and in descending order.
     fn table(&self, sequence: usize) -> Vec<u32> {
         (0..self.blocks).rev().map(|i| (2 * i + sequence) as u32).collect()
     }
@@ -94,7 +94,7 @@ impl Rig {
         logits
     }
 
-    /// Logits of all prompt rows, the prompt cut into chunks.
+    /// Returns the logits of all prompt rows, with the prompt cut into chunks.
     fn prefill(&mut self, prompt: &[u32], chunk: usize) -> Vec<f32> {
         let mut logits = Vec::new();
         for (i, tokens) in prompt.chunks(chunk).enumerate() {
@@ -105,7 +105,7 @@ impl Rig {
         logits
     }
 
-    /// Logits that choose each greedy token, given those before it.
+    /// Returns the logits that choose each greedy token, given the tokens before it.
     fn decode(&mut self, prefill: &[f32], prompt: &[u32], greedy: &[u32]) -> Vec<f32> {
         let vocab = self.decoder.vocab_size();
         let mut logits = prefill[prefill.len() - vocab..].to_vec();
@@ -118,7 +118,7 @@ impl Rig {
     }
 }
 
-/// The largest row error.
+/// Returns the largest error of any row.
 fn error(found: &[f32], expected: &[f32], vocab: usize) -> f32 {
     assert_eq!(found.len(), expected.len());
     assert!(found.iter().all(|x| x.is_finite()));
@@ -185,7 +185,7 @@ fn all_fixtures_at_all_levels() {
     assert!(worst.0 > 0.0, "nothing was compared");
 }
 
-/// A decode row and a prefill chunk in one batch give the bits each gives alone; rows without logits cost none.
+/// A decode row and a prefill chunk in one batch give the same bits as each alone. Rows without logits produce none.
 #[test]
 fn mixed_batches() {
     for name in ["qwen3-sliding-bias", "rope-dynamic-cross", "llama-bf16"] {
@@ -203,7 +203,7 @@ fn mixed_batches() {
             let mut batch = Batch::default();
             rig.add(&mut batch, 0, prompt, 0, Some(prompt.len()));
             rig.add(&mut batch, 1, &prompt[..half], 0, Some(prompt.len()));
-            // Of these only the first sequence's last row matters; then nothing at all of the second's.
+            // Requests only the last row of the first sequence, then no rows at all.
             batch.logit_rows = vec![prompt.len() as u32 - 1];
             let last = rig.run(&batch);
             assert!(same_bits(&last, &prefill[prefill.len() - vocab..]), "{name} at {}", level.name());
@@ -245,7 +245,7 @@ fn refused_batches() {
     assert_eq!(e.status, cleave::error::Status::Incompatible);
 }
 
-/// A second engine adds no copy: the weights are one object, on the mapping.
+/// A second engine makes no copy: both use the same weights object, which refers to the file mapping.
 #[test]
 fn weights_are_shared() {
     let model = Model::load(fixture("llama-gqa-tied").to_str().unwrap()).unwrap();
@@ -259,8 +259,8 @@ fn weights_are_shared() {
     assert!(a.layers.iter().all(|l| in_place(&l.qkv) && in_place(&l.gate_up) && l.down.weight.in_place()));
 }
 
-/// A tied config with an output projection in the file all the same uses that one (as transformers 5 does), and
-/// data at an odd address is as good as any.
+/// If a tied config comes with an output projection in the file, the projection is used (as transformers 5 does).
+/// Tensor data at an odd address works like any other.
 #[test]
 fn stored_head_and_odd_alignment() {
     let name = "llama-gqa-tied";
@@ -276,7 +276,7 @@ fn stored_head_and_odd_alignment() {
     let bytes = std::fs::read(&path).unwrap();
     let tensors = ::safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let embed = tensors.tensor("model.embed_tokens.weight").unwrap();
-    // The embedding with every sign turned round.
+    // The embedding with all signs inverted.
     let negated: Vec<u8> =
         embed.data().iter().enumerate().map(|(i, b)| b ^ if i % 4 == 3 { 0x80 } else { 0 }).collect();
     let head = ::safetensors::tensor::TensorView::new(embed.dtype(), embed.shape().to_vec(), &negated).unwrap();
@@ -295,7 +295,7 @@ fn stored_head_and_odd_alignment() {
     assert!(same_bits(&logits(dir.path()), &good));
 }
 
-/// Facts of the fixtures' configs that the logits alone do not show.
+/// Checks properties of the fixtures' configs that logits alone do not show.
 #[test]
 fn infos() {
     let load = |name: &str| Model::load(fixture(name).to_str().unwrap()).unwrap();
@@ -307,7 +307,7 @@ fn infos() {
     assert_eq!(load("llama-bf16").info().weight_dtype, Dtype::Bf16);
     assert!(load("rope-dynamic-beyond").rope_depends_on_length().is_some());
     assert_eq!(load("rope-yarn-v5").rope_depends_on_length(), None);
-    // Scaled from 256, from 24, and from an original 64 to the 256 that the config says already.
+    // Scaled from 256 and from 24; the last has an original length of 64 and already states 256.
     for (name, tokens) in [("rope-linear-v4", 1024), ("rope-dynamic-beyond", 48), ("rope-yarn-v5", 256)] {
         assert_eq!(load(name).info().max_context_tokens, tokens, "{name}");
     }

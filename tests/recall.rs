@@ -1,5 +1,5 @@
-//! The tiny model answers questions whose answers stand only in the prompt. With prefill and decode in different
-//! engines, over different caches, an answer can only be right if the KV crossed intact.
+//! The tiny model answers questions whose answers occur only in the prompt. Prefill and decode run in different engines
+//! over different caches, so an answer is right only if the KV arrived intact.
 
 mod common;
 
@@ -13,7 +13,7 @@ struct Item {
     answer: String,
 }
 
-/// The held-out prompts, plain and in chat form.
+/// Held-out prompts in plain and in chat form.
 fn items() -> Vec<Item> {
     let model = tiny();
     let text = std::fs::read_to_string(format!("{}/recall_heldout.json", tiny_dir())).unwrap();
@@ -57,7 +57,7 @@ fn held_out_questions_are_answered_across_a_handoff() {
         job.sampling.max_new_tokens = 16;
         let first = host.run(&prefill, job);
         let kv = KvId(first.end.unwrap().kv);
-        // Every way across in turn.
+        // Uses every kind of handoff in turn.
         let data = if i % 2 == 0 {
             cleave::transport::ticket(from.kv(), kv).unwrap()
         } else {

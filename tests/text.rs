@@ -1,4 +1,4 @@
-//! Text helpers against the reference libraries (tests/text, written by tools/make_text_cases.py).
+//! Compares the text helpers with the reference libraries (tests/text, written by tools/make_text_cases.py).
 
 mod model_support;
 
@@ -32,7 +32,7 @@ fn ids(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
 }
 
-/// The pieces a stream gives, the flush last.
+/// Returns the pieces that a stream produces; the last one is the flush.
 fn stream(detokenizer: &mut Detokenizer, tokens: &[u32]) -> Vec<String> {
     let mut pieces: Vec<String> = tokens.iter().map(|token| detokenizer.push(*token).unwrap()).collect();
     pieces.push(detokenizer.flush());
@@ -56,7 +56,7 @@ fn tokens_and_streams_match_the_library() {
     }
 }
 
-/// The bytes of tokens that spell a text are that text; special tokens are as they are written.
+/// The bytes of a text's tokens concatenate to the text. Special tokens have the bytes of their written form.
 #[test]
 fn bytes_of_tokens() {
     for case in cases("tokenizer_cases.json") {
@@ -86,7 +86,7 @@ fn schemes() {
     assert_eq!(*tokenizer("metaspace").scheme(), Scheme::Window);
 }
 
-/// A character split over tokens comes whole, broken bytes become U+FFFD, and ids are checked.
+/// A character split over several tokens is emitted whole, invalid bytes become U+FFFD, and ids are checked.
 #[test]
 fn split_characters() {
     let tokenizer = tokenizer("byte_fallback");
@@ -96,9 +96,9 @@ fn split_characters() {
     assert_eq!(stream(&mut fresh(), &[byte(0xe4), byte(0x41)]), ["", "\u{FFFD}A", ""]);
     assert_eq!(stream(&mut fresh(), &[byte(0xe4), byte(0xbd)]), ["", "", "\u{FFFD}"]);
     assert_eq!(stream(&mut fresh(), &[byte(0xff), byte(0xf0), byte(0xf0)]), ["\u{FFFD}", "", "\u{FFFD}", "\u{FFFD}"]);
-    // The end of a sequence between the bytes of a character does not spoil it.
+    // An end of sequence between the bytes of a character does not corrupt it.
     assert_eq!(stream(&mut fresh(), &[byte(0xc3), 2, byte(0xa9)]), ["", "", "é", ""]);
-    // The flush also resets: nothing of the old text is left.
+    // The flush also resets the stream, so no old text remains.
     let mut detokenizer = fresh();
     detokenizer.push(byte(0xe4)).unwrap();
     detokenizer.flush();
@@ -112,7 +112,7 @@ fn split_characters() {
     }
 }
 
-/// Any token stream gives what decoding all of it at once gives, wherever that is valid text.
+/// Streaming any tokens gives the same text as decoding them at once, wherever that is valid text.
 #[test]
 fn random_streams() {
     let mut random = Random(3);
@@ -187,7 +187,7 @@ fn template_failures() {
     assert!(e.message.contains("chat_template.jinja") && e.message.contains("line 1"), "{e}");
 }
 
-/// Each of these took gigabytes, and with that perhaps the process.
+/// Each of these inputs once took gigabytes of memory and could have ended the process.
 #[test]
 fn templates_are_refused_memory() {
     let doubled = "{% set a %}{{ a }}{{ a }}{% endset %}".repeat(40);
@@ -223,7 +223,7 @@ fn templates_are_refused_memory() {
     }
 }
 
-/// Sources and values that nest deeply used the stack up, which no handler survives.
+/// Deeply nested sources and values once overflowed the stack, which no handler survives.
 #[test]
 fn templates_that_nest_deeply() {
     let refused = |source: &str| {
@@ -239,12 +239,12 @@ fn templates_that_nest_deeply() {
     refused(&"{% if a %}".repeat(50_000));
     refused(&format!("{{% if a %}}{}{{% endif %}}", "{% elif a %}".repeat(40_000)));
     refused(&" ".repeat(1 << 20));
-    // As deep as a source may be.
+    // The deepest source that is allowed.
     let deep = format!("{{% if a %}}{}{{% else %}}done{{% endif %}}", "{% elif a %}".repeat(8000));
     assert_eq!(compile(&deep).render(&HELLO).unwrap(), "done");
     let deep = format!("{{{{ 1{} }}}}", "+1".repeat(1000));
     assert_eq!(compile(&deep).render(&HELLO).unwrap(), "1001");
-    // A value that every step of the program makes one deeper.
+    // A value that gets one level deeper with every step of the program.
     let nest = "{% set n = namespace(l=[]) %}{% for i in range(99999) %}{% for j in range(99) %}{% set n.l = [n.l] %}";
     let e = compile(&format!("{nest}{{% endfor %}}{{% endfor %}}")).render(&HELLO).unwrap_err();
     assert!(e.message.contains("steps"), "{e}");
@@ -313,7 +313,7 @@ fn messages_are_checked() {
     }
 }
 
-/// A model directory with text files; those without say so.
+/// Loads text files from a model directory. Without them, the error names the missing file.
 #[test]
 fn directories() {
     let bare = Model::load(fixture("llama2-mha").to_str().unwrap()).unwrap();
@@ -356,12 +356,12 @@ fn directories() {
     let e = model.chat_prompt(&HELLO).unwrap_err();
     assert_eq!(e.status, Corrupt);
     assert!(e.message.contains("chat_template.jinja"), "{e}");
-    // A file that could not be read is tried again.
+    // Reading is retried after a failure.
     fs::write(dir.path().join("chat_template.jinja"), "mended").unwrap();
     assert_eq!(model.chat_prompt(&HELLO).unwrap(), "mended");
 }
 
-/// Tokenizers that would make much of little are refused before anything is built from them.
+/// Tokenizers that expand a small input enormously are refused before anything is built from them.
 #[test]
 fn tokenizers_are_refused_memory() {
     let with = |edit: &dyn Fn(&mut Value)| {
@@ -386,7 +386,7 @@ fn tokenizers_are_refused_memory() {
     ] {
         assert!(e.status == Unsupported && e.message.contains(needle), "{needle}: {e}");
     }
-    // Less text where the normalizer makes more of it.
+    // The input limit is lower if the normalizer expands text.
     let mut longer: Value = serde_json::from_str(&text_file("byte_level.json")).unwrap();
     longer["normalizer"] = json!({"type": "Sequence", "normalizers": vec![twice.clone(); 5]});
     let longer = Tokenizer::parse("tokenizer.json", &longer.to_string()).unwrap();
@@ -397,7 +397,7 @@ fn tokenizers_are_refused_memory() {
     assert!(e.status == InvalidArgument && e.message.contains("8388609 bytes"), "{e}");
 }
 
-/// Random damage to tokenizer.json: an error that names it or a tokenizer, never a panic that gets out.
+/// Random damage to tokenizer.json gives a tokenizer or an error that names the file, never a panic that escapes.
 #[test]
 fn damaged_tokenizers() {
     std::panic::set_hook(Box::new(|_| {}));

@@ -1,5 +1,5 @@
-//! The trained model in models/tiny, from text to text: the answer stands only in the prompt, so tokenizer, chat
-//! template, prefill, KV, decode and detokenizer all have to be right for it to come out.
+//! The trained model in models/tiny, from text to text. The answer occurs only in the prompt, so it is right only if
+//! tokenizer, chat template, prefill, KV, decode and detokenizer all work.
 
 mod model_support;
 
@@ -29,7 +29,7 @@ fn decoder(model: &Arc<Model>, level: Level) -> Decoder<CpuBackend> {
         .unwrap()
 }
 
-/// Runs `tokens` at `position`; the likeliest token after them.
+/// Runs `tokens` at `position` and returns the likeliest next token.
 fn step(decoder: &mut Decoder<CpuBackend>, tokens: &[u32], position: u32) -> u32 {
     let rows = tokens.len() as u32;
     let batch = Batch {
@@ -45,7 +45,7 @@ fn step(decoder: &mut Decoder<CpuBackend>, tokens: &[u32], position: u32) -> u32
     (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap() as u32
 }
 
-/// Greedy text after `prompt`, to the end or 16 tokens.
+/// Returns the greedy text after `prompt`, up to its end or 16 tokens.
 fn generate(model: &Model, decoder: &mut Decoder<CpuBackend>, prompt: &[u32]) -> String {
     let mut detokenizer = model.detokenizer(true).unwrap();
     let mut text = String::new();
@@ -60,7 +60,7 @@ fn generate(model: &Model, decoder: &mut Decoder<CpuBackend>, prompt: &[u32]) ->
     text + &detokenizer.flush()
 }
 
-/// The questions of one kind: those with a "prompt", or those with "messages".
+/// Returns the questions of one kind: those with a "prompt" or those with "messages".
 fn heldout(kind: &str) -> Vec<Value> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny/recall_heldout.json");
     let mut all: Vec<Value> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
@@ -68,7 +68,7 @@ fn heldout(kind: &str) -> Vec<Value> {
     all
 }
 
-/// Whether `text` up to its first full stop is the answer.
+/// Checks that `text` up to its first full stop is the answer.
 fn answers(text: &str, answer: &Value) -> bool {
     let end = text.find('.').map_or(text.len(), |at| at + 1);
     text[..end].trim() == answer.as_str().unwrap().trim()
@@ -104,7 +104,7 @@ fn answers_chats() {
     assert!(all == 40 && right == all, "{right} of {all}");
 }
 
-/// Forged special tokens stay text unless asked for.
+/// Special tokens written in text stay text unless the caller asks otherwise.
 #[test]
 fn forged_turns() {
     let model = load();

@@ -1,4 +1,4 @@
-//! KV between processes: shared memory, TCP plain and encrypted, streaming, and the sequence that comes out of it.
+//! KV between processes: shared memory, plain and encrypted TCP, streaming, and the resulting sequences.
 
 mod worker;
 
@@ -15,7 +15,7 @@ fn prompt(n: usize, salt: usize) -> Vec<usize> {
     (0..n).map(|i| 5 + (i * 7 + salt * 13) % 200).collect()
 }
 
-/// Tokens of a mixed engine in one process.
+/// Returns the tokens of a mixed engine in a single process.
 fn reference(worker: &mut Worker, tokens: &[usize], max: usize) -> Vec<Value> {
     let request = worker
         .ask(json!({"do": "submit", "engine": "mixed", "tokens": tokens, "max": max, "ignore_eos": true,
@@ -23,14 +23,14 @@ fn reference(worker: &mut Worker, tokens: &[usize], max: usize) -> Vec<Value> {
     worker.ask(json!({"do": "wait", "request": request["request"]}))["tokens"].as_array().unwrap().clone()
 }
 
-/// Prefills in `from`, pulls into `to`, decodes there: all tokens.
+/// Prefills in `from`, pulls into `to` and decodes there. Returns all tokens.
 fn hand_over(from: &mut Worker, to: &mut Worker, tokens: &[usize], max: usize, stream: bool) -> Vec<Value> {
     let ticket = ticket_of(from, tokens, max, stream);
     let kv = to.ask(json!({"do": "import", "ticket": ticket}))["kv"].clone();
     decoded(to, &kv)
 }
 
-/// Prefills in `from`, or begins to: a ticket.
+/// Prefills in `from`, or starts to if `stream`, and returns a ticket.
 fn ticket_of(from: &mut Worker, tokens: &[usize], max: usize, stream: bool) -> Value {
     let submitted = from.ask(json!({"do": "submit", "engine": "prefill", "tokens": tokens, "max": max,
         "ignore_eos": true, "stream": stream, "chunk": 64}));
@@ -39,7 +39,7 @@ fn ticket_of(from: &mut Worker, tokens: &[usize], max: usize, stream: bool) -> V
     from.ask(json!({"do": "ticket", "kv": kv}))["ticket"].clone()
 }
 
-/// Decodes what was imported as `kv`: all tokens.
+/// Decodes the imported handle `kv` and returns all tokens.
 fn decoded(to: &mut Worker, kv: &Value) -> Vec<Value> {
     let request = to.ask(json!({"do": "submit", "engine": "decode", "kv": kv, "emit": true}))["request"].clone();
     let done = to.ask(json!({"do": "wait", "request": request}));
@@ -48,7 +48,8 @@ fn decoded(to: &mut Worker, kv: &Value) -> Vec<Value> {
     done["tokens"].as_array().unwrap().clone()
 }
 
-/// Nobody holds blocks: the last step of a request that another process has fetched from may be ending still.
+/// Waits until nobody holds blocks. The last step of a request may still be ending after another process has fetched
+/// its KV.
 fn settled(worker: &mut Worker, what: &str) {
     let until = Instant::now() + Duration::from_secs(60);
     loop {
@@ -100,12 +101,12 @@ fn by_encrypted_tcp() {
     through(json!({"listen": "127.0.0.1:0", "encryption": "always"}), 3);
 }
 
-/// Through NIXL, as its UCX backend finds its way; the wheel is where tools/nixl.sh puts it.
+/// Uses NIXL with whatever transport its UCX backend chooses. tools/nixl.sh installs the wheel.
 #[test]
 fn by_nixl() {
     let Some(env) = worker::nixl_env() else { return };
     through_with(&env, json!({}), 4);
-    // And where the questions go over TCP.
+    // The same with requests over TCP.
     through_with(&env, json!({"listen": "127.0.0.1:0"}), 4);
 }
 
@@ -120,7 +121,7 @@ fn without_nixl_requiring_it_is_unsupported() {
     assert!(report["detail"].as_str().unwrap().contains("NIXL"), "{report}");
 }
 
-/// Other block sizes, element types and shards are converted on the way, whatever carries them.
+/// Other block sizes, element types and shards are converted during the transfer, over every transport.
 #[test]
 fn layouts_are_converted_over_every_transport() {
     let exact = [json!({"block_tokens": 32}), json!({"block_tokens": 5}), json!({"shards": 2, "block_tokens": 24})];
@@ -169,7 +170,7 @@ fn a_running_generation_moves_mid_sentence() {
     let (mut from, mut to) = (Worker::start(json!({})), Worker::start(json!({})));
     let tokens = prompt(50, 3);
     let want = reference(&mut to, &tokens, 200);
-    // It is held in the middle until the word to export it has come through.
+    // The engine is held mid-generation until the command to export has arrived.
     from.arm("engine.step", 20, "hold");
     let submitted = from.ask(json!({"do": "submit", "engine": "mixed", "tokens": tokens, "max": 200,
         "ignore_eos": true}));
@@ -201,7 +202,7 @@ fn what_the_importer_has_is_not_moved() {
     assert!(before > 0 && after - before <= before / 10, "{before} bytes, then {} more", after - before);
 }
 
-/// More of the prompt is here than its exporter, which begins with nothing, has computed when it is first asked.
+/// The importer already has more of the prompt than its exporter has computed when first asked.
 #[test]
 fn the_importer_may_be_ahead_of_the_exporter() {
     for transport in [2, 3] {
@@ -214,7 +215,7 @@ fn the_importer_may_be_ahead_of_the_exporter() {
         let submitted =
             to.ask(json!({"do": "submit", "engine": "mixed", "tokens": tokens, "max": 12, "ignore_eos": true}));
         let want = to.ask(json!({"do": "wait", "request": submitted["request"]}))["tokens"].clone();
-        // The exporter stays where it is until the importer has asked for the first time.
+        // The exporter is held until the importer has asked for the first time.
         from.arm("engine.step", 3, "hold");
         to.arm("transport.import.blocks", 1, "hold");
         let ticket = ticket_of(&mut from, &tokens, 12, true);
@@ -248,7 +249,7 @@ fn a_dead_exporter_is_recomputed_or_an_error() {
         let kv = to.ask(json!({"do": "import", "ticket": ticket}))["kv"].clone();
         let submitted = to.try_ask(json!({"do": "submit", "engine": "decode", "kv": kv, "emit": true,
             "recompute": recompute}));
-        // The import may have failed by then: the refusal says why.
+        // The import may have failed already; the refusal then gives the reason.
         if submitted.get("error").is_some() {
             assert_eq!((recompute, &submitted["status"]), (false, &json!(-14)), "{submitted}");
             continue;

@@ -1,4 +1,4 @@
-//! The name by which programs ask for cuBLASLt first: once this library is loaded, they get it and no other.
+//! Sets the SONAME by which programs first look for cuBLASLt. Once this library is loaded, the loader gives it to them.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

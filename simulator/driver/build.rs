@@ -1,5 +1,5 @@
-//! The two names by which programs ask for the driver: the library is libcuda.so.1, and carries an empty one with it that
-//! is libcuda.so and needs the first (see `name.rs`).
+//! Provides both names by which programs ask for the driver. The library itself is libcuda.so.1. It embeds an empty
+//! libcuda.so that depends on libcuda.so.1 (see `name.rs`).
 
 use std::path::Path;
 use std::process::Command;
@@ -15,7 +15,7 @@ fn main() {
     empty(&source, &Path::new(&out).join("libcuda.so"), "libcuda.so", Some(&first));
 }
 
-/// Builds a library without content.
+/// Builds an empty library.
 fn empty(source: &Path, to: &Path, name: &str, needs: Option<&Path>) {
     let mut command = cc::Build::new().cargo_metadata(false).get_compiler().to_command();
     command.args(["-shared", "-nostdlib", "-Wl,--no-as-needed", "-Wl,-s"]).arg(format!("-Wl,-soname,{name}"));

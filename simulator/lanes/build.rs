@@ -1,4 +1,4 @@
-//! Compiles the kernels of `kernels/` for the CPU, as a C++ compiler sees them.
+//! Compiles the kernels of `kernels/` for the CPU with a C++ compiler.
 
 use std::path::{Path, PathBuf};
 
@@ -16,13 +16,14 @@ fn main() {
     }
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").opt_level(2).debug(false).warnings(false);
-    // -ffp-contract: what is written as two roundings is two. -fno-strict-aliasing: as nvcc, which knows no other way.
+    // -ffp-contract: two roundings in the source stay two roundings. -fno-strict-aliasing: nvcc does not assume strict
+    // aliasing.
     for flag in ["-ffp-contract=off", "-fno-strict-aliasing", "-fvisibility=hidden", "-Wno-unknown-pragmas"] {
         build.flag(flag);
     }
     build.include("src").files(["src/runtime.cpp", "src/fiber.cpp"]);
     build.flag("-include").flag("src/cuda.hpp");
-    // cc does not know .cu: each becomes a .cpp that includes it.
+    // The cc crate does not know .cu files, so each is included by a generated .cpp.
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("OUT_DIR"));
     for source in &sources {
         let wrapper = out.join(source.file_name().expect("a name")).with_extension("cu.cpp");
@@ -31,7 +32,7 @@ fn main() {
     }
     build.cargo_metadata(false).compile("simulated_kernels");
     println!("cargo:rustc-link-search=native={}", out.display());
-    // Whole: nothing refers to the kernels, they register themselves.
+    // Links the whole archive: nothing refers to the kernels, which register themselves.
     println!("cargo:rustc-link-lib=static:+whole-archive=simulated_kernels");
     println!("cargo:rustc-link-lib=stdc++");
 }

@@ -1,4 +1,4 @@
-//! Requests cancelled at random moments of their imports.
+//! Cancels requests at random moments of their imports.
 
 use super::support::*;
 
@@ -18,7 +18,7 @@ fn cancelled(way: Way, n: u64) {
             .collect();
         let offers: Vec<_> = jobs.into_iter().map(|job| offer(&mut from, job)).collect();
         for offer in &offers {
-            // A third is cancelled at some stage of the import for certain, the others whenever it happens to be.
+            // A third is cancelled at a chosen stage of the import, the others at a random time.
             let stage = (random.below(3) == 0).then(|| STAGES[random.below(STAGES.len() as u64) as usize]);
             if let Some(stage) = stage {
                 to.arm(stage, 1, "hold");

@@ -1,5 +1,5 @@
-//! Between processes whose pools are on CUDA devices (simulated ones) or in host memory: which way is taken, and that what
-//! comes out is the CPU's.
+//! Handoffs between processes whose pools are on simulated CUDA devices or in host memory. Checks which transport is
+//! chosen, and that the tokens equal the CPU's.
 
 use super::support::*;
 
@@ -7,13 +7,13 @@ const SHARED: u64 = 2;
 const TCP: u64 = 3;
 const CUDA: u64 = 5;
 
-/// A worker on a device of a machine that has `devices` of them, or on the CPU.
+/// Starts a worker on a device of a machine configured by `driver`, or on the CPU for None.
 fn on(device: Option<u64>, driver: &str, more: Value) -> Worker {
     let config = with(Way::Cuda.config(), json!({"device": device, "driver": driver}));
     Worker::start(with(config, more))
 }
 
-/// On the CPU of a machine without a driver, or rather where cargo's tests do not find it.
+/// Starts a CPU worker that finds no driver, by clearing the library path that cargo sets for tests.
 fn without_driver() -> Worker {
     Worker::start_with(&[("LD_LIBRARY_PATH".into(), String::new())], with(Way::Cuda.config(), json!({"device": null})))
 }
@@ -23,7 +23,7 @@ fn report(from: &mut Worker, to: &mut Worker, transport: u64) -> Value {
     to.ask(json!({"do": "pair", "address": address, "transport": transport}))
 }
 
-/// Pairs by whatever there is, hands over, and says by what.
+/// Pairs with any transport, hands over, and returns the transport used.
 fn hands_over(from: &mut Worker, to: &mut Worker, salt: u64) -> u64 {
     let found = report(from, to, 0);
     assert_eq!(found["status"], 0, "{found}");
@@ -43,7 +43,7 @@ fn the_pool_is_mapped_where_it_lies() {
     assert_eq!(hands_over(&mut a, &mut b, 1), CUDA);
     assert_eq!(hands_over(&mut b, &mut a, 2), CUDA);
     assert_eq!(hands_over(&mut cpu, &mut a, 4), SHARED);
-    // What is required has to be what is found.
+    // Pairing fails if the required transport is not the available one.
     for (from, transport, text) in [(&mut a, SHARED, "CUDA memory"), (&mut cpu, CUDA, "shared memory")] {
         let refused = report(from, &mut b, transport);
         assert_eq!((&refused["status"], &refused["reason"]), (&json!(-3), &json!(8)), "{refused}");
@@ -72,7 +72,7 @@ fn between_two_devices() {
 #[test]
 fn into_other_layouts() {
     let mut a = on(Some(0), "", json!({}));
-    // Other blocks, shards, and types that hold everything there is.
+    // Covers other block sizes, shards and types that represent all values exactly.
     for (i, more) in [json!({"block_tokens": 7}), json!({"block_tokens": 32, "shards": 2}), json!({"dtype": 1})]
         .into_iter()
         .enumerate()
@@ -84,7 +84,7 @@ fn into_other_layouts() {
     }
 }
 
-/// Where the memory cannot be mapped, the next way is taken; without one the refusal says why.
+/// If the memory cannot be mapped, the next transport is used; if there is none, the refusal gives the reason.
 #[test]
 fn a_device_that_is_not_the_importers() {
     let listens = json!({"listen": "127.0.0.1:0"});
@@ -107,7 +107,7 @@ fn a_device_that_is_not_the_importers() {
         assert_eq!((&refused["status"], &refused["reason"]), (&json!(-3), &json!(8)), "{refused}");
         assert!(refused["detail"].as_str().unwrap().contains(text), "{text}: {refused}");
         assert_eq!(hands_over(&mut from, &mut to, 7), TCP);
-        // And without having been paired.
+        // The same without pairing first.
         let offer = offer(&mut from, Job::short(8));
         assert_eq!(take(&mut to, &offer.ticket, false), End::Tokens(offer.job.want()));
     }

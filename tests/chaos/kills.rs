@@ -1,11 +1,12 @@
-//! Either side is killed at every stage of a handoff.
+//! Kills either side at every stage of a handoff.
 
 use super::support::*;
 
 const IMPORT: [&str; 6] = ["open", "opened", "blocks", "fetch", "copied", "committed"];
 const EXPORT: [&str; 6] = ["open", "opened", "more", "read", "commit", "committed"];
 
-/// Is anything else to be seen there, this way, than at the stage before? A simulated device is slow.
+/// Returns whether this stage can differ from the one before it on this way. Skips stages on simulated devices, which
+/// are slow.
 fn matters(way: Way, stage: &str) -> bool {
     match way {
         Way::Shared => stage != "read",
@@ -114,17 +115,18 @@ fn exporters_on_a_device() {
     exporter_dies(Way::Cuda, true);
 }
 
-/// Around the transfer: with the ticket made, in the middle of the prompt, landed but not submitted, and decoding.
+/// Kills around the transfer: after the ticket was made, during the prompt, after the KV arrived but before submission,
+/// and during decoding.
 #[test]
 fn before_and_after_the_transfer() {
     for way in [Way::Shared, Way::Tcp] {
         let mut to = importer_by(way);
-        // The ticket is there, its exporter is not.
+        // The ticket exists, but its exporter is gone.
         let mut from = exporter(way, &mut to);
         let gone = offer(&mut from, Job::long(false, 1));
         from.kill();
         assert_eq!(take(&mut to, &gone.ticket, false), End::Failed(PEER));
-        // A few steps into the prompt.
+        // The exporter is a few steps into the prompt.
         let mut from = exporter(way, &mut to);
         from.arm("engine.step", 8, "hold");
         let streaming = offer(&mut from, Job::long(true, 2));
@@ -136,7 +138,7 @@ fn before_and_after_the_transfer() {
         from.kill();
         to.let_go("transport.import.blocks");
         assert_eq!(end(&mut to, submitted), End::Failed(PEER));
-        // Landed: the exporter's end changes nothing any more, the importer's gives it nothing back.
+        // The KV has arrived. The exporter's death no longer matters.
         let mut from = exporter(way, &mut to);
         let landed = offer(&mut from, Job::long(false, 3));
         let kv = to.ask(import(&landed.ticket))["kv"].clone();
@@ -146,7 +148,7 @@ fn before_and_after_the_transfer() {
         let submitted = to.ask(decode(&kv, false));
         assert_eq!(end(&mut to, submitted), End::Tokens(landed.job.want()));
         settled(&mut to, "after decoding");
-        // Decoding.
+        // The importer dies while decoding, which does not restore the exporter's handle. Then the exporter dies.
         let mut from = exporter(way, &mut to);
         let offers = [4, 5].map(|salt| offer(&mut from, Job { max: 100, ..Job::long(false, salt) }));
         let kv = to.ask(import(&offers[0].ticket))["kv"].clone();

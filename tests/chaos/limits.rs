@@ -1,5 +1,5 @@
-//! Bounds on what peers can use up: connections of strangers, connections that are left lying, threads and places in
-//! the queue for peers that do not answer.
+//! Limits on the resources that peers can use up: connections of strangers, idle connections, and threads and queue
+//! entries for peers that do not answer.
 
 use super::support::*;
 use std::collections::VecDeque;
@@ -9,18 +9,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 const WOULD_BLOCK: i64 = -4;
 
-/// Descriptors of the flooded process.
+/// Descriptor limit of the flooded process.
 const FILES: u64 = 256;
-/// Descriptors and threads that strangers may use: 16 connections that say nothing, 16 handshakes, and 16 that end.
+/// Descriptors and threads that strangers may use: 16 silent connections, 16 handshakes, and 16 that are closing.
 const STRANGERS: u64 = 48;
-/// Connections and threads of peers that know the secret.
+/// Connections and threads for peers that know the secret.
 const FRIENDS: u64 = 60;
 
 fn metric(worker: &mut Worker, name: &str) -> u64 {
     worker.ask(json!({"do": "metrics"}))[name].as_u64().unwrap()
 }
 
-/// Opens connections as fast as it can until it is told to stop, and keeps the last 300 open.
+/// Opens connections as fast as possible until told to stop, and keeps the last 300 open.
 fn flood(port: u16, greeting: &[u8], stop: &AtomicBool, opened: &AtomicU64) {
     let mut open = VecDeque::new();
     while !stop.load(Relaxed) {
@@ -39,7 +39,7 @@ fn flood(port: u16, greeting: &[u8], stop: &AtomicBool, opened: &AtomicU64) {
 fn strangers_use_up_neither_descriptors_nor_threads() {
     let mut greeting = b"CLVKVNET\x01\x00\x01\x00\x00\x00\x00\x00".to_vec();
     greeting.extend([7; 32]);
-    // They say nothing, nothing that makes sense, or all that can be said without the secret.
+    // Strangers send nothing, garbage, or everything that is possible without the secret.
     for says in [&b""[..], &[0xff; 48], &greeting] {
         let limit = format!("--nofile={FILES}");
         let config = with(Way::Tcp.config(), json!({"peer_timeout_ms": 20_000}));
@@ -58,7 +58,7 @@ fn strangers_use_up_neither_descriptors_nor_threads() {
             let mut salt = 0;
             let mut most = before;
             while salt < 20 || opened.load(Relaxed) < 8 * FILES {
-                // Every few handoffs a peer that has no connection yet.
+                // Every few handoffs a new peer without a connection joins.
                 if salt % 5 == 0 {
                     to = Worker::start(config.clone());
                     pair(&mut from, &mut to, Way::Tcp);
@@ -80,7 +80,7 @@ fn strangers_use_up_neither_descriptors_nor_threads() {
     }
 }
 
-/// Waits until the exporter has no more threads than it had before anybody connected.
+/// Waits until the exporter has no more threads than before anybody connected.
 fn left_alone(from: &mut Worker, before: u64, within: Duration) {
     let begun = Instant::now();
     while metric(from, "threads") > before {
@@ -90,14 +90,14 @@ fn left_alone(from: &mut Worker, before: u64, within: Duration) {
     }
 }
 
-/// Its kernel keeps the connections alive, but nobody uses them.
+/// The importer's kernel keeps its connections alive, but nobody uses them.
 #[test]
 fn connections_of_a_stopped_importer_end() {
     for way in [Way::Tcp, Way::Encrypted] {
-        // Idle connections end after 30 times this.
+        // Idle connections end after 30 times this timeout.
         let config = with(way.config(), json!({"peer_timeout_ms": 300}));
         let mut from = Worker::start(config.clone());
-        // Engines and what else stays are there before it is counted.
+        // Creates the engines and other lasting threads before counting.
         let warm = offer(&mut from, Job::short(1));
         from.ask(json!({"do": "release", "kv": warm.kv}));
         let before = metric(&mut from, "threads");
@@ -112,7 +112,7 @@ fn connections_of_a_stopped_importer_end() {
     }
 }
 
-/// A stopped exporter, one of its tickets, and an exporter that is well. Both are reached over TCP.
+/// Returns a stopped exporter, one of its tickets, and a running exporter. Both are reached over TCP.
 fn stopped_and_well(to: &mut Worker) -> (Worker, Offer, Worker) {
     let mut stopped = exporter(Way::Tcp, to);
     let lost = offer(&mut stopped, Job::short(1));
@@ -124,13 +124,13 @@ fn stopped_and_well(to: &mut Worker) -> (Worker, Offer, Worker) {
 
 #[test]
 fn a_stopped_peer_delays_nobody_else() {
-    // So long that no import from the stopped peer ends meanwhile.
+    // The timeout is long enough that no import from the stopped peer ends during the test.
     let mut to = Worker::start(json!({"peer_timeout_ms": 300_000}));
     let (_stopped, lost, mut well) = stopped_and_well(&mut to);
     let first = to.ask(import(&lost.ticket))["kv"].clone();
     (1..400).for_each(|_| _ = to.ask(import(&lost.ticket)));
     works(&mut well, &mut to, Job::short(2));
-    // The queue is bounded, and not used up by one peer.
+    // The queue is bounded, and a single peer cannot fill it.
     let mut queued = 400;
     let refused = loop {
         let answer = to.try_ask(import(&lost.ticket));
@@ -144,7 +144,7 @@ fn a_stopped_peer_delays_nobody_else() {
     works(&mut well, &mut to, Job::short(3));
     let still = to.ask(json!({"do": "ready", "kv": first, "within_ms": 0}));
     assert_eq!(still["timeout"], true, "the stopped peer was waited for: {still}");
-    // And all of them end with the cache, at once.
+    // Closing the cache ends all of them at once.
     let closed = to.ask(json!({"do": "destroy"}));
     assert!(closed["ms"].as_u64().unwrap() < SLACK.as_millis() as u64, "{closed}");
     settled(&mut to, "importer");
@@ -163,9 +163,9 @@ fn imports_from_a_peer_that_was_silent_fail_soon() {
         let ready = to.ask(json!({"do": "ready", "kv": kv, "within_ms": 120_000}));
         assert_eq!(ready["status"], PEER, "{ready}");
     }
-    // One of them waits for all of the timeout, the others do not; without that they would come in five batches.
+    // Only the first import waits for the full timeout. If all did, they would finish in five batches.
     assert!(begun.elapsed() < 3 * timeout, "{:?}", begun.elapsed());
-    // It is well again as soon as it answers.
+    // The peer is usable again as soon as it answers.
     stopped.signal(libc::SIGCONT);
     assert_eq!(take(&mut to, &lost.ticket, false), End::Tokens(lost.job.want()));
     settled(&mut to, "importer");

@@ -1,13 +1,14 @@
-//! Many handoffs in both directions, over shared memory one way and TCP the other: nothing grows.
+//! Many handoffs in both directions, over shared memory one way and TCP the other, without any growth in resources.
 
 use super::support::*;
 
 const BATCH: u64 = 20;
 
-/// Handoffs of a run, times CLEAVE_TEST_EFFORT.
+/// Number of handoffs per run, multiplied by CLEAVE_TEST_EFFORT.
 const HANDOFFS: u64 = 4_000;
 
-/// Idle connections that a worker keeps of a peer, and its peer of it: how many there are depends on how many transfers ever coincided.
+/// Idle connections that a worker and its peer keep. Their number depends on how many transfers ever ran at the same
+/// time.
 const KEPT: u64 = 2 * 16;
 
 struct Size {
@@ -22,7 +23,7 @@ fn size(worker: &mut Worker) -> Size {
     Size { rss: field("rss"), threads: field("threads"), files: field("files") }
 }
 
-/// A batch in each direction at once.
+/// Runs a batch in both directions at the same time.
 fn exchange(workers: &mut [Worker; 2], salt: &mut u64) {
     let mut requests = [Vec::new(), Vec::new()];
     for _ in 0..BATCH {

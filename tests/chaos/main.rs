@@ -1,6 +1,7 @@
-//! KV handoff keeps its promises when things go wrong: processes killed, stopped and restarted in the middle of it,
-//! networks cut, bytes changed on the way, peers that are none. After each: one end per request, every block back in time,
-//! what others generate untouched, and both sides of use to each other again.
+//! KV handoff keeps its promises when things go wrong: processes are killed, stopped or restarted in the middle,
+//! networks fail, bytes change in transit, and peers are not cleave at all. Each test checks afterwards that every
+//! request ended exactly once, every block came back in time, other generations were unaffected, and both sides can
+//! work with each other again.
 
 mod cancels;
 mod closing;

@@ -1,30 +1,30 @@
-//! A man in the middle of TCP connections: bits flip, bytes are missing, come twice, or not at all.
+//! A proxy in the middle of TCP connections that flips bits, and drops, repeats or withholds bytes.
 
 use super::support::*;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-/// Damage to one direction of the connections, at one byte.
+/// Damage at one byte of one direction of the connections.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Harm {
     Flip,
-    /// Nothing comes after it, and the connection is closed.
+    /// Drops everything after the byte and closes the connection.
     Cut,
-    /// Nothing comes after it.
+    /// Drops everything after the byte.
     Stall,
-    /// The 40 bytes before it come again.
+    /// Repeats the 40 bytes before the byte.
     Twice,
-    /// 40 bytes are left out.
+    /// Drops 40 bytes.
     Gap,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Plan {
     harm: Harm,
-    /// Bytes until then, from now on.
+    /// Number of bytes to pass first, from now on.
     at: u64,
-    /// Towards the importer.
+    /// Damages the direction towards the importer.
     down: bool,
 }
 
@@ -40,7 +40,7 @@ struct Proxy {
     state: Arc<Mutex<ProxyState>>,
 }
 
-/// The harm that is due within the next `n` bytes, and where. It is done once.
+/// Returns the harm that is due within the next `n` bytes, and its offset. Each harm occurs once.
 fn due(state: &Mutex<ProxyState>, down: bool, n: usize) -> Option<(Harm, usize)> {
     let mut state = state.lock().unwrap();
     let plan = state.plan.as_mut().filter(|plan| plan.down == down)?;
@@ -70,7 +70,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, state: &Mutex<ProxyState>, down:
             break;
         }
         if matches!(harm, Some((Harm::Stall, _))) {
-            // Until one of them gives up.
+            // Discards data until one side gives up.
             while matches!(from.read(&mut buffer), Ok(1..)) {}
         }
     }
@@ -103,7 +103,7 @@ impl Proxy {
         self.state.lock().unwrap().plan = plan;
     }
 
-    /// Closes all connections: the next thing that passes is a handshake.
+    /// Closes all connections, so that the next data to pass is a handshake.
     fn reset(&self) {
         self.state.lock().unwrap().open.drain(..).for_each(|socket| _ = socket.shutdown(Shutdown::Both));
         std::thread::sleep(Duration::from_millis(10));
@@ -120,7 +120,7 @@ fn tampered(way: Way) {
     let mut harmed = 0;
     for harm in [Harm::Flip, Harm::Cut, Harm::Stall, Harm::Twice, Harm::Gap] {
         for round in 0..(if harm == Harm::Stall { 8 } else { 24 }) {
-            // In the handshake, in the messages, and among the blocks.
+            // Covers the handshake, the messages and the block data.
             if round % 2 == 0 {
                 proxy.reset();
             }
@@ -138,11 +138,11 @@ fn tampered(way: Way) {
             proxy.harm(None);
             let what = format!("{way:?} {plan:?}, round {round}");
             match &end {
-                // So much did not pass, or it was an idle connection's end.
+                // Fewer bytes passed, or the harm hit the end of an idle connection.
                 End::Tokens(tokens) => assert_eq!(*tokens, offer.job.want(), "{what}"),
                 End::Failed(status) => {
                     harmed += 1;
-                    // Damage to the handshake looks like another version or secret.
+                    // A damaged handshake looks like another version or another secret.
                     assert!([CORRUPT, PEER, PERMISSION, INCOMPATIBLE].contains(status), "{what}: {status}");
                 }
             }
@@ -150,7 +150,8 @@ fn tampered(way: Way) {
             bystander.check(&mut to, &what);
             no_transfers(&mut from, NOTICED, &what);
             from.ask(json!({"do": "wait", "request": offer.request}));
-            // Nothing of it is left: the same ticket goes through, unless it was the answer to the end that was harmed.
+            // No damage remains: the same ticket works, unless the harm hit the answer to the message that ends the
+            // transfer.
             if end != End::Tokens(offer.job.want()) {
                 let again = take(&mut to, &offer.ticket, false);
                 assert!(again == End::Tokens(offer.job.want()) || again == End::Failed(EXPIRED), "{what}: {again:?}");

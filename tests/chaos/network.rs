@@ -1,12 +1,12 @@
-//! A network that is cut and comes back: two network namespaces and a cable between them.
+//! A network that fails and recovers: two network namespaces and a virtual cable between them.
 
 use super::support::*;
 use std::process::{Command, Stdio};
 
-/// A namespace that is gone with this.
+/// A network namespace that is deleted on drop.
 struct Cable {
     name: String,
-    /// The other side's address.
+    /// Address of the other side.
     there: String,
 }
 
@@ -17,7 +17,7 @@ fn ip(args: &str) -> bool {
 }
 
 impl Cable {
-    /// None where that is not permitted.
+    /// Returns None if the process lacks the permission.
     fn lay() -> Option<Cable> {
         static LAID: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let pid = std::process::id() * 2 + LAID.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -34,7 +34,7 @@ impl Cable {
         laid.then_some(cable)
     }
 
-    /// Plugs it in again, and waits until the port beyond it can be reached: the first packets may go astray.
+    /// Reconnects the cable and waits until the port behind it is reachable, because the first packets may be lost.
     fn restore(&self, port: u16) {
         assert!(self.set("up"));
         let address = format!("{}:{port}", self.there).parse().unwrap();
@@ -49,7 +49,7 @@ impl Cable {
 
 impl Drop for Cable {
     fn drop(&mut self) {
-        // The pair of devices goes with it.
+        // Deleting the namespace deletes the pair of devices too.
         ip(&format!("netns delete {}", self.name));
     }
 }
@@ -98,18 +98,18 @@ fn a_cable_that_is_pulled() {
         let [ours, theirs] = bystanders;
         ours.check(&mut from, &what);
         theirs.check(&mut to, &what);
-        // Still away.
+        // The network is still down.
         assert_eq!(take(&mut to, &offer.ticket, false), End::Failed(PEER), "{what}");
         cable.restore(from.port);
         from.ask(json!({"do": "wait", "request": offer.request}));
-        // What the exporter was told to end it ended; its answer did not come.
+        // The exporter may have received the message that ends the transfer although its answer was lost.
         let again = take(&mut to, &offer.ticket, false);
         let lost = stage == "export.commit" && again == End::Failed(EXPIRED);
         assert!(lost || again == End::Tokens(offer.job.want()), "{what}: {again:?}");
         settled(&mut from, &what);
         settled(&mut to, &what);
     }
-    // Shorter than the timeout: a hiccup, or a failure with everything in place.
+    // An outage shorter than the timeout is either only a delay, or a failure that leaves everything in place.
     for salt in 20..24 {
         let offer = offer(&mut from, Job::long(false, salt));
         from.arm("transport.export.read", 1, "60");
@@ -124,7 +124,7 @@ fn a_cable_that_is_pulled() {
         }
         settled(&mut from, "a hiccup");
     }
-    // Between transfers nothing is noticed at all.
+    // An outage between transfers goes unnoticed.
     assert!(cable.set("down"));
     std::thread::sleep(2 * TIMEOUT);
     cable.restore(from.port);
@@ -132,7 +132,7 @@ fn a_cable_that_is_pulled() {
     settled(&mut to, "importer");
 }
 
-/// Importers that are gone without a word: nothing of what their kernels say comes through.
+/// Importers that vanish silently: no packet from their kernels arrives either.
 #[test]
 fn importers_that_vanish() {
     let Some(cable) = Cable::lay() else {
@@ -148,7 +148,7 @@ fn importers_that_vanish() {
     pair(&mut from, &mut to, Way::Tcp);
     assert!(cable.set("down"));
     to.kill();
-    // Long before its connections have been idle for too long, which is 30 times the timeout.
+    // This must happen long before the idle limit of connections, which is 30 times the timeout.
     let begun = Instant::now();
     while from.ask(json!({"do": "metrics"}))["threads"].as_u64().unwrap() > before {
         assert!(begun.elapsed() < 20 * TIMEOUT, "connections of an importer that is gone are still served");

@@ -1,4 +1,4 @@
-//! A peer that is restarted at the same address.
+//! A peer that restarts at the same address.
 
 use super::support::*;
 
@@ -25,7 +25,8 @@ fn restarted(way: Way) {
         assert_eq!(from.port, port);
         let old = take(&mut to, &olds[0].ticket, false);
         assert!(matches!(old, End::Failed(EXPIRED | NOT_FOUND | PEER)), "an old ticket: {old:?}");
-        // Not paired again: what was chosen for the address holds, although shared memory would do as well.
+        // The importer does not pair again. The choice made for the address remains, although shared memory would work
+        // too.
         let before = from.ask(json!({"do": "metrics"}))["out"].as_u64().unwrap();
         works(&mut from, &mut to, Job::long(round == 2, 10 + round));
         let sent = from.ask(json!({"do": "metrics"}))["out"].as_u64().unwrap() - before;
@@ -45,7 +46,7 @@ fn at_the_same_tcp_address_encrypted() {
     restarted(Way::Encrypted);
 }
 
-/// Its Unix socket has another name; an address with another secret behind it says so.
+/// The restarted process has another Unix socket name. An address served with another secret gives a permission error.
 #[test]
 fn with_another_secret() {
     for way in [Way::Tcp, Way::Encrypted] {

@@ -1,18 +1,18 @@
-//! Imports into a cache that has no room for them.
+//! Imports into a cache without enough free blocks.
 
 use super::support::*;
 
 fn full(way: Way) {
     let mut to = Worker::start(with(way.config(), json!({"blocks": 40})));
     let mut from = exporter(way, &mut to);
-    // 30 of its 40 blocks are a handle's.
+    // One handle holds 30 of its 40 blocks.
     let tokens = prompt(470, 5);
     let submit = json!({"do": "submit", "engine": "prefill", "tokens": tokens, "max": 4, "ignore_eos": true});
     let request = to.ask(submit)["request"].clone();
     let holder = to.ask(json!({"do": "wait", "request": request}))["kv"].clone();
 
     let offers = [1, 2].map(|salt| offer(&mut from, Job::long(salt == 2, salt)));
-    // An import that no request has taken does not wait for long.
+    // An import that no request waits for fails soon.
     for offer in &offers {
         to.ask(json!({"do": "renew", "kv": holder}));
         let kv = to.ask(import(&offer.ticket))["kv"].clone();
@@ -20,11 +20,11 @@ fn full(way: Way) {
     }
     from.ask(json!({"do": "wait", "request": offers[1].request}));
     settled_with(&mut from, true, NOTICED, "the exporter keeps its handles");
-    // One that a request has taken waits for room as requests do, and one that is recomputed as well.
+    // An import that a request waits for keeps waiting for blocks, as requests do. So does one that is recomputed.
     let kv = to.ask(import(&offers[0].ticket))["kv"].clone();
     assert_eq!(to.ask(json!({"do": "ready", "kv": kv}))["status"], OUT_OF_MEMORY);
     let recomputed = to.ask(decode(&kv, true));
-    // Not asked for room before the request is there, however long that takes.
+    // The import must not ask for blocks before its request is submitted, however long that takes.
     to.arm("transport.import.open", 1, "hold");
     let kv = to.ask(import(&offers[1].ticket))["kv"].clone();
     let taken = to.ask(decode(&kv, false));

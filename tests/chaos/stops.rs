@@ -1,4 +1,4 @@
-//! Either side is stopped (SIGSTOP) at every stage of a handoff, and goes on when the other has given it up.
+//! Stops either side (SIGSTOP) at every stage of a handoff, and continues it after the other side has given it up.
 
 use super::support::*;
 
@@ -18,7 +18,7 @@ fn importer_stops(way: Way, stream: bool) {
         to.tell(import(&offer.ticket));
         to.until_gone();
         no_transfers(&mut from, NOTICED, &what);
-        // A transfer that has no blocks yet is not seen in the audit.
+        // The audit does not show a transfer that has no blocks yet.
         if !matches!(stage, "open" | "committed") {
             from.ask(json!({"do": "logged", "text": "given up with its connection"}));
         }
@@ -29,7 +29,7 @@ fn importer_stops(way: Way, stream: bool) {
         let kv = to.answer(Duration::from_secs(60)).expect("an answer to the import")["kv"].clone();
         let submitted = to.try_ask(decode(&kv, false));
         let late = end(&mut to, submitted);
-        // Before the transfer began, and after it was committed, nobody had anything to give up.
+        // There was nothing to give up before the transfer began or after it was committed.
         let want = if matches!(stage, "open" | "committed") {
             End::Tokens(offer.job.want())
         } else {
@@ -69,7 +69,7 @@ fn exporter_stops(way: Way, stream: bool) {
         let [ours, theirs] = bystanders;
         theirs.check(&mut to, &what);
         settled(&mut to, &what);
-        // While it is stopped, others are told so too.
+        // While the exporter is stopped, further imports get the same error.
         assert_eq!(take(&mut to, &offer.ticket, false), End::Failed(PEER), "{what}");
         from.signal(libc::SIGCONT);
         ours.check(&mut from, &what);
@@ -123,8 +123,8 @@ fn exporters_over_tcp_while_the_prompt_is_computed() {
     exporter_stops(Way::Encrypted, true);
 }
 
-/// A peer that is stopped before anything of it is known: not its Unix socket's silence, and then all of its TCP
-/// socket's.
+/// A peer is stopped before the importer knows anything about it. The importer must wait out neither the silence of its
+/// Unix socket nor then that of its TCP socket.
 #[test]
 fn a_stopped_process_is_noticed_in_a_second_however_long_the_timeout() {
     let patient = json!({"peer_timeout_ms": 60_000, "listen": "127.0.0.1:0"});
@@ -137,7 +137,7 @@ fn a_stopped_process_is_noticed_in_a_second_however_long_the_timeout() {
     assert!(begun.elapsed() < NOTICED, "{:?}", begun.elapsed());
     from.signal(libc::SIGCONT);
     offers.iter().for_each(|offer| assert_eq!(take(&mut to, &offer.ticket, false), End::Tokens(offer.job.want())));
-    // With its memory mapped and a connection there.
+    // The same after its memory is mapped and a connection exists.
     let offer = offer(&mut from, Job::long(false, 3));
     from.signal(libc::SIGSTOP);
     from.until_gone();

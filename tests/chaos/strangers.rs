@@ -1,10 +1,10 @@
-//! Sockets with nobody cleave knows at the other end.
+//! Sockets whose other end is not a cleave peer.
 
 use super::support::*;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-/// An offer whose ticket leads to `listener` and nowhere else: the exporter is gone.
+/// Returns an offer whose ticket leads only to `listener`, because its exporter is gone.
 fn leading_to(listener: &TcpListener, encryption: &str, salt: u64) -> Offer {
     let advertise = listener.local_addr().unwrap().to_string();
     let config = json!({"listen": "127.0.0.1:0", "advertise": advertise, "encryption": encryption});
@@ -22,7 +22,7 @@ fn one_that_accepts_and_says_nothing() {
         let begun = Instant::now();
         assert_eq!(take(&mut to, &offer.ticket, false), End::Failed(PEER));
         assert!(begun.elapsed() < 2 * TIMEOUT + SLACK, "{:?}", begun.elapsed());
-        // A deadline is kept however long the peer may be silent.
+        // A deadline holds even if the peer may be silent for longer.
         let mut patient = Worker::start(json!({"peer_timeout_ms": 100_000}));
         let kv = patient.ask(import(&offer.ticket))["kv"].clone();
         let mut submit = decode(&kv, false);
@@ -64,7 +64,7 @@ fn one_that_speaks_garbage() {
             });
         }
     }
-    // A byte now and then: the handshake is over at its own time.
+    // With a byte now and then, the handshake still times out.
     std::thread::scope(|scope| {
         let serve = scope.spawn(|| {
             let (mut socket, _) = listener.accept().unwrap();
@@ -105,7 +105,7 @@ fn clients_that_scan_dawdle_or_speak_garbage() {
     }
     works(&mut from, &mut to, Job::long(true, 1));
     bystander.check(&mut from, "strangers");
-    // They have five seconds to prove themselves, however much they say meanwhile.
+    // Strangers have five seconds to authenticate, however much they send meanwhile.
     let begun = Instant::now();
     for dawdler in &dawdlers {
         dawdler.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -113,7 +113,7 @@ fn clients_that_scan_dawdle_or_speak_garbage() {
         let _ = (&mut &*dawdler).read(&mut [0; 64]);
     }
     assert!(begun.elapsed() < Duration::from_secs(5) + SLACK, "{:?}", begun.elapsed());
-    // What served them is gone, as soon as the machine gets to it.
+    // The threads and descriptors that served them are released soon after.
     for field in ["threads", "files"] {
         let most = before[field].as_u64().unwrap() + 8;
         let mut now = || from.ask(json!({"do": "metrics"}))[field].as_u64().unwrap();
@@ -128,7 +128,7 @@ fn clients_that_scan_dawdle_or_speak_garbage() {
     settled(&mut to, "importer");
 }
 
-/// It has the secret, opens transfers and then says nothing.
+/// A client that knows the secret opens transfers and then goes silent.
 #[test]
 fn clients_that_open_transfers_and_go_silent() {
     for way in [Way::Shared, Way::Tcp, Way::Encrypted] {

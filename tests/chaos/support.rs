@@ -1,4 +1,5 @@
-//! Two workers with a way between them, handoffs in their single steps, and what must hold after each.
+//! Two workers with a transport between them, the single steps of a handoff, and the conditions that must hold after
+//! each.
 
 pub use super::worker::Worker;
 use cleave::engine::{CacheOptions, Engine, EngineOptions, Event, EventKind, ModelCache, Queue, Request};
@@ -8,12 +9,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
 pub use std::time::{Duration, Instant};
 
-/// A silent peer is gone after this: `peer_timeout` of every worker.
+/// `peer_timeout` of every worker. A silent peer is given up after this time.
 pub const TIMEOUT: Duration = Duration::from_secs(1);
-/// Added to every promised time, for a busy machine or one that is ten times slower than usual.
+/// Added to every time limit, for a machine that is busy or ten times slower than usual.
 pub const SLACK: Duration = Duration::from_secs(10);
-/// A dead or stopped peer is noticed, and its blocks are back, within this: promised are a second on one host and twice
-/// the timeout elsewhere.
+/// Limit for noticing a dead or stopped peer and getting its blocks back. cleave promises one second on one host, and
+/// twice the timeout elsewhere.
 pub const NOTICED: Duration = TIMEOUT.saturating_mul(2).saturating_add(SLACK);
 
 pub const PEER: i64 = -14;
@@ -26,13 +27,13 @@ pub const CANCELLED: i64 = -11;
 pub const OUT_OF_MEMORY: i64 = -5;
 pub const SHUTDOWN: i64 = -15;
 
-/// How KV gets from one worker to the other.
+/// Transport for KV between two workers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Way {
     Shared,
     Tcp,
     Encrypted,
-    /// Both caches are on one CUDA device, a simulated one.
+    /// Both caches are on the same simulated CUDA device.
     Cuda,
 }
 
@@ -51,7 +52,7 @@ impl Way {
             config["listen"] = json!("127.0.0.1:0");
         }
         if self == Way::Cuda {
-            // A simulated device does one thing at a time, and slowly.
+            // A simulated device runs one thing at a time and is slow.
             (config["device"], config["peer_timeout_ms"]) = (json!(0), json!(30_000));
         }
         if self == Way::Encrypted {
@@ -70,12 +71,12 @@ pub fn importer() -> Worker {
     Worker::start(Way::Shared.config())
 }
 
-/// An importer that `way` leads to.
+/// Starts an importer that `way` can reach.
 pub fn importer_by(way: Way) -> Worker {
     if way == Way::Cuda { Worker::start(way.config()) } else { importer() }
 }
 
-/// An exporter that `to` has paired with.
+/// Starts an exporter and pairs `to` with it.
 pub fn exporter(way: Way, to: &mut Worker) -> Worker {
     let mut from = Worker::start(way.config());
     pair(&mut from, to, way);
@@ -89,19 +90,20 @@ pub fn pair(from: &mut Worker, to: &mut Worker, way: Way) {
     assert_eq!(report["status"], 0, "{report}");
 }
 
-/// A prompt to be handed over, and how.
+/// A prompt to hand over, and how.
 #[derive(Clone)]
 pub struct Job {
     pub tokens: Vec<u32>,
     pub max: u32,
-    /// The handle is there while the prompt is being computed.
+    /// The handle is available while the prompt is still being computed.
     pub stream: bool,
-    /// Keeps its blocks apart from those of other jobs, so that they have to be moved.
+    /// Keeps the job's blocks apart from those of other jobs, so that they must be transferred.
     pub salt: u64,
 }
 
 impl Job {
-    /// About 20 steps of prefill, of which there are a few kinds only: references are computed once.
+    /// A job of about 20 prefill steps. There are only a few different prompts, so that each reference is computed
+    /// once.
     pub fn long(stream: bool, salt: u64) -> Job {
         Job { tokens: prompt(320, salt % 3), max: 12, stream, salt: 1000 + salt }
     }
@@ -110,7 +112,7 @@ impl Job {
         Job { tokens: prompt(40, salt % 3), max: 4, stream: false, salt: 1000 + salt }
     }
 
-    /// The long one, or what a simulated device does in about that time.
+    /// The long job, or one that takes a simulated device about as long.
     pub fn by(way: Way, stream: bool, salt: u64) -> Job {
         if way == Way::Cuda { Job { stream, ..Job::short(salt) } } else { Job::long(stream, salt) }
     }
@@ -124,7 +126,7 @@ pub fn prompt(n: usize, salt: u64) -> Vec<u32> {
     (0..n as u64).map(|i| 5 + ((i * 7 + salt * 13) % 200) as u32).collect()
 }
 
-/// Tokens of an engine that nothing disturbs.
+/// Returns the tokens of an undisturbed engine.
 pub fn reference(tokens: &[u32], max: u32) -> Vec<i64> {
     struct Undisturbed {
         engine: Engine,
@@ -156,7 +158,7 @@ pub fn reference(tokens: &[u32], max: u32) -> Vec<i64> {
     said
 }
 
-/// A handle of an exporter, and its ticket.
+/// A handle of an exporter and its ticket.
 pub struct Offer {
     pub job: Job,
     pub request: Value,
@@ -186,14 +188,14 @@ pub fn decode(kv: &Value, recompute: bool) -> Value {
     json!({"do": "submit", "engine": "decode", "kv": kv, "emit": true, "recompute": recompute})
 }
 
-/// How a request ended, whether it was refused or failed later.
+/// Outcome of a request; a refusal counts like a later failure.
 #[derive(Debug, PartialEq)]
 pub enum End {
     Tokens(Vec<i64>),
     Failed(i64),
 }
 
-/// Waits for the end of a submit that was answered with `submitted`.
+/// Waits for the end of a request, given the answer to its submit.
 #[track_caller]
 pub fn end(to: &mut Worker, submitted: Value) -> End {
     if submitted.get("error").is_some() {
@@ -211,7 +213,7 @@ pub fn end(to: &mut Worker, submitted: Value) -> End {
     }
 }
 
-/// Imports and decodes.
+/// Imports a ticket and decodes from it.
 #[track_caller]
 pub fn take(to: &mut Worker, ticket: &Value, recompute: bool) -> End {
     let imported = to.try_ask(import(ticket));
@@ -225,7 +227,7 @@ pub fn take(to: &mut Worker, ticket: &Value, recompute: bool) -> End {
     ended
 }
 
-/// A whole handoff that has to work.
+/// Runs a complete handoff that must succeed.
 #[track_caller]
 pub fn works(from: &mut Worker, to: &mut Worker, job: Job) {
     let offer = offer(from, job);
@@ -235,7 +237,7 @@ pub fn works(from: &mut Worker, to: &mut Worker, job: Job) {
     }
 }
 
-/// A request that has nothing to do with the handoffs beside it.
+/// A request unrelated to the handoffs that run beside it.
 pub struct Bystander(Value, Vec<i64>);
 
 impl Bystander {
@@ -243,7 +245,7 @@ impl Bystander {
         Self::of(worker, 80)
     }
 
-    /// For as long as handoffs that go this way.
+    /// Starts one that lasts about as long as handoffs on this way.
     pub fn by(way: Way, worker: &mut Worker) -> Bystander {
         Self::of(worker, if way == Way::Cuda { 8 } else { 80 })
     }
@@ -261,7 +263,7 @@ impl Bystander {
     }
 }
 
-/// Waits until nobody but the prefix index and `exports` handles' worth of owners holds blocks, for at most `within`.
+/// Waits at most `within` until only the prefix index holds blocks, and handles too if `exports`.
 #[track_caller]
 pub fn settled_with(worker: &mut Worker, exports: bool, within: Duration, what: &str) {
     let begun = Instant::now();
@@ -297,7 +299,7 @@ pub fn no_transfers(worker: &mut Worker, within: Duration, what: &str) {
     }
 }
 
-/// Numbers that look random and are the same in every run.
+/// Pseudo-random numbers that are the same in every run.
 pub struct Random(pub u64);
 
 impl Random {

@@ -1,4 +1,4 @@
-//! Tickets that are used twice, late, damaged, forged, or by somebody with other weights.
+//! Tickets that are reused, late, damaged, forged, or imported by a peer with other weights.
 
 use super::support::*;
 use super::worker::{hex, unhex};
@@ -20,9 +20,9 @@ fn a_ticket_is_good_for_one_import() {
         let once = offer(&mut from, Job::long(false, 1));
         assert_eq!(take(&mut to, &once.ticket, false), End::Tokens(once.job.want()));
         assert_eq!(take(&mut to, &once.ticket, false), End::Failed(EXPIRED));
-        // Recomputed, it is another generation of the same sequence.
+        // A recomputed import generates the same sequence anew.
         assert_eq!(take(&mut to, &once.ticket, true), End::Tokens(once.job.want()));
-        // Eight at once: one of them.
+        // Exactly one of eight concurrent imports succeeds.
         let raced = offer(&mut from, Job::long(false, 2));
         let kvs: Vec<_> = (0..8).map(|_| to.ask(import(&raced.ticket))["kv"].clone()).collect();
         let submitted: Vec<_> = kvs.iter().map(|kv| to.try_ask(decode(kv, false))).collect();
@@ -46,7 +46,7 @@ fn a_lease_that_is_over_is_over_and_a_transfer_keeps_its_own() {
         settled_with(&mut from, false, lease + NOTICED, "the lease");
         assert!(begun.elapsed() >= lease, "over early");
         assert_eq!(take(&mut to, &late.ticket, false), End::Failed(EXPIRED));
-        // Slower than the lease, but with signs of life in between.
+        // The transfer takes longer than the lease, but shows signs of life in between.
         let slow = offer(&mut from, Job::long(false, 2));
         for stage in ["opened", "fetch", "copied"] {
             to.arm(&format!("transport.import.{stage}"), 1, "800");
@@ -60,7 +60,7 @@ fn a_lease_that_is_over_is_over_and_a_transfer_keeps_its_own() {
 #[test]
 fn damaged_tickets_are_refused_and_change_nothing() {
     let mut to = importer();
-    // The handle outlives thousands of refusals, however long they take.
+    // The lease is long enough for the handle to outlive thousands of refusals.
     let mut from = Worker::start(with(Way::Shared.config(), json!({"lease_ms": 3_000_000})));
     pair(&mut from, &mut to, Way::Shared);
     let offer = offer(&mut from, Job::long(false, 1));

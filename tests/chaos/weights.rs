@@ -1,4 +1,4 @@
-//! One copy of the weights on a device for several processes, whichever of them live.
+//! One copy of the weights on a device, shared by several processes, any of which may die.
 
 use super::support::*;
 
@@ -6,7 +6,7 @@ fn worker() -> Worker {
     Worker::start(with(Way::Cuda.config(), json!({"share_weights": true})))
 }
 
-/// How often it was told that a part of the weights is loaded: never if there was nothing to load.
+/// Number of progress reports about loading weights; 0 if there was nothing to load.
 fn told(worker: &mut Worker) -> u64 {
     worker.ask(json!({"do": "told"}))["times"].as_u64().unwrap()
 }
@@ -19,14 +19,14 @@ fn says_what_it_should(worker: &mut Worker) {
     assert_eq!(end(worker, submitted), End::Tokens(reference(&tokens, 6)));
 }
 
-/// In one test: they all meet under the same name.
+/// A single test, because all workers share the weights under the same name.
 #[test]
 fn are_there_as_long_as_anybody_has_them() {
     let mut apart = Worker::start(Way::Cuda.config());
     let loads = told(&mut apart);
     assert!(loads > 2, "{loads}");
 
-    // At once: one loads.
+    // Started together, only one process loads.
     let together: Vec<_> = (0..3).map(|_| std::thread::spawn(worker)).collect();
     let mut workers: Vec<Worker> = together.into_iter().map(|worker| worker.join().unwrap()).collect();
     let mut times: Vec<u64> = workers.iter_mut().map(told).collect();
@@ -35,7 +35,7 @@ fn are_there_as_long_as_anybody_has_them() {
     times.sort();
     assert_eq!(times[..2], [0, 0], "what waited has it without loading: {times:?}");
 
-    // Whoever loaded them is killed: the others go on, and hand them on.
+    // The loading process is killed. The others continue and can share the weights with new processes.
     workers.remove(loader).kill();
     workers.iter_mut().for_each(says_what_it_should);
     let mut later = worker();
@@ -46,7 +46,7 @@ fn are_there_as_long_as_anybody_has_them() {
     assert_eq!(told(&mut latest), 0);
     says_what_it_should(&mut latest);
 
-    // Nobody has them any more: they are loaded again.
+    // No process holds the weights any more, so they are loaded again.
     later.kill();
     latest.kill();
     let mut again = worker();

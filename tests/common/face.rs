@@ -1,5 +1,5 @@
-//! The library as a host uses it, by either of its faces: the Rust types or the C functions. A test that is written against
-//! [`Face`] runs through both.
+//! The library as a host uses it, through either interface: the Rust types or the C functions. A test written against
+//! [`Face`] runs with both.
 #![allow(dead_code)]
 
 use crate::common::{self, cache_of, tiny_dir};
@@ -21,10 +21,10 @@ use std::ptr::{null, null_mut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A status as C has it, 0 for OK.
+/// Status as a C number; 0 is OK.
 pub type Code = i32;
 
-/// What one event says, in C's numbers.
+/// Contents of one event as C numbers.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen {
     pub kind: u32,
@@ -36,7 +36,8 @@ pub struct Seen {
     pub index: u32,
 }
 
-/// A request for exactly `n` greedy tokens. With a handle and no prompt: its continuation, by the handle's own parameters.
+/// A request for exactly `n` greedy tokens. With a handle and no prompt it continues the handle with its own
+/// parameters.
 #[derive(Clone, Debug, Default)]
 pub struct Job {
     pub prompt: Vec<u32>,
@@ -45,7 +46,7 @@ pub struct Job {
     pub priority: u32,
 }
 
-/// One cache on the tiny model and one queue, and the calls that engines' life cycles are made of.
+/// One cache on the tiny model, one queue, and the calls of an engine's life cycle.
 pub trait Face: Sized {
     type Engine;
     fn open(blocks: u64, queue_capacity: u32) -> Self;
@@ -56,10 +57,10 @@ pub trait Face: Sized {
     fn set_role(&self, engine: &Self::Engine, role: Role) -> Code;
     fn drain(&self, engine: &Self::Engine, timeout: Duration) -> Code;
     fn destroy(&self, engine: Self::Engine);
-    /// Events that are there, waiting at most `timeout` for the first.
+    /// Returns available events; waits at most `timeout` for the first.
     fn poll(&self, timeout: Duration) -> Vec<Seen>;
     fn release(&self, kv: u64) -> Code;
-    /// Blocks that requests, transfers and exports hold, and blocks that are lost.
+    /// Number of blocks held by requests, transfers and exports, and number of leaked blocks.
     fn held(&self) -> (usize, usize);
 }
 
@@ -144,16 +145,16 @@ impl Face for RustFace {
     }
 }
 
-/// The C functions. Every pointer that goes in is valid for the call, which is what their SAFETY asks for.
+/// The C functions. Every pointer that is passed is valid for the call, as their SAFETY comments require.
 pub struct CFace {
     model: *mut cleave_model_t,
     cache: *mut cleave_cache_t,
     queue: *mut cleave_queue_t,
 }
 
-/// A struct of the API with its size in, and nothing else.
+/// Creates an API struct with its size set and everything else zero.
 fn sized<T>() -> T {
-    // SAFETY: the structs of the API are plain numbers, of which 0 is one, and begin with their size.
+    // SAFETY: API structs consist of plain numbers, for which 0 is valid, and begin with their size.
     unsafe {
         let mut value: T = std::mem::zeroed();
         (&raw mut value).cast::<u32>().write(size_of::<T>() as u32);
@@ -238,7 +239,7 @@ impl Face for CFace {
     fn poll(&self, timeout: Duration) -> Vec<Seen> {
         let (mut events, mut n) = (Vec::<cleave_event_t>::with_capacity(64), 0);
         let (size, timeout) = (size_of::<cleave_event_t>(), timeout.as_millis() as u32);
-        // SAFETY: see the type; the call writes the first n events.
+        // SAFETY: see the type; the call initializes the first n events.
         unsafe {
             assert_eq!(cleave_queue_poll(self.queue, events.as_mut_ptr(), size, 64, timeout, &mut n), 0);
             events.set_len(n);
@@ -279,14 +280,14 @@ impl Drop for CFace {
     }
 }
 
-/// What became of a request.
+/// Outcome of a request.
 #[derive(Clone, Debug, Default)]
 pub struct Ending {
     pub tokens: Vec<i32>,
     pub end: Option<Seen>,
 }
 
-/// A host over either face, which takes in events as they come.
+/// A host for either interface that collects events as they arrive.
 pub struct Either<F: Face> {
     pub face: F,
     pub requests: HashMap<u64, Ending>,
@@ -309,7 +310,7 @@ impl<F: Face> Either<F> {
         }
     }
 
-    /// Submits; on a small queue, which earlier requests' tokens may have filled, it polls as little as it takes.
+    /// Submits on a small queue that earlier requests' tokens may have filled. Polls only as often as necessary.
     pub fn submit(&mut self, engine: &F::Engine, job: &Job) -> u64 {
         loop {
             match self.face.submit(engine, job) {
@@ -343,7 +344,7 @@ impl<F: Face> Either<F> {
         self.wait(id, "its tokens", |request| request.tokens.len() >= n);
     }
 
-    /// Nobody holds blocks, and none is lost.
+    /// Checks that nobody holds blocks and that none is leaked.
     pub fn assert_quiescent(&self) {
         let begun = Instant::now();
         loop {

@@ -9,10 +9,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// Longer than anything takes, on a busy machine and on a simulated device too, unless it hangs.
+/// Limit for every wait, even on a busy machine or a simulated device; anything slower has hung.
 const LONG: Duration = Duration::from_secs(300);
 
-/// The directory of `models` and `tests`. CLEAVE_ROOT names it if a test runs without its sources.
+/// Directory that contains `models` and `tests`. CLEAVE_ROOT names it if a test runs without its sources.
 pub fn root() -> String {
     std::env::var("CLEAVE_ROOT").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").to_string())
 }
@@ -31,23 +31,23 @@ pub fn cache(options: CacheOptions) -> Arc<ModelCache> {
     ModelCache::create(&tiny(), &[], options).expect("a cache on the tiny model")
 }
 
-/// A cache of `blocks` blocks of 16 tokens.
+/// Creates a cache of `blocks` blocks of 16 tokens.
 pub fn cache_of(blocks: u64) -> Arc<ModelCache> {
     cache(CacheOptions { bytes: blocks * 16 * tiny().info().kv_bytes_per_token, ..CacheOptions::default() })
 }
 
-/// Options for an engine with a fixed step length, so that a device does not measure one.
+/// Options for an engine with a fixed step length, so that an engine on a device does not measure one.
 pub fn role(role: Role) -> EngineOptions {
     EngineOptions { role: Some(role), threads: 1, max_batch_tokens: 512, ..EngineOptions::default() }
 }
 
-/// All events of one request.
+/// Events of one request.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     pub tokens: Vec<u32>,
-    /// Bits of each token's logprob: equal only if the logits were equal.
+    /// Bits of each token's logprob. They are equal only if the logits are.
     pub logprobs: Vec<u32>,
-    /// Alternatives of each token (id, bits of the logprob).
+    /// Alternatives of each token as (id, bits of the logprob).
     pub top: Vec<Vec<(u32, u32)>>,
     pub indices: Vec<u32>,
     pub end: Option<Event>,
@@ -86,7 +86,7 @@ impl Host {
         }
     }
 
-    /// Submits on a small queue, which earlier requests may have filled, and polls no more than necessary.
+    /// Submits on a small queue that earlier requests may have filled. Polls only as often as necessary.
     pub fn squeeze(&mut self, engine: &Engine, request: Request) -> u64 {
         loop {
             let submitted = engine.submit(vec![request.clone()]);
@@ -98,7 +98,7 @@ impl Host {
         }
     }
 
-    /// Polls once, waiting at most `timeout` for the first event.
+    /// Polls once and waits at most `timeout` for the first event.
     pub fn poll(&mut self, timeout: Duration) -> usize {
         let mut events = Vec::new();
         let n = self.queue.poll(&mut events, 64, Some(timeout)).unwrap();
@@ -166,7 +166,7 @@ pub fn request(prompt: &[u32], n: u32) -> Request {
     request
 }
 
-/// The same with sampling at temperature 1.
+/// The same as `request`, but sampled at temperature 1.
 pub fn sampled(prompt: &[u32], n: u32, seed: u64) -> Request {
     let mut request = request(prompt, n);
     request.sampling.temperature = 1.0;
@@ -175,7 +175,7 @@ pub fn sampled(prompt: &[u32], n: u32, seed: u64) -> Request {
     request
 }
 
-/// A continuation of `kv` with the handle's own parameters.
+/// A continuation of `kv` with the parameters stored in the handle.
 pub fn continuation(kv: u64) -> Request {
     Request { kv, ..Request::default() }
 }

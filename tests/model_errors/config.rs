@@ -1,4 +1,4 @@
-//! Broken directories and config.json.
+//! Broken model directories and config.json files.
 
 use std::fs;
 use std::path::Path;
@@ -16,7 +16,7 @@ fn replace_in_config(dir: &Path, from: &str, to: &str) {
     fs::write(path, text.replacen(from, to, 1)).unwrap();
 }
 
-/// Breaks of the directory and config.json of llama2-mha.
+/// Defects of llama2-mha's directory and config.json.
 const CONFIG: &[(&str, Break, Status, &[&str])] = &[
     ("no config", |d| fs::remove_file(d.join("config.json")).unwrap(), NotFound, &["config.json"]),
     (

@@ -1,5 +1,5 @@
-//! Malformed model directories: each is a good fixture with one thing broken, and the error must have the right
-//! status and name the file and the tensor or key at fault.
+//! Malformed model directories: each is a valid fixture with one defect. The error must have the right status and name
+//! the file and the tensor or key at fault.
 
 mod config;
 #[path = "../model_support/mod.rs"]
@@ -59,7 +59,7 @@ fn paths() {
     assert!(Model::load("a\0b").is_err());
 }
 
-/// What must not matter: unused tensors, other metadata, sharding.
+/// Differences that must not change the fingerprint: unused tensors, other metadata, sharding.
 #[test]
 fn harmless() {
     let load = |dir: &Path| Model::load(dir.to_str().unwrap()).unwrap_or_else(|e| panic!("{e}"));
@@ -74,7 +74,7 @@ fn harmless() {
     let other = load(dir.path());
     assert_eq!(other.fingerprint(), good.fingerprint());
     assert_eq!(other.info(), good.info());
-    // What must matter: one bit of one weight, a decoder fact.
+    // Differences that must change it: one bit of one weight, one property of the decoder.
     edit_bytes(&weights(dir.path()), |b| *b.last_mut().unwrap() ^= 1);
     assert_ne!(load(dir.path()).fingerprint(), good.fingerprint());
     let dir = copy("llama2-mha");
@@ -82,10 +82,10 @@ fn harmless() {
     assert_ne!(load(dir.path()).fingerprint(), good.fingerprint());
 }
 
-/// Any byte of any weight makes another model, however large the tensor is and wherever the byte.
+/// A change of any byte of any weight makes another model, however large the tensor and wherever the byte.
 #[test]
 fn every_byte_enters_the_fingerprint() {
-    // An embedding of 8 MiB in a model that is small otherwise.
+    // An embedding of 8 MiB in an otherwise small model.
     let (vocab, hidden) = (1 << 16, 32);
     let dir = copy("llama2-mha");
     set(dir.path(), "vocab_size", json!(vocab));
@@ -112,7 +112,7 @@ fn every_byte_enters_the_fingerprint() {
     assert_eq!(print(), good);
 }
 
-/// Random damage to every parser: an error or a model, never a panic.
+/// Random damage to the input of every parser gives an error or a model, never a panic.
 #[test]
 fn mutations() {
     let mut random = Random(7);

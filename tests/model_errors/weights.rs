@@ -19,7 +19,7 @@ fn set_tensor(dir: &Path, tensor: &str, field: &str, value: Value) {
 
 const Q: &str = "model.layers.1.self_attn.q_proj.weight";
 
-/// Breaks of model.safetensors of llama2-mha.
+/// Defects of llama2-mha's model.safetensors.
 const WEIGHTS: &[(&str, Break, Status, &[&str])] = &[
     (
         "none",
@@ -167,7 +167,7 @@ fn set_shard(dir: &Path, tensor: &str, shard: &str) {
 
 const NORM: &str = "model.norm.weight";
 
-/// Breaks of the index and shards of llama-sharded.
+/// Defects of the index and shards of llama-sharded.
 const SHARDS: &[(&str, Break, Status, &[&str])] = &[
     ("escape", |d| set_shard(d, NORM, "../model.safetensors"), Corrupt, &["index.json", NORM, "../model.safetensors"]),
     ("absolute", |d| set_shard(d, NORM, "/etc/passwd"), Corrupt, &["index.json", NORM, "/etc/passwd"]),

@@ -1,5 +1,5 @@
-//! A second process for tests: the test binary runs itself again as a worker that does as it is told, line by line, so
-//! that it can be killed, stopped and started anew. A test file that uses it has the test `worker_process`.
+//! A second process for tests. The test binary runs itself again as a worker that executes commands line by line, so
+//! that a test can kill, stop and restart it. A test file that uses this needs the test `worker_process`.
 #![allow(dead_code)]
 
 #[path = "../cuda/device.rs"]
@@ -25,12 +25,12 @@ pub fn unhex(text: &str) -> Vec<u8> {
     (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap()).collect()
 }
 
-/// Environment that tells a worker where NIXL is; None, and a line on stderr, if it is nowhere.
+/// Environment that tells a worker where NIXL is. Returns None and prints a line on stderr if NIXL is not installed.
 pub fn nixl_env() -> Option<Vec<(String, String)>> {
     let built = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/nixl");
     let dir = std::env::var_os("CLEAVE_NIXL_DIR").map(Into::into).or_else(|| built.is_dir().then_some(built));
     let Some(dir) = dir else {
-        // Past the harness, which keeps to itself what a passing test prints.
+        // Writes to stderr directly, because the harness captures the output of passing tests.
         let _ = writeln!(std::io::stderr(), "skipped: run tools/nixl.sh");
         return None;
     };
@@ -39,15 +39,15 @@ pub fn nixl_env() -> Option<Vec<(String, String)>> {
 
 pub struct Worker {
     pub child: Child,
-    /// Where it listens for TCP, if it does.
+    /// TCP port on which the worker listens, if it does.
     pub port: u16,
     stdin: ChildStdin,
     lines: Receiver<Value>,
 }
 
 impl Worker {
-    /// Starts a process and makes a cache in it: see `serve` for what `config` may say. `before` runs it under another
-    /// program, such as `ip netns exec name`.
+    /// Starts a process and creates a cache in it; see `serve` for the fields of `config`. `before` is a command line
+    /// that starts the worker, such as `ip netns exec name`.
     pub fn start_under(before: &[&str], config: Value) -> Worker {
         Self::spawn(before, &[], config)
     }
@@ -88,13 +88,13 @@ impl Worker {
         Self::start_under(&[], config)
     }
 
-    /// With these environment variables.
+    /// Starts a worker with these environment variables.
     pub fn start_with(env: &[(String, String)], config: Value) -> Worker {
         Self::spawn(&[], env, config)
     }
 
     pub fn tell(&mut self, command: Value) {
-        // Makes workers look fast to the test: what they can do without being told, they have done by then.
+        // A delay makes workers look fast to the test: by then they have done everything that needs no further command.
         if let Some(lag) = std::env::var("CLEAVE_TEST_LAG_MS").ok().and_then(|ms| ms.parse().ok()) {
             std::thread::sleep(Duration::from_millis(lag));
         }
@@ -102,12 +102,12 @@ impl Worker {
         let _ = self.stdin.flush();
     }
 
-    /// The next answer, if there is one in time.
+    /// Returns the next answer, or None if it does not arrive in time.
     pub fn answer(&mut self, within: Duration) -> Option<Value> {
         self.lines.recv_timeout(within).ok()
     }
 
-    /// Tells and waits for the answer. Fails the test if that is an error.
+    /// Sends a command and waits for its answer. Fails the test if the answer is an error.
     #[track_caller]
     pub fn ask(&mut self, command: Value) -> Value {
         let answer = self.try_ask(command.clone());
@@ -122,17 +122,17 @@ impl Worker {
     }
 
     pub fn signal(&self, signal: i32) {
-        // SAFETY: a child of this process that has not been waited for.
+        // SAFETY: signals our own child, which has not been waited for.
         unsafe { libc::kill(self.child.id() as i32, signal) };
     }
 
-    /// kill -9, and gone.
+    /// Kills the process with SIGKILL and waits for it.
     pub fn kill(&mut self) {
         self.signal(libc::SIGKILL);
         let _ = self.child.wait();
     }
 
-    /// Waits until it is dead, or stopped by a signal.
+    /// Waits until the process is dead or stopped by a signal.
     #[track_caller]
     pub fn until_gone(&mut self) {
         let begun = Instant::now();
@@ -147,18 +147,18 @@ impl Worker {
         }
     }
 
-    /// Arms a failpoint in the process: "hold", "kill", "stop", "panic", or milliseconds of a pause.
+    /// Arms a failpoint in the process. The action is "hold", "kill", "stop", "panic", or a pause in milliseconds.
     pub fn arm(&mut self, name: &str, nth: u64, action: &str) {
         self.ask(json!({"do": "arm", "name": name, "nth": nth, "action": action}));
     }
 
-    /// Waits until a thread is held in a failpoint that was armed with "hold".
+    /// Waits until a thread is held at a failpoint that was armed with "hold".
     #[track_caller]
     pub fn reached(&mut self, name: &str) {
         self.ask(json!({"do": "reached", "name": name, "threads": 1}));
     }
 
-    /// Lets the threads that are held in a failpoint go on.
+    /// Releases the threads that are held at a failpoint.
     pub fn let_go(&mut self, name: &str) {
         self.ask(json!({"do": "let_go", "name": name}));
     }

@@ -1,4 +1,4 @@
-//! Commands that a worker process carries out.
+//! Commands that a worker process executes.
 
 use super::*;
 use cleave::engine::{CacheOptions, Engine, EngineOptions, Event, EventKind, ModelCache, Queue, Request, Role};
@@ -13,7 +13,7 @@ use std::io::BufRead;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// Nothing takes so long, unless it hangs.
+/// Limit for every wait; anything slower has hung.
 const LONG: Duration = Duration::from_secs(150);
 
 static LOGGED: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -23,11 +23,12 @@ struct Served {
     queue: Arc<Queue>,
     engines: HashMap<String, Engine>,
     events: Vec<Event>,
-    /// How often it was told that a part of the weights is loaded.
+    /// Number of progress reports about loading weights.
     told: u64,
 }
 
-/// Serves commands if this process was started as a worker; otherwise does nothing. For the test `worker_process`.
+/// Serves commands if this process was started as a worker; otherwise does nothing. Called by the test
+/// `worker_process`.
 pub fn serve_if_told() {
     if std::env::var_os("CLEAVE_WORKER").is_none() {
         return;
@@ -55,19 +56,22 @@ fn tokens(value: &Value) -> Vec<u32> {
     value.as_array().into_iter().flatten().map(|t| t.as_u64().unwrap() as u32).collect()
 }
 
-/// Commands:
-/// - create {config: {device, driver, driver_loaded, model, blocks, block_tokens, lease_ms, peer_timeout_ms, secret, listen, advertise, encryption}}: port
+/// Executes a command. A colon is followed by what the command waits for or returns.
+/// - create {config: {device, driver, driver_loaded, model, blocks, block_tokens, lease_ms, peer_timeout_ms, secret,
+///   listen, advertise, encryption}}: returns the port
 /// - submit {engine: role, tokens, kv, max, stream, recompute, deadline_ms, tag, emit, seed, temperature}
-/// - wait {request}: until its FINISHED; the events of a request
-/// - started {request}: until its KV_STREAM_STARTED
-/// - ticket {kv}, import {ticket, tag}, ready {kv}: until KV_READY, release {kv}, info {kv}
+/// - wait {request}: waits for its FINISHED and returns the request's events
+/// - started {request}: waits for its KV_STREAM_STARTED
+/// - ticket {kv}, import {ticket, tag}, ready {kv}: waits for KV_READY, release {kv}, info {kv}
 /// - address, pair {address, transport}, audit, metrics, arm {name, nth, action}, cancel {engine, request},
-///   export {engine, request}, first {request}: until its first TOKEN
-/// - reached {name, threads}: until so many threads are held in a failpoint; let_go {name}
-/// - logged {text}: until the log has it, if config said {log: true}; forget_log
-/// - told: how often it was told that a part of the weights is loaded
-/// - forget: the events so far; destroy {engine}: that engine; destroy {let_go}: the cache, and once it is
-///   closed what is held in that failpoint goes on; exit: the process
+///   export {engine, request}, first {request}: waits for its first TOKEN
+/// - reached {name, threads}: waits until this many threads are held at a failpoint; let_go {name} releases them
+/// - logged {text}: waits until the log contains the text, if the config has {log: true}; forget_log clears it
+/// - told: returns the number of progress reports about loading weights
+/// - forget: discards the events so far
+/// - destroy {engine}: destroys that engine
+/// - destroy {let_go}: destroys the cache; once it is closed, releases the threads held at that failpoint
+/// - exit: ends the process
 fn run(served: &mut Option<Served>, command: &Value) -> cleave::error::Result<Value> {
     let what = command["do"].as_str().unwrap();
     if what == "arm" {
@@ -129,7 +133,8 @@ fn run(served: &mut Option<Served>, command: &Value) -> cleave::error::Result<Va
                 let options = EngineOptions {
                     role: Some(code),
                     threads: 1,
-                    // Said, as a device's engine would measure otherwise, which takes a simulated one long.
+                    // Fixes the step length, because a device's engine would otherwise measure one, which is slow on a
+                    // simulated device.
                     max_batch_tokens: command["chunk"].as_u64().unwrap_or(512) as usize,
                     ..Default::default()
                 };
@@ -279,7 +284,7 @@ fn create(config: &Value) -> cleave::error::Result<(Served, u16)> {
         share_weights: config["share_weights"] == true,
         ..CacheOptions::default()
     };
-    // The device, and what the simulated driver is told of it.
+    // The device and the settings of its simulated driver.
     let devices: Vec<i32> = config["device"].as_i64().map(|ordinal| ordinal as i32).into_iter().collect();
     if !devices.is_empty() || config["driver_loaded"] == true {
         super::device::load(config["driver"].as_str().unwrap_or_default());

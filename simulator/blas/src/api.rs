@@ -1,7 +1,8 @@
-//! The simulated functions of cuBLASLt, with their C ABI. cuBLASLt's documentation is their contract.
+//! Simulated functions of cuBLASLt with their C ABI. They follow cuBLASLt's documentation.
 //!
-//! SAFETY contract of every unsafe block in this file: host pointers come from the caller, who must pass what that documentation
-//! asks for; null is checked where a result is written. Handles and device addresses are looked up, never trusted.
+//! SAFETY contract of every unsafe block in this file: host pointers come from the caller, who must pass what
+//! cuBLASLt's documentation requires. Pointers to results are checked for null. Handles and device addresses are looked
+//! up, never trusted.
 
 #![allow(clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)]
 
@@ -21,12 +22,12 @@ pub struct Found {
     reserved: [i32; 4],
 }
 
-/// Reads an attribute's value, of the size that it has to have.
+/// Reads an attribute's value; its size must be that of T.
 unsafe fn read<T: Copy>(from: *const c_void, bytes: usize) -> Result<T> {
     if from.is_null() || bytes != size_of::<T>() {
         return Err(INVALID_VALUE);
     }
-    // SAFETY: the caller has a value of this size.
+    // SAFETY: the caller passes a value of this size.
     Ok(unsafe { from.cast::<T>().read_unaligned() })
 }
 
@@ -70,7 +71,7 @@ pub unsafe extern "C" fn cublasLtMatmulDescSetAttribute(
 ) -> i32 {
     enter(|state| {
         let operation = state.operation(handle)?;
-        // CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET: advice to the heuristics.
+        // CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET is only a hint for the heuristics.
         if attribute == 15 {
             return if unsafe { read::<i32>(value, bytes)? } >= 0 { Ok(()) } else { Err(INVALID_VALUE) };
         }
@@ -127,7 +128,7 @@ pub unsafe extern "C" fn cublasLtMatmulPreferenceSetAttribute(
         let preference = state.preference(handle)?;
         match attribute {
             1 => preference.workspace = unsafe { read(value, bytes)? },
-            // A mask of cublasLtReductionScheme_t: there are no pieces to be added here.
+            // A mask of cublasLtReductionScheme_t is ignored, because no product here is split along k.
             3 if unsafe { read::<u32>(value, bytes)? } <= 7 => {}
             _ => return Err(NOT_SUPPORTED),
         }
@@ -152,7 +153,7 @@ pub unsafe extern "C" fn cublasLtMatmulAlgoGetHeuristic(
         if requested <= 0 || results.is_null() || count.is_null() {
             return Err(INVALID_VALUE);
         }
-        // SAFETY: not null.
+        // SAFETY: checked for null above.
         unsafe { count.write(0) };
         state.library(handle)?;
         state.heuristics += 1;
@@ -163,7 +164,7 @@ pub unsafe extern "C" fn cublasLtMatmulAlgoGetHeuristic(
         if !state.settings.algorithms || allowed < workspace as u64 {
             return Err(NOT_SUPPORTED);
         }
-        // SAFETY: there is room for as many as were requested.
+        // SAFETY: the caller provides room for as many results as it requests.
         unsafe {
             results.write(Found { algorithm, workspace, state: 0, waves: 1.0, reserved: [0; 4] });
             count.write(1);
@@ -198,7 +199,8 @@ pub unsafe extern "C" fn cublasLtMatmul(
         let layout = |handle| state.layout(handle);
         let (of_a, of_b, of_c, of_d) = (layout(a_layout)?, layout(b_layout)?, layout(c_layout)?, layout(d_layout)?);
         let product = Product { operation: *state.operation(operation)?, a: of_a, b: of_b, c: of_c, d: of_d };
-        // SAFETY: not null, floats as the scale type says, or the product is refused; the algorithm is null or one.
+        // SAFETY: alpha and beta are not null, and they are floats unless the product is refused for its scale type.
+        // The algorithm is null or valid.
         let (alpha, beta, algorithm) = unsafe { (*alpha, *beta, algorithm.as_ref()) };
         let place = Place { a, b, c, d, alpha, beta, workspace, workspace_bytes };
         product::run(state.library(handle)?, &product, algorithm, &place, stream)?;

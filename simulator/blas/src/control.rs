@@ -1,18 +1,18 @@
-//! Settings, counters and a list of leaks, for tests that use the library. Not part of cuBLASLt.
+//! Settings, counters and a leak count for tests that use the library. Not part of cuBLASLt.
 
 use crate::state::lock;
 use std::ffi::{CStr, c_char};
 
-/// Settings: `key=value`, separated by spaces.
+/// Settings as `key=value`, separated by spaces.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// `version=110402`: result of cublasLtGetVersion.
     pub version: usize,
-    /// `algorithms=0`: the heuristic finds none.
+    /// `algorithms=0`: the heuristic finds no algorithm.
     pub algorithms: bool,
-    /// `fail=N`: the Nth call from now that creates, changes, finds or multiplies fails, once. 0: none does.
+    /// `fail=N`: the Nth next call that creates, changes, finds or multiplies fails, once. 0: no call fails.
     pub fail: u64,
-    /// `error=CODE`: status of the failing call.
+    /// `error=CODE`: status that the failing call returns.
     pub error: i32,
 }
 
@@ -36,15 +36,15 @@ impl Settings {
     }
 }
 
-/// Sets the named settings, resets all others to their defaults and all counters to 0. For unknown settings returns -1 and
-/// changes nothing; otherwise returns 0.
+/// Applies the settings, resets all others to their defaults, and sets all counters to 0. Returns 0, or -1 without any
+/// change if a setting is unknown.
 ///
 /// # Safety
 ///
 /// `settings` ends with NUL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn simulated_cublaslt_configure(settings: *const c_char) -> i32 {
-    // SAFETY: the caller vouches for it.
+    // SAFETY: the caller vouches for the string.
     let Some(settings) = Settings::of(&unsafe { CStr::from_ptr(settings) }.to_string_lossy()) else { return -1 };
     let mut state = lock();
     state.settings = settings;
@@ -52,25 +52,25 @@ pub unsafe extern "C" fn simulated_cublaslt_configure(settings: *const c_char) -
     0
 }
 
-/// The number of calls that can be made to fail, since the last simulated_cublaslt_configure.
+/// Number of calls that can be made to fail, since the last simulated_cublaslt_configure.
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cublaslt_calls() -> u64 {
     lock().calls
 }
 
-/// The number of products that went into a stream.
+/// Number of products submitted to a stream.
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cublaslt_matmuls() -> u64 {
     lock().products
 }
 
-/// The number of times that an algorithm was asked for.
+/// Number of requests for an algorithm.
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cublaslt_heuristics() -> u64 {
     lock().heuristics
 }
 
-/// Number of objects that were created and not destroyed.
+/// Number of objects that were created but not destroyed.
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cublaslt_alive() -> u64 {
     lock().things.len() as u64

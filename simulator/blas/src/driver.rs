@@ -1,4 +1,4 @@
-//! The CUDA driver that is loaded in this process.
+//! Bindings to the CUDA driver that is loaded in this process.
 
 use crate::*;
 use std::ffi::{CStr, c_char, c_void};
@@ -6,14 +6,14 @@ use std::sync::OnceLock;
 
 macro_rules! driver {
     ($($field:ident = $name:literal: fn($($of:ty),*),)*) => {
-        /// Functions of the driver, which return a CUresult.
+        /// Driver functions that return a CUresult.
         struct Driver {
             $($field: unsafe extern "C" fn($($of),*) -> i32,)*
         }
 
-        /// Finds the functions. The driver has to be the simulated one, which finds kernels by name.
+        /// Looks up the functions. The driver must be the simulated one, which finds kernels by name.
         fn find() -> Option<Driver> {
-            // SAFETY: loads nothing that is not there; the functions have these types in every driver.
+            // SAFETY: only refers to a library that is loaded already; the functions have these types in every driver.
             unsafe {
                 let library = libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD);
                 if library.is_null() {
@@ -65,14 +65,14 @@ fn current() -> Result<usize> {
     if context == 0 { Err(NOT_INITIALIZED) } else { Ok(context) }
 }
 
-/// The kernels, for one context and the green ones of it.
+/// The kernels, loaded for one context and its green contexts.
 pub struct Module {
     context: usize,
     raw: usize,
 }
 
 impl Module {
-    /// In the current context.
+    /// Loads the kernels into the current context.
     pub fn load() -> Result<Module> {
         let (context, mut raw) = (current()?, 0);
         let (image, none, nothing) = (c"simulated".as_ptr().cast(), std::ptr::null(), std::ptr::null());
@@ -81,17 +81,17 @@ impl Module {
         Ok(Module { context, raw })
     }
 
-    /// Adds zeros to the work of a stream.
+    /// Submits a clear of `bytes` bytes to a stream.
     pub fn clear(&self, at: u64, bytes: usize, stream: usize) -> Result<()> {
-        // SAFETY: the driver finds out what is no memory of its.
+        // SAFETY: the driver checks the address.
         check(unsafe { (driver()?.fill)(at, 0, bytes, stream) })
     }
 
-    /// Adds a kernel to it.
+    /// Submits a kernel to a stream.
     ///
     /// # Safety
     ///
-    /// The arguments are the kernel's.
+    /// The arguments match the kernel's parameters.
     pub unsafe fn launch(
         &self,
         kernel: &CStr,
@@ -120,7 +120,7 @@ impl Module {
 impl Drop for Module {
     fn drop(&mut self) {
         if let Ok(driver) = driver() {
-            // SAFETY: loaded once, unloaded once.
+            // SAFETY: loaded once, unloaded only here.
             unsafe { (driver.unload)(self.raw) };
         }
     }

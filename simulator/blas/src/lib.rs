@@ -1,9 +1,10 @@
-//! cuBLASLt for machines without a GPU, as a shared library `libcublasLt.so` for tests: the functions that cleave calls,
-//! with their C ABI. A product is one of cleave's kernels in the given stream, on the driver of simulator/driver, so it
-//! runs, is captured and is replayed like all other work there.
+//! cuBLASLt for machines without a GPU, as a shared library `libcublasLt.so` for tests. It offers the functions that
+//! cleave calls, with their C ABI. A product launches one of cleave's kernels on the given stream of simulator/driver,
+//! so it runs, is captured and is replayed like any other work there.
 //!
-//! It is stricter than cuBLASLt: an algorithm is valid only for the product that it was found for, matrices have to be
-//! aligned as promised, and the workspace is written to. `control.rs` has the settings and counters for tests.
+//! It is stricter than cuBLASLt. An algorithm is valid only for the product for which it was found, matrices must have
+//! the promised alignment, and every product writes to its workspace. `control.rs` has the settings and counters for
+//! tests.
 
 #![cfg(target_os = "linux")]
 #![allow(non_snake_case)] // the library's name

@@ -1,4 +1,4 @@
-//! Matrix products: which of them are supported, and how one becomes a kernel.
+//! Matrix products: which ones are supported, and how each maps to a kernel.
 
 use crate::driver::Module;
 use crate::*;
@@ -11,13 +11,13 @@ const BF16: i32 = 14;
 /// CUBLAS_COMPUTE_32F
 const COMPUTE_32F: i32 = 68;
 
-/// Workspace that every product requires.
+/// Size of the workspace that every product requires.
 const WORKSPACE: usize = 64 << 10;
 
-/// Alignment that cuBLASLt assumes.
+/// Alignment in bytes that cuBLASLt assumes.
 const ALIGN: u64 = 256;
 
-/// First word of an algorithm, which those of other libraries do not have.
+/// First word of this library's algorithms, which marks them as its own.
 const MAGIC: u64 = 0x6c62_7375_6c74_616c;
 
 #[derive(Clone, Copy)]
@@ -27,7 +27,7 @@ pub struct Operation {
     /// Type of A and B.
     pub transposed: [bool; 2],
     pub epilogue: Epilogue,
-    /// Where a vector lies that is as long as D has rows, of D's type.
+    /// Address of a vector of D's type, with one element per row of D.
     pub bias: u64,
 }
 
@@ -35,7 +35,7 @@ pub struct Operation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Epilogue {
     None = 1,
-    /// The bias is added to each column.
+    /// Adds the bias to each column.
     Bias = 4,
 }
 
@@ -58,14 +58,14 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Whether columns overlap nowhere.
+    /// Checks that the layout is not empty and that its columns do not overlap.
     fn check(&self) -> Result<()> {
         let fits = self.rows > 0 && self.columns > 0 && u64::try_from(self.stride).is_ok_and(|ld| ld >= self.rows);
         if fits { Ok(()) } else { Err(INVALID_VALUE) }
     }
 }
 
-/// D = op(A) · op(B) + beta · C, and the bias.
+/// D = op(A) · op(B) + beta · C, plus the bias.
 #[derive(Clone, Copy)]
 pub struct Product {
     pub operation: Operation,
@@ -79,8 +79,8 @@ pub struct Product {
 pub type Algorithm = [u64; 8];
 
 impl Product {
-    /// Words for cublasLtMatmulAlgo_t, and the workspace of the product. NOT_SUPPORTED if there is no such
-    /// kernel, INVALID_VALUE if it is no product.
+    /// Returns the words for cublasLtMatmulAlgo_t and the workspace size. Fails with NOT_SUPPORTED if there is no
+    /// kernel for the product, and with INVALID_VALUE if its shapes do not match.
     pub fn algorithm(&self) -> Result<(Algorithm, usize)> {
         let Product { operation, a, b, c, d } = self;
         [a, b, c, d].iter().try_for_each(|layout| layout.check())?;
@@ -99,7 +99,7 @@ impl Product {
             && b.kind == a.kind
             && [F32, a.kind].contains(&d.kind)
             && c == d
-            // cleave's kernels: W has no stride, rows begin at 16 bytes.
+            // cleave's kernels need a dense W and rows that are aligned to 16 bytes.
             && a.stride as u64 == a.rows
             && a.stride % 8 == 0
             && b.stride % 8 == 0
@@ -113,13 +113,13 @@ impl Product {
         Ok((algorithm, WORKSPACE + if self.widens() { d.rows as usize * 4 } else { 0 }))
     }
 
-    /// Whether there is a bias that has to become floats first.
+    /// Returns true if there is a bias that must be converted to floats first.
     fn widens(&self) -> bool {
         self.operation.epilogue == Epilogue::Bias && self.d.kind != F32
     }
 }
 
-/// Where the matrices of a product are, and what it may use.
+/// Addresses of a product's matrices, its scalars and its workspace.
 pub struct Place {
     pub a: u64,
     pub b: u64,
@@ -131,7 +131,7 @@ pub struct Place {
     pub workspace_bytes: usize,
 }
 
-/// Adds the product to the work of a stream.
+/// Submits the product to a stream.
 pub fn run(module: &Module, product: &Product, algorithm: Option<&Algorithm>, at: &Place, stream: usize) -> Result<()> {
     let (own, wants) = product.algorithm()?;
     if algorithm.is_some_and(|algorithm| *algorithm != own) {
@@ -164,7 +164,7 @@ pub fn run(module: &Module, product: &Product, algorithm: Option<&Algorithm>, at
         (false, true) => c"gemm_flat_bf16_float",
         (false, false) => c"gemm_flat_bf16_bf16",
     };
-    // By rows it is D[m, n] = B[m, k] · A[n, k]ᵀ.
+    // In row-major terms this is D[m, n] = B[m, k] · A[n, k]ᵀ.
     let (mut m, mut n, mut k) = (product.d.columns as u32, product.d.rows as u32, product.a.rows as u32);
     let (mut d_stride, mut b_stride) = (product.d.stride as u32, product.b.stride as u32);
     let (mut a, mut b, mut d, mut accumulate) = (at.a, at.b, at.d, u32::from(at.beta != 0.0));
@@ -181,11 +181,12 @@ pub fn run(module: &Module, product: &Product, algorithm: Option<&Algorithm>, at
         (&raw mut accumulate).cast(),
     ];
     let grid = [m.div_ceil(64), n.div_ceil(32)];
-    // SAFETY: the arguments of kernels/gemm.cu.
+    // SAFETY: the arguments match kernels/gemm.cu.
     unsafe { module.launch(kernel, grid, 128, 73728, stream, &mut arguments) }
 }
 
-/// Adds the conversion of a bias to floats: it is row 0 of an embedding, and `zero` says that this is the row.
+/// Submits the conversion of a bias to floats. It is an embedding lookup with the bias as row 0; the token at `zero`
+/// selects that row.
 fn widen(module: &Module, product: &Product, bias: u64, zero: u64, floats: u64, stream: usize) -> Result<()> {
     let kernel: &CStr = if product.d.kind == F16 { c"embed_f16" } else { c"embed_bf16" };
     let (mut bias, mut zero, mut floats, mut rows, mut columns) = (bias, zero, floats, 1u32, product.d.rows as u32);
@@ -196,6 +197,6 @@ fn widen(module: &Module, product: &Product, bias: u64, zero: u64, floats: u64, 
         (&raw mut rows).cast(),
         (&raw mut columns).cast(),
     ];
-    // SAFETY: the arguments of kernels/embed.cu.
+    // SAFETY: the arguments match kernels/embed.cu.
     unsafe { module.launch(kernel, [1, 1], 128, 0, stream, &mut arguments) }
 }

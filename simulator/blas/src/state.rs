@@ -1,4 +1,4 @@
-//! State of the library behind one mutex, and the entry of its functions.
+//! The library's state, behind one mutex, and the wrappers through which its functions are entered.
 
 use crate::control::Settings;
 use crate::driver::Module;
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard};
 
-/// Objects that handles name.
+/// Objects that handles refer to.
 pub enum Thing {
     Library(Module),
     Operation(Operation),
@@ -43,7 +43,7 @@ pub fn lock() -> MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// Entry of a function that can fail: it is counted, and `fail=N` makes it fail.
+/// Entry of a function that can fail. The call is counted, and `fail=N` can make it fail.
 pub fn enter(f: impl FnOnce(&mut State) -> Result<()>) -> i32 {
     leave(|state| {
         state.calls += 1;
@@ -54,7 +54,7 @@ pub fn enter(f: impl FnOnce(&mut State) -> Result<()>) -> i32 {
     })
 }
 
-/// Entry of a function that destroys something: it is never made to fail.
+/// Entry of a function that destroys something. Such a call never fails on demand.
 pub fn leave(f: impl FnOnce(&mut State) -> Result<()>) -> i32 {
     match catch_unwind(AssertUnwindSafe(|| f(&mut lock()))) {
         Ok(Ok(())) => 0,
@@ -75,7 +75,7 @@ impl State {
         }
         self.next_handle += 16;
         self.things.insert(self.next_handle, thing);
-        // SAFETY: not null, and the caller vouches for the rest.
+        // SAFETY: checked for null, and the caller vouches for the rest.
         unsafe { to.write(self.next_handle) };
         Ok(())
     }

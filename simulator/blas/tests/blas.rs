@@ -1,4 +1,4 @@
-//! The library by cudarc, as cleave calls it.
+//! Uses the library through cudarc, as cleave does.
 
 use cudarc::cublaslt::sys::{self as lt, cublasStatus_t as Status};
 use cudarc::driver::{result, sys};
@@ -6,15 +6,15 @@ use half::bf16;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use std::ffi::{c_char, c_void};
 
-/// Both libraries lie beside the test.
+/// Loads a library from the directory of the test binary.
 fn load(name: &str) -> &'static Library {
     let path = std::env::current_exe().expect("a path").with_file_name(name);
-    // SAFETY: of this workspace.
+    // SAFETY: the library belongs to this workspace.
     Box::leak(Box::new(unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }.expect("it loads")))
 }
 
 fn number(library: &Library, name: &str) -> u64 {
-    // SAFETY: the function is of this type.
+    // SAFETY: the function has this type.
     unsafe { library.get::<unsafe extern "C" fn() -> u64>(name.as_bytes()).expect("it is there")() }
 }
 
@@ -22,7 +22,7 @@ struct Memory(sys::CUdeviceptr);
 
 impl Memory {
     fn of<T>(data: &[T]) -> Memory {
-        // SAFETY: as large.
+        // SAFETY: the memory is as large as the data.
         unsafe {
             let memory = Memory(result::malloc_sync(size_of_val(data)).expect("memory"));
             result::memcpy_htod_sync(memory.0, data).expect("a copy");
@@ -68,7 +68,7 @@ fn products_are_as_documented() {
         assert_eq!(lt::cublasLtCreate(&mut handle), Status::CUBLAS_STATUS_SUCCESS);
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking).unwrap();
 
-        // y[m, n] += x[m, k] · w[n, k]ᵀ, all by rows, with gaps between those of x and y.
+        // y[m, n] += x[m, k] · w[n, k]ᵀ, all row-major, with gaps between the rows of x and y.
         let (m, n, k, x_stride, y_stride) = (13, 21, 40, 48, 25);
         let x: Vec<bf16> = (0..m * x_stride).map(|i| bf16::from_f32(value(i))).collect();
         let w: Vec<bf16> = (0..n * k).map(|i| bf16::from_f32(value(i + 5))).collect();
@@ -96,7 +96,7 @@ fn products_are_as_documented() {
             let (o, p, found) = (operation, preference, &mut found);
             lt::cublasLtMatmulAlgoGetHeuristic(handle, o, of_w, of_x, y, y, p, 1, found, count)
         };
-        // Without A transposed the shapes do not fit.
+        // The shapes do not match unless A is transposed.
         assert_eq!(ask(of_y, &mut count), Status::CUBLAS_STATUS_INVALID_VALUE);
         let transposed = 1i32;
         let which = lt::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA;
@@ -132,7 +132,7 @@ fn products_are_as_documented() {
         assert_eq!(number(blas, "simulated_cublaslt_matmuls"), 1);
         assert_eq!(number(blas, "simulated_cublaslt_heuristics"), 3);
 
-        // With a bias, of y's type, for each column of y (a row of D).
+        // A bias of y's type, added to every row of y (a column of D).
         let set = |which, value: *const c_void, size| lt::cublasLtMatmulDescSetAttribute(operation, which, value, size);
         let which = lt::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_EPILOGUE;
         let (epilogue, relu) = (lt::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32, 2u32);
@@ -187,7 +187,7 @@ fn products_are_as_documented() {
             }
         }
 
-        // What is given back is known no more, and one kind of thing is no other.
+        // A destroyed handle is unknown, and a handle of one kind is not accepted as another.
         assert_eq!(lt::cublasLtMatrixLayoutDestroy(operation.cast()), Status::CUBLAS_STATUS_INVALID_VALUE);
         for layout in [of_w, of_x, of_y, of_narrow] {
             assert_eq!(lt::cublasLtMatrixLayoutDestroy(layout), Status::CUBLAS_STATUS_SUCCESS);

@@ -1,5 +1,5 @@
-//! The memory of one device: a sparse memfd, mapped whole at a fixed place. What is allocated can be read and written;
-//! between the allocations nothing can. Addresses are never used again, so that what was freed stays out of reach.
+//! The memory of one device: a sparse memfd, mapped whole at a fixed address. Allocations can be read and written; the
+//! gaps between them cannot. Addresses are never reused, so freed memory stays inaccessible.
 
 use crate::{Error, OPERATING_SYSTEM, OUT_OF_MEMORY, Result};
 use std::ffi::CStr;
@@ -8,7 +8,7 @@ pub const PAGE: usize = 4096;
 const SPAN: usize = 1 << 40;
 const RED: u8 = 0xA5;
 static RED_BYTES: [u8; 2 * PAGE] = [RED; 2 * PAGE];
-/// Larger allocations are zeros at first: to fill them takes too long.
+/// Larger allocations start as zeros, because filling them takes too long.
 const FILL_MAX: usize = 64 << 20;
 
 pub struct Arena {
@@ -17,7 +17,7 @@ pub struct Arena {
     next: usize,
 }
 
-/// A memfd of `size` zeros.
+/// Creates a memfd of `size` zero bytes.
 pub fn memfd(name: &CStr, size: usize) -> Result<i32> {
     // SAFETY: the name ends with NUL, and the descriptor is new.
     unsafe {
@@ -33,11 +33,11 @@ pub fn memfd(name: &CStr, size: usize) -> Result<i32> {
     }
 }
 
-/// Maps `bytes` of `fd`, at `at` over what is there if that is not 0. -1: memory without a file.
+/// Maps `bytes` bytes of `fd`; -1 maps anonymous memory. If `at` is not 0, the mapping replaces whatever is there.
 pub fn map(at: usize, bytes: usize, access: i32, fd: i32, offset: usize) -> Result<usize> {
     let private = if fd < 0 { libc::MAP_PRIVATE | libc::MAP_ANONYMOUS } else { libc::MAP_SHARED };
     let flags = private | libc::MAP_NORESERVE | if at != 0 { libc::MAP_FIXED } else { 0 };
-    // SAFETY: a fixed place is one that this library had mapped before.
+    // SAFETY: a fixed address lies in an earlier mapping of this library.
     let found = unsafe { libc::mmap(at as *mut _, bytes, access, flags, fd, offset as libc::off_t) };
     if found == libc::MAP_FAILED { Err(OUT_OF_MEMORY) } else { Ok(found as usize) }
 }
@@ -45,7 +45,7 @@ pub fn map(at: usize, bytes: usize, access: i32, fd: i32, offset: usize) -> Resu
 pub const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
 pub fn protect(at: usize, bytes: usize, access: i32) -> Result<()> {
-    // SAFETY: within a mapping of this library.
+    // SAFETY: the range lies within a mapping of this library.
     match unsafe { libc::mprotect(at as *mut _, bytes, access) } {
         0 => Ok(()),
         _ => Err(Error(OPERATING_SYSTEM.0)),
@@ -53,19 +53,19 @@ pub fn protect(at: usize, bytes: usize, access: i32) -> Result<()> {
 }
 
 pub fn unmap(at: usize, bytes: usize) {
-    // SAFETY: a mapping of this library, to which nobody refers any more.
+    // SAFETY: the range is a mapping of this library, and nobody refers to it any more.
     unsafe { libc::munmap(at as *mut _, bytes) };
 }
 
-/// NaN, in every floating-point type.
+/// Fills memory with bytes that are NaN in every floating-point type.
 pub fn poison(at: usize, bytes: usize) {
     if bytes <= FILL_MAX {
-        // SAFETY: the caller's fresh memory.
+        // SAFETY: the caller has just allocated this memory.
         unsafe { std::ptr::write_bytes(at as *mut u8, 0xFF, bytes) };
     }
 }
 
-/// With the rest of its last page and a red page.
+/// Size of an allocation with the rest of its last page and a red page.
 fn whole(bytes: usize) -> usize {
     bytes.next_multiple_of(PAGE) + PAGE
 }
@@ -86,14 +86,14 @@ impl Arena {
         protect(at, span, READ_WRITE)?;
         self.next += span + PAGE;
         poison(at, bytes);
-        // SAFETY: the rest of what was made accessible just now.
+        // SAFETY: this is the rest of the range that was just made accessible.
         unsafe { std::ptr::write_bytes((at + bytes) as *mut u8, RED, span - bytes) };
         Ok(at)
     }
 
-    /// Whether nobody wrote behind it.
+    /// Checks that nobody wrote past the end of the allocation.
     pub fn intact(&self, at: usize, bytes: usize) -> bool {
-        // SAFETY: an allocation that is alive.
+        // SAFETY: the allocation is alive.
         let red = unsafe { std::slice::from_raw_parts((at + bytes) as *const u8, whole(bytes) - bytes) };
         *red == RED_BYTES[..red.len()]
     }
@@ -102,7 +102,7 @@ impl Arena {
         let span = whole(bytes);
         let _ = protect(at, span, libc::PROT_NONE);
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        // SAFETY: an allocation that nobody uses any more.
+        // SAFETY: nobody uses the allocation any more.
         unsafe { libc::fallocate(self.fd, mode, self.offset(at) as libc::off_t, span as libc::off_t) };
     }
 

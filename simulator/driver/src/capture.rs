@@ -1,4 +1,4 @@
-//! Capture: the work of streams becomes a graph, in the order in which it was submitted.
+//! Stream capture: submitted work becomes a graph, in the order of submission.
 
 use crate::state::{CAPTURE_MODE, State};
 use crate::stream::{Op, Recorded};
@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::ThreadId;
 
-/// How much of each stream's captured work comes before something.
+/// For each stream, how much of its captured work comes before a given point.
 pub type Clock = BTreeMap<usize, usize>;
 pub type Ops = Arc<[Op]>;
 
@@ -22,7 +22,7 @@ pub struct Capture {
     pub thread: ThreadId,
     pub invalid: bool,
     pub ops: Vec<Op>,
-    /// Clock of each stream that takes part.
+    /// Clock of each stream that takes part in the capture.
     pub clocks: BTreeMap<usize, Clock>,
 }
 
@@ -39,7 +39,7 @@ impl State {
         self.captures.get_mut(&id)
     }
 
-    /// Refuses, by the rules of CUstreamCaptureMode, a call that is not allowed while a stream captures, and invalidates the capture.
+    /// Refuses a call that the rules of CUstreamCaptureMode forbid during a capture, and invalidates that capture.
     pub fn not_capturing(&mut self) -> Result<()> {
         let (here, mine) = (std::thread::current().id(), CAPTURE_MODE.get());
         let mut forbidden = false;
@@ -57,7 +57,7 @@ impl State {
         if forbidden { Err(STREAM_CAPTURE_UNSUPPORTED) } else { Ok(()) }
     }
 
-    /// Refuses to wait for a stream that captures.
+    /// Refuses to wait for a stream that is capturing.
     pub fn stream_not_capturing(&mut self, stream: usize) -> Result<()> {
         if let Some(capture) = self.capture_of(stream) {
             capture.invalid = true;
@@ -66,7 +66,8 @@ impl State {
         self.default_not_capturing(stream)
     }
 
-    /// The default stream waits for blocking streams, which it cannot while one captures.
+    /// Refuses use of the default stream while a blocking stream captures, because the default stream would wait for
+    /// it.
     fn default_not_capturing(&mut self, stream: usize) -> Result<()> {
         let Some(found) = self.streams.get(&stream).filter(|found| found.null) else { return Ok(()) };
         let context = found.context;
@@ -84,7 +85,7 @@ impl State {
         if blocking.is_empty() { Ok(()) } else { Err(STREAM_CAPTURE_IMPLICIT) }
     }
 
-    /// Whether the stream captures: then `op` is in the graph now.
+    /// Adds `op` to the graph if the stream is capturing, and returns whether it is.
     pub fn add_to_capture(&mut self, stream: usize, op: &Op) -> Result<bool> {
         self.default_not_capturing(stream)?;
         let Some(capture) = self.capture_of(stream) else { return Ok(false) };
@@ -186,7 +187,7 @@ impl State {
                 if found.null {
                     return Err(STREAM_CAPTURE_IMPLICIT);
                 }
-                // From here on it takes part.
+                // The stream takes part in the capture from here on.
                 found.capture = Some(id);
                 let capture = self.captures.get_mut(&id).expect("it captures");
                 merge(capture.clocks.entry(stream).or_default(), &clock);

@@ -1,18 +1,18 @@
-//! Settings, counters and a list of leaks, for tests that use the driver. Not part of CUDA.
+//! Settings, counters and a list of leaks for tests that use the driver. Not part of CUDA.
 
 use crate::fault;
 use crate::state::lock;
 use std::ffi::{CStr, c_char};
 
-/// Changes settings (see `settings.rs`) and counts calls from 0 again. `reset` also forgets what contexts took with them,
-/// and cuInit. Returns 0, or -1 for unknown settings, of which none is taken then.
+/// Changes settings (see `settings.rs`) and restarts all counters. `reset` also forgets cuInit, faults and the objects
+/// that were alive when their contexts ended. Returns 0, or -1 without any change if a setting is unknown.
 ///
 /// # Safety
 ///
 /// `settings` ends with NUL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn simulated_cuda_configure(settings: *const c_char) -> i32 {
-    // SAFETY: the caller vouches for it.
+    // SAFETY: the caller vouches for the string.
     let text = unsafe { CStr::from_ptr(settings) }.to_string_lossy();
     let mut state = lock();
     let Some(settings) = state.settings.with(&text) else { return -1 };
@@ -26,57 +26,57 @@ pub unsafe extern "C" fn simulated_cuda_configure(settings: *const c_char) -> i3
     0
 }
 
-/// The number of fallible calls since the last simulated_cuda_configure.
+/// Number of fallible calls since the last simulated_cuda_configure.
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_calls() -> u64 {
     lock().calls
 }
 
-/// The number of captures that began since then.
+/// Number of captures begun since the last simulated_cuda_configure.
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_captures() -> u64 {
     lock().recorded
 }
 
-/// The number of graphs that were launched.
+/// Number of graphs launched.
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_replays() -> u64 {
     lock().replayed
 }
 
-/// The number of copies between devices that went through the host: nobody had asked for a direct way.
+/// Number of copies between devices that went through the host for lack of peer access.
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_staged() -> u64 {
     lock().staged
 }
 
-/// The number of bytes copied from device memory to the host.
+/// Number of bytes copied from device memory to the host.
 #[unsafe(no_mangle)]
 pub extern "C" fn simulated_cuda_downloaded() -> u64 {
     lock().downloaded
 }
 
-/// Where the last kernel ran: the priority of its stream, and on how many multiprocessors.
+/// Writes the stream priority of the last kernel, and the number of multiprocessors that it could use.
 ///
 /// # Safety
 ///
-/// There is room for both.
+/// Both pointers are valid for writes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn simulated_cuda_last_kernel(priority: *mut i32, multiprocessors: *mut u32) {
     let last = lock().last_kernel;
-    // SAFETY: the caller vouches for it.
+    // SAFETY: the caller vouches for both pointers.
     unsafe {
         priority.write(last.0);
         multiprocessors.write(last.1);
     }
 }
 
-/// Writes what is alive, or ended only with its context, one a line; `size` bytes with the NUL at most. Returns how many
-/// there are.
+/// Lists the objects that are alive and those that were alive when their context ended, one per line. Writes at most
+/// `size` bytes, including the NUL. Returns the number of objects.
 ///
 /// # Safety
 ///
-/// `out` has room for `size` bytes, or is null with 0.
+/// `out` has room for `size` bytes, or is null and `size` is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn simulated_cuda_leaks(out: *mut c_char, size: usize) -> i32 {
     let state = lock();

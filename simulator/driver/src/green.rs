@@ -1,4 +1,4 @@
-//! Green contexts: a part of a device's multiprocessors, and the streams whose kernels run on them.
+//! Green contexts: subsets of a device's multiprocessors, and the streams whose kernels run on them.
 
 use crate::state::State;
 use crate::*;
@@ -6,16 +6,16 @@ use crate::*;
 /// CU_DEV_RESOURCE_TYPE_SM
 pub const MULTIPROCESSORS: i32 = 1;
 
-/// One bit for each multiprocessor.
+/// One bit per multiprocessor.
 pub type Set = [u64; 4];
 
-/// CUdevResource of CUDA 13.0, with what is in its private part here.
+/// CUdevResource of CUDA 13.0, with this driver's contents in its private part.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Resource {
     kind: i32,
     device: u32,
-    /// The split that it comes from; 0 for all of a device or green context.
+    /// Identifies the split that made this resource; 0 if it is all of a device or green context.
     split: u64,
     set: Set,
     private: [u8; 48],
@@ -28,7 +28,7 @@ pub struct Resource {
 const _: () = assert!(size_of::<Resource>() == 144 && std::mem::offset_of!(Resource, count) == 96);
 
 pub struct Green {
-    /// The primary context, which it retains.
+    /// The primary context, which the green context retains.
     pub context: usize,
     pub device: usize,
     pub set: Set,
@@ -38,7 +38,7 @@ pub fn count(set: &Set) -> u32 {
     set.iter().map(|word| word.count_ones()).sum()
 }
 
-/// The first `n` of a set, which are no longer in it.
+/// Removes the first `n` multiprocessors of a set and returns them.
 fn take(set: &mut Set, n: u32) -> Set {
     let mut out = Set::default();
     for bit in (0..256).filter(|bit| set[bit / 64] >> (bit % 64) & 1 == 1).take(n as usize).collect::<Vec<_>>() {
@@ -49,8 +49,8 @@ fn take(set: &mut Set, n: u32) -> Set {
 }
 
 impl State {
-    /// The fewest multiprocessors of a partition, and what their number is a multiple of: the guideline of CUDA's
-    /// documentation by compute capability.
+    /// Returns the minimum size of a partition and the multiple to which sizes are rounded. The values follow the
+    /// guideline in CUDA's documentation for each compute capability.
     fn granularity(&self, alone: bool) -> (u32, u32) {
         match self.settings.compute / 10 {
             _ if alone => (2, 2),
@@ -78,7 +78,7 @@ impl State {
         Ok(self.resource(green.device, 0, green.set))
     }
 
-    /// Splits into equal groups of at least this many multiprocessors, at most `most` groups, and the rest.
+    /// Splits a resource into at most `most` equal groups of at least this many multiprocessors, and the rest.
     pub fn split(
         &mut self,
         input: &Resource,
@@ -92,7 +92,7 @@ impl State {
         if flags > 3 {
             return Err(INVALID_VALUE);
         }
-        // What comes from a split is not split again.
+        // The result of a split cannot be split again.
         if input.split != 0 || count(&input.set) != input.count {
             return Err(INVALID_RESOURCE_CONFIGURATION);
         }
@@ -108,7 +108,7 @@ impl State {
         Ok((groups, self.resource(input.device as usize, split, rest)))
     }
 
-    /// Resource that a descriptor of these resources describes. All have to come from one split.
+    /// Combines resources for a descriptor. All must come from the same split.
     pub fn described(&self, resources: &[Resource]) -> Result<(usize, Set)> {
         let first = resources.first().ok_or(INVALID_VALUE)?;
         let mut all = Set::default();
@@ -126,7 +126,8 @@ impl State {
         Ok((first.device as usize, all))
     }
 
-    /// All without a green context; None if it is no more.
+    /// Number of multiprocessors of a green context, or of the device for None. Returns None if the green context is
+    /// destroyed.
     pub fn multiprocessors_of(&self, green: Option<usize>) -> Option<u32> {
         match green {
             Some(green) => self.greens.get(&green).map(|green| count(&green.set)),

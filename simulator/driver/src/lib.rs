@@ -1,9 +1,9 @@
-//! A CUDA driver for machines without a GPU, as a shared library `libcuda.so.1` for tests: the `cu*` functions with their
-//! C ABI, on host memory, with kernels that run in cleave-kernels' simulator.
+//! A CUDA driver for machines without a GPU, as a shared library `libcuda.so.1` for tests. It implements `cu*`
+//! functions with their C ABI on host memory, and runs kernels in the CPU simulator (simulator/lanes).
 //!
-//! It is lazier and stricter than a GPU, so that mistakes show: streams run only when somebody waits for them, fresh memory
-//! is NaN, memory is guarded at its ends, and what is forbidden during a capture fails. Settings come from the variable
-//! SIMULATED_CUDA or from `simulated_cuda_configure`, see `settings.rs`.
+//! It is lazier and stricter than a GPU, so that mistakes show. Streams run only when somebody waits for them, fresh
+//! memory is NaN, allocations are guarded at their ends, and calls that are forbidden during a capture fail. Settings
+//! come from the variable SIMULATED_CUDA or from `simulated_cuda_configure`; see `settings.rs`.
 
 #![cfg(target_os = "linux")]
 
@@ -28,7 +28,7 @@ pub(crate) type Result<T> = std::result::Result<T, Error>;
 macro_rules! errors {
     ($($name:ident = $code:literal, $words:literal;)*) => {
         $(#[allow(dead_code)] pub(crate) const $name: Error = Error($code);)*
-        /// Name without `CUDA_ERROR_`, and description.
+        /// Returns the name without `CUDA_ERROR_`, and the description.
         pub(crate) fn describe(code: i32) -> Option<(&'static str, &'static str)> {
             match code {
                 $($code => Some((stringify!($name), $words)),)*

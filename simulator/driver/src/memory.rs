@@ -1,4 +1,4 @@
-//! Device memory, pinned host memory, and memory that is mapped by hand.
+//! Device memory, pinned host memory, and mapped virtual memory.
 
 use crate::arena::{self, PAGE};
 use crate::state::State;
@@ -8,15 +8,15 @@ pub const GRANULARITY: usize = 2 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// cuMemAlloc.
+    /// Memory from cuMemAlloc.
     Allocated { device: usize },
-    /// cuMemAllocHost.
+    /// Memory from cuMemAllocHost.
     Pinned,
-    /// cuMemHostRegister.
+    /// Host memory registered with cuMemHostRegister.
     Registered,
-    /// cuIpcOpenMemHandle: opened so many times. Its own offset in the other process's memory.
+    /// Memory from cuIpcOpenMemHandle, with the number of times it was opened and its origin in the other process.
     Opened { device: usize, times: usize, of: (u32, i32, usize) },
-    /// cuMemMap of a handle's memory; accessible to the devices (bits) that cuMemSetAccess says.
+    /// Memory from cuMemMap. `read` and `write` have one bit for each device that cuMemSetAccess named.
     Mapped { device: usize, physical: u64, read: u16, write: u16 },
 }
 
@@ -31,7 +31,7 @@ impl Kind {
         }
     }
 
-    /// `None`: host memory.
+    /// Returns the device; `None` for host memory.
     pub fn device(self) -> Option<usize> {
         match self {
             Kind::Allocated { device } | Kind::Opened { device, .. } | Kind::Mapped { device, .. } => Some(device),
@@ -42,7 +42,7 @@ impl Kind {
 
 pub struct Range {
     pub bytes: usize,
-    /// 0: of none.
+    /// Context that owns the memory; 0 if none does.
     pub context: usize,
     pub kind: Kind,
 }
@@ -52,10 +52,10 @@ pub struct Physical {
     pub fd: i32,
     pub bytes: usize,
     pub device: usize,
-    /// How many handles there are, and mappings.
+    /// Number of open handles; below, number of mappings.
     pub handles: usize,
     pub mappings: usize,
-    /// Counts as memory of the device: it was created here.
+    /// True if the memory was created here and counts towards the device's memory.
     pub own: bool,
 }
 
@@ -68,17 +68,18 @@ pub enum Place {
 }
 
 impl State {
-    /// The range that an address lies in.
+    /// Returns the range that contains an address.
     pub fn range(&self, at: usize) -> Option<(usize, &Range)> {
         let (start, range) = self.ranges.range(..=at).next_back()?;
         (at < start + range.bytes.max(1)).then_some((*start, range))
     }
 
-    /// Kind of the memory from `at` to `at + bytes`. Fails if it leaves the range in which it begins, or may not be accessed.
+    /// Returns the kind of the memory from `at` to `at + bytes`. Fails if it extends past its range or is not
+    /// accessible.
     pub fn place(&self, at: usize, bytes: usize) -> Result<Place> {
         let Some((mut start, mut range)) = self.range(at) else {
             let inside = self.ranges.range(at..at.saturating_add(bytes)).next().is_some();
-            // Addresses that are reserved, or were, are nobody's host memory.
+            // Addresses that are or were reserved cannot be host memory.
             let before = [&self.reserved, &self.freed].map(|all| all.range(..=at).next_back());
             let unmapped = before.iter().flatten().any(|(start, bytes)| at < *start + *bytes);
             return if inside || unmapped || at == 0 { Err(INVALID_VALUE) } else { Ok(Place::Pageable) };
@@ -92,7 +93,7 @@ impl State {
             if at + bytes <= end {
                 return Ok(place);
             }
-            // Mappings one after the other are one memory.
+            // Adjacent mappings count as one piece of memory.
             match self.range(end) {
                 Some((next, found)) if next == end && matches!(found.kind, Kind::Mapped { .. }) => {
                     (start, range) = (next, found);
@@ -102,7 +103,8 @@ impl State {
         }
     }
 
-    /// Whether the device of a context reads the memory at `at` directly: its own, and others' if that was asked for.
+    /// Checks whether a context's device can read the memory at `at` directly: its own always, other devices' with peer
+    /// access.
     pub fn reaches(&self, context: usize, at: usize) -> bool {
         let device = self.contexts[&context].device;
         match self.range(at).map(|(_, range)| (range.kind, range.context)) {
@@ -121,7 +123,7 @@ impl State {
         }
     }
 
-    /// Counts memory of a device.
+    /// Charges an allocation to a device.
     pub fn take(&mut self, ordinal: usize, bytes: usize) -> Result<()> {
         let limit = self.settings.memory;
         let device = self.device_of(ordinal)?;
@@ -160,7 +162,7 @@ impl State {
         Ok(at)
     }
 
-    /// Ends a range, whatever it is.
+    /// Ends a range of any kind.
     pub fn forget(&mut self, at: usize) {
         let Some(range) = self.ranges.remove(&at) else { return };
         let bytes = range.bytes;
@@ -184,20 +186,20 @@ impl State {
         }
     }
 
-    /// Ends a handle's memory that has neither handles nor mappings.
+    /// Frees a handle's memory once it has neither handles nor mappings.
     pub fn reap(&mut self, physical: u64) {
         if !self.physical.get(&physical).is_some_and(|found| found.handles == 0 && found.mappings == 0) {
             return;
         }
         let found = self.physical.remove(&physical).expect("it is there");
-        // SAFETY: this library's own descriptor.
+        // SAFETY: this library owns the descriptor.
         unsafe { libc::close(found.fd) };
         if let (true, Some(device)) = (found.own, self.devices.get_mut(&found.device)) {
             device.used -= found.bytes;
         }
     }
 
-    /// Whether nobody wrote behind an allocation of the context's device.
+    /// Checks that nobody wrote past an allocation of the context's device.
     pub fn check_guards(&mut self, context: usize) -> Result<()> {
         let Some(ordinal) = self.contexts.get(&context).map(|context| context.device) else { return Ok(()) };
         let Some(device) = self.devices.get(&ordinal) else { return Ok(()) };

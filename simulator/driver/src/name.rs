@@ -1,6 +1,7 @@
-//! Who asks the loader for libcuda.so.1 gets this library once it is loaded: that is its SONAME. Who asks for libcuda.so
-//! would get what the search path has, another copy or a GPU's driver. So this library loads an empty one of that name
-//! that needs libcuda.so.1: a look for symbols in it goes on here.
+//! Makes this library answer to both names of the driver. Its SONAME is libcuda.so.1, so a later request for that name
+//! gets this library. A request for libcuda.so would search the path and might find another copy or a GPU's driver.
+//! This library therefore loads an empty library with that name, which depends on libcuda.so.1, so that symbol lookups
+//! in it continue here.
 
 use std::ffi::CString;
 
@@ -13,7 +14,8 @@ static AT_LOAD: extern "C" fn() = at_load;
 
 extern "C" fn at_load() {
     let Ok(fd) = crate::arena::memfd(c"libcuda.so", EMPTY.len()) else { return };
-    // SAFETY: the descriptor is new and the file as long as what is written. The empty library has no code.
+    // SAFETY: the descriptor is new, and the file holds only the bytes written here. The empty library runs no code
+    // when it is loaded.
     unsafe {
         let written = libc::write(fd, EMPTY.as_ptr().cast(), EMPTY.len());
         if usize::try_from(written) == Ok(EMPTY.len())

@@ -1,35 +1,35 @@
-//! Settings: `key=value`, separated by spaces or commas.
+//! Settings as `key=value`, separated by spaces or commas.
 
 /// Settings of the simulated machine.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// `devices=N`. With 0, cuInit finds no device.
     pub devices: usize,
-    /// `driver=11040`: what cuDriverGetVersion says.
+    /// `driver=11040`: version that cuDriverGetVersion reports.
     pub driver: i32,
-    /// `compute=75`: compute capability 7.5.
+    /// `compute=75`: compute capability, here 7.5.
     pub compute: i32,
-    /// `memory=BYTES` of each device.
+    /// `memory=BYTES`: memory of each device.
     pub memory: usize,
-    /// `sms=N`: multiprocessors.
+    /// `sms=N`: number of multiprocessors.
     pub sms: i32,
-    /// `peer=0`: no device reaches another.
+    /// `peer=0`: devices cannot access each other's memory.
     pub peer: bool,
     /// `ipc=0`: cuIpcGetMemHandle is not supported.
     pub ipc: bool,
-    /// `vmm=0`: cuMemCreate and its like are not supported.
+    /// `vmm=0`: cuMemCreate and related calls are not supported.
     pub vmm: bool,
-    /// `green=0`: no green contexts. Drivers before 12.4 have none either.
+    /// `green=0`: green contexts are not supported. Drivers before 12.4 do not support them either.
     pub green: bool,
-    /// `graphs=0`: none can be instantiated for want of memory.
+    /// `graphs=0`: instantiating a graph fails for lack of memory.
     pub graphs: bool,
-    /// `pools=1`: cudarc then takes cuMemAllocAsync.
+    /// `pools=1`: memory pools are supported, so that cudarc uses cuMemAllocAsync.
     pub pools: bool,
     /// `lanes=reversed`: the threads of a block run from the last to the first.
     pub reversed: bool,
-    /// `fail=N`: the Nth fallible call from now fails, once. 0: none does.
+    /// `fail=N`: the Nth next fallible call fails, once. 0: no call fails.
     pub fail: u64,
-    /// `error=CODE`: with this. 700, 702 and 714 to 719 stay with the context, as on a GPU.
+    /// `error=CODE`: error that the failing call returns. 700, 702 and 714 to 719 stay with the context, as on a GPU.
     pub error: i32,
 }
 
@@ -55,7 +55,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Shared memory that a block can have if it opts in.
+    /// Shared memory available to a block that opts in.
     pub fn shared_memory(&self) -> i32 {
         match self.compute {
             70 => 96 << 10,
@@ -66,7 +66,7 @@ impl Settings {
         }
     }
 
-    /// These settings with changes; `None` if one is unknown. The word `reset` goes back to the defaults.
+    /// Returns these settings with changes; `None` if a setting is unknown. The word `reset` restores the defaults.
     pub fn with(&self, text: &str) -> Option<Settings> {
         let mut out = self.clone();
         for word in text.split([' ', ',', '\n']).filter(|word| !word.is_empty()) {

@@ -1,4 +1,4 @@
-//! State of the driver behind one mutex, and the entry of its functions.
+//! The driver's state, behind one mutex, and the wrappers through which its functions are entered.
 
 use crate::arena::Arena;
 use crate::capture::{Capture, Ops};
@@ -23,13 +23,13 @@ pub struct Device {
 
 pub struct Context {
     pub device: usize,
-    /// The error that every call gives from now on.
+    /// Error that every further call in this context returns.
     pub sticky: Option<Error>,
 }
 
 pub struct Function {
     pub module: usize,
-    /// None: a library's.
+    /// Context of the function; None if it belongs to a library.
     pub context: Option<usize>,
     pub name: String,
     pub sizes: Vec<usize>,
@@ -40,42 +40,42 @@ pub struct State {
     pub settings: Settings,
     pub initialised: bool,
     pub calls: u64,
-    /// Captures that began, and graphs that were launched.
+    /// Number of captures begun; below, number of graphs launched.
     pub recorded: u64,
     pub replayed: u64,
     next_handle: usize,
     pub devices: BTreeMap<usize, Device>,
     pub contexts: BTreeMap<usize, Context>,
-    /// Device memory and pinned memory, by address.
+    /// Device memory and pinned memory by address.
     pub ranges: BTreeMap<usize, Range>,
     pub physical: BTreeMap<u64, Physical>,
-    /// Reserved addresses and their sizes.
+    /// Reserved ranges: address and size.
     pub reserved: BTreeMap<usize, usize>,
-    /// Addresses that were reserved once.
+    /// Ranges that were reserved earlier.
     pub freed: BTreeMap<usize, usize>,
     pub streams: BTreeMap<usize, Stream>,
     pub next_place: u64,
     pub events: BTreeMap<usize, Event>,
-    /// By handle, their contexts.
+    /// Contexts of modules, by module handle.
     pub modules: BTreeMap<usize, usize>,
     pub libraries: BTreeSet<usize>,
     pub functions: BTreeMap<usize, Function>,
     pub captures: BTreeMap<u64, Capture>,
     pub greens: BTreeMap<usize, Green>,
-    /// By descriptor: the device, and which of its multiprocessors.
+    /// Device and multiprocessors of each descriptor.
     pub descriptions: BTreeMap<usize, (usize, green::Set)>,
     pub graphs: BTreeMap<usize, (usize, Ops)>,
     pub execs: BTreeMap<usize, (usize, Ops)>,
-    /// Peers that were enabled, (of, to).
+    /// Enabled peer access, as pairs (from, to) of contexts.
     pub peers: Vec<(usize, usize)>,
-    /// Copies between devices that went through the host.
+    /// Number of copies between devices that went through the host.
     pub staged: u64,
-    /// Bytes copied from device memory to the host.
+    /// Number of bytes copied from device memory to the host.
     pub downloaded: u64,
-    /// Objects that were alive when their contexts ended.
+    /// Objects that were still alive when their contexts ended.
     pub left: Vec<String>,
     pub faults: BTreeMap<i32, usize>,
-    /// Where the last kernel ran: its stream's priority, and on how many multiprocessors.
+    /// Stream priority and number of multiprocessors of the last kernel.
     pub last_kernel: (i32, u32),
 }
 
@@ -119,7 +119,7 @@ static STATE: LazyLock<Mutex<State>> = LazyLock::new(|| {
 });
 
 thread_local! {
-    /// The contexts of this thread, the current one last.
+    /// Context stack of this thread; the current context is last.
     pub static CURRENT: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
     /// CUstreamCaptureMode of this thread.
     pub static CAPTURE_MODE: Cell<i32> = const { Cell::new(0) };
@@ -137,7 +137,7 @@ fn finish(done: std::thread::Result<Result<()>>) -> i32 {
     }
 }
 
-/// Entry of a function that can fail: it is counted, and `fail=N` makes it fail.
+/// Entry of a function that can fail. The call is counted, and `fail=N` can make it fail.
 pub fn enter(f: impl FnOnce(&mut State) -> Result<()>) -> i32 {
     finish(catch_unwind(AssertUnwindSafe(|| {
         let mut state = lock();
@@ -149,12 +149,12 @@ pub fn enter(f: impl FnOnce(&mut State) -> Result<()>) -> i32 {
     })))
 }
 
-/// Entry of a function that destroys something or changes nothing: it is never made to fail.
+/// Entry of a function that destroys something or changes nothing. Such a call never fails on demand.
 pub fn leave(f: impl FnOnce(&mut State) -> Result<()>) -> i32 {
     finish(catch_unwind(AssertUnwindSafe(|| f(&mut lock()))))
 }
 
-/// Writes a result where the caller wants it.
+/// Writes a result to the caller's pointer.
 ///
 /// # Safety
 ///
@@ -163,7 +163,7 @@ pub unsafe fn put<T>(to: *mut T, value: T) -> Result<()> {
     if to.is_null() {
         return Err(INVALID_VALUE);
     }
-    // SAFETY: not null, and the caller vouches for the rest.
+    // SAFETY: checked for null, and the caller vouches for the rest.
     unsafe { to.write_unaligned(value) };
     Ok(())
 }
@@ -205,7 +205,7 @@ impl State {
         CURRENT.with_borrow(|all| all.last().copied())
     }
 
-    /// Current context, if no error has occurred in it.
+    /// Returns the current context if no error has occurred in it.
     pub fn current(&self) -> Result<usize> {
         self.ready()?;
         let handle = self.current_handle().ok_or(INVALID_CONTEXT)?;
@@ -250,7 +250,7 @@ impl State {
         Ok(())
     }
 
-    /// Ends a context with everything in it.
+    /// Ends a context and everything in it.
     pub fn end(&mut self, context: usize) {
         let _ = self.run_all(context);
         let left: Vec<_> = self.alive().into_iter().filter(|(of, _)| *of == context).collect();
@@ -271,7 +271,7 @@ impl State {
         self.contexts.remove(&context);
     }
 
-    /// Objects that somebody has to destroy, with their contexts.
+    /// Lists the objects that somebody must still destroy, with their contexts.
     pub fn alive(&self) -> Vec<(usize, String)> {
         let mut out = Vec::new();
         let on = |context: usize| self.contexts.get(&context).map_or(-1, |context| context.device as i64);
@@ -316,5 +316,5 @@ impl State {
     }
 }
 
-/// Work that waits in a stream.
+/// Pending work of a stream, in order, with the place of each piece.
 pub type Queue = VecDeque<(u64, crate::stream::Op)>;

@@ -1,4 +1,4 @@
-//! Streams: queues of which nothing runs before somebody waits.
+//! Streams: queues in which nothing runs until somebody waits.
 
 use crate::capture::Clock;
 use crate::state::{Queue, State};
@@ -10,14 +10,14 @@ use std::time::Instant;
 
 pub struct Stream {
     pub context: usize,
-    /// The legacy default stream; its handle here is its context's.
+    /// Marks the legacy default stream, whose handle here is that of its context.
     pub null: bool,
-    /// Runs in turn with the default stream.
+    /// The stream is ordered with the default stream.
     pub blocking: bool,
     pub priority: i32,
     pub queue: Queue,
     pub capture: Option<u64>,
-    /// The green context that it is of; its `context` is the primary one then.
+    /// Green context of the stream; `context` is then the primary context.
     pub green: Option<usize>,
 }
 
@@ -35,13 +35,13 @@ pub struct Event {
 
 pub enum Recorded {
     Never,
-    /// In a stream's queue, at a place; and when it ran.
+    /// Recorded at a place in a stream's queue, with the time at which it ran.
     In {
         stream: usize,
         place: u64,
         at: Option<Instant>,
     },
-    /// In a capture, after what the clock says.
+    /// Recorded in a capture, after the work that the clock describes.
     Captured {
         capture: u64,
         clock: Clock,
@@ -53,9 +53,10 @@ pub struct Launch {
     pub grid: [u32; 3],
     pub block: [u32; 3],
     pub shared: usize,
-    /// Context in which it was launched or captured. A graph's kernels stay there, wherever the graph is launched.
+    /// Green context in which the kernel was launched or captured. A graph's kernels keep it, whatever stream the graph
+    /// is launched on.
     pub green: Option<usize>,
-    /// Each argument in 16-byte words, for its alignment.
+    /// Arguments, each in 16-byte words for alignment.
     pub params: Vec<Vec<u128>>,
 }
 
@@ -73,7 +74,7 @@ pub enum Op {
         from: From,
         bytes: usize,
     },
-    /// `count` elements of `width` bytes.
+    /// A fill of `count` elements of `width` bytes each.
     Set {
         to: usize,
         value: u32,
@@ -97,7 +98,7 @@ pub enum Op {
 }
 
 impl State {
-    /// The stream of a handle of the API's, of the current context if it is a default stream.
+    /// Resolves an API handle to a stream; the default handles mean the default stream of the current context.
     pub fn stream(&self, handle: usize) -> Result<usize> {
         let current = self.current()?;
         if handle <= 2 {
@@ -108,7 +109,8 @@ impl State {
         Ok(handle)
     }
 
-    /// Adds work to a stream, or to the graph that is captured from it. Returns its place in the order of all work.
+    /// Adds work to a stream, or to the graph that is being captured from it. Returns its place in the order of all
+    /// work.
     pub fn submit(&mut self, stream: usize, op: Op) -> Result<u64> {
         if self
             .streams
@@ -127,7 +129,7 @@ impl State {
         Ok(place)
     }
 
-    /// Runs a stream up to and with the work at `until`, after what has to come before it.
+    /// Runs a stream up to and including the work at `until`, after any work that must come before.
     pub fn run(&mut self, stream: usize, until: u64) -> Result<()> {
         loop {
             let Some(found) = self.streams.get(&stream) else { return Ok(()) };
@@ -155,7 +157,7 @@ impl State {
         }
     }
 
-    /// Runs all of a stream, and looks at the guards.
+    /// Runs all work of a stream and checks the guards of its memory.
     pub fn synchronise(&mut self, stream: usize) -> Result<()> {
         let context = self.streams[&stream].context;
         self.run(stream, u64::MAX)?;
@@ -170,7 +172,7 @@ impl State {
         self.check_guards(context)
     }
 
-    /// Runs the next work of a stream: who asks again and again sees it go on.
+    /// Runs the next piece of work in a stream, so that repeated polling makes progress.
     pub fn step(&mut self, stream: usize) -> Result<()> {
         let next = self.streams.get(&stream).and_then(|found| found.queue.front()).map(|(place, _)| *place);
         next.map_or(Ok(()), |place| self.run(stream, place))
@@ -188,7 +190,7 @@ impl State {
                     return Err(self.fault(context, LAUNCH_FAILED, &text));
                 };
                 self.last_kernel = (priority, multiprocessors);
-                // SAFETY: the caller of cuLaunchKernel vouched for the arguments; the other work waits.
+                // SAFETY: the caller of cuLaunchKernel vouched for the arguments, and no other work runs meanwhile.
                 let done = unsafe {
                     kernels::launch(&launch.kernel, launch.grid, launch.block, launch.shared, &params, lanes)
                 };
@@ -207,7 +209,7 @@ impl State {
                     let text = format!("a copy of {bytes} bytes from {at:#x} to {to:#x}, of which one is no more");
                     return Err(self.fault(context, ILLEGAL_ADDRESS, &text));
                 }
-                // SAFETY: both are alive; who submitted host memory keeps it until the copy is done.
+                // SAFETY: both sides are alive; the submitter of host memory keeps it until the copy has run.
                 unsafe { std::ptr::copy(at as *const u8, to as *mut u8, bytes) };
                 Ok(())
             }
@@ -217,7 +219,7 @@ impl State {
                     return Err(self.fault(context, ILLEGAL_ADDRESS, &text));
                 }
                 let bytes = value.to_le_bytes();
-                // SAFETY: it is alive.
+                // SAFETY: the memory is alive.
                 let memory = unsafe { std::slice::from_raw_parts_mut(to as *mut u8, width * count) };
                 match width {
                     1 => memory.fill(bytes[0]),

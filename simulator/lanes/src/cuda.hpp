@@ -1,5 +1,6 @@
-// CUDA's words on the CPU: comes before every kernel source in the simulator's build (-include). A CUDA thread is a
-// fiber; what CUDA threads do together (barriers, shuffles, mma) is a rendezvous. See runtime.cpp.
+// CUDA's language extensions on the CPU. The simulator's build includes this header before every kernel source
+// (-include). A CUDA thread is a fiber. Operations that involve several CUDA threads (barriers, shuffles, mma) are a
+// rendezvous. See runtime.cpp.
 #pragma once
 
 #include <cmath>
@@ -25,17 +26,17 @@ struct Uint3 {
     uint32_t x, y, z;
 };
 
-// Where the fiber that runs is.
+// Coordinates of the running fiber.
 struct Place {
     Uint3 thread, block, block_dim, grid_dim;
-    uint32_t lane; // in its warp
+    uint32_t lane; // index in its warp
 };
 extern thread_local Place place;
 
 [[noreturn]] void fail(const char *what);
 void sync_block();
-// Gives `bytes` (64 at most) to the others of `mask`, and returns what lane i gave at [i] once all have come. Valid until
-// this lane's next exchange. `kind` has to be the same for all.
+// Gives `bytes` (at most 64) to the other lanes of `mask`, waits for all of them, and returns what lane i gave at [i].
+// The result is valid until this lane's next exchange. `kind` must be the same for all lanes.
 struct Given {
     unsigned char at[32][64];
 };
@@ -53,7 +54,7 @@ float f16_to_float(uint16_t bits);
 
 using Call = void (*)(void *const *params);
 struct Entry {
-    // `sizes`: of the parameters, in bytes, a 0 after the last.
+    // `sizes` lists the sizes of the parameters in bytes and ends with 0.
     Entry(const char *name, Call call, const size_t *sizes);
 };
 template <auto Kernel> struct Invoke;
@@ -116,7 +117,7 @@ inline uint32_t __ballot_sync(uint32_t mask, int predicate)
 inline int __any_sync(uint32_t mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
 inline int __all_sync(uint32_t mask, int predicate) { return __ballot_sync(mask, predicate) == mask; }
 
-// One OS thread runs all fibers, and a fiber changes only at a rendezvous: plain memory operations are atomic.
+// Plain memory operations are atomic here: one OS thread runs all fibers, and fibers switch only at a rendezvous.
 template <class T> T atomicAdd(T *at, T value) { return std::exchange(*at, *at + value); }
 template <class T> T atomicMax(T *at, T value) { return std::exchange(*at, *at > value ? *at : value); }
 template <class T> T atomicMin(T *at, T value) { return std::exchange(*at, *at < value ? *at : value); }
@@ -169,6 +170,6 @@ inline uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t selector)
 template <class T> T __ldg(const T *at) { return *at; }
 template <class A, class B> auto min(A a, B b) { return b < a ? b : a; }
 template <class A, class B> auto max(A a, B b) { return a < b ? b : a; }
-// Of two floats these are fminf and fmaxf, which take a number over a NaN.
+// For two floats these are fminf and fmaxf, which prefer a number to a NaN.
 inline float min(float a, float b) { return std::fmin(a, b); }
 inline float max(float a, float b) { return std::fmax(a, b); }

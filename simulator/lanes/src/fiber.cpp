@@ -6,7 +6,7 @@
 #error "the simulator switches stacks on x86-64 only"
 #endif
 
-// The registers that a called function has to preserve, and the return address.
+// Saves the registers that a called function must preserve; the return address is on the stack already.
 asm(R"(
     .text
     .globl cleave_sim_switch
@@ -36,7 +36,7 @@ namespace sim {
 void *prepare_stack(void *memory, size_t bytes, void (*entry)())
 {
     void **top = reinterpret_cast<void **>((reinterpret_cast<uintptr_t>(memory) + bytes) & ~uintptr_t(15));
-    *--top = nullptr; // where a caller's address would be
+    *--top = nullptr; // where a caller's return address would be
     *--top = reinterpret_cast<void *>(entry);
     for (int i = 0; i < 6; i++)
         *--top = nullptr;

@@ -1,14 +1,15 @@
-// Stacks to switch between, within one OS thread.
+// Switching between stacks within one OS thread.
 #pragma once
 
 #include <cstddef>
 
 namespace sim {
 
-// Leaves the stack that runs, keeps its pointer in `*from`, and goes on where `to` was left.
+// Suspends the running stack, saves its stack pointer in `*from`, and continues where `to` was suspended.
 extern "C" __attribute__((visibility("hidden"))) void cleave_sim_switch(void **from, void *to);
 
-// A pointer as cleave_sim_switch leaves them, for a stack that begins with `entry`. That never returns.
+// Prepares a new stack for cleave_sim_switch and returns its stack pointer. The stack starts at `entry`, which must
+// never return.
 void *prepare_stack(void *memory, size_t bytes, void (*entry)());
 
 } // namespace sim

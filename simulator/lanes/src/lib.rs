@@ -1,4 +1,4 @@
-//! Runs the kernels' own sources on the CPU: each CUDA thread is a fiber, see `runtime.cpp`.
+//! Runs the kernels' own sources on the CPU. Each CUDA thread is a fiber; see `runtime.cpp`.
 
 use std::ffi::{CStr, CString, c_char, c_void};
 
@@ -27,7 +27,7 @@ unsafe extern "C" {
     fn cleave_sim_next(before: *const c_char) -> *const c_char;
 }
 
-/// The sizes of a kernel's parameters in bytes, in order. `None`: there is no such kernel.
+/// Sizes of a kernel's parameters in bytes, in order. `None` if there is no such kernel.
 pub fn params(kernel: &str) -> Option<Vec<usize>> {
     const MAX: usize = 64;
     let name = CString::new(kernel).ok()?;
@@ -39,39 +39,39 @@ pub fn params(kernel: &str) -> Option<Vec<usize>> {
     Some(sizes[..n].to_vec())
 }
 
-/// For a handler of signals that a kernel's own instructions raise: ends the kernel that runs on this thread with these
-/// words and the address, and does not return. Returns if no kernel runs here.
+/// Ends the kernel that runs on this thread with the error `what` and the address, and does not return. Meant for
+/// handlers of signals that a kernel's own instructions raise. Returns if no kernel runs on this thread.
 ///
 /// # Safety
 ///
-/// The signal came from the instruction at which this thread is.
+/// The signal was raised by the instruction that this thread was executing.
 pub unsafe fn fault(what: &CStr, address: *const c_void) {
-    // SAFETY: ends with NUL; the kernel's fiber is left for good.
+    // SAFETY: the text ends with NUL, and the kernel's fiber never runs again.
     unsafe { cleave_sim_fault(what.as_ptr(), address) };
 }
 
-/// The names of all kernels, in order.
+/// Names of all kernels, in alphabetical order.
 pub fn kernels() -> Vec<String> {
     let mut names = Vec::new();
     let mut at = std::ptr::null();
     loop {
-        // SAFETY: null, or a name that the registry gave; it never changes after the program's start.
+        // SAFETY: the argument is null or a name from the registry, which never changes after startup.
         at = unsafe { cleave_sim_next(at) };
         if at.is_null() {
             return names;
         }
-        // SAFETY: the registry's names end with NUL.
+        // SAFETY: names in the registry end with NUL.
         names.push(unsafe { CStr::from_ptr(at) }.to_string_lossy().into_owned());
     }
 }
 
-/// Runs a kernel to its end on the calling thread. `params` are the addresses of its arguments, in order, as for
-/// cuLaunchKernel. The error says what went wrong, and in which thread.
+/// Runs a kernel to its end on the calling thread. `params` holds the addresses of its arguments in order, as for
+/// cuLaunchKernel. The error describes the problem and names the thread in which it occurred.
 ///
 /// # Safety
 ///
-/// The arguments have the kernel's types, and what they point at is there, as large as the kernel takes it to be, and used
-/// by nobody else meanwhile.
+/// The arguments have the kernel's types. The memory they point to is valid, as large as the kernel expects, and not
+/// used by anybody else during the call.
 pub unsafe fn launch(
     kernel: &str,
     grid: [u32; 3],
@@ -83,7 +83,7 @@ pub unsafe fn launch(
     let name = CString::new(kernel).map_err(|_| "a kernel's name has no NUL".to_string())?;
     let mut error = [0u8; 512];
     let shared_bytes = u32::try_from(shared_bytes).unwrap_or(u32::MAX);
-    // SAFETY: the caller vouches for the arguments; everything else is alive during the call.
+    // SAFETY: the caller vouches for the arguments; everything else lives until the call returns.
     let status = unsafe {
         cleave_sim_launch(
             name.as_ptr(),

@@ -1,4 +1,4 @@
-// Models of the wrappers in include/ptx.cuh.
+// CPU models of the wrappers in include/ptx.cuh.
 #pragma once
 
 namespace cleave {
@@ -59,7 +59,7 @@ inline void load_matrices(uint32_t (&out)[4], const void *row, bool transposed)
 inline void ldmatrix(uint32_t (&out)[4], const void *row) { model::load_matrices(out, row, false); }
 inline void ldmatrix_trans(uint32_t (&out)[4], const void *row) { model::load_matrices(out, row, true); }
 
-// What was not waited for is not there.
+// The data arrives only at the wait, so a kernel that forgets to wait reads stale data.
 inline void cp_async(void *shared, const void *global, bool valid)
 {
     if (reinterpret_cast<uintptr_t>(shared) % 16 != 0 || (valid && reinterpret_cast<uintptr_t>(global) % 16 != 0))

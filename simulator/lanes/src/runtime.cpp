@@ -1,6 +1,7 @@
-// Runs kernels on the CPU. The calling thread runs one block after the other; a CUDA thread is a fiber that runs until it
-// waits for others. It checks what a GPU leaves undefined: warps that diverge at a rendezvous, reads of shared memory that
-// nobody wrote (it is full of NaN), writes beyond it, and in either order of lanes, most races between barriers.
+// Runs kernels on the CPU. The calling thread runs one block after the other. A CUDA thread is a fiber that runs until
+// it has to wait for other threads. The simulator reports what is undefined on a GPU: warps that diverge at a
+// rendezvous and writes beyond shared memory. Uninitialized shared memory is full of NaN, so that reads of it show in
+// results. Running the lanes in both orders exposes most races between barriers.
 #include "cuda.hpp"
 #include "fiber.hpp"
 
@@ -44,16 +45,16 @@ struct Copy {
 };
 
 struct Fiber {
-    void *stack = nullptr; // where it was left
+    void *stack = nullptr; // saved stack pointer
     State state = State::Ready;
     Place place{};
-    const char *kind = nullptr; // of the exchange that it is at
+    const char *kind = nullptr; // kind of the exchange at which it waits
     uint32_t mask = 0;
     unsigned char given[64];
     size_t bytes = 0;
     std::shared_ptr<Given> received;
     std::vector<Copy> copies;
-    int groups = 0; // committed
+    int groups = 0; // number of committed copy groups
 };
 
 struct Stacks {
@@ -82,7 +83,7 @@ struct Block {
     Call call = nullptr;
     void *const *params = nullptr;
     unsigned char *shared = nullptr;
-    bool inside = false; // a fiber runs, not the scheduler
+    bool inside = false; // true while a fiber runs, false in the scheduler
     std::string failure;
 };
 
@@ -117,7 +118,7 @@ void copy_groups(Fiber &fiber, int below)
     fiber.copies.swap(later);
 }
 
-// All that have not ended are at the barrier: they go on.
+// All fibers that have not ended are at the barrier, so they continue.
 void open_barrier()
 {
     for (const Fiber &fiber : block.fibers)
@@ -182,7 +183,7 @@ void sync_block()
 {
     self().state = State::AtBarrier;
     open_barrier();
-    leave(); // the last one as well: the order of lanes stays the same after each barrier
+    leave(); // the last fiber yields too, so the order of lanes is the same after each barrier
 }
 
 const Given &exchange(const char *kind, uint32_t mask, const void *given, size_t bytes)
@@ -255,8 +256,8 @@ float f16_to_float(uint16_t bits) { return static_cast<float>(sim_cast<_Float16>
 
 } // namespace sim
 
-// Runs a kernel to its end. Returns 0, or -1 with what went wrong in `error`. `reversed`: lanes run from the last to the
-// first.
+// Runs a kernel to its end. Returns 0, or -1 and a description in `error`. With `reversed`, lanes run from the last to
+// the first.
 extern "C" __attribute__((visibility("hidden"))) int32_t cleave_sim_launch(const char *kernel, const uint32_t *grid, const uint32_t *threads, uint32_t shared_bytes,
                                      void *const *params, int32_t reversed, char *error, size_t error_size)
 {
@@ -308,7 +309,8 @@ extern "C" __attribute__((visibility("hidden"))) int32_t cleave_sim_launch(const
     return block.failure.empty() ? 0 : say(block.failure);
 }
 
-// The sizes of a kernel's parameters, `max` of them at most. Returns how many there are, or -1 for no such kernel.
+// Writes the sizes of a kernel's parameters, at most `max` of them. Returns their number, or -1 if there is no such
+// kernel.
 extern "C" __attribute__((visibility("hidden"))) int32_t cleave_sim_params(const char *kernel, size_t *sizes, int32_t max)
 {
     const auto found = sim::parameter_sizes().find(kernel);
@@ -321,7 +323,8 @@ extern "C" __attribute__((visibility("hidden"))) int32_t cleave_sim_params(const
     return n;
 }
 
-// For a handler of signals: ends the kernel that runs on this thread with `what` and does not return. Returns if none does.
+// Ends the kernel that runs on this thread with the error `what`, and does not return. Meant for signal handlers.
+// Returns if no kernel runs.
 extern "C" __attribute__((visibility("hidden"))) void cleave_sim_fault(const char *what, const void *address)
 {
     if (!sim::block.inside)
@@ -331,7 +334,8 @@ extern "C" __attribute__((visibility("hidden"))) void cleave_sim_fault(const cha
     sim::fail(text);
 }
 
-// The name of the kernel after `before` in the order of their names (from null: the first), or null after the last.
+// Returns the name of the kernel that follows `before` in alphabetical order. Null asks for the first and is returned
+// after the last.
 extern "C" __attribute__((visibility("hidden"))) const char *cleave_sim_next(const char *before)
 {
     const auto &all = sim::parameter_sizes();

@@ -1,4 +1,4 @@
-//! Primary contexts, and which is current.
+//! Primary contexts and the current context.
 
 use super::api;
 use crate::state::{CURRENT, put};
@@ -30,7 +30,7 @@ api! {
             let refs = state.device_of(device)?.refs;
             state.end(handle);
             state.device_of(device)?.refs = 0;
-            // Who retained it still has it, empty and healthy.
+            // Holders of the context keep it, now empty and healthy.
             if refs > 0 {
                 state.devices.get_mut(&device).expect("it is there").refs = refs;
                 state.begin(device, handle);
@@ -91,7 +91,7 @@ api! {
 
     enter cuCtxGetStreamPriorityRange(least: *mut i32, greatest: *mut i32) |state| {
         state.current()?;
-        // Either may be left out.
+        // Either output may be null.
         if !least.is_null() {
             unsafe { put(least, 0)? };
         }

@@ -1,4 +1,4 @@
-//! Copies and memsets. Host memory that is not pinned is read at the call, and written before it returns.
+//! Copies and memsets. Host memory that is not pinned is read during the call, and written before the call returns.
 
 use super::api;
 use crate::memory::{Kind, Place};
@@ -6,7 +6,7 @@ use crate::state::State;
 use crate::stream::{From, Op};
 use crate::*;
 
-/// Any copy in a stream's order.
+/// Submits a copy in stream order.
 fn copy(state: &mut State, to: usize, from: usize, bytes: usize, stream: usize) -> Result<()> {
     let stream = state.stream(stream)?;
     if bytes == 0 {
@@ -18,7 +18,7 @@ fn copy(state: &mut State, to: usize, from: usize, bytes: usize, stream: usize) 
         state.stream_not_capturing(stream)?;
     }
     let from = match of_from {
-        // If the other side is pageable as well, the copy is done below.
+        // If both sides are pageable, the copy finishes within this call and needs no staging.
         Place::Pageable if of_to != Place::Pageable => {
             // SAFETY: the caller vouches for its host memory.
             From::Staged(unsafe { std::slice::from_raw_parts(from as *const u8, bytes) }.into())
@@ -29,7 +29,7 @@ fn copy(state: &mut State, to: usize, from: usize, bytes: usize, stream: usize) 
     if of_to == Place::Pageable { state.synchronise(stream) } else { Ok(()) }
 }
 
-/// One that is done when it returns.
+/// Copies and waits for the copy.
 fn copy_now(state: &mut State, to: usize, from: usize, bytes: usize) -> Result<()> {
     let stream = state.current()?;
     state.not_capturing()?;
@@ -90,7 +90,7 @@ api! {
     enter cuMemcpyDtoD_v2(to: usize, from: usize, bytes: usize) |state| {
         device_only(state, to, bytes)?;
         device_only(state, from, bytes)?;
-        // Not waited for, as on a GPU.
+        // This copy is asynchronous, as on a GPU.
         copy(state, to, from, bytes, 0)
     }
 
@@ -100,7 +100,8 @@ api! {
         let context = state.streams[&state.stream(stream)?].context;
         for at in [to, from] {
             if bytes > 0 && !state.reaches(context, at) {
-                // Memory of cuMemAlloc goes through the host then; what is mapped for other devices only cannot be used.
+                // Memory from cuMemAlloc is then copied through the host. Memory that is mapped for other devices only
+                // is inaccessible.
                 let (_, range) = state.range(at).ok_or(INVALID_VALUE)?;
                 if matches!(range.kind, Kind::Mapped { .. }) {
                     return Err(INVALID_VALUE);
@@ -139,7 +140,7 @@ api! {
         attributes_count: usize,
         stream: usize,
     ) |state| {
-        // The default streams are not allowed here.
+        // Default streams are not allowed here.
         if stream <= 2 || count == 0 || attributes.is_null() || attributes_count == 0 || attributes_count > count {
             return Err(INVALID_VALUE);
         }

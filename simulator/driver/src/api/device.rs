@@ -1,4 +1,4 @@
-//! The library, devices, and the words for errors.
+//! The driver itself, its devices, and error texts.
 
 use super::api;
 use crate::state::put;
@@ -10,7 +10,7 @@ unsafe fn put_text(to: *mut c_char, len: i32, text: &str) -> Result<()> {
         return Err(INVALID_VALUE);
     }
     let n = text.len().min(len as usize - 1);
-    // SAFETY: there is room for `len` bytes.
+    // SAFETY: the caller provides room for `len` bytes.
     unsafe {
         std::ptr::copy_nonoverlapping(text.as_ptr(), to.cast(), n);
         to.add(n).write(0);
@@ -22,7 +22,7 @@ fn bus_id(device: usize) -> String {
     format!("0000:{:02X}:00.0", 0x10 + device)
 }
 
-/// "GPU-…" would show these bytes: the same in every process.
+/// The bytes behind a "GPU-…" name, which are the same in every process.
 pub fn uuid(device: usize) -> [u8; 16] {
     let mut bytes = *b"simulated-cuda-\0";
     bytes[15] = device as u8;
@@ -33,26 +33,26 @@ fn attribute(state: &state::State, attribute: i32, device: usize) -> Result<i32>
     let settings = &state.settings;
     let opt_in = settings.shared_memory();
     Ok(match attribute {
-        1..=3 => 1024, // threads of a block
+        1..=3 => 1024, // threads per block
         4 => 64,
-        5 => i32::MAX, // blocks of a grid
+        5 => i32::MAX, // blocks per grid
         6 | 7 => 65535,
-        8 => 48 << 10, // shared memory of a block without opting in
+        8 => 48 << 10, // shared memory of a block without opt-in
         9 => 64 << 10,
-        10 => 32,         // warp
-        11 => i32::MAX,   // pitch
+        10 => 32,         // warp size
+        11 => i32::MAX,   // maximum pitch
         12 | 82 => 65536, // registers
-        13 => 1_980_000,  // kHz
+        13 => 1_980_000,  // clock in kHz
         14 => 512,        // texture alignment
-        15 => 1,          // copies overlap kernels
+        15 => 1,          // copies overlap with kernels
         16 => settings.sms,
         17 | 18 | 20 | 32 | 35 => 0, // timeout, integrated, exclusive, ECC, TCC
         19 | 31 | 41 => 1,           // mapped host memory, concurrent kernels, unified addresses
         33 => 0x10 + device as i32,  // PCI bus
         34 | 50 => 0,                // PCI device, domain
-        36 => 2_619_000,             // kHz of the memory
-        37 => 5120,                  // bits of its bus
-        38 => 50 << 20,              // L2
+        36 => 2_619_000,             // memory clock in kHz
+        37 => 5120,                  // memory bus width in bits
+        38 => 50 << 20,              // L2 cache in bytes
         39 => {
             if settings.compute == 75 {
                 1024
@@ -63,18 +63,18 @@ fn attribute(state: &state::State, attribute: i32, device: usize) -> Result<i32>
         40 => 3, // copy engines
         75 => settings.compute / 10,
         76 => settings.compute % 10,
-        78..=80 => 1, // priorities, L1
+        78..=80 => 1, // stream priorities, L1 cache
         81 => opt_in + (1 << 10),
         83 | 84 | 85 | 86 | 88 | 89 => 0, // managed memory, twin boards, pageable access
-        87 => 2,                          // float to double
+        87 => 2,                          // ratio of float to double throughput
         90 | 91 | 95 | 99 => 1, // preemption, host pointers of registered memory, cooperative launch, host registration
         92..=94 | 96 | 98 | 100 | 101 => 0,
         97 => opt_in,
-        102 | 103 => settings.vmm.into(), // VMM, its file descriptors
+        102 | 103 => settings.vmm.into(), // virtual memory management, its file descriptors
         104 | 105 => 0,
-        106 => 32, // blocks of a multiprocessor
+        106 => 32, // blocks per multiprocessor
         107..=110 | 112 => 0,
-        111 => 1 << 10, // shared memory that the system keeps of each block
+        111 => 1 << 10, // shared memory that the system reserves per block
         113 => 1,
         115 => settings.pools.into(),
         114 | 116..=119 => 0,
@@ -162,7 +162,7 @@ api! {
         if device == peer {
             return Err(INVALID_DEVICE);
         }
-        // 2: access, 3: atomics.
+        // 2: access, 3: native atomics
         unsafe { put(value, i32::from(matches!(which, 2 | 3) && state.settings.peer)) }
     }
 }
@@ -172,7 +172,7 @@ pub unsafe extern "C" fn cuGetErrorName(error: i32, out: *mut *const c_char) -> 
     state::leave(|_| unsafe { put_words(out, error, |(name, _)| format!("CUDA_ERROR_{name}")) })
 }
 
-/// With what went wrong last with this error, if it was a fault on a device.
+/// Returns the text of an error. After a device fault it includes the details of the latest fault with this code.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGetErrorString(error: i32, out: *mut *const c_char) -> i32 {
     state::leave(|state| match state.faults.get(&error) {
@@ -186,7 +186,7 @@ unsafe fn put_words(out: *mut *const c_char, error: i32, words: impl Fn((&str, &
         0 => "CUDA_SUCCESS".to_string(),
         _ => words(describe(error).ok_or(INVALID_VALUE)?),
     };
-    // Callers keep it: texts are made once each.
+    // Callers may keep the pointer, so each text is allocated once and never freed.
     static MADE: std::sync::Mutex<std::collections::BTreeMap<String, usize>> =
         std::sync::Mutex::new(std::collections::BTreeMap::new());
     let mut made = MADE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());

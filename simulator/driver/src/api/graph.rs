@@ -1,4 +1,4 @@
-//! Graphs.
+//! Graphs and their launches.
 
 use super::api;
 use crate::state::put;
@@ -27,7 +27,7 @@ api! {
         state.execs.get(&exec).map(|_| ()).ok_or(INVALID_VALUE)
     }
 
-    // What runs is the graph as it is now, whatever becomes of it.
+    // A launch keeps the work of the executable graph, which may be destroyed before the work runs.
     enter cuGraphLaunch(exec: usize, stream: usize) |state| {
         let stream = state.stream(stream)?;
         let (context, ops) = state.execs.get(&exec).ok_or(INVALID_VALUE)?.clone();
@@ -44,7 +44,7 @@ api! {
         state.execs.remove(&exec).map(|_| ()).ok_or(INVALID_VALUE)
     }
 
-    // Without `nodes`, their number. Nodes cannot be looked at.
+    // A null `nodes` asks for their number. The nodes themselves cannot be inspected.
     enter cuGraphGetNodes(graph: usize, nodes: *mut usize, count: *mut usize) |state| {
         let n = state.graphs.get(&graph).ok_or(INVALID_VALUE)?.1.len();
         if nodes.is_null() { unsafe { put(count, n) } } else { Err(NOT_SUPPORTED) }

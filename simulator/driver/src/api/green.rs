@@ -21,7 +21,7 @@ api! {
         unsafe { put(out, state.whole(device)) }
     }
 
-    // Without `out`: how many groups there would be.
+    // A null `out` asks for the possible number of groups.
     enter cuDevSmResourceSplitByCount(
         out: *mut Resource,
         groups: *mut u32,
@@ -34,7 +34,7 @@ api! {
         if groups.is_null() || input.is_null() {
             return Err(INVALID_VALUE);
         }
-        // SAFETY: not null.
+        // SAFETY: checked for null above.
         let (input, room) = unsafe { (input.read_unaligned(), *groups) };
         let (found, left) = state.split(&input, least, flags, if out.is_null() { usize::MAX } else { room as usize })?;
         unsafe {
@@ -54,7 +54,7 @@ api! {
         if resources.is_null() {
             return Err(INVALID_VALUE);
         }
-        // SAFETY: there are so many.
+        // SAFETY: the caller passes `n` resources.
         let resources: Vec<_> = (0..n as usize).map(|i| unsafe { resources.add(i).read_unaligned() }).collect();
         let described = state.described(&resources)?;
         let handle = state.handle();
@@ -62,7 +62,7 @@ api! {
         unsafe { put(out, handle) }
     }
 
-    // It retains the primary context.
+    // A green context retains the primary context.
     enter cuGreenCtxCreate(out: *mut usize, description: usize, device: i32, flags: u32) |state| {
         let device = state.device(device)?;
         supported(state)?;
@@ -77,7 +77,7 @@ api! {
         unsafe { put(out, handle) }
     }
 
-    // Its streams stay, and are of no use.
+    // The streams of a destroyed green context remain, but refuse new work.
     leave cuGreenCtxDestroy(green: usize) |state| {
         state.ready()?;
         let context = state.greens.get(&green).ok_or(INVALID_CONTEXT)?.context;
@@ -95,7 +95,7 @@ api! {
         unsafe { put(out, state.of_green(green)?) }
     }
 
-    // Whatever context is current.
+    // Works whichever context is current.
     enter cuGreenCtxStreamCreate(out: *mut usize, green: usize, flags: u32, priority: i32) |state| {
         state.ready()?;
         let context = state.greens.get(&green).ok_or(INVALID_CONTEXT)?.context;
@@ -111,7 +111,7 @@ api! {
         unsafe { put(out, handle) }
     }
 
-    // NULL: it is in none.
+    // Returns NULL for a stream that belongs to no green context.
     enter cuStreamGetGreenCtx(stream: usize, out: *mut usize) |state| {
         let stream = state.stream(stream)?;
         unsafe { put(out, state.streams[&stream].green.unwrap_or(0)) }

@@ -1,4 +1,4 @@
-//! Modules, functions and launches.
+//! Modules, functions and kernel launches.
 
 use super::api;
 use crate::state::{Function, State, put};
@@ -27,12 +27,12 @@ pub struct Attribute {
     value: [u64; 8],
 }
 
-/// Whether there are kernels in it for these devices.
+/// Checks whether the image has kernels for these devices.
 pub fn known(state: &State, image: *const u8) -> Result<()> {
     if image.is_null() {
         return Err(INVALID_VALUE);
     }
-    // SAFETY: images are longer than their magic number, or end with NUL.
+    // SAFETY: an image is longer than its magic number or ends with NUL.
     let known = unsafe {
         let starts = |with: &[u8]| with.iter().enumerate().all(|(i, byte)| *image.add(i) == *byte);
         starts(&0x4662_43b1_u32.to_le_bytes()) || starts(&0xBA55_ED50_u32.to_le_bytes()) || starts(b"simulated")
@@ -70,8 +70,9 @@ fn launch(
 ) -> Result<()> {
     let stream = state.stream(stream)?;
     let found = function(state, handle)?;
-    // A function is of the context that its module was loaded into, and is refused elsewhere, in its green contexts as
-    // well, which CUDA's documentation is silent on; a library's kernel goes to the context of the stream.
+    // A function belongs to the context into which its module was loaded, and any other context refuses it. Green
+    // contexts refuse it too; CUDA's documentation does not specify that case. A library's kernel runs in the context
+    // of the stream.
     let to = &state.streams[&stream];
     if found.context.is_some_and(|of| of != to.context || to.green.is_some()) {
         return Err(INVALID_HANDLE);
@@ -89,7 +90,7 @@ fn launch(
     let mut words = Vec::new();
     for (i, bytes) in found.sizes.iter().enumerate() {
         let mut param = vec![0u128; bytes.div_ceil(16)];
-        // SAFETY: the caller has an argument of this size for each parameter.
+        // SAFETY: the caller passes an argument of this size for each parameter.
         unsafe { std::ptr::copy_nonoverlapping(*params.add(i), param.as_mut_ptr().cast(), *bytes) };
         words.push(param);
     }
@@ -103,7 +104,7 @@ fn occupancy(state: &State, handle: usize, block: i32, shared: usize) -> Result<
         return Err(INVALID_VALUE);
     }
     let of_shared = (state.settings.shared_memory() as usize + (1 << 10)) / (shared + (1 << 10));
-    // 64 registers a thread.
+    // The simulated kernels use 64 registers per thread.
     let of_threads = 1024 / (block as usize).next_multiple_of(32);
     Ok(of_shared.min(of_threads).min(32) as i32)
 }
@@ -141,7 +142,7 @@ api! {
         if name.is_null() {
             return Err(INVALID_VALUE);
         }
-        // SAFETY: it ends with NUL.
+        // SAFETY: the name ends with NUL.
         let name = unsafe { CStr::from_ptr(name) }.to_str().map_err(|_| NOT_FOUND)?.to_string();
         let known = state.functions.iter().find(|(_, known)| known.module == module && known.name == name);
         if let Some((handle, _)) = known {
@@ -171,7 +172,7 @@ api! {
         let found = function(state, handle)?;
         let value = match attribute {
             0 => 1024,
-            1..=3 => 0, // static shared, constant, local
+            1..=3 => 0, // static shared memory, constants, local memory
             4 => 64,
             5 | 6 => state.settings.compute,
             7 | 10..=15 => 0,
@@ -219,12 +220,12 @@ api! {
         if config.is_null() || !extra.is_null() {
             return Err(INVALID_VALUE);
         }
-        // SAFETY: not null.
+        // SAFETY: checked for null above.
         let config = unsafe { &*config };
         for i in 0..config.count as usize {
-            // SAFETY: there are so many.
+            // SAFETY: the caller passes `numAttrs` attributes.
             let attribute = unsafe { &*config.attributes.add(i) };
-            // A cluster has to divide the grid.
+            // The cluster must divide the grid.
             if attribute.id == 4 {
                 let (x, y, z) = (attribute.value[0] as u32, (attribute.value[0] >> 32) as u32, attribute.value[1] as u32);
                 let divides = |n: u32, by: u32| by > 0 && n.is_multiple_of(by);

@@ -1,4 +1,4 @@
-//! Libraries: kernels that belong to no context, and run in that of the stream that they are launched into.
+//! Libraries: kernels that belong to no context. They run in the context of the stream on which they are launched.
 
 use super::api;
 use super::launch::known;
@@ -43,7 +43,7 @@ api! {
         if name.is_null() {
             return Err(INVALID_VALUE);
         }
-        // SAFETY: it ends with NUL.
+        // SAFETY: the name ends with NUL.
         let name = unsafe { CStr::from_ptr(name) }.to_str().map_err(|_| NOT_FOUND)?.to_string();
         let known = state.functions.iter().find(|(_, known)| known.module == library && known.name == name);
         if let Some((handle, _)) = known {

@@ -21,7 +21,7 @@ api! {
         unsafe { put(out, state.allocate(current, bytes)?) }
     }
 
-    // Waits for all work of its context, as GPUs do.
+    // Waits for all work of the memory's context, as GPUs do.
     leave cuMemFree_v2(at: usize) |state| {
         state.ready()?;
         if at == 0 {

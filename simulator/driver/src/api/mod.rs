@@ -1,7 +1,8 @@
-//! The simulated functions of the driver API, with their C ABI. CUDA's documentation is their contract.
+//! Simulated functions of the driver API with their C ABI. They follow CUDA's documentation.
 //!
-//! SAFETY contract of every unsafe block in these files: host pointers come from the caller, who must pass what that documentation
-//! asks for; null is checked where a result is written. Handles and device addresses are looked up, never trusted.
+//! SAFETY contract of every unsafe block in these files: host pointers come from the caller, who must pass what CUDA's
+//! documentation requires. Pointers to results are checked for null. Handles and device addresses are looked up, never
+//! trusted.
 
 #![allow(clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)]
 
@@ -16,7 +17,8 @@ mod memory;
 mod share;
 mod stream;
 
-/// Entry points that can be made to fail (`enter`), or not (`leave`): name(arguments) |state| body.
+/// Defines entry points as name(arguments) |state| body. Those with `enter` can be made to fail; those with `leave`
+/// cannot.
 macro_rules! api {
     ($($how:ident $name:ident($($arg:ident: $type:ty),* $(,)?) |$state:ident| $body:block)*) => {
         $(

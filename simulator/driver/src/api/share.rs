@@ -1,4 +1,4 @@
-//! Memory for other processes (IPC), and memory that is mapped by hand (VMM).
+//! Memory shared with other processes (IPC) and virtual memory management (VMM).
 
 use super::api;
 use crate::arena::{self, PAGE};
@@ -7,7 +7,7 @@ use crate::state::{State, put};
 use crate::*;
 use std::os::fd::IntoRawFd;
 
-/// CUipcMemHandle: where the memory is to be found.
+/// CUipcMemHandle: the location of the memory.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Handle {
@@ -55,7 +55,7 @@ fn properties(state: &State, given: *const Properties) -> Result<usize> {
     if given.is_null() {
         return Err(INVALID_VALUE);
     }
-    // SAFETY: not null.
+    // SAFETY: checked for null above.
     let given = unsafe { &*given };
     if !state.settings.vmm || !matches!(given.handle_types, 0 | FILE_DESCRIPTOR) {
         return Err(NOT_SUPPORTED);
@@ -66,17 +66,17 @@ fn properties(state: &State, given: *const Properties) -> Result<usize> {
     state.device(given.location.id)
 }
 
-/// Name of the file behind a handle, before the number of its device.
+/// Name of the file behind a handle, without the number of its device.
 const HANDLE: &str = "simulated-cuda-handle-";
 
-/// Device whose memory a descriptor refers to.
+/// Returns the device whose memory a descriptor refers to.
 fn device_of(fd: i32) -> Option<i32> {
     let file = std::fs::read_link(format!("/proc/self/fd/{fd}")).ok()?;
     let (_, number) = file.to_str()?.split_once(HANDLE)?;
     number.split(' ').next()?.parse().ok()
 }
 
-/// The mappings that make up `bytes` from `at`, to the byte.
+/// Returns the mappings that make up exactly `bytes` bytes from `at`.
 fn mappings(state: &State, at: usize, bytes: usize) -> Result<Vec<usize>> {
     let mut out = Vec::new();
     let mut next = at;
@@ -112,7 +112,7 @@ api! {
 
     enter cuIpcOpenMemHandle_v2(out: *mut usize, handle: Handle, flags: u32) |state| {
         let context = state.current()?;
-        // Peer access has to be asked for.
+        // Peer access requires this flag.
         if handle.magic != MAGIC || flags != 1 {
             return Err(INVALID_VALUE);
         }
@@ -135,7 +135,7 @@ api! {
         let bytes = handle.bytes as usize;
         let fd = file.into_raw_fd();
         let mapped = arena::map(0, bytes.next_multiple_of(PAGE), arena::READ_WRITE, fd, handle.offset as usize);
-        // SAFETY: the mapping stays without it.
+        // SAFETY: the mapping does not need the descriptor.
         unsafe { libc::close(fd) };
         let at = mapped?;
         state.ranges.insert(at, Range { bytes, context, kind: Kind::Opened { device, times: 1, of } });
@@ -222,7 +222,7 @@ api! {
             return Err(INVALID_VALUE);
         }
         state.reserved.remove(&at);
-        // They are never given out again: what still uses them is found.
+        // Freed addresses are never handed out again, so that late uses are detected.
         state.freed.insert(at, bytes);
         Ok(())
     }
@@ -230,7 +230,7 @@ api! {
     enter cuMemMap(at: usize, bytes: usize, offset: usize, handle: u64, flags: u64) |state| {
         let found = state.physical.get(&handle).filter(|found| found.handles > 0).ok_or(INVALID_VALUE)?;
         let (start, reserved) = state.reserved.range(..=at).next_back().ok_or(INVALID_VALUE)?;
-        // Handles are mapped whole, as the documentation has it.
+        // A handle must be mapped whole, as the documentation says.
         let fits = offset == 0 && bytes == found.bytes && at.is_multiple_of(GRANULARITY) && flags == 0;
         if !fits || at + bytes > start + reserved {
             return Err(INVALID_VALUE);
@@ -247,7 +247,7 @@ api! {
     }
 
     leave cuMemUnmap(at: usize, bytes: usize) |state| {
-        // Unlike cuMemFree it waits for nothing: work that is under way finds no memory.
+        // Unlike cuMemFree this does not wait. Pending work that uses the memory fails.
         for at in mappings(state, at, bytes)? {
             state.forget(at);
         }
@@ -258,7 +258,7 @@ api! {
         if given.is_null() || count == 0 {
             return Err(INVALID_VALUE);
         }
-        // SAFETY: there are so many.
+        // SAFETY: the caller passes `count` descriptors.
         let given = unsafe { std::slice::from_raw_parts(given, count) };
         let all = mappings(state, at, bytes)?;
         for at in all {
@@ -292,7 +292,7 @@ api! {
         if kind != FILE_DESCRIPTOR || flags != 0 {
             return Err(INVALID_VALUE);
         }
-        // SAFETY: a descriptor of its own for the caller, who closes it.
+        // SAFETY: the duplicate belongs to the caller, who closes it.
         let fd = unsafe { libc::fcntl(found.fd, libc::F_DUPFD_CLOEXEC, 0) };
         if fd < 0 { Err(OPERATING_SYSTEM) } else { unsafe { put(out, fd) } }
     }
@@ -302,7 +302,7 @@ api! {
         if kind != FILE_DESCRIPTOR || !state.settings.vmm {
             return Err(INVALID_VALUE);
         }
-        // SAFETY: fstat and dup fail for what is not a descriptor.
+        // SAFETY: fstat and dup fail on anything that is not a descriptor.
         let (fd, bytes) = unsafe {
             let mut stat: libc::stat = std::mem::zeroed();
             if libc::fstat(shared as i32, &mut stat) != 0 || stat.st_size <= 0 {

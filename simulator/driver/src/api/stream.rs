@@ -16,7 +16,7 @@ fn create(state: &mut State, flags: u32, priority: i32) -> Result<usize> {
     Ok(handle)
 }
 
-/// Event in whose context no error has occurred.
+/// Returns an event whose context has no error.
 fn event(state: &State, handle: usize) -> Result<&Event> {
     state.ready()?;
     let event = state.events.get(&handle).ok_or(INVALID_HANDLE)?;
@@ -24,7 +24,7 @@ fn event(state: &State, handle: usize) -> Result<&Event> {
     Ok(event)
 }
 
-/// Where the event is pending.
+/// Returns the stream and place in which the event is pending.
 fn pending(state: &mut State, handle: usize) -> Result<Option<(usize, u64)>> {
     match event(state, handle)?.recorded {
         Recorded::In { stream, place, at: None } => Ok(Some((stream, place))),
@@ -63,7 +63,7 @@ api! {
         unsafe { put(out, create(state, flags, priority)?) }
     }
 
-    // The work that is left in it still runs.
+    // Pending work of the stream still runs.
     leave cuStreamDestroy_v2(stream: usize) |state| {
         state.ready()?;
         let found = state.streams.get(&stream).filter(|found| !found.null).ok_or(INVALID_HANDLE)?;
@@ -87,7 +87,7 @@ api! {
     enter cuStreamSynchronize(stream: usize) |state| {
         let stream = state.stream(stream)?;
         state.stream_not_capturing(stream)?;
-        // The default stream waits for those that run in turn with it.
+        // The default stream also waits for the streams that are ordered with it.
         if state.streams[&stream].null {
             let op = Op::Wait { stream, place: 0 };
             state.submit(stream, op)?;
@@ -95,7 +95,7 @@ api! {
         state.synchronise(stream)
     }
 
-    // Says "not yet" once for each piece of work, and does it.
+    // Each call runs one piece of pending work and reports "not ready", so that polling ends eventually.
     enter cuStreamQuery(stream: usize) |state| {
         let stream = state.stream(stream)?;
         state.stream_not_capturing(stream)?;
@@ -180,7 +180,7 @@ api! {
         Ok(())
     }
 
-    // Ends it in any case.
+    // The capture ends in any case.
     leave cuStreamEndCapture(stream: usize, graph: *mut usize) |state| {
         let stream = state.stream(stream)?;
         unsafe {
@@ -199,7 +199,7 @@ api! {
         if mode.is_null() {
             return Err(INVALID_VALUE);
         }
-        // SAFETY: not null.
+        // SAFETY: checked for null above.
         let new = unsafe { *mode };
         if !(0..=2).contains(&new) {
             return Err(INVALID_VALUE);

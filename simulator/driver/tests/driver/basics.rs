@@ -6,7 +6,7 @@ use std::ffi::CString;
 fn is_the_driver_under_the_names_that_programs_ask_for() {
     let _session = session("");
     use libloading::os::unix::{Library, RTLD_NOW};
-    // SAFETY: loading has no effects; all of these names are of one library.
+    // SAFETY: loading has no effects; all these names load the same library.
     unsafe {
         let ours: *const () = *Library::open(Some(path()), RTLD_NOW).unwrap().get(b"cuInit").unwrap();
         let named: *const () = *Library::open(Some("libcuda.so.1"), RTLD_NOW).unwrap().get(b"cuInit").unwrap();
@@ -67,7 +67,7 @@ fn memory_through_the_safe_layer() {
         assert_eq!(stream.clone_dtoh(&copy).unwrap(), vec![0.0; 1000]);
         stream.memcpy_dtod(&on_device, &mut copy).unwrap();
         assert_eq!(stream.clone_dtoh(&copy).unwrap(), data);
-        // SAFETY: any bytes are floats.
+        // SAFETY: every bit pattern is a valid float.
         let fresh = unsafe { stream.alloc::<f32>(10) }.unwrap();
         assert!(stream.clone_dtoh(&fresh).unwrap().iter().all(|x| x.is_nan()));
         drop((on_device, copy, fresh));
@@ -88,7 +88,7 @@ fn memory_ends() {
     let second = Memory::new(90_000).unwrap();
     drop(first);
     let _third = Memory::new(900_000).unwrap();
-    // SAFETY: these addresses and sizes are refused.
+    // SAFETY: the driver refuses these addresses and sizes.
     unsafe {
         assert_eq!(result::free_sync(second.0 + 512).unwrap_err().0, Code::CUDA_ERROR_INVALID_VALUE);
         let beyond = result::memcpy_htod_sync(second.0 + 8, &[0u8; 90_000]);
@@ -126,7 +126,7 @@ fn launches_are_checked() {
     let mut values = [0u64, 0, 0, 0, 0, 4];
     let mut params: Vec<_> = values.iter_mut().map(|x| std::ptr::from_mut(x).cast()).collect();
     let mut launch = |threads, shared| {
-        // SAFETY: rows are 0: the kernel touches nothing.
+        // SAFETY: with 0 rows the kernel touches nothing.
         unsafe { result::launch_kernel(kernel, (1, 1, 1), (threads, 1, 1), shared, stream.0, &mut params) }
     };
     assert_eq!(launch(2048, 0).unwrap_err().0, Code::CUDA_ERROR_INVALID_VALUE);
@@ -156,7 +156,7 @@ fn launches_are_checked() {
         attrs: std::ptr::null_mut(),
         numAttrs: 0,
     };
-    // SAFETY: as above. An all-zero attribute is one that is ignored.
+    // SAFETY: the function is alive. An all-zero attribute is ignored.
     unsafe {
         let mut cluster: sys::CUlaunchAttribute = std::mem::zeroed();
         cluster.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;

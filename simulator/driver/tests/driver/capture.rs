@@ -2,12 +2,12 @@ use crate::common::*;
 use cudarc::driver::{result, sys};
 
 fn begin(stream: &Stream, mode: sys::CUstreamCaptureMode) -> Result<()> {
-    // SAFETY: it is alive.
+    // SAFETY: the stream is alive.
     unsafe { result::stream::begin_capture(stream.0, mode) }
 }
 
 fn end(stream: &Stream) -> Result<Exec> {
-    // SAFETY: it is alive; what it gives is owned.
+    // SAFETY: the stream is alive; the caller owns the returned graph.
     unsafe {
         let graph = Graph(result::stream::end_capture(stream.0)?);
         let mut exec = std::ptr::null_mut();
@@ -42,7 +42,7 @@ fn a_graph_does_again_what_was_captured() {
     assert_eq!(gate.read::<f32>(16).unwrap(), [0.0; 16]);
     for x in [2f32, -1.0] {
         pinned.floats(32).fill(x);
-        // SAFETY: both are alive.
+        // SAFETY: both handles are alive.
         unsafe { result::graph::launch(exec.0, two.0).unwrap() };
         two.synchronise().unwrap();
         for found in gate.read::<f32>(16).unwrap() {
@@ -86,7 +86,7 @@ fn what_a_capture_forbids_fails_and_spoils_it() {
         assert_eq!(end(&one).err().unwrap().0, Code::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, "{i}");
         one.synchronise().unwrap();
     }
-    // A relaxed capture allows memory, and another thread what is local to this one.
+    // A relaxed capture allows allocation. Another thread may do what is forbidden only on this one.
     begin(&one, sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED).unwrap();
     drop(Memory::new(4).unwrap());
     end(&one).unwrap();
@@ -96,7 +96,7 @@ fn what_a_capture_forbids_fails_and_spoils_it() {
     let context = context as usize;
     let elsewhere = || {
         std::thread::spawn(move || {
-            // SAFETY: it is alive.
+            // SAFETY: the handle is alive.
             unsafe { result::ctx::set_current(context as sys::CUcontext) }.unwrap();
             Memory::new(4).map(drop)
         })
@@ -120,10 +120,10 @@ fn a_branch_has_to_come_back() {
     begin(&one, LOCAL).unwrap();
     event.record(&one).unwrap();
     event.holds(&two).unwrap();
-    // SAFETY: alive.
+    // SAFETY: the handles are alive.
     unsafe { result::memset_d8_async(memory.0, 1, 4, two.0).unwrap() };
     assert_eq!(end(&one).err().unwrap().0, Code::CUDA_ERROR_STREAM_CAPTURE_UNJOINED);
-    // SAFETY: alive.
+    // SAFETY: the handles are alive.
     let status = unsafe { result::stream::is_capturing(two.0) }.unwrap();
     assert_eq!(status, sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE);
 }

@@ -1,4 +1,4 @@
-//! Loading the driver, and owners of its things.
+//! Loads the driver and wraps its objects in owning types.
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
@@ -17,7 +17,7 @@ pub struct Driver {
     leaks: unsafe extern "C" fn(*mut c_char, usize) -> c_int,
 }
 
-/// Beside the test's own executable, where cargo puts it.
+/// Path of the driver beside the test binary, where cargo puts it.
 pub fn path() -> PathBuf {
     std::env::current_exe().expect("a path").with_file_name("libcuda.so")
 }
@@ -26,7 +26,7 @@ pub fn driver() -> &'static Driver {
     static DRIVER: OnceLock<Driver> = OnceLock::new();
     DRIVER.get_or_init(|| {
         use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
-        // SAFETY: the driver of this crate, whose functions have these types.
+        // SAFETY: this is the driver of this workspace, whose functions have these types.
         unsafe {
             let library = Library::open(Some(path()), RTLD_NOW | RTLD_GLOBAL).expect("the driver loads");
             let driver = Driver {
@@ -42,7 +42,7 @@ pub fn driver() -> &'static Driver {
     })
 }
 
-/// The driver for one test alone: settings are of the whole process.
+/// Exclusive use of the driver by one test, because settings apply to the whole process.
 pub struct Session(#[allow(dead_code)] MutexGuard<'static, ()>);
 
 pub fn session(settings: &str) -> Session {
@@ -61,19 +61,19 @@ impl Session {
     }
 
     pub fn calls(&self) -> u64 {
-        // SAFETY: takes nothing.
+        // SAFETY: the function takes no arguments.
         unsafe { (driver().calls)() }
     }
 
-    /// Captures that began, and launches of graphs.
+    /// Number of captures begun and of graphs launched.
     pub fn graphs(&self) -> (u64, u64) {
-        // SAFETY: take nothing.
+        // SAFETY: the functions take no arguments.
         unsafe { ((driver().captures)(), (driver().replays)()) }
     }
 
     pub fn leaks(&self) -> String {
         let mut text = vec![0u8; 4096];
-        // SAFETY: there is room for its size.
+        // SAFETY: the buffer has the size that is passed.
         unsafe { (driver().leaks)(text.as_mut_ptr().cast(), text.len()) };
         let end = text.iter().position(|byte| *byte == 0).expect("it ends");
         String::from_utf8(text[..end].to_vec()).expect("text")
@@ -88,7 +88,7 @@ impl Drop for Session {
     }
 }
 
-/// A device's primary context, current on the thread that made it.
+/// A device's primary context, made current on the thread that created this.
 pub struct Gpu {
     pub device: i32,
     pub context: sys::CUcontext,
@@ -98,25 +98,25 @@ impl Gpu {
     pub fn new(ordinal: i32) -> Result<Gpu> {
         result::init()?;
         let device = result::device::get(ordinal)?;
-        // SAFETY: given back when dropped.
+        // SAFETY: the context is released on drop.
         let gpu = Gpu { device, context: unsafe { result::primary_ctx::retain(device)? } };
         gpu.enter()?;
         Ok(gpu)
     }
 
     pub fn enter(&self) -> Result<()> {
-        // SAFETY: it is alive.
+        // SAFETY: the context is alive.
         unsafe { result::ctx::set_current(self.context) }
     }
 }
 
-/// Owners: each has a handle, and a function that gives it back.
+/// Defines owning types: each has a handle and a function that releases it.
 macro_rules! owner {
     ($name:ident, $type:ty, $end:path) => {
         pub struct $name(pub $type);
         impl Drop for $name {
             fn drop(&mut self) {
-                // SAFETY: made by this module, given back once.
+                // SAFETY: this module created the handle and releases it once.
                 let _ = unsafe { $end(self.0) };
             }
         }
@@ -140,36 +140,36 @@ owner!(Exec, sys::CUgraphExec, result::graph::exec_destroy);
 
 impl Memory {
     pub fn new(bytes: usize) -> Result<Memory> {
-        // SAFETY: given back when dropped.
+        // SAFETY: the memory is freed on drop.
         unsafe { result::malloc_sync(bytes) }.map(Memory)
     }
     pub fn of<T>(data: &[T]) -> Result<Memory> {
         let memory = Memory::new(size_of_val(data))?;
-        // SAFETY: as large.
+        // SAFETY: the memory is as large as the data.
         unsafe { result::memcpy_htod_sync(memory.0, data)? };
         Ok(memory)
     }
     pub fn read<T: Copy + Default>(&self, n: usize) -> Result<Vec<T>> {
         let mut out = vec![T::default(); n];
-        // SAFETY: as large.
+        // SAFETY: the memory is as large as the data.
         unsafe { result::memcpy_dtoh_sync(&mut out, self.0)? };
         Ok(out)
     }
-    /// Adds a copy from `data` to a stream.
+    /// Submits a copy from `data` to a stream.
     pub fn write<T>(&self, data: &[T], stream: &Stream) -> Result<()> {
-        // SAFETY: as large, and alive until the stream has run.
+        // SAFETY: the memory is as large, and the data lives until the stream has run.
         unsafe { result::memcpy_htod_async(self.0, data, stream.0) }
     }
 }
 
 impl Pinned {
     pub fn new(bytes: usize) -> Result<Pinned> {
-        // SAFETY: given back when dropped.
+        // SAFETY: the memory is freed on drop.
         unsafe { result::malloc_host(bytes, 0) }.map(Pinned)
     }
     #[allow(clippy::mut_from_ref)]
     pub fn floats(&self, n: usize) -> &mut [f32] {
-        // SAFETY: page-aligned, and large enough in each test.
+        // SAFETY: the memory is page-aligned and large enough in each test.
         unsafe { std::slice::from_raw_parts_mut(self.0.cast(), n) }
     }
 }
@@ -179,7 +179,7 @@ impl Stream {
         result::stream::create(result::stream::StreamKind::NonBlocking).map(Stream)
     }
     pub fn synchronise(&self) -> Result<()> {
-        // SAFETY: it is alive.
+        // SAFETY: the stream is alive.
         unsafe { result::stream::synchronize(self.0) }
     }
 }
@@ -200,16 +200,16 @@ impl Event {
 
 impl Module {
     pub fn new() -> Result<Module> {
-        // SAFETY: ends with NUL.
+        // SAFETY: the name ends with NUL.
         unsafe { result::module::load_data(c"simulated".as_ptr().cast()) }.map(Module)
     }
     pub fn function(&self, name: &str) -> Result<sys::CUfunction> {
-        // SAFETY: it is alive.
+        // SAFETY: the module is alive.
         unsafe { result::module::get_function(self.0, CString::new(name).expect("no NUL")) }
     }
 }
 
-/// Adds gate = silu(gate) * up, of n floats, to a stream.
+/// Submits gate = silu(gate) * up over n floats to a stream.
 pub fn silu_mul(function: sys::CUfunction, gate: &Memory, up: &Memory, n: u32, stream: &Stream) -> Result<()> {
     let (mut gate, mut up, mut n, mut rows) = (gate.0, up.0, n, 1u32);
     let mut params: [*mut c_void; 6] = [
@@ -221,7 +221,7 @@ pub fn silu_mul(function: sys::CUfunction, gate: &Memory, up: &Memory, n: u32, s
         (&raw mut n).cast(),
     ];
     let grid = ((n / 4).div_ceil(64), 1, 1);
-    // SAFETY: the kernel's arguments; its memory is as large.
+    // SAFETY: the arguments match the kernel, and its memory is large enough.
     unsafe { result::launch_kernel(function, grid, (64, 1, 1), 0, stream.0, &mut params) }
 }
 

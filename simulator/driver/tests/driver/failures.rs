@@ -1,7 +1,7 @@
 use crate::common::*;
 use cudarc::driver::{DriverError, result, sys};
 
-/// A little of everything that takes something.
+/// Uses every kind of resource once.
 fn scenario() -> Result<f32> {
     let _gpu = Gpu::new(0)?;
     let module = Module::new()?;
@@ -9,7 +9,7 @@ fn scenario() -> Result<f32> {
     let (gate, up) = (Memory::of(&[2f32; 4])?, Memory::of(&[3f32; 4])?);
     let pinned = Pinned::new(16)?;
     let (stream, event) = (Stream::new()?, Event::new()?);
-    // SAFETY: all are alive; the graph is owned.
+    // SAFETY: all objects are alive; the graph is owned.
     unsafe {
         result::stream::begin_capture(stream.0, sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL)?;
         let captured = silu_mul(kernel, &gate, &up, 4, &stream);
@@ -54,7 +54,7 @@ fn a_fault_of_a_kernel_stays_and_has_words() {
         let (stream, memory) = (Stream::new().unwrap(), Memory::new(16).unwrap());
         let mut values = [0u64; 6];
         let mut params: Vec<_> = values.iter_mut().map(|x| std::ptr::from_mut(x).cast()).collect();
-        // SAFETY: the simulator takes no such block.
+        // SAFETY: the simulator refuses such a block.
         unsafe { result::launch_kernel(kernel, (1, 1, 1), (33, 1, 1), 0, stream.0, &mut params).unwrap() };
         assert_eq!(stream.synchronise().unwrap_err().0, Code::CUDA_ERROR_LAUNCH_FAILED);
         assert_eq!(memory.read::<u8>(16).unwrap_err().0, Code::CUDA_ERROR_LAUNCH_FAILED);
@@ -85,7 +85,7 @@ fn a_kernel_that_writes_behind_its_memory_is_found() {
 #[test]
 fn a_kernel_that_leaves_its_memory_is_stopped() {
     let _session = session("");
-    // Far behind its memory, before it, and memory that was given back.
+    // Covers an access far past the memory, one before it, and one to freed memory.
     for (bytes, offset, freed) in [(64, 1 << 20, false), (64, -4096, false), (4096, 0, true)] {
         let _gpu = Gpu::new(0).unwrap();
         let module = Module::new().unwrap();
@@ -111,7 +111,7 @@ fn a_kernel_that_leaves_its_memory_is_stopped() {
 #[test]
 fn settings_and_a_log_come_from_the_environment() {
     if std::env::var("SIMULATED_CUDA").is_ok() {
-        // The other process, with what the test below gave it: nothing is configured here.
+        // This is the child process, started below with its settings in the environment.
         driver();
         let gpu = Gpu::new(1).unwrap();
         assert_eq!(Memory::new(5000).err().unwrap().0, Code::CUDA_ERROR_OUT_OF_MEMORY);
@@ -122,7 +122,7 @@ fn settings_and_a_log_come_from_the_environment() {
     let log = std::env::temp_dir().join(format!("simulated-cuda-{}", std::process::id()));
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
     command.args(["failures::settings_and_a_log_come_from_the_environment", "--exact"]);
-    // cuInit, cuDeviceGet, the context, two allocations.
+    // The fallible calls are cuInit, cuDeviceGet, the context, and two allocations.
     command.env("SIMULATED_CUDA", "devices=2 memory=4096 fail=5 error=214").env("SIMULATED_CUDA_LOG", &log);
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));

@@ -1,31 +1,31 @@
-//! Green contexts, and libraries, whose kernels run in them.
+//! Green contexts, and libraries whose kernels run in them.
 
 use crate::common::*;
 use cudarc::driver::{result, sys};
 use std::ffi::CStr;
 
 fn sm(resource: &sys::CUdevResource) -> sys::CUdevSmResource {
-    // SAFETY: the driver wrote it as one of multiprocessors.
+    // SAFETY: the driver wrote a resource of multiprocessors.
     unsafe { resource.__bindgen_anon_1.sm }
 }
 
 fn nothing() -> sys::CUdevResource {
-    // SAFETY: numbers, of which 0 is one.
+    // SAFETY: the structure consists of numbers, for which 0 is valid.
     unsafe { std::mem::zeroed() }
 }
 
 fn whole(gpu: &Gpu) -> Result<sys::CUdevResource> {
     let mut out = nothing();
-    // SAFETY: there is room for one.
+    // SAFETY: there is room for one resource.
     unsafe { sys::cuDeviceGetDevResource(gpu.device, &mut out, sys::CUdevResourceType::CU_DEV_RESOURCE_TYPE_SM) }
         .result()?;
     Ok(out)
 }
 
-/// The groups, and how many multiprocessors are left.
+/// Splits a resource; returns the groups and the rest.
 fn split(input: &sys::CUdevResource, least: u32, room: u32) -> Result<(Vec<sys::CUdevResource>, sys::CUdevResource)> {
     let (mut groups, mut n, mut rest) = (vec![nothing(); room as usize], room, nothing());
-    // SAFETY: there is room for as many as it is told.
+    // SAFETY: there is room for as many groups as the call is told.
     unsafe { sys::cuDevSmResourceSplitByCount(groups.as_mut_ptr(), &mut n, input, &mut rest, 0, least) }.result()?;
     groups.truncate(n as usize);
     Ok((groups, rest))
@@ -33,7 +33,7 @@ fn split(input: &sys::CUdevResource, least: u32, room: u32) -> Result<(Vec<sys::
 
 fn describe(resources: &[sys::CUdevResource]) -> Result<sys::CUdevResourceDesc> {
     let (mut out, mut resources) = (std::ptr::null_mut(), resources.to_vec());
-    // SAFETY: so many resources; writes one handle.
+    // SAFETY: passes the number of resources; writes one handle.
     unsafe { sys::cuDevResourceGenerateDesc(&mut out, resources.as_mut_ptr(), resources.len() as u32) }.result()?;
     Ok(out)
 }
@@ -58,7 +58,7 @@ impl Green {
 
 impl Drop for Green {
     fn drop(&mut self) {
-        // SAFETY: made once, destroyed once.
+        // SAFETY: created once, destroyed only here.
         unsafe { sys::cuGreenCtxDestroy(self.0) };
     }
 }
@@ -69,7 +69,7 @@ impl Library {
     fn new() -> Result<Library> {
         let (mut out, none, nothing) = (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
         let code = c"simulated".as_ptr().cast();
-        // SAFETY: no options; writes one handle.
+        // SAFETY: passes no options; writes one handle.
         unsafe { sys::cuLibraryLoadData(&mut out, code, none, nothing, 0, std::ptr::null_mut(), nothing, 0) }
             .result()?;
         Ok(Library(out))
@@ -85,12 +85,12 @@ impl Library {
 
 impl Drop for Library {
     fn drop(&mut self) {
-        // SAFETY: loaded once, unloaded once.
+        // SAFETY: loaded once, unloaded only here.
         unsafe { sys::cuLibraryUnload(self.0) };
     }
 }
 
-/// Priority and multiprocessors of the last kernel's stream.
+/// Stream priority and number of multiprocessors of the last kernel.
 fn last_kernel() -> (i32, u32) {
     // SAFETY: the driver of this crate, whose function has this type.
     let last: unsafe extern "C" fn(*mut i32, *mut u32) = unsafe {
@@ -121,13 +121,13 @@ fn multiprocessors_are_split_by_the_granularity_of_the_device() {
         assert_eq!(sm(&all).smCount, sms);
         let mut n = 99;
         let none = std::ptr::null_mut();
-        // SAFETY: without room it counts.
+        // SAFETY: without an output array the call only counts.
         unsafe { sys::cuDevSmResourceSplitByCount(none, &mut n, &all, none, 0, least) }.result().unwrap();
         assert_eq!(n, groups);
         let (found, left) = split(&all, least, 64).unwrap();
         assert_eq!((found.len() as u32, sm(&left).smCount), (groups, rest));
         assert!(found.iter().all(|group| sm(group).smCount == size));
-        // Fewer groups leave more.
+        // Taking fewer groups leaves a larger rest.
         let (found, left) = split(&all, least, 1).unwrap();
         assert_eq!((found.len(), sm(&left).smCount), (1, sms - size));
     }
@@ -142,7 +142,7 @@ fn what_cannot_be_split_or_described_is_refused() {
     assert_eq!(split(&all, 133, 4).err().unwrap().0, configuration);
     let (groups, rest) = split(&all, 8, 16).unwrap();
     assert_eq!(split(&groups[0], 8, 1).err().unwrap().0, configuration);
-    // Of one split, and each once.
+    // Resources must come from one split, each at most once.
     let (others, _) = split(&all, 8, 16).unwrap();
     assert_eq!(describe(&[groups[0], others[1]]).err().unwrap().0, configuration);
     assert_eq!(describe(&[groups[0], groups[0]]).err().unwrap().0, configuration);
@@ -152,7 +152,7 @@ fn what_cannot_be_split_or_described_is_refused() {
     other.type_ = sys::CUdevResourceType::CU_DEV_RESOURCE_TYPE_INVALID;
     assert_eq!(split(&other, 8, 1).err().unwrap().0, Code::CUDA_ERROR_INVALID_RESOURCE_TYPE);
     let mut context = std::ptr::null_mut();
-    // SAFETY: the flag that is required is missing; nothing is made.
+    // SAFETY: a required flag is missing, so nothing is created.
     let made = unsafe { sys::cuGreenCtxCreate(&mut context, describe(&groups).unwrap(), gpu.device, 0) };
     assert_eq!(made, Code::CUDA_ERROR_INVALID_VALUE);
     for settings in ["green=0", "green=1 driver=12030"] {
@@ -185,20 +185,20 @@ fn kernels_run_on_the_multiprocessors_of_their_stream() {
     // SAFETY: writes one handle.
     unsafe { sys::cuStreamGetGreenCtx(low.0, &mut of) }.result().unwrap();
     assert_eq!(of, green.0);
-    // A module's function is of its context.
+    // A module's function belongs to its context only.
     let function = module.function("silu_mul_float").unwrap();
     assert_eq!(silu_mul(function, &data, &data, 64, &low).unwrap_err().0, Code::CUDA_ERROR_INVALID_HANDLE);
-    // More shared memory is asked for as of a function.
+    // Larger shared memory is requested as for a function.
     let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-    // SAFETY: they live.
+    // SAFETY: the handles are alive.
     unsafe {
         sys::cuKernelSetAttribute(most, 64 << 10, kernel.cast(), gpu.device).result().unwrap();
         let wrong = sys::cuKernelSetAttribute(most, 64 << 10, function.cast(), gpu.device);
         assert_eq!(wrong, Code::CUDA_ERROR_INVALID_HANDLE);
     }
     drop(green);
-    // CUDA_ERROR_STREAM_DETACHED is newer than cudarc's names: asked for as a number.
-    // SAFETY: the driver's function of that name; the memory is as large.
+    // cudarc has no name for CUDA_ERROR_STREAM_DETACHED, so this calls the driver directly to see the number.
+    // SAFETY: the driver's function of this name; the memory is as large.
     unsafe {
         let library = libloading::os::unix::Library::new(path()).unwrap();
         type Set = unsafe extern "C" fn(u64, u8, usize, sys::CUstream) -> i32;
@@ -209,7 +209,7 @@ fn kernels_run_on_the_multiprocessors_of_their_stream() {
     low.synchronise().unwrap();
 }
 
-/// A recorded kernel stays where it was recorded, with the priority of where it is launched.
+/// A captured kernel keeps its green context, but takes the priority of the stream on which the graph is launched.
 #[test]
 fn graphs_stay_in_their_green_context() {
     let _session = session("");
@@ -220,7 +220,7 @@ fn graphs_stay_in_their_green_context() {
     let kernel: sys::CUfunction = library.kernel(c"silu_mul_float").unwrap().cast();
     let data = Memory::of(&[1f32; 64]).unwrap();
     let (low, everywhere) = (green.stream(1, 0).unwrap(), Stream::new().unwrap());
-    // SAFETY: all live; the graph and what is made of it are owned.
+    // SAFETY: all handles are alive; the graph and its executable are owned.
     unsafe {
         result::stream::begin_capture(low.0, sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL).unwrap();
         silu_mul(kernel, &data, &data, 64, &low).unwrap();
@@ -248,12 +248,12 @@ fn a_green_context_that_is_forgotten_is_named() {
     }
     let left = session.leaks();
     assert!(left.contains("green context of 8 multiprocessors") && left.contains("primary context"), "{left}");
-    // SAFETY: the primary context goes with all that it has.
+    // SAFETY: resetting the primary context destroys everything in it.
     unsafe { sys::cuDevicePrimaryCtxReset_v2(0) };
     session.configure("reset");
-    // SAFETY: takes what is left of it.
+    // SAFETY: cuInit may be called at any time.
     unsafe { sys::cuInit(0).result().unwrap() };
     assert_eq!(session.leaks(), "primary context of device 0, retained 1 times");
-    // SAFETY: the green context's.
+    // SAFETY: releases the reference that the forgotten green context held.
     unsafe { sys::cuDevicePrimaryCtxRelease_v2(0) };
 }

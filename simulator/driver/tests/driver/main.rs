@@ -1,4 +1,4 @@
-//! The simulated driver through cudarc, as programs see it.
+//! Uses the simulated driver through cudarc, as programs do.
 
 mod basics;
 mod capture;

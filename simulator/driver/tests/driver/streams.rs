@@ -9,24 +9,24 @@ fn nothing_runs_before_somebody_waits() {
     let pinned = Pinned::new(4).unwrap();
     pinned.floats(1)[0] = 2.0;
     memory.write(pinned.floats(1), &stream).unwrap();
-    // A stream that does not block is not waited for by the default stream.
+    // The default stream does not wait for a non-blocking stream.
     assert_eq!(memory.read::<f32>(1).unwrap(), [1.0]);
     // Pinned memory is read when the copy runs.
     pinned.floats(1)[0] = 3.0;
     stream.synchronise().unwrap();
     assert_eq!(memory.read::<f32>(1).unwrap(), [3.0]);
-    // Other memory at the call.
+    // Pageable memory is read during the call.
     let mut data = [4f32];
     memory.write(&data, &stream).unwrap();
     data[0] = 5.0;
-    // SAFETY: alive until the stream has run; the second is written at once.
+    // SAFETY: the pinned memory lives until the stream has run; the pageable memory is written within the call.
     unsafe {
         result::memcpy_dtoh_async(pinned.floats(1), memory.0, stream.0).unwrap();
         assert_eq!(pinned.floats(1), [3.0]);
         let mut out = [0f32];
         result::memcpy_dtoh_async(&mut out, memory.0, stream.0).unwrap();
         assert_eq!((out[0], pinned.floats(1)[0], data[0]), (4.0, 4.0, 5.0));
-        // Registered memory is pinned as well, and once only.
+        // Registered memory counts as pinned and cannot be registered twice.
         let at = data.as_mut_ptr().cast();
         sys::cuMemHostRegister_v2(at, 4, 0).result().unwrap();
         let again = sys::cuMemHostRegister_v2(at, 4, 0);
@@ -44,7 +44,7 @@ fn the_default_stream_runs_in_turn_with_blocking_streams() {
     let _gpu = Gpu::new(0).unwrap();
     let blocking = Stream(result::stream::create(result::stream::StreamKind::Default).unwrap());
     let memory = Memory::new(4).unwrap();
-    // SAFETY: alive throughout.
+    // SAFETY: the objects live throughout.
     unsafe {
         result::memset_d8_async(memory.0, 1, 4, blocking.0).unwrap();
         result::memset_d8_async(memory.0, 2, 2, std::ptr::null_mut()).unwrap();
@@ -62,30 +62,30 @@ fn events_order_streams() {
     let (start, end) = (Event::new().unwrap(), Event::new().unwrap());
     let pinned = Pinned::new(8).unwrap();
     let memory = Memory::new(4).unwrap();
-    // Without the event: what was there before.
+    // Without waiting for the event, the second stream reads the old contents.
     memory.write(&[7f32], &one).unwrap();
-    // SAFETY: alive until the streams have run.
+    // SAFETY: the memory lives until the streams have run.
     let read = |stream: &Stream, to| unsafe {
         result::memcpy_dtoh_async(&mut pinned.floats(2)[to..=to], memory.0, stream.0).unwrap()
     };
     read(&two, 0);
     two.synchronise().unwrap();
     assert!(pinned.floats(2)[0].is_nan());
-    // With it.
+    // With the event, it reads the new contents.
     start.record(&one).unwrap();
     start.holds(&two).unwrap();
     read(&two, 1);
     end.record(&two).unwrap();
-    // What comes later in the first stream is not waited for.
+    // Later work of the first stream is not waited for.
     memory.write(&[8f32], &one).unwrap();
-    // SAFETY: alive.
+    // SAFETY: the events and the memory are alive.
     unsafe {
         assert_eq!(result::event::query(end.0).unwrap_err().0, Code::CUDA_ERROR_NOT_READY);
         result::event::synchronize(end.0).unwrap();
         assert_eq!(pinned.floats(2)[1], 7.0);
         assert!(result::event::elapsed(start.0, end.0).unwrap() >= 0.0);
         assert_eq!(memory.read::<f32>(1).unwrap(), [7.0]);
-        // Who asks again and again sees an end.
+        // Repeated polling ends eventually.
         end.record(&one).unwrap();
         let mut times = 0;
         while result::event::query(end.0).is_err() {
@@ -105,7 +105,7 @@ fn work_goes_between_devices() {
     let first = Gpu::new(0).unwrap();
     let from = Memory::of(&[1f32, 2.0, 3.0, 4.0]).unwrap();
     let here = Stream::new().unwrap();
-    // SAFETY: alive until the streams have run.
+    // SAFETY: the memory lives until the streams have run.
     unsafe {
         sys::cuMemcpyPeerAsync(to.0, second.context, from.0, first.context, 16, here.0).result().unwrap();
         let wrong = sys::cuMemcpyPeerAsync(to.0, first.context, from.0, first.context, 16, here.0);
@@ -151,12 +151,12 @@ fn host_functions_run_in_order() {
     let memory = Memory::of(&[9f32]).unwrap();
     let mut seen = (pinned.0.cast::<f32>(), 0f32);
     unsafe extern "C" fn look(data: *mut std::ffi::c_void) {
-        // SAFETY: the pair below.
+        // SAFETY: the pointer refers to the pair below.
         let seen = unsafe { &mut *data.cast::<(*mut f32, f32)>() };
-        // SAFETY: pinned memory of the test.
+        // SAFETY: the pointer refers to pinned memory of this test.
         seen.1 = unsafe { *seen.0 };
     }
-    // SAFETY: alive until the stream has run.
+    // SAFETY: the pair lives until the stream has run.
     unsafe {
         result::memcpy_dtoh_async(pinned.floats(1), memory.0, stream.0).unwrap();
         sys::cuLaunchHostFunc(stream.0, Some(look), (&raw mut seen).cast()).result().unwrap();

@@ -1,4 +1,4 @@
-//! Batches over paged KV for the attention kernels, and what attention gives in f64.
+//! Batches over paged KV for the attention kernels, and a reference attention in f64.
 
 use crate::common::{Element, Random};
 use crate::geometry::KvLayout;
@@ -22,12 +22,12 @@ impl KvLayout {
     }
 }
 
-/// An element type of KV. `NAME` is its part of kernels' names.
+/// An element type of KV. `NAME` is its part of the kernels' names.
 pub trait Kv {
     const NAME: &'static str;
     const BYTES: usize;
     const SCALED: bool = false;
-    /// A row's bytes, its scale, and what they stand for.
+    /// Encodes a row: its bytes, its scale, and the values that they represent.
     fn encode(row: &[f64]) -> (Vec<u8>, f32, Vec<f64>);
 }
 
@@ -59,7 +59,7 @@ impl Kv for i8 {
     }
 }
 
-/// Shape of a batch. Spans are (position, rows).
+/// Shape of a batch. Spans are pairs (position, rows).
 #[derive(Clone, Debug)]
 pub struct Shape {
     pub heads: u32,
@@ -71,7 +71,7 @@ pub struct Shape {
     pub seed: u64,
 }
 
-/// A batch: whatever no row may read is NaN.
+/// A batch. Memory that no row may read is NaN.
 pub struct Batch<T> {
     pub shape: Shape,
     pub head_dim: usize,
@@ -98,7 +98,7 @@ impl<T: Element> Batch<T> {
         let elements = tokens * head_dim * K::BYTES;
         let scales_offset = if K::SCALED { elements.next_multiple_of(4) } else { elements };
         let stripe_bytes = scales_offset + if K::SCALED { 4 * tokens } else { 0 };
-        // A pool may well space blocks out further than they need.
+        // A pool may place blocks further apart than their size.
         let block_bytes = (2 * layers * shape.kv_heads as usize * stripe_bytes).next_multiple_of(16);
         let layout = KvLayout {
             block_bytes: block_bytes as u64,
@@ -111,7 +111,7 @@ impl<T: Element> Batch<T> {
             heads_of_shard: shape.kv_heads / shape.shards,
         };
         let lens: Vec<usize> = shape.spans.iter().map(|(position, rows)| (position + rows) as usize).collect();
-        // Block 0 is nobody's: NaN.
+        // Block 0 belongs to no sequence and is NaN.
         let blocks: usize = 1 + lens.iter().map(|len| len.div_ceil(tokens)).sum::<usize>();
         let mut order: Vec<u32> = (1..blocks as u32).collect();
         for i in (1..order.len()).rev() {
@@ -149,7 +149,7 @@ impl<T: Element> Batch<T> {
         let (layout, head_dim) = (self.layout, self.head_dim);
         let tokens = layout.block_tokens;
         let (begin, end) = (first_in_window(span.position, self.shape.window), span.position + span.rows);
-        // Blocks that the window has left may be anyone's.
+        // Blocks that lie entirely before the window may belong to anyone.
         self.tables.extend(table.iter().enumerate().map(
             |(i, block)| {
                 if (i as u32 + 1) * tokens <= begin { 0 } else { *block }
@@ -157,8 +157,8 @@ impl<T: Element> Batch<T> {
         ));
         let first = self.q.len();
         self.q.extend(random.vector::<T>(span.rows as usize * self.q_stride as usize));
-        let mut kv = vec![]; // [kv head][K, V][position - begin] of rows
-        // SAFETY: any bytes are a u128.
+        let mut kv = vec![]; // rows at [kv head][K, V][position - begin]
+        // SAFETY: every bit pattern is a valid u128.
         let slab = unsafe { std::slice::from_raw_parts_mut(self.kv.as_mut_ptr().cast::<u8>(), 16 * self.kv.len()) };
         for head in 0..layout.kv_heads {
             for value in 0..2 {
@@ -166,7 +166,7 @@ impl<T: Element> Batch<T> {
                 for position in begin..end {
                     let (block, token) = (table[(position / tokens) as usize], (position % tokens) as usize);
                     let at = block as usize * layout.block_bytes as usize + stripe;
-                    // Rows of different sizes: of int8, the scales differ.
+                    // Rows have different magnitudes, so that int8 scales differ.
                     let size = if value == 1 { 0.25 + random.signed().abs() } else { 1.0 };
                     let row: Vec<f64> = (0..head_dim).map(|_| random.signed() * size).collect();
                     let (bytes, scale, exact) = K::encode(&row);
@@ -196,7 +196,7 @@ impl<T: Element> Batch<T> {
     }
 }
 
-/// softmax(scale · q · K) V
+/// Reference: softmax(scale · q · K) V.
 fn attend<T: Element>(q: &[T], keys: &[Vec<f64>], values: &[Vec<f64>], scale: f64) -> Vec<f64> {
     let scores: Vec<f64> =
         keys.iter().map(|k| scale * q.iter().zip(k).map(|(q, k)| q.get() * k).sum::<f64>()).collect();

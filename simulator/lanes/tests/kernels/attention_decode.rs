@@ -24,7 +24,8 @@ struct Merge {
     slots: u32,
 }
 
-/// Every row that `wanted` names, the last piece first: order in the lists is free.
+/// Plans the work for every row that `wanted` selects. The last piece comes first, because the lists may have any
+/// order.
 fn plan<T>(batch: &Batch<T>, wanted: impl Fn(u32) -> bool) -> (Vec<Work>, Vec<Merge>, u32) {
     let (mut work, mut merges, mut slots) = (Vec::new(), Vec::new(), 1);
     for (i, span) in batch.spans.iter().enumerate() {
@@ -46,7 +47,7 @@ fn plan<T>(batch: &Batch<T>, wanted: impl Fn(u32) -> bool) -> (Vec<Work>, Vec<Me
     (work, merges, slots)
 }
 
-/// Outputs of the kernel, NaN where it wrote none.
+/// Outputs of the kernel; NaN where it wrote nothing.
 fn run<T: Element, K: Kv>(batch: &Batch<T>, lanes: Lanes, wanted: impl Fn(u32) -> bool) -> Vec<T> {
     let (mut work, mut merges, slots) = plan(batch, wanted);
     let (heads, dim) = (batch.shape.heads, batch.head_dim);
@@ -55,7 +56,7 @@ fn run<T: Element, K: Kv>(batch: &Batch<T>, lanes: Lanes, wanted: impl Fn(u32) -
     let mut sums = vec![f32::NAN; slots as usize * out_stride as usize];
     let mut weights = vec![f32::NAN; slots as usize * heads as usize * 2];
     let (work_count, merge_count) = (work.len() as u32, merges.len() as u32);
-    // The grid is larger than what there is to do.
+    // The grid is larger than the work list.
     work.push(Work { row: u32::MAX, span: u32::MAX, first: u32::MAX, slot: u32::MAX });
     merges.push(Merge { row: u32::MAX, slot: u32::MAX, slots: u32::MAX });
     let tiles = (heads / batch.shape.kv_heads).div_ceil(16);
@@ -151,7 +152,7 @@ fn decode_f16_of_every_kv_and_head_size() {
     kv_types::<f16>();
 }
 
-/// Groups of heads, block sizes, shards, windows, and where contexts end.
+/// Covers groups of heads, block sizes, shards, windows, and context lengths around the split.
 fn shapes<T: Element, K: Kv>() {
     for (heads, kv_heads, shards, block_tokens, window, spans) in [
         (1, 1, 1, 1, 0, vec![(0, 1)]),
@@ -175,7 +176,7 @@ fn decode_of_many_shapes() {
     shapes::<f16, i8>();
 }
 
-/// A row has the same bits alone and among others.
+/// A row gives the same bits alone and in a batch.
 #[test]
 fn decode_does_not_depend_on_neighbours() {
     fn same<T: Element, K: Kv>() {
@@ -199,13 +200,13 @@ fn decode_does_not_depend_on_neighbours() {
     same::<f16, i8>();
 }
 
-/// More pieces than the groups of threads, and than the threads.
+/// Covers more pieces than groups of threads, and more pieces than threads.
 fn merge<T: Element>() {
     let (heads, row, slot) = (2, 1, 3);
     for (head_dim, slots) in [(32, 40), (64, 9), (80, 7), (96, 6), (128, 2), (256, 300)] {
         let mut random = Random(head_dim as u64);
         let sums: Vec<f32> = random.vector((slot + slots) * heads * head_dim);
-        // Largest scores that differ a lot, and positive sums.
+        // The largest scores differ widely; the sums are positive.
         let weights: Vec<f32> = (0..(slot + slots) * heads)
             .flat_map(|_| [40.0 * random.signed() as f32, 1.5 + random.signed() as f32])
             .collect();

@@ -11,12 +11,12 @@ struct Work {
     first_row: u32,
 }
 
-/// Rows of pairs (query row, head) in a tile, and tokens.
+/// Number of (query row, head) pairs and of tokens in a tile.
 fn tile(head_dim: usize) -> (u32, u32) {
     (shapes::prefill_rows(head_dim as u32), shapes::prefill_tokens(head_dim as u32))
 }
 
-/// Outputs of the kernel, NaN where it wrote none. `spans` are the batch's or parts of them.
+/// Outputs of the kernel; NaN where it wrote nothing. `spans` are the batch's spans or parts of them.
 fn run<T: Element, K: Kv>(batch: &Batch<T>, spans: &[Span], lanes: Lanes) -> Vec<T> {
     let (heads, dim) = (batch.shape.heads, batch.head_dim);
     let group = heads / batch.shape.kv_heads;
@@ -27,7 +27,7 @@ fn run<T: Element, K: Kv>(batch: &Batch<T>, spans: &[Span], lanes: Lanes) -> Vec
     }
     work.reverse();
     let count = work.len() as u32;
-    // The grid is larger than what there is to do.
+    // The grid is larger than the work list.
     work.push(Work { span: u32::MAX, first_row: u32::MAX });
     let out_stride = heads * dim as u32 + 8;
     let mut out = vec![T::of(f64::NAN); batch.rows * out_stride as usize];
@@ -95,7 +95,7 @@ fn prefill_f16_of_every_kv_and_head_size() {
     kv_types::<f16>();
 }
 
-/// Groups of heads, block sizes, shards, windows, prefixes, and rows that leave tiles part empty.
+/// Covers groups of heads, block sizes, shards, windows, prefixes, and partly filled tiles.
 fn shapes<T: Element, K: Kv>() {
     for (heads, kv_heads, shards, block_tokens, window, spans) in [
         (1, 1, 1, 1, 0, vec![(0, 1)]),
@@ -117,7 +117,7 @@ fn prefill_of_many_shapes() {
     shapes::<f16, i8>();
 }
 
-/// A prompt has the same bits in one piece and in chunks of any length.
+/// A prompt gives the same bits in one piece and in chunks of any length.
 #[test]
 fn prefill_does_not_depend_on_chunks() {
     for window in [0, 50] {

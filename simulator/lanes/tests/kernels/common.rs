@@ -1,13 +1,13 @@
-//! Shared by the tests: element types, random data, launching.
+//! Shared parts of the tests: element types, random data and launches.
 
 use half::{bf16, f16};
 use simulated_kernels::{self as kernels, Lanes};
 use std::ffi::c_void;
 
-/// An element type of kernels. `NAME` is its part of their names.
+/// An element type of the kernels. `NAME` is its part of their names.
 pub trait Element: Copy + PartialEq + std::fmt::Debug + 'static {
     const NAME: &'static str;
-    /// Half the distance of two neighbours, relative.
+    /// Half the relative distance between two neighbouring values.
     const EPSILON: f64;
     fn of(x: f64) -> Self;
     fn get(self) -> f64;
@@ -46,7 +46,7 @@ impl Element for f16 {
     }
 }
 
-/// Numbers that only the seed decides: splitmix64.
+/// Random numbers determined by the seed alone (splitmix64).
 pub struct Random(pub u64);
 
 impl Random {
@@ -57,12 +57,12 @@ impl Random {
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
     }
-    /// Less than `n`.
+    /// Returns a number below `n`.
     #[allow(dead_code)]
     pub fn below(&mut self, n: usize) -> usize {
         (self.bits() % n as u64) as usize
     }
-    /// Between -1 and 1.
+    /// Returns a number between -1 and 1.
     pub fn signed(&mut self) -> f64 {
         (self.bits() >> 11) as f64 / (1u64 << 52) as f64 - 1.0
     }
@@ -71,21 +71,21 @@ impl Random {
     }
 }
 
-/// An argument of a kernel: its address. Written within the call of [`launch`], where temporaries live long enough.
+/// Address of a kernel's argument. Create it within the call of [`launch`], so that temporaries live long enough.
 pub fn arg<T>(value: &T) -> *const c_void {
     std::ptr::from_ref(value).cast()
 }
 
 pub const BOTH: [Lanes; 2] = [Lanes::Ascending, Lanes::Descending];
 
-/// Launches with blocks of one dimension. Panics with what the simulator found.
+/// Launches a kernel with one-dimensional blocks. Panics with the error that the simulator reports.
 pub fn launch(kernel: &str, grid: [u32; 3], threads: u32, shared: usize, params: &[*const c_void], lanes: Lanes) {
-    // SAFETY: each test gives the kernel what its comment asks for.
+    // SAFETY: each test passes what the kernel's comment asks for.
     let done = unsafe { kernels::launch(kernel, grid, [threads, 1, 1], shared, params, lanes) };
     done.unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// All of `found` are within `tolerance` of `expected`, relative to 1 or to the expected value if that is larger.
+/// Checks that all of `found` are within `tolerance` of `expected`, relative to the larger of 1 and the expected value.
 #[track_caller]
 pub fn assert_close<T: Element>(found: &[T], expected: &[f64], tolerance: f64, what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}");

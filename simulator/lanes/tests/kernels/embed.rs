@@ -10,7 +10,7 @@ fn embed<W: Element>() {
         for &token in &tokens {
             expected.extend(table[token as usize * hidden..][..hidden].iter().map(|x| x.get()));
         }
-        expected.extend([9.0; 4]); // nothing is written behind
+        expected.extend([9.0; 4]); // nothing is written past the end
         for lanes in BOTH {
             let mut out = vec![9.0f32; rows * hidden + 4];
             launch(

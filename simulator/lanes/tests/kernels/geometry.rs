@@ -1,9 +1,9 @@
-//! KV in blocks, and rows of it in plain arithmetic.
+//! KV blocks, and encoding of their rows in plain arithmetic.
 
 use crate::common::{Element, Random};
 use half::{bf16, f16};
 
-/// The twin of KvLayout in include/layout.cuh.
+/// Twin of KvLayout in include/layout.cuh.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct KvLayout {
@@ -17,12 +17,12 @@ pub struct KvLayout {
     pub heads_of_shard: u32,
 }
 
-/// Element type of stored KV. `NAME` is its part of the names of kernels.
+/// Element type of stored KV. `NAME` is its part of the kernels' names.
 pub trait Stored: 'static {
     const NAME: &'static str;
     const BYTES: usize;
     const SCALED: bool = false;
-    /// A row as stored, and its scale.
+    /// Encodes a row; returns the stored elements and their scale.
     fn put(row: &[f32]) -> (Vec<u8>, Option<f32>);
     fn get(bytes: &[u8], scale: Option<f32>) -> Vec<f32>;
 }
@@ -53,7 +53,7 @@ impl Stored for i8 {
         let absmax = row.iter().fold(0, |most, x| (x.to_bits() & 0x7fff_ffff).max(most));
         let scale = f32::from_bits(absmax) / 127.0;
         let divisor = if scale == 0.0 { 1.0 } else { scale };
-        // A cast makes NaN 0.
+        // The cast turns NaN into 0.
         let q = |x: &f32| (x / divisor).clamp(-127.0, 127.0).round_ties_even() as i8 as u8;
         (row.iter().map(q).collect(), Some(scale))
     }
@@ -72,7 +72,7 @@ impl KvLayout {
         KvLayout { block_bytes, stripe_bytes, scales_offset, block_tokens, head_dim, layers, kv_heads, heads_of_shard }
     }
 
-    /// Where in a slab a token's row is, and its scale.
+    /// Offsets in a slab of a token's row and its scale.
     pub fn place<K: Stored>(&self, block: u32, layer: u32, value: u32, head: u32, token: u32) -> (usize, usize) {
         let (shard, within) = (head / self.heads_of_shard, head % self.heads_of_shard);
         let stripe = ((shard * self.layers + layer) * 2 + value) * self.heads_of_shard + within;
@@ -95,18 +95,18 @@ impl KvLayout {
     }
 }
 
-/// Bytes aligned as device memory is.
+/// Bytes with the alignment of device memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bytes(Vec<u128>, usize);
 
 impl Bytes {
-    /// Full of what no kernel leaves by chance.
+    /// Fills the bytes with a pattern that no kernel writes by chance.
     pub fn new(bytes: usize) -> Bytes {
         let mut random = Random(bytes as u64 | 1 << 40);
         let word = |random: &mut Random| u128::from(random.bits()) << 64 | u128::from(random.bits());
         Bytes((0..bytes.div_ceil(16)).map(|_| word(&mut random)).collect(), bytes)
     }
-    /// Kernels get it for reading too.
+    /// Returns a mutable pointer; kernels take it for reading too.
     pub fn pointer(&mut self) -> *mut u8 {
         self.0.as_mut_ptr().cast()
     }
@@ -115,14 +115,14 @@ impl Bytes {
 impl std::ops::Deref for Bytes {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        // SAFETY: the words are there, and any bytes are u8s.
+        // SAFETY: the words are initialized, and every bit pattern is a valid u8.
         unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.1) }
     }
 }
 
 impl std::ops::DerefMut for Bytes {
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above.
+        // SAFETY: the words are initialized, and every bit pattern is a valid u8.
         unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), self.1) }
     }
 }

@@ -5,7 +5,7 @@ use std::ptr;
 
 #[test]
 fn blocks_to_and_from_lists() {
-    // Words of 16 bytes and of 4; fewer than the threads, and more than the grid takes at once.
+    // Covers words of 16 bytes and of 4, fewer words than threads, and more words than the grid takes at once.
     for block_bytes in [16usize, 4, 1040, 20, 4096 + 4] {
         let ids: [u32; 4] = [5, 0, 6, 3];
         let others: [u32; 4] = [1, 2, 4, 7];
@@ -85,7 +85,7 @@ fn blocks_to_and_from_lists() {
     }
 }
 
-/// The same tokens in blocks of another layout.
+/// Converts the same tokens to blocks of another layout.
 struct Case {
     layers: u32,
     kv_heads: u32,
@@ -95,7 +95,7 @@ struct Case {
     tokens: (u32, u32),
 }
 
-/// Rows of many magnitudes, some of them special.
+/// Rows of many magnitudes, some with special values.
 fn row(random: &mut Random, index: usize, dim: u32) -> Vec<f32> {
     let magnitude = [1.0, 1e-5, 500.0, 1e-38, 0.0, 3e38][index % 6];
     let mut row: Vec<f32> = (0..dim).map(|_| random.signed() as f32 * magnitude).collect();
@@ -111,7 +111,7 @@ fn convert<From: Stored, To: Stored>(case: &Case) {
     let mut random = Random(u64::from(head_dim + tokens.1));
     let from = KvLayout::new::<From>(layers, kv_heads, head_dim, block_tokens.0, shards.0);
     let to = KvLayout::new::<To>(layers, kv_heads, head_dim, block_tokens.1, shards.1);
-    // Blocks in descending order, every other one of the slab.
+    // The blocks are in descending order and use every other block of the slab.
     let table =
         |block_tokens: u32| -> Vec<u32> { (0..tokens.1.div_ceil(block_tokens)).rev().map(|i| 2 * i + 1).collect() };
     let (from_table, to_table) = (table(block_tokens.0), table(block_tokens.1));
@@ -170,9 +170,9 @@ fn convert<From: Stored, To: Stored>(case: &Case) {
     }
 }
 
-/// Equality to the bit, except that a float NaN may be another NaN.
+/// Compares bits, but treats all float NaNs as equal.
 fn compare(found: &[u8], expected: &[u8], bytes: usize, what: &str) {
-    // Scales of int8 are floats and lie on multiples of four.
+    // Scales of int8 are floats at multiples of four bytes.
     let width = if bytes == 1 { 4 } else { bytes };
     for (at, (found, expected)) in found.chunks(width).zip(expected.chunks(width)).enumerate() {
         let nan = |x: &[u8]| match bytes {
@@ -214,7 +214,7 @@ fn conversion_of_every_pair() {
     every_pair(case(8, (4, 4), (1, 1), (0, 9)));
     every_pair(case(64, (5, 3), (1, 2), (4, 13)));
     every_pair(case(6, (1, 16), (4, 1), (3, 17)));
-    every_pair(case(16, (16, 1), (2, 4), (7, 7))); // nothing
+    every_pair(case(16, (16, 1), (2, 4), (7, 7))); // no tokens
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn conversion_of_wide_and_odd_rows() {
         tokens,
     };
     every_pair(case(128, (2, 3), (1, 5)));
-    every_pair(case(260, (3, 2), (0, 4))); // more than four for each lane
+    every_pair(case(260, (3, 2), (0, 4))); // more than four elements per lane
     every_pair(case(7, (3, 8), (2, 8)));
     every_pair(case(1, (2, 1), (1, 3)));
 }

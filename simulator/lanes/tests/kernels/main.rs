@@ -1,4 +1,4 @@
-//! Every kernel in the simulator against plain arithmetic in f64, in both orders of lanes.
+//! Runs every kernel in the simulator, in both orders of lanes, and compares it with plain arithmetic in f64.
 
 mod activation;
 mod attention_common;

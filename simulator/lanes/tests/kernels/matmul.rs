@@ -19,7 +19,7 @@ const fn shape(m: usize, n: usize, k: usize, bias: bool, accumulate: bool) -> Sh
     Shape { m, n, k, bias, accumulate }
 }
 
-/// Operands of one product, rows of x and y with a gap between them, and the product in f64.
+/// Operands of one product and the product in f64. Rows of x and y have gaps between them.
 struct Product<T, O> {
     shape: Shape,
     x: Vec<T>,
@@ -29,7 +29,7 @@ struct Product<T, O> {
     y: Vec<O>,
     y_stride: u32,
     expected: Vec<f64>,
-    /// Tolerance for sums in float and for the rounding to O.
+    /// Tolerance for float sums and for the rounding to O.
     tolerance: f64,
 }
 
@@ -38,7 +38,7 @@ fn dot<T: Element>(x: &[T], w: &[T]) -> f64 {
 }
 
 impl<T: Element, O: Element> Product<T, O> {
-    /// `y_gap` elements between rows of y.
+    /// Creates random operands with `y_gap` unused elements between the rows of y.
     fn new(shape: Shape, y_gap: usize, random: &mut Random) -> Self {
         let Shape { m, n, k, .. } = shape;
         let (x_stride, y_stride) = (k + 8, n + y_gap);
@@ -58,7 +58,7 @@ impl<T: Element, O: Element> Product<T, O> {
         Product { shape, x, x_stride, w, bias, y, y_stride, expected, tolerance }
     }
 
-    /// The first `m` rows of y.
+    /// Runs `kernel` for the first `m` rows and returns y.
     fn run(&self, kernel: &str, m: usize, grid: [u32; 3], threads: u32, shared: usize, lanes: Lanes) -> Vec<O> {
         let mut y = self.y.clone();
         let bias = if self.shape.bias { self.bias.as_ptr() } else { null() };
@@ -102,7 +102,7 @@ const GEMMS: [Shape; 7] = [
 fn gemm_mma<T: Element, O: Element>() {
     let mut random = Random(3);
     for (i, shape) in GEMMS.into_iter().enumerate() {
-        // An odd stride of y, and an even one.
+        // Covers an odd and an even stride of y.
         let product = Product::<T, O>::new(shape, 3 + i % 2, &mut random);
         let [wide, flat] = ["gemm", "gemm_flat"].map(|gemm| format!("{gemm}_{}_{}", T::NAME, O::NAME));
         for lanes in BOTH {
@@ -126,7 +126,7 @@ fn gemm_mma<T: Element, O: Element>() {
             assert!(found == same, "{flat} {shape:?} has other bits");
         }
     }
-    // A row's bits depend neither on the number of rows nor on its place; surplus blocks do nothing.
+    // A row's bits do not depend on the number of rows or on its index. Surplus blocks do nothing.
     let mut product = Product::<T, O>::new(shape(66, 40, 136, true, false), 0, &mut random);
     let stride = product.x_stride as usize;
     product.x.copy_within(..stride, 65 * stride);
@@ -164,7 +164,7 @@ fn gemm_of_float() {
     }
 }
 
-/// Block size in rows of W, and bytes of shared memory for each W.
+/// Block size in rows of W, and bytes of shared memory per W.
 fn gemv_geometry<T: Element>() -> (usize, usize) {
     match size_of::<T>() {
         4 => (shapes::GEMV_FLOAT_OUTPUTS as usize, 0),
@@ -238,7 +238,7 @@ fn gemv_silu<T: Element>() {
                 ],
                 lanes,
             );
-            // Gate and up are rounded as well; silu is no steeper than 1.1.
+            // Gate and up are rounded too; the slope of silu is at most 1.1.
             let most = expected.iter().fold(1.0f64, |most, y| most.max(y.abs()));
             let tolerance = (T::EPSILON * 3.2 + k as f64 * <f32 as Element>::EPSILON) * most.sqrt().max(1.0);
             assert_close(&y, &expected, tolerance, &format!("gemv_silu m {m} n {n} k {k}"));
@@ -252,7 +252,8 @@ fn gemv_silu<T: Element>() {
     }
 }
 
-/// silu(x · gateᵀ) * (x · upᵀ) by the kernels of one product and of the activation, in rows of whole pieces.
+/// Computes silu(x · gateᵀ) * (x · upᵀ) with the kernels for one product and for the activation. Rows consist of whole
+/// 16-byte pieces.
 #[allow(clippy::too_many_arguments)]
 fn gate_and_up_apart<T: Element>(
     x: &[T],

@@ -10,11 +10,11 @@ fn normed(x: &[f32], weight: &[f32], eps: f32) -> Vec<f64> {
 
 fn rms_norm<T: Element>() {
     let mut random = Random(3);
-    // A warp and several; rows shorter than the block, longer, and of no multiple of four.
+    // Covers one warp and several; rows shorter and longer than the block; and lengths that are no multiple of four.
     for (rows, hidden, threads) in [(1, 8, 32), (3, 64, 256), (5, 1032, 64), (2, 513, 128), (4, 1, 32), (0, 8, 32)] {
         let weight: Vec<f32> = random.vector(hidden);
         let mut x: Vec<f32> = random.vector((rows + 2) * hidden);
-        // Each row of another size, one of zeros.
+        // Each row has a different magnitude; one is all zeros.
         x.iter_mut().enumerate().for_each(|(i, x)| *x *= [1.0, 1e-4, 300.0, 0.0][i / hidden % 4]);
         let ids: Vec<u32> = (0..rows).map(|_| random.below(rows + 2) as u32).collect();
         for row_ids in [None, Some(&ids)] {

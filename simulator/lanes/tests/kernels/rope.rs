@@ -16,7 +16,7 @@ struct Shape {
     gap: usize,
 }
 
-/// A head's norm and rotation, in the arithmetic of the CPU backend.
+/// Norm and rotation of one head in the arithmetic of the CPU backend.
 fn turned(x: &[f32], norm: Option<&[f32]>, cos: &[f32], sin: &[f32]) -> Vec<f32> {
     let mut x = x.to_vec();
     if let Some(weight) = norm {
@@ -46,7 +46,7 @@ fn check<T: Element, K: Stored>(shape: &Shape) {
     let [q, k, v] = strides.map(|stride| random.vector::<T>(rows * stride));
     let (cos, sin): (Vec<f32>, Vec<f32>) = (random.vector(rows * half), random.vector(rows * half));
     let [q_norm, k_norm] = [(); 2].map(|()| random.vector::<f32>(dim));
-    // Distinct slots in any order, the last two rows but one padding.
+    // Slots are distinct and in any order. Rows n - 3 and n - 2 of n are padding.
     let mut slots: Vec<u32> = (0..blocks * block_tokens).collect();
     for i in (1..slots.len()).rev() {
         slots.swap(i, random.below(i + 1));
@@ -103,7 +103,7 @@ fn check<T: Element, K: Stored>(shape: &Shape) {
             lanes,
         );
         if norms {
-            // The sum of squares has another order: k is close, everything else is the same to the bit.
+            // The sum of squares has another order, so k is only close. Everything else is equal bit for bit.
             let expected: Vec<f64> = expected_q.iter().map(|x| x.get()).collect();
             assert_close(&out, &expected, 2.0 * T::EPSILON + 2e-6, &what);
             for &place in &places {
@@ -175,7 +175,7 @@ fn rope_store_of_shards_and_odd_pieces() {
     every_type(shape(4, 3, 1, 2, 1, 1, false, 1));
     every_type(shape(3, 2, 2, 250, 1, 1, true, 3));
     every_type(shape(0, 2, 2, 16, 2, 1, false, 0));
-    // Rows of whole quads whose strides are not.
+    // Rows consist of whole quads, but the strides are not multiples of four.
     every_type(shape(3, 2, 1, 16, 2, 1, false, 5));
 }
 

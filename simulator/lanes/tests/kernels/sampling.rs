@@ -1,9 +1,10 @@
-//! Sampling on the device draws the token that src/sampling draws, always. The reference here is that code's definition.
+//! Checks that sampling on the device always draws the token that src/sampling draws. The reference is the definition
+//! of that code.
 
 use crate::common::{BOTH, Random, arg, launch};
 use simulated_kernels::Lanes;
 
-/// Layout of the struct in sampling_params.cuh.
+/// Twin of the struct in sampling_params.cuh.
 #[repr(C)]
 #[derive(Clone, Debug)]
 struct Row {
@@ -42,7 +43,7 @@ const BROKEN: u32 = 1;
 const NO_CANDIDATE: u32 = 2;
 const UNTOUCHED: (u32, u32) = (77, 99);
 
-/// Rows of logits `vocab` long, their parameters and lists.
+/// Rows of logits, each `vocab` long, with their parameters and lists.
 #[derive(Default)]
 struct Batch {
     vocab: usize,
@@ -60,7 +61,7 @@ impl Batch {
         self.logits.extend(logits);
     }
 
-    /// (token, status) of each row.
+    /// Runs the kernel; returns (token, status) of each row.
     fn run(&self, threads: u32, lanes: Lanes) -> Vec<(u32, u32)> {
         let mut logits = self.logits.clone();
         let mut tokens = vec![UNTOUCHED.0; self.rows.len()];
@@ -132,7 +133,7 @@ fn range<T>(all: &[T], [offset, len]: [u32; 2]) -> &[T] {
     &all[offset as usize..][..len as usize]
 }
 
-/// Everything sorted, sums one after the other.
+/// Reference that sorts all tokens and adds sequentially.
 fn draw(logits: &[f32], largest: f32, p: &Row) -> u32 {
     const ONE: f64 = (1u64 << 42) as f64;
     let mut sorted: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).filter(|c| c.1 > f32::NEG_INFINITY).collect();
@@ -212,7 +213,7 @@ fn parameters(random: &mut Random) -> Row {
     }
 }
 
-/// Few levels make ties, also of zeros of both signs; some tokens are impossible.
+/// Logits with few distinct levels, which makes ties, also between zeros of both signs. Some tokens are impossible.
 fn logits(random: &mut Random, vocab: usize) -> Vec<f32> {
     let levels = one_of(random, &[1, 2, 10, 1000, 1 << 24]);
     let spread = one_of(random, &[0.01, 3.0, 20.0, 100.0, 1e30]) / levels as f32;
@@ -233,7 +234,7 @@ fn lists(batch: &mut Batch, row: &mut Row, vocab: usize, random: &mut Random) {
         row.masked = [batch.masked.len() as u32, 1 + random.below(4) as u32];
         batch.masked.extend((0..row.masked[1]).map(|i| tokens[i as usize % tokens.len()]));
     }
-    tokens.sort_unstable(); // biases may name a token more than once
+    tokens.sort_unstable(); // biases may name a token several times
     if random.below(2) == 0 {
         row.biases = [batch.biases.len() as u32, wanted as u32];
         for &token in &tokens {
@@ -286,7 +287,8 @@ fn draws_with_whole_blocks() {
 #[test]
 fn draws_of_a_large_vocabulary() {
     let mut random = Random(9);
-    // As models have them, a sum of uniforms; then flat ones, where no bin fits the list, and equal ones.
+    // Logits distributed like a model's (a sum of uniforms), then flat ones, whose bins overflow the list, and equal
+    // ones.
     for levels in [1e7, 1000.0, 1.0] {
         let logits: Vec<f32> = (0..130_003)
             .map(|_| (0..4).map(|_| (random.signed() * levels).floor() / levels).sum::<f64>() as f32 * 4.0)
@@ -316,7 +318,7 @@ fn rows_without_a_token_say_so() {
         batch.push(vec![1.0; 100], Row { masked: [0, 100], ..row.clone() });
         batch.push(vec![1.0; 100], row.clone());
         batch.masked = (0..100).collect();
-        // Of infinity and of minus infinity a bias of infinity makes infinity and NaN.
+        // An infinite bias turns token 3's -inf into NaN and token 5's finite logit into infinity, which is drawn.
         batch.biases = vec![(3, INF), (5, INF)];
         let mut odd = vec![1.0; 100];
         odd[3] = -INF;
