@@ -291,11 +291,13 @@ pub struct Ending {
 pub struct Either<F: Face> {
     pub face: F,
     pub requests: HashMap<u64, Ending>,
+    /// Requests in the order of their FINISHED events.
+    pub ended: Vec<u64>,
 }
 
 impl<F: Face> Either<F> {
     pub fn open(blocks: u64, queue_capacity: u32) -> Either<F> {
-        Either { face: F::open(blocks, queue_capacity), requests: HashMap::new() }
+        Either { face: F::open(blocks, queue_capacity), requests: HashMap::new(), ended: Vec::new() }
     }
 
     pub fn poll(&mut self, timeout: Duration) {
@@ -304,7 +306,10 @@ impl<F: Face> Either<F> {
             assert!(request.end.is_none(), "an event after FINISHED: {seen:?}");
             match seen.kind {
                 1 => request.tokens.push(seen.token),
-                2 => request.end = Some(seen),
+                2 => {
+                    self.ended.push(seen.request);
+                    request.end = Some(seen);
+                }
                 other => panic!("event of type {other} for a request"),
             }
         }
