@@ -63,7 +63,7 @@ impl FingerprintCache {
             return Ok(entry.fingerprint);
         }
         let fingerprint = hash()?;
-        // What was hashed is what is there now, and was there long enough for its times to be telling.
+        // The files did not change while they were hashed, and are old enough for a later change to show in their times.
         let unchanged =
             |(path, then): (&Path, &FileIdentity)| FileIdentity::of_path(path).is_ok_and(|now| now == *then);
         if files(checkpoint).all(|file| unchanged(file) && is_settled(file.1))
@@ -284,7 +284,7 @@ mod tests {
         assert_eq!((rig.get(), rig.get()), (1, 1));
         fs::set_permissions(&rig.cache.directory, fs::Permissions::from_mode(0o777)).unwrap();
         assert_eq!((rig.get(), rig.get()), (2, 3));
-        // And one that cannot be made is no error.
+        // A directory that cannot be created is not an error either.
         let rig = Rig::new();
         rig.settle();
         fs::write(rig.cache.directory.parent().unwrap(), "a file").unwrap();

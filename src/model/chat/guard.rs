@@ -173,7 +173,7 @@ pub fn check_source(source: &str) -> Result<String, String> {
     let (mut out, mut done) = (String::with_capacity(source.len()), 0);
     let mut previous = None;
     for token in tokenize(source, false, SyntaxConfig, WhitespaceConfig::default()) {
-        // What is no token is an error of the compiler's, with its text.
+        // The compiler reports text that is not a token, and quotes it.
         let Ok((token, Span { start_offset, start_line, .. })) = token else { break };
         match token {
             Token::BlockStart | Token::VariableStart => {

@@ -215,7 +215,7 @@ impl Peer {
         let shared = PoolExport { fd, bytes: usize::try_from(len).unwrap_or(0), device };
         let mapped = Mapped::open(shared, usize::try_from(block_bytes).unwrap_or(usize::MAX));
         let mapped = Arc::new(mapped.map_err(|e| e.context("the peer's memory"))?);
-        // Of several that were made at once the first is kept.
+        // If several threads made one at once, the first is kept.
         Ok(self.lock().mapped.get_or_insert(mapped).clone())
     }
 }

@@ -8,7 +8,7 @@ use super::page::pages;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use std::str::FromStr;
 
-/// What stands for text that is filled in.
+/// Placeholder for text that is filled in.
 const FILLED_IN: char = '\u{2026}';
 
 /// The string literals of a Rust source, those in macros included and doc comments left out.
