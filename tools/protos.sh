@@ -3,16 +3,21 @@
 #
 #     tools/protos.sh            rewrites examples/go-server/internal/pb
 #     tools/protos.sh --check    fails if that would change it
+#     tools/protos.sh --install  only installs
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
-[ $# -eq 0 ] || [ "$*" = --check ] || bad_option "$*" "--check or nothing"
+case $* in
+    "" | --check | --install) ;;
+    *) bad_option "$*" "--check, --install or nothing" ;;
+esac
 
 tools=$PWD/target/protos
 need_venv "$tools/venv" --only-binary :all: grpcio-tools==1.85.1
 plugins=$tools/plugins-1.36.11-1.6.2
 [ -x "$plugins/protoc-gen-go" ] || GOBIN=$plugins go install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.11
 [ -x "$plugins/protoc-gen-go-grpc" ] || GOBIN=$plugins go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
+[ "${1:-}" != --install ] || exit 0
 
 pb=examples/go-server/internal/pb
 out=$(mktemp -d)

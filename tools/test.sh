@@ -62,6 +62,9 @@ prepare() {
     if optional nvcc 'the check of the compiled kernels' tools/kernels.sh --install; then
         part kernels tools/kernels.sh --check
     fi
+    if optional protoc 'the check of generated protocol code' tools/protos.sh --install; then
+        part protos tools/protos.sh --check
+    fi
 }
 quick() {
     part format make --no-print-directory fmt
