@@ -252,10 +252,8 @@ impl ModelCache {
         let reservation = queue.map(|q| q.reserve()).transpose()?;
         let announce = move |kv: KvId, outcome: Result<()>| {
             if let Some(reservation) = reservation {
-                let mut event = Event::new(EventKind::KvReady, user_tag, 0);
-                event.kv = kv.0;
-                event.status = outcome.err().map(|e| e.status);
-                reservation.finish(event);
+                let status = outcome.err().map(|e| e.status);
+                reservation.finish(Event { kv: kv.0, status, ..Event::new(EventKind::KvReady, user_tag, 0) });
             }
         };
         self.node.import(data, announce)

@@ -9,7 +9,6 @@ use super::Role;
 use super::shared::EngineShared;
 use crate::error::Result;
 use std::collections::HashMap;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Default percentages of the multiprocessors. Prefill is bound by compute; decode is bound by memory, which fewer
@@ -85,13 +84,12 @@ fn change(engine: &EngineShared, percent: u32) -> Result<()> {
 fn balance(here: &mut Vec<Weak<EngineShared>>) {
     here.retain(|engine| engine.strong_count() > 0);
     let engines: Vec<Arc<EngineShared>> = here.iter().filter_map(Weak::upgrade).collect();
-    let role = |engine: &EngineShared| Role::from_code(engine.role.load(Relaxed)).unwrap_or(Role::Mixed);
-    let any = |wanted: Role| engines.iter().any(|engine| role(engine) == wanted);
+    let any = |wanted: Role| engines.iter().any(|engine| engine.role() == wanted);
     let unset = |engine: &&Arc<EngineShared>| engine.share.lock().set.is_none();
     let parts = engines.iter().all(|engine| unset(&engine)) && any(Role::Prefill) && any(Role::Decode);
     let mut changes = Vec::new();
     for engine in engines.iter().filter(unset) {
-        let percent = match role(engine) {
+        let percent = match engine.role() {
             Role::Prefill if parts => PREFILL_PERCENT,
             Role::Decode if parts => DECODE_PERCENT,
             _ => 0,
@@ -113,7 +111,7 @@ fn balance(here: &mut Vec<Weak<EngineShared>>) {
             Info,
             "engine",
             "{:?} engine: default share of {percent} % of the multiprocessors (0: all)",
-            role(engine)
+            engine.role()
         );
         engine.replace_compute_share(share);
         engine.share.lock().percent = percent;

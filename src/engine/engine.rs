@@ -9,8 +9,6 @@ use super::{EngineOptions, HistogramReading, Metrics, ModelCache, Queue, Request
 use crate::backend::Placement;
 use crate::backend::cpu::bind_current_thread;
 use crate::error::{Error, Result};
-use crate::sys::monotonic_ns;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -42,7 +40,7 @@ impl Engine {
         let multiprocessors = executor.multiprocessors();
         let budget = Budget::new(fixed, cache.saturation_key(multiprocessors));
         let shared = Arc::new(EngineShared::new(cache.clone(), queue.clone(), limits, budget, role, share));
-        shared.counters.multiprocessors.store(multiprocessors, Relaxed);
+        shared.counters.multiprocessors_changed(multiprocessors);
         let stepper = step::StepLoop::new(shared.clone(), executor, failure);
         let (ready, bound) = crossbeam_channel::bounded(1);
         let thread = crate::sys::spawn("cleave-engine", move || {
@@ -82,7 +80,7 @@ impl Engine {
         let guard = self.shared.admit(request.user_tag)?;
         let id = guard.id;
         let source = source::of_request(&self.shared, &request, id)?;
-        let prefill_only = self.shared.role.load(Relaxed) == Role::Prefill as u32;
+        let prefill_only = self.shared.role() == Role::Prefill;
         self.shared.arrive(PendingRequest { guard, request, prefill_only, deadline, export: false, source });
         Ok(id)
     }
@@ -100,9 +98,7 @@ impl Engine {
     /// Sets the role of requests accepted from now on, and of steps from the next one on. Requests accepted earlier continue
     /// under the role they were accepted with.
     pub fn set_role(&self, role: Role) -> Result<()> {
-        self.shared.counters.role_set_ns.store(monotonic_ns(), Relaxed);
-        self.shared.role.store(role as u32, Relaxed);
-        self.shared.kick();
+        self.shared.set_role(role);
         Ok(())
     }
 
@@ -119,7 +115,7 @@ impl Engine {
 
     /// A reading of the engine's metrics and its cache's.
     pub fn metrics(&self) -> Metrics {
-        let mut metrics = self.shared.counters.read(&self.shared.cache);
+        let mut metrics = self.shared.counters.read(self.shared.cache.metrics());
         metrics.prefill_step_tokens = self.shared.prompt_tokens() as u32;
         metrics.prefill_tokens_per_second = self.shared.budget.choice().map_or(0, |choice| choice.rate);
         metrics
@@ -127,7 +123,7 @@ impl Engine {
 
     /// A reading of the engine's histograms, taken one after the other while the engine runs.
     pub fn histograms(&self) -> Vec<HistogramReading> {
-        self.shared.counters.histograms.read()
+        self.shared.counters.read_histograms()
     }
 
     /// Empty histograms: the names, texts and buckets that every engine has.

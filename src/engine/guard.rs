@@ -1,7 +1,7 @@
 //! The guard of a request: it makes each accepted request end with exactly one FINISHED event.
 
+use super::counters::Counters;
 use super::event::Event;
-use super::histogram::Histograms;
 use super::queue::Reservation;
 use crate::error::{Error, Status};
 use crate::sequence::FinishReason;
@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 /// The engine that a request is open on, as the request's guard sees it.
 pub(super) trait RequestOwner: Send + Sync {
-    /// The engine's histograms.
-    fn histograms(&self) -> &Histograms;
+    /// The engine's counters.
+    fn counters(&self) -> &Counters;
 
     /// Sends the last event of a request. Whoever sees the event finds the request closed.
     fn finish(&self, reservation: Reservation, event: Event);
@@ -49,15 +49,15 @@ impl RequestGuard {
 
     /// Records that the first step that works on the request began at `now_ns`.
     pub fn scheduled(&self, now_ns: u64) {
-        self.owner.histograms().queue_time.observe(now_ns.saturating_sub(self.admitted_ns));
+        self.owner.counters().scheduled(now_ns.saturating_sub(self.admitted_ns));
     }
 
     /// Records a token that was generated at `now_ns`.
     pub fn generated(&mut self, now_ns: u64) {
-        let histograms = self.owner.histograms();
+        let counters = self.owner.counters();
         match std::mem::replace(&mut self.last_token_ns, now_ns) {
-            0 => histograms.time_to_first_token.observe(now_ns.saturating_sub(self.admitted_ns)),
-            last => histograms.inter_token_latency.observe(now_ns.saturating_sub(last)),
+            0 => counters.first_token(now_ns.saturating_sub(self.admitted_ns)),
+            last => counters.next_token(now_ns.saturating_sub(last)),
         }
     }
 
@@ -69,7 +69,7 @@ impl RequestGuard {
     fn send(&mut self, event: Event) {
         if let Some(reservation) = self.reservation.take() {
             let took = monotonic_ns().saturating_sub(self.admitted_ns);
-            self.owner.histograms().e2e_latency.observe(took);
+            self.owner.counters().finished(took);
             self.owner.finish(reservation, event);
         }
     }

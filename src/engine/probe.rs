@@ -2,15 +2,14 @@
 //! one step at a time, so that a new request waits for one such step at most. To other engines on the device, such a step is
 //! like a prompt of the same length.
 
+use super::batch;
 use super::saturation::{self, Claim, Point, SMALLEST};
 use super::shared::EngineShared;
 use super::{ModelCache, Role};
-use crate::backend::{Batch, SeqSpan};
+use crate::backend::Batch;
 use crate::error::{Result, Status};
-use crate::kv::BlockTable;
 use crate::model::decoder::Executor;
 use crate::sys::monotonic_ns;
-use std::sync::atomic::Ordering::Relaxed;
 
 /// Number of measurements per size; their median counts.
 const REPEATS: usize = 3;
@@ -39,7 +38,7 @@ impl Probe {
     pub fn turn(&mut self, shared: &EngineShared, executor: &mut dyn Executor) -> Result<bool> {
         if self.under_way.is_none() {
             // A decode engine computes few prompt tokens, so their throughput does not matter.
-            if shared.role.load(Relaxed) == Role::Decode as u32 {
+            if shared.role() == Role::Decode {
                 return Ok(false);
             }
             let Some(claim) = shared.budget.claim() else { return Ok(false) };
@@ -54,7 +53,7 @@ impl Probe {
         if !table.reserve_free(tokens) {
             return self.end(executor, possible);
         }
-        fill(&mut self.batch, tokens, &table, shared.cache.bounds().vocab_size);
+        batch::build_probe(tokens, shared.cache.bounds().vocab_size, &table, &mut self.batch);
         let started = monotonic_ns();
         let launched = executor.launch(&self.batch);
         let ran = launched.and_then(|step| executor.collect_logits(&step, &[], &mut self.nothing));
@@ -109,20 +108,4 @@ fn room(cache: &ModelCache) -> (usize, bool) {
     let longest = cache.bounds().max_tokens() as usize;
     let free = cache.kv().stats().blocks_free / 2 * cache.block_tokens();
     (longest.min(free), longest >= 2 * SMALLEST)
-}
-
-/// Fills `batch` with the first chunk of an arbitrary prompt, without logits.
-fn fill(batch: &mut Batch, tokens: usize, table: &BlockTable, vocab: u32) {
-    let n = tokens as u32;
-    batch.tokens.clear();
-    batch.tokens.extend((0..n).map(|i| (u64::from(i) * 7919 % u64::from(vocab.max(1))) as u32));
-    batch.positions.clear();
-    batch.positions.extend(0..n);
-    batch.rope_lens.clear();
-    batch.rope_lens.resize(tokens, n);
-    batch.tables.clear();
-    batch.tables.extend_from_slice(table.blocks());
-    let table_len = batch.tables.len() as u32;
-    batch.spans = vec![SeqSpan { row: 0, rows: n, position: 0, table: 0, table_len }];
-    batch.logit_rows.clear();
 }

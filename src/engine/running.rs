@@ -16,7 +16,6 @@ use crate::sequence::{FinishReason, Snapshot};
 use crate::sys::monotonic_ns;
 use std::collections::VecDeque;
 use std::sync::Weak;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 /// How a request ends.
@@ -28,12 +27,12 @@ pub(super) enum End {
     Failed(Error),
 }
 
-/// A request from its arrival in the scheduler to its FINISHED event. Only this file writes its fields.
+/// A request from its arrival in the scheduler to its FINISHED event.
 pub(super) struct RunningRequest {
     /// Tokens and sampling state.
-    pub snapshot: Snapshot,
+    snapshot: Snapshot,
     /// Occurrences of each token in `snapshot.tokens`, for penalties. Every generated token is added.
-    pub counts: TokenCounts,
+    counts: TokenCounts,
     /// Handle through which a peer pulls the prompt's KV while it is being computed.
     streaming: Option<StreamingExport>,
     blocks: SequenceBlocks,
@@ -101,6 +100,16 @@ impl RunningRequest {
     /// Whether the KV of the request's handle did not arrive and is computed here instead.
     pub fn is_recomputed(&self) -> bool {
         self.recomputed
+    }
+
+    /// Tokens and sampling state of the sequence.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Occurrences of the sequence's tokens, for penalties.
+    pub fn counts(&self) -> &TokenCounts {
+        &self.counts
     }
 
     /// The sequence's KV blocks.
@@ -188,27 +197,25 @@ impl RunningRequest {
     /// The event that announces a streaming export, if there is one.
     pub fn stream_started(&self) -> Option<Event> {
         let streaming = self.streaming.as_ref()?;
-        let mut event = Event::new(EventKind::KvStreamStarted, self.guard.user_tag, self.guard.id);
-        event.kv = streaming.id().0;
-        Some(event)
+        Some(Event { kv: streaming.id().0, ..self.event(EventKind::KvStreamStarted) })
     }
 
     /// The TOKEN event of the last token, followed by the events of its alternatives.
     pub fn token_events(&self) -> Vec<Event> {
         let index = self.snapshot.generated().saturating_sub(1);
-        let mut token = Event::new(EventKind::Token, self.guard.user_tag, self.guard.id);
-        token.token = self.snapshot.tokens.last().map_or(-1, |&t| t as i32);
-        token.logprob = self.snapshot.last_logprob;
-        token.index = index;
+        let token = self.snapshot.tokens.last().map_or(-1, |&t| t as i32);
+        let logprob = self.snapshot.last_logprob;
+        let chosen = Event { token, logprob, index, ..self.event(EventKind::Token) };
         let wanted = self.snapshot.params.logprobs.unwrap_or(0) as usize;
-        let alternatives = self.snapshot.last_top.iter().take(wanted).map(|&(id, logprob)| {
-            let mut event = Event::new(EventKind::TopLogprob, self.guard.user_tag, self.guard.id);
-            event.token = id as i32;
-            event.logprob = logprob;
-            event.index = index;
-            event
+        let alternatives = self.snapshot.last_top.iter().take(wanted).map(|&(token, logprob)| {
+            let token = token as i32;
+            Event { token, logprob, index, ..self.event(EventKind::TopLogprob) }
         });
-        std::iter::once(token).chain(alternatives).collect()
+        std::iter::once(chosen).chain(alternatives).collect()
+    }
+
+    fn event(&self, kind: EventKind) -> Event {
+        Event::new(kind, self.guard.user_tag, self.guard.id)
     }
 
     /// Whether the queue had no room for some of its events.
@@ -278,12 +285,8 @@ impl RunningRequest {
             }
             drop(blocks);
         }
-        let mut event = Event::finished(guard.user_tag, guard.id, reason, status);
-        event.kv = kv;
-        event.index = index;
-        event.cached_tokens = cached_tokens;
-        event.recomputed = recomputed;
-        guard.finish(event);
+        let ended = Event::finished(guard.user_tag, guard.id, reason, status);
+        guard.finish(Event { kv, index, cached_tokens, recomputed, ..ended });
     }
 
     /// Whether a request that ends for this reason exports its KV.
@@ -312,7 +315,7 @@ fn hand_over(
         Some(streaming) => streaming.finish(snapshot, table),
         None => kv.export(snapshot, table, None),
     };
-    shared.counters.export_ns_last.store(monotonic_ns() - started, Relaxed);
+    shared.counters.exported(monotonic_ns() - started);
     let handle = handle?;
     kv.set_chain(handle, &chain);
     Ok(handle)

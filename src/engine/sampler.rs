@@ -2,13 +2,13 @@
 //! downloaded and sampled by `sampling`. Both give the same token for the same logits.
 
 use super::running::RunningRequest;
+use super::table::Running;
 use crate::backend::{DeviceSample, DeviceSamplingBatch, DeviceSamplingRow};
 use crate::error::Result;
 use crate::model::decoder::{Executor, LaunchTicket};
 use crate::sampling::{self, Ctx, Sampled, Scratch};
 use crate::scheduler::Plan;
 use crate::sequence::SamplingParams;
-use std::collections::HashMap;
 
 /// Origin of the token of one sampled row.
 #[derive(Clone, Copy)]
@@ -22,8 +22,10 @@ enum RowSource {
 /// Turns a step's logits into tokens. Results do not depend on what earlier steps left in its buffers.
 #[derive(Default)]
 pub(super) struct Sampler {
-    draws: DeviceSamplingBatch,
-    drawn: Vec<DeviceSample>,
+    /// Rows that the device samples.
+    on_device: DeviceSamplingBatch,
+    /// The device's results for `on_device`.
+    samples: Vec<DeviceSample>,
     /// Rows whose logits are downloaded and sampled on the host.
     on_host: Vec<u32>,
     logits: Vec<f32>,
@@ -38,27 +40,23 @@ impl Sampler {
         executor: &mut dyn Executor,
         step: &LaunchTicket,
         plan: &Plan,
-        active: &HashMap<u64, RunningRequest>,
+        running: &Running,
         eos_ids: &[u32],
     ) -> Result<()> {
-        self.draws.clear();
+        self.on_device.clear();
         self.on_host.clear();
         self.sources.clear();
         for (row, item) in (0..).zip(plan.items.iter().filter(|item| item.samples)) {
-            match active.get(&item.seq) {
-                Some(active) if active.snapshot.params.logprobs.is_none() => {
-                    self.sources.push(RowSource::Device(self.draws.rows.len()));
-                    let ctx = context(active, eos_ids);
-                    push(row, &mut self.draws, &active.snapshot.params, ctx);
-                }
-                _ => {
-                    self.sources.push(RowSource::Host(self.on_host.len()));
-                    self.on_host.push(row);
-                }
+            let pushed = running.get(&item.seq).is_some_and(|request| push(row, &mut self.on_device, request, eos_ids));
+            if pushed {
+                self.sources.push(RowSource::Device(self.on_device.rows.len() - 1));
+            } else {
+                self.sources.push(RowSource::Host(self.on_host.len()));
+                self.on_host.push(row);
             }
         }
-        if !self.draws.rows.is_empty() {
-            if executor.collect_samples(step, &self.draws, &mut self.drawn)? {
+        if !self.on_device.rows.is_empty() {
+            if executor.collect_samples(step, &self.on_device, &mut self.samples)? {
                 if self.on_host.is_empty() {
                     return Ok(());
                 }
@@ -71,19 +69,19 @@ impl Sampler {
     }
 
     /// The token of the step's sampled row number `row`.
-    pub fn token(&mut self, row: usize, vocab: usize, active: &RunningRequest, eos_ids: &[u32]) -> Result<Sampled> {
-        let ctx = context(active, eos_ids);
+    pub fn token(&mut self, row: usize, vocab: usize, request: &RunningRequest, eos_ids: &[u32]) -> Result<Sampled> {
+        let ctx = context(request, eos_ids);
         let index = match self.sources.get(row) {
             Some(RowSource::Device(index)) => *index,
             Some(RowSource::Host(index)) => {
                 let logits = self.logits.get_mut(index * vocab..(index + 1) * vocab);
                 let logits =
                     logits.ok_or_else(|| crate::error!(Internal, "the model returned too few rows of logits"))?;
-                return sampling::sample(logits, &active.snapshot.params, ctx, &mut self.scratch);
+                return sampling::sample(logits, &request.snapshot().params, ctx, &mut self.scratch);
             }
             None => crate::bail!(Internal, "row {row} is out of range: the step sampled {} rows", self.sources.len()),
         };
-        match self.drawn.get(index) {
+        match self.samples.get(index) {
             Some(&DeviceSample::Token(token)) => Ok(Sampled { token, logprob: 0.0, top: Vec::new() }),
             Some(DeviceSample::Broken(token)) => {
                 crate::bail!(Internal, "the logit of token {token} at position {} is NaN or infinite", ctx.position)
@@ -100,40 +98,62 @@ impl Sampler {
     }
 }
 
-fn context<'a>(active: &'a RunningRequest, eos_ids: &'a [u32]) -> Ctx<'a> {
-    let snapshot = &active.snapshot;
-    Ctx { counts: &active.counts, generated: snapshot.generated(), position: snapshot.tokens.len() as u64, eos_ids }
+fn context<'a>(request: &'a RunningRequest, eos_ids: &'a [u32]) -> Ctx<'a> {
+    let (counts, snapshot) = (request.counts(), request.snapshot());
+    Ctx { counts, generated: snapshot.generated(), position: snapshot.tokens.len() as u64, eos_ids }
 }
 
-/// Adds the parameters of one row. They have the meaning that `sampling::sample` gives them.
-fn push(row: u32, draws: &mut DeviceSamplingBatch, params: &SamplingParams, ctx: Ctx<'_>) {
-    fn range(begin: usize, end: usize) -> (u32, u32) {
-        (begin as u32, (end - begin) as u32)
+/// Adds a row with its parameters, which have the meaning that `sampling::sample` gives them. Returns false, and adds nothing,
+/// if the row asks for something that devices do not do.
+fn push(row: u32, batch: &mut DeviceSamplingBatch, request: &RunningRequest, eos_ids: &[u32]) -> bool {
+    // Without `..`: whoever adds a parameter decides here whether devices apply it.
+    let &SamplingParams {
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        repetition_penalty,
+        presence_penalty,
+        frequency_penalty,
+        seed,
+        max_new_tokens: _,
+        min_new_tokens,
+        logprobs,
+        ignore_eos: _,
+        ref stop_ids,
+        stop_sequences: _,
+        ref logit_bias,
+    } = &request.snapshot().params;
+    if logprobs.is_some() {
+        return false;
     }
-    let biases = draws.biases.len();
-    draws.biases.extend_from_slice(&params.logit_bias);
-    draws.biases[biases..].sort_by_key(|bias| bias.0); // stable
+    let ctx = context(request, eos_ids);
+    let range = |begin: usize, end: usize| (begin as u32, (end - begin) as u32);
+    let biases = batch.biases.len();
+    batch.biases.extend_from_slice(logit_bias);
+    batch.biases[biases..].sort_by_key(|bias| bias.0); // stable
 
-    let counts = draws.counts.len();
-    draws.counts.extend_from_slice(ctx.counts.entries());
+    let counts = batch.counts.len();
+    batch.counts.extend_from_slice(ctx.counts.entries());
 
-    let masked = draws.masked.len();
-    if ctx.generated < params.min_new_tokens {
-        draws.masked.extend(ctx.eos_ids.iter().chain(&params.stop_ids));
+    let masked = batch.masked.len();
+    if ctx.generated < min_new_tokens {
+        batch.masked.extend(ctx.eos_ids.iter().chain(stop_ids));
     }
-    draws.rows.push(DeviceSamplingRow {
+    batch.rows.push(DeviceSamplingRow {
         row,
-        seed: params.seed,
+        seed,
         position: ctx.position,
-        temperature: params.temperature,
-        top_p: params.top_p,
-        min_p: params.min_p,
-        top_k: params.top_k,
-        repetition_penalty: params.repetition_penalty,
-        presence_penalty: params.presence_penalty,
-        frequency_penalty: params.frequency_penalty,
-        biases: range(biases, draws.biases.len()),
-        counts: range(counts, draws.counts.len()),
-        masked: range(masked, draws.masked.len()),
+        temperature,
+        top_p,
+        min_p,
+        top_k,
+        repetition_penalty,
+        presence_penalty,
+        frequency_penalty,
+        biases: range(biases, batch.biases.len()),
+        counts: range(counts, batch.counts.len()),
+        masked: range(masked, batch.masked.len()),
     });
+    true
 }

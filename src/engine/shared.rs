@@ -5,7 +5,6 @@ use super::counters::Counters;
 use super::engine_share::EngineShare;
 use super::event::Event;
 use super::guard::{RequestGuard, RequestOwner};
-use super::histogram::Histograms;
 use super::options::EngineLimits;
 use super::pending::PendingRequest;
 use super::prepare::Bounds;
@@ -14,6 +13,7 @@ use super::saturation::Budget;
 use super::{ModelCache, Role};
 use crate::backend::ComputeShare;
 use crate::error::{Error, Result, Status};
+use crate::sys::monotonic_ns;
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -37,12 +37,12 @@ pub(super) struct EngineShared {
     pub bounds: Bounds,
     /// Token budget of a step.
     pub budget: Budget,
-    /// Role of requests accepted from now on, and of steps from the next one on.
-    pub role: AtomicU32,
     /// Share of the device's multiprocessors.
     pub share: EngineShare,
     /// Counters behind the engine's metrics.
     pub counters: Counters,
+    /// Role of requests accepted from now on, and of steps from the next one on: a [`Role`] as a number.
+    role: AtomicU32,
     inbox: Mutex<Inbox>,
     wake: Condvar,
     /// Signalled when the last open request ends.
@@ -92,8 +92,6 @@ impl EngineShared {
         share: Option<u32>,
     ) -> EngineShared {
         static ENGINES: AtomicU64 = AtomicU64::new(1);
-        let counters = Counters::default();
-        counters.role.store(role as u32, Ordering::Relaxed);
         EngineShared {
             limits,
             bounds: cache.bounds(),
@@ -102,7 +100,7 @@ impl EngineShared {
             budget,
             role: AtomicU32::new(role as u32),
             share: EngineShare::new(share),
-            counters,
+            counters: Counters::new(role),
             inbox: Mutex::default(),
             wake: Condvar::new(),
             idle: Condvar::new(),
@@ -112,8 +110,20 @@ impl EngineShared {
 
     /// Most prompt tokens in a step. A decode engine takes few, to keep its inter-token latency low.
     pub fn prompt_tokens(&self) -> usize {
-        let decode = self.role.load(Ordering::Relaxed) == Role::Decode as u32;
+        let decode = self.role() == Role::Decode;
         self.budget.prompts().min(if decode { DECODE_ROLE_PREFILL_TOKENS } else { usize::MAX })
+    }
+
+    /// Role of requests accepted now, and of the next step.
+    pub fn role(&self) -> Role {
+        Role::from_code(self.role.load(Ordering::Relaxed)).unwrap_or(Role::Mixed)
+    }
+
+    /// Sets the role of requests accepted from now on, and of steps from the next one on.
+    pub fn set_role(&self, role: Role) {
+        self.counters.role_set(monotonic_ns());
+        self.role.store(role as u32, Ordering::Relaxed);
+        self.kick();
     }
 
     fn lock(&self) -> MutexGuard<'_, Inbox> {
@@ -292,8 +302,8 @@ impl EngineShared {
 }
 
 impl RequestOwner for EngineShared {
-    fn histograms(&self) -> &Histograms {
-        &self.counters.histograms
+    fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     fn finish(&self, reservation: Reservation, event: Event) {

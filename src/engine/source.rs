@@ -12,7 +12,6 @@ use crate::kv::{BlockTable, Claim, Consumed, KvId};
 use crate::sequence::Snapshot;
 use crate::sys::monotonic_ns;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 /// The source of a newly submitted request. A handle is taken last, when nothing else can refuse the request, so a refused
 /// request leaves its handle unchanged. `id` is the request's id, under which the engine learns that a handle's KV has landed.
@@ -100,7 +99,7 @@ fn take(shared: &EngineShared, consume: impl FnOnce() -> Result<Consumed>) -> Re
 fn check_local(shared: &EngineShared, snapshot: &Snapshot) -> Result<()> {
     let most = shared.limits.local_prefill_tokens;
     let tokens = snapshot.tokens.len();
-    if most == 0 || tokens <= most || shared.role.load(Relaxed) != Role::Decode as u32 {
+    if most == 0 || tokens <= most || shared.role() != Role::Decode {
         return Ok(());
     }
     let cached = shared.cache.cached_prefix(snapshot);

@@ -15,7 +15,6 @@ use crate::model::decoder::{Executor, LaunchTicket};
 use crate::scheduler::{Limits, Plan};
 use crate::sys::monotonic_ns;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 /// Time after which an engine that waits for blocks plans again even without a wake-up. Blocks that other engines took and
@@ -181,13 +180,9 @@ impl StepLoop {
     }
 
     fn limits(&mut self) -> Result<Limits> {
-        let role = self.shared.role.load(Relaxed);
-        self.runner.executor().set_urgent(role == Role::Decode as u32)?;
-        let counters = &self.shared.counters;
-        if counters.role.swap(role, Relaxed) != role {
-            let since = counters.role_set_ns.load(Relaxed);
-            counters.role_switch_ns_last.store(monotonic_ns().saturating_sub(since), Relaxed);
-        }
+        let role = self.shared.role();
+        self.runner.executor().set_urgent(role == Role::Decode)?;
+        self.shared.counters.role_used(role);
         let max_sequences = self.shared.limits.max_sequences;
         Ok(Limits {
             max_sequences,
@@ -203,7 +198,7 @@ impl StepLoop {
         let executor = self.runner.executor();
         executor.set_compute_share(share)?;
         let multiprocessors = executor.multiprocessors();
-        self.shared.counters.multiprocessors.store(multiprocessors, Relaxed);
+        self.shared.counters.multiprocessors_changed(multiprocessors);
         self.shared.budget.set_key(self.shared.cache.saturation_key(multiprocessors));
         Ok(())
     }
@@ -227,9 +222,8 @@ impl StepLoop {
         crate::log!(Error, "engine", "the engine failed: {error}");
         self.shared.fail(error.clone());
         if let Some(reservation) = self.failure.take() {
-            let mut event = Event::new(EventKind::EngineFailed, 0, 0);
-            event.status = Some(error.status);
-            reservation.finish(event);
+            let status = Some(error.status);
+            reservation.finish(Event { status, ..Event::new(EventKind::EngineFailed, 0, 0) });
         }
     }
 }

@@ -14,7 +14,6 @@ use crate::scheduler::{Blocks, Limits, NewSeq, Plan, Scheduler, SeqId};
 use crate::sequence::FinishReason;
 use crate::sys::monotonic_ns;
 use std::collections::HashMap;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -68,11 +67,10 @@ impl RequestTable {
         self.scheduler.is_idle() && self.importing.is_empty()
     }
 
-    /// Writes the numbers of running and waiting requests to the counters.
+    /// Reports the numbers of running and waiting requests to the counters.
     pub fn publish_counts(&self) {
-        let counters = &self.shared.counters;
-        counters.running.store(self.scheduler.running() as u32, Relaxed);
-        counters.waiting.store((self.scheduler.waiting() + self.importing.len()) as u32, Relaxed);
+        let waiting = self.scheduler.waiting() + self.importing.len();
+        self.shared.counters.occupied(self.scheduler.running(), waiting);
     }
 
     // ---- arriving ----
@@ -111,7 +109,7 @@ impl RequestTable {
     }
 
     fn start(&mut self, running: RunningRequest, request: &Request, export: bool) {
-        let (id, snapshot, bounds) = (running.id(), &running.snapshot, &self.shared.bounds);
+        let (id, snapshot, bounds) = (running.id(), running.snapshot(), &self.shared.bounds);
         self.scheduler.add(NewSeq {
             id,
             tokens: snapshot.tokens.len(),
@@ -121,7 +119,9 @@ impl RequestTable {
             now_ns: monotonic_ns(),
         });
         self.deadlines.add(running.deadline(), id);
-        self.shared.counters.recomputed.fetch_add(u64::from(running.is_recomputed()), Relaxed);
+        if running.is_recomputed() {
+            self.shared.counters.recomputed();
+        }
         let over = running.over(bounds, self.shared.cache.eos_ids());
         let announced = running.stream_started().map(|event| vec![event]);
         let repeated = (request.emit_pending && snapshot.pending().is_some()).then(|| running.token_events());
@@ -143,9 +143,7 @@ impl RequestTable {
     pub fn plan(&mut self, limits: &Limits, now_ns: u64, plan: &mut Plan) {
         let mut blocks = RunningBlocks { shared: &self.shared, running: &mut self.running, prefix_hits: 0 };
         self.scheduler.plan(limits, now_ns, &mut blocks, plan);
-        let counters = &self.shared.counters;
-        counters.prefix_hit_tokens.fetch_add(blocks.prefix_hits, Relaxed);
-        counters.preemptions.fetch_add(plan.preempted.len() as u64, Relaxed);
+        self.shared.counters.planned(blocks.prefix_hits, plan.preempted.len() as u64);
     }
 
     /// Records the tokens computed by a step that began at `started_ns`.
@@ -155,7 +153,7 @@ impl RequestTable {
         for item in &plan.items {
             if let Some(running) = self.running.get_mut(&item.seq) {
                 let of_prompt = running.computed(&shared.cache, item.start, item.start + item.len, started_ns);
-                shared.counters.prompt_tokens.fetch_add(of_prompt as u64, Relaxed);
+                shared.counters.prompt_computed(of_prompt as u64);
             }
         }
     }
@@ -169,7 +167,6 @@ impl RequestTable {
         let Some(running) = self.running.get_mut(&id) else { return };
         running.append(sampled, now_ns);
         self.scheduler.append(id);
-        self.shared.counters.generated_tokens.fetch_add(1, Relaxed);
         let events = running.token_events();
         let over = running.over_here(&self.shared.bounds, self.shared.cache.eos_ids());
         self.emit(id, events);
