@@ -73,7 +73,7 @@ pub(super) fn set(engine: &Arc<EngineShared>, set: Option<u32>) -> Result<()> {
 fn change(engine: &EngineShared, percent: u32) -> Result<()> {
     let mut state = engine.share.lock();
     if state.percent != percent {
-        engine.replace_compute_share(engine.cache.compute_share(percent, state.percent)?);
+        engine.inbox.replace_compute_share(engine.cache.compute_share(percent, state.percent)?);
         state.percent = percent;
     }
     Ok(())
@@ -113,7 +113,7 @@ fn balance(here: &mut Vec<Weak<EngineShared>>) {
             "{:?} engine: default share of {percent} % of the multiprocessors (0: all)",
             engine.role()
         );
-        engine.replace_compute_share(share);
+        engine.inbox.replace_compute_share(share);
         engine.share.lock().percent = percent;
     }
 }

@@ -81,18 +81,18 @@ impl Engine {
         let id = guard.id;
         let source = source::of_request(&self.shared, &request, id)?;
         let prefill_only = self.shared.role() == Role::Prefill;
-        self.shared.arrive(PendingRequest { guard, request, prefill_only, deadline, export: false, source });
+        self.shared.inbox.arrive(PendingRequest { guard, request, prefill_only, deadline, export: false, source });
         Ok(id)
     }
 
     /// Asks the step thread to end a request; its FINISHED event follows. Fails with NOT_FOUND if that event is already out.
     pub fn cancel(&self, id: u64) -> Result<()> {
-        self.shared.cancel(id)
+        self.shared.inbox.cancel(id)
     }
 
     /// Asks the step thread to end a generation with a KV handle, which its FINISHED event carries.
     pub fn export(&self, id: u64) -> Result<()> {
-        self.shared.export(id)
+        self.shared.inbox.export(id)
     }
 
     /// Sets the role of requests accepted from now on, and of steps from the next one on. Requests accepted earlier continue
@@ -110,7 +110,7 @@ impl Engine {
 
     /// Refuses new requests and waits until all accepted ones have ended. After a TIMEOUT the engine keeps draining.
     pub fn drain(&self, timeout: Option<Duration>) -> Result<()> {
-        self.shared.drain(timeout)
+        self.shared.inbox.drain(timeout)
     }
 
     /// A reading of the engine's metrics and its cache's.
@@ -138,7 +138,7 @@ impl Engine {
 
     /// Ends all open requests with SHUTDOWN and joins the step thread. Dropping the engine does the same.
     pub fn shutdown(&self) {
-        self.shared.stop();
+        self.shared.inbox.stop();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             let _ = thread.join();

@@ -9,7 +9,7 @@
 //!   emits an event or ends; [`guard`] ensures that each request ends exactly once.
 //! - The **model runner** ([`runner`]) packs a plan's rows ([`batch`]), has them computed and samples tokens ([`sampler`]).
 //! - The **engine** is an interface for host threads ([`engine`]) and a loop on the step thread ([`step`]). Both use the state in
-//!   [`shared`]: commands go in through an inbox, events come out through a [`Queue`]. Host threads never wait for a step, and
+//!   [`shared`]: commands go in through the [`inbox`], events come out through a [`Queue`]. Host threads never wait for a step, and
 //!   the step thread never waits for the host.
 //!
 //! [`compute_share`] divides a device's multiprocessors among its engines; each keeps its part in [`engine_share`].
@@ -31,6 +31,7 @@ mod engine_share;
 mod event;
 mod guard;
 mod histogram;
+mod inbox;
 mod metrics;
 mod options;
 mod pending;

@@ -79,7 +79,7 @@ fn ready(snapshot: Snapshot, table: BlockTable, recomputed: bool) -> SequenceSou
 fn claim(shared: &Arc<EngineShared>, request: &Request, handle: KvId, id: u64) -> Result<SequenceSource> {
     prepare::check_prompt(&request.prompt, shared.bounds.vocab_size)?;
     let engine = Arc::downgrade(shared);
-    let landed = move || engine.upgrade().into_iter().for_each(|engine| engine.landed(id));
+    let landed = move || engine.upgrade().into_iter().for_each(|engine| engine.inbox.landed(id));
     Ok(SequenceSource::Importing(shared.cache.kv().claim(handle, Arc::new(landed))?))
 }
 

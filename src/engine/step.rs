@@ -3,10 +3,11 @@
 
 use super::Role;
 use super::event::{Event, EventKind};
+use super::inbox::Work;
 use super::probe::Probe;
 use super::queue::Reservation;
 use super::runner::ModelRunner;
-use super::shared::{EngineShared, Work};
+use super::shared::EngineShared;
 use super::table::RequestTable;
 use crate::backend::ComputeShare;
 use crate::error::{Error, Result, Status};
@@ -55,7 +56,7 @@ impl StepLoop {
             runner: ModelRunner::new(executor),
             plan: Plan::default(),
             probe: Probe::default(),
-            more_blocks: Arc::new(move || engine.upgrade().into_iter().for_each(|engine| engine.kick())),
+            more_blocks: Arc::new(move || engine.upgrade().into_iter().for_each(|engine| engine.inbox.kick())),
             failure: Some(failure),
             shared,
         }
@@ -68,7 +69,7 @@ impl StepLoop {
             // Handling a fault failed as well.
             self.announce_failure(error);
         }
-        let work = self.shared.leave();
+        let work = self.shared.inbox.leave();
         let error = served.err().unwrap_or_else(destroyed);
         // Requests that this does not reach end when their guards are dropped.
         let _ = crate::panics::catch(|| self.table.end_all(work.arrivals, &error));
@@ -78,7 +79,7 @@ impl StepLoop {
         // The first turn does not wait, because there may be something to measure.
         let mut progress = true;
         loop {
-            let work = self.shared.take(!progress, self.sleep_until());
+            let work = self.shared.inbox.take(!progress, self.sleep_until());
             if work.stop {
                 return self.table.end_all(work.arrivals, &destroyed());
             }
@@ -207,7 +208,7 @@ impl StepLoop {
 
     /// Error that made the engine fail, if it has failed. Only this thread makes the engine fail, and it then uses up `failure`.
     fn failed(&self) -> Option<Error> {
-        if self.failure.is_some() { None } else { self.shared.failure() }
+        if self.failure.is_some() { None } else { self.shared.inbox.failure() }
     }
 
     /// Ends every request after a fault and discards all state, which the fault may have left inconsistent.
@@ -220,7 +221,7 @@ impl StepLoop {
 
     fn announce_failure(&mut self, error: &Error) {
         crate::log!(Error, "engine", "the engine failed: {error}");
-        self.shared.fail(error.clone());
+        self.shared.inbox.fail(error.clone());
         if let Some(reservation) = self.failure.take() {
             let status = Some(error.status);
             reservation.finish(Event { status, ..Event::new(EventKind::EngineFailed, 0, 0) });
