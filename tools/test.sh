@@ -22,7 +22,7 @@ totals() { # totals NAME: what a part's own runner counted
     case $1 in
     sources | rust | shuttle | simulator)
         awk '/^test result:/ {p += $4; f += $6; i += $8} END {printf "%d passed, %d failed, %d ignored", p, f, i}' "$log/$1" ;;
-    servers | kernels) tail -n 1 "$log/$1" ;;
+    servers | kernels | dynamo) tail -n 1 "$log/$1" ;;
     ctest) awk '/tests passed/ {print} /Not Run|Skipped/ {s++} END {if (s) printf "(%d lines about skipped tests)", s}' "$log/ctest" | tr '\n' ' ' ;;
     esac
 }
@@ -31,7 +31,7 @@ finish() { # finish NAME STATUS SECONDS NOTE: its output, and its line in the su
         flock 9
         printf '\n=== %s: %s, %d s\n' "$1" "$2" "$3"
         cat "$log/$1"
-        printf '%-12s %-7s %4d s  %s\n' "$1" "$2" "$3" "$4" >>"$log/summary"
+        printf '%-13s %-7s %4d s  %s\n' "$1" "$2" "$3" "$4" >>"$log/summary"
     ) 9>"$log/lock"
 }
 part() { # part NAME COMMAND...
@@ -59,6 +59,11 @@ absent() { # absent NAME WHAT-IS-SKIPPED WHY
 # What comes over the network, and what needs no build.
 prepare() {
     optional nixl tests/nixl.rs tools/nixl.sh
+    if [ -n "${CI:-}" ]; then
+        part dynamo-wheels tools/dynamo.sh --install && touch "$log/dynamo-is-there"
+    else
+        optional dynamo-wheels tests/dynamo tools/dynamo.sh --install && touch "$log/dynamo-is-there"
+    fi
     if optional nvcc 'the check of the compiled kernels' tools/kernels.sh --install; then
         part kernels tools/kernels.sh --check
     fi
@@ -87,11 +92,14 @@ installed() {
         go=1
     fi
     part servers tools/servers.sh
+    if [ -n "$go" ] && [ -e "$log/dynamo-is-there" ]; then
+        part dynamo tools/dynamo.sh
+    fi
     part ctest make --no-print-directory ctest
     if [ -n "$go" ]; then
         part go make --no-print-directory go
     else
-        absent go 'bindings/go and examples/go-server' 'go 1.24 or later is not there'
+        absent go 'bindings/go, examples/go-server and tests/dynamo' 'go 1.24 or later is not there'
     fi
 }
 

@@ -103,14 +103,17 @@ func (c *completion) submit(first, end, step int) error {
 }
 
 // submitTicket continues from the KV of a prefill worker, which may still be computing it: the engine waits. If the KV
-// does not come, the engine computes it from the ticket's tokens. The ticket also holds sampling parameters and limits.
+// does not come, the engine computes it from the ticket's tokens. The ticket also holds sampling parameters and limits,
+// but those of this request count: other routers than a front ask the prefill worker for one token.
 func (c *completion) submitTicket() error {
 	kv, err := c.cache.Import(c.request.kv.Ticket)
 	if err != nil {
 		return err
 	}
 	defer kv.Close() // releases the handle if it was not submitted
-	stream, err := c.engine.Submit(c.ctx, cleave.Request{KV: kv, EmitPending: true, Recompute: true})
+	request := engineRequest(c.request, nil, 0)
+	request.KV, request.EmitPending, request.Recompute, request.OverrideSampling = kv, true, true, true
+	stream, err := c.engine.Submit(c.ctx, request)
 	if err != nil {
 		return err
 	}

@@ -92,7 +92,7 @@ func (h *engineHost) generate(a *reply, r *http.Request, q *request) error {
 		return h.prefill(r.Context(), a, q, prompts)
 	}
 	id := r.Header.Get("X-Request-Id")
-	if h.options.role == "mixed" || id == "" {
+	if h.options.front == "" || id == "" {
 		id = newID(q.chat)
 	}
 	return h.complete(r.Context(), a, q, prompts, id)

@@ -45,7 +45,7 @@ const (
 
 const maxCount = 2147483647 // tokens: more than any context
 
-// Rules for the fields of both endpoints, of one of them, and of requests from a front to a worker.
+// Rules for the fields of both endpoints, of one of them, and of requests to a worker.
 var (
 	commonRules = []rule{
 		{"model", text, 0, 0},
@@ -67,6 +67,13 @@ var (
 		{"stop", anything, 0, 0},
 		{"priority", integer, 0, 4294967295},
 		{"response_format", object, 0, 0},
+		{"echo", boolean, 0, 0},
+		{"include_reasoning", boolean, 0, 0},
+		{"no_stop_trim", boolean, 0, 0},
+		{"return_hidden_states", boolean, 0, 0},
+		{"separate_reasoning", boolean, 0, 0},
+		{"skip_special_tokens", boolean, 0, 0},
+		{"stream_reasoning", boolean, 0, 0},
 	}
 	chatRules = append([]rule{
 		{"messages", anything, 0, 0},
@@ -81,10 +88,13 @@ var (
 		{"prompt", anything, 0, 0},
 		{"logprobs", integer, 0, 5},
 		{"best_of", integer, 1, 128},
-		{"echo", boolean, 0, 0},
 	}, commonRules...)
 	workerRule = rule{"kv_transfer_params", object, 0, 0}
 )
+
+// onlyValue lists fields for which one value is accepted: the default, which vLLM's router sends in every request.
+var onlyValue = map[string]bool{"echo": false, "include_reasoning": true, "no_stop_trim": false, "return_hidden_states": false,
+	"separate_reasoning": true, "skip_special_tokens": true, "stream_reasoning": true}
 
 // harmless fields do not change the answer. They are accepted and ignored. The list is in ../README.md.
 var harmless = []string{"metadata", "parallel_tool_calls", "prompt_cache_key", "request_id", "safety_identifier",

@@ -37,7 +37,9 @@ type server struct {
 	closing atomic.Bool
 	started time.Time
 
-	// A worker answers only its front, which signs its requests for the worker's URL.
+	worker bool // requests may have kv_transfer_params
+
+	// A worker of a front answers nobody else. The front signs its requests for the worker's URL.
 	authenticator *authenticator
 	audience      string
 }
@@ -45,8 +47,8 @@ type server struct {
 // handler answers a request, or returns an error for the caller to send.
 type handler func(w http.ResponseWriter, r *http.Request) error
 
-// newServer creates a server whose GET / returns the file `page`, if there is one. Only workers have an authenticator
-// and an audience.
+// newServer creates a server whose GET / returns the file `page`, if there is one. Only workers of a front
+// have an authenticator and an audience.
 func newServer(b backend, page string, a *authenticator, audience string) *server {
 	s := &server{backend: b, mux: http.NewServeMux(), started: time.Now(), authenticator: a, audience: audience}
 	generate := map[string]handler{"POST": func(w http.ResponseWriter, r *http.Request) error {
@@ -137,7 +139,7 @@ func (s *server) generate(w http.ResponseWriter, r *http.Request, body []byte) e
 		return unavailable(errShuttingDown.Error())
 	}
 	answer := newReply(w, r, &s.stats)
-	q, err := parseRequest(body, r.URL.Path == "/v1/chat/completions", s.authenticator != nil)
+	q, err := parseRequest(body, r.URL.Path == "/v1/chat/completions", s.worker)
 	if err != nil {
 		return err
 	}

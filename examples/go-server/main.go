@@ -83,7 +83,7 @@ func run(o *options) error {
 		}
 		defer host.close()
 		var authenticator *authenticator
-		if o.worker() {
+		if o.front != "" {
 			secret, err := readSecret(o.secretFile)
 			if err != nil {
 				return err
@@ -91,8 +91,9 @@ func run(o *options) error {
 			authenticator = newAuthenticator(secret)
 		}
 		server = newServer(host, o.page, authenticator, url)
+		server.worker = o.worker()
 		idle, broken = host.idle, host.engine.Failed()
-		if o.worker() {
+		if o.front != "" {
 			if leave, err = join(host, authenticator); err != nil {
 				return err
 			}

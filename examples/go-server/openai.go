@@ -86,7 +86,7 @@ type prompt struct {
 	tokens []int64
 }
 
-// kvParams holds the fields that front and workers exchange: see "Workers" in ../README.md.
+// kvParams holds the fields that workers exchange through a front or another router: see "Workers" in ../README.md.
 type kvParams struct {
 	DoRemoteDecode  bool   `json:"do_remote_decode,omitempty"`
 	DoRemotePrefill bool   `json:"do_remote_prefill,omitempty"`
@@ -94,9 +94,9 @@ type kvParams struct {
 	Resume          []int  `json:"resume,omitempty"`
 }
 
-// parseRequest reads a request and checks it as far as possible without a model. Only a front may send
-// kv_transfer_params, and only to a worker.
-func parseRequest(body []byte, chat, fromFront bool) (*request, error) {
+// parseRequest reads a request and checks it as far as possible without a model. Only a request to a worker may have
+// kv_transfer_params.
+func parseRequest(body []byte, chat, toWorker bool) (*request, error) {
 	f, err := parseFields(body)
 	if err != nil {
 		return nil, err
@@ -105,7 +105,7 @@ func parseRequest(body []byte, chat, fromFront bool) (*request, error) {
 	if chat {
 		rules = chatRules
 	}
-	if fromFront {
+	if toWorker {
 		rules = append(slices.Clone(rules), workerRule)
 	}
 	if err := f.check("", rules, harmless); err != nil {
@@ -117,7 +117,7 @@ func parseRequest(body []byte, chat, fromFront bool) (*request, error) {
 		seed := get(f, "seed", int64(0))
 		q.seed = &seed
 	}
-	for _, read := range []func() error{q.readInput, q.readLimits, q.readStop, q.readLogprobs, q.readLogitBias, q.readOptions} {
+	for _, read := range []func() error{q.readInput, q.readOptions, q.readLimits, q.readStop, q.readLogprobs, q.readLogitBias} {
 		if err := read(); err != nil {
 			return nil, err
 		}
@@ -146,7 +146,7 @@ func (q *request) readLimits() error {
 		missing = 0
 	}
 	q.maxTokens = get(q.fields, "max_completion_tokens", get(q.fields, "max_tokens", missing))
-	if q.maxTokens > 0 && q.minTokens > q.maxTokens {
+	if q.maxTokens > 0 && q.minTokens > q.maxTokens && !q.kv.DoRemoteDecode { // routers then set max_tokens alone
 		return invalid("min_tokens", "min_tokens must not be above max_tokens")
 	}
 	return nil
@@ -215,8 +215,10 @@ func (q *request) readOptions() error {
 	if get(q.fields, "best_of", q.n) != q.n {
 		return invalid("best_of", "best_of must be equal to n")
 	}
-	if get(q.fields, "echo", false) {
-		return invalid("echo", "echo must be false: it is not supported")
+	for name, only := range onlyValue {
+		if get(q.fields, name, only) != only {
+			return invalid(name, "%s must be %t: it is not supported otherwise", name, only)
+		}
 	}
 	options, _ := decodeObject(q.fields["stream_options"])
 	rules := []rule{{"include_usage", boolean, 0, 0}, {"continuous_usage_stats", boolean, 0, 0}}

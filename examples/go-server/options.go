@@ -31,7 +31,7 @@ func parseOptions(args []string) (*options, error) {
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:8000", "`HOST:PORT` to serve at; port 0 takes a free one")
 	flags.StringVar(&o.model, "model", "", "`DIR` of a Hugging Face model")
 	flags.StringVar(&o.modelName, "model-name", "", "`NAME` of the model for clients (default: the last part of DIR)")
-	flags.StringVar(&o.front, "front", "", "`URL` of the front that a worker joins")
+	flags.StringVar(&o.front, "front", "", "`URL` of the front that a worker joins (default: it answers everybody, with vLLM's kv_transfer_params)")
 	flags.StringVar(&o.advertise, "advertise", "", "`URL` of this worker for its front (default: where it listens)")
 	flags.StringVar(&o.workersListen, "workers-listen", "127.0.0.1:8001", "`HOST:PORT` where a front's workers report")
 	flags.UintVar(&o.forgetAfter, "forget-after", 60, "`SECONDS` until a front forgets a dead worker")
@@ -63,8 +63,8 @@ func parseOptions(args []string) (*options, error) {
 		return nil, fmt.Errorf("--role %s: must be mixed, prefill, decode or front", o.role)
 	case o.role != "front" && o.model == "":
 		return nil, errors.New("--model is missing")
-	case o.worker() && !strings.HasPrefix(o.front, "http://"):
-		return nil, errors.New("a worker needs --front http://HOST:PORT, where its front has --workers-listen")
+	case o.worker() && o.front != "" && !strings.HasPrefix(o.front, "http://"):
+		return nil, fmt.Errorf("--front %s: must be http://HOST:PORT, where the front has --workers-listen", o.front)
 	case o.role != "mixed" && o.secretFile == "":
 		return nil, errors.New("a worker and a front need --secret-file")
 	case o.maxConnections == 0 || max(o.maxConnections, o.forgetAfter) > 1000000:

@@ -14,7 +14,7 @@ func TestParseOptions(t *testing.T) {
 		{"--role front --secret-file s --listen [::1]:0 --workers-listen h:1 --page p", true}, {"--model m --max-connections 0", false},
 		{"--role decode --model a/m/ --front http://h:1/ --secret-file s --advertise http://h:2 --kv-mib 5 --threads 2", true},
 		{"", false}, {"--role mixed", false}, {"--role both --model m", false}, {"--model m more", false}, {"--nonsense", false},
-		{"--role prefill --model m --front http://h:1", false}, {"--role prefill --model m --secret-file s", false},
+		{"--role prefill --model m --front http://h:1", false}, {"--role prefill --model m --secret-file s", true},
 		{"--model m --device 1", true}, {"--model m --device -2", false}, {"--model m --device gpu", false},
 		{"--model m --kv-mib 0", false}, {"--model m --kv-mib -1", false}, {"--model m --threads many", false},
 		{"--role decode --model m --front h:1 --secret-file s", false},

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"net/http"
 	"time"
 
 	cleave "cleave/go"
@@ -10,8 +11,14 @@ import (
 // prefill computes a prompt for a decode worker, which fetches the KV itself with the ticket. The answer is a line with
 // the ticket as soon as the engine begins with the prompt, and another line once the prompt is computed.
 func (h *engineHost) prefill(ctx context.Context, a *reply, q *request, prompts [][]int32) error {
-	if !q.kv.DoRemoteDecode || len(prompts) != 1 {
-		return invalid("kv_transfer_params", "a prefill worker computes prompts for decode workers, one at a time")
+	if !q.kv.DoRemoteDecode {
+		return invalid("kv_transfer_params", "kv_transfer_params must have do_remote_decode: this is a prefill worker")
+	}
+	if h.options.front == "" {
+		return h.prefillWhole(ctx, a, q, prompts)
+	}
+	if len(prompts) != 1 {
+		return invalid("prompt", "prompt must be one prompt: a prefill worker computes one at a time")
 	}
 	a.stream = jsonLines
 	began := time.Now()
@@ -37,5 +44,38 @@ func (h *engineHost) prefill(ctx context.Context, a *reply, q *request, prompts 
 			}
 		}
 	}
+	return nil
+}
+
+// prefillWhole does the same for a router that speaks vLLM's protocol: one answer, once the prompt is computed, so that
+// the router knows how busy this worker is. With several prompts there is no ticket, and the decode worker computes them.
+func (h *engineHost) prefillWhole(ctx context.Context, a *reply, q *request, prompts [][]int32) error {
+	c := &completion{engineHost: h, reply: a, id: newID(q.chat), request: q}
+	answer := c.answer(c.choice(0, piece{role: "assistant", finish: "length"}))
+	answer["kv_transfer_params"] = nil
+	if len(prompts) == 1 {
+		request := engineRequest(q, prompts[0], 0)
+		request.MinNewTokens = 0 // the decode worker has the client's limits, here max_tokens is the router's
+		var finished cleave.Event
+		for event, err := range h.engine.Generate(ctx, request) {
+			if err != nil {
+				return err
+			}
+			finished = event
+		}
+		if finished.KV == nil {
+			return invalid("", "the context has no room for another token")
+		}
+		ticket, err := finished.KV.Ticket()
+		if err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			finished.KV.Close() // nobody will fetch it
+		}
+		answer["usage"] = usage(len(prompts[0]), 1)
+		answer["kv_transfer_params"] = kvParams{DoRemotePrefill: true, Ticket: ticket}
+	}
+	a.whole(http.StatusOK, encode(answer))
 	return nil
 }

@@ -1,0 +1,185 @@
+"""Starts a deployment of Dynamo on this machine's loopback: engines, a sidecar beside each, a frontend.
+
+Nothing but files connects them: no etcd, no NATS. Every process logs to a file, which a failed start or test shows.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import openai
+from servers import MODEL, SMALL, Server, get, wait_until
+
+LANGUAGE = "go"
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def die_with_parent():
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: nothing outlives a test run that was killed
+
+
+class Process:
+    """A process of Dynamo's with its log."""
+
+    def __init__(self, name, directory, arguments, environment):
+        self.name, self.log_path = name, directory / f"{name}.log"
+        with open(self.log_path, "ab") as log:
+            self.process = subprocess.Popen([sys.executable, "-m", *map(str, arguments)], env=environment, stdout=log, stderr=log,
+                                            stdin=subprocess.DEVNULL, preexec_fn=die_with_parent)
+
+    def log(self):
+        return self.log_path.read_text(errors="replace")
+
+    def alive(self):
+        return self.process.poll() is None
+
+    def signal(self, number):
+        self.process.send_signal(number)
+
+    def stop(self):
+        if self.alive():
+            self.process.terminate()
+            try:
+                self.process.wait(60)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise AssertionError(f"{self.name} did not end on SIGTERM\n{self.log()[-4000:]}") from None
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+
+class Worker:
+    """An engine with its sidecar. `role` is mixed, prefill or decode."""
+
+    def __init__(self, deployment, role, options):
+        self.deployment, self.role = deployment, role
+        self.name = f"{role}-{len(deployment.workers)}"
+        self.grpc, self.options = f"127.0.0.1:{free_port()}", options
+        self.starts = 0
+        self.start_engine()
+        self.start_sidecar()
+
+    def start_engine(self):
+        secret = [] if self.role == "mixed" else ["--secret-file", self.deployment.secret]
+        self.engine = Server(LANGUAGE, "--role", self.role, "--listen", "127.0.0.1:0", "--grpc", self.grpc, "--model", self.deployment.model,
+                             *secret, *SMALL, *self.options)
+
+    def start_sidecar(self):
+        self.starts += 1
+        roles = {"mixed": [], "prefill": ["--component", "prefill", "--disaggregation-mode", "prefill"], "decode": ["--disaggregation-mode", "decode"]}
+        self.sidecar = Process(f"sidecar-{self.name}-{self.starts}", self.deployment.directory,
+                               ["dynamo.vllm.sidecar", "--grpc-endpoint", self.grpc, "--grpc-retry-interval-secs", 1, *roles[self.role]],
+                               self.deployment.environment)
+
+    def running(self):
+        return self.engine.metric("cleave_num_requests_running")
+
+    def tokens(self):
+        return self.engine.metric("cleave_generation_tokens_total")
+
+
+class Deployment:
+    def __init__(self, mixed=0, prefill=0, decode=0, model=MODEL, engine_options=(), frontend_options=()):
+        self.temporary = tempfile.TemporaryDirectory(prefix="cleave-dynamo-")
+        self.directory = Path(self.temporary.name)
+        self.model = model
+        self.secret = self.directory / "kv.secret"
+        self.secret.write_bytes(os.urandom(32))
+        self.environment = {**os.environ, "DYN_DISCOVERY_BACKEND": "file", "DYN_FILE_KV": str(self.directory / "discovery"),
+                            "DYN_REQUEST_PLANE": "tcp", "DYN_EVENT_PLANE": "zmq", "DYN_TCP_RPC_HOST": "127.0.0.1", "DYN_HTTP_HOST": "127.0.0.1",
+                            "DYN_SYSTEM_HOST": "127.0.0.1", "DYN_EVENT_PLANE_HOST": "127.0.0.1", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1",
+                            "DYN_LOGGING_DISABLE_ANSI_COLORS": "1"}
+        self.workers = []
+        try:
+            self.start_frontend(frontend_options)
+            for role, count in (("mixed", mixed), ("prefill", prefill), ("decode", decode)):
+                for _ in range(count):
+                    self.add(role, *engine_options)
+            self.wait_until_ready()
+        except BaseException:
+            self.show_logs()
+            self.kill()
+            raise
+
+    def start_frontend(self, options):
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.frontend = Process("frontend", self.directory, ["dynamo.frontend", "--http-host", "127.0.0.1", "--http-port", port, *options], self.environment)
+
+    def add(self, role, *options):
+        self.workers.append(Worker(self, role, options))
+        return self.workers[-1]
+
+    def of(self, role):
+        return [worker for worker in self.workers if worker.role == role]
+
+    def client(self, kind=openai.OpenAI):
+        return kind(base_url=self.url + "/v1", api_key="none", max_retries=0, timeout=120)
+
+    def instances(self):
+        """How many workers the frontend knows, by component."""
+        try:
+            found = json.loads(get(self.url + "/health")[1]).get("instances") or []
+        except (OSError, ValueError):
+            return {}
+        counts = {}
+        for instance in found:
+            if instance["endpoint"] == "generate":
+                counts[instance["component"]] = counts.get(instance["component"], 0) + 1
+        return counts
+
+    def wait_until_ready(self):
+        alive = [worker for worker in self.workers if worker.sidecar.alive()]
+        wanted = {"prefill": sum(worker.role == "prefill" for worker in alive), "backend": sum(worker.role != "prefill" for worker in alive)}
+        wanted = {component: count for component, count in wanted.items() if count}
+
+        def known():
+            for process in [self.frontend, *(worker.sidecar for worker in alive)]:
+                assert process.alive(), f"{process.name} has ended\n{process.log()[-4000:]}"
+            return self.instances() == wanted
+
+        wait_until(f"the frontend knows {wanted}", known)
+        wait_until("a request is served", self.serves)
+
+    def serves(self):
+        try:
+            self.client().completions.create(model=self.model.name, prompt="the", max_tokens=1, temperature=0)
+        except (openai.APIConnectionError, openai.NotFoundError, openai.InternalServerError):
+            return False
+        return True
+
+    def check_quiescent(self):
+        """Nobody holds anything: at once where all went well, else when the leases of what was lost are over."""
+        for worker in self.workers:
+            if worker.engine.process.poll() is None:
+                wait_until(f"{worker.name} holds nothing", worker.engine.holds_nothing)
+
+    def show_logs(self):
+        for worker in self.workers:
+            print(f"==== {worker.name}: engine\n{worker.engine.log()[-4000:]}", file=sys.stderr)
+        for path in sorted(self.directory.glob("*.log")):
+            print(f"==== {path.stem}\n{path.read_text(errors='replace')[-6000:]}", file=sys.stderr)
+
+    def stop(self):
+        """Ends everything as an operator does: whoever is asked for work first, last."""
+        for process in [self.frontend, *(worker.sidecar for worker in self.workers)]:
+            process.stop()
+        statuses = [worker.engine.stop() for worker in self.workers if worker.engine.process.poll() is None]
+        assert all(status == 0 for status in statuses), statuses
+
+    def kill(self):
+        for process in [self.frontend] + [part for worker in self.workers for part in (worker.sidecar, worker.engine)]:
+            process.kill()
