@@ -21,6 +21,8 @@ static cleave_audit_t audit_ = ZERO;
 static cleave_pair_report_t report_ = ZERO;
 static cleave_request_desc_t desc_ = ZERO;
 static cleave_event_t event_;
+static cleave_cache_event_t cache_event_;
+static cleave_cache_event_range_t range_ = ZERO;
 static cleave_request_t id_;
 static cleave_kv_t kv_;
 static int32_t ids_[4];
@@ -58,6 +60,8 @@ static cleave_detokenizer_t *detokenizer_;
     F(CACHE, cache_listen, CACHE_OF(h), "127.0.0.1:0", NULL, 0, NULL, &err) \
     F(CACHE, cache_address, CACHE_OF(h), buffer, sizeof buffer, &n, &err) \
     F(CACHE, cache_pair, CACHE_OF(h), "x", 1, 0, &report_, &err) \
+    F(CACHE, cache_events, CACHE_OF(h), 1, &cache_event_, sizeof cache_event_, 1, tokens_, 8, 0, &range_, &err) \
+    F(CACHE, cache_event_snapshot, CACHE_OF(h), &cache_event_, sizeof cache_event_, 1, tokens_, 8, &range_, &err) \
     F(CACHE, cache_audit, CACHE_OF(h), &audit_, &err) \
     F(ENGINE, engine_set_role, ENGINE_OF(h), CLEAVE_ROLE_MIXED, &err) \
     F(ENGINE, engine_set_sm_percent, ENGINE_OF(h), 100, &err) \
@@ -127,6 +131,7 @@ int main(void)
     metrics_.struct_size = sizeof metrics_;
     audit_.struct_size = sizeof audit_;
     report_.struct_size = sizeof report_;
+    range_.struct_size = sizeof range_;
     desc_ = greedy(8, 1);
 
     for (kind = 0; kind < 2; kind++) { /* first the dead objects, then the live ones */

@@ -159,7 +159,8 @@ int main(void)
     CHECK(offsetof(cleave_cache_config_t, secret) == 28 && offsetof(cleave_cache_config_t, peer_timeout_ms) == 60);
     CHECK(offsetof(cleave_metrics_t, imports) == offsetof(cleave_metrics_t, role_switch_ns_last) + 8);
     CHECK(offsetof(cleave_pair_report_t, detail) == 32 && sizeof(cleave_pair_report_t) == 192);
-    CHECK(sizeof(cleave_event_t) == 64 && sizeof(cleave_error_t) == 256 && sizeof(cleave_cache_config_t) == 64);
+    CHECK(sizeof(cleave_event_t) == 64 && sizeof(cleave_error_t) == 256 && sizeof(cleave_cache_config_t) == 72);
+    CHECK(sizeof(cleave_cache_event_t) == 64 && offsetof(cleave_cache_config_t, events_kept) == 64);
 
     grows_out("cleave_device_info_t", device_info, sizeof(cleave_device_info_t));
     model = load_model();

@@ -49,6 +49,9 @@ type CacheConfig struct {
 	Secret [32]byte
 	// PeerTimeout is the longest silence of a peer during a transfer; after it the peer counts as gone. Default: 4 s.
 	PeerTimeout time.Duration
+	// EventsKept is the number of events about the prefix index that are kept for the readers of [Cache.Events]. Default:
+	// none are recorded, and Events fails with [ErrUnsupported].
+	EventsKept int
 	// Progress reports the loading of the weights: bytes loaded so far, and bytes in total. It runs on the goroutine
 	// that creates the cache. If it returns false, everything is freed and [Model.NewCache] fails with [ErrCancelled].
 	// If nothing has to be loaded (on the CPU, or if the device already has the weights), it is called once, with done
@@ -78,6 +81,7 @@ func (m *Model) NewCache(config CacheConfig) (*Cache, error) {
 		LeaseMS:        n.milliseconds("Lease", config.Lease),
 		Secret:         config.Secret,
 		PeerTimeoutMS:  n.milliseconds("PeerTimeout", config.PeerTimeout),
+		EventsKept:     n.uint32("EventsKept", config.EventsKept),
 	}
 	if config.NoPrefix {
 		c.Flags |= capi.CacheNoPrefix

@@ -524,6 +524,15 @@ typedef struct cleave_cache_config_t {
      * one that ends or is stopped is noticed within a second in any case. Default: 4000.
      */
     uint32_t peer_timeout_ms;
+    /**
+     * Number of events about the prefix index that are kept for cleave_cache_events, at most 16777216. Default: 0, none are
+     * recorded. A reader falls behind if more events come between two of its calls: 65536 are enough for minutes on most
+     * machines. Each takes 16 bytes, and each block that is in the index or in a kept event takes about 150 bytes and 4
+     * for each of its tokens.
+     */
+    uint32_t events_kept;
+    /** 0. */
+    uint32_t reserved;
 } cleave_cache_config_t;
 
 /**
@@ -1266,6 +1275,124 @@ cleave_status_t cleave_cache_pair(cleave_cache_t *cache,
                                   uint32_t required_transport,
                                   struct cleave_pair_report_t *out,
                                   cleave_error_t *err);
+
+
+/* ---- cache events: which blocks a prefix hit can be expected on, for routers ----
+ * A cache whose config has `events_kept` records what enters and leaves its prefix index. A reader pulls the events by number
+ * and so knows at any time which full blocks a request may find. Replaying all events from an empty set, or those after a
+ * snapshot on its blocks, gives exactly the blocks of the index. Readers do not disturb each other; each keeps the number
+ * it wants next. docs/kv-events.md describes the hashes, the memory that a log takes, and how to publish events. */
+/** A block entered the prefix index: a request that begins with the same tokens may find it from now on. */
+#define CLEAVE_CACHE_EVENT_STORED 1
+
+/** A block left the prefix index, so that its memory could be used for others. */
+#define CLEAVE_CACHE_EVENT_REMOVED 2
+
+/** All blocks left the prefix index. */
+#define CLEAVE_CACHE_EVENT_CLEARED 3
+
+/** The cache's blocks are in host memory: "CPU" in vLLM's events. */
+#define CLEAVE_MEDIUM_CPU 1
+
+/** The cache's blocks are in the memory of a device: "GPU" in vLLM's events. */
+#define CLEAVE_MEDIUM_GPU 2
+
+/** A change of a cache's prefix index: 64 bytes. Fields that do not apply to a type are zero. */
+typedef struct cleave_cache_event_t {
+    /** Number of the event. The first event of a cache has number 1. In a snapshot: the number to continue from. */
+    uint64_t sequence;
+    /** CLEAVE_CACHE_EVENT_*. Skip types that you do not know. */
+    uint32_t type;
+    /** CLEAVE_MEDIUM_*: where the block is. */
+    uint32_t medium;
+    /**
+     * STORED, REMOVED: the block, as the first 8 bytes of its BLAKE3 hash, read as a big-endian number. The hash covers the
+     * salt, the block size and all tokens of the sequence up to the end of the block, but not the model.
+     */
+    uint64_t block_hash;
+    /** STORED, REMOVED: the block before it in its sequence; 0 for the first block (`position` 0). */
+    uint64_t parent_hash;
+    /**
+     * STORED, REMOVED: cache_salt of the requests that share the block; 0 for none. Requests with another salt, or
+     * without one, never find it.
+     */
+    uint64_t cache_salt;
+    /** STORED, REMOVED: number of the block in its sequence, from 0. */
+    uint32_t position;
+    /** STORED, REMOVED: cache group of the block. Always 0: all layers of a cache are in one group. */
+    uint32_t group;
+    /** STORED: index of the block's first token in `tokens`. */
+    uint32_t tokens_begin;
+    /** STORED: number of its tokens, which is the block size of the cache. */
+    uint32_t n_tokens;
+    /** 0. */
+    uint64_t reserved;
+} cleave_cache_event_t;
+
+/** Result of cleave_cache_events and cleave_cache_event_snapshot. Set struct_size before the call. */
+typedef struct cleave_cache_event_range_t {
+    /** sizeof this struct, set by the caller. */
+    uint32_t struct_size;
+    /** 0. */
+    uint32_t reserved;
+    /** Number of events written. */
+    uint64_t n_events;
+    /** Number of tokens written. */
+    uint64_t n_tokens;
+    /** Number of the event to ask for next. */
+    uint64_t next;
+    /** Number of the oldest event that the log still holds. */
+    uint64_t oldest;
+    /** Number that the cache's next event will get. Equal to `next` if everything was read. */
+    uint64_t end;
+} cleave_cache_event_range_t;
+
+/**
+ * Reads the events of a cache from number `next` on: up to `capacity` of them to `events`, at most 1024 in one call, and the
+ * tokens of stored blocks one after the other to `tokens`, which has room for `tokens_cap`. It ends early when the
+ * tokens of the next block do not fit. Waits at most `timeout_ms` for the first event (0: not at all, UINT32_MAX: for ever);
+ * a timeout without events is CLEAVE_OK with n_events 0. `event_size` is sizeof(cleave_cache_event_t), as for
+ * cleave_queue_poll: at least 64, a multiple of 8.
+ *
+ * EXPIRED means that the reader fell behind: event `next` is no longer held, `out->oldest` is the oldest that is, and
+ * nothing was read. Take a snapshot and continue from it.
+ *
+ * Callable from any thread. [BLOCKING] up to the timeout. Neither waits for a step nor delays one. Errors: EXPIRED (gap;
+ * `*out` is filled in), INVALID_ARGUMENT (no room for the tokens of one block, `next` is in the future), UNSUPPORTED (the
+ * cache was created with events_kept 0), NOT_FOUND, SHUTDOWN (the cache was destroyed meanwhile).
+ */
+cleave_status_t cleave_cache_events(cleave_cache_t *cache,
+                                    uint64_t next,
+                                    struct cleave_cache_event_t *events,
+                                    size_t event_size,
+                                    size_t capacity,
+                                    int32_t *tokens,
+                                    size_t tokens_cap,
+                                    uint32_t timeout_ms,
+                                    struct cleave_cache_event_range_t *out,
+                                    cleave_error_t *err);
+
+/**
+ * Writes the blocks that are in the prefix index now as STORED events, each after the one before it in its sequence if that is
+ * in the index too. `out->next` is the number of the event to continue from: what the snapshot shows and the events
+ * from there on are exactly what happened.
+ *
+ * The buffers are those of cleave_cache_events. Room for blocks_total events (cleave_engine_load) and block_tokens tokens for
+ * each always suffices. If there is not enough, nothing is written but `*out`, whose n_events and n_tokens say what is
+ * needed at this moment, and the status is INVALID_ARGUMENT. NULL with 0 for both buffers asks for these lengths and is
+ * CLEAVE_OK.
+ *
+ * Callable from any thread. Takes milliseconds for ten thousands of blocks, but holds the cache's lock only for a thousand
+ * blocks at a time, so steps go on. Errors: INVALID_ARGUMENT, UNSUPPORTED (events_kept 0), NOT_FOUND.
+ */
+cleave_status_t cleave_cache_event_snapshot(cleave_cache_t *cache,
+                                            struct cleave_cache_event_t *events,
+                                            size_t event_size,
+                                            size_t capacity,
+                                            int32_t *tokens,
+                                            size_t tokens_cap,
+                                            struct cleave_cache_event_range_t *out,
+                                            cleave_error_t *err);
 
 
 /* ---- insight: metrics and the audit of blocks ---- */

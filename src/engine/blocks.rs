@@ -50,9 +50,7 @@ impl SequenceBlocks {
             return;
         }
         self.chain.extend(&snapshot.tokens[self.chain.len_tokens()..]);
-        for block in self.published..full {
-            self.table.publish(block, self.chain.hashes()[block]);
-        }
+        self.table.publish(self.published..full, &self.chain, &snapshot.tokens);
         self.published = full;
     }
 

@@ -48,6 +48,8 @@ pub struct CacheOptions {
     pub share_weights: bool,
     /// Number of shards of the tensor-parallel layout; 0 means 1. The CPU computes on such a layout as one device.
     pub shards: u32,
+    /// Number of events about the prefix index that are kept for readers; 0: none are recorded.
+    pub events_kept: usize,
 }
 
 /// A KV cache for one model on one or more devices, with what its engines share: weights, block pool, handles.
@@ -118,6 +120,7 @@ impl ModelCache {
                 .layer_windows()
                 .map(|window| window.map_or(LayerKind::Full, LayerKind::Window))
                 .collect(),
+            events_kept: options.events_kept,
         };
         let kv = kv::Cache::new(identity, home.shards()?, config)?;
         let mib = (n_blocks * geometry.block_bytes()) >> 20;

@@ -63,6 +63,13 @@ pub struct cleave_cache_config_t {
     /// A peer that says nothing for so long in the middle of a transfer is gone, in milliseconds; on the same machine
     /// one that ends or is stopped is noticed within a second in any case. Default: 4000.
     pub peer_timeout_ms: u32,
+    /// Number of events about the prefix index that are kept for cleave_cache_events, at most 16777216. Default: 0, none are
+    /// recorded. A reader falls behind if more events come between two of its calls: 65536 are enough for minutes on most
+    /// machines. Each takes 16 bytes, and each block that is in the index or in a kept event takes about 150 bytes and 4
+    /// for each of its tokens.
+    pub events_kept: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 sized_struct!(cleave_cache_config_t);
@@ -168,9 +175,15 @@ unsafe fn create(
     Ok(())
 }
 
+const MOST_EVENTS_KEPT: u32 = 1 << 24;
+
 fn options(config: &cleave_cache_config_t) -> crate::error::Result<CacheOptions> {
     let known = CLEAVE_CACHE_NO_PREFIX | CLEAVE_CACHE_NO_CONVERT | CLEAVE_CACHE_SHARE_WEIGHTS;
     known_flags(config.flags, known, "config.flags")?;
+    known_flags(config.reserved, 0, "config.reserved")?;
+    if config.events_kept > MOST_EVENTS_KEPT {
+        bail!(InvalidArgument, "config.events_kept {} is over {MOST_EVENTS_KEPT}", config.events_kept);
+    }
     let dtype = match config.dtype {
         CLEAVE_DTYPE_DEFAULT => None,
         code => Some(
@@ -187,6 +200,7 @@ fn options(config: &cleave_cache_config_t) -> crate::error::Result<CacheOptions>
         peer_timeout: (config.peer_timeout_ms > 0).then(|| Duration::from_millis(u64::from(config.peer_timeout_ms))),
         no_prefix_cache: config.flags & CLEAVE_CACHE_NO_PREFIX != 0,
         no_convert: config.flags & CLEAVE_CACHE_NO_CONVERT != 0,
+        events_kept: config.events_kept as usize,
         share_weights: config.flags & CLEAVE_CACHE_SHARE_WEIGHTS != 0,
         ..CacheOptions::default()
     })

@@ -17,6 +17,7 @@ mod registry;
 mod versioned;
 
 pub mod cache;
+pub mod cache_event;
 pub mod device;
 pub mod engine;
 pub mod error;

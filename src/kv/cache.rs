@@ -3,10 +3,13 @@
 use std::ops::Deref;
 use std::sync::atomic::AtomicU32;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::format::{CacheIdentity, Keys, Layout, TransportKeys};
 use super::handles::{Audit, Body, CacheConfig, CacheShared, CacheState, End, audit, check, run_leases};
-use super::pool::{BlockHash, BlockTable, Conversion, Owner, Shards, Waker};
+use super::pool::{
+    BlockHash, BlockTable, Conversion, EventLog, EventRead, IndexSnapshot, Journal, Owner, Shards, Waker, snapshot,
+};
 use crate::backend::{BlockStore, KvGeometry};
 use crate::bail;
 use crate::error::Result;
@@ -52,6 +55,8 @@ pub struct CacheStats {
 /// Dropping it closes it. Tables may outlive it; their blocks return to the pool all the same.
 pub struct Cache {
     shared: Arc<CacheShared>,
+    /// Events of the prefix index; None if none are kept.
+    events: Option<Arc<EventLog>>,
     timer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -69,12 +74,17 @@ impl Cache {
         };
         let layout = Layout::new(geometry, &config.layer_kinds).map_err(|error| error.context("KV cache"))?;
         let secret = config.secret.map_or_else(random_bytes, Ok)?;
-        let state = CacheState::new(blocks, NEXT_NONCE.fetch_add(1, Relaxed), random_bytes()?);
+        let mut state = CacheState::new(blocks, NEXT_NONCE.fetch_add(1, Relaxed), random_bytes()?);
+        let events = match config.events_kept {
+            0 => None,
+            kept => Some(Arc::new(EventLog::new(kept)?)),
+        };
+        state.pool.blocks.journal = events.clone().map(|log| Journal::new(log, n_blocks));
         let shared = Arc::new(CacheShared::new(identity, config, Keys::new(&secret), shards, layout, state));
         let timed = shared.clone();
         let run = move || run_leases(&timed);
         let timer = if MODELLED { None } else { Some(crate::sys::spawn("cleave-lease", run)?) };
-        Ok(Arc::new(Cache { shared, timer: Mutex::new(timer) }))
+        Ok(Arc::new(Cache { shared, events, timer: Mutex::new(timer) }))
     }
 
     /// Model and tokenizer whose KV this cache holds.
@@ -145,6 +155,28 @@ impl Cache {
         }
     }
 
+    /// Reads the events of the prefix index; see [`EventLog::read`]. UNSUPPORTED if the cache keeps none.
+    pub fn read_events(&self, from: u64, most: usize, timeout: Option<Duration>) -> Result<EventRead> {
+        self.log()?.read(from, most, timeout)
+    }
+
+    /// The blocks of the prefix index, and the number of the event to continue from. UNSUPPORTED if the cache keeps no events.
+    pub fn index_snapshot(&self) -> Result<IndexSnapshot> {
+        let log = self.log()?;
+        snapshot(log, self.shared.shards.store().n_blocks(), |range, seen| {
+            let state = self.shared.lock();
+            seen.extend(state.pool.blocks.journal.iter().flat_map(|journal| journal.indexed(range.clone())).cloned());
+            log.end()
+        })
+    }
+
+    fn log(&self) -> Result<&EventLog> {
+        match &self.events {
+            Some(log) => Ok(log),
+            None => bail!(Unsupported, "the cache keeps no events: it was created with events_kept 0"),
+        }
+    }
+
     /// Arranges one call of `waker` as soon as `needed` blocks are available; an earlier request with the same waker is
     /// replaced. Returns false, and registers nothing, if that many are available now. Works on a closed cache too, because
     /// sequences continue after it closes.
@@ -198,6 +230,7 @@ impl Cache {
             state.pool.fire.extend(waiting);
         });
         self.shared.timer.notify_all();
+        self.events.iter().for_each(|log| log.close());
         let timer = self.timer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(timer) = timer.filter(|timer| timer.thread().id() != std::thread::current().id()) {
             let _ = timer.join();

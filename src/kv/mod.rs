@@ -24,4 +24,7 @@ pub use format::{CacheIdentity, KvId, LayerKind};
 pub use handles::{Audit, CacheConfig, Claim, Consumed, KvInfo, StreamingExport};
 pub(crate) use handles::{Incoming, TransferHold};
 pub(crate) use pool::mask;
-pub use pool::{BlockHash, BlockTable, HashChain, Shard, ShardRange, Shards, Waker};
+pub use pool::{
+    BlockHash, BlockTable, EventBatch, EventRead, HashChain, IndexEvent, IndexSnapshot, IndexedBlock, Shard,
+    ShardRange, Shards, Waker,
+};

@@ -36,6 +36,8 @@ struct CacheConfig {
     std::array<std::uint8_t, 32> secret{};
     /// A peer that is silent for this long during a transfer counts as gone; 0: 4 s.
     std::chrono::milliseconds peer_timeout{0};
+    /// Events about the prefix index that are kept for Cache::events; 0: none are recorded.
+    std::uint32_t events_kept = 0;
 
     cleave_cache_config_t to_c() const noexcept
     {
@@ -49,6 +51,7 @@ struct CacheConfig {
         for (std::size_t i = 0; i < secret.size(); i++)
             config.secret[i] = secret[i];
         config.peer_timeout_ms = detail::to_ms(peer_timeout);
+        config.events_kept = events_kept;
         return config;
     }
 };

@@ -107,9 +107,8 @@ impl Incoming {
         whole.converted |= self.snapshot.converted;
         let full = (whole.computed / self.shared.geometry.block_tokens) as usize;
         if self.share {
-            for (index, &hash) in self.chain.hashes().iter().enumerate().take(full).skip(self.present) {
-                self.table.publish(index, hash);
-            }
+            let full = full.min(self.chain.hashes().len());
+            self.table.publish(self.present..full, &self.chain, &whole.tokens);
         }
         (whole, self.table)
     }

@@ -26,6 +26,8 @@ pub struct CacheConfig {
     pub no_convert: bool,
     /// Kind of each layer; empty: full attention in all of them.
     pub layer_kinds: Vec<LayerKind>,
+    /// Number of events about the prefix index that are kept for readers; 0: none are recorded.
+    pub events_kept: usize,
 }
 
 impl Default for CacheConfig {
@@ -36,6 +38,7 @@ impl Default for CacheConfig {
             share_up_to_tokens: u32::MAX,
             no_convert: false,
             layer_kinds: Vec::new(),
+            events_kept: 0,
         }
     }
 }
@@ -152,5 +155,9 @@ impl PoolOwner for CacheShared {
 
     fn block_store(&self) -> &dyn BlockStore {
         &**self.shards.store()
+    }
+
+    fn has_journal(&self) -> bool {
+        self.config.events_kept > 0
     }
 }

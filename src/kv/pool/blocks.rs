@@ -1,8 +1,11 @@
 //! The block pool: free list, reference counts and prefix index.
 
+use super::events::IndexedBlock;
 use super::hash::BlockHash;
+use super::journal::Journal;
 use super::prefix::PrefixIndex;
 use crate::backend::BlockId;
+use crate::sync::Arc;
 
 /// Free list, reference counts and prefix index of one pool. A block's count is the number of tables that hold it, plus one
 /// if the prefix index does. A block is free exactly when its count is 0.
@@ -10,6 +13,8 @@ pub(in crate::kv) struct Blocks {
     pub(in crate::kv) refs: Vec<u32>,
     pub(in crate::kv) free: Vec<BlockId>,
     pub(in crate::kv) index: PrefixIndex,
+    /// Records what enters and leaves the index; None if nobody wants to know.
+    pub(in crate::kv) journal: Option<Journal>,
 }
 
 impl Blocks {
@@ -18,6 +23,7 @@ impl Blocks {
             refs: vec![0; n_blocks as usize],
             free: (0..n_blocks).rev().collect(),
             index: PrefixIndex::new(n_blocks as usize),
+            journal: None,
         }
     }
 
@@ -33,7 +39,7 @@ impl Blocks {
             return false;
         }
         for _ in 0..n {
-            let Some(block) = self.free.pop().or_else(|| self.index.evict()) else { return false };
+            let Some(block) = self.free.pop().or_else(|| self.evict()) else { return false };
             self.refs[block as usize] = 1;
             out.push(block);
         }
@@ -71,11 +77,24 @@ impl Blocks {
         self.refs[block as usize] > 1
     }
 
-    /// Enters a block that a table holds into the prefix index. If the hash is there already, its block stays.
-    pub fn publish(&mut self, block: BlockId, hash: BlockHash) {
+    /// Enters a block that a table holds into the prefix index. If the hash is there already, its block stays. `described` is
+    /// for the journal.
+    pub fn publish(&mut self, block: BlockId, hash: BlockHash, described: Option<Arc<IndexedBlock>>) {
         if self.index.insert(hash, block) {
             self.refs[block as usize] += 1;
+            if let (Some(journal), Some(described)) = (&mut self.journal, described) {
+                journal.stored(block, described);
+            }
         }
+    }
+
+    /// Takes the least recently used idle block out of the prefix index.
+    fn evict(&mut self) -> Option<BlockId> {
+        let block = self.index.evict()?;
+        if let Some(journal) = &mut self.journal {
+            journal.removed(block);
+        }
+        Some(block)
     }
 
     /// Appends the longest run of indexed blocks of `chain` to `out`, each with one more reference.
@@ -89,7 +108,11 @@ impl Blocks {
 
     /// Evicts every idle block from the prefix index.
     pub fn evict_all(&mut self) {
-        while let Some(block) = self.index.evict() {
+        let all = self.index.idle() > 0 && self.index.idle() == self.index.len();
+        if let Some(journal) = self.journal.as_mut().filter(|_| all) {
+            journal.cleared();
+        }
+        while let Some(block) = self.evict() {
             self.refs[block as usize] = 0;
             self.free.push(block);
         }

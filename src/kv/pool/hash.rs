@@ -6,9 +6,16 @@ use std::fmt;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BlockHash(pub [u8; 32]);
 
+impl BlockHash {
+    /// The first 8 bytes as a big-endian number: the hash in cache events and logs.
+    pub fn short(&self) -> u64 {
+        u64::from_be_bytes(self.0[..8].try_into().unwrap_or_default())
+    }
+}
+
 impl fmt::Debug for BlockHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", u64::from_be_bytes(self.0[..8].try_into().unwrap_or_default()))
+        write!(f, "{:016x}", self.short())
     }
 }
 
@@ -17,6 +24,7 @@ const ROOT_CONTEXT: &str = "cleave 2026-11 KV block hash chain v1";
 /// Block hashes of one sequence, extended as its tokens come.
 #[derive(Clone, Debug)]
 pub struct HashChain {
+    salt: u64,
     root: BlockHash,
     block_tokens: usize,
     hashes: Vec<BlockHash>,
@@ -30,6 +38,7 @@ impl HashChain {
         let mut root = blake3::Hasher::new_derive_key(ROOT_CONTEXT);
         root.update(&salt.to_le_bytes()).update(&block_tokens.to_le_bytes());
         HashChain {
+            salt,
             root: BlockHash(*root.finalize().as_bytes()),
             block_tokens: block_tokens.max(1) as usize,
             hashes: Vec::new(),
@@ -60,6 +69,16 @@ impl HashChain {
     /// Hashes of the full blocks, in order.
     pub fn hashes(&self) -> &[BlockHash] {
         &self.hashes
+    }
+
+    /// Salt that the chain began with; 0 for none.
+    pub fn salt(&self) -> u64 {
+        self.salt
+    }
+
+    /// Number of tokens in a block.
+    pub fn block_tokens(&self) -> usize {
+        self.block_tokens
     }
 
     /// Number of full blocks of the first `tokens` tokens, and the hash of the last of them. None if the chain is shorter.

@@ -5,7 +5,9 @@
 
 mod blocks;
 mod convert;
+mod events;
 mod hash;
+mod journal;
 mod prefix;
 mod shards;
 mod state;
@@ -13,7 +15,10 @@ mod table;
 
 pub(in crate::kv) use convert::Conversion;
 pub(crate) use convert::mask;
+pub use events::{EventBatch, EventLog, EventRead, IndexEvent, IndexedBlock};
 pub use hash::{BlockHash, HashChain};
+pub use journal::IndexSnapshot;
+pub(in crate::kv) use journal::{Journal, snapshot};
 pub use shards::{Shard, ShardRange, Shards};
 pub use state::Waker;
 pub(in crate::kv) use state::{Owner, PoolState, Table, TableId, TableKey};

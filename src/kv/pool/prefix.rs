@@ -43,6 +43,11 @@ impl PrefixIndex {
         self.idle
     }
 
+    /// Number of indexed blocks.
+    pub fn len(&self) -> usize {
+        self.by_hash.len()
+    }
+
     /// All indexed blocks, in no particular order.
     pub fn blocks(&self) -> impl Iterator<Item = BlockId> + '_ {
         self.by_hash.values().copied()

@@ -1,6 +1,9 @@
 //! Block tables: the blocks of one sequence, in order.
 
-use super::hash::BlockHash;
+use std::ops::Range;
+
+use super::events::IndexedBlock;
+use super::hash::{BlockHash, HashChain};
 use super::state::{Owner, PoolState, TableKey};
 use crate::backend::{BlockId, BlockStore};
 use crate::sync::Arc;
@@ -13,7 +16,12 @@ pub(in crate::kv) trait PoolOwner: Send + Sync {
     fn block_tokens(&self) -> u32;
     /// Memory that holds the blocks.
     fn block_store(&self) -> &dyn BlockStore;
+    /// Whether the pool has a journal of its prefix index.
+    fn has_journal(&self) -> bool;
 }
+
+/// Most blocks that are published under one hold of the lock.
+const PUBLISHED_AT_ONCE: usize = 64;
 
 impl dyn PoolOwner {
     fn with<R: Default>(&self, f: impl FnOnce(&mut PoolState) -> R) -> R {
@@ -135,13 +143,26 @@ impl BlockTable {
         })
     }
 
-    /// Enters block `index`, which must be full and computed, into the prefix index under `hash`. If the index has that hash
-    /// already, its block stays. A published block must not be written again before [`Self::reserve`].
-    pub fn publish(&mut self, index: usize, hash: BlockHash) {
-        if let Some(&block) = self.blocks.get(index) {
+    /// Enters the blocks `range`, which must be full and computed, into the prefix index. `tokens` are those of the sequence, and
+    /// `chain` has the hashes of these blocks. If the index has a hash already, its block stays. A published block must not be
+    /// written again before [`Self::reserve`].
+    pub fn publish(&mut self, range: Range<usize>, chain: &HashChain, tokens: &[u32]) {
+        let range = range.start..range.end.min(self.blocks.len());
+        let describe = self.pool.has_journal();
+        for first in range.clone().step_by(PUBLISHED_AT_ONCE) {
+            let piece = first..range.end.min(first + PUBLISHED_AT_ONCE);
+            // Described before the lock is taken, to keep it short.
+            let mut described: Vec<Arc<IndexedBlock>> = Vec::new();
+            if describe {
+                described.extend(piece.clone().map(|block| Arc::new(IndexedBlock::new(chain, tokens, block))));
+            }
+            let mut described = described.into_iter();
+            let blocks = &self.blocks;
             self.pool.with(|state| {
                 if !state.closed {
-                    state.blocks.publish(block, hash);
+                    for index in piece {
+                        state.blocks.publish(blocks[index], chain.hashes()[index], described.next());
+                    }
                 }
             });
         }

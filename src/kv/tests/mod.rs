@@ -2,6 +2,7 @@
 
 mod claims;
 mod convert;
+mod events;
 mod format;
 mod handles;
 pub(crate) mod held;

@@ -88,9 +88,7 @@ impl Seq {
         let full = &self.snapshot.tokens[..upto as usize];
         let chain = HashChain::of(self.snapshot.cache_salt, GEOMETRY.block_tokens, full);
         let first = (computed / GEOMETRY.block_tokens) as usize;
-        for (index, &hash) in chain.hashes().iter().enumerate().skip(first) {
-            self.table.publish(index, hash);
-        }
+        self.table.publish(first..chain.hashes().len(), &chain, full);
         true
     }
 

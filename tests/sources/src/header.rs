@@ -6,8 +6,22 @@ use std::process::Command;
 
 /// The section files in the order of the header, which is generated from exactly these.
 const HEADER_SECTIONS: &[&str] = &[
-    "version", "error", "log", "device", "handle", "model", "text", "cache", "queue", "engine", "request", "event",
-    "kv", "peer", "insight",
+    "version",
+    "error",
+    "log",
+    "device",
+    "handle",
+    "model",
+    "text",
+    "cache",
+    "queue",
+    "engine",
+    "request",
+    "event",
+    "kv",
+    "peer",
+    "cache_event",
+    "insight",
 ];
 
 fn root() -> PathBuf {

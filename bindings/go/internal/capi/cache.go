@@ -43,6 +43,7 @@ type CacheConfig struct {
 	LeaseMS        uint32
 	Secret         [32]byte
 	PeerTimeoutMS  uint32
+	EventsKept     uint32
 }
 
 // Flags of a cache and of a listener.
@@ -66,6 +67,7 @@ func CacheCreate(model uintptr, devices []int32, config *CacheConfig, progress P
 	c.bytes_per_device = C.uint64_t(config.BytesPerDevice)
 	c.lease_ms = C.uint32_t(config.LeaseMS)
 	c.peer_timeout_ms = C.uint32_t(config.PeerTimeoutMS)
+	c.events_kept = C.uint32_t(config.EventsKept)
 	for i, b := range config.Secret {
 		c.secret[i] = C.uint8_t(b)
 	}
