@@ -1,7 +1,7 @@
 //! Speed of the CPU kernels: `cargo bench --bench kernels [-- level threads filter dtype rows shapes]`. Prints GFLOP/s
 //! and the bandwidth at which weights are read, beside that of a plain read of memory in the same run.
 
-use cleave::backend::cpu::{CpuBackend, CpuBuffer, CpuConfig, CpuMatrix, KvSlab, Level};
+use cleave::backend::cpu::{CpuBackend, CpuBuffer, CpuConfig, CpuMatrix, CpuVector, KvSlab, Level};
 use cleave::backend::weights::Bytes;
 use cleave::backend::{AttentionArgs, Backend, Batch, BlockStore, KvGeometry, Linear, SeqSpan};
 use cleave::tensor::Dtype;
@@ -11,17 +11,19 @@ use std::time::{Duration, Instant};
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
-    let named = |name: &String| Level::available().into_iter().find(|level| level.name() == name);
+    let levels = [Level::Portable, Level::Avx2, Level::Avx512, Level::Avx512Bf16, Level::Amx];
+    let named = |name: &String| levels.into_iter().find(|level| level.name() == name);
     let level = args.first().and_then(named).unwrap_or_else(Level::best);
-    let threads = args.get(1).and_then(|arg| arg.parse().ok()).unwrap_or(0);
+    let machine = || std::thread::available_parallelism().map_or(1, |count| count.get());
+    let threads = args.get(1).and_then(|arg| arg.parse().ok()).filter(|n| *n > 0).unwrap_or_else(machine);
     let wanted = |name: &str| args.get(2).is_none_or(|filter| name.contains(filter.as_str()));
     let mut cpu = CpuBackend::new(CpuConfig { threads, cpus: None, level: Some(level) }).unwrap();
-    CPU_TIME.store(cpu.threads() == 1, Ordering::Relaxed);
-    let time = if cpu.threads() == 1 { "CPU" } else { "wall" };
-    println!("{}, {} threads, {time} time", cpu.level().name(), cpu.threads());
+    CPU_TIME.store(threads == 1, Ordering::Relaxed);
+    let time = if threads == 1 { "CPU" } else { "wall" };
+    println!("{}, {} threads, {time} time", level.name(), threads);
     let weights: Bytes = Arc::new(random_bits(1 << 28));
     if wanted("read") {
-        println!("plain read: {:.1} GB/s", read(cpu.threads(), weights.as_ref().as_ref()));
+        println!("plain read: {:.1} GB/s", read(threads, weights.as_ref().as_ref()));
     }
     if wanted("linear") {
         let dtype = if args.get(3).is_some_and(|arg| arg == "f32") { Dtype::F32 } else { Dtype::Bf16 };
@@ -108,13 +110,20 @@ fn read(threads: usize, bytes: &[u8]) -> f64 {
     bytes.len() as f64 / seconds / 1e9
 }
 
+fn buffer(values: &[f32], rows: usize, cols: usize) -> CpuBuffer {
+    let mut buffer = CpuBuffer::default();
+    buffer.resize(rows, cols).unwrap();
+    buffer.as_mut_slice().copy_from_slice(values);
+    buffer
+}
+
 fn linear(cpu: &mut CpuBackend, weights: &Bytes, m: usize, n: usize, k: usize, dtype: Dtype) {
     let bytes = n * k * dtype.size();
     // Several different matrices, so that weights come from memory as they do in a model.
     let linears: Vec<Vec<Linear<CpuBackend>>> = (0..(weights.as_ref().as_ref().len() / bytes).max(1))
         .map(|i| vec![Linear { weight: CpuMatrix::new(weights.clone(), i * bytes, n, k, dtype).unwrap(), bias: None }])
         .collect();
-    let x = CpuBuffer::from_f32(&vec![0.5; m * k], m, k).unwrap();
+    let x = buffer(&vec![0.5; m * k], m, k);
     let mut out = CpuBuffer::default();
     let mut next = 0;
     let seconds = best(|| {
@@ -138,7 +147,7 @@ fn attention(cpu: &mut CpuBackend, context: usize, rows: usize, dtype: Dtype) {
         SeqSpan { row: 0, rows: rows as u32, position: (context - rows) as u32, table: 0, table_len: blocks as u32 };
     let tables = (0..blocks as u32).map(|i| (i * 7919) % blocks as u32).collect();
     let batch = Batch { spans: vec![span], tables, ..Batch::default() };
-    let q = CpuBuffer::from_f32(&vec![0.5; rows * heads * dim], rows, heads * dim).unwrap();
+    let q = buffer(&vec![0.5; rows * heads * dim], rows, heads * dim);
     let mut out = CpuBuffer::default();
     let mut layer = 0;
     let seconds = best(|| {
@@ -156,9 +165,9 @@ fn attention(cpu: &mut CpuBackend, context: usize, rows: usize, dtype: Dtype) {
 }
 
 fn small(cpu: &mut CpuBackend, rows: usize) {
-    let x = CpuBuffer::from_f32(&vec![0.5; rows * 8192], rows, 8192).unwrap();
-    let mut gate = CpuBuffer::from_f32(&vec![0.5; rows * 8192], rows, 8192).unwrap();
-    let weight = cleave::backend::cpu::CpuVector::from_f32(&vec![1.0; 8192]);
+    let x = buffer(&vec![0.5; rows * 8192], rows, 8192);
+    let mut gate = buffer(&vec![0.5; rows * 8192], rows, 8192);
+    let weight = CpuVector::new(&1f32.to_le_bytes().repeat(8192), Dtype::F32).unwrap();
     let mut out = CpuBuffer::default();
     let norm = best(|| cpu.rms_norm(&x, None, &weight, 1e-5, &mut out).unwrap());
     let silu = best(|| cpu.silu_mul(&mut gate, &x).unwrap());

@@ -14,7 +14,7 @@ use cleave::backend::{Batch, Linear, SeqSpan};
 use cleave::model::decoder::{Decoder, Executor};
 use cleave::model::{Model, safetensors};
 use cleave::tensor::Dtype;
-use model_support::{copy, edit_bytes, fixture, fixtures};
+use model_support::{copy, edit_bytes, fixture, fixtures, levels, run};
 
 const BLOCK_TOKENS: usize = 8;
 const TOLERANCE: f32 = 2e-5;
@@ -89,7 +89,7 @@ impl Rig {
 
     fn run(&mut self, batch: &Batch) -> Vec<f32> {
         let mut logits = Vec::new();
-        self.decoder.execute(batch, &mut logits).unwrap();
+        run(&mut self.decoder, batch, &mut logits).unwrap();
         assert_eq!(logits.len(), batch.logit_rows.len() * self.decoder.vocab_size());
         logits
     }
@@ -147,7 +147,7 @@ fn all_fixtures_at_all_levels() {
         let reference = Reference::read(name);
         let vocab = model.config().vocab_size as usize;
         let tokens = reference.prompt.len() + reference.greedy.len();
-        for level in Level::available() {
+        for level in levels() {
             let what = format!("{name} at {}", level.name());
             let mut rig = Rig::new(&model, level, 1, tokens);
             let prefill = rig.prefill(&reference.prompt, usize::MAX);
@@ -194,7 +194,7 @@ fn mixed_batches() {
         let vocab = model.config().vocab_size as usize;
         let (prompt, greedy) = (&reference.prompt, &reference.greedy);
         let (half, tokens) = (prompt.len() / 2, prompt.len() + greedy.len());
-        for level in Level::available() {
+        for level in levels() {
             let mut alone = Rig::new(&model, level, 1, tokens);
             let prefill = alone.prefill(prompt, usize::MAX);
             let decode = alone.decode(&prefill, prompt, greedy);
@@ -229,10 +229,10 @@ fn refused_batches() {
     let mut rig = Rig::new(&model, Level::Portable, 1, 16);
     let mut logits = vec![1.0];
     let mut batch = Batch::default();
-    rig.decoder.execute(&batch, &mut logits).unwrap();
+    run(&mut rig.decoder, &batch, &mut logits).unwrap();
     assert!(logits.is_empty());
     rig.add(&mut batch, 0, &[1, 80], 0, None);
-    let e = rig.decoder.execute(&batch, &mut logits).unwrap_err();
+    let e = run(&mut rig.decoder, &batch, &mut logits).unwrap_err();
     assert_eq!(e.status, cleave::error::Status::InvalidArgument);
     assert!(e.message.contains("token 80"), "{e}");
 
@@ -255,8 +255,17 @@ fn weights_are_shared() {
     );
     assert!(Arc::ptr_eq(&a, &b));
     assert!(std::ptr::eq(a.embed(), &a.head().weight), "tied");
-    let in_place = |linears: &[Linear<CpuBackend>]| linears.iter().all(|l| l.weight.in_place());
-    assert!(a.layers.iter().all(|l| in_place(&l.qkv) && in_place(&l.gate_up) && l.down.weight.in_place()));
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let mapped = |linear: &Linear<CpuBackend>| {
+        let at = linear.weight.bytes().as_ptr() as usize;
+        maps.lines().filter(|line| line.ends_with("/llama-gqa-tied/model.safetensors")).any(|line| {
+            let (begin, end) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+            let [begin, end] = [begin, end].map(|hex| usize::from_str_radix(hex, 16).unwrap());
+            (begin..end).contains(&at)
+        })
+    };
+    let linears = a.layers.iter().flat_map(|layer| layer.qkv.iter().chain(&layer.gate_up).chain([&layer.down]));
+    assert!(linears.clone().count() > 0 && linears.into_iter().all(mapped));
 }
 
 /// If a tied config comes with an output projection in the file, the projection is used (as transformers 5 does).

@@ -10,8 +10,9 @@ use cleave::backend::cpu::{CpuBackend, CpuConfig, CpuDevice, KvSlab, Level};
 use cleave::backend::{Batch, SeqSpan};
 use cleave::model::Model;
 use cleave::model::chat::ChatInput;
-use cleave::model::decoder::{Decoder, Executor};
+use cleave::model::decoder::Decoder;
 use cleave::tensor::Dtype;
+use model_support::{levels, run};
 use serde_json::Value;
 
 const BLOCK_TOKENS: u32 = 16;
@@ -41,7 +42,7 @@ fn step(decoder: &mut Decoder<CpuBackend>, tokens: &[u32], position: u32) -> u32
         logit_rows: vec![rows - 1],
     };
     let mut logits = Vec::new();
-    decoder.execute(&batch, &mut logits).unwrap();
+    run(decoder, &batch, &mut logits).unwrap();
     (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap() as u32
 }
 
@@ -77,7 +78,7 @@ fn answers(text: &str, answer: &Value) -> bool {
 #[test]
 fn recalls_facts() {
     let (model, cases) = (load(), heldout("prompt"));
-    for level in Level::available() {
+    for level in levels() {
         let mut decoder = decoder(&model, level);
         let (mut right, mut all) = (0, 0);
         for case in cases.iter().step_by(4) {

@@ -35,14 +35,6 @@ pub trait Executor: Send {
     /// Waits for a launched step, and downloads rows of its logits, `[rows.len(), vocab]`; none is fine.
     fn collect_logits(&mut self, step: &LaunchTicket, rows: &[u32], out: &mut Vec<f32>) -> Result<()>;
 
-    /// Runs both halves of a step and downloads all of its logits, `[logit_rows, vocab]`.
-    fn execute(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<()> {
-        logits.clear();
-        let step = self.launch(batch)?;
-        let rows: Vec<u32> = (0..batch.logit_rows.len() as u32).collect();
-        self.collect_logits(&step, &rows, logits)
-    }
-
     /// Number of logits in a row: tokens of the model's vocabulary, padding included.
     fn vocab_size(&self) -> usize;
 

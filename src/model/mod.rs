@@ -132,11 +132,6 @@ impl Model {
         name::of(&self.dir)
     }
 
-    /// The mapped tensors.
-    pub fn checkpoint(&self) -> &Checkpoint {
-        &self.checkpoint
-    }
-
     /// Figures of the model.
     pub fn info(&self) -> ModelInfo {
         let config = &self.config;

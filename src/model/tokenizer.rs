@@ -108,14 +108,6 @@ impl Tokenizer {
         let text = contain(&self.file, || self.inner.decode(ids, false))?;
         text.map_err(|e| error!(Corrupt, "{}: cannot decode tokens {ids:?}: {e}", self.file))
     }
-
-    /// All special tokens, ascending.
-    pub fn special_ids(&self) -> Vec<u32> {
-        let added = self.inner.get_added_tokens_decoder();
-        let mut ids: Vec<u32> = added.into_iter().filter(|(_, token)| token.special).map(|(id, _)| id).collect();
-        ids.sort_unstable();
-        ids
-    }
 }
 
 /// Runs third-party code that may panic on odd files.

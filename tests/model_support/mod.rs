@@ -3,6 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
+use cleave::backend::Batch;
+use cleave::backend::cpu::Level;
+use cleave::model::decoder::Executor;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -57,6 +60,20 @@ pub fn edit_header(path: &Path, edit: impl FnOnce(&mut Value)) {
         out.extend_from_slice(&bytes[end..]);
         *bytes = out;
     });
+}
+
+/// The levels of CPU kernels that this machine runs.
+pub fn levels() -> impl Iterator<Item = Level> {
+    let all = [Level::Portable, Level::Avx2, Level::Avx512, Level::Avx512Bf16, Level::Amx];
+    all.into_iter().filter(|level| *level <= Level::best())
+}
+
+/// Runs both halves of a step and downloads all of its logits.
+pub fn run(executor: &mut impl Executor, batch: &Batch, logits: &mut Vec<f32>) -> cleave::error::Result<()> {
+    logits.clear();
+    let step = executor.launch(batch)?;
+    let rows: Vec<u32> = (0..batch.logit_rows.len() as u32).collect();
+    executor.collect_logits(&step, &rows, logits)
 }
 
 /// A small generator of test randomness (splitmix64).

@@ -28,13 +28,6 @@ impl Level {
         }
     }
 
-    /// Levels that this machine and process can run, in ascending order.
-    pub fn available() -> Vec<Level> {
-        const ALL: [Level; 5] = [Level::Portable, Level::Avx2, Level::Avx512, Level::Avx512Bf16, Level::Amx];
-        let best = Level::best();
-        ALL.into_iter().filter(|&level| level <= best).collect()
-    }
-
     /// The highest level available.
     pub fn best() -> Level {
         static BEST: std::sync::OnceLock<Level> = std::sync::OnceLock::new();

@@ -65,22 +65,6 @@ impl CpuMatrix {
         Ok(CpuMatrix { data: Data::Copied(copy), rows, cols, dtype })
     }
 
-    /// A matrix `[rows, cols]` of the row-major `values`, rounded to `dtype`. For tests and benches.
-    pub fn from_f32(values: &[f32], rows: usize, cols: usize, dtype: Dtype) -> Result<CpuMatrix> {
-        assert_eq!(values.len(), rows * cols);
-        refuse_int8(dtype)?;
-        let mut copy = Aligned::new(values.len() * dtype.size())?;
-        for (bytes, &value) in copy.as_mut_slice().chunks_exact_mut(dtype.size()).zip(values) {
-            match dtype {
-                Dtype::F32 => bytes.copy_from_slice(&value.to_ne_bytes()),
-                Dtype::F16 => bytes.copy_from_slice(&half::f16::from_f32(value).to_ne_bytes()),
-                Dtype::Bf16 => bytes.copy_from_slice(&half::bf16::from_f32(value).to_ne_bytes()),
-                Dtype::I8 => unreachable!("refused above"),
-            }
-        }
-        Ok(CpuMatrix { data: Data::Copied(copy), rows, cols, dtype })
-    }
-
     /// Number of rows: outputs of a projection, or tokens of an embedding table.
     pub fn rows(&self) -> usize {
         self.rows
@@ -96,12 +80,8 @@ impl CpuMatrix {
         self.dtype
     }
 
-    /// True if the matrix is used in place, false if it was copied.
-    pub fn in_place(&self) -> bool {
-        matches!(self.data, Data::InPlace { .. })
-    }
-
-    pub(super) fn bytes(&self) -> &[u8] {
+    /// The elements, row by row: where the checkpoint is mapped, unless they were copied.
+    pub fn bytes(&self) -> &[u8] {
         let len = self.rows * self.cols * self.dtype.size();
         match &self.data {
             Data::InPlace { owner, offset } => &(**owner).as_ref()[*offset..offset + len],
@@ -117,11 +97,6 @@ pub struct CpuVector {
 }
 
 impl CpuVector {
-    /// A vector with these values.
-    pub fn from_f32(values: &[f32]) -> CpuVector {
-        CpuVector { values: values.into() }
-    }
-
     /// A vector from a tensor's little-endian bytes, of any alignment, widened to f32.
     pub fn new(bytes: &[u8], dtype: Dtype) -> Result<CpuVector> {
         refuse_int8(dtype)?;
@@ -153,15 +128,6 @@ pub struct CpuBuffer {
 }
 
 impl CpuBuffer {
-    /// A buffer `[rows, cols]` of the row-major `values`. Panics if their number is not `rows * cols`.
-    pub fn from_f32(values: &[f32], rows: usize, cols: usize) -> Result<CpuBuffer> {
-        assert_eq!(values.len(), rows * cols);
-        let mut buffer = CpuBuffer::default();
-        buffer.resize(rows, cols)?;
-        buffer.as_mut_slice().copy_from_slice(values);
-        Ok(buffer)
-    }
-
     /// Sets the shape. The content is unspecified afterwards.
     pub fn resize(&mut self, rows: usize, cols: usize) -> Result<()> {
         let Some(len) = rows.checked_mul(cols) else { bail!(OutOfMemory, "activations of {rows} x {cols} overflow") };

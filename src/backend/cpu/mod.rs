@@ -62,16 +62,6 @@ impl CpuBackend {
         let pool = Pool::new(threads, cpus)?;
         Ok(CpuBackend { level, pool, packed: Default::default(), scratches: Default::default() })
     }
-
-    /// Instruction set that the kernels use.
-    pub fn level(&self) -> Level {
-        self.level
-    }
-
-    /// Number of threads that compute, including the calling one.
-    pub fn threads(&self) -> usize {
-        self.pool.threads()
-    }
 }
 
 impl Backend for CpuBackend {

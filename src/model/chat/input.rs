@@ -32,13 +32,8 @@ pub struct ChatInput<'a> {
 
 impl ChatInput<'_> {
     /// Bytes of all JSON.
-    pub fn len(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.messages.len() + self.tools.len() + self.arguments.len()
-    }
-
-    /// Whether there is no JSON at all.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 

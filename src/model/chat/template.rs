@@ -104,7 +104,7 @@ impl ChatTemplate {
         let special = self.special.iter().map(|(name, token)| ((*name).to_owned(), Value::from(token.as_str())));
         // The host's arguments go before special tokens of the same name.
         let variables: Value = special.chain(values).collect();
-        budget::begin(input.len());
+        budget::begin(input.bytes());
         let rendered = self.run(get_compiled_template(&template), variables).map_err(|e| self.failed(&e))?;
         match continued {
             Some(text) => cut_after(rendered, &text),

@@ -1,7 +1,7 @@
 //! Checks of KV and attention: the content of blocks after K and V are stored, and the output of attention over them.
 
-use super::{Check, DTYPES, KV_DTYPES, rounding};
-use cleave::backend::cpu::{CpuBuffer, CpuVector, KvSlab};
+use super::{Check, DTYPES, KV_DTYPES, host_buffer, host_vector, rounding};
+use cleave::backend::cpu::{CpuBuffer, KvSlab};
 use cleave::backend::cuda::{CudaBackend, CudaBuffer, CudaSlab, CudaVector};
 use cleave::backend::{AttentionArgs, Backend, Batch, BlockStore, KvGeometry, RopeRows, SeqSpan};
 use cleave::error::Result;
@@ -183,10 +183,10 @@ impl Step {
         })?;
         cuda.wait()?;
 
-        let weight = CpuVector::from_f32(norm);
+        let weight = host_vector(norm)?;
         let norms = case.norms.then_some((&weight, &weight, EPS));
-        let (mut q, mut k) = (CpuBuffer::from_f32(q, rows, cols)?, CpuBuffer::from_f32(k, rows, kv_cols)?);
-        let v = CpuBuffer::from_f32(v, rows, kv_cols)?;
+        let (mut q, mut k) = (host_buffer(q, rows, cols)?, host_buffer(k, rows, kv_cols)?);
+        let v = host_buffer(v, rows, kv_cols)?;
         check.cpu.rope_store(&mut q, &mut k, &v, norms, rope, &args, on_cpu)?;
         if !compare {
             return Ok(());

@@ -4,7 +4,7 @@ mod attention;
 mod rows;
 
 use cleave::backend::KvGeometry;
-use cleave::backend::cpu::{CpuBackend, CpuConfig, Level};
+use cleave::backend::cpu::{CpuBackend, CpuBuffer, CpuConfig, CpuMatrix, CpuVector, Level};
 use cleave::backend::cuda::{CudaBackend, CudaSlab, Device, Loader};
 use cleave::error::Result;
 use cleave::tensor::Dtype;
@@ -164,4 +164,22 @@ impl Random {
         let value = |random: &mut Random| (random.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
         (0..n).map(|_| rounded(value(self), dtype)).collect()
     }
+}
+
+/// Weights `[rows, cols]` on the host, rounded to `dtype`.
+pub fn host_matrix(values: &[f32], rows: usize, cols: usize, dtype: Dtype) -> Result<CpuMatrix> {
+    CpuMatrix::new(Arc::new(bytes(values, dtype)), 0, rows, cols, dtype)
+}
+
+/// A norm weight or bias on the host.
+pub fn host_vector(values: &[f32]) -> Result<CpuVector> {
+    CpuVector::new(&bytes(values, Dtype::F32), Dtype::F32)
+}
+
+/// Activations `[rows, cols]` on the host.
+pub fn host_buffer(values: &[f32], rows: usize, cols: usize) -> Result<CpuBuffer> {
+    let mut buffer = CpuBuffer::default();
+    buffer.resize(rows, cols)?;
+    buffer.as_mut_slice().copy_from_slice(values);
+    Ok(buffer)
 }

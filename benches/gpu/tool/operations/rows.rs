@@ -1,7 +1,7 @@
 //! Checks of matrix products and of operations that work row by row.
 
-use super::{Check, DTYPES, bytes, rounding};
-use cleave::backend::cpu::{CpuBackend, CpuBuffer, CpuMatrix, CpuVector};
+use super::{Check, DTYPES, bytes, host_buffer, host_matrix, host_vector, rounding};
+use cleave::backend::cpu::{CpuBackend, CpuBuffer};
 use cleave::backend::cuda::{CudaBackend, CudaBuffer, CudaMatrix, CudaProjections, CudaSlab, CudaVector};
 use cleave::backend::{Backend, Batch, KvGeometry, Linear, RopeRows};
 use cleave::error::Result;
@@ -36,7 +36,7 @@ pub fn embed(check: &mut Check) -> Result<()> {
                 // The device already has the tokens of a step.
                 step(check, &mut cuda, &tokens, &[], |cuda| cuda.embed(&table, &tokens, &mut found))?;
                 let found = cuda.fetch(&found)?;
-                let table = CpuMatrix::from_f32(&values, vocab, hidden, dtype)?;
+                let table = host_matrix(&values, vocab, hidden, dtype)?;
                 let mut expected = CpuBuffer::default();
                 check.cpu.embed(&table, &tokens, &mut expected)?;
                 let what = format!("embed {dtype}, {rows} of {vocab} x {hidden}");
@@ -66,7 +66,7 @@ pub fn rms_norm(check: &mut Check) -> Result<()> {
                     cuda.rms_norm(&input, Some(&ids), &on_device, 1e-5, &mut some)
                 })?;
                 let found = [cuda.fetch(&all)?, cuda.fetch(&some)?];
-                let (input, weight) = (CpuBuffer::from_f32(&x, rows, hidden)?, CpuVector::from_f32(&weight));
+                let (input, weight) = (host_buffer(&x, rows, hidden)?, host_vector(&weight)?);
                 for (found, ids) in found.iter().zip([None, Some(&ids[..])]) {
                     let mut expected = CpuBuffer::default();
                     check.cpu.rms_norm(&input, ids, &weight, 1e-5, &mut expected)?;
@@ -91,8 +91,8 @@ pub fn silu_mul(check: &mut Check) -> Result<()> {
             let on_device = cuda.upload(&up, rows, cols, false)?;
             cuda.silu_mul(&mut found, &on_device)?;
             let found = cuda.fetch(&found)?;
-            let mut expected = CpuBuffer::from_f32(&gate, rows, cols)?;
-            check.cpu.silu_mul(&mut expected, &CpuBuffer::from_f32(&up, rows, cols)?)?;
+            let mut expected = host_buffer(&gate, rows, cols)?;
+            check.cpu.silu_mul(&mut expected, &host_buffer(&up, rows, cols)?)?;
             let what = format!("silu_mul {dtype}, {rows} x {cols}");
             check.same(&found, expected.as_slice(), rounding(dtype) + 1e-4, 1e-6, &what);
         }
@@ -168,11 +168,11 @@ fn product(check: &mut Check, dtype: Dtype, [m, n, k]: [usize; 3], bias: bool) -
     let found = [joined(&cuda.fetch(&first)?, &cuda.fetch(&second)?, m), cuda.fetch(&logits)?, cuda.fetch(&sum)?];
 
     let on_cpu: Linear<CpuBackend> = Linear {
-        weight: CpuMatrix::from_f32(&weight, n, k, dtype)?,
-        bias: bias.as_ref().map(|bias| CpuVector::from_f32(bias)),
+        weight: host_matrix(&weight, n, k, dtype)?,
+        bias: bias.as_ref().map(|bias| host_vector(bias)).transpose()?,
     };
-    let input = CpuBuffer::from_f32(&x, m, k)?;
-    let (mut out, mut sum) = (CpuBuffer::default(), CpuBuffer::from_f32(&residual, m, n)?);
+    let input = host_buffer(&x, m, k)?;
+    let (mut out, mut sum) = (CpuBuffer::default(), host_buffer(&residual, m, n)?);
     check.cpu.product(&input, &on_cpu, &mut out)?;
     check.cpu.linear_add(&input, &on_cpu, &mut sum)?;
     // The order of the k products below 1/sqrt(k) differs, and tensor cores truncate where the CPU rounds.
@@ -230,11 +230,11 @@ fn gate(check: &mut Check, dtype: Dtype, [m, n, k]: [usize; 3], bias: bool) -> R
     let found = [cuda.fetch(&found)?, cuda.fetch(&sum)?];
 
     let half = |i: usize| -> Result<Linear<CpuBackend>> {
-        let bias = bias.as_ref().map(|bias| CpuVector::from_f32(&bias[i * n..][..n]));
-        Ok(Linear { weight: CpuMatrix::from_f32(&weight[i * n * k..][..n * k], n, k, dtype)?, bias })
+        let bias = bias.as_ref().map(|bias| host_vector(&bias[i * n..][..n])).transpose()?;
+        Ok(Linear { weight: host_matrix(&weight[i * n * k..][..n * k], n, k, dtype)?, bias })
     };
     let (mut expected, mut scratch) = <(CpuBuffer, CpuBuffer)>::default();
-    let input = CpuBuffer::from_f32(&x, m, k)?;
+    let input = host_buffer(&x, m, k)?;
     check.cpu.project_gated(&input, &vec![half(0)?, half(1)?], &mut expected, &mut scratch)?;
     // Both factors may be rounded before the multiplication.
     let (relative, sums) = (4.0 * rounding(dtype) + 1e-4, 4.0 * rounding(dtype));

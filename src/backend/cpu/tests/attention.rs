@@ -1,5 +1,5 @@
-use super::super::{CpuBackend, CpuBuffer, CpuVector, KvSlab, Level};
-use super::{KV_DTYPES, Random, backend, bits, rounded};
+use super::super::{CpuBackend, CpuBuffer, KvSlab, Level};
+use super::{KV_DTYPES, Random, backend, bits, buffer, levels, rounded, vector};
 use crate::backend::{AttentionArgs, Backend, Batch, BlockStore, KvGeometry, RopeRows, SeqSpan};
 use crate::tensor::Dtype;
 
@@ -55,13 +55,13 @@ impl Shape {
             cut(&sequence.angles, self.dim / 2, &mut angles);
             rows += end - start;
         }
-        let mut q = CpuBuffer::from_f32(&q, rows, self.heads * self.dim).unwrap();
-        let mut k = CpuBuffer::from_f32(&k, rows, self.kv_heads * self.dim).unwrap();
-        let v = CpuBuffer::from_f32(&v, rows, self.kv_heads * self.dim).unwrap();
+        let mut q = buffer(&q, rows, self.heads * self.dim);
+        let mut k = buffer(&k, rows, self.kv_heads * self.dim);
+        let v = buffer(&v, rows, self.kv_heads * self.dim);
         let rope =
             RopeRows { cos: angles.iter().map(|a| a.cos()).collect(), sin: angles.iter().map(|a| a.sin()).collect() };
         let args = AttentionArgs { layer: LAYER, heads: self.heads, scale: 0.4, window: self.window, batch: &batch };
-        let norm = CpuVector::from_f32(&self.norm());
+        let norm = vector(&self.norm());
         let norms = self.norms.then_some((&norm, &norm, 1e-6));
         let mut out = CpuBuffer::default();
         cpu.rope_store(&mut q, &mut k, &v, norms, &rope, &args, kv).unwrap();
@@ -144,7 +144,7 @@ const SHAPES: [Shape; 5] = [
 
 #[test]
 fn attention_matches_plain_arithmetic() {
-    for level in Level::available() {
+    for level in levels() {
         for shape in &SHAPES {
             for dtype in KV_DTYPES {
                 let mut random = Random::new(5);
@@ -170,7 +170,7 @@ fn attention_matches_plain_arithmetic() {
 
 #[test]
 fn chunks_batches_and_threads_change_no_bit() {
-    for level in Level::available() {
+    for level in levels() {
         for shape in &SHAPES {
             for dtype in KV_DTYPES {
                 let mut random = Random::new(11);
@@ -214,7 +214,7 @@ fn chunks_batches_and_threads_change_no_bit() {
 /// Results are bit-identical for every block size and every number of shards.
 #[test]
 fn layouts_change_no_bit() {
-    for level in Level::available() {
+    for level in levels() {
         for (shape, shards) in SHAPES.iter().zip([2, 1, 2, 1, 1]) {
             for dtype in KV_DTYPES {
                 let mut random = Random::new(17);
@@ -239,7 +239,7 @@ fn wrong_tables_are_errors() {
     let shape = &SHAPES[0];
     let kv = shape.slab(4, Dtype::F32);
     let mut cpu = backend(Level::Portable, 1);
-    let q = CpuBuffer::from_f32(&vec![0.0; 64 * 20], 20, 64).unwrap();
+    let q = buffer(&vec![0.0; 64 * 20], 20, 64);
     let span = SeqSpan { row: 0, rows: 20, position: 0, table: 0, table_len: 1 };
     let batch = Batch { spans: vec![span], tables: vec![0, 1], ..Batch::default() };
     let args = |layer, heads| AttentionArgs { layer, heads, scale: 1.0, window: None, batch: &batch };

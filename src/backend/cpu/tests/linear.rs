@@ -1,5 +1,5 @@
-use super::super::{CpuBackend, CpuBuffer, CpuMatrix, CpuVector, Level};
-use super::{DTYPES, Random, backend, bits, rounded};
+use super::super::{CpuBackend, CpuBuffer, CpuMatrix, Level};
+use super::{DTYPES, Random, backend, bits, buffer, levels, matrix, rounded, vector};
 use crate::backend::weights::{Bytes, MatrixSource, Shard, TensorSource};
 use crate::backend::{Backend, Linear};
 use crate::tensor::Dtype;
@@ -35,22 +35,22 @@ fn oracle(x: &[f32], m: usize, w: &[f32], n: usize, k: usize, dtype: Dtype, bias
 
 #[test]
 fn products_match_plain_arithmetic() {
-    for level in Level::available() {
+    for level in levels() {
         let mut cpu = backend(level, 2);
         for dtype in DTYPES {
             for (m, n, k) in SHAPES {
                 let mut random = Random::new((m * n * k) as u64);
                 let (x, w) = (random.floats(m * k), random.floats(n * k));
                 let (bias, before) = (random.floats(n), random.floats(m * n));
-                let input = CpuBuffer::from_f32(&x, m, k).unwrap();
-                let weight = || CpuMatrix::from_f32(&w, n, k, dtype).unwrap();
+                let input = buffer(&x, m, k);
+                let weight = || matrix(&w, n, k, dtype);
                 let both = vec![
                     Linear { weight: weight(), bias: None },
-                    Linear { weight: weight(), bias: Some(CpuVector::from_f32(&bias)) },
+                    Linear { weight: weight(), bias: Some(vector(&bias)) },
                 ];
                 let (mut a, mut b) = (CpuBuffer::default(), CpuBuffer::default());
                 cpu.project(&input, &both, &mut [&mut a, &mut b]).unwrap();
-                let mut sum = CpuBuffer::from_f32(&before, m, n).unwrap();
+                let mut sum = buffer(&before, m, n);
                 cpu.linear_add(&input, &both[1], &mut sum).unwrap();
                 let (want_a, want_b) = (oracle(&x, m, &w, n, k, dtype, &[]), oracle(&x, m, &w, n, k, dtype, &bias));
                 for i in 0..m * n {
@@ -70,23 +70,22 @@ fn products_match_plain_arithmetic() {
 
 #[test]
 fn a_row_does_not_notice_its_batch() {
-    for level in Level::available() {
+    for level in levels() {
         for dtype in DTYPES {
             for (n, k) in [(70, 100), (33, 1061), (96, 64)] {
                 let mut random = Random::new(7 + n as u64);
                 let m = 83;
                 let x = random.floats(m * k);
-                let linear =
-                    Linear { weight: CpuMatrix::from_f32(&random.floats(n * k), n, k, dtype).unwrap(), bias: None };
+                let linear = Linear { weight: matrix(&random.floats(n * k), n, k, dtype), bias: None };
                 let mut whole = CpuBuffer::default();
-                let input = CpuBuffer::from_f32(&x, m, k).unwrap();
+                let input = buffer(&x, m, k);
                 backend(level, 1).product(&input, &linear, &mut whole).unwrap();
                 for threads in [2, 3] {
                     let mut cpu = backend(level, threads);
                     let mut row = 0;
                     while row < m {
                         let rows = [1, 1 + random.below(8), 1 + random.below(40)][random.below(3)].min(m - row);
-                        let input = CpuBuffer::from_f32(&x[row * k..(row + rows) * k], rows, k).unwrap();
+                        let input = buffer(&x[row * k..(row + rows) * k], rows, k);
                         let mut part = CpuBuffer::default();
                         cpu.product(&input, &linear, &mut part).unwrap();
                         let want = &whole.as_slice()[row * n..(row + rows) * n];
@@ -105,30 +104,30 @@ fn empty_and_misaligned() {
     let at = if (bytes.as_ptr() as usize + 3).is_multiple_of(4) { 2 } else { 3 };
     bytes[at..].chunks_exact_mut(4).enumerate().for_each(|(i, b)| b.copy_from_slice(&(i as f32).to_ne_bytes()));
     let owner: Bytes = Arc::new(bytes);
-    let matrix = CpuMatrix::new(owner.clone(), at, 2, 3, Dtype::F32).unwrap();
+    let apart = CpuMatrix::new(owner.clone(), at, 2, 3, Dtype::F32).unwrap();
+    assert!(!(*owner).as_ref().as_ptr_range().contains(&apart.bytes().as_ptr()), "a copy");
     assert!(CpuMatrix::new(owner.clone(), 4, 2, 3, Dtype::F32).is_err());
     assert!(CpuMatrix::new(owner, usize::MAX, usize::MAX, 2, Dtype::F32).is_err());
-    assert!(!matrix.in_place());
-    let linear = Linear { weight: matrix, bias: None };
-    for level in Level::available() {
+    let linear = Linear { weight: apart, bias: None };
+    for level in levels() {
         let mut cpu = backend(level, 2);
         let mut out = CpuBuffer::default();
-        let x = CpuBuffer::from_f32(&[1.0, 10.0, 100.0], 1, 3).unwrap();
+        let x = buffer(&[1.0, 10.0, 100.0], 1, 3);
         cpu.product(&x, &linear, &mut out).unwrap();
         assert_eq!(out.as_slice(), [210.0, 543.0]);
-        let none = CpuBuffer::from_f32(&[], 0, 3).unwrap();
+        let none = buffer(&[], 0, 3);
         cpu.product(&none, &linear, &mut out).unwrap();
         assert_eq!((out.rows(), out.cols()), (0, 2));
         for dtype in DTYPES {
             // Without inputs all sums are zero. Without outputs nothing is written.
-            let no_inputs = Linear { weight: CpuMatrix::from_f32(&[], 2, 0, dtype).unwrap(), bias: None };
-            cpu.product(&CpuBuffer::from_f32(&[], 3, 0).unwrap(), &no_inputs, &mut out).unwrap();
+            let no_inputs = Linear { weight: matrix(&[], 2, 0, dtype), bias: None };
+            cpu.product(&buffer(&[], 3, 0), &no_inputs, &mut out).unwrap();
             assert_eq!(out.as_slice(), [0.0; 6]);
-            let no_outputs = Linear { weight: CpuMatrix::from_f32(&[], 0, 3, dtype).unwrap(), bias: None };
+            let no_outputs = Linear { weight: matrix(&[], 0, 3, dtype), bias: None };
             cpu.product(&x, &no_outputs, &mut out).unwrap();
             assert_eq!((out.rows(), out.cols()), (1, 0));
         }
-        assert!(cpu.product(&CpuBuffer::from_f32(&[1.0], 1, 1).unwrap(), &linear, &mut out).is_err());
+        assert!(cpu.product(&buffer(&[1.0], 1, 1), &linear, &mut out).is_err());
     }
 }
 
@@ -157,16 +156,16 @@ fn partial_products_of_column_shards_add_up() {
         x.chunks_exact(k).flat_map(|row| row[range.clone()].to_vec()).collect()
     };
     let mut cpu = backend(Level::Portable, 1);
-    let mut sum = CpuBuffer::from_f32(&before, m, n).unwrap();
+    let mut sum = buffer(&before, m, n);
     for range in [0..40, 40..k] {
-        let input = CpuBuffer::from_f32(&columns(range.clone()), m, range.len()).unwrap();
+        let input = buffer(&columns(range.clone()), m, range.len());
         let mut partial = CpuBuffer::default();
         cpu.product(&input, &part(Shard::Columns(range)), &mut partial).unwrap();
         cpu.add(&partial, &mut sum).unwrap();
     }
-    let mut whole = CpuBuffer::from_f32(&before, m, n).unwrap();
+    let mut whole = buffer(&before, m, n);
     let mut scratch = CpuBuffer::default();
-    let input = CpuBuffer::from_f32(&x, m, k).unwrap();
+    let input = buffer(&x, m, k);
     cpu.reduce_add(&input, &part(Shard::Whole), &mut scratch, &mut whole).unwrap();
     assert_eq!(scratch.rows(), 0, "one device adds in one operation");
     for (a, b) in sum.as_slice().iter().zip(whole.as_slice()) {

@@ -6,8 +6,9 @@ mod linear;
 mod operations;
 mod pool;
 
-use super::{CpuBackend, CpuConfig, Level};
+use super::{CpuBackend, CpuBuffer, CpuConfig, CpuMatrix, CpuVector, Level};
 use crate::tensor::Dtype;
+use std::sync::Arc;
 
 /// A small random generator that yields the same numbers on every run.
 pub struct Random(u64);
@@ -36,6 +37,35 @@ impl Random {
     pub fn floats(&mut self, count: usize) -> Vec<f32> {
         (0..count).map(|_| self.float()).collect()
     }
+}
+
+/// The levels that this machine runs.
+pub fn levels() -> impl Iterator<Item = Level> {
+    let all = [Level::Portable, Level::Avx2, Level::Avx512, Level::Avx512Bf16, Level::Amx];
+    all.into_iter().filter(|level| *level <= Level::best())
+}
+
+/// A matrix of these values, rounded to `dtype`.
+pub fn matrix(values: &[f32], rows: usize, cols: usize, dtype: Dtype) -> CpuMatrix {
+    let bytes: Vec<u8> = match dtype {
+        Dtype::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        Dtype::F16 => values.iter().flat_map(|x| half::f16::from_f32(*x).to_le_bytes()).collect(),
+        Dtype::Bf16 => values.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect(),
+        Dtype::I8 => panic!("there are no weights of int8"),
+    };
+    CpuMatrix::new(Arc::new(bytes), 0, rows, cols, dtype).unwrap()
+}
+
+pub fn vector(values: &[f32]) -> CpuVector {
+    let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+    CpuVector::new(&bytes, Dtype::F32).unwrap()
+}
+
+pub fn buffer(values: &[f32], rows: usize, cols: usize) -> CpuBuffer {
+    let mut buffer = CpuBuffer::default();
+    buffer.resize(rows, cols).unwrap();
+    buffer.as_mut_slice().copy_from_slice(values);
+    buffer
 }
 
 pub fn backend(level: Level, threads: usize) -> CpuBackend {

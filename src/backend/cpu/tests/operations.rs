@@ -1,17 +1,17 @@
-use super::super::{CpuBuffer, CpuMatrix, CpuVector, Level};
-use super::{DTYPES, Random, backend, bits, rounded};
+use super::super::CpuBuffer;
+use super::{DTYPES, Random, backend, bits, buffer, levels, matrix, rounded, vector};
 use crate::backend::Backend;
 
 #[test]
 fn norm_of_all_or_some_rows() {
-    for level in Level::available() {
+    for level in levels() {
         for (rows, cols) in [(1, 1), (5, 19), (40, 257), (3, 2048)] {
             let mut random = Random::new(rows as u64);
             let (x, weight) = (random.floats(rows * cols), random.floats(cols));
-            let input = CpuBuffer::from_f32(&x, rows, cols).unwrap();
+            let input = buffer(&x, rows, cols);
             let mut out = CpuBuffer::default();
             let mut cpu = backend(level, 2);
-            let vector = CpuVector::from_f32(&weight);
+            let vector = vector(&weight);
             cpu.rms_norm(&input, None, &vector, 1e-5, &mut out).unwrap();
             for row in 0..rows {
                 let x = &x[row * cols..][..cols];
@@ -32,11 +32,11 @@ fn norm_of_all_or_some_rows() {
 
 #[test]
 fn embedding_rows() {
-    for level in Level::available() {
+    for level in levels() {
         for dtype in DTYPES {
             let mut random = Random::new(3);
             let table = random.floats(11 * 21);
-            let matrix = CpuMatrix::from_f32(&table, 11, 21, dtype).unwrap();
+            let matrix = matrix(&table, 11, 21, dtype);
             let tokens: Vec<u32> = (0..50).map(|_| random.below(11) as u32).collect();
             let mut out = CpuBuffer::default();
             let mut cpu = backend(level, 2);
@@ -52,12 +52,12 @@ fn embedding_rows() {
 
 #[test]
 fn gated_activation() {
-    for level in Level::available() {
+    for level in levels() {
         let mut gate: Vec<f32> = (-400..400).map(|i| i as f32 * 0.31).collect();
         gate.extend([-1e30, 1e30, 0.0, -0.0, 89.0, -89.0, f32::MIN_POSITIVE]);
         let up: Vec<f32> = (0..gate.len()).map(|i| 1.0 + (i % 3) as f32).collect();
-        let mut out = CpuBuffer::from_f32(&gate, 1, gate.len()).unwrap();
-        backend(level, 2).silu_mul(&mut out, &CpuBuffer::from_f32(&up, 1, up.len()).unwrap()).unwrap();
+        let mut out = buffer(&gate, 1, gate.len());
+        backend(level, 2).silu_mul(&mut out, &buffer(&up, 1, up.len())).unwrap();
         for i in 0..gate.len() {
             let x = gate[i] as f64;
             let want = x / (1.0 + (-x).exp()) * up[i] as f64;
@@ -67,8 +67,8 @@ fn gated_activation() {
         // A value's result must not depend on its lane, or on whether it is in the partial vector at the end.
         for len in [1, 7, 15, 17, 33] {
             let x: Vec<f32> = (0..len).map(|_| 0.37).collect();
-            let ones = CpuBuffer::from_f32(&vec![1.0; len], 1, len).unwrap();
-            let mut out = CpuBuffer::from_f32(&x, 1, len).unwrap();
+            let ones = buffer(&vec![1.0; len], 1, len);
+            let mut out = buffer(&x, 1, len);
             backend(level, 1).silu_mul(&mut out, &ones).unwrap();
             assert!(bits(out.as_slice()).windows(2).all(|pair| pair[0] == pair[1]));
         }
