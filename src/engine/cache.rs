@@ -1,11 +1,12 @@
 //! A KV cache together with its model: the weights, blocks and handles that its engines share.
 
 use super::Metrics;
+use super::budget;
+use super::cache_options::CacheOptions;
 use super::device_runtime::{self, DeviceRuntime, Sharing};
 use super::event::{Event, EventKind};
 use super::prepare::Bounds;
 use super::queue::Queue;
-use super::saturation;
 use crate::backend::devices::DEVICE_CPU;
 use crate::backend::{ComputeShare, KvGeometry, Placement, Progress};
 use crate::error::Result;
@@ -13,44 +14,9 @@ use crate::kv::{self, BlockTable, CacheConfig, CacheIdentity, HashChain, KvId, L
 use crate::model::Model;
 use crate::model::decoder::Executor;
 use crate::sequence::Snapshot;
-use crate::tensor::Dtype;
 use crate::transport::{Encryption, Node, NodeConfig};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
-
-const DEFAULT_BLOCK_TOKENS: u32 = 16;
-const MAX_BLOCK_TOKENS: u32 = 256;
-/// Address space to reserve. The system commits pages only as blocks come into use.
-const DEFAULT_CACHE_BYTES: u64 = 1 << 30;
-const DEFAULT_LEASE: Duration = Duration::from_secs(30);
-
-/// Options of a cache. A field that is zero or None takes its default.
-#[derive(Clone, Debug, Default)]
-pub struct CacheOptions {
-    /// Tokens per KV block.
-    pub block_tokens: u32,
-    /// Type of the KV values; by default that of the model's weights.
-    pub dtype: Option<Dtype>,
-    /// Size of the block pool in bytes.
-    pub bytes: u64,
-    /// Time after which a KV handle expires unless it is renewed.
-    pub lease: Option<Duration>,
-    /// Secret that peers must share to import handles. None makes a random one, so that only this process can import them.
-    pub secret: Option<[u8; 32]>,
-    /// Turns the prefix cache off.
-    pub no_prefix_cache: bool,
-    /// Time after which a peer that falls silent in the middle of a transfer counts as gone.
-    pub peer_timeout: Option<Duration>,
-    /// Refuses KV of another block size, dtype or number of shards instead of converting it.
-    pub no_convert: bool,
-    /// Shares one copy of the weights on a CUDA device among all processes that set this option.
-    pub share_weights: bool,
-    /// Number of shards of the tensor-parallel layout; 0 means 1. The CPU computes on such a layout as one device.
-    pub shards: u32,
-    /// Number of events about the prefix index that are kept for readers; 0: none are recorded.
-    pub events_kept: usize,
-}
 
 /// A KV cache for one model on one or more devices, with what its engines share: weights, block pool, handles.
 pub struct ModelCache {
@@ -85,22 +51,8 @@ impl ModelCache {
     ) -> Result<Arc<ModelCache>> {
         let devices = if devices.is_empty() { &[DEVICE_CPU] } else { devices };
         let info = model.info();
-        let block_tokens = if options.block_tokens == 0 { DEFAULT_BLOCK_TOKENS } else { options.block_tokens };
-        if block_tokens > MAX_BLOCK_TOKENS {
-            crate::bail!(InvalidArgument, "block_tokens {block_tokens} is over {MAX_BLOCK_TOKENS}");
-        }
-        let geometry = model.kv_geometry(block_tokens, options.dtype.unwrap_or(info.weight_dtype));
-        let geometry = KvGeometry { shards: options.shards.max(1), ..geometry };
-        geometry.validate()?;
-        let bytes = if options.bytes == 0 { DEFAULT_CACHE_BYTES } else { options.bytes };
-        let n_blocks = (bytes / geometry.block_bytes() as u64).min(1 << 22) as usize;
-        if n_blocks == 0 {
-            crate::bail!(
-                InvalidArgument,
-                "bytes_per_device {bytes} is less than one block of {} bytes ({block_tokens} tokens)",
-                geometry.block_bytes()
-            );
-        }
+        let geometry = options.geometry(model)?;
+        let n_blocks = options.n_blocks(&geometry)?;
         // Other processes need the secret to import, so without one from the host there is nobody to serve.
         let serve = options.secret.is_some();
         let sharing = Sharing { pool: serve, weights: options.share_weights };
@@ -112,7 +64,7 @@ impl ModelCache {
         };
         let shareable_up_to = model.rope_depends_on_length().unwrap_or(u32::MAX);
         let config = CacheConfig {
-            lease: options.lease.unwrap_or(DEFAULT_LEASE),
+            lease: options.lease(),
             secret: options.secret,
             share_up_to_tokens: if options.no_prefix_cache { 0 } else { shareable_up_to },
             no_convert: options.no_convert,
@@ -128,7 +80,8 @@ impl ModelCache {
         crate::log!(
             Info,
             "cache",
-            "created: {n_blocks} blocks of {block_tokens} tokens, {mib} MiB; matrix products by {products}"
+            "created: {n_blocks} blocks of {} tokens, {mib} MiB; matrix products by {products}",
+            geometry.block_tokens
         );
         let defaults = NodeConfig::default();
         let peer_timeout = options.peer_timeout.unwrap_or(defaults.peer_timeout);
@@ -187,11 +140,11 @@ impl ModelCache {
         self.home.measured()
     }
 
-    /// Key of a saturation measurement on that many multiprocessors; None on a device that is not measured.
-    pub(super) fn saturation_key(&self, multiprocessors: u32) -> Option<saturation::Key> {
+    /// Key of a measurement on that many multiprocessors; None on a device that is not measured.
+    pub(super) fn saturation_key(&self, multiprocessors: u32) -> Option<budget::Key> {
         let device = self.home.measured()?;
         let model = self.model.fingerprint();
-        Some(saturation::Key { device, multiprocessors, model, geometry: self.geometry })
+        Some(budget::Key { device, multiprocessors, model, geometry: self.geometry })
     }
 
     /// Limits that every sequence on this cache has to respect.

@@ -1,9 +1,9 @@
 //! An engine as host threads see it. Calls that change something leave a command in [`EngineShared`], where the step thread
 //! finds it, so no such call waits for a step.
 
+use super::budget::Budget;
 use super::histogram::Histograms;
 use super::pending::PendingRequest;
-use super::saturation::Budget;
 use super::shared::EngineShared;
 use super::{EngineOptions, HistogramReading, Metrics, ModelCache, Queue, Request, Role, compute_share, source, step};
 use crate::backend::Placement;

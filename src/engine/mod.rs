@@ -2,8 +2,9 @@
 //!
 //! Five nouns carry the module, as in nano-vllm:
 //!
-//! - A **sequence** is a running request ([`running`]): its tokens, its blocks ([`blocks`]) and the events it still owes.
-//!   [`source`] decides where its tokens and KV come from and [`prepare`] checks them; until it can run, it is [`pending`].
+//! - A **sequence** is a running request ([`running`]): its tokens, its blocks ([`blocks`]) and the events it still owes
+//!   ([`outbox`]). [`source`] decides where its tokens and KV come from and [`prepare`] checks them; until it can run, it is
+//!   [`pending`]. At its end, its KV may become a handle ([`handover`]).
 //! - The **block manager** is [`crate::kv`]; [`cache`] combines it with the model and the device.
 //! - The **scheduler** is [`crate::scheduler`]. The [`table`] of requests owns it, and is the only place where a request arrives,
 //!   emits an event or ends; [`guard`] ensures that each request ends exactly once.
@@ -13,14 +14,16 @@
 //!   the step thread never waits for the host.
 //!
 //! [`compute_share`] divides a device's multiprocessors among its engines; each keeps its part in [`engine_share`].
-//! [`probe`] measures prefill steps, and [`saturation`] chooses their length. [`metrics`] lists the metrics that [`counters`] and
-//! [`histogram`] count.
+//! [`probe`] measures prefill steps, [`saturation`] chooses their length, and [`budget`] remembers it. [`metrics`] lists the
+//! metrics that [`counters`] and [`histogram`] count.
 //!
 //! This module uses models, caches, transports and devices through their traits. It must not know the C API.
 
 mod batch;
 mod blocks;
+mod budget;
 mod cache;
+mod cache_options;
 mod compute_share;
 mod counters;
 mod deadlines;
@@ -30,10 +33,12 @@ mod engine;
 mod engine_share;
 mod event;
 mod guard;
+mod handover;
 mod histogram;
 mod inbox;
 mod metrics;
 mod options;
+mod outbox;
 mod pending;
 mod prepare;
 mod probe;
@@ -50,7 +55,8 @@ mod table;
 
 pub use crate::backend::devices::DEVICE_CPU;
 pub use crate::sequence::SamplingFields;
-pub use cache::{CacheOptions, ModelCache};
+pub use cache::ModelCache;
+pub use cache_options::CacheOptions;
 pub use engine::{Engine, Submitted};
 pub use event::{Event, EventKind};
 pub use histogram::HistogramReading;

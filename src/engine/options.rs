@@ -1,6 +1,6 @@
 //! Options that a host gives when it creates an engine.
 
-use super::saturation;
+use super::budget;
 use crate::error::Result;
 
 /// Purpose of an engine. The numbers are `CLEAVE_ROLE_*`.
@@ -62,7 +62,7 @@ impl EngineOptions {
     /// Default of [`EngineOptions::max_waiting`].
     pub const DEFAULT_MAX_WAITING: usize = 1024;
     /// Default of [`EngineOptions::max_batch_tokens`] on devices that are not measured.
-    pub const DEFAULT_MAX_BATCH_TOKENS: usize = saturation::DEFAULT_TOKENS;
+    pub const DEFAULT_MAX_BATCH_TOKENS: usize = budget::DEFAULT_TOKENS;
 
     const MAX_THREADS: usize = 1024;
 

@@ -3,7 +3,8 @@
 //! like a prompt of the same length.
 
 use super::batch;
-use super::saturation::{self, Claim, Point, SMALLEST};
+use super::budget::Claim;
+use super::saturation::{self, Point, SMALLEST};
 use super::shared::EngineShared;
 use super::{ModelCache, Role};
 use crate::backend::Batch;

@@ -1,31 +1,20 @@
-//! A running sequence: its tokens, its blocks and the events it still owes.
+//! A running sequence: its tokens, its blocks, and how they change from arrival to end.
 
 use super::ModelCache;
 use super::blocks::SequenceBlocks;
 use super::event::{Event, EventKind};
 use super::guard::RequestGuard;
+use super::handover::hand_over;
+use super::outbox::{End, Outbox};
 use super::pending::ReadySequence;
 use super::prepare::Bounds;
-use super::queue::{Queue, SpaceWaker};
 use super::request::Request;
 use super::shared::EngineShared;
-use crate::error::{Error, Result, Status};
-use crate::kv::{KvId, StreamingExport};
+use crate::error::{Error, Status};
+use crate::kv::StreamingExport;
 use crate::sampling::{self, Sampled, TokenCounts};
 use crate::sequence::{FinishReason, Snapshot};
-use crate::sys::monotonic_ns;
-use std::collections::VecDeque;
-use std::sync::Weak;
 use std::time::Instant;
-
-/// How a request ends.
-#[derive(Clone, Debug)]
-pub(super) enum End {
-    /// With a result.
-    Reason(FinishReason),
-    /// With an error.
-    Failed(Error),
-}
 
 /// A request from its arrival in the scheduler to its FINISHED event.
 pub(super) struct RunningRequest {
@@ -46,10 +35,7 @@ pub(super) struct RunningRequest {
     keep_kv: bool,
     recomputed: bool,
     deadline: Option<Instant>,
-    /// Groups of events that the queue had no room for. The sequence is paused until all are delivered.
-    outbox: VecDeque<Vec<Event>>,
-    /// How the request ends once the outbox is empty.
-    end: Option<End>,
+    outbox: Outbox,
     /// Declared last, so that everything else is released before the FINISHED event goes out.
     guard: RequestGuard,
 }
@@ -81,8 +67,7 @@ impl RunningRequest {
             keep_kv: request.keep_kv,
             recomputed,
             deadline,
-            outbox: VecDeque::new(),
-            end: None,
+            outbox: Outbox::default(),
             guard,
         }
     }
@@ -218,43 +203,12 @@ impl RunningRequest {
         Event::new(kind, self.guard.user_tag, self.guard.id)
     }
 
-    /// Whether the queue had no room for some of its events.
-    pub fn is_stalled(&self) -> bool {
-        !self.outbox.is_empty()
-    }
-
-    /// Sends a group of events, after those that already wait. Returns false if the group has to wait too; `space` is then woken
-    /// once there is room.
-    pub fn emit(&mut self, mut events: Vec<Event>, queue: &Queue, space: &Weak<dyn SpaceWaker>) -> bool {
-        let sent = self.outbox.is_empty() && queue.push(&mut events, space);
-        if !sent {
-            self.outbox.push_back(events);
-        }
-        sent
-    }
-
-    /// Sends the waiting events. Returns false if the queue has no room for all of them.
-    pub fn flush(&mut self, queue: &Queue, space: &Weak<dyn SpaceWaker>) -> bool {
-        while let Some(events) = self.outbox.front_mut() {
-            if !queue.push(events, space) {
-                return false;
-            }
-            self.outbox.pop_front();
-        }
-        true
+    /// The request's events that wait for room in the queue.
+    pub fn outbox(&mut self) -> &mut Outbox {
+        &mut self.outbox
     }
 
     // ---- end ----
-
-    /// Ends the request once its waiting events are out. Only the first such call has an effect.
-    pub fn end_later(&mut self, end: End) {
-        self.end.get_or_insert(end);
-    }
-
-    /// Takes the end that [`RunningRequest::end_later`] decided on.
-    pub fn take_end(&mut self) -> Option<End> {
-        self.end.take()
-    }
 
     /// Ends the request: its KV becomes a handle or returns to the pool, and then its FINISHED event goes out.
     pub fn finish(self, end: End, shared: &EngineShared) {
@@ -297,26 +251,4 @@ impl RunningRequest {
             FinishReason::Stop | FinishReason::Length | FinishReason::Prefilled => self.keep_kv || self.prefill_only,
         }
     }
-}
-
-/// Exports a sequence that has ended here, and returns its handle.
-fn hand_over(
-    shared: &EngineShared,
-    mut snapshot: Snapshot,
-    streaming: Option<StreamingExport>,
-    blocks: SequenceBlocks,
-    reason: FinishReason,
-) -> Result<KvId> {
-    snapshot.finished = matches!(reason, FinishReason::Stop | FinishReason::Length).then_some(reason);
-    let started = monotonic_ns();
-    let kv = shared.cache.kv();
-    let (table, chain) = blocks.into_parts();
-    let handle = match streaming {
-        Some(streaming) => streaming.finish(snapshot, table),
-        None => kv.export(snapshot, table, None),
-    };
-    shared.counters.exported(monotonic_ns() - started);
-    let handle = handle?;
-    kv.set_chain(handle, &chain);
-    Ok(handle)
 }

@@ -1,5 +1,6 @@
 //! State shared by the host's threads and the step thread. Host calls touch nothing else, so none of them waits for a step.
 
+use super::budget::Budget;
 use super::counters::Counters;
 use super::engine_share::EngineShare;
 use super::event::Event;
@@ -8,7 +9,6 @@ use super::inbox::Inbox;
 use super::options::EngineLimits;
 use super::prepare::Bounds;
 use super::queue::{Queue, Reservation, SpaceWaker};
-use super::saturation::Budget;
 use super::{ModelCache, Role};
 use crate::error::Result;
 use crate::sys::monotonic_ns;

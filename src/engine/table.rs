@@ -2,10 +2,11 @@
 
 use super::deadlines::Deadlines;
 use super::event::Event;
+use super::outbox::End;
 use super::pending::{PendingRequest, SequenceSource};
 use super::queue::SpaceWaker;
 use super::request::Request;
-use super::running::{End, RunningRequest};
+use super::running::RunningRequest;
 use super::shared::EngineShared;
 use super::source;
 use crate::error::{Error, Result, Status};
@@ -180,8 +181,9 @@ impl RequestTable {
     /// Sends a group of events, or keeps it and pauses the sequence until the queue has room.
     fn emit(&mut self, id: u64, events: Vec<Event>) {
         let Some(running) = self.running.get_mut(&id) else { return };
-        let stalled_before = running.is_stalled();
-        if !running.emit(events, &self.shared.queue, &self.space) && !stalled_before {
+        let outbox = running.outbox();
+        let stalled_before = outbox.is_stalled();
+        if !outbox.send(events, &self.shared.queue, &self.space) && !stalled_before {
             self.stalled.push(id);
             self.scheduler.pause(id);
         }
@@ -191,11 +193,11 @@ impl RequestTable {
     pub fn flush_stalled(&mut self) {
         for id in std::mem::take(&mut self.stalled) {
             let Some(running) = self.running.get_mut(&id) else { continue };
-            if !running.flush(&self.shared.queue, &self.space) {
+            if !running.outbox().flush(&self.shared.queue, &self.space) {
                 self.stalled.push(id);
                 continue;
             }
-            match running.take_end() {
+            match running.outbox().take_end() {
                 Some(end) => self.finish(id, end),
                 None => _ = self.scheduler.resume(id),
             }
@@ -251,9 +253,9 @@ impl RequestTable {
 
     /// Ends a request once the events it still owes are sent.
     fn end(&mut self, id: u64, end: End) {
-        match self.running.get_mut(&id) {
-            Some(running) if running.is_stalled() => running.end_later(end),
-            _ => self.finish(id, end),
+        let Some(running) = self.running.get_mut(&id) else { return };
+        if let Some(end) = running.outbox().end(end) {
+            self.finish(id, end);
         }
     }
 
