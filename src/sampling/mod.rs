@@ -10,10 +10,12 @@ mod stop;
 #[cfg(test)]
 mod tests;
 mod topk;
+mod validate;
 
 pub use counts::TokenCounts;
 pub use sampler::{Scratch, sample};
-pub use stop::{check, validate};
+pub use stop::check;
+pub use validate::validate;
 
 /// Facts about the sequence whose next token is sampled.
 #[derive(Clone, Copy, Debug)]

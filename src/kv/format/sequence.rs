@@ -49,23 +49,40 @@ pub(in crate::kv) fn encoded_len(s: &Snapshot) -> usize {
 }
 
 pub(crate) fn encode(s: &Snapshot) -> Vec<u8> {
-    let p = &s.params;
+    // Without `..`: whoever adds a parameter gives it a place here, which is a new version of the format.
+    let &SamplingParams {
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        repetition_penalty,
+        presence_penalty,
+        frequency_penalty,
+        seed,
+        max_new_tokens,
+        min_new_tokens,
+        logprobs,
+        ignore_eos,
+        ref stop_ids,
+        ref stop_sequences,
+        ref logit_bias,
+    } = &s.params;
     let mut w = Writer(Vec::with_capacity(encoded_len(s)));
-    let flags = [(p.ignore_eos, IGNORE_EOS), (p.logprobs.is_some(), LOGPROBS), (s.converted, CONVERTED)];
+    let flags = [(ignore_eos, IGNORE_EOS), (logprobs.is_some(), LOGPROBS), (s.converted, CONVERTED)];
     let flags = flags.into_iter().filter(|flag| flag.0).fold(0, |flags, flag| flags | flag.1);
     w.u32(s.tokens.len() as u32).u32(s.computed).u32(s.prompts.len() as u32);
     w.u32(s.finished.map_or(0, |reason| reason as u32)).u32(flags).f32(s.last_logprob);
-    w.u64(s.cache_salt).u64(p.seed);
-    w.f32(p.temperature).u32(p.top_k).f32(p.top_p).f32(p.min_p);
-    w.f32(p.repetition_penalty).f32(p.presence_penalty).f32(p.frequency_penalty);
-    w.u32(p.max_new_tokens).u32(p.min_new_tokens).u32(p.logprobs.unwrap_or(0));
-    w.u32(p.stop_ids.len() as u32).u32(p.stop_sequences.len() as u32).u32(p.logit_bias.len() as u32);
+    w.u64(s.cache_salt).u64(seed);
+    w.f32(temperature).u32(top_k).f32(top_p).f32(min_p);
+    w.f32(repetition_penalty).f32(presence_penalty).f32(frequency_penalty);
+    w.u32(max_new_tokens).u32(min_new_tokens).u32(logprobs.unwrap_or(0));
+    w.u32(stop_ids.len() as u32).u32(stop_sequences.len() as u32).u32(logit_bias.len() as u32);
     w.u32(s.last_top.len() as u32).u32(s.cached_tokens);
     w.u32s(&s.tokens);
     s.prompts.iter().for_each(|&(a, b)| _ = w.u32(a).u32(b));
-    w.u32s(&p.stop_ids);
-    p.stop_sequences.iter().for_each(|stop| _ = w.u32(stop.len() as u32).u32s(stop));
-    p.logit_bias.iter().chain(&s.last_top).for_each(|&(token, number)| _ = w.u32(token).f32(number));
+    w.u32s(stop_ids);
+    stop_sequences.iter().for_each(|stop| _ = w.u32(stop.len() as u32).u32s(stop));
+    logit_bias.iter().chain(&s.last_top).for_each(|&(token, number)| _ = w.u32(token).f32(number));
     w.0
 }
 
@@ -100,11 +117,12 @@ pub(crate) fn decode(data: &[u8]) -> Result<Snapshot> {
         frequency_penalty: r.f32("frequency penalty")?,
         max_new_tokens: r.u32("max_new_tokens")?,
         min_new_tokens: r.u32("min_new_tokens")?,
+        logprobs: Some(r.u32("logprobs")?).filter(|_| flags & LOGPROBS != 0),
         ignore_eos: flags & IGNORE_EOS != 0,
-        ..SamplingParams::default()
+        stop_ids: Vec::new(),
+        stop_sequences: Vec::new(),
+        logit_bias: Vec::new(),
     };
-    let logprobs = r.u32("logprobs")?;
-    params.logprobs = (flags & LOGPROBS != 0).then_some(logprobs);
     let (n_ids, n_stops, n_bias) = (r.u32("stop ids")?, r.u32("stop sequences")?, r.u32("logit bias")?);
     let (n_top, cached_tokens) = (r.u32("alternatives")?, r.u32("cached tokens")?);
     if n_top > MAX_LOGPROBS {
