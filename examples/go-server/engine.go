@@ -11,14 +11,15 @@ import (
 	"time"
 
 	cleave "cleave/go"
-)
 
-const kvLease = 10 * time.Second // lifetime of handles that nobody fetches
+	"cleave/examples/go-server/internal/core"
+)
 
 // engineHost is the backend of every role but the front: a model, a cache and an engine over it.
 type engineHost struct {
 	options *options
 	url     string // address of this server for others
+	core    *core.Host
 	model   *cleave.Model
 	about   cleave.ModelInfo
 	cache   *cleave.Cache
@@ -27,57 +28,41 @@ type engineHost struct {
 	maxPromptBytes int // longer text cannot fit into the context
 }
 
-// openEngine loads the model. If it fails, it does not close what it has opened, because the process ends.
+var roles = map[string]cleave.Role{"mixed": cleave.RoleMixed, "prefill": cleave.RolePrefill, "decode": cleave.RoleDecode}
+
+// openEngine loads the model.
 func openEngine(o *options, url string) (*engineHost, error) {
-	h := &engineHost{options: o, url: url}
-	var err error
-	if h.model, err = cleave.Load(o.model); err != nil {
-		return nil, err
-	}
-	if h.about, err = h.model.Info(); err != nil {
-		return nil, err
-	}
-	longest, err := longestToken(h.model, h.about.VocabSize)
-	if err != nil {
-		return nil, err
-	}
-	h.maxPromptBytes = longest * h.about.MaxContextTokens
-	config := cleave.CacheConfig{
-		Devices:        []int{o.device},
-		BytesPerDevice: uint64(o.kvMiB) << 20,
-		Lease:          kvLease,
+	config := core.Config{
+		Model:          o.model,
+		Name:           o.modelName,
+		Role:           roles[o.role],
+		Device:         o.device,
+		KVBytes:        uint64(o.kvMiB) << 20,
+		MaxSequences:   int(o.maxSequences),
+		MaxBatchTokens: int(o.maxBatchTokens),
+		Threads:        int(o.threads),
+		Lease:          time.Duration(o.kvLease) * time.Second,
 		ShareWeights:   o.worker(), // workers on one GPU share one copy
 	}
-	if o.worker() {
+	if o.secretFile != "" {
 		secret, err := readSecret(o.secretFile)
 		if err != nil {
 			return nil, err
 		}
-		copy(config.Secret[:], secret)
+		config.Secret = secret
 	}
-	if h.cache, err = h.model.NewCache(config); err != nil {
+	if o.role == "prefill" {
+		config.KVListen = o.kvListen
+	}
+	host, err := core.Open(config)
+	if err != nil {
 		return nil, err
 	}
-	if o.role == "prefill" && o.kvListen != "" { // before the first ticket, which contains this address
-		if _, err = h.cache.Listen(o.kvListen, cleave.ListenConfig{}); err != nil {
-			return nil, err
-		}
-	}
-	roles := map[string]cleave.Role{"mixed": cleave.RoleMixed, "prefill": cleave.RolePrefill, "decode": cleave.RoleDecode}
-	h.engine, err = h.cache.NewEngine(cleave.EngineConfig{
-		Role:           roles[o.role],
-		MaxSequences:   int(o.maxSequences),
-		MaxBatchTokens: int(o.maxBatchTokens),
-		Threads:        int(o.threads),
-	})
-	return h, err
+	return &engineHost{options: o, url: url, core: host, model: host.Model, about: host.About, cache: host.Cache, engine: host.Engine,
+		maxPromptBytes: host.MaxPromptBytes}, nil
 }
 
-func (h *engineHost) close() {
-	h.engine.Close()
-	h.cache.Close()
-	h.model.Close()
-}
+func (h *engineHost) close() { h.core.Close() }
 
 // generate answers a request according to the server's role.
 func (h *engineHost) generate(a *reply, r *http.Request, q *request) error {
@@ -194,18 +179,6 @@ func (h *engineHost) tooLong(param, size string) error {
 		h.about.MaxContextTokens, size)
 	err.Code = "context_length_exceeded"
 	return err
-}
-
-// longestToken returns the largest number of bytes of text that one token can stand for.
-func longestToken(model *cleave.Model, vocabulary int) (longest int, err error) {
-	for token := range vocabulary {
-		text, err := model.TokenBytes(int32(token))
-		if err != nil {
-			return 0, err
-		}
-		longest = max(longest, len(text))
-	}
-	return longest, nil
 }
 
 // engineRequest converts choice number `choice` of the n choices of a prompt.

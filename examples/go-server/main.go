@@ -21,8 +21,6 @@ import (
 	"time"
 )
 
-const drainTimeout = 10 * time.Second // for running requests at shutdown
-
 func main() {
 	log.SetFlags(log.Ltime)
 	options, err := parseOptions(os.Args[1:])
@@ -53,6 +51,7 @@ func run(o *options) error {
 	}
 
 	var server *server
+	stopGRPC := func(end time.Time) {}
 	leave, idle := func(time.Time) {}, func() bool { return true }
 	var broken <-chan struct{} // a front never closes it
 	requests, cancel := context.WithCancelCause(context.Background())
@@ -93,6 +92,11 @@ func run(o *options) error {
 		server = newServer(host, o.page, authenticator, url)
 		server.worker = o.worker()
 		idle, broken = host.idle, host.engine.Failed()
+		if o.grpc != "" {
+			if stopGRPC, err = serveGRPC(o.grpc, host.core); err != nil {
+				return err
+			}
+		}
 		if o.front != "" {
 			if leave, err = join(host, authenticator); err != nil {
 				return err
@@ -109,14 +113,16 @@ func run(o *options) error {
 	case err := <-failed:
 		return err
 	case <-broken:
+		stopGRPC(time.Now())
 		return errors.New("the engine has failed")
 	case <-told.Done():
 	}
 	forget() // another signal ends the process at once
 
-	end := time.Now().Add(drainTimeout)
+	end := time.Now().Add(time.Duration(o.drain) * time.Second)
 	leave(end)
 	server.closing.Store(true)
+	stopGRPC(end)
 	for ; time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if server.stats.running.Load() == 0 && idle() {
 			break

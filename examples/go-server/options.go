@@ -15,9 +15,9 @@ import (
 
 // options holds the command line's options: see ../README.md.
 type options struct {
-	role, listen, model, modelName, front, advertise, secretFile, kvListen, page, workersListen string
-	kvMiB, maxSequences, maxBatchTokens, threads, maxConnections, forgetAfter                   uint
-	device                                                                                      int
+	role, listen, model, modelName, front, advertise, secretFile, kvListen, page, workersListen, grpc string
+	kvMiB, maxSequences, maxBatchTokens, threads, maxConnections, forgetAfter, kvLease, drain         uint
+	device                                                                                            int
 }
 
 func (o *options) worker() bool { return o.role == "prefill" || o.role == "decode" }
@@ -38,6 +38,9 @@ func parseOptions(args []string) (*options, error) {
 	flags.UintVar(&o.maxConnections, "max-connections", 2048, "`N` connections at once")
 	flags.StringVar(&o.secretFile, "secret-file", "", "`PATH` of 32 bytes, the same for a front and its workers")
 	flags.StringVar(&o.kvListen, "kv-listen", "", "`HOST:PORT` where other machines fetch KV from a prefill worker")
+	flags.UintVar(&o.kvLease, "kv-lease", 10, "`SECONDS` for which a prefill worker keeps KV that nobody fetches")
+	flags.UintVar(&o.drain, "drain", 10, "`SECONDS` for running requests at shutdown")
+	flags.StringVar(&o.grpc, "grpc", "", "`HOST:PORT` or unix:PATH for vLLM's gRPC protocol, which Dynamo's sidecar speaks")
 	flags.IntVar(&o.device, "device", cleave.DeviceCPU, "`N`, the number of a GPU (default: the CPU)")
 	flags.UintVar(&o.kvMiB, "kv-mib", 1024, "`MIB` of memory for KV")
 	flags.UintVar(&o.maxSequences, "max-sequences", 0, "`N` sequences that run at once (default: the library's)")
@@ -67,6 +70,10 @@ func parseOptions(args []string) (*options, error) {
 		return nil, fmt.Errorf("--front %s: must be http://HOST:PORT, where the front has --workers-listen", o.front)
 	case o.role != "mixed" && o.secretFile == "":
 		return nil, errors.New("a worker and a front need --secret-file")
+	case o.role == "front" && o.grpc != "":
+		return nil, errors.New("--grpc: a front has no engine to serve")
+	case o.kvLease == 0 || max(o.kvLease, o.drain) > 1000000:
+		return nil, errors.New("--kv-lease or --drain is out of range")
 	case o.maxConnections == 0 || max(o.maxConnections, o.forgetAfter) > 1000000:
 		return nil, errors.New("--max-connections or --forget-after is out of range")
 	case o.device < cleave.DeviceCPU:

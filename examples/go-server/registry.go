@@ -8,7 +8,10 @@ import (
 	"time"
 )
 
-const silence = 2 * time.Second // a worker that is silent for longer is dead
+const (
+	silence      = 2 * time.Second  // a worker that is silent for longer is dead
+	leaveTimeout = 10 * time.Minute // for the requests of a worker that leaves
+)
 
 // peer is the information that workers get about each other: see "Workers" in ../README.md.
 type peer struct {
@@ -116,7 +119,7 @@ func (g *registry) leave(ctx context.Context, url string) {
 		return
 	}
 	w := g.workers[at]
-	w.watch.Reset(drainTimeout + silence)
+	w.watch.Reset(leaveTimeout)
 	g.workers = slices.Delete(g.workers, at, at+1)
 	for w.Requests > 0 && w.life.Err() == nil && ctx.Err() == nil {
 		g.mu.Unlock()

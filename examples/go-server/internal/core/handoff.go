@@ -1,0 +1,163 @@
+package core
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"slices"
+	"sync"
+
+	cleave "cleave/go"
+)
+
+// ErrLost is returned for a ticket whose KV cannot be had: it expired, its exporter is gone or does not answer, or it is
+// of another model. Somebody has to prefill the prompt again.
+var ErrLost = errors.New("the KV of the prompt is lost")
+
+// firstTokenLogprobs are the alternatives that a snapshot carries for the first token, whatever the prefill request
+// asked for, because the decode request may want them.
+const firstTokenLogprobs = 20
+
+// Prefilled is a computed prompt.
+type Prefilled struct {
+	KV     *cleave.KV // the handle to continue from, which the caller owns
+	First  Piece      // the first token, without its text
+	Cached int        // prompt tokens found in the prefix cache
+}
+
+// Prefill computes a prompt and its first token.
+func (h *Host) Prefill(ctx context.Context, r Request) (p Prefilled, err error) {
+	// One token on an engine of any role. What it may be and whether it ends the generation is for the decode request
+	// to say: routers ask the prefill worker for one token at least and at most.
+	r.MaxNewTokens, r.MinNewTokens, r.KeepKV = 1, 0, true
+	r.Logprobs, r.TopLogprobs = true, max(r.TopLogprobs, min(firstTokenLogprobs, h.About.VocabSize))
+	for event, err := range h.Engine.Generate(ctx, r.Request) {
+		switch {
+		case err != nil:
+			return p, err
+		case event.Type == cleave.EventToken:
+			p.First = Piece{Token: event.Token, Logprob: event.Logprob, Top: event.Top}
+		case event.Type == cleave.EventFinished:
+			p.KV, p.Cached = event.KV, event.CachedTokens
+		}
+	}
+	if p.KV == nil {
+		return p, fmt.Errorf("the context has no room for another token (%w)", cleave.ErrInvalidArgument)
+	}
+	return p, nil
+}
+
+// Ticket is what a prefill worker tells a decode worker.
+type Ticket struct {
+	Ticket  []byte
+	Address []byte // of the prefill worker's cache; may be missing
+}
+
+// Ticket returns the ticket of a handle.
+func (h *Host) Ticket(kv *cleave.KV) (t Ticket, err error) {
+	if t.Ticket, err = kv.Ticket(); err != nil {
+		return t, err
+	}
+	t.Address, err = h.Cache.Address()
+	return t, err
+}
+
+// Resume continues a prompt that another process has computed, with the sampling parameters of this request. The first
+// token is reported too. The KV is fetched even if ctx ends before it is here, so that the exporter is rid of it.
+func (h *Host) Resume(ctx context.Context, r Request, ticket Ticket) (*Generation, error) {
+	h.pairs.pair(h.Cache, ticket.Address)
+	kv, err := h.Cache.Import(ticket.Ticket)
+	if err != nil {
+		return nil, lost(err)
+	}
+	if tokens, err := kv.Tokens(); err != nil || !continues(tokens, r.Prompt) {
+		go release(kv)
+		return nil, fmt.Errorf("the ticket is of another prompt (%w)", cleave.ErrInvalidArgument)
+	}
+	if r.MinNewTokens > 0 {
+		return h.resample(ctx, r, kv)
+	}
+	r.KV, r.Prompt, r.EmitPending, r.OverrideSampling = kv, nil, true, true
+	stream, err := h.Engine.Submit(context.WithoutCancel(ctx), r.Request)
+	if errors.Is(err, cleave.ErrExpired) || errors.Is(err, cleave.ErrNotFound) {
+		return nil, lost(err) // the import has failed meanwhile
+	} else if err != nil {
+		go release(kv)
+		return nil, err
+	}
+	g, err := h.Follow(ctx, r, stream)
+	if err != nil {
+		return nil, err
+	}
+	context.AfterFunc(ctx, func() {
+		<-kv.Landed()
+		stream.Close()
+	})
+	select {
+	case <-kv.Landed():
+	case <-ctx.Done():
+		return g, nil // reading it fails
+	}
+	if err := kv.Wait(ctx); err != nil {
+		g.Close()
+		return nil, lost(err)
+	}
+	return g, nil
+}
+
+// continues tells whether a sequence is a prompt and one generated token.
+func continues(sequence, prompt []int32) bool {
+	return len(sequence) == len(prompt)+1 && slices.Equal(sequence[:len(prompt)], prompt)
+}
+
+// resample is Resume for a request whose first token the prefill worker could not sample, because it did not know that
+// the token must not end the generation. The prompt is computed here, except for the part in the prefix cache.
+func (h *Host) resample(ctx context.Context, r Request, kv *cleave.KV) (*Generation, error) {
+	release(kv)
+	return h.Generate(ctx, r)
+}
+
+// release fetches the KV of a handle and drops it, which releases the exporter's.
+func release(kv *cleave.KV) {
+	<-kv.Landed()
+	kv.Close()
+}
+
+func lost(err error) error {
+	if errors.Is(err, cleave.ErrInvalidArgument) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrLost, err)
+}
+
+// pairs are the caches that this one has been paired with, or is being paired with, by their addresses.
+type pairs struct {
+	mu    sync.Mutex
+	known [][]byte
+}
+
+const mostPairs = 64 // addresses that are remembered
+
+// pair sets up the connection to a cache that was not seen before, while the first import from it finds a way by
+// itself.
+func (p *pairs) pair(cache *cleave.Cache, address []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(address) == 0 || slices.ContainsFunc(p.known, func(k []byte) bool { return bytes.Equal(k, address) }) {
+		return
+	}
+	p.known = append(p.known[max(0, len(p.known)-mostPairs+1):], address)
+	go func() {
+		report, err := cache.Pair(address, cleave.TransportAny)
+		if err != nil {
+			log.Printf("no KV from a prefill worker: %v", err)
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.known = slices.DeleteFunc(p.known, func(k []byte) bool { return bytes.Equal(k, address) })
+			return
+		}
+		log.Printf("KV from a prefill worker: %s, %.1f GB/s", report.Detail, float64(report.BytesPerSecond)/1e9)
+	}()
+}

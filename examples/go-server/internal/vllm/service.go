@@ -1,0 +1,158 @@
+// Package vllm serves vLLM's gRPC protocol (vllm.Inference and vllm.Control), which Dynamo's sidecar for vLLM speaks.
+package vllm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+
+	"cleave/examples/go-server/internal/core"
+	pb "cleave/examples/go-server/internal/pb/vllm"
+	"cleave/examples/go-server/internal/rpc"
+
+	cleave "cleave/go"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+)
+
+// Service answers requests of both services.
+type Service struct {
+	pb.UnimplementedInferenceServer
+	pb.UnimplementedControlServer
+	host     *core.Host
+	instance string // a name for this process
+}
+
+// Register adds the services to a server.
+func Register(server grpc.ServiceRegistrar, host *core.Host) *Service {
+	s := &Service{host: host, instance: fmt.Sprintf("cleave-%016x", rand.Uint64())}
+	pb.RegisterInferenceServer(server, s)
+	pb.RegisterControlServer(server, s)
+	return s
+}
+
+// Generate answers a request in one piece.
+func (s *Service) Generate(ctx context.Context, q *pb.GenerateRequest) (*pb.GenerateResponse, error) {
+	whole := &pb.GenerateResponse{Outputs: &pb.SequenceOutput{}}
+	err := s.generate(ctx, q, func(r *pb.GenerateResponse) error {
+		if r.PromptInfo != nil {
+			whole.PromptInfo = r.PromptInfo
+		}
+		to, from := whole.Outputs, r.Outputs
+		to.Text += from.Text
+		to.NumTokens += from.NumTokens
+		to.TokenIds = append(to.TokenIds, from.TokenIds...)
+		to.Logprobs = append(to.Logprobs, from.Logprobs...)
+		to.Ranks = append(to.Ranks, from.Ranks...)
+		to.CandidateTokens = append(to.CandidateTokens, from.CandidateTokens...)
+		to.FinishInfo = from.FinishInfo
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return whole, nil
+}
+
+// GenerateStream answers a request as its tokens come. The header goes out with the first one.
+func (s *Service) GenerateStream(q *pb.GenerateRequest, stream grpc.ServerStreamingServer[pb.GenerateResponse]) error {
+	return s.generate(stream.Context(), q, stream.Send)
+}
+
+func (s *Service) generate(ctx context.Context, q *pb.GenerateRequest, send func(*pb.GenerateResponse) error) error {
+	if ranks := metadata.ValueFromIncomingContext(ctx, "x-data-parallel-rank"); slices.ContainsFunc(ranks, func(r string) bool { return r != "0" }) {
+		return rpc.Invalid("x-data-parallel-rank", "this worker is rank 0 and has no other")
+	}
+	g, err := s.parse(q)
+	if err != nil {
+		return err
+	}
+	ctx, end, err := s.host.Requests.Begin(ctx, q.GetRequestId())
+	if err != nil {
+		return rpc.Status(context.Background(), err)
+	}
+	defer end()
+	a := &answer{generation: g, send: send, piece: &pb.SequenceOutput{}}
+	if g.kv.doRemoteDecode {
+		err = s.prefill(ctx, g, a)
+	} else {
+		err = s.decode(ctx, g, a)
+	}
+	if errors.Is(context.Cause(ctx), core.ErrAborted) && err != nil {
+		return a.finish(&pb.FinishInfo{FinishReason: pb.FinishInfo_ABORTED})
+	}
+	return rpc.Status(ctx, err)
+}
+
+// prefill computes the prompt for a decode worker and answers with a ticket. The first token travels in the KV's
+// snapshot: a token that ends the generation is no end here, or the router would not ask a decode worker at all.
+func (s *Service) prefill(ctx context.Context, g *generation, a *answer) error {
+	prefilled, err := s.host.Prefill(ctx, g.Request)
+	if err != nil {
+		return err
+	}
+	ticket, err := s.host.Ticket(prefilled.KV)
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err == nil {
+		cached := uint32(prefilled.Cached)
+		a.add(&prefilled.First)
+		err = a.finish(&pb.FinishInfo{FinishReason: pb.FinishInfo_LENGTH, KvTransferParams: kvStruct(ticket), NumCachedTokens: &cached})
+	}
+	if err != nil {
+		prefilled.KV.Close() // nobody has the ticket
+	}
+	return err
+}
+
+// decode answers with the tokens of a request, which continues a ticket if it has one. A decode worker without a ticket
+// computes the prompt itself.
+func (s *Service) decode(ctx context.Context, g *generation, a *answer) error {
+	var run *core.Generation
+	var err error
+	if len(g.kv.ticket.Ticket) > 0 {
+		run, err = s.host.Resume(ctx, g.Request, g.kv.ticket)
+	} else {
+		run, err = s.host.Generate(ctx, g.Request)
+	}
+	if err != nil {
+		return err
+	}
+	for piece, err := range run.Pieces() {
+		if err != nil {
+			return err
+		}
+		if piece.End == nil {
+			err = a.token(&piece)
+		} else {
+			a.piece.Text += piece.Text
+			err = a.finish(finishInfo(piece.End, g.Stop))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// finishInfo describes the end of a generation.
+func finishInfo(end *core.End, stops []int32) *pb.FinishInfo {
+	cached := uint32(end.Cached)
+	info := &pb.FinishInfo{FinishReason: pb.FinishInfo_LENGTH, NumCachedTokens: &cached}
+	if end.Reason == cleave.FinishStop {
+		info.FinishReason = pb.FinishInfo_STOP
+		switch {
+		case end.StopString != "":
+			info.StopReason = &pb.FinishInfo_StopString{StopString: end.StopString}
+		case slices.Contains(stops, end.StopToken):
+			info.StopReason = &pb.FinishInfo_StopTokenId{StopTokenId: uint32(end.StopToken)}
+		default:
+			info.StopReason = &pb.FinishInfo_EosTokenId{EosTokenId: uint32(end.StopToken)}
+		}
+	}
+	return info
+}
