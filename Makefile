@@ -90,7 +90,7 @@ fmt:
 
 lint:
 	cargo clippy --locked --all-targets --features $(FEATURES) -- -D warnings
-	cargo clippy --locked --all-targets -p simulated-kernels -p simulated-cuda -p simulated-cublaslt -- -D warnings
+	cargo clippy --locked --all-targets -p simulated-kernels -p simulated-cuda -p simulated-cublaslt -p cleave-plan -- -D warnings
 
 rust:
 	$(CARGO_TEST)

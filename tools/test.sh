@@ -20,7 +20,7 @@ fi
 
 totals() { # totals NAME: what a part's own runner counted
     case $1 in
-    sources | rust | shuttle | simulator)
+    sources | rust | shuttle | simulator | plan)
         awk '/^test result:/ {p += $4; f += $6; i += $8} END {printf "%d passed, %d failed, %d ignored", p, f, i}' "$log/$1" ;;
     servers | kernels | dynamo) tail -n 1 "$log/$1" ;;
     ctest) awk '/tests passed/ {print} /Not Run|Skipped/ {s++} END {if (s) printf "(%d lines about skipped tests)", s}' "$log/ctest" | tr '\n' ' ' ;;
@@ -79,6 +79,7 @@ quick() {
 rust() {
     # --no-fail-fast: one broken test does not hide another.
     part rust cargo test --locked --features failpoints,fuzzing --no-fail-fast
+    part plan cargo test --locked -p cleave-plan --features cleave/failpoints,cleave/fuzzing
     part simulator cargo test --locked -p simulated-kernels -p simulated-cuda -p simulated-cublaslt
     # Schedules of the lease and ownership code: a build of its own, because its locks are a model checker's.
     part shuttle cargo test --locked --features failpoints,fuzzing,shuttle --lib kv::tests::shuttle

@@ -65,3 +65,4 @@ pub use metrics::{FAMILIES, Family, Kind, Metrics, unit};
 pub use options::{EngineOptions, Role};
 pub use queue::{Queue, Reservation, SpaceWaker};
 pub use request::Request;
+pub use shared::DECODE_ROLE_PREFILL_TOKENS;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Most prompt tokens in a step of a decode engine.
-const DECODE_ROLE_PREFILL_TOKENS: usize = 64;
+pub const DECODE_ROLE_PREFILL_TOKENS: usize = 64;
 
 /// The part of an engine that all threads see.
 pub(super) struct EngineShared {

@@ -1,0 +1,257 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use cleave_plan::report::Slo;
+use cleave_plan::sim::{Failure, Routing};
+use cleave_plan::workload::SharedPrefix;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Plans deployments of cleave engines by simulation.
+#[derive(Parser)]
+#[command(name = "cleave-plan", version)]
+pub struct Options {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Recommend a layout for a model, a device and a workload
+    Recommend(Recommend),
+    /// Simulate one deployment and print its figures
+    Simulate(Box<Simulate>),
+    /// Measure the steps of one engine on this machine's CPU, for simulate --samples
+    Calibrate(Calibrate),
+}
+
+#[derive(Args)]
+pub struct Recommend {
+    /// Model: a known name, or a directory with config.json
+    #[arg(long)]
+    pub model: String,
+    /// Device: a100, l40s, h100, h200, b200 or epyc-2
+    #[arg(long)]
+    pub gpu: String,
+    /// Number of devices
+    #[arg(long)]
+    pub gpus: usize,
+    /// Requests per second to carry
+    #[arg(long)]
+    pub rate: Option<f64>,
+    /// Share of the requests that has to keep the limits
+    #[arg(long, default_value_t = 0.9)]
+    pub attainment: f64,
+    #[arg(long, value_enum, default_value = "least-loaded")]
+    pub routing: Policy,
+    #[command(flatten)]
+    pub limits: Limits,
+    #[command(flatten)]
+    pub requests: Requests,
+}
+
+#[derive(Args)]
+pub struct Simulate {
+    /// Model: a known name, or a directory with config.json
+    #[arg(long)]
+    pub model: String,
+    /// Device: a100, l40s, h100, h200, b200 or epyc-2
+    #[arg(long, default_value = "h100")]
+    pub gpu: String,
+    /// Mixed engines: number x degree, such as 4x2
+    #[arg(long)]
+    pub mixed: Option<Shape>,
+    /// Prefill engines
+    #[arg(long)]
+    pub prefill: Option<Shape>,
+    /// Decode engines
+    #[arg(long)]
+    pub decode: Option<Shape>,
+    /// Token budget of a step (default: the smallest that saturates the device)
+    #[arg(long)]
+    pub budget: Option<usize>,
+    /// Sequences that run at once in an engine
+    #[arg(long, default_value_t = 256)]
+    pub max_sequences: usize,
+    /// KV tokens of an engine (default: as many as fit)
+    #[arg(long)]
+    pub kv_tokens: Option<usize>,
+    /// CSV file of measured steps, instead of the device's figures
+    #[arg(long)]
+    pub samples: Option<PathBuf>,
+    /// CSV file of measured steps of decode engines, if theirs differ
+    #[arg(long)]
+    pub decode_samples: Option<PathBuf>,
+    /// Milliseconds of a request outside of engines
+    #[arg(long)]
+    pub request_overhead_ms: Option<f64>,
+    /// GB/s of a link between engines
+    #[arg(long)]
+    pub link_gb: Option<f64>,
+    /// Milliseconds of latency of a link
+    #[arg(long)]
+    pub link_ms: Option<f64>,
+    /// Move KV after the prompt, not while it is computed
+    #[arg(long)]
+    pub no_streaming: bool,
+    /// Compute every prompt whole
+    #[arg(long)]
+    pub no_prefix_cache: bool,
+    /// Choice of an engine
+    #[arg(long, value_enum, default_value = "least-loaded")]
+    pub routing: Policy,
+    /// Failure: engine@seconds, or engine@seconds+seconds-until-back
+    #[arg(long, value_parser = failure)]
+    pub fail: Vec<Failure>,
+    /// Seconds between decisions about roles
+    #[arg(long)]
+    pub switch_every: Option<f64>,
+    /// Requests per second; with --trace the trace is stretched to it
+    #[arg(long)]
+    pub rate: Option<f64>,
+    /// Requests
+    #[arg(long, default_value_t = 1000)]
+    pub count: usize,
+    /// Factor by which a trace is replayed faster
+    #[arg(long, default_value_t = 1.0)]
+    pub speed: f64,
+    /// Streams that each send one request after the other, instead of a rate
+    #[arg(long)]
+    pub streams: Option<usize>,
+    /// Seconds for which streams send
+    #[arg(long, default_value_t = 60.0)]
+    pub seconds: f64,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub limits: Limits,
+    #[command(flatten)]
+    pub requests: Requests,
+}
+
+#[derive(Args)]
+pub struct Calibrate {
+    /// Directory of the model
+    #[arg(long)]
+    pub model: PathBuf,
+    /// Threads of the engine
+    #[arg(long)]
+    pub threads: usize,
+    /// Token budget of a step
+    #[arg(long, default_value_t = 512)]
+    pub budget: usize,
+    /// Longest context
+    #[arg(long, default_value_t = 1024)]
+    pub context: usize,
+    /// Largest batch
+    #[arg(long, default_value_t = 8)]
+    pub batch: usize,
+    /// Measurements of each kind of step
+    #[arg(long, default_value_t = 5)]
+    pub repeats: usize,
+    /// CSV file to write
+    #[arg(long)]
+    pub out: PathBuf,
+}
+
+#[derive(Args)]
+pub struct Limits {
+    /// Most milliseconds to the first token
+    #[arg(long, default_value_t = 1000.0)]
+    pub ttft: f64,
+    /// Most milliseconds between tokens, as the mean of a request
+    #[arg(long, default_value_t = 50.0)]
+    pub itl: f64,
+}
+
+impl Limits {
+    pub fn slo(&self) -> Slo {
+        Slo { ttft: self.ttft / 1e3, itl: self.itl / 1e3 }
+    }
+}
+
+#[derive(Args)]
+pub struct Requests {
+    /// Mean tokens of a prompt
+    #[arg(long, default_value_t = 1000)]
+    pub prompt: usize,
+    /// Mean tokens of an answer
+    #[arg(long, default_value_t = 200)]
+    pub output: usize,
+    /// Spread of both around their means, from 0 to 1
+    #[arg(long, default_value_t = 0.0)]
+    pub spread: f64,
+    /// Tokens at the beginning of prompts that others begin with too
+    #[arg(long, default_value_t = 0)]
+    pub shared_tokens: usize,
+    /// Number of such beginnings
+    #[arg(long, default_value_t = 1)]
+    pub shared_groups: u64,
+    /// Trace to replay: .jsonl in Mooncake's format, otherwise CSV in Azure's
+    #[arg(long)]
+    pub trace: Option<PathBuf>,
+    /// Seed of arrivals and lengths
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+impl Requests {
+    pub fn shared(&self) -> Option<SharedPrefix> {
+        let (groups, tokens) = (self.shared_groups, self.shared_tokens);
+        (tokens > 0).then_some(SharedPrefix { groups, tokens })
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Policy {
+    /// One after the other
+    RoundRobin,
+    /// Fewest open requests
+    LeastLoaded,
+    /// Least to compute and to read, given what is cached where
+    PrefixAware,
+}
+
+impl From<Policy> for Routing {
+    fn from(policy: Policy) -> Routing {
+        match policy {
+            Policy::RoundRobin => Routing::RoundRobin,
+            Policy::LeastLoaded => Routing::LeastLoaded,
+            Policy::PrefixAware => Routing::PrefixAware,
+        }
+    }
+}
+
+/// Engines and devices of each: `4x2`.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    pub engines: usize,
+    pub degree: usize,
+}
+
+impl FromStr for Shape {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Shape, String> {
+        let parse = |part: &str| part.parse().ok().filter(|&n: &usize| n > 0);
+        let (engines, degree) = text.split_once('x').unwrap_or((text, "1"));
+        match (parse(engines), parse(degree)) {
+            (Some(engines), Some(degree)) => Ok(Shape { engines, degree }),
+            _ => Err("expected engines x degree, such as 4x2".into()),
+        }
+    }
+}
+
+fn failure(text: &str) -> Result<Failure, String> {
+    let ns = |text: &str| text.parse::<f64>().ok().filter(|s| *s >= 0.0).map(|seconds| (seconds * 1e9) as u64);
+    let parse = || {
+        let (engine, times) = text.split_once('@')?;
+        let (at, back) = match times.split_once('+') {
+            Some((at, back)) => (at, Some(ns(back)?)),
+            None => (times, None),
+        };
+        Some(Failure { engine: engine.parse().ok()?, at_ns: ns(at)?, back_after_ns: back })
+    };
+    parse().ok_or_else(|| "expected engine@seconds or engine@seconds+seconds, such as 3@60+20".into())
+}

@@ -1,0 +1,174 @@
+//! The text of a recommendation.
+
+use crate::cost::{Efficiency, Roofline, StepCost, StepWork};
+use crate::planner::{Demand, Group, Layout, Peak, WHOLE_PROMPTS, devices, per_device};
+use std::fmt::Write;
+
+/// Requests of a simulation while layouts are compared, and in the final ones.
+const SEARCH: usize = 1200;
+const FINAL: usize = 5000;
+/// Layouts with separate pools that are simulated.
+const APART: usize = 10;
+
+/// Compares layouts and writes what to use and why. `rate` is the load to carry, if it is known.
+pub fn recommend(demand: &Demand, rate: Option<f64>) -> Result<String, String> {
+    let mut layouts = demand.mixed_layouts();
+    if layouts.is_empty() {
+        return Err(format!("{} does not fit into {} x {}", demand.model.name, demand.devices, demand.device.name));
+    }
+    layouts.extend(demand.apart_layouts(APART));
+    let peaks = demand.peaks(&layouts, SEARCH);
+    let is = |kind: fn(&Layout) -> bool| peaks.iter().find(|peak| kind(&peak.layout)).map(|peak| peak.layout);
+    let kinds = [
+        is(|layout| matches!(layout, Layout::Apart(..))),
+        is(|layout| matches!(layout, Layout::Mixed(_, budget) if *budget != WHOLE_PROMPTS)),
+        is(|layout| matches!(layout, Layout::Mixed(_, WHOLE_PROMPTS))),
+    ];
+    let finalists: Vec<Layout> = kinds.into_iter().flatten().collect();
+    let finals = demand.peaks(&finalists, FINAL);
+    let Some(best) = finals.first() else {
+        return Err(hopeless(demand));
+    };
+    let mut text = String::new();
+    head(&mut text, demand);
+    table(&mut text, &finals);
+    let _ = writeln!(text, "\nRecommended: {}", scaled(demand, &best.layout));
+    why(&mut text, demand, best, &finals);
+    if let Some(rate) = rate {
+        load(&mut text, demand, best, rate);
+    }
+    Ok(text)
+}
+
+fn hopeless(demand: &Demand) -> String {
+    let least = demand.slo;
+    let alone = demand.alone();
+    format!(
+        "no layout of {} x {} keeps {:.0} ms to the first token and {:.1} ms between tokens at any load; a request alone \
+         takes {:.0} ms and {:.1} ms at best",
+        demand.devices,
+        demand.device.name,
+        least.ttft * 1e3,
+        least.itl * 1e3,
+        alone.0 * 1e3,
+        alone.1 * 1e3
+    )
+}
+
+fn head(text: &mut String, demand: &Demand) {
+    let (prompt, output) = demand.source.means();
+    let _ = writeln!(
+        text,
+        "{} on {} x {}: prompts of {prompt:.0} and answers of {output:.0} tokens on average, {:.0} % of the requests within \
+         {:.0} ms to the first token and {:.1} ms between tokens\n",
+        demand.model.name,
+        demand.devices,
+        demand.device.name,
+        demand.attainment * 100.0,
+        demand.slo.ttft * 1e3,
+        demand.slo.itl * 1e3
+    );
+}
+
+fn table(text: &mut String, peaks: &[Peak]) {
+    let _ = writeln!(
+        text,
+        "| layout | requests/s/device | tokens/s/device | TTFT p50 / p90 | ITL p50 / p90 | used |\n| --- | --- | --- | --- | --- | --- |"
+    );
+    for peak in peaks {
+        let report = &peak.report;
+        let used: Vec<String> = report.pools.iter().map(|pool| format!("{:.0} %", pool.utilisation * 100.0)).collect();
+        let _ = writeln!(
+            text,
+            "| {} | {:.3} | {:.0} | {:.0} / {:.0} ms | {:.1} / {:.1} ms | {} |",
+            peak.layout,
+            per_device(peak),
+            report.tokens_per_device,
+            report.ttft.p50 * 1e3,
+            report.ttft.p90 * 1e3,
+            report.itl.p50 * 1e3,
+            report.itl.p90 * 1e3,
+            used.join(", ")
+        );
+    }
+}
+
+/// The layout for all devices: the cell that was searched, as often as it fits.
+fn scaled(demand: &Demand, layout: &Layout) -> String {
+    let times = demand.devices / demand.cell();
+    let more = |group: &Group| Group { engines: group.engines * times, degree: group.degree };
+    let all = match layout {
+        Layout::Mixed(group, budget) => Layout::Mixed(more(group), *budget),
+        Layout::Apart(prefill, decode) => Layout::Apart(more(prefill), more(decode)),
+    };
+    let idle = demand.devices - devices(&all);
+    let rest = if idle > 0 { format!(", {idle} devices left over") } else { String::new() };
+    format!("{all}{rest}")
+}
+
+fn why(text: &mut String, demand: &Demand, best: &Peak, finals: &[Peak]) {
+    let cost =
+        |degree| StepCost::Roofline(Roofline::new(&demand.device, &demand.model, degree, &Efficiency::default()));
+    let (prompt, output) = demand.source.means();
+    let context = prompt + output / 2.0;
+    let (prefill, decode) = match best.layout {
+        Layout::Apart(prefill, decode) => (prefill.degree, decode.degree),
+        Layout::Mixed(group, _) => (group.degree, group.degree),
+    };
+    let tokens = cost(prefill).saturating_tokens();
+    let step = cost(prefill).seconds(&StepWork::prefill(tokens, 0));
+    let batch = demand.decode_batch(decode);
+    let pace = cost(decode).seconds(&StepWork::decode(batch.max(1), context));
+    let _ = writeln!(text, "Why:");
+    let _ = writeln!(
+        text,
+        "- Prefill at TP{prefill} saturates at {tokens} tokens in a step ({:.0} ms): {:.1} requests/s for an engine that does \
+         nothing else.",
+        step * 1e3,
+        demand.prefill_capacity(prefill)
+    );
+    let _ = writeln!(
+        text,
+        "- Decode at TP{decode} runs {batch} sequences within the limit ({:.1} ms a step): {:.1} requests/s for an engine that \
+         does nothing else.",
+        pace * 1e3,
+        demand.decode_capacity(decode)
+    );
+    for other in finals.iter().filter(|peak| peak.layout != best.layout) {
+        let gain = per_device(best) / per_device(other);
+        let _ = writeln!(text, "- {:.2} times the goodput per device of {}.", gain, other.layout);
+    }
+    if let Some(Layout::Mixed(group, budget)) =
+        finals.iter().map(|peak| peak.layout).find(|layout| matches!(layout, Layout::Mixed(..)))
+    {
+        let mut both = StepWork::decode(batch.max(1), context);
+        let chunk = budget.min(prompt as usize);
+        let part = StepWork::prefill(chunk, 0);
+        both.rows += part.rows;
+        both.prefill_pairs += part.prefill_pairs;
+        let beside = cost(group.degree).seconds(&both);
+        let _ = writeln!(
+            text,
+            "- In a mixed engine a step with {chunk} prompt tokens takes {:.1} ms, and every token of its neighbours waits for it.",
+            beside * 1e3
+        );
+    }
+}
+
+fn load(text: &mut String, demand: &Demand, best: &Peak, rate: f64) {
+    let needed = (rate / per_device(best)).ceil();
+    let cell_rate = rate * devices(&best.layout) as f64 / demand.devices as f64;
+    let _ = writeln!(text, "\nFor {rate:.2} requests/s this layout needs {needed:.0} devices.");
+    if let Some(report) = demand.at(&best.layout, cell_rate, FINAL) {
+        let _ = writeln!(
+            text,
+            "On the {} given: TTFT p50 {:.0} ms, p99 {:.0} ms; ITL p50 {:.1} ms, p99 {:.1} ms; {:.1} % within the limits.",
+            demand.devices,
+            report.ttft.p50 * 1e3,
+            report.ttft.p99 * 1e3,
+            report.itl.p50 * 1e3,
+            report.itl.p99 * 1e3,
+            report.attainment * 100.0
+        );
+    }
+}

@@ -1,0 +1,16 @@
+//! A deployment under simulated time. Engines run the library's own scheduler; step durations come from a cost model, and the
+//! rest of an engine is a few counters. Everything is deterministic: the same deployment and workload give the same result.
+
+mod blocks;
+mod deployment;
+mod engine;
+mod handoff;
+mod request;
+mod route;
+mod run;
+mod switch;
+
+pub use blocks::BLOCK_TOKENS;
+pub use deployment::{Deployment, Failure, Links, Pool, Role, Routing, Switching, blocks_that_fit};
+pub use request::{End, Request};
+pub use run::{Outcome, simulate};

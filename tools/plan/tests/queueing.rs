@@ -1,0 +1,97 @@
+//! Results of queueing theory, and times that can be computed by hand.
+
+mod common;
+
+use cleave_plan::sim::{Role, simulate};
+use cleave_plan::workload::{Arrival, Lengths, Workload, poisson};
+use common::{bare, constant};
+use std::sync::Arc;
+
+const ONE_TOKEN: Lengths = Lengths { prompt: 1, output: 1, spread: 0.0 };
+
+/// One server with a constant service time: the mean wait is ρ · s / (2 · (1 − ρ)) (Pollaczek and Khinchine).
+#[test]
+fn the_mean_wait_of_m_d_1() {
+    let service = 0.010;
+    for load in [0.3, 0.6, 0.8] {
+        let deployment = bare(vec![constant(Role::Mixed, service, 1)]);
+        let arrivals = poisson(load / service, 200_000, ONE_TOKEN, None, 11);
+        let outcome = simulate(&deployment, &Workload::Open(arrivals));
+        let n = outcome.requests.len() as f64;
+        let wait = outcome.requests.iter().map(|request| request.ttft() - service).sum::<f64>() / n;
+        let expected = load * service / (2.0 * (1.0 - load));
+        assert!((wait / expected - 1.0).abs() < 0.05, "load {load}: waits {wait}, expected {expected}");
+    }
+}
+
+/// The number of requests in the system is the rate of arrival times the time that each stays (Little).
+#[test]
+fn littles_law() {
+    let deployment = bare(vec![constant(Role::Mixed, 0.005, 8)]);
+    let lengths = Lengths { prompt: 4, output: 20, spread: 0.5 };
+    let outcome = simulate(&deployment, &Workload::Open(poisson(60.0, 20_000, lengths, None, 2)));
+    let stay: f64 = outcome.requests.iter().map(|request| request.e2e()).sum();
+    // The integral of the number in the system, from the changes in the order of time.
+    let arrivals = outcome.requests.iter().map(|request| (request.arrived_ns, 1i64));
+    let mut changes: Vec<(u64, i64)> = arrivals.chain(outcome.requests.iter().map(|r| (r.last_ns, -1))).collect();
+    changes.sort();
+    let (mut inside, mut at, mut area) = (0, 0, 0.0);
+    for (time, change) in changes {
+        area += inside as f64 * (time - at) as f64 / 1e9;
+        (inside, at) = (inside + change, time);
+    }
+    assert!((area / stay - 1.0).abs() < 1e-6, "{area} {stay}");
+}
+
+/// With as many streams as places each step yields a token for each stream.
+#[test]
+fn closed_streams_use_a_server_fully() {
+    let deployment = bare(vec![constant(Role::Mixed, 0.01, 4)]);
+    let lengths = Lengths { prompt: 1, output: 10, spread: 0.0 };
+    let workload = Workload::Closed { streams: 4, lengths, until_ns: 10_000_000_000, seed: 0 };
+    let outcome = simulate(&deployment, &workload);
+    let tokens: usize = outcome.requests.iter().map(|request| request.generated).sum();
+    let rate = tokens as f64 / (outcome.end_ns as f64 / 1e9);
+    assert!((rate / 400.0 - 1.0).abs() < 0.02, "{rate}");
+}
+
+fn alone(prompt: usize, output: usize) -> Workload {
+    Workload::Open(vec![Arrival { at_ns: 0, prompt, output, blocks: Arc::new([]) }])
+}
+
+/// A lone request: steps of its prompt, the transfer of its KV, then one step for each further token.
+#[test]
+fn a_lone_handoff_takes_the_sum_of_its_parts() {
+    let mut deployment = bare(vec![constant(Role::Prefill, 0.100, 8), constant(Role::Decode, 0.020, 8)]);
+    deployment.links.latency = 0.003;
+    deployment.request_overhead = 0.007;
+    deployment.links.streaming = false;
+    // 20,000 tokens are three steps of 8192 at most; their KV is 2 GB.
+    let request = &simulate(&deployment, &alone(20_000, 11)).requests[0];
+    assert!((request.ttft() - (0.007 + 0.3 + 2.0 + 0.003)).abs() < 1e-6, "{}", request.ttft());
+    assert!((request.itl() - 0.020).abs() < 1e-6, "{}", request.itl());
+    // A streamed transfer begins after the first step. It takes longer than the steps, so it sets the time.
+    deployment.links.streaming = true;
+    let request = &simulate(&deployment, &alone(20_000, 11)).requests[0];
+    assert!((request.ttft() - (0.007 + 0.1 + 2.0 + 0.003)).abs() < 1e-6, "{}", request.ttft());
+}
+
+/// A decode engine without prefill engines computes prompts itself, 64 tokens in a step.
+#[test]
+fn a_decode_engine_takes_small_prompt_chunks() {
+    let deployment = bare(vec![constant(Role::Decode, 0.010, 8)]);
+    let request = &simulate(&deployment, &alone(640, 2)).requests[0];
+    assert!((request.ttft() - 0.1).abs() < 1e-6, "{}", request.ttft());
+}
+
+/// A failed engine's request computes its prompt and its tokens anew elsewhere, and the client gets no token twice.
+#[test]
+fn a_migrated_request_goes_on_where_it_was() {
+    let mut deployment = bare(vec![constant(Role::Mixed, 0.010, 8), constant(Role::Mixed, 0.010, 8)]);
+    deployment.failures = vec![cleave_plan::sim::Failure { engine: 0, at_ns: 105_000_000, back_after_ns: None }];
+    let outcome = simulate(&deployment, &alone(100, 20));
+    let request = &outcome.requests[0];
+    // Ten tokens in 100 ms, the failure at 105 ms, 50 ms until it is noticed, and ten more tokens.
+    assert_eq!((request.first_ns, request.last_ns), (10_000_000, 255_000_000));
+    assert_eq!(outcome.migrations, 1);
+}
