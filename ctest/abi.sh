@@ -4,9 +4,11 @@ set -eu
 lib=$1 header=$2 soname=$3
 here=$(dirname "$0")
 status=0
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
 
-nm -D --defined-only "$lib/libcleave.so" | awk '{print $3}' | LC_ALL=C sort >abi-found.txt
-if ! sh "$here/functions.sh" "$header" | diff - abi-found.txt; then
+nm -D --defined-only "$lib/libcleave.so" | awk '{print $3}' | LC_ALL=C sort >"$work/found"
+if ! sh "$here/functions.sh" "$header" | diff - "$work/found"; then
     echo "libcleave.so exports other symbols than $header declares (<: not exported, >: not declared)"
     status=1
 fi
@@ -27,10 +29,10 @@ fi
 # symbols are mangled, weak, or begin with rust_ or two underscores. ring prefixes its symbols with its name and exact
 # version: a host that has the same symbol has the same code.
 nm -g --defined-only "$lib/libcleave.a" 2>/dev/null | awk 'NF == 3 && $2 !~ /[WVu]/ {print $3}' |
-    grep -vE '^(_?cleave_|_ZN|_R|rust_|__|ring_core_[0-9]+_[0-9]+_[0-9]+_+|DW\.ref|anon\.)' | LC_ALL=C sort -u >abi-static.txt || true
-if [ -s abi-static.txt ]; then
+    grep -vE '^(_?cleave_|_ZN|_R|rust_|__|ring_core_[0-9]+_[0-9]+_[0-9]+_+|DW\.ref|anon\.)' | LC_ALL=C sort -u >"$work/static" || true
+if [ -s "$work/static" ]; then
     echo "libcleave.a exports unmangled symbols beside cleave_*:"
-    cat abi-static.txt
+    cat "$work/static"
     status=1
 fi
 exit $status

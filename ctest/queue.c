@@ -1,18 +1,43 @@
 #include "support.h"
 #include <poll.h>
 #include <pthread.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 static cleave_queue_t *waited_on;
 
-static void *wait_for_ever(void *status)
+struct sleeper {
+    long thread; /* the kernel's id, once it is about to wait */
+    cleave_status_t status;
+};
+
+static void *wait_for_ever(void *argument)
 {
+    struct sleeper *sleeper = argument;
     cleave_event_t event;
     size_t n = 5;
-    *(cleave_status_t *)status = cleave_queue_poll(waited_on, &event, sizeof event, 1, UINT32_MAX, &n);
+    __atomic_store_n(&sleeper->thread, syscall(SYS_gettid), __ATOMIC_SEQ_CST);
+    sleeper->status = cleave_queue_poll(waited_on, &event, sizeof event, 1, UINT32_MAX, &n);
     CHECK_INT(n, 0);
     return NULL;
+}
+
+/* Waits until the thread sleeps: after it has told its id, only the queue makes it do so. */
+static void until_asleep(struct sleeper *sleeper)
+{
+    char path[64], state = 0;
+    while (state != 'S') {
+        long thread = __atomic_load_n(&sleeper->thread, __ATOMIC_SEQ_CST);
+        FILE *file;
+        snprintf(path, sizeof path, "/proc/self/task/%ld/stat", thread);
+        file = thread == 0 ? NULL : fopen(path, "r");
+        if (file != NULL) {
+            CHECK_INT(fscanf(file, "%*d (%*[^)]) %c", &state), 1);
+            fclose(file);
+        }
+        usleep(1000);
+    }
 }
 
 static double now_ms(void)
@@ -29,7 +54,7 @@ int main(void)
     cleave_event_t events[4];
     struct pollfd p = ZERO;
     pthread_t waiters[2];
-    cleave_status_t statuses[2] = {1, 1};
+    struct sleeper sleepers[2] = {{0, 1}, {0, 1}};
     size_t n = 9;
     double start;
 
@@ -61,14 +86,15 @@ int main(void)
 
     /* Destroying a queue wakes its waiting threads. */
     waited_on = queue;
-    CHECK_INT(pthread_create(&waiters[0], NULL, wait_for_ever, &statuses[0]), 0);
-    CHECK_INT(pthread_create(&waiters[1], NULL, wait_for_ever, &statuses[1]), 0);
-    usleep(20000);
+    CHECK_INT(pthread_create(&waiters[0], NULL, wait_for_ever, &sleepers[0]), 0);
+    CHECK_INT(pthread_create(&waiters[1], NULL, wait_for_ever, &sleepers[1]), 0);
+    until_asleep(&sleepers[0]);
+    until_asleep(&sleepers[1]);
     cleave_queue_destroy(queue);
     pthread_join(waiters[0], NULL);
     pthread_join(waiters[1], NULL);
-    CHECK_INT(statuses[0], CLEAVE_ERR_SHUTDOWN);
-    CHECK_INT(statuses[1], CLEAVE_ERR_SHUTDOWN);
+    CHECK_INT(sleepers[0].status, CLEAVE_ERR_SHUTDOWN);
+    CHECK_INT(sleepers[1].status, CLEAVE_ERR_SHUTDOWN);
     CHECK_INT(cleave_queue_fd(queue), CLEAVE_ERR_NOT_FOUND);
     cleave_queue_destroy(queue);
     return 0;

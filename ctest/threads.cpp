@@ -175,13 +175,22 @@ void loop(const Call &call, std::atomic<int> &started, std::chrono::milliseconds
     } while (std::chrono::steady_clock::now() < end);
 }
 
+bool has_requests(cleave_engine_t *of)
+{
+    auto metrics = sized<cleave_metrics_t>();
+    CHECK_OK(cleave_engine_metrics(of, &metrics, nullptr));
+    return metrics.running + metrics.waiting > 0;
+}
+
+// Polls until no request is left and no event either.
 void settle()
 {
-    for (int quiet = 0; quiet < 3;) {
+    for (bool quiet = false; !quiet;) {
         cleave_event_t event;
         size_t n = 0;
-        CHECK_OK(cleave_queue_poll(queue, &event, sizeof event, 1, 200, &n));
-        quiet = n == 0 ? quiet + 1 : 0;
+        const bool open = has_requests(engine) || has_requests(prefiller);
+        CHECK_OK(cleave_queue_poll(queue, &event, sizeof event, 1, open ? 200 : 0, &n));
+        quiet = n == 0 && !open;
         if (n == 1 && event.kv != 0 && event.type == CLEAVE_EVENT_FINISHED)
             cleave_kv_release(cache, event.kv, nullptr);
     }

@@ -50,7 +50,7 @@ static int threads_with_open_signals(int *others)
 static void wait_for(const char *directory, int wanted)
 {
     int i;
-    for (i = 0; i < 500 && entries(directory) > wanted; i++)
+    for (i = 0; i < 6000 && entries(directory) > wanted; i++)
         usleep(10000); /* the kernel lists a joined thread for a moment longer */
     CHECK_INT(entries(directory), wanted);
 }
