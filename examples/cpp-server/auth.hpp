@@ -3,26 +3,14 @@
 #pragma once
 
 #include "http.hpp"
+#include "secret.hpp"
 
-#include <fstream>
 #include <sstream>
 
 #include <openssl/crypto.h>
 #include <openssl/hmac.h>
 #include <openssl/rand.h>
 #include <openssl/sha.h>
-
-using Secret = std::array<std::uint8_t, 32>;
-
-/// Throws std::runtime_error.
-inline Secret read_secret(const std::string &path)
-{
-    Secret secret{};
-    std::ifstream file(path, std::ios::binary);
-    if (!file.read(reinterpret_cast<char *>(secret.data()), secret.size()))
-        throw std::runtime_error(path + ": cannot read a secret of 32 bytes from it");
-    return secret;
-}
 
 class Authenticator {
 public:

@@ -1,19 +1,8 @@
-// Translates a client's request to requests of the engine.
+// Translates a request of OpenAI's API to requests of the engine.
 #pragma once
 
-#include "engine.hpp"
+#include "generation.hpp"
 #include "openai.hpp"
-
-using Tokens = std::vector<std::int32_t>;
-
-/// The error for a prompt that does not fit. It has the text of OpenAI's error, because clients recognise it by that.
-inline ApiError too_long(const EngineHost &host, const char *field, const std::string &size)
-{
-    return ApiError(400, "invalid_request_error",
-                    "This model's maximum context length is " + std::to_string(host.about.max_context_tokens) +
-                        " tokens. However, the prompt has " + size + ".",
-                    field, "context_length_exceeded");
-}
 
 /// Refuses text that would not fit into the context even with the longest tokens. Throws ApiError.
 inline void check_bytes(const EngineHost &host, const char *field, std::size_t bytes)
@@ -25,7 +14,7 @@ inline void check_bytes(const EngineHost &host, const char *field, std::size_t b
 
 /// Returns the tokens of each prompt. Text that cannot fit is refused before it is tokenised. Throws ApiError, also if
 /// the request names another model.
-inline std::vector<Tokens> tokenize(const EngineHost &host, const Generation &q)
+inline std::vector<Tokens> tokenize(const EngineHost &host, const OpenAiRequest &q)
 {
     if (!q.model.empty() && q.model != host.options.model_name)
         throw no_such_model(q.model);
@@ -64,19 +53,15 @@ inline std::vector<Tokens> tokenize(const EngineHost &host, const Generation &q)
                 throw invalid(field, "prompt: the model has no token " + dump(token));
         out.push_back(prompt.get<Tokens>());
     }
-    for (const Tokens &tokens : out) {
-        if (tokens.empty())
-            throw invalid(field, std::string(field) + ": a prompt is empty");
-        if (tokens.size() > host.about.max_context_tokens)
-            throw too_long(host, field, std::to_string(tokens.size()) + " tokens");
-    }
+    for (const Tokens &tokens : out)
+        check_prompt(host, field, tokens);
     return out;
 }
 
-inline std::int32_t top_logprobs(const Generation &q) { return q.get(q.chat ? "top_logprobs" : "logprobs", 0); }
+inline bool has_logprobs(const OpenAiRequest &q) { return q.chat ? q.get("logprobs", false) : q.body.contains("logprobs"); }
 
 /// Converts choice `choice` of the n choices of a prompt to an engine's request.
-inline cleave::Request engine_request(const Generation &q, const Tokens &prompt, std::size_t choice)
+inline cleave::Request engine_request(const OpenAiRequest &q, const Tokens &prompt, std::size_t choice)
 {
     cleave::Request r;
     r.prompt = prompt;
@@ -98,7 +83,21 @@ inline cleave::Request engine_request(const Generation &q, const Tokens &prompt,
     }
     r.ignore_eos = q.get("ignore_eos", false);
     r.priority = q.get("priority", 0u);
-    r.token_logprobs = q.chat ? q.get("logprobs", false) : q.body.contains("logprobs");
-    r.top_logprobs = top_logprobs(q);
+    r.token_logprobs = has_logprobs(q);
+    r.top_logprobs = q.get(q.chat ? "top_logprobs" : "logprobs", 0);
     return r;
+}
+
+/// Throws ApiError.
+inline Generation to_generation(const EngineHost &host, const OpenAiRequest &q)
+{
+    Generation out;
+    const auto prompts = tokenize(host, q);
+    for (const Tokens &prompt : prompts)
+        for (std::size_t choice = 0; choice < q.n; choice++)
+            out.choices.push_back(engine_request(q, prompt, choice));
+    out.stop = q.stop;
+    if (q.do_remote_prefill && prompts.size() == 1)
+        out.ticket = q.ticket;
+    return out;
 }

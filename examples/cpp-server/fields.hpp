@@ -2,7 +2,12 @@
 // the body.
 #pragma once
 
-#include "http.hpp"
+#include "errors.hpp"
+
+#include <algorithm>
+#include <cstdio>
+#include <set>
+#include <vector>
 
 constexpr std::size_t max_depth = 64;       // levels of nested JSON
 constexpr std::size_t max_containers = 50000; // arrays and objects

@@ -1,15 +1,18 @@
 // A front has no engine: it passes each request to a prefill worker and a decode worker. See "Workers" in ../README.md.
 #pragma once
 
+#include "auth.hpp"
+#include "events.hpp"
+#include "openai.hpp"
 #include "registry.hpp"
+#include "service.hpp"
 #include "upstream.hpp"
 
 /// A request that the front passes through its workers.
 class Passage {
 public:
-    /// Throws ApiError.
-    Passage(HttpServer &server, Registry &workers, const Authenticator &authenticator, const Call &call)
-        : server_(server), workers_(workers), authenticator_(authenticator), call_(call), events_(call), q_(parse_generation(call, false))
+    Passage(Service &service, Registry &workers, const Authenticator &authenticator, const Call &call, OpenAiRequest request)
+        : service_(service), workers_(workers), authenticator_(authenticator), call_(call), events_(call), q_(std::move(request))
     {
         id_ = new_id(q_.chat);
         if (!q_.body.contains("seed")) // every worker then generates the same answer
@@ -66,11 +69,11 @@ private:
             body["kv_transfer_params"] = params;
         httplib::Request request;
         request.method = "POST";
-        request.path = call_.path;
+        request.path = q_.path();
         request.body = body.dump();
         request.headers = {{"Content-Type", "application/json"},
                            {"X-Request-Id", id_},
-                           {"Authorization", authenticator_.sign(worker.url, call_.path, request.body)}};
+                           {"Authorization", authenticator_.sign(worker.url, q_.path(), request.body)}};
         if (call_.traced)
             request.headers.emplace("X-Cleave-Trace", "1");
         return std::make_unique<Upstream>(worker.url, std::move(request), delimiter);
@@ -83,7 +86,7 @@ private:
         events_.trace("prefill", {{"worker", prefill_->url}});
         from_prefill_ = ask(*prefill_, {{"do_remote_decode", true}}, "\n");
         while (prefill_ && kv_transfer_params_.is_null()) {
-            server_.check(call_);
+            service_.check(call_);
             read_prefill(look_around);
             if (prefill_ && !prefill_->worker->up())
                 prefill_.reset();
@@ -134,7 +137,7 @@ private:
     Part next()
     {
         for (;;) {
-            server_.check(call_);
+            service_.check(call_);
             auto part = from_decode_->parts.take(look_around);
             read_prefill(std::chrono::milliseconds(0));
             if (part)
@@ -169,7 +172,7 @@ private:
         from_decode_.reset();
         decode_ = std::move(next);
         moves_++;
-        server_.metrics.count("cleave_front_moved_total");
+        service_.metrics.count("cleave_front_moved_total");
         events_.trace("moved", {{"worker", decode_->url}, {"from", from}});
         ask_decode();
     }
@@ -192,18 +195,18 @@ private:
             sent_.at(choice.at("index"))++;
             const std::string text = q_.chat ? choice.at("delta").value("content", "") : choice.value("text", "");
             if (text != "" && !std::exchange(has_token_, true))
-                server_.count_first_token(call_);
+                service_.count_first_token(call_);
         }
         events_.write(event + "\n\n");
         return true;
     }
 
-    HttpServer &server_;
+    Service &service_;
     Registry &workers_;
     const Authenticator &authenticator_;
     Call call_;
     Events events_;
-    Generation q_;
+    OpenAiRequest q_;
     std::string id_;
     std::unique_ptr<Lease> prefill_, decode_;
     std::unique_ptr<Upstream> from_prefill_, from_decode_;

@@ -1,71 +1,11 @@
-// The HTTP side, the same for every role: routes, errors in the form of OpenAI's API, streams, counters.
+// The HTTP side, the same for every role: routes, and errors in the form of OpenAI's API.
 #pragma once
 
 #include "connections.hpp"
-#include "metrics.hpp"
+#include "service.hpp"
 
-#include <nlohmann/json.hpp>
-
-#include <atomic>
 #include <cstdio>
 #include <set>
-#include <stdexcept>
-
-using json = nlohmann::json;
-
-/// Interval between checks whether the client is still connected.
-constexpr std::chrono::milliseconds look_around(50);
-
-/// JSON on one line. Bytes that are not UTF-8 become U+FFFD.
-inline std::string dump(const json &value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
-
-inline double ms_since(Clock::time_point start, Clock::time_point end = Clock::now())
-{
-    return std::chrono::duration<double, std::milli>(end - start).count();
-}
-
-/// The body of an error answer, {"error": ...}.
-struct ApiError : std::runtime_error {
-    int status;
-    json error;
-
-    ApiError(int status, const char *type, const std::string &message, const json &param = {}, const json &code = {})
-        : std::runtime_error(message), status(status),
-          error({{"message", message}, {"type", type}, {"param", param}, {"code", code}})
-    {
-    }
-    /// An error that another server has returned.
-    ApiError(int status, const json &e) : std::runtime_error(e.value("message", "")), status(status), error(e) {}
-
-    std::string text() const { return dump({{"error", error}}); }
-};
-
-inline ApiError invalid(const json &param, const std::string &message)
-{
-    return ApiError(400, "invalid_request_error", message, param);
-}
-inline ApiError no_such_model(const std::string &name)
-{
-    const std::string what = "the model '" + name + "' does not exist";
-    return ApiError(404, "invalid_request_error", what, "model", "model_not_found");
-}
-inline ApiError unavailable(const std::string &message) { return ApiError(503, "service_unavailable", message); }
-inline ApiError failed(const std::string &message) { return ApiError(500, "server_error", message); }
-
-/// The client of an answer has closed its connection.
-struct ClientGone {};
-
-/// A client's request. It counts as running while a copy of it exists.
-struct Call {
-    std::string path, body, id; // id: X-Request-Id
-    bool traced;                // X-Cleave-Trace
-    int socket;
-    Clock::time_point start;
-    std::shared_ptr<void> running;
-};
-
-/// Writes a piece of a streamed answer. Throws ClientGone.
-using Write = std::function<void(const std::string &)>;
 
 /// Checks the head of a request before its body is read, and returns a check of the body. Both throw ApiError.
 using Guard = std::function<std::function<void(const std::string &body)>(const httplib::Request &)>;
@@ -73,9 +13,10 @@ using Guard = std::function<std::function<void(const std::string &body)>(const h
 class HttpServer {
 public:
     using Handler = std::function<void(const httplib::Request &, httplib::Response &)>;
+    using GenerationHandler = std::function<void(const Call &, const httplib::Request &, httplib::Response &)>;
 
-    explicit HttpServer(std::size_t max_connections)
-        : connections_(max_connections, [this](Connection &c) { return server_.answer(c); }, too_many())
+    HttpServer(Service &service, std::size_t max_connections)
+        : service_(service), connections_(max_connections, [this](Connection &c) { return server_.answer(c); }, too_many())
     {
         server_.set_keep_alive_timeout(idle_timeout.count()); // sent to clients
         server_.set_keep_alive_max_count(1000000);
@@ -92,7 +33,7 @@ public:
             const std::string what = status == 413 ? "the body is too large for" : "there is no";
             const std::string request_line = " " + request.method + " " + request.path;
             send_error(response, ApiError(status, "invalid_request_error", what + request_line));
-            metrics.count("cleave_server_requests_total", labels("other", status));
+            service_.metrics.count("cleave_server_requests_total", labels("other", status));
         }));
     }
 
@@ -115,7 +56,7 @@ public:
                 send_error(response, failed(error.what()));
             }
             Connections::current()->must_close = !read;
-            metrics.count("cleave_server_requests_total", labels(label, response.status));
+            service_.metrics.count("cleave_server_requests_total", labels(label, response.status));
         };
         paths_.insert(path);
         if (method == "GET") {
@@ -161,19 +102,15 @@ public:
     }
 
     /// Adds a POST of a generation request. The shutdown waits for running ones and refuses new ones.
-    void route_generation(const std::string &path, std::function<void(const Call &, httplib::Response &)> handler,
-                          Guard guard = nullptr)
+    void route_generation(const std::string &path, GenerationHandler handler, Guard guard = nullptr)
     {
         const auto count_and_handle = [=](const httplib::Request &request, httplib::Response &response) {
-            running++;
-            const std::shared_ptr<void> in_hand(static_cast<void *>(nullptr), [this](void *) { running--; });
+            const auto is_gone = [socket = Connections::current()->socket()] {
+                pollfd end{socket, POLLRDHUP, 0};
+                return ::poll(&end, 1, 0) > 0;
+            };
             const bool traced = request.get_header_value("X-Cleave-Trace") == "1";
-            const std::string id = request.get_header_value("X-Request-Id");
-            const int socket = Connections::current()->socket();
-            const Call call{request.path, request.body, id, traced, socket, Clock::now(), in_hand};
-            if (closing) // checked after counting, because the shutdown waits for counted requests
-                throw unavailable("the server is shutting down");
-            handler(call, response);
+            handler(service_.begin(request.get_header_value("X-Request-Id"), traced, is_gone), request, response);
         };
         route("POST", path, count_and_handle, guard);
     }
@@ -190,37 +127,6 @@ public:
 
     /// Serves until the process ends.
     [[noreturn]] void serve() { connections_.serve(server_.socket()); }
-
-    /// Set at the first signal: new generation requests are refused.
-    std::atomic<bool> closing{false};
-    /// Set when the shutdown stops waiting: running requests are cancelled.
-    std::atomic<bool> aborting{false};
-    std::atomic<int> running{0};
-
-    /// Throws if the client is gone, or the shutdown has stopped waiting. Called while waiting for an answer.
-    void check(const Call &call) const
-    {
-        pollfd end{call.socket, POLLRDHUP, 0};
-        if (call.socket >= 0 && ::poll(&end, 1, 0) > 0)
-            throw ClientGone();
-        if (aborting)
-            throw unavailable("the server is shutting down");
-    }
-
-    void count_first_token(const Call &call)
-    {
-        metrics.count("cleave_server_time_to_first_token_seconds_sum", "", ms_since(call.start) / 1000);
-        metrics.count("cleave_server_time_to_first_token_seconds_count");
-    }
-
-    Metrics metrics;
-
-    /// The server's own counters as OpenMetrics text, without its end.
-    std::string metrics_text(Metrics::Samples gauges = {})
-    {
-        gauges["cleave_server_requests_running"] = running;
-        return metrics.text(gauges);
-    }
 
 private:
     /// httplib's server, serving connections that it has not accepted itself.
@@ -254,79 +160,9 @@ private:
         response.set_content(error.text(), "application/json");
     }
 
+    Service &service_;
     Listener server_;
     Connections connections_;
     std::set<std::string> paths_;
 };
 
-/// Sends a whole answer. The request counts as running until the answer is written.
-inline void send(const Call &call, httplib::Response &response, const std::string &text)
-{
-    const auto write = [call, text](std::size_t from, std::size_t n, httplib::DataSink &sink) {
-        return sink.write(text.data() + from, n);
-    };
-    response.set_content_provider(text.size(), "application/json", write);
-}
-
-/// Sends an answer whose pieces `run` writes after the handler has returned. An ApiError that it throws is written
-/// between `before_error` and `after_error`. `run` is destroyed when the answer has ended.
-inline void stream(const Call &call, httplib::Response &response, const char *type, const char *before_error,
-                   const char *after_error, std::function<void(const Write &)> run)
-{
-    response.set_header("Cache-Control", "no-cache");
-    response.set_chunked_content_provider(type, [=](std::size_t, httplib::DataSink &sink) {
-        const Write write = [&](const std::string &text) {
-            if (!sink.write(text.data(), text.size()))
-                throw ClientGone();
-        };
-        try { // httplib does not catch exceptions here
-            try {
-                run(write);
-            } catch (const ApiError &error) {
-                write(before_error + error.text() + after_error);
-            } catch (const std::exception &error) {
-                std::fprintf(stderr, "%s: %s\n", call.path.c_str(), error.what());
-                write(before_error + failed(error.what()).text() + after_error);
-            }
-            sink.done();
-            return true;
-        } catch (const ClientGone &) {
-            return false;
-        }
-    });
-}
-
-/// A stream of server-sent events, with the trace of its request among them if the client asked for that.
-class Events {
-public:
-    explicit Events(const Call &call) : traced_(call.traced), start_(call.start) {}
-
-    /// Writes the trace events from before the header.
-    void begin(const Write &write)
-    {
-        write_ = write;
-        if (!early_.empty())
-            write_(early_);
-    }
-    void write(const std::string &event) { write_(event); }
-
-    void trace(const std::string &phase, json fields) { trace_at(phase, ms_since(start_), std::move(fields)); }
-    void trace_at(const std::string &phase, double ms, json fields)
-    {
-        if (!traced_)
-            return;
-        fields["phase"] = phase;
-        fields["ms"] = ms;
-        const std::string event = "event: trace\ndata: " + dump(fields) + "\n\n";
-        if (write_)
-            write_(event);
-        else
-            early_ += event;
-    }
-
-private:
-    bool traced_;
-    Clock::time_point start_;
-    std::string early_;
-    Write write_;
-};

@@ -7,8 +7,11 @@
 #include <random>
 #include <vector>
 
+/// Paths that take a request, for completions and for chats.
+constexpr const char *generation_paths[] = {"/v1/completions", "/v1/chat/completions"};
+
 /// A request that has been checked.
-struct Generation {
+struct OpenAiRequest {
     json body; // the client's fields, without null ones
     bool chat, stream, include_usage, usage_in_chunks; // usage in a last chunk; in every chunk, of its choice so far
     std::size_t n;             // for each prompt
@@ -23,6 +26,7 @@ struct Generation {
     std::vector<std::uint8_t> ticket;
     std::vector<std::size_t> resume;
 
+    const char *path() const { return generation_paths[chat]; }
     std::size_t n_prompts() const { return chat ? 1 : prompts.size(); }
     template <class T> T get(const char *name, T missing) const { return body.value(name, missing); }
 };
@@ -49,7 +53,7 @@ inline void check_logit_bias(const json &biases)
 }
 
 /// Reads kv_transfer_params. Throws ApiError.
-inline void parse_transfer(const json &params, Generation &q)
+inline void parse_transfer(const json &params, OpenAiRequest &q)
 {
     const auto wrong = invalid("kv_transfer_params", "kv_transfer_params are malformed");
     try {
@@ -69,13 +73,13 @@ inline void parse_transfer(const json &params, Generation &q)
     }
 }
 
-/// Reads the body of POST /v1/chat/completions or /v1/completions. Only a front may send kv_transfer_params, and only
+/// Reads the body of a POST to a path of `generation_paths`. Only a front may send kv_transfer_params, and only
 /// to a worker. Throws ApiError, whose param names the field.
-inline Generation parse_generation(const Call &call, bool from_front)
+inline OpenAiRequest parse_openai(bool chat, const std::string &body, bool from_front)
 {
-    Generation q{};
-    q.chat = call.path == "/v1/chat/completions";
-    q.body = parse_object(call.body);
+    OpenAiRequest q{};
+    q.chat = chat;
+    q.body = parse_object(body);
     check_fields(q.body, "", rules_of(q.chat, from_front), harmless);
     q.model = q.get("model", std::string());
     q.stream = q.get("stream", false);

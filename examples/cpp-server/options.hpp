@@ -17,7 +17,7 @@ struct Options {
     int workers_listen_port;
     std::string secret_file, kv_listen, page;
     std::int32_t device; // number of a GPU, or the CPU
-    std::uint32_t max_connections, forget_after;
+    std::uint32_t max_connections, forget_after, drain;
     std::uint32_t kv_mib, max_sequences, max_batch_tokens, threads; // 0 means the library's default
 
     bool is_worker() const { return role == "prefill" || role == "decode"; }
@@ -30,7 +30,7 @@ inline Options parse_options(int argc, char **argv)
         {"--role", "mixed"}, {"--listen", "127.0.0.1:8000"}, {"--model", ""}, {"--model-name", ""}, {"--front", ""},
         {"--advertise", ""}, {"--secret-file", ""}, {"--kv-listen", ""}, {"--kv-mib", "1024"}, {"--max-sequences", "0"},
         {"--max-batch-tokens", "0"}, {"--threads", "0"}, {"--page", ""}, {"--device", ""}, {"--max-connections", "2048"},
-        {"--workers-listen", "127.0.0.1:8001"}, {"--forget-after", "60"}};
+        {"--workers-listen", "127.0.0.1:8001"}, {"--forget-after", "60"}, {"--drain", "10"}};
     const auto require = [](bool right, const std::string &option, const std::string &what) {
         if (!right)
             throw std::invalid_argument(option + ": " + what);
@@ -81,6 +81,7 @@ inline Options parse_options(int argc, char **argv)
     out.max_connections = number("--max-connections", values["--max-connections"], 1000000);
     require(out.max_connections > 0, "--max-connections", "must be 1 or more");
     out.forget_after = number("--forget-after", values["--forget-after"], 1000000);
+    out.drain = number("--drain", values["--drain"], 1000000);
     out.kv_listen = values["--kv-listen"];
     out.page = values["--page"];
     const std::string device = values["--device"];

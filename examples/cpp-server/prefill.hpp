@@ -1,49 +1,64 @@
-// Runs a front's request on a prefill engine, which computes the prompt for a decode worker.
+// Computes a prompt on a prefill engine, for another worker to decode. No protocol is known here.
 #pragma once
 
-#include "engine_request.hpp"
+#include "sequences.hpp"
+#include "service.hpp"
 
-/// Answers with a ticket as soon as there is one, and with statistics once the prompt is computed. Throws ApiError.
-inline void answer_prefill(HttpServer &server, EngineHost &host, const Call &call, httplib::Response &response)
-{
-    const Generation q = parse_generation(call, true);
-    if (!q.do_remote_decode)
-        throw invalid("kv_transfer_params", "a prefill worker answers fronts only");
-    const auto prompts = tokenize(host, q);
-    if (prompts.size() != 1)
-        throw invalid("prompt", "a prefill worker takes one prompt at a time");
+class Prefill {
+public:
+    /// Submits the prompt. Throws ApiError.
+    Prefill(const Service &service, EngineHost &host, const Call &call, cleave::Request prompt)
+        : service_(service), host_(host), call_(call), prompt_tokens_(prompt.prompt.size()), sequences_(host, 1)
+    {
+        std::vector<cleave::Request> requests;
+        requests.push_back(std::move(prompt));
+        requests[0].stream_kv = true; // the ticket goes out before the prompt is computed
+        sequences_.submit(0, std::move(requests));
+    }
 
-    std::vector<cleave::Request> request;
-    request.push_back(engine_request(q, prompts[0], 0));
-    request[0].stream_kv = true; // the ticket goes out before the prompt is computed
-    const auto sequences = std::make_shared<Sequences>(host, 1);
-    sequences->submit(0, std::move(request));
-    const auto next = [&server, call, sequences] { // KvStreamStarted, or Finished
+    /// Waits until the engine begins with the prompt. Throws ApiError and ClientGone.
+    std::vector<std::uint8_t> ticket()
+    {
+        last_ = next();
+        const auto ticket = host_.cache.view(last_.kv()).ticket();
+        if (!ticket)
+            throw to_api_error(ticket.error());
+        return *ticket;
+    }
+
+    /// Waits, after `ticket`, until the prompt is computed. The caller lets go of the handle (Kv::take), which then lives
+    /// until it is fetched or its lease ends; otherwise the KV is released. Throws ApiError and ClientGone.
+    cleave::Kv finish()
+    {
+        if (last_.type() != cleave::EventType::Finished)
+            last_ = next();
+        cleave::Kv kv = host_.cache.take_kv(last_);
+        service_.check(call_);
+        return kv;
+    }
+
+    std::size_t prompt_tokens() const { return prompt_tokens_; }
+    /// Number of the prompt's tokens that the prefix cache had. Known after `finish`.
+    std::size_t cached_tokens() const { return last_.cached_tokens(); }
+
+private:
+    /// Waits for KvStreamStarted or Finished.
+    cleave::Event next()
+    {
         for (;;) {
-            server.check(call);
-            const auto event = sequences->next();
+            service_.check(call_);
+            const auto event = sequences_.next();
             if (event && event->type() == cleave::EventType::Finished && event->kv() == 0)
                 throw failed(std::string("the prompt was not computed: ") + to_string(event->status()));
             if (event && event->kv() != 0)
                 return *event;
         }
-    };
-    const cleave::Event started = next();
-    const auto ticket = host.cache.view(started.kv()).ticket();
-    if (!ticket)
-        throw to_api_error(ticket.error());
-    const json params = {{"do_remote_prefill", true}, {"ticket", to_base64(*ticket)}};
+    }
 
-    const auto run = [=, &server, &host, n_tokens = prompts[0].size()](const Write &write) {
-        write(dump({{"kv_transfer_params", params}}) + "\n");
-        cleave::Event last = started.type() == cleave::EventType::Finished ? started : next();
-        cleave::Kv kv = host.cache.take_kv(last); // released here if the client is gone
-        server.check(call);
-        write(dump({{"prefilled", {{"prompt_tokens", n_tokens},
-                                   {"cached_tokens", last.cached_tokens()},
-                                   {"ms", ms_since(call.start)}}}}) +
-              "\n");
-        static_cast<void>(kv.take()); // the handle lives until it is fetched or its lease ends
-    };
-    stream(call, response, "application/x-ndjson", "", "\n", run);
-}
+    const Service &service_;
+    EngineHost &host_;
+    const Call call_;
+    const std::size_t prompt_tokens_;
+    cleave::Event last_;
+    Sequences sequences_;
+};

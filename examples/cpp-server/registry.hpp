@@ -1,8 +1,15 @@
 // The workers that a front knows. See "Workers" in ../README.md.
 #pragma once
 
-#include "auth.hpp"
-#include "openai.hpp"
+#include "fields.hpp"
+#include "service.hpp"
+
+#include <httplib.h>
+
+#include <thread>
+
+constexpr std::chrono::seconds silence(2); // a worker that is silent for longer is dead
+constexpr std::chrono::minutes leave_timeout(10); // for the requests of a worker that leaves
 
 struct Worker {
     json report; // the last report; guarded by the registry
@@ -47,7 +54,7 @@ public:
         if (!worker)
             worker = std::make_shared<Worker>();
         worker->report = std::move(report);
-        worker->alive_until = Clock::now() + std::chrono::seconds(2);
+        worker->alive_until = Clock::now() + silence;
         if (!worker->reachable && !worker->asked.exchange(true))
             std::thread([worker = worker, url = url.get<std::string>()] { ask_health(*worker, url); }).detach();
         forget_the_dead();
@@ -61,7 +68,7 @@ public:
     }
 
     /// Forgets the worker that `body` names, and waits until it has none of this front's requests. The worker serves
-    /// until this call returns, or until its 10 s are over. Throws ApiError.
+    /// until this call returns, or until its `--drain` is over. Throws ApiError.
     void leave(const std::string &body)
     {
         const json request = parse_object(body);
@@ -76,7 +83,7 @@ public:
             worker = found->second;
             workers_.erase(found);
         }
-        worker->alive_until = Clock::now() + std::chrono::seconds(12);
+        worker->alive_until = Clock::now() + leave_timeout;
         while (worker->requests > 0 && worker->up())
             std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }

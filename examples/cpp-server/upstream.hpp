@@ -2,8 +2,13 @@
 // check whether its client is still connected and whether the worker is alive.
 #pragma once
 
-#include "http.hpp"
+#include "clock.hpp"
 #include "mailbox.hpp"
+
+#include <httplib.h>
+
+#include <atomic>
+#include <thread>
 
 /// A piece of a worker's answer.
 struct Part {

@@ -20,8 +20,9 @@ PAGE = ROOT / "examples" / "web" / "index.html"
 BINARIES = {"go": os.environ.get("CLEAVE_GO_SERVER"), "cpp": os.environ.get("CLEAVE_CPP_SERVER")}
 LANGUAGES = [name for name, path in BINARIES.items() if path]
 
-# Small enough that a worker runs into its limits, one thread each: several run at once on the machine of a test.
-SMALL = ["--kv-mib", "64", "--threads", "1"]
+# Small enough that a worker runs into its limits, one thread each: several run at once on the machine of a test. At the end
+# there is time for what runs on a slow machine, too.
+SMALL = ["--kv-mib", "64", "--threads", "1", "--drain", "200"]
 
 
 def get(url, timeout=60):
@@ -98,7 +99,7 @@ class Server:
             self.process.send_signal(signal.SIGCONT)
             self.process.terminate()
         try:
-            return self.process.wait(60)
+            return self.process.wait(240)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise AssertionError(f"{self.language} at {self.url} did not end on SIGTERM\n{self.log()}") from None

@@ -140,16 +140,12 @@ def test_a_killed_prefill_worker(cluster, wanted):
 
 
 def test_a_worker_that_leaves_finishes_first(cluster, wanted):
-    # So many tokens that this machine is well within the ten seconds that a worker has for them.
-    begun = time.monotonic()
-    wanted(cluster, 20)
-    tokens = max(20, min(200, int(3 / ((time.monotonic() - begun) / 20))))
-    want = wanted(cluster, tokens)
-    streams = Streams(cluster, tokens)
+    want = wanted(cluster, 200)
+    streams = Streams(cluster, 200)
     wait_until("some run, others are on their way", lambda: sum(w["requests"] for w in cluster.listed("decode")) >= 8)
     leaving = busy_decode_worker(cluster)
     leaving.signal(signal.SIGTERM)
-    wait_until("it left", lambda: len(cluster.listed("decode")) == 1, 5)  # before what it runs has ended
+    wait_until("it left", lambda: len(cluster.listed("decode")) == 1)
     works(cluster)
     texts, failures = streams.finish()
     assert not any(failures) and texts == want

@@ -1,0 +1,39 @@
+// Serving until a signal arrives, and the orderly end.
+#pragma once
+
+#include "http.hpp"
+#include "membership.hpp"
+#include "options.hpp"
+
+#include <csignal>
+
+inline void wait_until(Clock::time_point end, const std::function<bool()> &done)
+{
+    while (!done() && Clock::now() < end)
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+}
+
+inline std::string url_of(const std::string &host, int port)
+{
+    return "http://" + (host.find(':') == std::string::npos ? host : "[" + host + "]") + ":" + std::to_string(port);
+}
+
+/// Serves until a signal arrives. Then it leaves the front and refuses new requests. It waits until no request runs and
+/// no handle is `held`, and cancels the rest. Idle connections and the library's objects end with the process.
+[[noreturn]] inline void serve(HttpServer &server, Service &service, const Options &options, const std::string &url,
+                               const sigset_t &signals, Membership *membership, const std::function<bool()> &held)
+{
+    std::printf("listening on %s\n", url.c_str());
+    std::fflush(stdout);
+    std::thread([&] { server.serve(); }).detach();
+    int signal;
+    sigwait(&signals, &signal);
+    const auto end = Clock::now() + std::chrono::seconds(options.drain);
+    if (membership != nullptr)
+        membership->leave(end);
+    service.closing = true;
+    wait_until(end, [&] { return service.running == 0 && !held(); });
+    service.aborting = true;
+    wait_until(Clock::now() + std::chrono::seconds(2), [&] { return service.running == 0; });
+    std::quick_exit(0);
+}

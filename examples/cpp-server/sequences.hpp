@@ -1,0 +1,75 @@
+// Requests of the engine that serve one client's request.
+#pragma once
+
+#include "clock.hpp"
+#include "generation.hpp"
+
+/// Sequences of one client's request: choices, or a prompt for another worker to decode. The destructor cancels those
+/// that still run and releases the handles in unread events. One thread at a time may use it.
+class Sequences {
+public:
+    Sequences(EngineHost &host, std::size_t n) : host_(host), running_(n)
+    {
+        const std::lock_guard<std::mutex> lock(host_.mutex_);
+        first_tag_ = host_.next_tag_;
+        host_.next_tag_ += n;
+        for (std::size_t i = 0; i < n; i++)
+            host_.waiting_[first_tag_ + i] = &events_;
+    }
+
+    ~Sequences()
+    {
+        for (std::size_t i = 0; i < running_.size(); i++)
+            cancel(i);
+        {
+            const std::lock_guard<std::mutex> lock(host_.mutex_);
+            for (std::size_t i = 0; i < running_.size(); i++)
+                host_.waiting_.erase(first_tag_ + i); // from here on the poller handles the remaining events
+        }
+        while (auto event = events_.take(std::chrono::milliseconds(0)))
+            host_.cache.take_kv(*event).reset();
+    }
+
+    Sequences(const Sequences &) = delete;
+    Sequences &operator=(const Sequences &) = delete;
+
+    /// Submits requests for the sequences from `first` on, all or none. Throws ApiError.
+    void submit(std::size_t first, std::vector<cleave::Request> requests)
+    {
+        for (std::size_t i = 0; i < requests.size(); i++)
+            requests[i].user_tag = first_tag_ + first + i;
+        static thread_local cleave::Packer packer;
+        const cleave::Submitted submitted = host_.engine.submit(requests, packer);
+        std::copy(submitted.ids.begin(), submitted.ids.end(), running_.begin() + static_cast<std::ptrdiff_t>(first));
+        if (!submitted)
+            throw to_api_error(submitted.error); // the destructor cancels those that were accepted
+    }
+
+    /// Imports a ticket for sequence `i`; KvReady reports the result.
+    cleave::Result<cleave::Kv> import_ticket(std::size_t i, const std::vector<std::uint8_t> &ticket)
+    {
+        return host_.cache.import_kv(ticket, host_.queue, first_tag_ + i);
+    }
+
+    void cancel(std::size_t i)
+    {
+        if (running_[i] != 0)
+            static_cast<void>(host_.engine.cancel(running_[i])); // it fails harmlessly if the request has just ended
+    }
+
+    /// The next event, or none if there is none within `look_around`.
+    std::optional<cleave::Event> next()
+    {
+        const auto event = events_.take(look_around);
+        if (event && event->type() == cleave::EventType::Finished)
+            running_[of(*event)] = 0;
+        return event;
+    }
+    std::size_t of(const cleave::Event &event) const { return static_cast<std::size_t>(event.user_tag() - first_tag_); }
+
+private:
+    EngineHost &host_;
+    std::vector<cleave::RequestId> running_; // 0: not submitted yet, or ended
+    std::uint64_t first_tag_;
+    Mailbox<cleave::Event> events_;
+};
