@@ -79,7 +79,7 @@ func TestIdleCostsNothing(t *testing.T) {
 		if float64(busy) <= 0.05*float64(time.Since(begin)) {
 			return
 		}
-		if n == 5 {
+		if n == 60 {
 			t.Fatalf("idle for %v, and busy for %v of it", time.Since(begin), busy)
 		}
 	}

@@ -153,16 +153,21 @@ func TestCacheThatIsClosedWithImportsOnTheirWay(t *testing.T) {
 }
 
 func TestLease(t *testing.T) {
-	cache := newCache(t, CacheConfig{Lease: 500 * time.Millisecond})
+	cache := newCache(t, CacheConfig{Lease: 2 * time.Hour})
 	engine := newEngine(t, cache, EngineConfig{Role: RolePrefill})
 	_, end := generate(t, engine, Request{Prompt: []int32{1, 2, 3}})
 	_, kept := generate(t, engine, Request{Prompt: []int32{4, 5, 6}})
-	if err := kept.KV.Renew(time.Hour); err != nil {
-		t.Fatal(err)
+	if info := must[KVInfo](t)(kept.KV.Info()); info.LeaseLeft < time.Hour || info.LeaseLeft > 2*time.Hour {
+		t.Error(info.LeaseLeft)
+	}
+	for kv, lease := range map[*KV]time.Duration{kept.KV: time.Hour, end.KV: time.Millisecond} {
+		if err := kv.Renew(lease); err != nil {
+			t.Fatal(err)
+		}
 	}
 	eventually(t, "end of a lease", func() (bool, any) { _, err := end.KV.Info(); return errors.Is(err, ErrExpired), err })
 	expect(t, end.KV.Renew(time.Second), ErrExpired)
-	if info := must[KVInfo](t)(kept.KV.Info()); info.LeaseLeft < 59*time.Minute {
+	if info := must[KVInfo](t)(kept.KV.Info()); info.LeaseLeft < 30*time.Minute || info.LeaseLeft > time.Hour {
 		t.Error(info.LeaseLeft)
 	}
 	expect(t, kept.KV.Renew(0), ErrInvalidArgument)
