@@ -1,12 +1,12 @@
-//! Idle or blocked engines use no CPU time. These tests read the CPU time of the process, so they have a process of
-//! their own and run one after the other.
+//! What waiting costs: idle or blocked engines use no CPU time, and requests that wait use little memory. These tests
+//! measure their process, so they have one of their own and run one after the other.
 
 mod common;
 
-use cleave::engine::{CacheOptions, EngineOptions, ModelCache, Role};
+use cleave::engine::{CacheOptions, EngineOptions, ModelCache, Request, Role};
 use common::*;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
@@ -116,4 +116,54 @@ fn a_smaller_request_behind_a_large_one_is_woken() {
         }
     }
     panic!("10 blocks are free, 5 are needed, and nobody told the engine");
+}
+
+/// Time that a request takes from its 40th token to its 440th.
+fn pace(host: &mut Host, id: u64) -> Duration {
+    host.tokens(id, 40);
+    let begun = Instant::now();
+    host.tokens(id, 440);
+    begun.elapsed()
+}
+
+/// Waiting requests cost memory in proportion to their number, and do not slow down steps.
+#[test]
+fn a_flood_of_requests_does_not_slow_steps() {
+    let _alone = alone();
+    let bytes = 60 * 16 * tiny().info().kv_bytes_per_token;
+    let cache = cache(CacheOptions { bytes, ..CacheOptions::default() });
+    let mut host = Host::with_capacity(1 << 18);
+    let options = EngineOptions { max_sequences: 1, max_waiting: 1 << 18, ..role(Role::Mixed) };
+    let engine = host.engine(&cache, options);
+    let first = host.submit(&engine, request(&prompt(2, 1), 450));
+    let before = pace(&mut host, first);
+    host.finish(first);
+    let rss = || -> u64 {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        statm.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    };
+    let (memory, begun) = (rss(), Instant::now());
+    let flood = |i: u64| Request { deadline: Some(Duration::from_secs(3600)), ..request(&[1, i as u32 % 50], 2000) };
+    let submitted = engine.submit((0..100_000).map(flood).collect());
+    assert!(submitted.refused.is_none(), "{:?}", submitted.refused);
+    let taken = begun.elapsed();
+    // Takes the best of several attempts, because the machine may have been busy with other work.
+    let bound = before * 3 + Duration::from_millis(300);
+    let mut after = Duration::MAX;
+    for &id in &submitted.ids[..3] {
+        if after >= bound {
+            after = after.min(pace(&mut host, id));
+        }
+    }
+    let each = rss().saturating_sub(memory) / 100_000;
+    println!("400 tokens: {before:?} alone, {after:?} with 100000 waiting; submit {taken:?}; {each} bytes each");
+    assert!(after < bound, "{before:?} alone, {after:?} with 100000 waiting");
+    assert!(each < 4096, "{each} bytes for each waiting request");
+    let begun = Instant::now();
+    engine.shutdown();
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    while host.poll(Duration::from_millis(50)) > 0 {}
+    let ended = submitted.ids.iter().filter(|id| host.outcomes.get(id).is_some_and(|o| o.end.is_some()));
+    assert_eq!(ended.count(), 100_000);
+    assert_quiescent(&cache);
 }

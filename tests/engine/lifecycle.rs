@@ -1,12 +1,10 @@
 //! Ends of requests: exactly one FINISHED each, whatever happens to them, and no blocks left in use.
 
-mod common;
-
+use crate::common::*;
 use cleave::engine::{Engine, EngineOptions, EventKind, Request, Role};
 use cleave::error::Status;
 use cleave::kv::KvId;
 use cleave::sequence::FinishReason;
-use common::*;
 use std::time::Duration;
 
 fn status(outcome: &Outcome) -> Option<Status> {

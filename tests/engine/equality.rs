@@ -1,12 +1,10 @@
 //! A sequence's result never depends on its neighbours. Tokens and the bits of every logprob are the same for any
 //! batch, chunking, prefix-cache hit, preemption and handoff.
 
-mod common;
-
+use crate::common::*;
 use cleave::engine::{CacheOptions, EngineOptions, Role};
 use cleave::kv::KvId;
 use cleave::sequence::FinishReason;
-use common::*;
 
 /// Runs a request alone, with the whole prompt in one step and no prefix cache.
 fn reference(request: cleave::engine::Request) -> Outcome {

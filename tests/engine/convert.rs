@@ -1,13 +1,11 @@
 //! Moves a sequence between caches of different layouts. If values keep their bits (block sizes, shards), the
 //! generation continues bit for bit. If they are rounded (dtypes), the sequence still knows what it has read.
 
-mod common;
-
+use crate::common::*;
 use cleave::engine::{CacheOptions, ModelCache, Request, Role};
 use cleave::error::Status;
 use cleave::kv::KvId;
 use cleave::tensor::Dtype;
-use common::*;
 use std::sync::Arc;
 
 /// Block size, dtype and number of shards of a cache.

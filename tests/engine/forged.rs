@@ -1,13 +1,11 @@
 //! Handles, tickets and images that are authentic but wrong: their author knew the secret, but no engine on this model
 //! can have produced them. Whatever they contain, only the request that continues from them fails.
 
-mod common;
-
+use crate::common::*;
 use cleave::engine::{CacheOptions, Engine, EventKind, ModelCache, Request, Role};
 use cleave::error::Status;
 use cleave::kv::{Consumed, KvId};
 use cleave::sequence::{FinishReason, Snapshot};
-use common::*;
 use std::sync::Arc;
 
 /// A change to a sequence, and the status with which it must be refused.

@@ -1,13 +1,11 @@
 //! Runs the fixture models through engines: whatever happens to a sequence, its bits equal those of an undisturbed run.
 //! Covers ropes that depend on the length, sliding windows, f16 and f32 weights, and every KV dtype.
 
-mod common;
-
+use crate::common::*;
 use cleave::engine::{CacheOptions, EngineOptions, ModelCache, Request, Role};
 use cleave::kv::KvId;
 use cleave::model::Model;
 use cleave::tensor::Dtype;
-use common::*;
 use std::sync::Arc;
 
 const BLOCK: u32 = 8;

@@ -1,13 +1,11 @@
 //! Requests that wait for an import. However they end, they end exactly once, the imported handle ends with them, and
 //! the exporter keeps its own handle.
 
-mod common;
-
+use crate::common::*;
 use cleave::engine::{Engine, EngineOptions, EventKind, ModelCache, Request, Role};
 use cleave::error::Status;
 use cleave::kv::{Consumed, KvId};
 use cleave::sequence::{FinishReason, Snapshot};
-use common::*;
 use std::sync::Arc;
 use std::time::Duration;
 

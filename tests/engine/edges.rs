@@ -1,13 +1,11 @@
 //! Edge cases of requests: full contexts and caches, limits and stops across a handoff, seeds, and handles of finished
 //! generations.
 
-mod common;
-
+use crate::common::*;
 use cleave::engine::{CacheOptions, Engine, EngineOptions, Request, Role};
 use cleave::error::Status;
 use cleave::kv::KvId;
 use cleave::sequence::FinishReason::{Exported, Length, Prefilled, Stop};
-use common::*;
 
 struct Two {
     host: Host,

@@ -1,15 +1,11 @@
 //! Life cycle of engines and requests through both interfaces of the library. Each test body runs once with the Rust
 //! types and once with the C functions.
 
-mod common;
-#[path = "common/face.rs"]
-mod face;
-
+use crate::common::prompt;
+use crate::face::*;
 use cleave::engine::Role;
 use cleave::error::Status;
 use cleave::sequence::FinishReason;
-use common::prompt;
-use face::*;
 use std::time::Duration;
 
 /// Runs a body with each interface.

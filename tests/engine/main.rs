@@ -1,0 +1,17 @@
+//! Engines, through the library's Rust types and through its C API. The tests run side by side in one process: what arms
+//! failpoints is in engine_faults.rs, and what measures the process in engine_costs.rs.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../common/face.rs"]
+mod face;
+
+mod convert;
+mod edges;
+mod equality;
+mod faces;
+mod forged;
+mod imports;
+mod lifecycle;
+mod models;
+mod shutdown;
