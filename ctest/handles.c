@@ -17,6 +17,7 @@ static size_t n;
 static cleave_model_info_t model_info_ = ZERO;
 static cleave_kv_info_t kv_info_ = ZERO;
 static cleave_metrics_t metrics_ = ZERO;
+static cleave_engine_load_t load_ = ZERO;
 static cleave_audit_t audit_ = ZERO;
 static cleave_pair_report_t report_ = ZERO;
 static cleave_request_desc_t desc_ = ZERO;
@@ -69,7 +70,8 @@ static cleave_detokenizer_t *detokenizer_;
     F(ENGINE, engine_submit, ENGINE_OF(h), &desc_, 1, tokens_, 8, &id_, &n, &err) \
     F(ENGINE, engine_cancel, ENGINE_OF(h), 1, &err) \
     F(ENGINE, engine_export, ENGINE_OF(h), 1, &err) \
-    F(ENGINE, engine_metrics, ENGINE_OF(h), &metrics_, &err)
+    F(ENGINE, engine_metrics, ENGINE_OF(h), &metrics_, &err) \
+    F(ENGINE, engine_load, ENGINE_OF(h), &load_, &err)
 
 #define CALL(kind, name, ...) \
     static cleave_status_t call_##name(void *h) { return cleave_##name(__VA_ARGS__); }
@@ -129,6 +131,7 @@ int main(void)
     model_info_.struct_size = sizeof model_info_;
     kv_info_.struct_size = sizeof kv_info_;
     metrics_.struct_size = sizeof metrics_;
+    load_.struct_size = sizeof load_;
     audit_.struct_size = sizeof audit_;
     report_.struct_size = sizeof report_;
     range_.struct_size = sizeof range_;

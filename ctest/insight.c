@@ -46,6 +46,42 @@ static long long value_of(const char *text, const char *name, const char *labels
     exit(1);
 }
 
+static cleave_engine_load_t load_of(cleave_engine_t *engine)
+{
+    cleave_error_t err;
+    cleave_engine_load_t load = ZERO;
+    load.struct_size = sizeof load;
+    CHECK_ERR(cleave_engine_load(engine, &load, &err), CLEAVE_OK);
+    CHECK_INT(load.running, load.prefilling + load.decoding);
+    return load;
+}
+
+/* `one` has computed 20 prompt tokens and generated 5, and `two` nothing. */
+static void check_loads(cleave_engine_t *one, cleave_engine_t *two)
+{
+    cleave_engine_load_t load = load_of(one);
+    while (load.running != 0 || load.decode_tokens_per_second == 0) /* the last step has not ended yet */
+        load = load_of(one);
+    CHECK(load.flags == 0 && load.role == CLEAVE_ROLE_MIXED && load.role_requested == CLEAVE_ROLE_MIXED);
+    CHECK(load.waiting == 0 && load.importing == 0 && load.role_since_step == 0);
+    CHECK(load.blocks_free == load.blocks_total && load.blocks_cached == 1 && load.block_tokens == 16);
+    CHECK(load.max_sequences == 8 && load.max_waiting == 1024 && load.max_batch_tokens == 64);
+    CHECK(load.prefill_tokens_per_second > load.decode_tokens_per_second);
+    CHECK(load.role_since_ns > 0 && load.role_since_ns <= load.timestamp_ns);
+    load = load_of(two);
+    CHECK(load.steps == 0 && load.prefill_tokens_per_second == 0 && load.decode_tokens_per_second == 0);
+    CHECK_OK(cleave_engine_set_role(two, CLEAVE_ROLE_PREFILL, NULL));
+    CHECK_INT(load_of(two).role_requested, CLEAVE_ROLE_PREFILL);
+    while ((load = load_of(two)).role != CLEAVE_ROLE_PREFILL)
+        ;
+    CHECK(load.prefilling_at_switch + load.decoding_at_switch + load.waiting_at_switch + load.importing_at_switch == 0);
+    CHECK_OK(cleave_engine_set_role(two, CLEAVE_ROLE_DECODE, NULL));
+    while ((load = load_of(two)).role != CLEAVE_ROLE_DECODE)
+        ;
+    CHECK_OK(cleave_engine_drain(two, 0, NULL));
+    CHECK_INT(load_of(two).flags, CLEAVE_LOAD_DRAINING);
+}
+
 int main(void)
 {
     size_t len, got;
@@ -94,6 +130,7 @@ int main(void)
         CHECK(metrics.prefill_tokens_per_second == 0 && metrics.multiprocessors == 0);
         CHECK_INT(value_of(text, "cleave_prefill_step_tokens", "engine=\"1\""), 64);
         free(text);
+        check_loads(one, two);
         check_nothing_leaked(cache);
         cleave_engine_destroy(one);
         text = metrics_text(&len);

@@ -12,6 +12,7 @@ static cleave_status_t device_info(void *out) { return cleave_device_info(CLEAVE
 static cleave_status_t model_info(void *out) { return cleave_model_info(model, (cleave_model_info_t *)out, NULL); }
 static cleave_status_t kv_info(void *out) { return cleave_kv_info(cache, kv, (cleave_kv_info_t *)out, NULL); }
 static cleave_status_t metrics(void *out) { return cleave_engine_metrics(engine, (cleave_metrics_t *)out, NULL); }
+static cleave_status_t load(void *out) { return cleave_engine_load(engine, (cleave_engine_load_t *)out, NULL); }
 static cleave_status_t audit(void *out) { return cleave_cache_audit(cache, (cleave_audit_t *)out, NULL); }
 
 /* The call is refused for an invalid address, which is found after the struct was checked. The report is written even
@@ -161,6 +162,7 @@ int main(void)
     CHECK(offsetof(cleave_pair_report_t, detail) == 32 && sizeof(cleave_pair_report_t) == 192);
     CHECK(sizeof(cleave_event_t) == 64 && sizeof(cleave_error_t) == 256 && sizeof(cleave_cache_config_t) == 72);
     CHECK(sizeof(cleave_cache_event_t) == 64 && offsetof(cleave_cache_config_t, events_kept) == 64);
+    CHECK(offsetof(cleave_engine_load_t, steps) == 88 && sizeof(cleave_engine_load_t) == 136);
 
     grows_out("cleave_device_info_t", device_info, sizeof(cleave_device_info_t));
     model = load_model();
@@ -179,6 +181,7 @@ int main(void)
     grows_out("cleave_model_info_t", model_info, sizeof(cleave_model_info_t));
     grows_out("cleave_kv_info_t", kv_info, sizeof(cleave_kv_info_t));
     grows_out("cleave_metrics_t", metrics, sizeof(cleave_metrics_t));
+    grows_out("cleave_engine_load_t", load, sizeof(cleave_engine_load_t));
     grows_out("cleave_audit_t", audit, sizeof(cleave_audit_t));
     grows_out("cleave_pair_report_t", pair_report, sizeof(cleave_pair_report_t));
     grows_in("cleave_cache_config_t", make_cache_with, sizeof(cleave_cache_config_t));

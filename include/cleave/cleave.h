@@ -696,7 +696,7 @@ cleave_status_t cleave_engine_create(cleave_cache_t *cache,
 
 /**
  * Changes the role of an engine from the next step on. Running requests continue; weights, cache and memory stay as
- * they are.
+ * they are. cleave_engine_load says when the role is in effect.
  *
  * Callable from any thread. Errors: INVALID_ARGUMENT, NOT_FOUND, SHUTDOWN.
  */
@@ -1395,7 +1395,13 @@ cleave_status_t cleave_cache_event_snapshot(cleave_cache_t *cache,
                                             cleave_error_t *err);
 
 
-/* ---- insight: metrics and the audit of blocks ---- */
+/* ---- insight: metrics, load and the audit of blocks ---- */
+/** The engine refuses new requests, because it drains or is being destroyed. */
+#define CLEAVE_LOAD_DRAINING (1u << 0)
+
+/** The engine has failed, and refuses new requests. */
+#define CLEAVE_LOAD_FAILED (1u << 1)
+
 /** Counters of one engine since it was created, and those of its cache. Set struct_size before the call. */
 typedef struct cleave_metrics_t {
     /** sizeof this struct, set by the caller. */
@@ -1474,6 +1480,72 @@ typedef struct cleave_metrics_t {
     uint64_t prefill_tokens_per_second;
 } cleave_metrics_t;
 
+/** Load of one engine, for routers and planners. Set struct_size before the call. */
+typedef struct cleave_engine_load_t {
+    /** sizeof this struct, set by the caller. */
+    uint32_t struct_size;
+    /** CLEAVE_LOAD_*. */
+    uint32_t flags;
+    /** CLEAVE_ROLE_* in effect: the last step was planned under it, or would have been. */
+    uint32_t role;
+    /** CLEAVE_ROLE_* that was set last. It takes effect with the next step; `role` is then equal to it. */
+    uint32_t role_requested;
+    /** Requests in the running batch: `prefilling` and `decoding` ones. */
+    uint32_t running;
+    /**
+     * Accepted requests that are not in the running batch and not importing. running, waiting and importing add up to
+     * the number of open requests.
+     */
+    uint32_t waiting;
+    /** Requests whose KV is on its way. */
+    uint32_t importing;
+    /** Running requests with more than one token to compute before their next token can be sampled. */
+    uint32_t prefilling;
+    /** Running requests of which each step computes one token. */
+    uint32_t decoding;
+    /** KV blocks of the cache. */
+    uint32_t blocks_total;
+    /** KV blocks that requests can have, `blocks_cached` among them. */
+    uint32_t blocks_free;
+    /** KV blocks that only the prefix index holds. They are evicted when there are no others. */
+    uint32_t blocks_cached;
+    /** Tokens per KV block. */
+    uint32_t block_tokens;
+    /** Most sequences that run at once. */
+    uint32_t max_sequences;
+    /** Most accepted requests that wait beyond those. */
+    uint32_t max_waiting;
+    /** Most tokens in a step. */
+    uint32_t max_batch_tokens;
+    /** Most prompt tokens in a step under role_requested. */
+    uint32_t prefill_step_tokens;
+    /** Prefilling requests at the moment when `role` took effect. All of them keep the role under which they were accepted. */
+    uint32_t prefilling_at_switch;
+    /** Decoding requests at that moment. */
+    uint32_t decoding_at_switch;
+    /** Waiting requests at that moment. */
+    uint32_t waiting_at_switch;
+    /** Importing requests at that moment. */
+    uint32_t importing_at_switch;
+    /** 0. */
+    uint32_t reserved;
+    /** Steps that have run. */
+    uint64_t steps;
+    /** Steps that had run when `role` took effect. All later ones were planned under it. */
+    uint64_t role_since_step;
+    /** CLOCK_MONOTONIC when `role` took effect. */
+    uint64_t role_since_ns;
+    /** CLOCK_MONOTONIC when this was read. */
+    uint64_t timestamp_ns;
+    /**
+     * Prompt tokens computed per second in the last 9 to 10 seconds, idle time included: the tokens of the steps that ended
+     * within the present second of the clock and the nine before it. An engine younger than a second counts as one second old.
+     */
+    double prefill_tokens_per_second;
+    /** Tokens generated per second, in the same time. */
+    double decode_tokens_per_second;
+} cleave_engine_load_t;
+
 /** Blocks of a cache by owner. Set struct_size before the call. */
 typedef struct cleave_audit_t {
     /** sizeof this struct, set by the caller. */
@@ -1496,6 +1568,17 @@ typedef struct cleave_audit_t {
 
 /** Reads an engine's counters without stopping it. Callable from any thread. Errors: NOT_FOUND, INVALID_ARGUMENT. */
 cleave_status_t cleave_engine_metrics(cleave_engine_t *engine, struct cleave_metrics_t *out, cleave_error_t *err);
+
+/**
+ * Reads an engine's load at one moment. It does not wait for a step, and is cheap enough for every request of a router. After
+ * cleave_engine_set_role it proves the switch: once `role` is equal to `role_requested`, the role is in effect since
+ * step role_since_step, and the fields `*_at_switch` say which requests were open then. That takes at most one step.
+ *
+ * Callable from any thread. Errors: NOT_FOUND, INVALID_ARGUMENT.
+ */
+cleave_status_t cleave_engine_load(cleave_engine_t *engine,
+                                   struct cleave_engine_load_t *out,
+                                   cleave_error_t *err);
 
 /**
  * Writes the metrics of all engines and caches of the process as OpenMetrics text (application/openmetrics-text;

@@ -3,11 +3,22 @@
 //! the load of an engine, belongs beside [`Counters::read`].
 
 use super::histogram::{HistogramReading, Histograms};
+use super::load::{LoadReading, LoadRecord, Occupancy};
 use super::metrics::for_each_metric;
 use super::{Metrics, Role};
 use crate::sys::monotonic_ns;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Numbers of sequences and tokens of a step.
+pub(super) struct StepTokens {
+    pub sequences: u64,
+    /// Prompt tokens that the step computed.
+    pub prompt: u64,
+    /// Tokens that it generated.
+    pub generated: u64,
+}
 
 /// A number type that has an atomic of the same size.
 trait Counted {
@@ -30,7 +41,6 @@ macro_rules! define {
         computed { $($computed:tt)* }
     ) => {
         /// Everything that an engine counts.
-        #[derive(Default)]
         pub(super) struct Counters {
             $(#[doc = $help] $counted: <$type as Counted>::Atomic,)*
             /// Time when the last step ended; 0 before the first.
@@ -38,9 +48,24 @@ macro_rules! define {
             /// Time when the role was last set.
             role_set_ns: AtomicU64,
             histograms: Histograms,
+            /// The load at the last step boundary. Locked only to copy it or to write a few numbers.
+            load: Mutex<LoadRecord>,
         }
 
         impl Counters {
+            /// The counters of an engine that starts with `role`.
+            pub fn new(role: Role) -> Counters {
+                let counters = Counters {
+                    $($counted: Default::default(),)*
+                    last_step_end_ns: AtomicU64::new(0),
+                    role_set_ns: AtomicU64::new(0),
+                    histograms: Histograms::default(),
+                    load: Mutex::new(LoadRecord::new(role, monotonic_ns())),
+                };
+                counters.role.store(role as u32, Relaxed);
+                counters
+            }
+
             /// A reading of the counters, with the fields of `of_cache` for the engine's cache. The fields that the engine's
             /// token budget provides stay 0.
             pub fn read(&self, of_cache: Metrics) -> Metrics {
@@ -62,14 +87,18 @@ macro_rules! define {
 for_each_metric!(define);
 
 impl Counters {
-    /// The counters of an engine that starts with `role`.
-    pub fn new(role: Role) -> Counters {
-        Counters { role: AtomicU32::new(role as u32), ..Counters::default() }
-    }
-
     /// A reading of every histogram, one after the other.
     pub fn read_histograms(&self) -> Vec<HistogramReading> {
         self.histograms.read()
+    }
+
+    /// A reading of the load at `now_ns`, while `open` requests are open.
+    pub fn read_load(&self, now_ns: u64, open: usize) -> LoadReading {
+        self.load().read(now_ns, open)
+    }
+
+    fn load(&self) -> MutexGuard<'_, LoadRecord> {
+        self.load.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     // ---- requests ----
@@ -125,20 +154,22 @@ impl Counters {
         self.prompt_tokens.fetch_add(tokens, Relaxed);
     }
 
-    /// A step of `sequences` sequences has ended.
-    pub fn stepped(&self, started_ns: u64, ended_ns: u64, sequences: usize) {
+    /// A step has ended.
+    pub fn stepped(&self, started_ns: u64, ended_ns: u64, step: StepTokens) {
         let took = ended_ns.saturating_sub(started_ns);
         self.histograms.step.observe(took);
-        self.histograms.batch_size.observe(sequences as u64);
+        self.histograms.batch_size.observe(step.sequences);
         self.step_ns_last.store(took, Relaxed);
         self.step_ns_max.fetch_max(took, Relaxed);
         self.last_step_end_ns.store(ended_ns, Relaxed);
+        self.load().stepped(ended_ns, step.prompt, step.generated);
     }
 
-    /// The engine now has `running` requests in its batch and `waiting` others.
-    pub fn occupied(&self, running: usize, waiting: usize) {
-        self.running.store(running as u32, Relaxed);
-        self.waiting.store(waiting as u32, Relaxed);
+    /// The engine's requests are in these states.
+    pub fn occupied(&self, occupancy: Occupancy) {
+        self.running.store((occupancy.prefilling + occupancy.decoding) as u32, Relaxed);
+        self.waiting.store((occupancy.waiting + occupancy.importing) as u32, Relaxed);
+        self.load().occupied(occupancy);
     }
 
     // ---- the engine itself ----
@@ -148,11 +179,12 @@ impl Counters {
         self.role_set_ns.store(now_ns, Relaxed);
     }
 
-    /// A step is planned under `role`.
-    pub fn role_used(&self, role: Role) {
+    /// A step is planned under `role`, while requests are in the states of `occupancy`.
+    pub fn role_used(&self, role: Role, occupancy: impl FnOnce() -> Occupancy) {
         if self.role.swap(role as u32, Relaxed) != role as u32 {
-            let since = self.role_set_ns.load(Relaxed);
-            self.role_switch_ns_last.store(monotonic_ns().saturating_sub(since), Relaxed);
+            let (since, now) = (self.role_set_ns.load(Relaxed), monotonic_ns());
+            self.role_switch_ns_last.store(now.saturating_sub(since), Relaxed);
+            self.load().role_changed(role, now, occupancy());
         }
     }
 

@@ -3,12 +3,14 @@
 
 use super::budget::Budget;
 use super::histogram::Histograms;
+use super::load::{Load, LoadReading};
 use super::pending::PendingRequest;
 use super::shared::EngineShared;
 use super::{EngineOptions, HistogramReading, Metrics, ModelCache, Queue, Request, Role, compute_share, source, step};
 use crate::backend::Placement;
 use crate::backend::cpu::bind_current_thread;
 use crate::error::{Error, Result};
+use crate::sys::monotonic_ns;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -119,6 +121,30 @@ impl Engine {
         metrics.prefill_step_tokens = self.shared.prompt_tokens() as u32;
         metrics.prefill_tokens_per_second = self.shared.budget.choice().map_or(0, |choice| choice.rate);
         metrics
+    }
+
+    /// A reading of the engine's load. Never waits for a step.
+    pub fn load(&self) -> Load {
+        let shared = &self.shared;
+        let role_requested = shared.role();
+        let (open, openness) = shared.inbox.openness();
+        let now_ns = monotonic_ns();
+        let LoadReading { occupancy, role, steps, throughput } = shared.counters.read_load(now_ns, open);
+        Load {
+            now_ns,
+            occupancy,
+            openness,
+            role,
+            role_requested,
+            steps,
+            throughput,
+            blocks: shared.cache.kv().block_counts(),
+            block_tokens: shared.cache.block_tokens(),
+            max_sequences: shared.limits.max_sequences,
+            max_waiting: shared.limits.max_waiting,
+            max_batch_tokens: shared.budget.step(shared.limits.max_sequences),
+            prefill_step_tokens: shared.prompt_tokens(),
+        }
     }
 
     /// A reading of the engine's histograms, taken one after the other while the engine runs.

@@ -2,6 +2,7 @@
 //! is open exactly as long as its commands are taken.
 
 use super::event::Event;
+use super::load::Openness;
 use super::options::EngineLimits;
 use super::pending::PendingRequest;
 use super::queue::{Queue, Reservation};
@@ -106,6 +107,19 @@ impl Inbox {
         if inbox.open.is_empty() {
             self.idle.notify_all();
         }
+    }
+
+    /// Number of open requests, and whether the engine accepts more.
+    pub fn openness(&self) -> (usize, Openness) {
+        let inbox = self.lock();
+        let openness = if inbox.failed.is_some() {
+            Openness::Failed
+        } else if inbox.draining || inbox.work.stop || inbox.ended {
+            Openness::Draining
+        } else {
+            Openness::Open
+        };
+        (inbox.open.len(), openness)
     }
 
     /// Refuses new requests from now on and waits until none is open.

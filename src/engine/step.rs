@@ -2,6 +2,7 @@
 //! [`super::table`] keeps the requests, and [`super::runner`] computes the rows.
 
 use super::Role;
+use super::counters::StepTokens;
 use super::event::{Event, EventKind};
 use super::inbox::Work;
 use super::probe::Probe;
@@ -148,6 +149,7 @@ impl StepLoop {
         if self.plan.items.is_empty() {
             return Ok(Err(Starved { available }));
         }
+        self.table.publish_counts();
         crate::failpoint::hit("engine.step")?;
         let ticket = self.runner.launch(&self.plan, self.table.running(), self.shared.cache.block_tokens())?;
         Ok(Ok(Launched { started_ns, ticket }))
@@ -157,14 +159,16 @@ impl StepLoop {
     fn collect(&mut self, launched: Launched) -> Result<()> {
         let eos_ids = self.shared.cache.eos_ids();
         self.runner.collect(launched.ticket, &self.plan, self.table.running(), eos_ids)?;
-        self.table.commit(&self.plan, launched.started_ns);
-        let now_ns = monotonic_ns();
+        let prompt = self.table.commit(&self.plan, launched.started_ns);
+        let (now_ns, mut generated) = (monotonic_ns(), 0);
         for (id, sampled) in self.runner.sample(&self.plan, self.table.running(), eos_ids) {
+            generated += u64::from(sampled.is_ok());
             self.table.sampled(id, sampled, now_ns);
         }
 
         let (ended_ns, sequences) = (monotonic_ns(), self.plan.items.len());
-        self.shared.counters.stepped(launched.started_ns, ended_ns, sequences);
+        let tokens = StepTokens { sequences: sequences as u64, prompt, generated };
+        self.shared.counters.stepped(launched.started_ns, ended_ns, tokens);
         let took_us = (ended_ns - launched.started_ns) / 1000;
         crate::log!(Trace, "engine", "step of {sequences} sequences: {took_us} us");
         Ok(())
@@ -183,7 +187,7 @@ impl StepLoop {
     fn limits(&mut self) -> Result<Limits> {
         let role = self.shared.role();
         self.runner.executor().set_urgent(role == Role::Decode)?;
-        self.shared.counters.role_used(role);
+        self.shared.counters.role_used(role, || self.table.occupancy());
         let max_sequences = self.shared.limits.max_sequences;
         Ok(Limits {
             max_sequences,

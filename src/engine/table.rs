@@ -2,6 +2,7 @@
 
 use super::deadlines::Deadlines;
 use super::event::Event;
+use super::load::Occupancy;
 use super::outbox::End;
 use super::pending::{PendingRequest, SequenceSource};
 use super::queue::SpaceWaker;
@@ -68,10 +69,20 @@ impl RequestTable {
         self.scheduler.is_idle() && self.importing.is_empty()
     }
 
-    /// Reports the numbers of running and waiting requests to the counters.
+    /// The requests by state.
+    pub fn occupancy(&self) -> Occupancy {
+        let prefilling = self.scheduler.prefilling();
+        Occupancy {
+            prefilling,
+            decoding: self.scheduler.running() - prefilling,
+            waiting: self.scheduler.waiting(),
+            importing: self.importing.len(),
+        }
+    }
+
+    /// Reports the numbers of requests to the counters.
     pub fn publish_counts(&self) {
-        let waiting = self.scheduler.waiting() + self.importing.len();
-        self.shared.counters.occupied(self.scheduler.running(), waiting);
+        self.shared.counters.occupied(self.occupancy());
     }
 
     // ---- arriving ----
@@ -147,16 +158,18 @@ impl RequestTable {
         self.shared.counters.planned(blocks.prefix_hits, plan.preempted.len() as u64);
     }
 
-    /// Records the tokens computed by a step that began at `started_ns`.
-    pub fn commit(&mut self, plan: &Plan, started_ns: u64) {
+    /// Records the tokens computed by a step that began at `started_ns`. Returns the number of prompt tokens among them.
+    pub fn commit(&mut self, plan: &Plan, started_ns: u64) -> u64 {
         self.scheduler.commit(plan);
-        let shared = &self.shared;
+        let mut of_prompts = 0;
         for item in &plan.items {
             if let Some(running) = self.running.get_mut(&item.seq) {
-                let of_prompt = running.computed(&shared.cache, item.start, item.start + item.len, started_ns);
-                shared.counters.prompt_computed(of_prompt as u64);
+                of_prompts +=
+                    running.computed(&self.shared.cache, item.start, item.start + item.len, started_ns) as u64;
             }
         }
+        self.shared.counters.prompt_computed(of_prompts);
+        of_prompts
     }
 
     /// Appends the token sampled for a sequence at `now_ns`. Invalid logits end that sequence alone, not the rest of the batch.

@@ -127,7 +127,7 @@ fn cpus(mask: &[u64; 16]) -> Vec<usize> {
 }
 
 /// Changes the role of an engine from the next step on. Running requests continue; weights, cache and memory stay as
-/// they are.
+/// they are. cleave_engine_load says when the role is in effect.
 ///
 /// Callable from any thread. Errors: INVALID_ARGUMENT, NOT_FOUND, SHUTDOWN.
 #[unsafe(no_mangle)]

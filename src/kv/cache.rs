@@ -50,6 +50,17 @@ pub struct CacheStats {
     pub ask_ns_last: u64,
 }
 
+/// Blocks of a pool, counted at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlockCounts {
+    /// Blocks in the pool.
+    pub total: usize,
+    /// Blocks that can be allocated now, `cached` ones among them.
+    pub available: usize,
+    /// Blocks that only the prefix index holds.
+    pub cached: usize,
+}
+
 /// A paged KV cache: one block pool, its prefix index and the handles exported from it.
 ///
 /// Dropping it closes it. Tables may outlive it; their blocks return to the pool all the same.
@@ -129,6 +140,13 @@ impl Cache {
     /// Number of blocks that can be allocated now: free ones, and those that only the prefix index holds.
     pub fn available_blocks(&self) -> usize {
         self.shared.lock().pool.blocks.available()
+    }
+
+    /// Counts the pool's blocks.
+    pub fn block_counts(&self) -> BlockCounts {
+        let state = self.shared.lock();
+        let blocks = &state.pool.blocks;
+        BlockCounts { total: blocks.refs.len(), available: blocks.available(), cached: blocks.index.idle() }
     }
 
     /// Current counters of this cache.

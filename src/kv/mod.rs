@@ -19,7 +19,7 @@ mod pool;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use cache::{Cache, CacheStats};
+pub use cache::{BlockCounts, Cache, CacheStats};
 pub use format::{CacheIdentity, KvId, LayerKind};
 pub use handles::{Audit, CacheConfig, Claim, Consumed, KvInfo, StreamingExport};
 pub(crate) use handles::{Incoming, TransferHold};

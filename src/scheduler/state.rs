@@ -107,6 +107,11 @@ impl Scheduler {
         self.running.len()
     }
 
+    /// Number of admitted sequences with more than one token left to compute.
+    pub fn prefilling(&self) -> usize {
+        self.running.iter().filter(|&&slot| self.seqs[slot].uncomputed() > 1).count()
+    }
+
     /// Whether there are no sequences.
     pub fn is_idle(&self) -> bool {
         self.waiting() == 0 && self.running() == 0
