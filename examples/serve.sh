@@ -23,6 +23,7 @@ trap 'exit 0' INT TERM
 start() { # start NAME OPTIONS...: in the background; sets `url` once it listens
     local name=$1 waited=0
     shift
+    : >"$work/$name.out" # before the loop below reads it
     "$server" "$@" >"$work/$name.out" 2>"$work/$name.log" &
     pids+=($!)
     until url=$(sed -n 's/^listening on //p' "$work/$name.out") && [ -n "$url" ]; do

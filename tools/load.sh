@@ -6,9 +6,11 @@
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
+server=${SERVER:-go}
+binary=$PWD/build/examples/$server-server/$server-server
+[ -x "$binary" ] || die "tools/load.sh: $binary is not there. Run: make $server-server"
 venv=target/guidellm
 need_venv "$venv" guidellm==0.8.1
 mkdir -p target/load
-server=${SERVER:-go}
-export "CLEAVE_${server^^}_SERVER=$PWD/build/examples/$server-server/$server-server"
+export "CLEAVE_${server^^}_SERVER=$binary"
 PYTHONDONTWRITEBYTECODE=1 python3 tests/servers/load.py "$venv/bin/guidellm" target/load/serving "$@"
