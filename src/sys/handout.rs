@@ -98,7 +98,7 @@ pub fn take(name: &str) -> Option<(OwnedFd, Vec<u8>)> {
 }
 
 fn ask(name: &str) -> io::Result<(OwnedFd, Vec<u8>)> {
-    let mut socket = connect_unix(name.as_bytes(), PATIENCE)?;
+    let mut socket = connect_unix(name.as_bytes())?;
     socket.set_read_timeout(Some(PATIENCE))?;
     if !is_own_user(&socket) {
         return Err(io::ErrorKind::PermissionDenied.into());

@@ -59,7 +59,7 @@ pub(super) struct LocalTransfer {
 
 impl TransferSource for LocalTransfer {
     fn more(&mut self, wanted: Wanted<'_>) -> Result<Progress> {
-        wanted()?;
+        wanted.check()?;
         self.hold.more(self.hold.blocks().len(), LOOK)?;
         let whole = self.hold.whole().map(|snapshot| (**snapshot).clone());
         Ok(Progress { available: self.hold.blocks().len(), whole })
@@ -75,7 +75,7 @@ impl TransferSource for LocalTransfer {
         }
         let mut scratch = Vec::new();
         for index in blocks {
-            wanted()?;
+            wanted.check()?;
             let block = self.hold.blocks()[index];
             match (store.source(block), into.direct(index)) {
                 (Some(source), Some(target)) => {

@@ -11,7 +11,7 @@
 //! | `net/` | connections: sockets, handshake, protection, messages |
 //! | `nixl` | NIXL as the mover of blocks, with everything else as over any socket |
 //! | `pair` | whether two caches can exchange KV, how, and how fast |
-//! | `workers` | the threads that pull |
+//! | `workers/` | the threads that pull, and which peers' imports get them |
 //!
 //! An importer asks and an exporter answers (docs/kv-transport.md). Nothing is lost when a side dies: the exporter's
 //! handle ends with the importer's COMMIT and not before, and the importer uses nothing before that was answered.

@@ -3,10 +3,10 @@
 use super::client::Peers;
 use super::local;
 use super::pair::{self, Report};
-use super::pull::{self, Want};
+use super::pull;
 use super::server::{Encryption, Server, advertised, parse};
-use super::source::Transport;
-use super::workers::Workers;
+use super::source::{Transport, Want};
+use super::workers::{Place, Workers};
 use crate::bail;
 use crate::error::Result;
 use crate::kv::format::{Endpoint, Envelope, Kind, MAX_ENDPOINTS, UnixName};
@@ -118,12 +118,9 @@ impl Node {
         let id = self.cache.begin_import(Arc::new(ticket.snapshot.clone()))?;
         let (cache, peers) = (self.cache.clone(), self.peers.clone());
         let epoch = ticket.epoch;
-        let job = move || {
-            let wanted = || cache.check_import(id);
-            // A request that has taken the handle waits for blocks as any other does; nobody else does for long.
-            let waits = |waited: Duration| waited < peers.timeout || cache.is_claimed(id);
-            let want = Want { wanted: &wanted, waits: &waits };
-            let pulled = crate::panics::catch(|| pull::pull(&cache, Some(&peers), &ticket, &want));
+        let job = move |place: &Place| {
+            let import = RunningImport { cache: &cache, id, place, timeout: peers.timeout };
+            let pulled = crate::panics::catch(|| pull::pull(&cache, Some(&peers), &ticket, &import));
             let pulled = pulled.and_then(|pulled| pulled);
             // Counted before anybody is woken: who has seen the import end finds it counted.
             if pulled.is_err() {
@@ -148,6 +145,31 @@ impl Node {
     }
 }
 
+/// An import that a thread works on.
+struct RunningImport<'a> {
+    cache: &'a Cache,
+    id: KvId,
+    place: &'a Place,
+    /// The peer timeout.
+    timeout: Duration,
+}
+
+impl Want for RunningImport<'_> {
+    fn check(&self) -> Result<()> {
+        self.check_silence(Duration::ZERO)
+    }
+
+    fn check_silence(&self, silence: Duration) -> Result<()> {
+        self.cache.check_import(self.id)?;
+        self.place.note_silence(silence)
+    }
+
+    /// A request that has taken the handle waits for blocks as any other does; nobody else does for long.
+    fn waits_for_blocks(&self, waited: Duration) -> bool {
+        waited < self.timeout || self.cache.is_claimed(self.id)
+    }
+}
+
 /// A ticket of a cache that has no node: for caches of this process.
 pub fn ticket(cache: &Arc<Cache>, id: KvId) -> Result<Vec<u8>> {
     local::register(cache);
@@ -161,8 +183,7 @@ pub fn import(cache: &Arc<Cache>, data: &[u8]) -> Result<KvId> {
     if Envelope::peek(data)?.kind == Kind::Image {
         return cache.import_image(data);
     }
-    let (snapshot, table) =
-        pull::pull(cache, None, &cache.open_ticket(data)?, &Want { wanted: &|| Ok(()), waits: &|_| false })?;
+    let (snapshot, table) = pull::pull(cache, None, &cache.open_ticket(data)?, &|| Ok(()))?;
     cache.export(snapshot, table, None)
 }
 

@@ -15,24 +15,16 @@ use std::time::{Duration, Instant};
 /// How often a wait for free blocks checks whether the import is still wanted.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How much an import is wanted, as its thread sees it.
-pub(super) struct Want<'a> {
-    pub wanted: Wanted<'a>,
-    /// True if it should go on waiting for free blocks in this cache after this time.
-    pub waits: &'a dyn Fn(Duration) -> bool,
-}
-
 /// Imports a ticket's sequence into `cache`. The exporter's handle is consumed exactly when all blocks are here and still
 /// wanted; if this fails, the handle stays.
 pub(super) fn pull(
     cache: &Arc<Cache>,
     peers: Option<&Arc<Peers>>,
     ticket: &Ticket,
-    want: &Want<'_>,
+    wanted: Wanted<'_>,
 ) -> Result<(Snapshot, BlockTable)> {
-    let wanted = want.wanted;
     // Given up while it was queued: do not wait for a peer that may not answer.
-    wanted()?;
+    wanted.check()?;
     for endpoint in &ticket.endpoints {
         let Endpoint::Process(process) = endpoint else { continue };
         if *process != local::process()? || peers.is_some_and(|peers| peers.prefers_other_than_process(&ticket.epoch)) {
@@ -44,10 +36,10 @@ pub(super) fn pull(
         if Arc::ptr_eq(&exporter, cache) {
             return within(cache, ticket, hold, wanted);
         }
-        return transfer(cache, ticket, &mut LocalTransfer { hold }, want);
+        return transfer(cache, ticket, &mut LocalTransfer { hold }, wanted);
     }
     match peers {
-        Some(peers) => transfer(cache, ticket, &mut *peers.open(ticket, wanted)?, want),
+        Some(peers) => transfer(cache, ticket, &mut *peers.open(ticket, wanted)?, wanted),
         None => bail!(Peer, "KV ticket: its cache is in another process"),
     }
 }
@@ -74,9 +66,8 @@ fn transfer(
     cache: &Arc<Cache>,
     ticket: &Ticket,
     source: &mut dyn TransferSource,
-    want: &Want<'_>,
+    wanted: Wanted<'_>,
 ) -> Result<(Snapshot, BlockTable)> {
-    let wanted = want.wanted;
     let tokens = ticket.tokens().len() as u32;
     let expected = Snapshot { computed: tokens, ..ticket.snapshot.clone() };
     let mut incoming = None;
@@ -94,7 +85,7 @@ fn transfer(
                 let chain = ticket.check_chain()?;
                 let same = ticket.geometry.block_tokens == cache.geometry().block_tokens;
                 let chain = if same { chain } else { cache.chain(&expected) };
-                let new = room(cache, ticket, &expected, chain, source, want)?;
+                let new = room(cache, ticket, &expected, chain, source, wanted)?;
                 have = new.first_needed();
                 none.insert(new)
             }
@@ -119,7 +110,7 @@ fn transfer(
         bail!(Corrupt, "KV ticket: blocks: expected {needed}, the exporter has {have}");
     }
     crate::failpoint::hit("transport.import.copied")?;
-    wanted()?;
+    wanted.check()?;
     source.commit(wanted)?;
     crate::failpoint::hit("transport.import.committed")?;
     let Some(incoming) = incoming else { bail!(Internal, "KV import: nothing was begun") };
@@ -137,7 +128,7 @@ fn room(
     expected: &Snapshot,
     chain: HashChain,
     source: &mut dyn TransferSource,
-    want: &Want<'_>,
+    wanted: Wanted<'_>,
 ) -> Result<Incoming> {
     let since = Instant::now();
     let needed = expected.computed.div_ceil(cache.geometry().block_tokens) as usize;
@@ -146,7 +137,7 @@ fn room(
             Err(error) if error.status == Status::OutOfMemory => error,
             made => return made,
         };
-        if needed > cache.total_blocks() || !(want.waits)(since.elapsed()) {
+        if needed > cache.total_blocks() || !wanted.waits_for_blocks(since.elapsed()) {
             return Err(full);
         }
         let (free, wait) = crossbeam_channel::bounded(1);
@@ -154,8 +145,8 @@ fn room(
         if cache.wake_when_free(needed, &waker) {
             let _ = wait.recv_timeout(LOOK);
         }
-        (want.wanted)()?;
-        source.keep_alive(want.wanted)?;
+        wanted.check()?;
+        source.keep_alive(wanted)?;
     }
 }
 

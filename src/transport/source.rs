@@ -6,6 +6,7 @@ use crate::kv::Incoming;
 use crate::sequence::Snapshot;
 use crate::sys::bytes::ByteTarget;
 use std::ops::Range;
+use std::time::Duration;
 
 /// Ways in which KV gets from one cache to another. The numbers are `CLEAVE_TRANSPORT_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,8 +54,29 @@ pub(super) struct Progress {
     pub whole: Option<Snapshot>,
 }
 
-/// Fails once the transfer is no longer wanted. Called while a transfer waits, and between its pieces.
-pub(super) type Wanted<'a> = &'a dyn Fn() -> Result<()>;
+/// Whether a transfer is still wanted, and how long it may wait. The threads of a transfer share it.
+pub(super) trait Want: Sync {
+    /// Fails once the transfer is no longer wanted. Called between its pieces.
+    fn check(&self) -> Result<()>;
+
+    /// Fails once the transfer may no longer wait for a peer that has been silent for this long. Called while it waits.
+    fn check_silence(&self, _silence: Duration) -> Result<()> {
+        self.check()
+    }
+
+    /// True if it should go on waiting for free blocks in this cache after this time.
+    fn waits_for_blocks(&self, _waited: Duration) -> bool {
+        false
+    }
+}
+
+impl<F: Fn() -> Result<()> + Sync> Want for F {
+    fn check(&self) -> Result<()> {
+        self()
+    }
+}
+
+pub(super) type Wanted<'a> = &'a dyn Want;
 
 /// The place where blocks of a transfer land. Blocks are counted from the sequence's first.
 pub(super) trait Destination: Sync {

@@ -16,8 +16,9 @@ mod tests {
     use super::*;
     use std::io;
     use std::net::IpAddr;
-    use std::os::fd::AsFd;
-    use std::os::unix::net::UnixStream;
+    use std::os::fd::{AsFd, AsRawFd};
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{UnixListener, UnixStream};
 
     #[test]
     fn a_descriptor_goes_through_a_socket() {
@@ -35,6 +36,26 @@ mod tests {
         assert!(receive_fd(&b).is_err(), "a byte without a descriptor");
         drop(b);
         assert!(is_closed(a.as_fd()));
+    }
+
+    #[test]
+    fn connecting_does_not_wait_for_a_process_that_does_not_accept() {
+        let name = format!("cleave-test-{}", std::process::id());
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+        let listener = UnixListener::bind_addr(&address).unwrap();
+        // SAFETY: the call takes no pointers. It shortens the queue of connections that wait to be accepted.
+        assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 0) }, 0);
+        let mut waiting = Vec::new();
+        let error = loop {
+            match connect_unix(name.as_bytes()) {
+                Ok(socket) => waiting.push(socket),
+                Err(error) => break error,
+            }
+            assert!(waiting.len() < 16, "the queue is longer than was asked for");
+        };
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        let _accepted = listener.accept().unwrap();
+        connect_unix(name.as_bytes()).unwrap();
     }
 
     #[test]

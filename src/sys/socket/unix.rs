@@ -36,9 +36,9 @@ pub fn peer_process(socket: &UnixStream) -> Result<PeerProcess> {
     Ok(PeerProcess { pid: found.pid, uid: found.uid })
 }
 
-/// Connects to a Unix socket in the abstract namespace. Gives up after `timeout`, since a process that never accepts
-/// would block the caller for ever.
-pub fn connect_unix(name: &[u8], timeout: std::time::Duration) -> io::Result<UnixStream> {
+/// Connects to a Unix socket in the abstract namespace without waiting. Fails with `WouldBlock` while as many connections
+/// wait to be accepted as the listening process allows: it may accept some later, or never.
+pub fn connect_unix(name: &[u8]) -> io::Result<UnixStream> {
     // SAFETY: zero is a valid sockaddr_un. The name was checked to fit behind the leading NUL. The descriptor gets an
     // owner at once, so every way out closes it.
     unsafe {
@@ -50,16 +50,16 @@ pub fn connect_unix(name: &[u8], timeout: std::time::Duration) -> io::Result<Uni
         for (to, &from) in address.sun_path[1..].iter_mut().zip(name) {
             *to = from as libc::c_char;
         }
-        let fd = libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
+        let fd = libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0);
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
         let socket = UnixStream::from_raw_fd(fd);
-        socket.set_write_timeout(Some(timeout))?;
         let len = std::mem::offset_of!(libc::sockaddr_un, sun_path) + 1 + name.len();
         if libc::connect(fd, (&raw const address).cast(), len as libc::socklen_t) != 0 {
             return Err(io::Error::last_os_error());
         }
+        socket.set_nonblocking(false)?;
         Ok(socket)
     }
 }

@@ -56,7 +56,7 @@ impl Answering {
             state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
             // Not under the lock, as it may take others.
             drop(state);
-            wanted()?;
+            wanted.check()?;
             state = self.lock();
         }
     }

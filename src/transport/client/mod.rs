@@ -131,7 +131,7 @@ impl Peers {
                         return Err(error);
                     }
                     last = Some(error);
-                    wanted()?;
+                    wanted.check()?;
                 }
                 Err(error) => return Err(error),
             }
@@ -188,7 +188,7 @@ pub(super) fn describe(endpoint: &Endpoint) -> String {
 /// Patience that ends when the peer has been silent for `timeout`, or the answer is no longer wanted.
 pub(super) fn patience<'a>(timeout: Duration, wanted: Wanted<'a>) -> impl Fn(Duration) -> Result<()> + 'a {
     move |silent| {
-        wanted()?;
+        wanted.check_silence(silent)?;
         if silent >= timeout {
             bail!(Peer, "the peer has been silent for {} ms", silent.as_millis());
         }

@@ -109,7 +109,7 @@ impl Peer {
         loop {
             match self.connect_once(question) {
                 Err(error) if is_crowded_out(&error) && tries < CROWDED_OUT && begun.elapsed() < question.timeout => {
-                    (question.wanted)()?;
+                    question.wanted.check()?;
                     std::thread::sleep(Duration::from_millis(5) * tries * tries);
                     tries += 1;
                 }
@@ -120,27 +120,33 @@ impl Peer {
 
     fn connect_once(&self, question: Question<'_>) -> Result<Channel> {
         let timeout = question.timeout;
-        let failed = |e: std::io::Error| match e.kind() {
-            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => {
-                Error::new(Status::Peer, format!("no connection within {} ms", timeout.as_millis()))
+        let failed = |e: std::io::Error| Error::new(Status::Peer, format!("no connection: {e}"));
+        let begun = Instant::now();
+        let still = || {
+            question.wanted.check_silence(begun.elapsed())?;
+            if begun.elapsed() >= timeout {
+                bail!(Peer, "no connection within {} ms", timeout.as_millis());
             }
-            _ => Error::new(Status::Peer, format!("no connection: {e}")),
+            Ok(())
         };
         let patience = patience(timeout, question.wanted);
         match &self.endpoint {
             Endpoint::Unix(unix) => {
-                let socket = connect_unix(&unix.name, timeout).map_err(failed)?;
+                let socket = loop {
+                    match connect_unix(&unix.name) {
+                        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => still()?,
+                        connected => break connected.map_err(failed)?,
+                    }
+                    std::thread::sleep(LOOK);
+                };
                 let stream = Stream::unix(socket)?;
                 self.lock().process = stream.process();
                 connect(Arc::new(stream), &question.keys, false, &patience)
             }
             Endpoint::Tcp { address, encrypted } => {
-                let (begun, socket) = (Instant::now(), begin_connect(address).map_err(failed)?);
+                let socket = begin_connect(address).map_err(failed)?;
                 while !finish_connect(&socket, LOOK).map_err(failed)? {
-                    (question.wanted)()?;
-                    if begun.elapsed() >= timeout {
-                        return Err(failed(std::io::ErrorKind::TimedOut.into()));
-                    }
+                    still()?;
                 }
                 connect(Arc::new(Stream::tcp(socket, timeout)?), &question.keys, *encrypted, &patience)
             }

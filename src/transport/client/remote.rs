@@ -30,6 +30,9 @@ const NOTHING_NEW: Duration = Duration::from_millis(20);
 /// How often the exporter is told that a long copy goes on.
 const PING: Duration = Duration::from_millis(250);
 
+/// How long a transfer that ends early waits for the exporter to confirm that, so that the connection can be kept.
+const FAREWELL: Duration = Duration::from_millis(250);
+
 pub(in crate::transport) struct RemoteTransfer {
     peer: Arc<Peer>,
     /// None once it has failed or was given back.
@@ -169,7 +172,7 @@ impl RemoteTransfer {
     ) -> Result<()> {
         let ids = std::mem::take(&mut self.ids);
         let copied = mapped.fetch(&ids, blocks, into, &mut || {
-            wanted()?;
+            wanted.check()?;
             self.ping(wanted)
         });
         self.ids = ids;
@@ -188,7 +191,7 @@ impl RemoteTransfer {
     ) -> Result<()> {
         let mut next = blocks.start;
         while next < blocks.end {
-            wanted()?;
+            wanted.check()?;
             let batch = reader.start(&self.ids, next..blocks.end, self.block_bytes, into)?;
             while !batch.poll()? {
                 std::thread::yield_now();
@@ -208,7 +211,7 @@ impl RemoteTransfer {
 
 impl TransferSource for RemoteTransfer {
     fn more(&mut self, wanted: Wanted<'_>) -> Result<Progress> {
-        wanted()?;
+        wanted.check()?;
         // This cache may have more of the sequence than the exporter has computed, so it asks from the last block that it
         // knows of, not from the last that it has.
         let known = self.ids.len();
@@ -261,7 +264,8 @@ impl TransferSource for RemoteTransfer {
 
 impl Drop for RemoteTransfer {
     fn drop(&mut self) {
-        // Without an answer the connection is closed, which ends the transfer as well.
+        // Without an answer the connection is closed, which ends the transfer as well: not worth a long wait.
+        self.timeout = self.timeout.min(FAREWELL);
         let close = Message::Close { hold: self.hold };
         if !self.over && self.ask(&close, &|| Ok(())).is_err() {
             return;

@@ -7,10 +7,11 @@ use crate::error::{Error, Result};
 use crate::sys::bytes::ByteTarget;
 use crate::transport::net::Channel;
 use crate::transport::net::message::Message;
-use crate::transport::source::Destination;
+use crate::transport::source::{Destination, Want, Wanted};
 use std::ops::Range;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// Connections that carry one transfer.
 const STREAMS: usize = 4;
@@ -45,31 +46,17 @@ pub(super) fn fetch(
     question: Question<'_>,
 ) -> Result<()> {
     let pieces = Pieces { blocks, each: (PIECE / block_bytes.max(1)).max(1), next: AtomicUsize::new(0) };
-    let failed: Mutex<Option<Error>> = Mutex::new(None);
-    let fail = |error: Error| {
-        failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(error);
-        // The other streams stop after their current piece.
-        pieces.next.store(usize::MAX / 2 / pieces.each, Relaxed);
-    };
-    // `wanted` may be called on this thread only; a flag tells the others.
-    let given_up = std::sync::atomic::AtomicBool::new(false);
+    let failed = FirstFailure { error: Mutex::new(None), any: AtomicBool::new(false), wanted: question.wanted };
+    let question = Question { wanted: &failed, ..question };
     std::thread::scope(|scope| {
         for _ in 1..STREAMS.min(pieces.count()) {
-            let (pieces, fail, given_up) = (&pieces, &fail, &given_up);
-            let Question { keys, timeout, store, .. } = question;
+            let (pieces, failed) = (&pieces, &failed);
             let body = move || {
-                let wanted = || {
-                    if given_up.load(Relaxed) {
-                        bail!(Cancelled, "the transfer was given up");
-                    }
-                    Ok(())
-                };
-                let question = Question { keys, timeout, store, wanted: &wanted };
                 // If no further connection can be made, the others carry the transfer.
                 let Ok(mut channel) = peer.connection(question) else { return };
                 match run(&mut channel, hold, pieces, block_bytes, into, question) {
                     Ok(()) => peer.keep(channel),
-                    Err(error) => fail(error),
+                    Err(error) => failed.note(error),
                 }
             };
             if crate::sys::spawn_scoped(scope, "cleave-stream", body).is_err() {
@@ -77,11 +64,37 @@ pub(super) fn fetch(
             }
         }
         if let Err(error) = run(control, hold, &pieces, block_bytes, into, question) {
-            given_up.store(true, Relaxed);
-            fail(error);
+            failed.note(error);
         }
     });
-    failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).map_or(Ok(()), Err)
+    failed.error.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+}
+
+/// The first failure of a transfer's connections, after which the others stop.
+struct FirstFailure<'a> {
+    error: Mutex<Option<Error>>,
+    any: AtomicBool,
+    wanted: Wanted<'a>,
+}
+
+impl FirstFailure<'_> {
+    fn note(&self, error: Error) {
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.any.store(true, Relaxed);
+    }
+}
+
+impl Want for FirstFailure<'_> {
+    fn check(&self) -> Result<()> {
+        self.check_silence(Duration::ZERO)
+    }
+
+    fn check_silence(&self, silence: Duration) -> Result<()> {
+        if self.any.load(Relaxed) {
+            bail!(Cancelled, "another connection of the transfer failed");
+        }
+        self.wanted.check_silence(silence)
+    }
 }
 
 /// Receives pieces over one connection until none are left.
@@ -96,7 +109,7 @@ fn run(
     let patience = patience(question.timeout, question.wanted);
     let mut scratch = Vec::new();
     while let Some(range) = pieces.next() {
-        (question.wanted)()?;
+        question.wanted.check()?;
         let (first, count) = (range.start as u32, range.len() as u32);
         channel.send(&Message::Read { hold, first, count }, &patience)?;
         let bytes = match channel.receive(&patience)? {

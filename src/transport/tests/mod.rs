@@ -1,6 +1,7 @@
 //! Tickets, imports in the background, and transfers that others get in the way of.
 
 mod hostile;
+mod silent;
 mod sockets;
 
 use std::collections::HashMap;
