@@ -71,6 +71,24 @@ fn has_no_device() {
 }
 
 #[test]
+fn a_driver_and_a_device_that_come_later() {
+    alone("drivers::come_later", "");
+}
+
+#[test]
+#[ignore = "run by a_driver_and_a_device_that_come_later"]
+fn come_later() {
+    assert_eq!(refused().status, Status::NotFound);
+    device::load("devices=0");
+    assert_eq!(devices::count(), 0);
+    assert!(refused().message.contains("finds no device"));
+    device::load("devices=1");
+    assert_eq!(devices::count(), 1);
+    device::load_blas("");
+    whole_life().unwrap();
+}
+
+#[test]
 fn an_old_driver() {
     alone("drivers::is_old", "driver=11040");
 }

@@ -36,7 +36,8 @@ const USED: &[&str] = &[
 /// File names of cuBLASLt in wheels, newest first.
 const IN_WHEELS: &[&str] = &["libcublasLt.so.13", "libcublasLt.so.12"];
 
-/// Whether there is a cuBLASLt to use. Found out once per process; what is in the way is logged then.
+/// Whether there is a cuBLASLt to use. Decided once per process, for good or ill: sums are added in another order with it,
+/// so engines of one process must agree. What is in the way is logged.
 fn usable() -> bool {
     static USABLE: OnceLock<bool> = OnceLock::new();
     *USABLE.get_or_init(|| {

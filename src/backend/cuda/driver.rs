@@ -3,8 +3,8 @@
 use crate::bail;
 use crate::error::{Error, Result, Status};
 use cudarc::driver::sys::{self, CUresult};
+use once_cell::sync::OnceCell;
 use std::ffi::{CStr, c_char};
-use std::sync::OnceLock;
 
 /// Oldest usable driver: that of CUDA 12.0. Older ones lack functions that are used here.
 const OLDEST_DRIVER: i32 = 12000;
@@ -58,10 +58,11 @@ const USED: &[&str] = &[
     "cuGetErrorString",
 ];
 
-/// The version of a usable driver (12040 is 12.4). Determined once per process.
+/// The version of a usable driver (12040 is 12.4), which is loaded and initialised by the first call that finds one. Failures
+/// are not remembered: a driver may be installed, and a device may appear, while the process runs.
 pub(super) fn ready() -> Result<i32> {
-    static READY: OnceLock<Result<i32>> = OnceLock::new();
-    READY.get_or_init(|| crate::panics::catch(find).and_then(|found| found)).clone()
+    static READY: OnceCell<i32> = OnceCell::new();
+    READY.get_or_try_init(|| crate::panics::catch(find).and_then(|found| found)).copied()
 }
 
 fn find() -> Result<i32> {

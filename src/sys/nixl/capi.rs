@@ -1,10 +1,7 @@
 //! The parts of NIXL's C API (1.x; tested with 1.4 and 1.5) that this project uses. Functions are looked up by name.
 
-use super::library::symbol;
+use super::loader::{Handle, symbol};
 use std::ffi::{c_char, c_int, c_uint, c_void};
-
-/// Any of NIXL's opaque objects.
-pub(super) type Handle = *mut c_void;
 
 pub(super) const SUCCESS: c_int = 0;
 pub(super) const IN_PROGRESS: c_int = 1;

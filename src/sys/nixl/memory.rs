@@ -1,7 +1,8 @@
 //! Memory registered with NIXL: peers may read it, and reads land in it.
 
-use super::agent::Core;
-use super::capi::{self, Functions, Handle};
+use super::capi::{self, Functions};
+use super::live::LiveAgent;
+use super::loader::Handle;
 use crate::bail;
 use crate::error::Result;
 use std::sync::Arc;
@@ -39,7 +40,7 @@ impl Registration {
 }
 
 pub(super) struct Registered {
-    pub core: Arc<Core>,
+    pub agent: Arc<LiveAgent>,
     memory: Memory,
     /// Address and length of the memory, read once: NIXL knows these, whatever `as_ref` returns later.
     pub address: usize,
@@ -47,38 +48,38 @@ pub(super) struct Registered {
 }
 
 impl Registered {
-    pub fn new(core: &Arc<Core>, memory: Memory) -> Result<Registered> {
+    pub fn new(agent: &Arc<LiveAgent>, memory: Memory) -> Result<Registered> {
         let bytes = (*memory).as_ref();
         let (address, len) = (bytes.as_ptr() as usize, bytes.len());
         if len == 0 {
-            bail!(InvalidArgument, "NIXL agent {}: registration of no memory", core.name);
+            bail!(InvalidArgument, "NIXL agent {}: registration of no memory", agent.name);
         }
-        core.with(|functions, agent| {
+        agent.with(|functions, raw| {
             let list = List::new(functions, address, len)?;
             // SAFETY: the agent and the list are alive, and the registration keeps `memory`, which owns the bytes.
-            let status = unsafe { (functions.register_mem)(agent, list.raw, std::ptr::null_mut()) };
+            let status = unsafe { (functions.register_mem)(raw, list.raw, std::ptr::null_mut()) };
             if status != capi::SUCCESS {
                 let why = capi::describe(status);
-                bail!(Device, "NIXL agent {}: {len} bytes of memory cannot be registered: {why}", core.name);
+                bail!(Device, "NIXL agent {}: {len} bytes of memory cannot be registered: {why}", agent.name);
             }
             Ok(())
         })?;
-        Ok(Registered { core: core.clone(), memory, address, len })
+        Ok(Registered { agent: agent.clone(), memory, address, len })
     }
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
         // An agent that was destroyed has already deregistered everything.
-        let done = self.core.with(|functions, agent| {
+        let done = self.agent.with(|functions, raw| {
             let list = List::new(functions, self.address, self.len)?;
             // SAFETY: the agent and the list are alive, and the list equals the registered one.
-            Ok(unsafe { (functions.deregister_mem)(agent, list.raw, std::ptr::null_mut()) })
+            Ok(unsafe { (functions.deregister_mem)(raw, list.raw, std::ptr::null_mut()) })
         });
         if let Ok(status) = done
             && status != capi::SUCCESS
         {
-            crate::log!(Warn, "nixl", "agent {}: deregistration: {}", self.core.name, capi::describe(status));
+            crate::log!(Warn, "nixl", "agent {}: deregistration: {}", self.agent.name, capi::describe(status));
         }
     }
 }

@@ -25,12 +25,17 @@ mod agent;
 mod capi;
 mod find;
 mod library;
+mod live;
+mod loader;
 mod memory;
 mod metadata;
+mod pieces;
 mod quiet;
+mod request;
 mod transfer;
 
 pub use agent::Agent;
 pub use library::Library;
 pub use memory::{Memory, Registration};
-pub use transfer::{Piece, Transfer};
+pub use pieces::Piece;
+pub use transfer::Transfer;

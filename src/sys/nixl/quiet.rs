@@ -5,8 +5,7 @@
 //! after loading and before first use. A variable set by the host takes precedence, and a library that the host had
 //! already loaded is left as it is.
 
-use super::capi::Handle;
-use super::library::{dlopen, symbol};
+use super::loader::{Handle, dlopen, symbol};
 use std::ffi::{CString, c_char, c_int};
 use std::path::{Path, PathBuf};
 
