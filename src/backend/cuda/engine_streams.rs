@@ -18,7 +18,7 @@ impl EngineStreams {
     /// Streams on `percent` of the multiprocessors, 0 for all; for an engine that gives up the share `leaving`.
     /// UNSUPPORTED where the driver or the device cannot be partitioned.
     pub fn new(device: &Arc<Device>, percent: u32, leaving: u32) -> Result<EngineStreams> {
-        let partition = if percent == 0 { None } else { Some(Partition::of(device, percent, leaving)?) };
+        let partition = if percent == 0 { None } else { Some(device.partition(percent, leaving)?) };
         let stream = |priority| Stream::within(device, partition.as_deref(), priority).map(Arc::new);
         Ok(EngineStreams { urgent: stream(Priority::High)?, patient: stream(Priority::Low)?, partition })
     }

@@ -5,7 +5,7 @@
 //! | to change | look in |
 //! | --- | --- |
 //! | the driver's functions and errors | `driver` |
-//! | devices, loading of kernels | `device` |
+//! | devices, loading of kernels | `machine`, `context`, `device`, `kernels` |
 //! | memory, streams, launches | `memory`, `stream` |
 //! | memory that other processes map, or other devices read | `shareable`, `peer` |
 //! | priorities, parts of the multiprocessors | `engine_streams`, `partition` |
@@ -21,6 +21,7 @@
 
 mod attention;
 mod blas;
+mod context;
 mod cublaslt;
 mod depot;
 mod device;
@@ -29,8 +30,10 @@ mod driver;
 mod engine_streams;
 mod graph;
 mod host;
+mod kernels;
 mod layout;
 mod load;
+mod machine;
 mod memory;
 mod partition;
 mod peer;
@@ -49,8 +52,9 @@ mod upload;
 mod wheels;
 
 pub use device::Device;
-pub(super) use device::{count, info};
+pub(super) use device::info;
 pub use load::Loader;
+pub(super) use machine::count;
 pub use pool::CudaPool;
 pub use slab::CudaSlab;
 pub use tensors::{CudaBuffer, CudaMatrix, CudaProjections, CudaVector};

@@ -14,7 +14,7 @@
 //!   the driver offers, and a partition consists of some of these.
 //! - Copy engines, the L2 cache and memory bandwidth are not partitioned.
 
-use super::device::Device;
+use super::context::Context;
 use super::driver::{check, has, ready};
 use crate::bail;
 use crate::error::Result;
@@ -35,7 +35,7 @@ const USED: &[&str] = &[
 
 /// Some multiprocessors of a device, used by all engines with the same share.
 pub struct Partition {
-    device: Arc<Device>,
+    device: Arc<Context>,
     context: sys::CUgreenCtx,
     percent: u32,
     /// Indices of the device's groups.
@@ -58,36 +58,37 @@ pub(super) struct Partitions {
 // SAFETY: plain data of the driver's, which any thread may hand to it.
 unsafe impl Send for Partitions {}
 
-impl Partition {
+impl Partitions {
     /// A partition of about `percent` of the device's multiprocessors, as close as whole groups allow; engines that ask for the
     /// same share get the same partition. Unused groups are taken first, among them those of the share `leaving` that the
     /// caller gives up, if nobody else uses it. So shares that add up to 100 % do not overlap.
-    pub fn of(device: &Arc<Device>, percent: u32, leaving: u32) -> Result<Arc<Partition>> {
+    pub fn get(&mut self, device: &Arc<Context>, percent: u32, leaving: u32) -> Result<Arc<Partition>> {
         supported(device)?;
         let _current = device.enter()?;
-        let mut partitions = device.partitions();
-        if partitions.groups.is_empty() {
-            partitions.groups = split(device)?;
+        if self.groups.is_empty() {
+            self.groups = split(device)?;
         }
-        partitions.used.retain(|partition| partition.strong_count() > 0);
-        let used: Vec<Arc<Partition>> = partitions.used.iter().filter_map(Weak::upgrade).collect();
+        self.used.retain(|partition| partition.strong_count() > 0);
+        let used: Vec<Arc<Partition>> = self.used.iter().filter_map(Weak::upgrade).collect();
         if let Some(known) = used.iter().find(|partition| partition.percent == percent) {
             return Ok(known.clone());
         }
-        let sizes: Vec<u32> = partitions.groups.iter().map(size).collect();
+        let sizes: Vec<u32> = self.groups.iter().map(size).collect();
         let mut users = vec![0; sizes.len()];
         // One is the caller's, one is `used`.
         let stays = |partition: &&Arc<Partition>| partition.percent != leaving || Arc::strong_count(partition) > 2;
         used.iter().filter(stays).flat_map(|partition| &partition.groups).for_each(|group| users[*group] += 1);
         let groups = choose(&sizes, &users, percent);
-        let resources: Vec<CUdevResource> = groups.iter().map(|group| partitions.groups[*group]).collect();
+        let resources: Vec<CUdevResource> = groups.iter().map(|group| self.groups[*group]).collect();
         let multiprocessors = groups.iter().map(|group| sizes[*group]).sum();
         let context = green(device, resources)?;
         let partition = Arc::new(Partition { device: device.clone(), context, percent, groups, multiprocessors });
-        partitions.used.push(Arc::downgrade(&partition));
+        self.used.push(Arc::downgrade(&partition));
         Ok(partition)
     }
+}
 
+impl Partition {
     pub(super) fn raw(&self) -> sys::CUgreenCtx {
         self.context
     }
@@ -96,20 +97,20 @@ impl Partition {
 impl Drop for Partition {
     fn drop(&mut self) {
         if let Ok(_current) = self.device.enter() {
-            // SAFETY: made by `of`, destroyed once; its streams hold it, so they are gone.
+            // SAFETY: made by `Partitions::get`, destroyed once; its streams hold it, so they are gone.
             unsafe { sys::cuGreenCtxDestroy(self.context) };
         }
     }
 }
 
-fn supported(device: &Device) -> Result<()> {
+fn supported(device: &Context) -> Result<()> {
     let version = ready()?;
     if version < OLDEST_DRIVER || USED.iter().any(|name| !has(name)) {
         let (major, minor) = (version / 1000, version % 1000 / 10);
         bail!(
             Unsupported,
             "a part of the multiprocessors of CUDA device {}: the driver is for CUDA {major}.{minor}, expected one for 12.5 or newer",
-            device.ordinal()
+            device.ordinal
         );
     }
     Ok(())
@@ -121,12 +122,12 @@ fn size(resource: &CUdevResource) -> u32 {
 }
 
 /// Splits a device into the smallest groups that the driver offers; the remainder is the last group.
-fn split(device: &Device) -> Result<Vec<CUdevResource>> {
-    let doing = format!("split the multiprocessors of CUDA device {}", device.ordinal());
+fn split(device: &Context) -> Result<Vec<CUdevResource>> {
+    let doing = format!("split the multiprocessors of CUDA device {}", device.ordinal);
     // SAFETY: numbers, of which 0 is one.
     let (mut whole, mut rest): (CUdevResource, CUdevResource) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
     // SAFETY: writes one resource.
-    check(unsafe { sys::cuDeviceGetDevResource(device.raw(), &mut whole, Kind::CU_DEV_RESOURCE_TYPE_SM) }, &doing)?;
+    check(unsafe { sys::cuDeviceGetDevResource(device.handle, &mut whole, Kind::CU_DEV_RESOURCE_TYPE_SM) }, &doing)?;
     let mut n = 0;
     let nothing = std::ptr::null_mut();
     // SAFETY: without room for groups it only counts them. They are of at least one, which is rounded up.
@@ -145,15 +146,15 @@ fn split(device: &Device) -> Result<Vec<CUdevResource>> {
     Ok(groups)
 }
 
-fn green(device: &Device, mut resources: Vec<CUdevResource>) -> Result<sys::CUgreenCtx> {
-    let doing = format!("use a part of the multiprocessors of CUDA device {}", device.ordinal());
+fn green(device: &Context, mut resources: Vec<CUdevResource>) -> Result<sys::CUgreenCtx> {
+    let doing = format!("use a part of the multiprocessors of CUDA device {}", device.ordinal);
     let (mut description, mut context) = (std::ptr::null_mut(), std::ptr::null_mut());
     let n = resources.len() as u32;
     // SAFETY: n resources of one split; writes one handle.
     check(unsafe { sys::cuDevResourceGenerateDesc(&mut description, resources.as_mut_ptr(), n) }, &doing)?;
     let flags = sys::CUgreenCtxCreate_flags::CU_GREEN_CTX_DEFAULT_STREAM as u32;
     // SAFETY: a descriptor that was just made; writes one handle, which Partition's drop gives back.
-    check(unsafe { sys::cuGreenCtxCreate(&mut context, description, device.raw(), flags) }, &doing)?;
+    check(unsafe { sys::cuGreenCtxCreate(&mut context, description, device.handle, flags) }, &doing)?;
     Ok(context)
 }
 

@@ -5,69 +5,11 @@
 //! Maxima, sums and rescaling are therefore plain vector operations over 16 queries, and no query affects another.
 //! Columns come in pairs of tiles. A position that is masked for a query has weight zero.
 
-use super::tiles::{Kv, exp2, load_kv, pack_queries, prefetch_kv, write_out};
+use super::parts::{FOUR, Parts};
+use super::tiles::{exp2, load_kv, pack_queries, prefetch_kv, write_out};
 use super::{Call, FLOOR, Item, Scratch, TILE};
 use crate::backend::cpu::tile::{self, TILE_BYTES, TileSource, Tiles};
 use std::arch::x86_64::*;
-
-/// Number of floats in four tiles.
-const FOUR: usize = 4 * TILE_BYTES / 4;
-
-/// Number of floats of scratch needed for `queries` columns.
-pub(super) fn scratch_len(dim: usize, queries: usize) -> usize {
-    let (pairs, dims) = (queries.div_ceil(32), dim.div_ceil(32));
-    // In order: K, V, rows, Q, scores, weights, sums, maxima and totals, positions.
-    4 * TILE * dims * 16 + pairs * dims * FOUR / 2 + 3 * FOUR + pairs * dims * FOUR + 3 * pairs * 32
-}
-
-/// Pointers into one thread's scratch, one per operand.
-pub(super) struct Parts {
-    pub kv: Kv,
-    /// Queries as `[pair][dim / 32][2]` tiles.
-    pub queries: *mut u8,
-    scores: *mut f32,
-    weights: *mut u8,
-    /// Output sums as `[pair][dim / 32]` times four tiles: (dims, columns), (dims, columns + 16),
-    /// (dims + 16, columns), (dims + 16, columns + 16).
-    pub sums: *mut f32,
-    maxima: *mut f32,
-    pub totals: *mut f32,
-    positions: *mut i32,
-    pub dims: usize,
-    pub columns: usize,
-}
-
-impl Parts {
-    /// # Safety
-    /// `scratch` holds at least `scratch_len` floats.
-    unsafe fn new(scratch: &mut Scratch, dim: usize, columns: usize) -> Parts {
-        let (pairs, dims) = (columns.div_ceil(32), dim.div_ceil(32));
-        let mut at = scratch.floats.as_mut_ptr();
-        let mut take = |floats: usize| {
-            let part = at;
-            // SAFETY: the sizes of all parts add up to scratch_len.
-            at = unsafe { at.add(floats) };
-            part
-        };
-        Parts {
-            kv: Kv {
-                keys: take(TILE * dims * 16).cast(),
-                values: take(TILE * dims * 16).cast(),
-                rows: take(2 * TILE * dims * 16).cast(),
-                dims,
-            },
-            queries: take(pairs * dims * FOUR / 2).cast(),
-            scores: take(2 * FOUR),
-            weights: take(FOUR).cast(),
-            sums: take(pairs * dims * FOUR),
-            maxima: take(pairs * 32),
-            totals: take(pairs * 32),
-            positions: take(pairs * 32).cast(),
-            dims,
-            columns,
-        }
-    }
-}
 
 /// # Safety
 /// The level is Amx and the KV is bf16 or int8. The contract of [`super::run`] applies too.

@@ -6,6 +6,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+#[cfg(target_arch = "x86_64")]
+mod parts;
 mod stored;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests;
@@ -137,7 +139,7 @@ pub(super) fn attention(
     }
     let floats = vector::scratch_len(dim, tile_rows * group);
     #[cfg(target_arch = "x86_64")]
-    let floats = floats.max(amx::scratch_len(dim, tile_rows * group));
+    let floats = floats.max(parts::scratch_len(dim, tile_rows * group));
     scratches.prepare(pool.threads(), |scratch| scratch.floats.resize(floats))?;
     let call = Call { q, out: out.as_mut_slice().as_mut_ptr(), args, kv, geometry, dim, group };
     let (call, items, scratches) = (&call, &items, &*scratches);

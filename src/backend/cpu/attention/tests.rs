@@ -1,7 +1,8 @@
 //! Tests of the tiles that AMX attention makes from int8 KV. Making them needs only AVX-512, so the tests run
 //! without AMX too.
 
-use super::tiles::{Kv, load_kv};
+use super::parts::Kv;
+use super::tiles::load_kv;
 use super::{Call, Item, TILE};
 use crate::backend::cpu::memory::Aligned;
 use crate::backend::cpu::simd::bf16_bits;

@@ -1,6 +1,6 @@
 //! Operands of AMX attention: queries, keys and values as bf16 tiles, and the outputs.
 
-use super::amx::Parts;
+use super::parts::{Kv, Parts};
 use super::stored::Run;
 use super::{Call, Item, TILE};
 use crate::backend::cpu::simd::{bf16_bits, transpose16};
@@ -8,18 +8,6 @@ use crate::backend::cpu::tile::TILE_BYTES;
 use crate::tensor::Dtype;
 use std::arch::x86_64::*;
 use std::ops::Range;
-
-/// Keys and values of one tile of positions, as AMX operands.
-pub(super) struct Kv {
-    /// `[TILE][dims * 32]`, with zeros for missing positions and dimensions.
-    pub keys: *mut u8,
-    /// `[dims][2][2]` tiles: for each 32 dimensions and 32 positions, two tiles of `[16 dims][32 positions]`.
-    pub values: *mut u8,
-    /// `[2][TILE][dims * 32]`: rows of int8 K and V, widened to bf16 before they are laid out.
-    pub rows: *mut u16,
-    /// Head dimension in steps of 32, rounded up.
-    pub dims: usize,
-}
 
 /// 2 to the power of each lane, at least 2^-126. Lanes must be at most 0.
 #[inline]
