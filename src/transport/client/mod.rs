@@ -3,19 +3,23 @@
 //! Knows tickets, endpoints and the protocol. Does not know what lands where in this cache: that is `pull`.
 
 mod answering;
+mod carrier;
+mod connect;
 mod mapped;
 mod peer;
+mod question;
 mod remote;
 mod streams;
 
 use super::source::{TransferSource, Transport, Wanted};
-use crate::bail;
 use crate::error::{Error, Result, Status};
 use crate::kv::Cache;
 use crate::kv::format::{Endpoint, Ticket, TransportKeys, UnixName};
 use crate::sys::socket::boot_id;
-pub(super) use peer::{Peer, Question};
-pub(super) use remote::{DataPlane, RemoteTransfer};
+pub(super) use carrier::DataPlane;
+pub(super) use peer::Peer;
+pub(super) use question::Question;
+pub(super) use remote::RemoteTransfer;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -182,16 +186,5 @@ pub(super) fn describe(endpoint: &Endpoint) -> String {
         Endpoint::Process(process) => format!("process {}", process.pid),
         Endpoint::Unix(unix) => format!("@{}", unix.name.escape_ascii()),
         Endpoint::Tcp { address, .. } => address.to_string(),
-    }
-}
-
-/// Patience that ends when the peer has been silent for `timeout`, or the answer is no longer wanted.
-pub(super) fn patience<'a>(timeout: Duration, wanted: Wanted<'a>) -> impl Fn(Duration) -> Result<()> + 'a {
-    move |silent| {
-        wanted.check_silence(silent)?;
-        if silent >= timeout {
-            bail!(Peer, "the peer has been silent for {} ms", silent.as_millis());
-        }
-        Ok(())
     }
 }

@@ -1,17 +1,17 @@
 //! One peer: idle connections to it, its memory if that is mapped, and whether it answers.
 
 use super::answering::Answering;
+use super::connect::connect;
 use super::mapped::Mapped;
-use super::{describe, patience};
-use crate::backend::{BlockStore, PoolExport};
+use super::question::{Question, patience};
+use crate::backend::PoolExport;
 use crate::bail;
-use crate::error::{Error, Result, Status};
-use crate::kv::format::{Endpoint, TransportKeys};
-use crate::sys::socket::{begin_connect, connect_unix, finish_connect, is_stopped};
+use crate::error::{Result, Status};
+use crate::kv::format::Endpoint;
+use crate::sys::socket::is_stopped;
 use crate::transport::net::message::Message;
-use crate::transport::net::{Channel, Stream, UNGREETED, connect};
+use crate::transport::net::{Channel, Stream};
 use crate::transport::nixl::Reader;
-use crate::transport::source::Wanted;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,21 +19,6 @@ use std::time::{Duration, Instant};
 const KEEP: usize = 16;
 /// An idle connection is closed after this many peer timeouts, before the exporter closes it.
 const IDLE_TIMEOUTS: u32 = 10;
-/// How often an import that waits for a connection is asked whether it is still wanted.
-const LOOK: Duration = Duration::from_millis(50);
-/// How often a connection is tried anew that the peer closed before it said anything: it was crowded out by others.
-const CROWDED_OUT: u32 = 5;
-
-/// The keys, the peer timeout and the rest that a question to a peer needs.
-#[derive(Clone, Copy)]
-pub(in crate::transport) struct Question<'a> {
-    pub keys: TransportKeys,
-    pub timeout: Duration,
-    /// The pool in which reads by NIXL land.
-    pub store: &'a Arc<dyn BlockStore>,
-    pub wanted: Wanted<'a>,
-}
-
 pub(in crate::transport) struct Peer {
     pub endpoint: Endpoint,
     state: Mutex<PeerState>,
@@ -105,53 +90,8 @@ impl Peer {
 
     fn connect(&self, question: Question<'_>) -> Result<Channel> {
         let begun = Instant::now();
-        let mut tries = 1;
-        loop {
-            match self.connect_once(question) {
-                Err(error) if is_crowded_out(&error) && tries < CROWDED_OUT && begun.elapsed() < question.timeout => {
-                    question.wanted.check()?;
-                    std::thread::sleep(Duration::from_millis(5) * tries * tries);
-                    tries += 1;
-                }
-                connected => return self.answering.note(begun, connected),
-            }
-        }
-    }
-
-    fn connect_once(&self, question: Question<'_>) -> Result<Channel> {
-        let timeout = question.timeout;
-        let failed = |e: std::io::Error| Error::new(Status::Peer, format!("no connection: {e}"));
-        let begun = Instant::now();
-        let still = || {
-            question.wanted.check_silence(begun.elapsed())?;
-            if begun.elapsed() >= timeout {
-                bail!(Peer, "no connection within {} ms", timeout.as_millis());
-            }
-            Ok(())
-        };
-        let patience = patience(timeout, question.wanted);
-        match &self.endpoint {
-            Endpoint::Unix(unix) => {
-                let socket = loop {
-                    match connect_unix(&unix.name) {
-                        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => still()?,
-                        connected => break connected.map_err(failed)?,
-                    }
-                    std::thread::sleep(LOOK);
-                };
-                let stream = Stream::unix(socket)?;
-                self.lock().process = stream.process();
-                connect(Arc::new(stream), &question.keys, false, &patience)
-            }
-            Endpoint::Tcp { address, encrypted } => {
-                let socket = begin_connect(address).map_err(failed)?;
-                while !finish_connect(&socket, LOOK).map_err(failed)? {
-                    still()?;
-                }
-                connect(Arc::new(Stream::tcp(socket, timeout)?), &question.keys, *encrypted, &patience)
-            }
-            Endpoint::Process(_) => bail!(Internal, "{}: no socket", describe(&self.endpoint)),
-        }
+        let met = |stream: &Stream| self.lock().process = stream.process();
+        self.answering.note(begun, connect(&self.endpoint, question, met))
     }
 
     /// Asks over `channel` and waits for the answer, which may be a refusal. After an error the connection must not be used
@@ -224,11 +164,6 @@ impl Peer {
         // If several threads made one at once, the first is kept.
         Ok(self.lock().mapped.get_or_insert(mapped).clone())
     }
-}
-
-/// True if the peer closed the connection before it said anything, as a peer with too many connections does.
-fn is_crowded_out(error: &Error) -> bool {
-    error.status == Status::Peer && error.message == UNGREETED
 }
 
 /// Turns a refusal into an error.

@@ -1,12 +1,14 @@
 //! A transfer from a cache in another process.
 
+use super::carrier::{Carrier, DataPlane};
 use super::mapped::Mapped;
-use super::peer::{Peer, Question, accepted, unexpected};
+use super::peer::{Peer, accepted, unexpected};
+use super::question::Question;
 use super::streams;
 use crate::backend::{BlockId, BlockStore};
 use crate::bail;
 use crate::error::{Result, Status};
-use crate::kv::format::{Ticket, decode_sequence};
+use crate::kv::format::{Ticket, TransportKeys, decode_sequence};
 use crate::transport::net::Channel;
 use crate::transport::net::message::Message;
 use crate::transport::nixl::Reader;
@@ -14,15 +16,6 @@ use crate::transport::source::{Destination, Progress, TransferSource, Transport,
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// The carrier of the blocks. Questions go over a connection in any case.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::transport) enum DataPlane {
-    /// The peer's pool, in host memory or on a CUDA device.
-    Mapped,
-    Streams,
-    Nixl,
-}
 
 /// The shortest time between two questions for more blocks when there were none.
 const NOTHING_NEW: Duration = Duration::from_millis(20);
@@ -37,7 +30,7 @@ pub(in crate::transport) struct RemoteTransfer {
     peer: Arc<Peer>,
     /// None once it has failed or was given back.
     control: Option<Channel>,
-    keys: crate::kv::format::TransportKeys,
+    keys: TransportKeys,
     timeout: Duration,
     store: Arc<dyn BlockStore>,
     hold: u64,
@@ -46,39 +39,11 @@ pub(in crate::transport) struct RemoteTransfer {
     /// The most blocks that there can be.
     most: usize,
     block_bytes: usize,
-    mapped: Option<Arc<Mapped>>,
-    reader: Option<Arc<Reader>>,
+    carrier: Carrier,
     told: Instant,
     /// When the exporter was asked to begin.
     pub asked: Instant,
     over: bool,
-}
-
-/// Carriers that were set up for the blocks: the peer's mapped pool or NIXL's reader, or neither for connections.
-#[derive(Default)]
-struct Reached {
-    mapped: Option<Arc<Mapped>>,
-    reader: Option<Arc<Reader>>,
-}
-
-fn reach(
-    peer: &Peer,
-    control: &mut Channel,
-    block_bytes: usize,
-    plane: DataPlane,
-    question: Question<'_>,
-) -> Result<Reached> {
-    match plane {
-        DataPlane::Streams => Ok(Reached::default()),
-        DataPlane::Nixl => Ok(Reached { reader: Some(peer.reader(control, question)?), mapped: None }),
-        DataPlane::Mapped => {
-            let mapped = peer.mapped(control, question)?;
-            if mapped.block_bytes != block_bytes {
-                bail!(Incompatible, "the peer's blocks: expected {block_bytes} bytes, found {}", mapped.block_bytes);
-            }
-            Ok(Reached { mapped: Some(mapped), reader: None })
-        }
-    }
 }
 
 impl RemoteTransfer {
@@ -100,8 +65,8 @@ impl RemoteTransfer {
         crate::failpoint::hit("transport.import.open")?;
         let (mut control, asked, answer) = peer.begin(open, question)?;
         let Message::Opened { hold } = answer else { return unexpected() };
-        let Reached { mapped, reader } = match reach(peer, &mut control, block_bytes, plane, question) {
-            Ok(found) => found,
+        let carrier = match Carrier::set_up(plane, peer, &mut control, block_bytes, question) {
+            Ok(carrier) => carrier,
             Err(error) => {
                 // Ended now rather than when the exporter sees the connection close: another transport may be tried at once.
                 if error.status != Status::Peer && peer.ask(&mut control, &Message::Close { hold }, question).is_ok() {
@@ -122,8 +87,7 @@ impl RemoteTransfer {
             ids: Vec::new(),
             most,
             block_bytes,
-            mapped,
-            reader,
+            carrier,
             told: Instant::now(),
             asked,
             over: false,
@@ -151,16 +115,15 @@ impl RemoteTransfer {
 
     /// The transport that carries the blocks.
     pub fn transport(&self) -> Transport {
-        match (&self.mapped, &self.reader) {
-            (Some(mapped), _) => mapped.transport(),
-            (None, Some(_)) => Transport::Nixl,
-            (None, None) => Transport::Tcp,
-        }
+        self.carrier.transport()
     }
 
     /// Takes the page faults of the mapped pool now rather than in the first transfer.
     pub fn populate(&self) -> Result<()> {
-        self.mapped.as_ref().map_or(Ok(()), |mapped| mapped.populate())
+        match &self.carrier {
+            Carrier::Mapped(mapped) => mapped.populate(),
+            Carrier::Nixl(_) | Carrier::Streams => Ok(()),
+        }
     }
 
     fn copy_mapped(
@@ -178,9 +141,16 @@ impl RemoteTransfer {
         self.ids = ids;
         copied
     }
-}
 
-impl RemoteTransfer {
+    fn receive(&mut self, blocks: Range<usize>, into: &dyn Destination, wanted: Wanted<'_>) -> Result<()> {
+        let store = self.store.clone();
+        let question = Question { keys: self.keys, timeout: self.timeout, store: &store, wanted };
+        let Some(mut control) = self.control.take() else { bail!(Peer, "the connection to the peer broke before") };
+        streams::fetch(&self.peer, &mut control, self.hold, blocks, self.block_bytes, into, question)?;
+        self.control = Some(control);
+        Ok(())
+    }
+
     /// Reads by NIXL. All reads have ended when this returns, whatever happens: until then the blocks must not be freed.
     fn read_nixl(
         &mut self,
@@ -237,18 +207,11 @@ impl TransferSource for RemoteTransfer {
 
     fn fetch(&mut self, blocks: Range<usize>, into: &dyn Destination, wanted: Wanted<'_>) -> Result<()> {
         crate::failpoint::hit("transport.import.fetch")?;
-        if let Some(mapped) = self.mapped.clone() {
-            return self.copy_mapped(&mapped, blocks, into, wanted);
+        match &self.carrier {
+            Carrier::Mapped(mapped) => self.copy_mapped(&mapped.clone(), blocks, into, wanted),
+            Carrier::Nixl(reader) => self.read_nixl(&reader.clone(), blocks, into, wanted),
+            Carrier::Streams => self.receive(blocks, into, wanted),
         }
-        if let Some(reader) = self.reader.clone() {
-            return self.read_nixl(&reader, blocks, into, wanted);
-        }
-        let store = self.store.clone();
-        let question = Question { keys: self.keys, timeout: self.timeout, store: &store, wanted };
-        let Some(mut control) = self.control.take() else { bail!(Peer, "the connection to the peer broke before") };
-        streams::fetch(&self.peer, &mut control, self.hold, blocks, self.block_bytes, into, question)?;
-        self.control = Some(control);
-        Ok(())
     }
 
     fn keep_alive(&mut self, wanted: Wanted<'_>) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Receives blocks over several connections at once, straight into the pool.
 
-use super::patience;
-use super::peer::{Peer, Question, unexpected};
+use super::peer::{Peer, unexpected};
+use super::question::{Question, patience};
 use crate::bail;
 use crate::error::{Error, Result};
 use crate::sys::bytes::ByteTarget;

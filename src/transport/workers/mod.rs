@@ -9,7 +9,7 @@ mod tests;
 
 use crate::bail;
 use crate::error::Result;
-use shares::{MOST, Shares};
+use shares::{MOST, PeerKey, Shares};
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,8 +19,6 @@ use std::time::{Duration, Instant};
 pub(super) type Job = Box<dyn FnOnce(&Place) + Send>;
 /// Work for a thread that has nothing else to do. Returns false once there is nothing to look after.
 pub(super) type Chore = Box<dyn Fn() -> bool + Send + Sync>;
-/// The peer that a job waits for: the epoch of the exporting cache.
-pub(super) type PeerKey = [u8; 16];
 
 /// How long a thread waits for another job, and how often the chore is done meanwhile.
 const LINGER: Duration = Duration::from_secs(2);

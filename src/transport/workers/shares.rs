@@ -5,8 +5,10 @@
 //! threads that it leaves free. Many such peers take all threads nevertheless. Then their jobs, which are *stalled*, give
 //! way: a peer of which no job is stalled may also have threads of stalled jobs of others.
 
-use super::PeerKey;
 use std::collections::HashMap;
+
+/// The peer that a job waits for: the epoch of the exporting cache.
+pub(in crate::transport) type PeerKey = [u8; 16];
 
 /// The most jobs that run at once.
 pub(super) const MOST: usize = 256;

@@ -1,5 +1,7 @@
 //! Connections whose bytes are changed on the way, and how blocks are cut into pieces.
 
+mod messages;
+
 use super::channel::{Protection, groups, window};
 use super::cipher::Codes;
 use super::message::Message;

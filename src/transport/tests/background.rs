@@ -1,0 +1,91 @@
+//! Imports that a node runs on its own threads.
+
+use super::*;
+use crate::kv::Consumed;
+use crate::kv::tests::held::HeldStore;
+use std::collections::HashMap;
+
+#[test]
+fn an_import_in_the_background_reports_once() {
+    let store = Arc::new(HeldStore::new(MemoryStore::new(GEOMETRY, 32)));
+    let (a, b) = (Cache::new(identity(), Shards::on_one_device(store.clone()).unwrap(), config()).unwrap(), cache(16));
+    let node = node(&b);
+    let ticket = || transport::ticket(&a, exported(&a, 14)).unwrap();
+    let (done, wait) = mpsc::channel();
+    let import = |data: Vec<u8>| {
+        let done = done.clone();
+        node.import(&data, move |id, outcome| done.send((id, outcome)).unwrap()).unwrap()
+    };
+    // No block can be read for now, so that the import is seen pending.
+    let held = store.hold();
+    let id = import(ticket());
+    assert!(matches!(b.consume(id).unwrap(), Consumed::Pending));
+    assert!(b.info(id).unwrap().importing);
+    refused(b.image_len(id), Status::WouldBlock, &[]);
+    let (landed, woken) = mpsc::channel();
+    let landed_too = landed.clone();
+    assert!(b.on_landed(id, Arc::new(move || landed.send(id).unwrap())));
+    let dropped = import(ticket());
+    assert!(b.on_landed(dropped, Arc::new(move || landed_too.send(dropped).unwrap())));
+    b.release(dropped).unwrap();
+    assert_eq!(woken.recv_timeout(Duration::from_secs(60)).unwrap(), dropped);
+    let gone = exported(&a, 14);
+    let bad = transport::ticket(&a, gone).unwrap();
+    a.release(gone).unwrap();
+    let bad = import(bad);
+    drop(held);
+    assert_eq!(woken.recv_timeout(Duration::from_secs(60)).unwrap(), id);
+    let outcomes: HashMap<_, _> = (0..3).map(|_| wait.recv_timeout(Duration::from_secs(60)).unwrap()).collect();
+    assert_eq!(outcomes[&id], Ok(()));
+    assert_eq!(outcomes[&dropped].as_ref().unwrap_err().status, Status::NotFound);
+    assert_eq!(outcomes[&bad].as_ref().unwrap_err().status, Status::NotFound);
+    assert!(!b.on_landed(id, Arc::new(|| ())));
+    for _ in 0..2 {
+        refused(b.consume(bad), Status::NotFound, &[]);
+    }
+    b.release(bad).unwrap();
+    consume(&b, id).unwrap().verify(b.store());
+    assert_idle(&b);
+    // What can be seen without the exporter is refused at once; an image is there at once.
+    assert!(node.import(b"nonsense", |_, _| panic!("never accepted")).is_err());
+    let mut image = read(&a, exported(&a, 14));
+    let (done, wait) = mpsc::channel();
+    let id = node.import(&image, move |id, outcome| done.send((id, outcome)).unwrap()).unwrap();
+    assert_eq!(wait.try_recv().unwrap(), (id, Ok(())));
+    consume(&b, id).unwrap().verify(b.store());
+    *image.last_mut().unwrap() ^= 1;
+    refused(node.import(&image, |_, _| panic!("never accepted")), Status::Corrupt, &["block 3"]);
+}
+
+#[test]
+fn closing_ends_imports_that_are_queued() {
+    let store = Arc::new(HeldStore::new(MemoryStore::new(GEOMETRY, 32)));
+    let (a, b) = (Cache::new(identity(), Shards::on_one_device(store.clone()).unwrap(), config()).unwrap(), cache(16));
+    let importer = node(&b);
+    let ticket = || transport::ticket(&a, exported(&a, 14)).unwrap();
+    let (done, wait) = mpsc::channel();
+    let held = store.hold();
+    for _ in 0..3 {
+        let done = done.clone();
+        importer.import(&ticket(), move |_, outcome| done.send(outcome).unwrap()).unwrap();
+    }
+    std::thread::scope(|scope| {
+        let closing = scope.spawn(move || drop(importer));
+        std::thread::sleep(Duration::from_millis(20));
+        drop(held);
+        closing.join().unwrap();
+    });
+    drop(b);
+    drop(done);
+    let outcomes: Vec<_> = wait.iter().collect();
+    assert_eq!(outcomes.len(), 3);
+    let closed = |outcome: &Result<()>| outcome.as_ref().err().is_none_or(|error| error.status == Status::Shutdown);
+    assert!(outcomes.iter().all(closed), "{outcomes:?}");
+    let c = cache(16);
+    c.close();
+    let closed = node(&c);
+    refused(closed.import(&ticket(), |_, _| ()), Status::Shutdown, &[]);
+    let image = read(&a, exported(&a, 14));
+    refused(c.import_image(&image), Status::Shutdown, &[]);
+    assert_idle(&c);
+}
