@@ -1,6 +1,7 @@
 # make demo   sets up, builds, prefills a prompt in one engine and decodes it in another
 #             MODEL=<Hugging Face directory>  PROMPT="..."  MAX=<tokens>
 # make demo-processes   the same with two processes and KV through shared memory
+# make demo-dynamo   a prefill and a decode worker under NVIDIA Dynamo (docs/dynamo.md); needs Go
 # make serve  an OpenAI-compatible server: a front with a page to try it on, a prefill worker, two decode workers
 #             SERVER=go|cpp  MODEL=<directory>  PORT=<port>
 # make test   everything that CI runs; `make go` (the Go module) and `make servers` (the servers under real clients) are parts of it
@@ -35,7 +36,7 @@ STAGE := $(CURDIR)/$(BUILD)/stage
 GO_ENV := PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig CGO_LDFLAGS="-O2 -g -Wl,-rpath,$(STAGE)/lib"
 CARGO_TEST := cargo test --locked --features $(FEATURES)
 
-.PHONY: all demo demo-processes serve go-server go servers stage test check fuzz kernels gpu-check gpu-check-pack header bench install clean setup configure build fmt lint rust ctest
+.PHONY: all demo demo-processes demo-dynamo serve go-server go servers stage test check fuzz kernels gpu-check gpu-check-pack header bench install clean setup configure build fmt lint rust ctest
 
 all: build
 
@@ -61,6 +62,12 @@ demo-processes: setup
 	@cmake --build $(BUILD) --parallel $(JOBS) --target example_prefill_worker example_decode_worker example_disagg
 	@echo
 	@examples/handoff.sh --bin $(BUILD)/examples --model "$(MODEL)" $(if $(value PROMPT),'$(subst ','\'',$(value PROMPT))')
+
+demo-dynamo:
+	@tools/setup.sh
+	@$(MAKE) go-server
+	@tools/dynamo.sh --install
+	@examples/dynamo/demo.sh "$(MODEL)"
 
 serve:
 	@tools/setup.sh $(if $(filter cpp,$(SERVER)),--all)

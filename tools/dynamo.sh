@@ -2,13 +2,13 @@
 # Runs tests/dynamo: NVIDIA Dynamo and vLLM's router, as released, over the example servers that were built.
 #
 #     tools/dynamo.sh [PYTEST-ARGUMENT...]
-#     tools/dynamo.sh --install   installs what is needed into target/dynamo: once, 300 MB to download
+#     tools/dynamo.sh --install   installs what is needed into target/dynamo: once, some hundred MB
+#     tools/dynamo.sh --overhead [SECONDS] [tiny|slow]   measures what Dynamo costs (tests/dynamo/overhead.py)
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 venv=target/dynamo
 if [ "${1:-}" = --install ]; then
-    [ "$(uname -m)" = x86_64 ] || [ "$(uname -m)" = aarch64 ] || die "there are no wheels of Dynamo for $(uname -m)"
     at_least "$(version_of python3 --version)" 3.11 || die "python3 is older than 3.11"
     need_venv "$venv" --only-binary :all: --no-deps -r tests/dynamo/requirements.txt
     exit
@@ -18,5 +18,9 @@ fi
 binary=$PWD/build/examples/go-server/go-server
 [ -x "$binary" ] || die "the Go server was not built: make go-server"
 export CLEAVE_GO_SERVER=$binary
+if [ "${1:-}" = --overhead ]; then
+    shift
+    PYTHONPATH=tests/dynamo:tests/servers PYTHONDONTWRITEBYTECODE=1 exec "$venv/bin/python" tests/dynamo/overhead.py "$@"
+fi
 [ $# -gt 0 ] && [ -e "${!#}" ] || set -- "$@" tests/dynamo
 PYTHONDONTWRITEBYTECODE=1 "$venv/bin/python" -m pytest --tb=short "$@"

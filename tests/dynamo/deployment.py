@@ -17,6 +17,7 @@ import openai
 from servers import MODEL, SMALL, Server, get, wait_until
 
 LANGUAGE = "go"
+LEASE = 5  # seconds for KV that nobody fetches
 
 
 def free_port():
@@ -75,6 +76,7 @@ class Worker:
     def start_engine(self):
         secret = [] if self.role == "mixed" else ["--secret-file", self.deployment.secret]
         self.engine = Server(LANGUAGE, "--role", self.role, "--listen", "127.0.0.1:0", "--grpc", self.grpc, "--model", self.deployment.model,
+                             "--kv-lease", LEASE,
                              *secret, *SMALL, *self.options)
 
     def start_sidecar(self):
@@ -92,7 +94,7 @@ class Worker:
 
 
 class Deployment:
-    def __init__(self, mixed=0, prefill=0, decode=0, model=MODEL, engine_options=(), frontend_options=()):
+    def __init__(self, mixed=0, prefill=0, decode=0, model=MODEL, engine_options=(), frontend_options=(), grace=1):
         self.temporary = tempfile.TemporaryDirectory(prefix="cleave-dynamo-")
         self.directory = Path(self.temporary.name)
         self.model = model
@@ -101,7 +103,10 @@ class Deployment:
         self.environment = {**os.environ, "DYN_DISCOVERY_BACKEND": "file", "DYN_FILE_KV": str(self.directory / "discovery"),
                             "DYN_REQUEST_PLANE": "tcp", "DYN_EVENT_PLANE": "zmq", "DYN_TCP_RPC_HOST": "127.0.0.1", "DYN_HTTP_HOST": "127.0.0.1",
                             "DYN_SYSTEM_HOST": "127.0.0.1", "DYN_EVENT_PLANE_HOST": "127.0.0.1", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1",
-                            "DYN_LOGGING_DISABLE_ANSI_COLORS": "1"}
+                            "DYN_LOGGING_DISABLE_ANSI_COLORS": "1",
+                            # Seconds after which a sidecar that was told to end cuts off its streams, and a prefill one stops to
+                            # wait for KV to be fetched.
+                            "DYN_GRACEFUL_SHUTDOWN_GRACE_PERIOD_SECS": str(grace), "DYN_PREFILL_DRAIN_TIMEOUT_S": "1"}
         self.workers = []
         try:
             self.start_frontend(frontend_options)
@@ -141,17 +146,23 @@ class Deployment:
                 counts[instance["component"]] = counts.get(instance["component"], 0) + 1
         return counts
 
+    def alive(self):
+        """What instances() becomes when the frontend is up to date."""
+        components = ["prefill" if worker.role == "prefill" else "backend" for worker in self.workers if worker.sidecar.alive()]
+        return {component: components.count(component) for component in components}
+
+    def migrations(self):
+        """How many streams the frontend has continued at another worker."""
+        lines = [line for line in get(self.url + "/metrics")[1].splitlines() if line.startswith("dynamo_frontend_model_migration_total{")]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if "ongoing" in line)
+
     def wait_until_ready(self):
-        alive = [worker for worker in self.workers if worker.sidecar.alive()]
-        wanted = {"prefill": sum(worker.role == "prefill" for worker in alive), "backend": sum(worker.role != "prefill" for worker in alive)}
-        wanted = {component: count for component, count in wanted.items() if count}
-
         def known():
-            for process in [self.frontend, *(worker.sidecar for worker in alive)]:
+            for process in [self.frontend, *(worker.sidecar for worker in self.workers)]:
                 assert process.alive(), f"{process.name} has ended\n{process.log()[-4000:]}"
-            return self.instances() == wanted
+            return self.instances() == self.alive()
 
-        wait_until(f"the frontend knows {wanted}", known)
+        wait_until("the frontend knows all workers", known)
         wait_until("a request is served", self.serves)
 
     def serves(self):
@@ -175,7 +186,10 @@ class Deployment:
 
     def stop(self):
         """Ends everything as an operator does: whoever is asked for work first, last."""
-        for process in [self.frontend, *(worker.sidecar for worker in self.workers)]:
+        sidecars = [worker.sidecar for worker in self.workers]
+        for process in [self.frontend, *sidecars]:
+            process.signal(signal.SIGTERM)
+        for process in [self.frontend, *sidecars]:
             process.stop()
         statuses = [worker.engine.stop() for worker in self.workers if worker.engine.process.poll() is None]
         assert all(status == 0 for status in statuses), statuses

@@ -64,8 +64,9 @@ class Server:
         watchdog = threading.Timer(120, self.process.kill)
         watchdog.start()
         line = self.process.stdout.readline()
-        if line.startswith("workers join at "): # a front
-            self.inside = line.removeprefix("workers join at ").strip()
+        while line.startswith(("workers join at ", "gRPC at ")): # a front, a gRPC worker
+            if line.startswith("workers"):
+                self.inside = line.removeprefix("workers join at ").strip()
             line = self.process.stdout.readline()
         watchdog.cancel()
         assert line.startswith("listening on http://"), f"{language} {options}: {line!r}\n{self.log()}"
