@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"log"
 	"net/http"
 	"sync"
@@ -10,6 +9,8 @@ import (
 	"unicode/utf8"
 
 	cleave "cleave/go"
+
+	"cleave/examples/go-server/internal/core"
 )
 
 // completion is a request on its way through the engine. Each choice has a goroutine.
@@ -88,16 +89,18 @@ func (c *completion) begin() error {
 
 // submit submits every `step`-th choice from `first` up to, but not including, `end`.
 func (c *completion) submit(first, end, step int) error {
-	var requests []cleave.Request
+	var requests []core.Request
+	var batch []cleave.Request
 	for i := first; i < end; i += step {
-		requests = append(requests, engineRequest(c.request, c.prompts[i/c.request.n], i%c.request.n))
+		request := engineRequest(c.request, c.prompts[i/c.request.n], i%c.request.n)
+		requests, batch = append(requests, request), append(batch, request.Request)
 	}
-	streams, err := c.engine.SubmitBatch(c.ctx, requests)
+	streams, err := c.Engine.SubmitBatch(c.ctx, batch)
 	if err != nil {
 		return err
 	}
 	for i, stream := range streams {
-		c.follow(first+i*step, stream)
+		c.follow(first+i*step, requests[i], stream)
 	}
 	return nil
 }
@@ -106,18 +109,18 @@ func (c *completion) submit(first, end, step int) error {
 // does not come, the engine computes it from the ticket's tokens. The ticket also holds sampling parameters and limits,
 // but those of this request count: other routers than a front ask the prefill worker for one token.
 func (c *completion) submitTicket() error {
-	kv, err := c.cache.Import(c.request.kv.Ticket)
+	kv, err := c.Cache.Import(c.request.kv.Ticket)
 	if err != nil {
 		return err
 	}
 	defer kv.Close() // releases the handle if it was not submitted
 	request := engineRequest(c.request, nil, 0)
 	request.KV, request.EmitPending, request.Recompute, request.OverrideSampling = kv, true, true, true
-	stream, err := c.engine.Submit(c.ctx, request)
+	stream, err := c.Engine.Submit(c.ctx, request.Request)
 	if err != nil {
 		return err
 	}
-	c.follow(0, stream)
+	c.follow(0, request, stream)
 	c.group.Add(1)
 	go func() { // the answer waits for this goroutine, so that "done" is the last trace event
 		defer c.group.Done()
@@ -130,84 +133,60 @@ func (c *completion) submitTicket() error {
 	return nil
 }
 
-// follow starts a goroutine that reads the events of a choice.
-func (c *completion) follow(i int, stream *cleave.Stream) {
+// follow starts a goroutine that reads the answer to a choice.
+func (c *completion) follow(i int, request core.Request, stream *cleave.Stream) {
 	if c.request.stream {
 		c.send(nil) // sends the header: from now on errors are part of the stream
 	}
 	c.group.Add(1)
 	go func() {
 		defer c.group.Done()
-		defer stream.Close()
-		if err := c.read(i, stream); err != nil {
+		if err := c.read(i, request, stream); err != nil {
 			c.cancel(err)
 		}
 	}()
 }
 
-// read turns the events of a choice into pieces.
-func (c *completion) read(i int, stream *cleave.Stream) error {
-	detokenizer, err := c.model.NewDetokenizer()
+// read turns the answer to a choice into chunks.
+func (c *completion) read(i int, request core.Request, stream *cleave.Stream) error {
+	generation, err := c.Follow(c.ctx, request, stream)
 	if err != nil {
 		return err
 	}
-	defer detokenizer.Close()
 	if c.request.chat {
 		c.emit(i, piece{role: "assistant"}, 0)
 	}
-	stop := stopMatcher{stops: c.request.stop}
-	tokens, offset := 0, 0
-	for event, err := range stream.Events() {
-		if err == nil && tokens == 0 && c.request.n > 1 && i%c.request.n == 0 {
+	offset, begun := 0, false
+	for p, err := range generation.Pieces() {
+		if err != nil {
+			return err
+		}
+		tokens := generation.Tokens()
+		if !begun && c.request.n > 1 && i%c.request.n == 0 {
 			if err := c.submit(i+1, i+c.request.n, 1); err != nil { // the other choices find the KV in the prefix cache
 				return err
 			}
 		}
-		switch {
-		case stop.found && event.Type != cleave.EventFinished:
-		case err != nil && !(stop.found && errors.Is(err, cleave.ErrCancelled)):
-			return err
-		case event.Type == cleave.EventToken:
-			tokens++
+		begun = true
+		if p.End == nil {
 			if c.firstToken() {
 				c.trace("decode", "worker", c.url)
 			}
-			text, err := detokenizer.Push(event.Token)
-			if err != nil {
-				return err
+			next := piece{text: p.Text, tokens: c.logprobs(&p, offset)}
+			offset += utf8.RuneCountInString(p.Raw)
+			if next.text != "" || next.tokens != nil {
+				c.emit(i, next, tokens)
 			}
-			p := piece{text: text, tokens: c.logprobs(&event, offset)}
-			offset += utf8.RuneCountInString(text)
-			if tokens > c.request.minTokens {
-				p.text = stop.push(text)
-			}
-			if p.text != "" || p.tokens != nil {
-				c.emit(i, p, tokens)
-			}
-			if stop.found {
-				c.emit(i, piece{finish: "stop"}, tokens)
-				stream.Cancel() // the last event still reports the tokens found in the prefix cache
-			}
-		case event.Type == cleave.EventFinished:
-			c.generated.Add(int64(tokens))
-			if i%c.request.n == 0 { // its siblings reuse its KV
-				c.cached.Add(int64(event.CachedTokens))
-			}
-			if stop.found {
-				return nil
-			}
-			rest, err := detokenizer.Flush()
-			if err != nil {
-				return err
-			}
-			if text := stop.push(rest) + stop.held; text != "" {
-				c.emit(i, piece{text: text}, tokens)
-			}
-			if stop.found {
-				event.Reason = cleave.FinishStop
-			}
-			c.emit(i, piece{finish: event.Reason.String()}, tokens)
+			continue
 		}
+		c.generated.Add(int64(tokens))
+		if i%c.request.n == 0 { // its siblings reuse its KV
+			c.cached.Add(int64(p.End.Cached))
+		}
+		if p.Text != "" {
+			c.emit(i, piece{text: p.Text}, tokens)
+		}
+		c.emit(i, piece{finish: p.End.Reason.String()}, tokens)
 	}
 	return nil
 }
@@ -230,19 +209,19 @@ func (c *completion) emit(i int, p piece, tokens int) {
 }
 
 // logprobs returns the log-probabilities of a token, if the client wants them.
-func (c *completion) logprobs(event *cleave.Event, offset int) []tokenLogprob {
+func (c *completion) logprobs(p *core.Piece, offset int) []tokenLogprob {
 	if c.request.top < 0 {
 		return nil
 	}
-	out := tokenLogprob{c.candidate(event.Token, event.Logprob), []candidate{}, offset}
-	for _, top := range event.Top {
+	out := tokenLogprob{c.candidate(p.Token, p.Logprob), []candidate{}, offset}
+	for _, top := range p.Top {
 		out.Top = append(out.Top, c.candidate(top.Token, top.Logprob))
 	}
 	return []tokenLogprob{out}
 }
 
 func (c *completion) candidate(token int32, logprob float32) candidate {
-	raw, _ := c.model.TokenBytes(token) // cannot fail for a sampled token
+	raw, _ := c.Model.TokenBytes(token) // cannot fail for a sampled token
 	bytes := make([]int, len(raw))
 	for i, b := range raw {
 		bytes[i] = int(b)

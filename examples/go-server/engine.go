@@ -17,15 +17,9 @@ import (
 
 // engineHost is the backend of every role but the front: a model, a cache and an engine over it.
 type engineHost struct {
+	*core.Host
 	options *options
 	url     string // address of this server for others
-	core    *core.Host
-	model   *cleave.Model
-	about   cleave.ModelInfo
-	cache   *cleave.Cache
-	engine  *cleave.Engine
-
-	maxPromptBytes int // longer text cannot fit into the context
 }
 
 var roles = map[string]cleave.Role{"mixed": cleave.RoleMixed, "prefill": cleave.RolePrefill, "decode": cleave.RoleDecode}
@@ -58,11 +52,8 @@ func openEngine(o *options, url string) (*engineHost, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &engineHost{options: o, url: url, core: host, model: host.Model, about: host.About, cache: host.Cache, engine: host.Engine,
-		maxPromptBytes: host.MaxPromptBytes}, nil
+	return &engineHost{host, o, url}, nil
 }
-
-func (h *engineHost) close() { h.core.Close() }
 
 // generate answers a request according to the server's role.
 func (h *engineHost) generate(a *reply, r *http.Request, q *request) error {
@@ -95,7 +86,7 @@ func newID(chat bool) string {
 // context is refused before it is tokenised.
 func (h *engineHost) tokenize(q *request) ([][]int32, error) {
 	for token := range q.logitBias {
-		if int(token) >= h.about.VocabSize {
+		if int(token) >= h.About.VocabSize {
 			return nil, invalid("logit_bias", "logit_bias: the model has no token %d", token)
 		}
 	}
@@ -107,7 +98,7 @@ func (h *engineHost) tokenize(q *request) ([][]int32, error) {
 	for _, prompt := range q.prompts {
 		tokens := make([]int32, len(prompt.tokens))
 		for i, token := range prompt.tokens {
-			if token < 0 || token >= int64(h.about.VocabSize) {
+			if token < 0 || token >= int64(h.About.VocabSize) {
 				return nil, invalid("prompt", "prompt: the model has no token %d", token)
 			}
 			tokens[i] = int32(token)
@@ -117,7 +108,7 @@ func (h *engineHost) tokenize(q *request) ([][]int32, error) {
 				return nil, err
 			}
 			var err error
-			if tokens, err = h.model.Tokenize(prompt.text); err != nil {
+			if tokens, err = h.Model.Tokenize(prompt.text); err != nil {
 				return nil, invalid("prompt", "%v", err)
 			}
 		}
@@ -137,7 +128,7 @@ func (h *engineHost) tokenizeChat(q *request) ([]int32, error) {
 	if err := h.fitsBytes("chat_template_kwargs", len(arguments)); err != nil {
 		return nil, err
 	}
-	prompt, err := h.model.ChatPromptWith(q.messages, cleave.ChatOptions{
+	prompt, err := h.Model.ChatPromptWith(q.messages, cleave.ChatOptions{
 		Arguments:            arguments,
 		NoGenerationPrompt:   !get(q.fields, "add_generation_prompt", true),
 		ContinueFinalMessage: get(q.fields, "continue_final_message", false),
@@ -148,7 +139,7 @@ func (h *engineHost) tokenizeChat(q *request) ([]int32, error) {
 	if err := h.fitsBytes("messages", len(prompt)); err != nil {
 		return nil, err
 	}
-	tokens, err := h.model.TokenizeNoSpecial(prompt) // the template has added the special tokens
+	tokens, err := h.Model.TokenizeNoSpecial(prompt) // the template has added the special tokens
 	if err != nil {
 		return nil, invalid("messages", "%v", err)
 	}
@@ -157,17 +148,17 @@ func (h *engineHost) tokenizeChat(q *request) ([]int32, error) {
 
 // fitsBytes refuses text that would not fit into the context even with the longest tokens.
 func (h *engineHost) fitsBytes(param string, bytes int) error {
-	if bytes <= h.maxPromptBytes {
+	if bytes <= h.MaxPromptBytes {
 		return nil
 	}
-	return h.tooLong(param, fmt.Sprintf("%d bytes, and at most %d can fit", bytes, h.maxPromptBytes))
+	return h.tooLong(param, fmt.Sprintf("%d bytes, and at most %d can fit", bytes, h.MaxPromptBytes))
 }
 
 func (h *engineHost) fits(param string, tokens int) error {
 	if tokens == 0 {
 		return invalid(param, "%s: a prompt is empty", param)
 	}
-	if tokens <= h.about.MaxContextTokens {
+	if tokens <= h.About.MaxContextTokens {
 		return nil
 	}
 	return h.tooLong(param, fmt.Sprintf("%d tokens", tokens))
@@ -176,13 +167,13 @@ func (h *engineHost) fits(param string, tokens int) error {
 // tooLong returns an error with the text of OpenAI's error, because clients recognise it by that.
 func (h *engineHost) tooLong(param, size string) error {
 	err := invalid(param, "This model's maximum context length is %d tokens. However, the prompt has %s.",
-		h.about.MaxContextTokens, size)
+		h.About.MaxContextTokens, size)
 	err.Code = "context_length_exceeded"
 	return err
 }
 
 // engineRequest converts choice number `choice` of the n choices of a prompt.
-func engineRequest(q *request, prompt []int32, choice int) cleave.Request {
+func engineRequest(q *request, prompt []int32, choice int) core.Request {
 	f := q.fields
 	r := cleave.Request{
 		Prompt:            prompt,
@@ -207,7 +198,7 @@ func engineRequest(q *request, prompt []int32, choice int) cleave.Request {
 			r.Seed = 1 << 63 // the library takes 0 for a random seed
 		}
 	}
-	return r
+	return core.Request{Request: r, StopStrings: q.stop}
 }
 
 // engineError translates an error of the library for a client.
@@ -226,9 +217,9 @@ func engineError(err error) *apiError {
 func (h *engineHost) models() []string { return []string{h.options.modelName} }
 
 func (h *engineHost) health() (fields map[string]any, problem string) {
-	audit, err := h.cache.Audit()
+	audit, err := h.Cache.Audit()
 	if err == nil {
-		err = h.engine.Err()
+		err = h.Engine.Err()
 	}
 	if err != nil {
 		problem = err.Error()
@@ -249,6 +240,6 @@ func (h *engineHost) writeMetrics(w io.Writer) {
 
 // idle reports whether no other process has KV left to fetch here.
 func (h *engineHost) idle() bool {
-	m, err := h.engine.Metrics()
+	m, err := h.Engine.Metrics()
 	return err != nil || h.options.role != "prefill" || m.ExportsOpen == 0
 }

@@ -3,19 +3,19 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"cleave/examples/go-server/internal/core"
+	"cleave/examples/go-server/internal/isolate"
 	"cleave/examples/go-server/internal/rpc"
 	"cleave/examples/go-server/internal/vllm"
 )
 
 // serveGRPC serves until `stop` is called, which returns at `end`, or when the requests that run have ended.
-func serveGRPC(address string, host *core.Host) (stop func(end time.Time), err error) {
-	listener, err := rpc.Listen(address)
-	if err != nil {
-		return nil, err
-	}
+func serveGRPC(listener net.Listener, host *core.Host) (stop func(end time.Time)) {
 	server := rpc.NewServer()
 	vllm.Register(server, host)
 	server.Serving(true, server.Services()...)
@@ -29,5 +29,18 @@ func serveGRPC(address string, host *core.Host) (stop func(end time.Time), err e
 		rest := time.AfterFunc(time.Second, server.Stop) // for clients that do not read
 		defer rest.Stop()
 		server.GracefulStop()
-	}, nil
+	}
+}
+
+// runIsolated serves with the engine in a child process.
+func runIsolated(o *options) error {
+	told, forget := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer forget()
+	return isolate.Run(told, isolate.Options{
+		Web:      o.listen,
+		GRPC:     o.grpc,
+		Drain:    time.Duration(o.drain) * time.Second,
+		Services: vllm.Services,
+		Ready:    "listening on http://",
+	})
 }

@@ -1,10 +1,13 @@
 // Command go-server is an OpenAI-compatible server on cleave: alone, or as prefill worker, decode worker or front of a
 // set of processes. ../README.md describes its options, its HTTP interface and the protocol between its processes.
 //
-// The calls of cleave are in engine.go (model, cache, engine), completion.go (requests), prefill.go (the prefill half
-// of a request) and worker.go (pairing). The other files are a usual server: http.go, connections.go and reply.go
-// answer; fields.go, openai.go, messages.go, answer.go and stop.go implement OpenAI's API; front.go, relay.go,
-// registry.go and auth.go pass requests on to workers.
+// The calls of cleave are in internal/core (model, cache, engine; text and stop strings; handing prompts over), engine.go
+// and completion.go (requests that came by HTTP), prefill.go (the prefill half of a request) and worker.go (pairing).
+//
+// The other files here are a usual HTTP server: http.go, connections.go and reply.go answer; fields.go, openai.go,
+// messages.go and answer.go implement OpenAI's API; front.go, relay.go, registry.go and auth.go pass requests on to
+// workers. gRPC begins in grpc.go: internal/vllm is vLLM's protocol, internal/rpc what services have in common,
+// internal/isolate the process in front of the engine's, and internal/pb generated code.
 package main
 
 import (
@@ -19,6 +22,9 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"cleave/examples/go-server/internal/isolate"
+	"cleave/examples/go-server/internal/rpc"
 )
 
 func main() {
@@ -32,6 +38,9 @@ func main() {
 		status = 1
 		err = run(options)
 	}
+	if child := isolate.ExitError(0); errors.As(err, &child) {
+		os.Exit(int(child)) // the child has said why
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "go-server:", err)
 		os.Exit(status)
@@ -40,9 +49,17 @@ func main() {
 
 // run serves until a signal tells the process to end.
 func run(o *options) error {
-	listener, err := net.Listen("tcp", o.listen)
+	listener, grpcListener, err := isolate.Child()
 	if err != nil {
 		return err
+	}
+	if o.isolate && listener == nil {
+		return runIsolated(o)
+	}
+	if listener == nil {
+		if listener, err = net.Listen("tcp", o.listen); err != nil {
+			return err
+		}
 	}
 	defer listener.Close()
 	url := o.advertise
@@ -80,7 +97,7 @@ func run(o *options) error {
 		if err != nil {
 			return err
 		}
-		defer host.close()
+		defer host.Close()
 		var authenticator *authenticator
 		if o.front != "" {
 			secret, err := readSecret(o.secretFile)
@@ -91,11 +108,14 @@ func run(o *options) error {
 		}
 		server = newServer(host, o.page, authenticator, url)
 		server.worker = o.worker()
-		idle, broken = host.idle, host.engine.Failed()
+		idle, broken = host.idle, host.Engine.Failed()
 		if o.grpc != "" {
-			if stopGRPC, err = serveGRPC(o.grpc, host.core); err != nil {
-				return err
+			if grpcListener == nil {
+				if grpcListener, err = rpc.Listen(o.grpc); err != nil {
+					return err
+				}
 			}
+			stopGRPC = serveGRPC(grpcListener, host.Host)
 		}
 		if o.front != "" {
 			if leave, err = join(host, authenticator); err != nil {

@@ -24,7 +24,7 @@ func (h *engineHost) prefill(ctx context.Context, a *reply, q *request, prompts 
 	began := time.Now()
 	request := engineRequest(q, prompts[0], 0)
 	request.StreamKV = true
-	for event, err := range h.engine.Generate(ctx, request) {
+	for event, err := range h.Engine.Generate(ctx, request.Request) {
 		switch {
 		case err != nil:
 			return err
@@ -54,24 +54,17 @@ func (h *engineHost) prefillWhole(ctx context.Context, a *reply, q *request, pro
 	answer := c.answer(c.choice(0, piece{role: "assistant", finish: "length"}))
 	answer["kv_transfer_params"] = nil
 	if len(prompts) == 1 {
-		request := engineRequest(q, prompts[0], 0)
-		request.MinNewTokens = 0 // the decode worker has the client's limits, here max_tokens is the router's
-		var finished cleave.Event
-		for event, err := range h.engine.Generate(ctx, request) {
-			if err != nil {
-				return err
-			}
-			finished = event
-		}
-		if finished.KV == nil {
-			return invalid("", "the context has no room for another token")
-		}
-		ticket, err := finished.KV.Ticket()
+		prefilled, err := h.Prefill(ctx, engineRequest(q, prompts[0], 0))
 		if err != nil {
 			return err
 		}
-		if ctx.Err() != nil {
-			finished.KV.Close() // nobody will fetch it
+		ticket, err := prefilled.KV.Ticket()
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			prefilled.KV.Close() // nobody will fetch it
+			return err
 		}
 		answer["usage"] = usage(len(prompts[0]), 1)
 		answer["kv_transfer_params"] = kvParams{DoRemotePrefill: true, Ticket: ticket}

@@ -38,7 +38,7 @@ type pairing struct {
 // join reports to the front until `leave` is called. leave returns at `end`, or when the front has no more requests for
 // the worker. The worker must serve until then.
 func join(h *engineHost, a *authenticator) (leave func(end time.Time), err error) {
-	address, err := h.cache.Address()
+	address, err := h.Cache.Address()
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +112,7 @@ func (m *member) post(ctx context.Context, client *http.Client, path string, bod
 
 // report sends the state of this worker and returns the workers that are up.
 func (m *member) report() ([]peer, error) {
-	metrics, err := m.engine.Metrics()
+	metrics, err := m.Engine.Metrics()
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +160,7 @@ func (m *member) pairWith(peers []peer) {
 // pair checks that KV can be fetched from a prefill worker, and sets up the connection before a request needs it.
 func (m *member) pair(url string, p *pairing) {
 	for wanted := true; wanted; {
-		report, err := m.cache.Pair(p.address, cleave.TransportAny)
+		report, err := m.Cache.Pair(p.address, cleave.TransportAny)
 		if err == nil {
 			log.Printf("KV from %s: %s, %.1f GB/s", url, report.Detail, float64(report.BytesPerSecond)/1e9)
 			m.mu.Lock()

@@ -16,6 +16,15 @@ import (
 // of another model. Somebody has to prefill the prompt again.
 var ErrLost = errors.New("the KV of the prompt is lost")
 
+// invalid is the text of an error that matches cleave.ErrInvalidArgument.
+type invalid string
+
+// Error returns the text.
+func (e invalid) Error() string { return string(e) }
+
+// Is makes [errors.Is] take the error for the library's.
+func (e invalid) Is(target error) bool { return target == cleave.ErrInvalidArgument }
+
 // firstTokenLogprobs are the alternatives that a snapshot carries for the first token, whatever the prefill request
 // asked for, because the decode request may want them.
 const firstTokenLogprobs = 20
@@ -44,7 +53,7 @@ func (h *Host) Prefill(ctx context.Context, r Request) (p Prefilled, err error) 
 		}
 	}
 	if p.KV == nil {
-		return p, fmt.Errorf("the context has no room for another token (%w)", cleave.ErrInvalidArgument)
+		return p, invalid("the context has no room for another token")
 	}
 	return p, nil
 }
@@ -74,7 +83,7 @@ func (h *Host) Resume(ctx context.Context, r Request, ticket Ticket) (*Generatio
 	}
 	if tokens, err := kv.Tokens(); err != nil || !continues(tokens, r.Prompt) {
 		go release(kv)
-		return nil, fmt.Errorf("the ticket is of another prompt (%w)", cleave.ErrInvalidArgument)
+		return nil, invalid("the ticket is of another prompt")
 	}
 	if r.MinNewTokens > 0 {
 		return h.resample(ctx, r, kv)

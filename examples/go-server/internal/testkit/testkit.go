@@ -38,7 +38,7 @@ var model = sync.OnceValues(func() (*cleave.Model, error) {
 	directory = dir
 	source := os.Getenv("CLEAVE_TEST_MODEL")
 	if source == "" {
-		source = "../../../../models/tiny"
+		source = modelPath()
 	}
 	if err := os.CopyFS(dir, os.DirFS(source)); err != nil {
 		return nil, err
@@ -209,4 +209,14 @@ func Alone(t testing.TB, request cleave.Request) (events []cleave.Event, text st
 		t.Fatal(err)
 	}
 	return events, text
+}
+
+// modelPath looks for the model above the package under test.
+func modelPath() string {
+	for up := "../.."; ; up = "../" + up {
+		path := filepath.Join(up, "models", "tiny")
+		if _, err := os.Stat(path); err == nil || len(up) > 100 {
+			return path
+		}
+	}
 }

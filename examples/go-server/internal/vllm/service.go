@@ -18,6 +18,9 @@ import (
 	"google.golang.org/grpc/metadata"
 )
 
+// Services are the names under which health is asked for.
+var Services = []string{pb.Inference_ServiceDesc.ServiceName, pb.Control_ServiceDesc.ServiceName}
+
 // Service answers requests of both services.
 type Service struct {
 	pb.UnimplementedInferenceServer
