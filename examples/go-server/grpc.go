@@ -10,14 +10,18 @@ import (
 
 	"cleave/examples/go-server/internal/core"
 	"cleave/examples/go-server/internal/isolate"
+	"cleave/examples/go-server/internal/openengine"
 	"cleave/examples/go-server/internal/rpc"
 	"cleave/examples/go-server/internal/vllm"
 )
 
 // serveGRPC serves until `stop` is called, which returns at `end`, or when the requests that run have ended.
-func serveGRPC(listener net.Listener, host *core.Host) (stop func(end time.Time)) {
+func serveGRPC(listener net.Listener, o *options, host *core.Host) (stop func(end time.Time)) {
 	server := rpc.NewServer()
 	vllm.Register(server, host)
+	if o.openengine {
+		openengine.Register(server, host)
+	}
 	server.Serving(true, server.Services()...)
 	go server.Serve(listener)
 	fmt.Printf("gRPC at %s\n", listener.Addr())
@@ -36,11 +40,15 @@ func serveGRPC(listener net.Listener, host *core.Host) (stop func(end time.Time)
 func runIsolated(o *options) error {
 	told, forget := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer forget()
+	services := vllm.Services
+	if o.openengine {
+		services = append(services, openengine.Services...)
+	}
 	return isolate.Run(told, isolate.Options{
 		Web:      o.listen,
 		GRPC:     o.grpc,
 		Drain:    time.Duration(o.drain) * time.Second,
-		Services: vllm.Services,
+		Services: services,
 		Ready:    "listening on http://",
 	})
 }

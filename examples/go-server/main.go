@@ -6,8 +6,10 @@
 //
 // The other files here are a usual HTTP server: http.go, connections.go and reply.go answer; fields.go, openai.go,
 // messages.go and answer.go implement OpenAI's API; front.go, relay.go, registry.go and auth.go pass requests on to
-// workers. gRPC begins in grpc.go: internal/vllm is vLLM's protocol, internal/rpc what services have in common,
-// internal/isolate the process in front of the engine's, and internal/pb generated code.
+// workers.
+//
+// gRPC begins in grpc.go: internal/vllm is vLLM's protocol, internal/openengine OpenEngine's, internal/rpc what services
+// have in common, internal/isolate the process in front of the engine's, and internal/pb generated code.
 package main
 
 import (
@@ -115,7 +117,7 @@ func run(o *options) error {
 					return err
 				}
 			}
-			stopGRPC = serveGRPC(grpcListener, host.Host)
+			stopGRPC = serveGRPC(grpcListener, o, host.Host)
 		}
 		if o.front != "" {
 			if leave, err = join(host, authenticator); err != nil {

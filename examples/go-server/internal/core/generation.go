@@ -107,6 +107,38 @@ func (g *Generation) Pieces() iter.Seq2[Piece, error] {
 	}
 }
 
+// Chunk is a part of an answer whose text is decided.
+type Chunk struct {
+	Tokens []Piece // without their texts
+	Text   string
+	End    *End // set in the last chunk
+}
+
+// Chunks returns the answer in chunks, of one token where possible. A token whose text is held back waits with those
+// after it until the text is decided: then whoever continues the answer elsewhere, from the tokens that came, gives the
+// text that is missing and no other.
+func (g *Generation) Chunks() iter.Seq2[Chunk, error] {
+	return func(yield func(Chunk, error) bool) {
+		var next Chunk
+		for piece, err := range g.Pieces() {
+			if err != nil {
+				yield(Chunk{}, err)
+				return
+			}
+			next.Text += piece.Text
+			if next.End = piece.End; next.End == nil {
+				next.Tokens = append(next.Tokens, piece)
+			}
+			if !piece.Held {
+				if !yield(next, nil) {
+					return
+				}
+				next = Chunk{}
+			}
+		}
+	}
+}
+
 // Close cancels the request if it has not ended.
 func (g *Generation) Close() {
 	g.stream.Close()

@@ -1,11 +1,7 @@
 package vllm
 
 import (
-	"crypto/sha256"
-	"encoding/base64"
 	"encoding/binary"
-	"math"
-	"math/rand/v2"
 
 	cleave "cleave/go"
 
@@ -13,17 +9,8 @@ import (
 	pb "cleave/examples/go-server/internal/pb/vllm"
 	"cleave/examples/go-server/internal/rpc"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
-)
-
-const (
-	mostCandidates  = 128 // alternatives of a token; the library's limit
-	rankCandidates  = 20  // alternatives that the engine is asked for at least, so that ranks up to here are exact
-	mostStopStrings = 128
-	mostStopBytes   = 1024
 )
 
 // generation is a checked request.
@@ -45,8 +32,8 @@ type kvParams struct {
 // parse checks a request and converts it. Fields that this server cannot serve are refused by name; a field that is
 // ignored might change what the answer means.
 func (s *Service) parse(q *pb.GenerateRequest) (*generation, error) {
-	if name := q.GetModel(); name != "" && name != s.host.Config.Name {
-		return nil, status.Errorf(codes.NotFound, "model: there is no model %q here", name)
+	if err := rpc.CheckModel(s.host, q.GetModel()); err != nil {
+		return nil, err
 	}
 	if err := refuse(q); err != nil {
 		return nil, err
@@ -70,29 +57,22 @@ func (s *Service) parse(q *pb.GenerateRequest) (*generation, error) {
 			RepetitionPenalty: decoding.GetRepetitionPenalty(),
 			PresencePenalty:   decoding.GetPresencePenalty(),
 			FrequencyPenalty:  decoding.GetFrequencyPenalty(),
-			CacheSalt:         salt(q.GetKv()),
+			CacheSalt:         rpc.Salt(q.GetKv().GetCacheSalt(), q.GetKv().GetBypassPrefixCache()),
 			// vLLM serves lower numbers first, cleave higher ones.
-			Priority: int(int64(math.MaxInt32) - int64(q.GetPriority())),
+			Priority: rpc.Priority(-int64(q.GetPriority())),
 		},
 		StopStrings: stopping.GetStopStrings(),
 		KeepStop:    stopping.GetIncludeStopStrings(),
 		Before:      prompt,
 	}
-	if sampling.GetSeed() != 0 {
-		g.Seed = uint64(sampling.GetSeed())
-	} else if sampling != nil && sampling.Seed != nil {
-		g.Seed = 1 << 63 // the library takes 0 for a random seed
+	if sampling != nil && sampling.Seed != nil {
+		g.Seed = rpc.Seed(uint64(*sampling.Seed))
 	}
-	if g.Stop, err = s.tokens("stopping.stop_token_ids", stopping.GetStopTokenIds()); err != nil {
+	if g.Stop, err = rpc.Tokens(s.host, "stopping.stop_token_ids", stopping.GetStopTokenIds()); err != nil {
 		return nil, err
 	}
-	if len(g.StopStrings) > mostStopStrings {
-		return nil, rpc.Invalid("stopping.stop_strings", "at most %d", mostStopStrings)
-	}
-	for _, stop := range g.StopStrings {
-		if stop == "" || len(stop) > mostStopBytes {
-			return nil, rpc.Invalid("stopping.stop_strings", "each must have 1 to %d bytes", mostStopBytes)
-		}
+	if err := rpc.CheckStopStrings("stopping.stop_strings", g.StopStrings); err != nil {
+		return nil, err
 	}
 	if g.LogitBias, err = s.logitBias(decoding.GetLogitBias()); err != nil {
 		return nil, err
@@ -103,7 +83,7 @@ func (s *Service) parse(q *pb.GenerateRequest) (*generation, error) {
 		return nil, err
 	}
 	if response.GetOutputLogprobs() || response.GetOutputCandidates() != nil {
-		g.Logprobs, g.TopLogprobs = true, max(g.candidates, min(rankCandidates, s.host.About.VocabSize))
+		g.Logprobs, g.TopLogprobs = true, rpc.Alternatives(s.host, g.candidates)
 	}
 	g.kv, err = parseKV(q.GetKv().GetKvTransferParams())
 	return g, err
@@ -146,41 +126,18 @@ func refuse(q *pb.GenerateRequest) error {
 
 // prompt returns the tokens of the prompt.
 func (s *Service) prompt(q *pb.GenerateRequest) (tokens []int32, err error) {
-	limit := s.host.About.MaxContextTokens
-	switch prompt := q.GetPrompt().(type) {
-	case *pb.GenerateRequest_TokenIds:
-		if tokens, err = s.tokens("token_ids", prompt.TokenIds.GetIds()); err != nil {
-			return nil, err
-		}
-	case *pb.GenerateRequest_Text:
-		if len(prompt.Text) > s.host.MaxPromptBytes {
-			return nil, rpc.Invalid("text", "%d bytes, and at most %d fit into the context", len(prompt.Text), s.host.MaxPromptBytes)
-		}
-		if tokens, err = s.host.Model.Tokenize(prompt.Text); err != nil {
-			return nil, rpc.Invalid("text", "%v", err)
-		}
+	if text, there := q.GetPrompt().(*pb.GenerateRequest_Text); there {
+		tokens, err = rpc.Tokenize(s.host, "text", text.Text)
+	} else {
+		tokens, err = rpc.Tokens(s.host, "token_ids", q.GetTokenIds().GetIds())
+	}
+	if err != nil {
+		return nil, err
 	}
 	if keep := int(q.GetTruncatePromptTokens()); keep > 0 && keep < len(tokens) {
 		tokens = tokens[len(tokens)-keep:]
 	}
-	if len(tokens) == 0 {
-		return nil, rpc.Invalid("prompt", "it is empty")
-	}
-	if len(tokens) >= limit {
-		return nil, rpc.Invalid("prompt", "%d tokens, and the context has room for %d with one to follow", len(tokens), limit-1)
-	}
-	return tokens, nil
-}
-
-func (s *Service) tokens(field string, ids []uint32) ([]int32, error) {
-	tokens := make([]int32, len(ids))
-	for i, id := range ids {
-		if id >= uint32(s.host.About.VocabSize) {
-			return nil, rpc.Invalid(field, "the model has no token %d", id)
-		}
-		tokens[i] = int32(id)
-	}
-	return tokens, nil
+	return tokens, rpc.CheckPrompt(s.host, tokens)
 }
 
 func (s *Service) logitBias(biases map[uint32]float32) (map[int32]float32, error) {
@@ -204,32 +161,17 @@ func candidates(response *pb.ResponseOptions) (int, error) {
 		return 0, nil
 	}
 	top, right := selection.GetSelect().(*pb.CandidateTokens_TopN)
-	if !right || top.TopN > mostCandidates {
-		return 0, rpc.Invalid("response.output_candidates", "must be top_n, at most %d", mostCandidates)
+	if !right || top.TopN > rpc.MostCandidates {
+		return 0, rpc.Invalid("response.output_candidates", "must be top_n, at most %d", rpc.MostCandidates)
 	}
 	return int(top.TopN), nil
 }
 
-// salt separates the prefixes of a request in the cache from those of requests with other salts.
-func salt(kv *pb.KVCacheParameters) uint64 {
-	if kv.GetBypassPrefixCache() {
-		return rand.Uint64() | 1 // one that no other request has
-	}
-	if kv.GetCacheSalt() == "" {
-		return 0
-	}
-	digest := sha256.Sum256([]byte(kv.GetCacheSalt()))
-	return binary.LittleEndian.Uint64(digest[:]) | 1
-}
-
 func parseKV(params *structpb.Struct) (kv kvParams, err error) {
 	const name = "kv.kv_transfer_params"
-	fields := params.GetFields()
-	kv.doRemoteDecode = fields["do_remote_decode"].GetBoolValue()
-	for key, into := range map[string]*[]byte{"cleave_ticket": &kv.ticket.Ticket, "cleave_address": &kv.ticket.Address} {
-		if *into, err = base64.StdEncoding.DecodeString(fields[key].GetStringValue()); err != nil {
-			return kv, rpc.Invalid(name, "%s is not base64", key)
-		}
+	kv.doRemoteDecode = params.GetFields()["do_remote_decode"].GetBoolValue()
+	if kv.ticket, err = rpc.ParseTicket(name, params); err != nil {
+		return kv, err
 	}
 	if kv.doRemoteDecode && len(kv.ticket.Ticket) > 0 {
 		return kv, rpc.Invalid(name, "do_remote_decode and a ticket exclude each other")
@@ -239,9 +181,7 @@ func parseKV(params *structpb.Struct) (kv kvParams, err error) {
 
 // kvStruct returns the kv_transfer_params with which a decode worker continues.
 func kvStruct(t core.Ticket) *structpb.Struct {
-	return &structpb.Struct{Fields: map[string]*structpb.Value{
-		"do_remote_prefill": structpb.NewBoolValue(true),
-		"cleave_ticket":     structpb.NewStringValue(base64.StdEncoding.EncodeToString(t.Ticket)),
-		"cleave_address":    structpb.NewStringValue(base64.StdEncoding.EncodeToString(t.Address)),
-	}}
+	params := rpc.TicketStruct(t)
+	params.Fields["do_remote_prefill"] = structpb.NewBoolValue(true)
+	return params
 }

@@ -15,7 +15,6 @@ import (
 	cleave "cleave/go"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/metadata"
 )
 
 // Services are the names under which health is asked for.
@@ -66,8 +65,8 @@ func (s *Service) GenerateStream(q *pb.GenerateRequest, stream grpc.ServerStream
 }
 
 func (s *Service) generate(ctx context.Context, q *pb.GenerateRequest, send func(*pb.GenerateResponse) error) error {
-	if ranks := metadata.ValueFromIncomingContext(ctx, "x-data-parallel-rank"); slices.ContainsFunc(ranks, func(r string) bool { return r != "0" }) {
-		return rpc.Invalid("x-data-parallel-rank", "this worker is rank 0 and has no other")
+	if err := rpc.CheckRank(ctx, "x-data-parallel-rank"); err != nil {
+		return err
 	}
 	g, err := s.parse(q)
 	if err != nil {
@@ -78,14 +77,14 @@ func (s *Service) generate(ctx context.Context, q *pb.GenerateRequest, send func
 		return rpc.Status(context.Background(), err)
 	}
 	defer end()
-	a := &answer{generation: g, send: send, piece: &pb.SequenceOutput{}}
+	a := &answer{generation: g, send: send}
 	if g.kv.doRemoteDecode {
 		err = s.prefill(ctx, g, a)
 	} else {
 		err = s.decode(ctx, g, a)
 	}
 	if errors.Is(context.Cause(ctx), core.ErrAborted) && err != nil {
-		return a.finish(&pb.FinishInfo{FinishReason: pb.FinishInfo_ABORTED})
+		return a.chunk(core.Chunk{}, &pb.FinishInfo{FinishReason: pb.FinishInfo_ABORTED})
 	}
 	return rpc.Status(ctx, err)
 }
@@ -103,8 +102,8 @@ func (s *Service) prefill(ctx context.Context, g *generation, a *answer) error {
 	}
 	if err == nil {
 		cached := uint32(prefilled.Cached)
-		a.add(&prefilled.First)
-		err = a.finish(&pb.FinishInfo{FinishReason: pb.FinishInfo_LENGTH, KvTransferParams: kvStruct(ticket), NumCachedTokens: &cached})
+		err = a.chunk(core.Chunk{Tokens: []core.Piece{prefilled.First}},
+			&pb.FinishInfo{FinishReason: pb.FinishInfo_LENGTH, KvTransferParams: kvStruct(ticket), NumCachedTokens: &cached})
 	}
 	if err != nil {
 		prefilled.KV.Close() // nobody has the ticket
@@ -125,25 +124,22 @@ func (s *Service) decode(ctx context.Context, g *generation, a *answer) error {
 	if err != nil {
 		return err
 	}
-	for piece, err := range run.Pieces() {
+	for chunk, err := range run.Chunks() {
 		if err != nil {
 			return err
 		}
-		if piece.End == nil {
-			err = a.token(&piece)
-		} else {
-			a.piece.Text += piece.Text
-			err = a.finish(finishInfo(piece.End, g.Stop))
-		}
-		if err != nil {
+		if err := a.chunk(chunk, finishInfo(chunk.End, g.Stop)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// finishInfo describes the end of a generation.
+// finishInfo describes the end of a generation, if it is there.
 func finishInfo(end *core.End, stops []int32) *pb.FinishInfo {
+	if end == nil {
+		return nil
+	}
 	cached := uint32(end.Cached)
 	info := &pb.FinishInfo{FinishReason: pb.FinishInfo_LENGTH, NumCachedTokens: &cached}
 	if end.Reason == cleave.FinishStop {
