@@ -24,12 +24,14 @@
 
 mod plan;
 mod queue;
+#[expect(clippy::module_inception, reason = "the module's main noun has its name")]
+mod scheduler;
+mod sequences;
 mod share;
-mod state;
 #[cfg(test)]
 mod tests;
 
-pub use state::Scheduler;
+pub use scheduler::Scheduler;
 
 /// Id of a sequence, chosen by the engine.
 pub type SeqId = u64;
@@ -105,17 +107,4 @@ pub struct Plan {
     /// until blocks are freed elsewhere or a command arrives. If furthermore [`Scheduler::running`] is 0, the first waiting
     /// sequence does not fit into the blocks that others leave free.
     pub blocked: bool,
-}
-
-impl Plan {
-    /// Number of tokens in the step.
-    pub fn tokens(&self) -> usize {
-        self.items.iter().map(|item| item.len).sum()
-    }
-
-    fn clear(&mut self) {
-        self.items.clear();
-        self.preempted.clear();
-        self.blocked = false;
-    }
 }

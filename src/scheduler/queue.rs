@@ -1,4 +1,4 @@
-//! A sequence as the scheduler knows it, and the two orders of sequences.
+//! A sequence as the scheduler knows it, and the two orders of sequences. Only [`super::sequences`] changes one.
 
 use super::{NewSeq, SeqId};
 use std::cmp::Reverse;
@@ -12,9 +12,6 @@ const MAX_SLACK: usize = 1024;
 
 /// Index into the table of sequences.
 pub(super) type Slot = usize;
-
-/// Value of [`Seq::item`] for a sequence that is not in the plan being made.
-pub(super) const UNPLANNED: usize = usize::MAX;
 
 /// Stage of a sequence between arrival and end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,8 +50,6 @@ pub(super) struct Seq {
     pub served_ns: u64,
     /// Step in which prompt tokens of the sequence were last planned; 0 before that.
     pub served_step: u64,
-    /// Index of the sequence's item in the plan being made, or [`UNPLANNED`].
-    pub item: usize,
 }
 
 impl Seq {
@@ -74,7 +69,6 @@ impl Seq {
             preemptions: 0,
             served_ns: new.now_ns,
             served_step: 0,
-            item: UNPLANNED,
         }
     }
 
@@ -115,13 +109,18 @@ impl Seq {
         (cap(slack), cap(1))
     }
 
+    /// Makes the sequence run, with the level that it has reached at `now_ns`.
+    pub fn admit(&mut self, now_ns: u64) {
+        self.state = SeqState::Running;
+        self.level = self.level_at(self.arrival_ns, now_ns);
+    }
+
     /// Resets the sequence to waiting with nothing computed, after it was preempted.
     pub fn lose_blocks(&mut self) {
         self.computed = 0;
         self.preemptions += 1;
         self.level = u64::from(self.priority);
         self.state = SeqState::Waiting;
-        self.item = UNPLANNED;
         self.served_ns = self.arrival_ns;
     }
 }

@@ -1,43 +1,66 @@
-//! The scheduler's sequences, and the changes to them between plans.
+//! The scheduler's sequences. Each is in exactly one collection, by its state. Plans read sequences, and change them through the
+//! methods here.
 
 use super::queue::{Rank, Seq, SeqState, Slot};
-use super::share::Share;
 use super::{NewSeq, Plan, SeqId};
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Index;
 
 /// Waiting and running sequences of one engine.
 #[derive(Default)]
-pub struct Scheduler {
+pub(super) struct Sequences {
     /// Sequences by slot. Freed slots are reused.
-    pub(super) seqs: Vec<Seq>,
+    seqs: Vec<Seq>,
     free: Vec<Slot>,
     slots: HashMap<SeqId, Slot>,
     /// Waiting sequences without blocks, in the order of admission.
-    pub(super) waiting: BTreeSet<Rank>,
+    waiting: BTreeSet<Rank>,
     /// Waiting sequences that arrived with blocks, in the order of admission.
-    pub(super) landed: BTreeSet<Rank>,
+    landed: BTreeSet<Rank>,
     /// Admitted sequences, most entitled first.
-    pub(super) running: Vec<Slot>,
+    running: Vec<Slot>,
     /// Number of sequences added so far.
     arrivals: u64,
-    /// Number of plans made so far.
-    pub(super) step: u64,
-    /// Place among the decodes at which the next step begins, when they take turns.
-    pub(super) turn: usize,
-    /// Running sequences in prefill; a buffer of the plan being made.
-    pub(super) prefilling: Vec<Slot>,
-    /// Shares of the sequences in prefill; a buffer of the plan being made.
-    pub(super) share: Share,
 }
 
-impl Scheduler {
-    /// A scheduler without sequences.
-    pub fn new() -> Self {
-        Self::default()
+impl Index<Slot> for Sequences {
+    type Output = Seq;
+
+    fn index(&self, slot: Slot) -> &Seq {
+        &self.seqs[slot]
+    }
+}
+
+impl Sequences {
+    /// Number of slots, free ones included.
+    pub fn slots(&self) -> usize {
+        self.seqs.len()
     }
 
-    /// Adds a sequence, which waits for admission. With `computed > 0` it already holds blocks. Returns false, without effect, if
-    /// the id is in use, `tokens` is 0 or `computed > tokens`.
+    /// Waiting sequences without blocks, in the order of admission.
+    pub fn waiting(&self) -> &BTreeSet<Rank> {
+        &self.waiting
+    }
+
+    /// Waiting sequences that arrived with blocks, in the order of admission.
+    pub fn landed(&self) -> &BTreeSet<Rank> {
+        &self.landed
+    }
+
+    /// Admitted sequences, most entitled first.
+    pub fn running(&self) -> &[Slot] {
+        &self.running
+    }
+
+    /// The least entitled of the sequences that hold blocks.
+    pub fn least_entitled(&self) -> Option<Slot> {
+        let landed = self.landed.iter().map(|rank| rank.2);
+        landed.chain(self.running.last().copied()).max_by_key(|&slot| self.seqs[slot].entitlement())
+    }
+
+    // ---- between plans ----
+
+    /// See [`super::Scheduler::add`].
     pub fn add(&mut self, new: NewSeq) -> bool {
         if new.tokens == 0 || new.computed > new.tokens || self.slots.contains_key(&new.id) {
             return false;
@@ -59,8 +82,7 @@ impl Scheduler {
         true
     }
 
-    /// Removes a sequence that has finished or was cancelled or exported. The caller releases its blocks. Returns false if the
-    /// id is unknown.
+    /// See [`super::Scheduler::remove`].
     pub fn remove(&mut self, id: SeqId) -> bool {
         let Some(slot) = self.slots.remove(&id) else { return false };
         self.dequeue(slot);
@@ -68,8 +90,7 @@ impl Scheduler {
         true
     }
 
-    /// Records that a step has run and its items are computed. Items of sequences removed since are skipped. A failed step is
-    /// not committed, and its tokens are planned again.
+    /// See [`super::Scheduler::commit`].
     pub fn commit(&mut self, plan: &Plan) {
         for item in &plan.items {
             if let Some(&slot) = self.slots.get(&item.seq) {
@@ -80,46 +101,14 @@ impl Scheduler {
         }
     }
 
-    /// Records that a sampled token was added to the sequence, between `commit` and the next `plan`. Returns false if the id is
-    /// unknown.
+    /// Counts one more known token. Returns false if the id is unknown.
     pub fn append(&mut self, id: SeqId) -> bool {
         self.with(id, |seq| seq.tokens += 1)
     }
 
-    /// Keeps the sequence out of plans, because its events cannot be delivered. It keeps its blocks unless it is preempted.
-    /// Returns false if the id is unknown.
-    pub fn pause(&mut self, id: SeqId) -> bool {
-        self.with(id, |seq| seq.paused = true)
-    }
-
-    /// Lets a paused sequence into plans again. Returns false if the id is unknown.
-    pub fn resume(&mut self, id: SeqId) -> bool {
-        self.with(id, |seq| seq.paused = false)
-    }
-
-    /// Number of sequences that wait for admission: new, imported or preempted.
-    pub fn waiting(&self) -> usize {
-        self.waiting.len() + self.landed.len()
-    }
-
-    /// Number of admitted sequences, including paused ones.
-    pub fn running(&self) -> usize {
-        self.running.len()
-    }
-
-    /// Number of admitted sequences with more than one token left to compute.
-    pub fn prefilling(&self) -> usize {
-        self.running.iter().filter(|&&slot| self.seqs[slot].uncomputed() > 1).count()
-    }
-
-    /// Whether there are no sequences.
-    pub fn is_idle(&self) -> bool {
-        self.waiting() == 0 && self.running() == 0
-    }
-
-    /// Numbers of known and of computed tokens of a sequence.
-    pub fn progress(&self, id: SeqId) -> Option<(usize, usize)> {
-        self.slots.get(&id).map(|&slot| (self.seqs[slot].tokens, self.seqs[slot].computed))
+    /// Keeps the sequence out of plans, or lets it in again. Returns false if the id is unknown.
+    pub fn set_paused(&mut self, id: SeqId, paused: bool) -> bool {
+        self.with(id, |seq| seq.paused = paused)
     }
 
     fn with(&mut self, id: SeqId, change: impl FnOnce(&mut Seq)) -> bool {
@@ -127,8 +116,38 @@ impl Scheduler {
         slot.map(|&slot| change(&mut self.seqs[slot])).is_some()
     }
 
+    // ---- in a plan ----
+
+    /// Gives a waiting sequence its cached prefix of `tokens` tokens; 0 takes it back.
+    pub fn set_prefix(&mut self, slot: Slot, tokens: usize) {
+        let seq = &mut self.seqs[slot];
+        seq.computed = tokens.min(seq.tokens - 1);
+    }
+
+    /// Moves a sequence to the running ones.
+    pub fn admit(&mut self, slot: Slot, now_ns: u64) {
+        self.dequeue(slot);
+        self.seqs[slot].admit(now_ns);
+        self.enqueue(slot);
+    }
+
+    /// Moves a sequence that holds blocks to the waiting ones, with nothing computed.
+    pub fn preempt(&mut self, slot: Slot) {
+        self.dequeue(slot);
+        self.seqs[slot].lose_blocks();
+        self.enqueue(slot);
+    }
+
+    /// Records that step number `step`, planned at `now_ns`, has prompt tokens of the sequence.
+    pub fn serve(&mut self, slot: Slot, now_ns: u64, step: u64) {
+        let seq = &mut self.seqs[slot];
+        (seq.served_ns, seq.served_step) = (now_ns, step);
+    }
+
+    // ---- collections ----
+
     /// Inserts a sequence into the collection that belongs to its state.
-    pub(super) fn enqueue(&mut self, slot: Slot) {
+    fn enqueue(&mut self, slot: Slot) {
         let seq = &self.seqs[slot];
         match seq.state {
             SeqState::Waiting => {
@@ -145,7 +164,7 @@ impl Scheduler {
     }
 
     /// Removes a sequence from the collection that belongs to its state.
-    pub(super) fn dequeue(&mut self, slot: Slot) {
+    fn dequeue(&mut self, slot: Slot) {
         let seq = &self.seqs[slot];
         let found = match seq.state {
             SeqState::Waiting => self.waiting.remove(&seq.rank(slot)),
@@ -160,19 +179,25 @@ impl Scheduler {
         self.running.binary_search_by_key(&wanted, |&other| self.seqs[other].entitlement())
     }
 
-    /// Panics unless every sequence is in exactly one collection and none still refers to a finished plan.
+    /// Panics unless every sequence is in exactly one collection.
     #[cfg(test)]
-    pub(super) fn check_integrity(&self) {
-        assert_eq!(self.slots.len(), self.waiting() + self.running());
+    pub fn check_integrity(&self) {
+        assert_eq!(self.slots.len(), self.waiting.len() + self.landed.len() + self.running.len());
         for (&id, &slot) in &self.slots {
             let seq = &self.seqs[slot];
             assert_eq!(seq.id, id);
-            assert!(seq.computed <= seq.tokens && seq.item == super::queue::UNPLANNED);
+            assert!(seq.computed <= seq.tokens);
             assert_eq!(self.waiting.contains(&seq.rank(slot)), seq.state == SeqState::Waiting);
             assert_eq!(self.landed.contains(&seq.rank(slot)), seq.state == SeqState::Landed);
             assert_eq!(self.running.contains(&slot), seq.state == SeqState::Running);
             assert!(seq.state != SeqState::Waiting || seq.computed == 0);
         }
         assert!(self.running.is_sorted_by_key(|&slot| self.seqs[slot].entitlement()));
+    }
+
+    /// Numbers of known and of computed tokens of a sequence.
+    #[cfg(test)]
+    pub fn progress(&self, id: SeqId) -> Option<(usize, usize)> {
+        self.slots.get(&id).map(|&slot| (self.seqs[slot].tokens, self.seqs[slot].computed))
     }
 }
