@@ -9,7 +9,7 @@
 //! | an architecture | `arch`, and `checkpoint` for its tensors |
 //! | a config key, a limit | `config`, `rope_config` |
 //! | rotary scaling | `rope` |
-//! | what a valid checkpoint is | `safetensors`, `checkpoint` |
+//! | what a valid checkpoint is | `safetensors`, `tensor_files`, `checkpoint` |
 //! | the forward pass | `decoder` |
 //! | when two models are the same | `fingerprint`, and `fingerprint_cache` for models loaded before |
 //! | the weights on a device | `weights`, `placed` |
@@ -29,6 +29,7 @@ mod placed;
 pub mod rope;
 pub mod rope_config;
 pub mod safetensors;
+mod tensor_files;
 pub mod token_scheme;
 pub mod tokenizer;
 mod tokenizer_limits;

@@ -9,14 +9,17 @@
 //! | --- | --- |
 //! | `template` | a compiled template, its special tokens, one rendering |
 //! | `input` | the host's JSON: messages, tools, template arguments |
-//! | `functions` | Hugging Face's additions to Jinja |
-//! | `guard`, `budget` | limits |
+//! | `functions`, `tojson`, `strftime` | Hugging Face's additions to Jinja |
+//! | `guard`, `costs`, `budget` | limits |
 
 mod budget;
+mod costs;
 mod functions;
 mod guard;
 mod input;
+mod strftime;
 mod template;
+mod tojson;
 
 pub use input::ChatInput;
 pub use template::ChatTemplate;
