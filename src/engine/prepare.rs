@@ -77,8 +77,16 @@ fn empty(cache_salt: u64) -> Snapshot {
     }
 }
 
+/// Checks the part of `request` that does not depend on the sequence it continues: its prompt, and the sampling parameters that it
+/// sets itself.
+pub(super) fn check_own(request: &Request, bounds: &Bounds) -> Result<()> {
+    check_prompt(&request.prompt, bounds.vocab_size)?;
+    let set = request.sampling.clone().resolve(SamplingParams::default());
+    crate::sampling::validate(&set, bounds.vocab_size as usize)
+}
+
 /// Refuses a prompt with a token outside the vocabulary.
-pub(super) fn check_prompt(prompt: &[u32], vocab_size: u32) -> Result<()> {
+fn check_prompt(prompt: &[u32], vocab_size: u32) -> Result<()> {
     match prompt.iter().position(|&t| t >= vocab_size) {
         Some(i) => {
             crate::bail!(
@@ -149,6 +157,16 @@ mod tests {
         assert_eq!(status(&prompt(&[3, 10])), Status::InvalidArgument);
         assert_eq!(status(&prompt(&[1; 7])), Status::OutOfMemory);
         assert_eq!(status(&prompt(&[1; 9])), Status::InvalidArgument);
+    }
+
+    /// A request for a handle whose KV is on its way is refused for its own faults at once, not when the KV has landed.
+    #[test]
+    fn own_faults_do_not_wait_for_a_handle() {
+        assert!(check_own(&prompt(&[]), &BOUNDS).is_ok() && check_own(&prompt(&[9]), &BOUNDS).is_ok());
+        assert!(check_own(&prompt(&[10]), &BOUNDS).unwrap_err().message.contains("prompt token 10"));
+        let mut request = prompt(&[]);
+        request.sampling.presence_penalty = 2.5;
+        assert!(check_own(&request, &BOUNDS).unwrap_err().message.contains("presence_penalty 2.5"));
     }
 
     #[test]

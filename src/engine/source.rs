@@ -77,7 +77,7 @@ fn ready(snapshot: Snapshot, table: BlockTable, recomputed: bool) -> SequenceSou
 
 /// Claims a handle whose KV is still on its way, after checking everything that does not depend on its sequence.
 fn claim(shared: &Arc<EngineShared>, request: &Request, handle: KvId, id: u64) -> Result<SequenceSource> {
-    prepare::check_prompt(&request.prompt, shared.bounds.vocab_size)?;
+    prepare::check_own(request, &shared.bounds)?;
     let engine = Arc::downgrade(shared);
     let landed = move || engine.upgrade().into_iter().for_each(|engine| engine.inbox.landed(id));
     Ok(SequenceSource::Importing(shared.cache.kv().claim(handle, Arc::new(landed))?))

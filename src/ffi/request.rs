@@ -8,7 +8,7 @@ use super::registry;
 use super::versioned::{Input, sized_struct};
 use crate::bail;
 use crate::engine::{Request, SamplingFields};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sequence::MAX_LOGPROBS;
 use libc::size_t;
 use std::time::Duration;
@@ -138,14 +138,12 @@ pub unsafe extern "C" fn cleave_engine_submit(
             required(ids, "ids")?;
         }
         let tokens = slice(tokens, n_tokens, "tokens")?;
+        // The text of an error names the request, if there are several.
+        let named = |e: Error, i: usize| if input.len() > 1 { e.context(format_args!("requests[{i}]")) } else { e };
         let mut wanted = Vec::new();
         let mut malformed = None;
         for i in 0..input.len() {
-            let decoded = input.get(i).and_then(|desc| {
-                decode(&desc, tokens)
-                    .map_err(|e| if input.len() > 1 { e.context(format_args!("requests[{i}]")) } else { e })
-            });
-            match decoded {
+            match input.get(i).and_then(|desc| decode(&desc, tokens).map_err(|e| named(e, i))) {
                 Ok(request) => wanted.push(request),
                 Err(error) => {
                     malformed = Some(error);
@@ -159,8 +157,9 @@ pub unsafe extern "C" fn cleave_engine_submit(
         for (i, id) in submitted.ids.iter().take(expected).enumerate() {
             ids.add(i).write(*id);
         }
-        put(n_accepted, submitted.ids.len().min(expected));
-        submitted.refused.or(malformed).map_or(Ok(()), Err)
+        let accepted = submitted.ids.len().min(expected);
+        put(n_accepted, accepted);
+        submitted.refused.map(|e| named(e, accepted)).or(malformed).map_or(Ok(()), Err)
     })
 }
 
@@ -199,12 +198,6 @@ fn decode(desc: &cleave_request_desc_t, tokens: &[i32]) -> Result<Request> {
     if !u32::try_from(desc.logprobs).is_ok_and(|n| n <= MAX_LOGPROBS) {
         bail!(InvalidArgument, "logprobs {} is outside of 0..={MAX_LOGPROBS}", desc.logprobs);
     }
-    number("temperature", desc.temperature, 0.0, f32::MAX)?;
-    number("top_p", desc.top_p, 0.0, 1.0)?;
-    number("min_p", desc.min_p, 0.0, 1.0)?;
-    number("repetition_penalty", desc.repetition_penalty, 0.0, f32::MAX)?;
-    number("presence_penalty", desc.presence_penalty, f32::MIN, f32::MAX)?;
-    number("frequency_penalty", desc.frequency_penalty, f32::MIN, f32::MAX)?;
     let prompt = ids(range(tokens, desc.prompt_begin, desc.prompt_len, "prompt")?, desc.prompt_begin)?;
     if prompt.is_empty() && desc.kv == 0 {
         bail!(InvalidArgument, "prompt_len is 0, and there is no KV handle to continue from");
@@ -240,13 +233,6 @@ fn decode(desc: &cleave_request_desc_t, tokens: &[i32]) -> Result<Request> {
         deadline: (desc.deadline_us > 0).then(|| Duration::from_micros(desc.deadline_us)),
         cache_salt: desc.cache_salt,
     })
-}
-
-fn number(name: &str, value: f32, min: f32, max: f32) -> Result<()> {
-    if !(min..=max).contains(&value) {
-        bail!(InvalidArgument, "{name} {value} is outside of {min:e}..={max:e}");
-    }
-    Ok(())
 }
 
 /// A part of `tokens`; an empty one may begin anywhere.

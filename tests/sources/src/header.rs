@@ -250,6 +250,19 @@ fn every_field_is_known_to_the_bindings() {
     assert!(missing.is_empty(), "{}", missing.join("\n"));
 }
 
+/// Every field of a request in the cgo package is set by the Go package above it, which the other test does not see.
+#[test]
+fn every_field_of_a_request_is_set_in_go() {
+    let capi = read(root().join("bindings/go/internal/capi/request.go"));
+    let go = read(root().join("bindings/go/request.go"));
+    let fields = capi.split_once("type Request struct {\n").and_then(|(_, rest)| rest.split_once("\n}")).unwrap().0;
+    let names: Vec<&str> = fields.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(names.contains(&"MinP") && names.contains(&"LogitBias"), "{names:?}");
+    let set = |name: &&str| go.contains(&format!("\t{name}:")) || go.contains(&format!("c.{name} = "));
+    let missing: Vec<&str> = names.into_iter().filter(|name| !set(name)).collect();
+    assert!(missing.is_empty(), "bindings/go/request.go does not set {missing:?} of capi.Request");
+}
+
 #[test]
 fn the_header_compiles_as_c99_and_cpp17() {
     let include = root().join("include");
