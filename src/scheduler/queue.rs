@@ -1,4 +1,4 @@
-//! A sequence as the scheduler knows it, and the two orders of sequences. Only [`super::sequences`] changes one.
+//! A sequence as the scheduler knows it, and the two orders of sequences.
 
 use super::{NewSeq, SeqId};
 use std::cmp::Reverse;
@@ -107,6 +107,26 @@ impl Seq {
         let slack = (SLACK << self.preemptions.min(16)).min(MAX_SLACK);
         let cap = |extra: usize| self.tokens.saturating_add(extra).min(self.max_tokens).max(self.tokens);
         (cap(slack), cap(1))
+    }
+
+    /// Records that the KV of the first `tokens` tokens is computed.
+    pub fn set_computed(&mut self, tokens: usize) {
+        self.computed = tokens;
+    }
+
+    /// Counts one more known token.
+    pub fn append(&mut self) {
+        self.tokens += 1;
+    }
+
+    /// Keeps the sequence out of plans, or lets it in again.
+    pub fn set_paused(&mut self, paused: bool) {
+        self.paused = paused;
+    }
+
+    /// Records that step number `step`, planned at `now_ns`, has prompt tokens of the sequence.
+    pub fn serve(&mut self, now_ns: u64, step: u64) {
+        (self.served_ns, self.served_step) = (now_ns, step);
     }
 
     /// Makes the sequence run, with the level that it has reached at `now_ns`.

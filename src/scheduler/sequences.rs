@@ -96,19 +96,19 @@ impl Sequences {
             if let Some(&slot) = self.slots.get(&item.seq) {
                 let seq = &mut self.seqs[slot];
                 debug_assert_eq!(seq.computed, item.start, "a plan is committed once, before the next one");
-                seq.computed = item.start + item.len;
+                seq.set_computed(item.start + item.len);
             }
         }
     }
 
     /// Counts one more known token. Returns false if the id is unknown.
     pub fn append(&mut self, id: SeqId) -> bool {
-        self.with(id, |seq| seq.tokens += 1)
+        self.with(id, Seq::append)
     }
 
     /// Keeps the sequence out of plans, or lets it in again. Returns false if the id is unknown.
     pub fn set_paused(&mut self, id: SeqId, paused: bool) -> bool {
-        self.with(id, |seq| seq.paused = paused)
+        self.with(id, |seq| seq.set_paused(paused))
     }
 
     fn with(&mut self, id: SeqId, change: impl FnOnce(&mut Seq)) -> bool {
@@ -121,7 +121,7 @@ impl Sequences {
     /// Gives a waiting sequence its cached prefix of `tokens` tokens; 0 takes it back.
     pub fn set_prefix(&mut self, slot: Slot, tokens: usize) {
         let seq = &mut self.seqs[slot];
-        seq.computed = tokens.min(seq.tokens - 1);
+        seq.set_computed(tokens.min(seq.tokens - 1));
     }
 
     /// Moves a sequence to the running ones.
@@ -140,8 +140,7 @@ impl Sequences {
 
     /// Records that step number `step`, planned at `now_ns`, has prompt tokens of the sequence.
     pub fn serve(&mut self, slot: Slot, now_ns: u64, step: u64) {
-        let seq = &mut self.seqs[slot];
-        (seq.served_ns, seq.served_step) = (now_ns, step);
+        self.seqs[slot].serve(now_ns, step);
     }
 
     // ---- collections ----
