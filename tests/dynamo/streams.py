@@ -8,7 +8,7 @@ from servers import wait_until
 
 
 class Streams:
-    def __init__(self, client, model, count=8, tokens=400):
+    def __init__(self, client, model, count=8, tokens=300):
         self.client, self.model, self.tokens = client, model, tokens
         self.texts, self.failures = [""] * count, [None] * count
         self.threads = [threading.Thread(target=self.run, args=(i,), daemon=True) for i in range(count)]

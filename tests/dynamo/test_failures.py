@@ -1,6 +1,8 @@
 """Parts that end in the middle of streams, by SIGTERM and by kill -9: with migration the texts are those of an undisturbed run."""
 
+import os
 import signal
+from pathlib import Path
 
 import pytest
 from conftest import deployed
@@ -10,7 +12,7 @@ from streams import Streams
 
 @pytest.fixture(scope="module")
 def deployment(slow_model):
-    yield from deployed(prefill=2, decode=2, model=slow_model, engine_options=["--drain", "0"], frontend_options=["--migration-limit", "3"], grace=5)
+    yield from deployed(prefill=2, decode=2, model=slow_model, engine_options=["--drain", "0", "--isolate"], frontend_options=["--migration-limit", "3"], grace=5)
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +27,20 @@ def start(deployment):
 
 
 def end(worker, part, number):
-    """Sends a signal to a part: the engine, the sidecar, or both. Returns what waits for its end."""
+    """Sends a signal to a part: the engine, the child that computes for it, the sidecar, or all. Returns what waits for its end."""
+    if part == "child":
+        [child] = children(worker.engine.process)
+        os.kill(child, number)
+        return lambda: wait_until("another child computes", lambda: child not in children(worker.engine.process) != [])
     processes = {"engine": [worker.engine.process], "sidecar": [worker.sidecar.process], "worker": [worker.sidecar.process, worker.engine.process]}[part]
     for process in processes:
         process.send_signal(number)
     return lambda: [process.wait(60) for process in processes]
+
+
+def children(process):
+    threads = Path(f"/proc/{process.pid}/task").glob("*/children")
+    return [int(pid) for thread in threads for pid in thread.read_text().split()]
 
 
 def repair(deployment):
@@ -45,9 +56,9 @@ def repair(deployment):
 
 # A sidecar that is told to end cuts off its streams after a time of its own, so an operator tells the engine as well, which ends them in
 # a way that the frontend continues elsewhere.
-ENDS = [("decode", "engine", signal.SIGTERM), ("decode", "worker", signal.SIGTERM), ("decode", "sidecar", signal.SIGKILL),
-        ("prefill", "engine", signal.SIGTERM), ("prefill", "worker", signal.SIGTERM), ("prefill", "engine", signal.SIGKILL),
-        ("prefill", "sidecar", signal.SIGTERM), ("prefill", "sidecar", signal.SIGKILL)]
+ENDS = [("decode", "engine", signal.SIGTERM), ("decode", "child", signal.SIGKILL), ("decode", "worker", signal.SIGTERM), ("decode", "sidecar", signal.SIGKILL),
+        ("prefill", "engine", signal.SIGTERM), ("prefill", "child", signal.SIGKILL), ("prefill", "worker", signal.SIGTERM),
+        ("prefill", "engine", signal.SIGKILL), ("prefill", "sidecar", signal.SIGTERM), ("prefill", "sidecar", signal.SIGKILL)]
 
 
 @pytest.mark.parametrize("role, part, number", ENDS, ids=lambda value: getattr(value, "name", value))
