@@ -13,6 +13,7 @@ import (
 	cleave "cleave/go"
 
 	"cleave/examples/go-server/internal/core"
+	"cleave/examples/go-server/internal/kvevents"
 )
 
 // engineHost is the backend of every role but the front: a model, a cache and an engine over it.
@@ -22,19 +23,18 @@ type engineHost struct {
 	url     string // address of this server for others
 }
 
-var roles = map[string]cleave.Role{"mixed": cleave.RoleMixed, "prefill": cleave.RolePrefill, "decode": cleave.RoleDecode}
-
 // openEngine loads the model.
 func openEngine(o *options, url string) (*engineHost, error) {
 	config := core.Config{
 		Model:          o.model,
 		Name:           o.modelName,
-		Role:           roles[o.role],
+		Role:           core.Roles[o.role],
 		Device:         o.device,
 		KVBytes:        uint64(o.kvMiB) << 20,
 		MaxSequences:   int(o.maxSequences),
 		MaxBatchTokens: int(o.maxBatchTokens),
 		Threads:        int(o.threads),
+		KVListen:       o.kvListen,
 		Lease:          time.Duration(o.kvLease) * time.Second,
 		ShareWeights:   o.worker(), // workers on one GPU share one copy
 	}
@@ -45,8 +45,8 @@ func openEngine(o *options, url string) (*engineHost, error) {
 		}
 		config.Secret = secret
 	}
-	if o.role == "prefill" {
-		config.KVListen = o.kvListen
+	if o.kvEvents != "" {
+		config.CacheEvents = kvevents.Events
 	}
 	host, err := core.Open(config)
 	if err != nil {
@@ -64,7 +64,7 @@ func (h *engineHost) generate(a *reply, r *http.Request, q *request) error {
 	if err != nil {
 		return err
 	}
-	if h.options.role == "prefill" {
+	if h.Role() == "prefill" || q.kv.DoRemoteDecode {
 		return h.prefill(r.Context(), a, q, prompts)
 	}
 	id := r.Header.Get("X-Request-Id")
@@ -224,7 +224,7 @@ func (h *engineHost) health() (fields map[string]any, problem string) {
 	if err != nil {
 		problem = err.Error()
 	}
-	return map[string]any{"role": h.options.role, "model": h.options.modelName, "audit": map[string]int{
+	return map[string]any{"role": h.Role(), "model": h.options.modelName, "audit": map[string]int{
 		"by_requests": audit.ByRequests, "by_transfers": audit.ByTransfers, "by_exports": audit.ByExports,
 		"by_prefix_index": audit.ByPrefixIndex, "leaked": audit.Leaked, "total": audit.Total, "free": audit.Free,
 	}}, problem
@@ -241,5 +241,5 @@ func (h *engineHost) writeMetrics(w io.Writer) {
 // idle reports whether no other process has KV left to fetch here.
 func (h *engineHost) idle() bool {
 	m, err := h.Engine.Metrics()
-	return err != nil || h.options.role != "prefill" || m.ExportsOpen == 0
+	return err != nil || m.ExportsOpen == 0
 }

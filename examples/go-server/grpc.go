@@ -8,17 +8,20 @@ import (
 	"syscall"
 	"time"
 
+	"cleave/examples/go-server/internal/control"
 	"cleave/examples/go-server/internal/core"
 	"cleave/examples/go-server/internal/isolate"
+	"cleave/examples/go-server/internal/kvevents"
 	"cleave/examples/go-server/internal/openengine"
 	"cleave/examples/go-server/internal/rpc"
 	"cleave/examples/go-server/internal/vllm"
 )
 
 // serveGRPC serves until `stop` is called, which returns at `end`, or when the requests that run have ended.
-func serveGRPC(listener net.Listener, o *options, host *core.Host) (stop func(end time.Time)) {
+func serveGRPC(listener net.Listener, o *options, host *core.Host, events *kvevents.Publisher) (stop func(end time.Time)) {
 	server := rpc.NewServer()
-	vllm.Register(server, host)
+	vllm.Register(server, host, events)
+	control.Register(server, host)
 	if o.openengine {
 		openengine.Register(server, host)
 	}
@@ -40,7 +43,7 @@ func serveGRPC(listener net.Listener, o *options, host *core.Host) (stop func(en
 func runIsolated(o *options) error {
 	told, forget := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer forget()
-	services := vllm.Services
+	services := append(vllm.Services, control.ServiceName)
 	if o.openengine {
 		services = append(services, openengine.Services...)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -259,6 +260,50 @@ func TestTermination(t *testing.T) {
 		if _, err := pb.NewInferenceClient(p).Generate(context.Background(), q); status.Code(err) != codes.Unavailable {
 			t.Error(err)
 		}
+	}
+}
+
+// The role is switched over HTTP too.
+func TestRoleOverHTTP(t *testing.T) {
+	p := startProcess(t, "--role", "prefill")
+	post := func(body string) (int, string) {
+		t.Helper()
+		r, err := http.Post(p.web+"/role", "application/json", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Body.Close()
+		text, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.StatusCode, string(text)
+	}
+	if code, text := post(`{"role": "both"}`); code != 400 {
+		t.Error(code, text)
+	}
+	for _, role := range []string{"decode", "mixed", "prefill", "decode"} {
+		var state struct {
+			Role     string
+			InFlight map[string]int `json:"in_flight"`
+		}
+		if code, text := post(`{"role": "` + role + `"}`); code != 200 || json.Unmarshal([]byte(text), &state) != nil || state.Role != role || len(state.InFlight) != 4 {
+			t.Error(code, text)
+		}
+	}
+	q, alone := question(t, 20)
+	if _, wanted := testkit.Alone(t, alone); wanted == "" {
+		t.Error("nothing to compare with")
+	} else if text, _ := p.ask(t, q); text != wanted {
+		t.Errorf("%q, and alone %q", text, wanted)
+	}
+	health, err := http.Get(p.web + "/health")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer health.Body.Close()
+	if text, err := io.ReadAll(health.Body); err != nil || !strings.Contains(string(text), `"role":"decode"`) {
+		t.Error(string(text), err)
 	}
 }
 

@@ -9,7 +9,8 @@
 // workers.
 //
 // gRPC begins in grpc.go: internal/vllm is vLLM's protocol, internal/openengine OpenEngine's, internal/rpc what services
-// have in common, internal/isolate the process in front of the engine's, and internal/pb generated code.
+// have in common, internal/isolate the process in front of the engine's, internal/control switches roles, and internal/pb is generated.
+// internal/kvevents publishes what is in the prefix cache, over internal/zmtp.
 package main
 
 import (
@@ -26,6 +27,7 @@ import (
 	"time"
 
 	"cleave/examples/go-server/internal/isolate"
+	"cleave/examples/go-server/internal/kvevents"
 	"cleave/examples/go-server/internal/rpc"
 )
 
@@ -110,14 +112,25 @@ func run(o *options) error {
 		}
 		server = newServer(host, o.page, authenticator, url)
 		server.worker = o.worker()
+		if o.worker() || o.grpc != "" {
+			serveRole(server, host)
+		}
 		idle, broken = host.idle, host.Engine.Failed()
+		var events *kvevents.Publisher
+		if o.kvEvents != "" {
+			if events, err = kvevents.Start(host.Cache, o.kvEvents, o.kvEventsReplay, host.Salts.Text); err != nil {
+				return err
+			}
+			defer events.Close()
+			fmt.Printf("KV events at %s\n", events.Address())
+		}
 		if o.grpc != "" {
 			if grpcListener == nil {
 				if grpcListener, err = rpc.Listen(o.grpc); err != nil {
 					return err
 				}
 			}
-			stopGRPC = serveGRPC(grpcListener, o, host.Host)
+			stopGRPC = serveGRPC(grpcListener, o, host.Host, events)
 		}
 		if o.front != "" {
 			if leave, err = join(host, authenticator); err != nil {

@@ -15,10 +15,10 @@ import (
 
 // options holds the command line's options: see ../README.md.
 type options struct {
-	role, listen, model, modelName, front, advertise, secretFile, kvListen, page, workersListen, grpc string
-	kvMiB, maxSequences, maxBatchTokens, threads, maxConnections, forgetAfter, kvLease, drain         uint
-	device                                                                                            int
-	isolate, openengine                                                                               bool
+	role, listen, model, modelName, front, advertise, secretFile, kvListen, page, workersListen, grpc, kvEvents, kvEventsReplay string
+	kvMiB, maxSequences, maxBatchTokens, threads, maxConnections, forgetAfter, kvLease, drain                                   uint
+	device                                                                                                                      int
+	isolate, openengine                                                                                                         bool
 }
 
 func (o *options) worker() bool { return o.role == "prefill" || o.role == "decode" }
@@ -42,6 +42,8 @@ func parseOptions(args []string) (*options, error) {
 	flags.UintVar(&o.kvLease, "kv-lease", 10, "`SECONDS` for which a prefill worker keeps KV that nobody fetches")
 	flags.UintVar(&o.drain, "drain", 10, "`SECONDS` for running requests at shutdown")
 	flags.StringVar(&o.grpc, "grpc", "", "`HOST:PORT` or unix:PATH for vLLM's gRPC protocol, which Dynamo's sidecar speaks")
+	flags.StringVar(&o.kvEvents, "kv-events", "", "`HOST:PORT` where to publish on ZeroMQ what is in the prefix cache")
+	flags.StringVar(&o.kvEventsReplay, "kv-events-replay", "", "`HOST:PORT` where to publish it once more")
 	flags.BoolVar(&o.openengine, "openengine", false, "serve the OpenEngine protocol beside vLLM's (experimental)")
 	flags.BoolVar(&o.isolate, "isolate", false, "run the engine in a child process, so that a crash does not break gRPC connections")
 	flags.IntVar(&o.device, "device", cleave.DeviceCPU, "`N`, the number of a GPU (default: the CPU)")
@@ -75,6 +77,8 @@ func parseOptions(args []string) (*options, error) {
 		return nil, errors.New("a worker and a front need --secret-file")
 	case o.role == "front" && o.grpc != "":
 		return nil, errors.New("--grpc: a front has no engine to serve")
+	case o.kvEventsReplay != "" && o.kvEvents == "", o.kvEvents != "" && o.role == "front":
+		return nil, errors.New("--kv-events needs an engine, and --kv-events-replay needs --kv-events")
 	case (o.isolate || o.openengine) && o.grpc == "":
 		return nil, errors.New("--isolate and --openengine need --grpc")
 	case o.kvLease == 0 || max(o.kvLease, o.drain) > 1000000:

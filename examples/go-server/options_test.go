@@ -16,7 +16,7 @@ func TestParseOptions(t *testing.T) {
 		{"", false}, {"--role mixed", false}, {"--role both --model m", false}, {"--model m more", false}, {"--nonsense", false},
 		{"--role prefill --model m --front http://h:1", false}, {"--role prefill --model m --secret-file s", true},
 		{"--model m --device 1", true}, {"--model m --device -2", false}, {"--model m --device gpu", false},
-		{"--model m --grpc h:1 --kv-lease 1 --drain 0", true}, {"--model m --kv-lease 0", false}, {"--model m --isolate", false}, {"--model m --openengine", false},
+		{"--model m --grpc h:1 --kv-lease 1 --drain 0", true}, {"--model m --kv-lease 0", false}, {"--model m --isolate", false}, {"--model m --kv-events h:1 --kv-events-replay h:2", true}, {"--model m --kv-events-replay h:2", false}, {"--model m --openengine", false},
 		{"--role front --secret-file s --grpc h:1", false}, {"--model m --kv-mib 0", false}, {"--model m --kv-mib -1", false}, {"--model m --threads many", false},
 		{"--role decode --model m --front h:1 --secret-file s", false},
 	} {

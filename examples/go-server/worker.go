@@ -45,7 +45,7 @@ func join(h *engineHost, a *authenticator) (leave func(end time.Time), err error
 	m := &member{
 		engineHost:    h,
 		authenticator: a,
-		self:          peer{h.url, h.options.role, h.options.modelName, address},
+		self:          peer{h.url, h.Role(), h.options.modelName, address},
 		client:        http.Client{Timeout: silence / 2},
 		paired:        make(map[string]*pairing),
 	}
@@ -124,6 +124,7 @@ func (m *member) report() ([]peer, error) {
 		}
 	}
 	m.mu.Unlock()
+	m.self.Role = m.Role() // it may have changed
 	body := encode(report{m.self, metrics.Running, metrics.Waiting, paired})
 	response, err := m.post(context.Background(), &m.client, "/workers", body)
 	if err != nil {

@@ -1,6 +1,8 @@
 package core
 
 import (
+	"sync"
+	"sync/atomic"
 	"time"
 
 	cleave "cleave/go"
@@ -27,6 +29,7 @@ type Config struct {
 	KVListen       string        // address where other machines fetch KV
 	Lease          time.Duration // lifetime of handles that nobody fetches
 	ShareWeights   bool
+	CacheEvents    int // events about the prefix cache that are kept for readers
 }
 
 // Host is a model with a cache and an engine over it, and the requests that run on them.
@@ -41,12 +44,17 @@ type Host struct {
 	MaxPromptBytes int
 
 	Requests Requests
+	Salts    Salts
 	pairs    pairs
+
+	role      atomic.Uint32
+	switching sync.Mutex // a switch of the role waits for the one before
 }
 
 // Open loads the model. If it fails, it does not close what it has opened, because the process ends.
 func Open(config Config) (*Host, error) {
 	h := &Host{Config: config}
+	h.role.Store(uint32(config.Role))
 	var err error
 	if h.Model, err = cleave.Load(config.Model); err != nil {
 		return nil, err
@@ -64,6 +72,7 @@ func Open(config Config) (*Host, error) {
 		BytesPerDevice: config.KVBytes,
 		Lease:          config.Lease,
 		ShareWeights:   config.ShareWeights,
+		EventsKept:     config.CacheEvents,
 	}
 	copy(cache.Secret[:], config.Secret)
 	if h.Cache, err = h.Model.NewCache(cache); err != nil {

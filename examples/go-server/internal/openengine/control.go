@@ -86,6 +86,10 @@ func (s *Service) GetServerInfo(ctx context.Context, _ *pb.GetServerInfoRequest)
 
 // GetLoad reports what runs and waits.
 func (s *Service) GetLoad(ctx context.Context, _ *pb.GetLoadRequest) (*pb.LoadInfo, error) {
+	load, err := s.host.Engine.Load()
+	if err != nil {
+		return nil, rpc.Status(ctx, err)
+	}
 	metrics, err := s.host.Engine.Metrics()
 	if err != nil {
 		return nil, rpc.Status(ctx, err)
@@ -93,11 +97,13 @@ func (s *Service) GetLoad(ctx context.Context, _ *pb.GetLoadRequest) (*pb.LoadIn
 	return &pb.LoadInfo{
 		InstanceId:         s.instance,
 		TimestampUnixNanos: proto.Uint64(uint64(time.Now().UnixNano())),
-		RunningRequests:    proto.Uint32(uint32(metrics.Running)),
-		QueuedRequests:     proto.Uint32(uint32(metrics.Waiting)),
+		RunningRequests:    proto.Uint32(uint32(load.Running)),
+		QueuedRequests:     proto.Uint32(uint32(load.Waiting + load.Importing)),
 		ActiveKvSessions:   proto.Uint32(uint32(metrics.ExportsOpen + metrics.ImportsOpen)),
-		UsedKvBlocks:       proto.Uint64(uint64(metrics.BlocksTotal - metrics.BlocksFree)),
-		TotalKvBlocks:      proto.Uint64(uint64(metrics.BlocksTotal)),
+		UsedKvBlocks:       proto.Uint64(uint64(load.BlocksTotal - load.BlocksFree)),
+		TotalKvBlocks:      proto.Uint64(uint64(load.BlocksTotal)),
+		PrefillBatchSize:   proto.Uint32(uint32(load.Prefilling)),
+		DecodeBatchSize:    proto.Uint32(uint32(load.Decoding)),
 	}, nil
 }
 

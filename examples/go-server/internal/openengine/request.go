@@ -48,7 +48,7 @@ func (s *Service) parse(ctx context.Context, q *pb.GenerateRequest) (*generation
 			RepetitionPenalty: float32(sampling.GetRepetitionPenalty()),
 			PresencePenalty:   float32(sampling.GetPresencePenalty()),
 			FrequencyPenalty:  float32(sampling.GetFrequencyPenalty()),
-			CacheSalt:         rpc.Salt(kv.GetCacheSalt(), kv.GetBypassPrefixCache()),
+			CacheSalt:         s.host.Salts.Salt(kv.GetCacheSalt(), kv.GetBypassPrefixCache()),
 		},
 		KeepStop: stopping.GetIncludeStopInOutput(),
 		Before:   prompt,

@@ -2,11 +2,8 @@ package rpc
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/base64"
-	"encoding/binary"
 	"math"
-	"math/rand/v2"
 
 	"cleave/examples/go-server/internal/core"
 
@@ -116,19 +113,6 @@ func Rank(p *core.Piece) uint32 {
 		}
 	}
 	return uint32(len(p.Top)) + 1
-}
-
-// Salt separates the prefixes of a request in the cache from those of requests with other salts, or from those of all
-// others.
-func Salt(text string, bypass bool) uint64 {
-	if bypass {
-		return rand.Uint64() | 1
-	}
-	if text == "" {
-		return 0
-	}
-	digest := sha256.Sum256([]byte(text))
-	return binary.LittleEndian.Uint64(digest[:]) | 1
 }
 
 const (

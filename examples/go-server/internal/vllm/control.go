@@ -6,10 +6,13 @@ import (
 	"path/filepath"
 
 	"cleave/examples/go-server/internal/core"
+	"cleave/examples/go-server/internal/kvevents"
 	pb "cleave/examples/go-server/internal/pb/vllm"
 	"cleave/examples/go-server/internal/rpc"
 
 	cleave "cleave/go"
+
+	"google.golang.org/protobuf/proto"
 )
 
 // The version of the schema that this server was generated from: see examples/proto/NOTICE.
@@ -63,9 +66,24 @@ func (s *Service) Abort(_ context.Context, q *pb.AbortRequest) (*pb.AbortRespons
 	return &pb.AbortResponse{}, nil
 }
 
-// GetKvEventSources has to be answered, or sidecars do not start.
+// GetKvEventSources tells where what is in the prefix cache is published. Sidecars do not start without an answer.
 func (s *Service) GetKvEventSources(context.Context, *pb.GetKvEventSourcesRequest) (*pb.GetKvEventSourcesResponse, error) {
-	return &pb.GetKvEventSourcesResponse{}, nil
+	r := &pb.GetKvEventSourcesResponse{}
+	if s.events != nil {
+		r.Sources = append(r.Sources, &pb.KvEventSource{
+			Transport:        "zmq",
+			Endpoint:         s.events.Address(),
+			Topic:            kvevents.Topic,
+			ReplayEndpoint:   s.events.Replay(),
+			DataParallelRank: proto.Uint32(0),
+			Encoding:         "msgpack",
+			SchemaVersion:    1,
+			BufferSteps:      kvevents.Kept,
+			Hwm:              kvevents.Kept,
+			MaxQueueSize:     kvevents.Kept,
+		})
+	}
+	return r, nil
 }
 
 // IsPaused: generation cannot be paused.

@@ -57,7 +57,7 @@ func (s *Service) parse(q *pb.GenerateRequest) (*generation, error) {
 			RepetitionPenalty: decoding.GetRepetitionPenalty(),
 			PresencePenalty:   decoding.GetPresencePenalty(),
 			FrequencyPenalty:  decoding.GetFrequencyPenalty(),
-			CacheSalt:         rpc.Salt(q.GetKv().GetCacheSalt(), q.GetKv().GetBypassPrefixCache()),
+			CacheSalt:         s.host.Salts.Salt(q.GetKv().GetCacheSalt(), q.GetKv().GetBypassPrefixCache()),
 			// vLLM serves lower numbers first, cleave higher ones.
 			Priority: rpc.Priority(-int64(q.GetPriority())),
 		},

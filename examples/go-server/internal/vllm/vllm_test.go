@@ -28,7 +28,7 @@ import (
 func TestMain(m *testing.M) { testkit.Main(m) }
 
 func start(t testing.TB, role cleave.Role, change ...func(*core.Config)) *testkit.Worker {
-	return testkit.Start(t, role, func(server *rpc.Server, host *core.Host) { Register(server, host) }, change...)
+	return testkit.Start(t, role, func(server *rpc.Server, host *core.Host) { Register(server, host, nil) }, change...)
 }
 
 // request is as Dynamo's sidecar sends it.

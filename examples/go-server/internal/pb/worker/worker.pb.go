@@ -159,11 +159,14 @@ func (x *SetRoleRequest) GetRole() Role {
 type RoleState struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Role  Role                   `protobuf:"varint,1,opt,name=role,proto3,enum=cleave.v1.Role" json:"role,omitempty"`
-	// Number of the first step under the role, and the time at which it began. 0 before the first switch.
-	Step      uint64 `protobuf:"varint,2,opt,name=step,proto3" json:"step,omitempty"`
-	UnixNanos uint64 `protobuf:"varint,3,opt,name=unix_nanos,json=unixNanos,proto3" json:"unix_nanos,omitempty"`
-	// Requests that were accepted before that step and had not ended.
-	InFlight      uint32 `protobuf:"varint,4,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`
+	// Steps that had run when the role took effect, and the time when it did. All later steps were planned under it.
+	SinceStep      uint64 `protobuf:"varint,2,opt,name=since_step,json=sinceStep,proto3" json:"since_step,omitempty"`
+	SinceUnixNanos uint64 `protobuf:"varint,3,opt,name=since_unix_nanos,json=sinceUnixNanos,proto3" json:"since_unix_nanos,omitempty"`
+	// Requests that were open at that moment, by state. They keep the role under which they were accepted.
+	Prefilling    uint32 `protobuf:"varint,4,opt,name=prefilling,proto3" json:"prefilling,omitempty"`
+	Decoding      uint32 `protobuf:"varint,5,opt,name=decoding,proto3" json:"decoding,omitempty"`
+	Waiting       uint32 `protobuf:"varint,6,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	Importing     uint32 `protobuf:"varint,7,opt,name=importing,proto3" json:"importing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -205,23 +208,44 @@ func (x *RoleState) GetRole() Role {
 	return Role_ROLE_UNSPECIFIED
 }
 
-func (x *RoleState) GetStep() uint64 {
+func (x *RoleState) GetSinceStep() uint64 {
 	if x != nil {
-		return x.Step
+		return x.SinceStep
 	}
 	return 0
 }
 
-func (x *RoleState) GetUnixNanos() uint64 {
+func (x *RoleState) GetSinceUnixNanos() uint64 {
 	if x != nil {
-		return x.UnixNanos
+		return x.SinceUnixNanos
 	}
 	return 0
 }
 
-func (x *RoleState) GetInFlight() uint32 {
+func (x *RoleState) GetPrefilling() uint32 {
 	if x != nil {
-		return x.InFlight
+		return x.Prefilling
+	}
+	return 0
+}
+
+func (x *RoleState) GetDecoding() uint32 {
+	if x != nil {
+		return x.Decoding
+	}
+	return 0
+}
+
+func (x *RoleState) GetWaiting() uint32 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
+func (x *RoleState) GetImporting() uint32 {
+	if x != nil {
+		return x.Importing
 	}
 	return 0
 }
@@ -265,21 +289,29 @@ func (*GetLoadRequest) Descriptor() ([]byte, []int) {
 type Load struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Role  Role                   `protobuf:"varint,1,opt,name=role,proto3,enum=cleave.v1.Role" json:"role,omitempty"`
-	// Requests in the running batch, and accepted requests that are not in it.
-	Running uint32 `protobuf:"varint,2,opt,name=running,proto3" json:"running,omitempty"`
-	Waiting uint32 `protobuf:"varint,3,opt,name=waiting,proto3" json:"waiting,omitempty"`
-	// Blocks of the KV cache; those that only the prefix cache holds count as free.
-	BlocksTotal  uint32 `protobuf:"varint,4,opt,name=blocks_total,json=blocksTotal,proto3" json:"blocks_total,omitempty"`
-	BlocksFree   uint32 `protobuf:"varint,5,opt,name=blocks_free,json=blocksFree,proto3" json:"blocks_free,omitempty"`
-	BlocksCached uint32 `protobuf:"varint,6,opt,name=blocks_cached,json=blocksCached,proto3" json:"blocks_cached,omitempty"`
-	// Handles that wait to be fetched or continued, and imports that have not finished.
-	ExportsOpen uint32 `protobuf:"varint,7,opt,name=exports_open,json=exportsOpen,proto3" json:"exports_open,omitempty"`
-	ImportsOpen uint32 `protobuf:"varint,8,opt,name=imports_open,json=importsOpen,proto3" json:"imports_open,omitempty"`
-	// Tokens per second, recently.
-	PromptTokensPerSecond    float64 `protobuf:"fixed64,9,opt,name=prompt_tokens_per_second,json=promptTokensPerSecond,proto3" json:"prompt_tokens_per_second,omitempty"`
-	GeneratedTokensPerSecond float64 `protobuf:"fixed64,10,opt,name=generated_tokens_per_second,json=generatedTokensPerSecond,proto3" json:"generated_tokens_per_second,omitempty"`
-	unknownFields            protoimpl.UnknownFields
-	sizeCache                protoimpl.SizeCache
+	// Requests in the running batch, by what they wait for; accepted requests that are not in it; and those whose KV is on
+	// its way.
+	Prefilling uint32 `protobuf:"varint,2,opt,name=prefilling,proto3" json:"prefilling,omitempty"`
+	Decoding   uint32 `protobuf:"varint,3,opt,name=decoding,proto3" json:"decoding,omitempty"`
+	Waiting    uint32 `protobuf:"varint,4,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	Importing  uint32 `protobuf:"varint,5,opt,name=importing,proto3" json:"importing,omitempty"`
+	// KV handles that wait to be fetched or continued.
+	Exports uint32 `protobuf:"varint,6,opt,name=exports,proto3" json:"exports,omitempty"`
+	// Blocks of the KV cache. Those that only the prefix cache holds count as free, too.
+	BlocksTotal  uint32 `protobuf:"varint,7,opt,name=blocks_total,json=blocksTotal,proto3" json:"blocks_total,omitempty"`
+	BlocksFree   uint32 `protobuf:"varint,8,opt,name=blocks_free,json=blocksFree,proto3" json:"blocks_free,omitempty"`
+	BlocksCached uint32 `protobuf:"varint,9,opt,name=blocks_cached,json=blocksCached,proto3" json:"blocks_cached,omitempty"`
+	BlockTokens  uint32 `protobuf:"varint,10,opt,name=block_tokens,json=blockTokens,proto3" json:"block_tokens,omitempty"`
+	// Most sequences that run at once, and most tokens in a step.
+	MaxSequences   uint32 `protobuf:"varint,11,opt,name=max_sequences,json=maxSequences,proto3" json:"max_sequences,omitempty"`
+	MaxBatchTokens uint32 `protobuf:"varint,12,opt,name=max_batch_tokens,json=maxBatchTokens,proto3" json:"max_batch_tokens,omitempty"`
+	// Tokens per second in the last 9 to 10 seconds.
+	PrefillTokensPerSecond float64 `protobuf:"fixed64,13,opt,name=prefill_tokens_per_second,json=prefillTokensPerSecond,proto3" json:"prefill_tokens_per_second,omitempty"`
+	DecodeTokensPerSecond  float64 `protobuf:"fixed64,14,opt,name=decode_tokens_per_second,json=decodeTokensPerSecond,proto3" json:"decode_tokens_per_second,omitempty"`
+	// New requests are refused.
+	Draining      bool `protobuf:"varint,15,opt,name=draining,proto3" json:"draining,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Load) Reset() {
@@ -319,9 +351,16 @@ func (x *Load) GetRole() Role {
 	return Role_ROLE_UNSPECIFIED
 }
 
-func (x *Load) GetRunning() uint32 {
+func (x *Load) GetPrefilling() uint32 {
 	if x != nil {
-		return x.Running
+		return x.Prefilling
+	}
+	return 0
+}
+
+func (x *Load) GetDecoding() uint32 {
+	if x != nil {
+		return x.Decoding
 	}
 	return 0
 }
@@ -329,6 +368,20 @@ func (x *Load) GetRunning() uint32 {
 func (x *Load) GetWaiting() uint32 {
 	if x != nil {
 		return x.Waiting
+	}
+	return 0
+}
+
+func (x *Load) GetImporting() uint32 {
+	if x != nil {
+		return x.Importing
+	}
+	return 0
+}
+
+func (x *Load) GetExports() uint32 {
+	if x != nil {
+		return x.Exports
 	}
 	return 0
 }
@@ -354,32 +407,46 @@ func (x *Load) GetBlocksCached() uint32 {
 	return 0
 }
 
-func (x *Load) GetExportsOpen() uint32 {
+func (x *Load) GetBlockTokens() uint32 {
 	if x != nil {
-		return x.ExportsOpen
+		return x.BlockTokens
 	}
 	return 0
 }
 
-func (x *Load) GetImportsOpen() uint32 {
+func (x *Load) GetMaxSequences() uint32 {
 	if x != nil {
-		return x.ImportsOpen
+		return x.MaxSequences
 	}
 	return 0
 }
 
-func (x *Load) GetPromptTokensPerSecond() float64 {
+func (x *Load) GetMaxBatchTokens() uint32 {
 	if x != nil {
-		return x.PromptTokensPerSecond
+		return x.MaxBatchTokens
 	}
 	return 0
 }
 
-func (x *Load) GetGeneratedTokensPerSecond() float64 {
+func (x *Load) GetPrefillTokensPerSecond() float64 {
 	if x != nil {
-		return x.GeneratedTokensPerSecond
+		return x.PrefillTokensPerSecond
 	}
 	return 0
+}
+
+func (x *Load) GetDecodeTokensPerSecond() float64 {
+	if x != nil {
+		return x.DecodeTokensPerSecond
+	}
+	return 0
+}
+
+func (x *Load) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
 }
 
 type DrainRequest struct {
@@ -479,27 +546,39 @@ const file_cleave_v1_worker_proto_rawDesc = "" +
 	"\x16cleave/v1/worker.proto\x12\tcleave.v1\"\x10\n" +
 	"\x0eGetRoleRequest\"5\n" +
 	"\x0eSetRoleRequest\x12#\n" +
-	"\x04role\x18\x01 \x01(\x0e2\x0f.cleave.v1.RoleR\x04role\"\x80\x01\n" +
+	"\x04role\x18\x01 \x01(\x0e2\x0f.cleave.v1.RoleR\x04role\"\xed\x01\n" +
 	"\tRoleState\x12#\n" +
-	"\x04role\x18\x01 \x01(\x0e2\x0f.cleave.v1.RoleR\x04role\x12\x12\n" +
-	"\x04step\x18\x02 \x01(\x04R\x04step\x12\x1d\n" +
+	"\x04role\x18\x01 \x01(\x0e2\x0f.cleave.v1.RoleR\x04role\x12\x1d\n" +
 	"\n" +
-	"unix_nanos\x18\x03 \x01(\x04R\tunixNanos\x12\x1b\n" +
-	"\tin_flight\x18\x04 \x01(\rR\binFlight\"\x10\n" +
-	"\x0eGetLoadRequest\"\x86\x03\n" +
+	"since_step\x18\x02 \x01(\x04R\tsinceStep\x12(\n" +
+	"\x10since_unix_nanos\x18\x03 \x01(\x04R\x0esinceUnixNanos\x12\x1e\n" +
+	"\n" +
+	"prefilling\x18\x04 \x01(\rR\n" +
+	"prefilling\x12\x1a\n" +
+	"\bdecoding\x18\x05 \x01(\rR\bdecoding\x12\x18\n" +
+	"\awaiting\x18\x06 \x01(\rR\awaiting\x12\x1c\n" +
+	"\timporting\x18\a \x01(\rR\timporting\"\x10\n" +
+	"\x0eGetLoadRequest\"\xa4\x04\n" +
 	"\x04Load\x12#\n" +
-	"\x04role\x18\x01 \x01(\x0e2\x0f.cleave.v1.RoleR\x04role\x12\x18\n" +
-	"\arunning\x18\x02 \x01(\rR\arunning\x12\x18\n" +
-	"\awaiting\x18\x03 \x01(\rR\awaiting\x12!\n" +
-	"\fblocks_total\x18\x04 \x01(\rR\vblocksTotal\x12\x1f\n" +
-	"\vblocks_free\x18\x05 \x01(\rR\n" +
+	"\x04role\x18\x01 \x01(\x0e2\x0f.cleave.v1.RoleR\x04role\x12\x1e\n" +
+	"\n" +
+	"prefilling\x18\x02 \x01(\rR\n" +
+	"prefilling\x12\x1a\n" +
+	"\bdecoding\x18\x03 \x01(\rR\bdecoding\x12\x18\n" +
+	"\awaiting\x18\x04 \x01(\rR\awaiting\x12\x1c\n" +
+	"\timporting\x18\x05 \x01(\rR\timporting\x12\x18\n" +
+	"\aexports\x18\x06 \x01(\rR\aexports\x12!\n" +
+	"\fblocks_total\x18\a \x01(\rR\vblocksTotal\x12\x1f\n" +
+	"\vblocks_free\x18\b \x01(\rR\n" +
 	"blocksFree\x12#\n" +
-	"\rblocks_cached\x18\x06 \x01(\rR\fblocksCached\x12!\n" +
-	"\fexports_open\x18\a \x01(\rR\vexportsOpen\x12!\n" +
-	"\fimports_open\x18\b \x01(\rR\vimportsOpen\x127\n" +
-	"\x18prompt_tokens_per_second\x18\t \x01(\x01R\x15promptTokensPerSecond\x12=\n" +
-	"\x1bgenerated_tokens_per_second\x18\n" +
-	" \x01(\x01R\x18generatedTokensPerSecond\"7\n" +
+	"\rblocks_cached\x18\t \x01(\rR\fblocksCached\x12!\n" +
+	"\fblock_tokens\x18\n" +
+	" \x01(\rR\vblockTokens\x12#\n" +
+	"\rmax_sequences\x18\v \x01(\rR\fmaxSequences\x12(\n" +
+	"\x10max_batch_tokens\x18\f \x01(\rR\x0emaxBatchTokens\x129\n" +
+	"\x19prefill_tokens_per_second\x18\r \x01(\x01R\x16prefillTokensPerSecond\x127\n" +
+	"\x18decode_tokens_per_second\x18\x0e \x01(\x01R\x15decodeTokensPerSecond\x12\x1a\n" +
+	"\bdraining\x18\x0f \x01(\bR\bdraining\"7\n" +
 	"\fDrainRequest\x12'\n" +
 	"\x0ftimeout_seconds\x18\x01 \x01(\rR\x0etimeoutSeconds\")\n" +
 	"\rDrainResponse\x12\x18\n" +

@@ -31,10 +31,10 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 type WorkerClient interface {
-	// Returns the role of the engine's last step.
+	// Returns the role in effect.
 	GetRole(ctx context.Context, in *GetRoleRequest, opts ...grpc.CallOption) (*RoleState, error)
-	// Switches the engine's role at a step boundary, and answers once a step has run under the new one. Requests that run
-	// go on under the role with which they were accepted; weights, cache and streams stay.
+	// Switches the engine's role at a step boundary, and answers once the new one is in effect. Requests that are open go on
+	// under the role with which they were accepted; weights, cache and streams stay.
 	SetRole(ctx context.Context, in *SetRoleRequest, opts ...grpc.CallOption) (*RoleState, error)
 	// Returns what a router or a planner needs to know about the engine.
 	GetLoad(ctx context.Context, in *GetLoadRequest, opts ...grpc.CallOption) (*Load, error)
@@ -95,10 +95,10 @@ func (c *workerClient) Drain(ctx context.Context, in *DrainRequest, opts ...grpc
 // All implementations must embed UnimplementedWorkerServer
 // for forward compatibility.
 type WorkerServer interface {
-	// Returns the role of the engine's last step.
+	// Returns the role in effect.
 	GetRole(context.Context, *GetRoleRequest) (*RoleState, error)
-	// Switches the engine's role at a step boundary, and answers once a step has run under the new one. Requests that run
-	// go on under the role with which they were accepted; weights, cache and streams stay.
+	// Switches the engine's role at a step boundary, and answers once the new one is in effect. Requests that are open go on
+	// under the role with which they were accepted; weights, cache and streams stay.
 	SetRole(context.Context, *SetRoleRequest) (*RoleState, error)
 	// Returns what a router or a planner needs to know about the engine.
 	GetLoad(context.Context, *GetLoadRequest) (*Load, error)
