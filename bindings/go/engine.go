@@ -118,7 +118,7 @@ func (c *Cache) NewEngine(config EngineConfig) (*Engine, error) {
 func (e *Engine) Close() error { return e.close() }
 
 // SetRole changes the engine's role from its next step on. Running requests continue; weights, cache and memory are not
-// touched. Errors: [ErrInvalidArgument], [ErrShutdown].
+// touched. [Engine.Load] tells when the role is in effect. Errors: [ErrInvalidArgument], [ErrShutdown].
 func (e *Engine) SetRole(role Role) error {
 	defer runtime.KeepAlive(e)
 	return e.wrap(capi.EngineSetRole(e.name, uint32(role)))

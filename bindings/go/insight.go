@@ -73,6 +73,72 @@ func (e *Engine) Metrics() (Metrics, error) {
 	return m, nil
 }
 
+// Flags of an [EngineLoad].
+const (
+	// LoadDraining: the engine refuses new requests, because it drains or is being closed.
+	LoadDraining uint32 = capi.LoadDraining
+	// LoadFailed: the engine has failed, and refuses new requests.
+	LoadFailed uint32 = capi.LoadFailed
+)
+
+// EngineLoad is the load of one engine, for routers and planners. The tags name the fields of cleave_engine_load_t.
+type EngineLoad struct {
+	// Flags are LoadDraining and LoadFailed.
+	Flags uint32 `c:"flags"`
+	// Role is in effect: the last step was planned under it. RoleRequested was set last, and takes effect with the next step.
+	Role          Role `c:"role"`
+	RoleRequested Role `c:"role_requested"`
+	// Running, Waiting and Importing add up to the number of open requests: those in the running batch, those whose KV is on its
+	// way, and the others.
+	Running   int `c:"running"`
+	Waiting   int `c:"waiting"`
+	Importing int `c:"importing"`
+	// Prefilling counts running requests with more than one token to compute before the next can be sampled, Decoding the others.
+	Prefilling int `c:"prefilling"`
+	Decoding   int `c:"decoding"`
+	// BlocksTotal, BlocksFree and BlocksCached count the cache's KV blocks. Free blocks are those that requests can have;
+	// cached ones, which only the prefix index holds, are among them.
+	BlocksTotal  int `c:"blocks_total"`
+	BlocksFree   int `c:"blocks_free"`
+	BlocksCached int `c:"blocks_cached"`
+	BlockTokens  int `c:"block_tokens"`
+	// MaxSequences run at once, MaxWaiting more can wait. MaxBatchTokens is the most tokens in a step, PrefillStepTokens the most
+	// prompt tokens under RoleRequested.
+	MaxSequences      int `c:"max_sequences"`
+	MaxWaiting        int `c:"max_waiting"`
+	MaxBatchTokens    int `c:"max_batch_tokens"`
+	PrefillStepTokens int `c:"prefill_step_tokens"`
+	// PrefillingAtSwitch, DecodingAtSwitch, WaitingAtSwitch and ImportingAtSwitch count the requests that were open when Role took
+	// effect. They keep the role under which they were accepted.
+	PrefillingAtSwitch int `c:"prefilling_at_switch"`
+	DecodingAtSwitch   int `c:"decoding_at_switch"`
+	WaitingAtSwitch    int `c:"waiting_at_switch"`
+	ImportingAtSwitch  int `c:"importing_at_switch"`
+	// Steps have run; RoleSinceStep had run when Role took effect, at RoleSinceNS on CLOCK_MONOTONIC. TimestampNS is the time
+	// of the reading on that clock.
+	Steps         uint64 `c:"steps"`
+	RoleSinceStep uint64 `c:"role_since_step"`
+	RoleSinceNS   uint64 `c:"role_since_ns"`
+	TimestampNS   uint64 `c:"timestamp_ns"`
+	// PrefillTokensPerSecond were computed and DecodeTokensPerSecond generated in the last 9 to 10 seconds, idle time included.
+	PrefillTokensPerSecond float64 `c:"prefill_tokens_per_second"`
+	DecodeTokensPerSecond  float64 `c:"decode_tokens_per_second"`
+}
+
+// RoleSince returns the time when Role took effect.
+func (l EngineLoad) RoleSince() time.Time { return monotonicTime(l.RoleSinceNS) }
+
+// Load reads the engine's load. It does not wait for a step. After [Engine.SetRole] it proves the switch: once Role is equal to
+// RoleRequested, which takes at most one step, the role is in effect.
+func (e *Engine) Load() (EngineLoad, error) {
+	defer runtime.KeepAlive(e)
+	var l EngineLoad
+	if err := capi.EngineLoad(e.name, &l); err != nil {
+		return EngineLoad{}, e.wrap(err)
+	}
+	return l, nil
+}
+
 // MetricsText returns the metrics of all engines and caches of the process as OpenMetrics text
 // (application/openmetrics-text; version=1.0.0), for a scrape endpoint. The text is a fragment: write "# EOF" and a newline
 // once, at the end of the response. The module cleave/go/prometheus has a prometheus.Collector for the same metrics.

@@ -19,6 +19,15 @@ _Static_assert(sizeof(cleave_event_t) >= 64 && offsetof(cleave_event_t, type) ==
                    offsetof(cleave_event_t, flags) == 60,
                "capi.Event is another struct than cleave_event_t");
 
+/* capi.CacheEvent has the layout of cleave_cache_event_t, field by field. */
+_Static_assert(sizeof(cleave_cache_event_t) >= 64 && offsetof(cleave_cache_event_t, sequence) == 0 &&
+                   offsetof(cleave_cache_event_t, type) == 8 && offsetof(cleave_cache_event_t, medium) == 12 &&
+                   offsetof(cleave_cache_event_t, block_hash) == 16 && offsetof(cleave_cache_event_t, parent_hash) == 24 &&
+                   offsetof(cleave_cache_event_t, cache_salt) == 32 && offsetof(cleave_cache_event_t, position) == 40 &&
+                   offsetof(cleave_cache_event_t, group) == 44 && offsetof(cleave_cache_event_t, tokens_begin) == 48 &&
+                   offsetof(cleave_cache_event_t, n_tokens) == 52,
+               "capi.CacheEvent is another struct than cleave_cache_event_t");
+
 typedef uintptr_t name_t;
 
 static inline cleave_status_t bridge_model_load(const char *path, name_t *out, cleave_error_t *err)
@@ -129,6 +138,21 @@ static inline cleave_status_t bridge_cache_pair(name_t cache, const uint8_t *add
     return cleave_cache_pair((cleave_cache_t *)cache, address, len, transport, out, err);
 }
 
+static inline cleave_status_t bridge_cache_events(name_t cache, uint64_t next, cleave_cache_event_t *events, size_t event_size,
+                                                  size_t capacity, int32_t *tokens, size_t tokens_cap, uint32_t timeout_ms,
+                                                  cleave_cache_event_range_t *out, cleave_error_t *err)
+{
+    return cleave_cache_events((cleave_cache_t *)cache, next, events, event_size, capacity, tokens, tokens_cap, timeout_ms, out,
+                               err);
+}
+
+static inline cleave_status_t bridge_cache_event_snapshot(name_t cache, cleave_cache_event_t *events, size_t event_size,
+                                                          size_t capacity, int32_t *tokens, size_t tokens_cap,
+                                                          cleave_cache_event_range_t *out, cleave_error_t *err)
+{
+    return cleave_cache_event_snapshot((cleave_cache_t *)cache, events, event_size, capacity, tokens, tokens_cap, out, err);
+}
+
 static inline cleave_status_t bridge_cache_audit(name_t cache, cleave_audit_t *out, cleave_error_t *err)
 {
     return cleave_cache_audit((cleave_cache_t *)cache, out, err);
@@ -191,6 +215,11 @@ static inline void bridge_engine_destroy(name_t engine)
 static inline cleave_status_t bridge_engine_metrics(name_t engine, cleave_metrics_t *out, cleave_error_t *err)
 {
     return cleave_engine_metrics((cleave_engine_t *)engine, out, err);
+}
+
+static inline cleave_status_t bridge_engine_load(name_t engine, cleave_engine_load_t *out, cleave_error_t *err)
+{
+    return cleave_engine_load((cleave_engine_t *)engine, out, err);
 }
 
 static inline cleave_status_t bridge_engine_submit(name_t engine, const cleave_request_desc_t *requests, size_t n_requests,

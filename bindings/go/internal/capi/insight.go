@@ -18,14 +18,35 @@ func EngineMetrics(engine uintptr, out any) *Error {
 	return nil
 }
 
-// copyFields sets the fields of `to`, which are integers of any type, from the unsigned fields of the C struct `from`.
+// EngineLoad is cleave_engine_load. It sets each field of *out from the field of the C struct that its tag `c` names.
+func EngineLoad(engine uintptr, out any) *Error {
+	var c C.cleave_engine_load_t
+	var err C.cleave_error_t
+	c.struct_size = C.sizeof_cleave_engine_load_t
+	if status := C.bridge_engine_load(C.name_t(engine), &c, &err); status != C.CLEAVE_OK {
+		return failure(status, &err)
+	}
+	copyFields(reflect.ValueOf(c), reflect.ValueOf(out).Elem())
+	return nil
+}
+
+// Flags of a load.
+const (
+	LoadDraining = C.CLEAVE_LOAD_DRAINING
+	LoadFailed   = C.CLEAVE_LOAD_FAILED
+)
+
+// copyFields sets the numbers of `to` from the fields of the C struct `from` that their tags name.
 func copyFields(from, to reflect.Value) {
 	for i := range to.NumField() {
-		value := from.FieldByName(to.Type().Field(i).Tag.Get("c")).Uint()
-		if field := to.Field(i); field.CanInt() {
-			field.SetInt(int64(value))
-		} else {
-			field.SetUint(value)
+		value := from.FieldByName(to.Type().Field(i).Tag.Get("c"))
+		switch field := to.Field(i); {
+		case field.CanFloat():
+			field.SetFloat(value.Float())
+		case field.CanInt():
+			field.SetInt(int64(value.Uint()))
+		default:
+			field.SetUint(value.Uint())
 		}
 	}
 }
