@@ -1,3 +1,5 @@
+//! Event descriptors, which wake whoever polls them.
+
 use crate::error::{Error, Result};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 

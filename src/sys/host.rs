@@ -1,3 +1,5 @@
+//! The machine that this process runs on: CPU, memory, limits.
+
 use std::fs::read_to_string;
 
 /// The machine as this process sees it.

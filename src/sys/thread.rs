@@ -1,3 +1,5 @@
+//! Threads that leave the host's signals alone.
+
 use crate::error::{Result, Status};
 use std::thread::{JoinHandle, Scope};
 

@@ -1,7 +1,8 @@
 //! The transport between caches of one process: a look-up by epoch, then one copy per block.
 
+use once_cell::sync::OnceCell;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use super::source::{Destination, Progress, TransferSource, Wanted};
@@ -20,15 +21,8 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// The name of this process in tickets.
 pub(super) fn process() -> Result<ProcessId> {
-    static NONCE: OnceLock<[u8; 16]> = OnceLock::new();
-    let nonce = match NONCE.get() {
-        Some(nonce) => *nonce,
-        None => {
-            let random = crate::sys::random_bytes()?;
-            *NONCE.get_or_init(|| random)
-        }
-    };
-    Ok(ProcessId { pid: std::process::id(), nonce })
+    static NONCE: OnceCell<[u8; 16]> = OnceCell::new();
+    Ok(ProcessId { pid: std::process::id(), nonce: *NONCE.get_or_try_init(crate::sys::random_bytes)? })
 }
 
 /// Adds a cache to those that tickets of this process can name.

@@ -1,5 +1,6 @@
 //! CPU backend: a thread pool, KV blocks and weights in host memory, and kernels for each instruction set.
 
+mod affinity;
 mod attention;
 mod elementwise;
 mod level;
@@ -8,6 +9,7 @@ mod load;
 mod matrix;
 mod memory;
 mod norm;
+mod per_thread;
 mod pool;
 mod rope;
 mod simd;
@@ -15,10 +17,11 @@ mod slab;
 #[cfg(target_arch = "x86_64")]
 mod tile;
 
+pub use affinity::bind_current_thread;
 pub use level::Level;
 pub use load::CpuDevice;
 pub use matrix::{CpuBuffer, CpuMatrix, CpuVector};
-pub use pool::{Pool, bind_current_thread};
+pub use pool::Pool;
 pub use slab::KvSlab;
 
 use super::{AttentionArgs, Backend, Linear, RopeRows};

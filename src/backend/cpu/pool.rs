@@ -4,7 +4,8 @@
 //! by at most one chunk. A worker that has not entered a region yet is not waited for: the caller closes the region.
 //! Waiting starts as a bounded spin, then yields, then sleeps. Between steps all workers sleep.
 
-use crate::error::{Error, Result, Status};
+use super::affinity::bind_current_thread;
+use crate::error::Result;
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::ops::Range;
@@ -175,34 +176,6 @@ impl Drop for Pool {
     }
 }
 
-/// Working memory of every thread of a pool, kept between regions.
-pub(super) struct PerThread<T>(Vec<UnsafeCell<T>>);
-
-// SAFETY: `get` is the only shared access, and its contract gives each entry to one thread.
-unsafe impl<T: Send> Sync for PerThread<T> {}
-
-impl<T> Default for PerThread<T> {
-    fn default() -> Self {
-        PerThread(Vec::new())
-    }
-}
-
-impl<T: Default> PerThread<T> {
-    /// Creates entries for `threads` threads, and calls `prepare` on each.
-    pub fn prepare(&mut self, threads: usize, prepare: impl Fn(&mut T) -> Result<()>) -> Result<()> {
-        self.0.resize_with(threads, Default::default);
-        self.0.iter_mut().try_for_each(|entry| prepare(entry.get_mut()))
-    }
-
-    /// # Safety
-    /// Call this inside a region, with the calling thread's own index, and while no other borrow of the entry is alive.
-    #[allow(clippy::mut_from_ref)]
-    pub unsafe fn get(&self, thread: usize) -> &mut T {
-        // SAFETY: a thread enters a region once, so no other thread uses its entry.
-        unsafe { &mut *self.0[thread].get() }
-    }
-}
-
 /// Claims the next range of at most `grain` items, out of `items`. None when all are claimed.
 pub(super) fn claim(next: &AtomicUsize, items: usize, grain: usize) -> Option<Range<usize>> {
     let start = next.fetch_add(grain, SeqCst);
@@ -262,23 +235,4 @@ fn next_region(shared: &PoolShared, seen: u64) -> Option<u64> {
 
 fn pause() {
     std::hint::spin_loop();
-}
-
-/// Binds the calling thread to a set of CPUs.
-pub fn bind_current_thread(cpus: &[usize]) -> Result<()> {
-    // SAFETY: cpu_set_t is a plain bit set, and all zeros is the empty set.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    for &cpu in cpus {
-        if cpu >= libc::CPU_SETSIZE as usize {
-            return Err(Error::new(Status::InvalidArgument, format!("CPU {cpu} does not exist")));
-        }
-        // SAFETY: the index is inside the set.
-        unsafe { libc::CPU_SET(cpu, &mut set) };
-    }
-    // SAFETY: the set is alive during the call; 0 means the calling thread.
-    if unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) } != 0 {
-        let error = std::io::Error::last_os_error();
-        return Err(Error::new(Status::InvalidArgument, format!("cannot bind to CPUs {cpus:?}: {error}")));
-    }
-    Ok(())
 }

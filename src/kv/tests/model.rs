@@ -1,5 +1,5 @@
 //! A model whose KV is a digest of the tokens up to each position: a block in the wrong hands shows.
-//! CacheShared with `tests/kv_image.rs`.
+//! Shared with `tests/kv_image.rs`.
 
 use std::sync::Arc;
 

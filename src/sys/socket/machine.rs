@@ -1,7 +1,7 @@
 //! Names of this machine: its addresses, and its current boot.
 
+use once_cell::sync::OnceCell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::OnceLock;
 
 /// Addresses of this host's interfaces that are up, loopback last. Link-local addresses are omitted, because they mean
 /// nothing without an interface.
@@ -44,13 +44,13 @@ pub fn own_addresses() -> Vec<IpAddr> {
 
 /// Identifier of this machine's current boot, different on every machine and after every boot; zero if unreadable.
 pub fn boot_id() -> [u8; 16] {
-    // Cached: every transfer needs it, and it is constant while this process lives.
-    static BOOT: OnceLock<[u8; 16]> = OnceLock::new();
-    *BOOT.get_or_init(read_boot_id)
+    // Cached: every transfer needs it, and it is constant while this process lives. A failure may be a lack of descriptors.
+    static BOOT: OnceCell<[u8; 16]> = OnceCell::new();
+    BOOT.get_or_try_init(read_boot_id).copied().unwrap_or_default()
 }
 
-fn read_boot_id() -> [u8; 16] {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+fn read_boot_id() -> std::io::Result<[u8; 16]> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     let digits: Vec<u8> = text.bytes().filter_map(|b| (b as char).to_digit(16)).map(|d| d as u8).collect();
     let mut id = [0; 16];
     if digits.len() == 32 {
@@ -58,5 +58,5 @@ fn read_boot_id() -> [u8; 16] {
             *byte = pair[0] << 4 | pair[1];
         }
     }
-    id
+    Ok(id)
 }

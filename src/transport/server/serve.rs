@@ -16,7 +16,7 @@ const MOST_CONNECTIONS: usize = 4096;
 /// A connection that has been idle for this long makes place for another one if there are too many.
 const MAKES_PLACE: Duration = Duration::from_secs(1);
 
-/// Serves one connection on a thread of its own, which counts among `handshakes` until the peer has proved itshared.
+/// Serves one connection on a thread of its own, which counts among `handshakes` until the peer has proved itself.
 pub(super) fn serve(shared: &Arc<ServerShared>, unproven: Unproven, handshakes: &Arc<Handshakes>) -> Result<()> {
     let Unproven { stream, origin, must_encrypt, .. } = unproven;
     let stream = Arc::new(stream);
