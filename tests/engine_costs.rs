@@ -108,7 +108,7 @@ fn a_smaller_request_behind_a_large_one_is_woken() {
     let small = host.submit(&engine, request(&prompt(70, 4), 5));
     std::thread::sleep(Duration::from_millis(50));
     assert!(!host.outcomes.contains_key(&small));
-    cache.kv().release(cleave::kv::KvId(second)).unwrap();
+    cache.kv().handles().release(cleave::kv::KvId(second)).unwrap();
     for _ in 0..600 {
         host.poll(Duration::from_millis(50));
         if host.outcomes.get(&small).is_some_and(|o| o.end.is_some()) {

@@ -35,7 +35,7 @@ fn a_panic_anywhere_loses_no_request() {
             if outcome.reason() == FinishReason::Error {
                 assert_eq!(end.status, Some(Status::Internal), "{point} {nth}");
             } else {
-                cache.kv().release(cleave::kv::KvId(end.kv)).unwrap();
+                cache.kv().handles().release(cleave::kv::KvId(end.kv)).unwrap();
             }
         }
         bad.drain(Some(Duration::from_secs(10))).expect("nothing is open any more");

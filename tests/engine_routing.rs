@@ -66,7 +66,7 @@ fn a_role_switch_is_proven_by_the_load() {
     }
     let end = host.finish(late);
     assert_eq!(end.tokens.len(), 1);
-    cache.kv().release(cleave::kv::KvId(end.end.unwrap().kv)).unwrap();
+    cache.kv().handles().release(cleave::kv::KvId(end.end.unwrap().kv)).unwrap();
     assert_eq!(engine.load().role, switched.role);
 
     // An idle engine changes its role too.
@@ -150,7 +150,7 @@ fn events_follow_the_index_under_load() {
             continue;
         }
         match round % 4 {
-            0 => here.kv().release(kv).unwrap(),
+            0 => here.kv().handles().release(kv).unwrap(),
             1 => {
                 let ticket = here.node().ticket(kv).unwrap();
                 let kv = there.import(None, &ticket, 0).unwrap();

@@ -19,17 +19,17 @@ use proptest::prelude::*;
 
 fn exported(cache: &Cache, n: u32) -> KvId {
     let seq = Seq::computed(cache, n, 1, 3);
-    cache.export(seq.snapshot, seq.table, None).unwrap()
+    cache.handles().export(seq.snapshot, seq.table, None).unwrap()
 }
 
 fn read(cache: &Cache, id: KvId) -> Vec<u8> {
-    let mut image = vec![0; cache.image_len(id).unwrap() as usize];
-    assert_eq!(cache.read_image(id, 0, &mut image).unwrap(), image.len());
+    let mut image = vec![0; cache.images().len(id).unwrap() as usize];
+    assert_eq!(cache.images().read(id, 0, &mut image).unwrap(), image.len());
     image
 }
 
 fn consume(cache: &Cache, id: KvId) -> Result<Seq> {
-    match cache.consume(id)? {
+    match cache.handles().consume(id)? {
         Consumed::Ready(snapshot, table) => Ok(Seq { snapshot, table }),
         Consumed::Pending => panic!("{id} is pending"),
     }
@@ -63,17 +63,17 @@ fn an_image_carries_everything() {
     s.prompts = vec![(0, 4), (6, 9)];
     s.host_data = b"trace 7".to_vec();
     let before = seq.snapshot.clone();
-    let id = a.export(seq.snapshot, seq.table, None).unwrap();
+    let id = a.handles().export(seq.snapshot, seq.table, None).unwrap();
     let image = read(&a, id);
-    assert_eq!(image.len() as u64, a.info(id).unwrap().image_bytes);
-    let here = b.import_image(&image).unwrap();
+    assert_eq!(image.len() as u64, a.handles().info(id).unwrap().image_bytes);
+    let here = b.images().import(&image).unwrap();
     let seq = consume(&b, here).unwrap();
     assert_eq!(seq.snapshot, before);
     seq.verify(b.store());
-    assert!(a.info(id).is_ok(), "reading does not consume");
+    assert!(a.handles().info(id).is_ok(), "reading does not consume");
     assert_eq!(b.stats().bytes_in, 3 * GEOMETRY.block_bytes() as u64);
     // The full blocks are in the importer's index, so a second import moves only the last one.
-    let again = b.import_image(&image).unwrap();
+    let again = b.images().import(&image).unwrap();
     assert_eq!(b.stats().bytes_in, 4 * GEOMETRY.block_bytes() as u64);
     let again = consume(&b, again).unwrap();
     assert_eq!(again.table.blocks()[..2], seq.table.blocks()[..2]);
@@ -85,17 +85,17 @@ fn pieces_of_any_size_make_the_same_image() {
     let a = cache(16);
     let id = exported(&a, 14);
     let whole = read(&a, id);
-    a.renew(id, Duration::from_secs(60)).unwrap();
+    a.handles().renew(id, Duration::from_secs(60)).unwrap();
     for size in [1, 7, 31, 32, 33, 160, 500, 10_000] {
         let mut pieces = Vec::new();
         let mut piece = vec![0; size];
-        while let n @ 1.. = a.read_image(id, pieces.len() as u64, &mut piece).unwrap() {
+        while let n @ 1.. = a.images().read(id, pieces.len() as u64, &mut piece).unwrap() {
             pieces.extend_from_slice(&piece[..n]);
         }
         assert!(pieces == whole, "in pieces of {size}");
     }
-    assert_eq!(a.read_image(id, u64::MAX, &mut [0; 4]).unwrap(), 0);
-    assert_ne!(whole, read(&a, a.duplicate(id).unwrap()), "another handle, another nonce");
+    assert_eq!(a.images().read(id, u64::MAX, &mut [0; 4]).unwrap(), 0);
+    assert_ne!(whole, read(&a, a.handles().duplicate(id).unwrap()), "another handle, another nonce");
 }
 
 #[test]
@@ -118,23 +118,23 @@ fn every_flipped_bit_and_every_truncation_is_refused() {
     let mut image = read(&a, exported(&a, 7));
     for bit in 0..image.len() * 8 {
         image[bit / 8] ^= 1 << (bit % 8);
-        refused(b.import_image(&image), Status::Corrupt, &[]);
+        refused(b.images().import(&image), Status::Corrupt, &[]);
         image[bit / 8] ^= 1 << (bit % 8);
     }
     for len in 0..image.len() {
-        refused(b.import_image(&image[..len]), Status::Corrupt, &[]);
+        refused(b.images().import(&image[..len]), Status::Corrupt, &[]);
     }
     image.push(0);
-    refused(b.import_image(&image), Status::Corrupt, &["found"]);
+    refused(b.images().import(&image), Status::Corrupt, &["found"]);
     image.pop();
     assert_idle(&b);
     assert_eq!(b.audit().by_prefix_index, 0, "nothing of a refused image is kept");
-    let id = b.import_image(&image).unwrap();
+    let id = b.images().import(&image).unwrap();
     consume(&b, id).unwrap().verify(b.store());
     // The same holds where the importer already has the blocks and copies nothing.
     let last = image.len() - 200;
     image[last] ^= 1;
-    refused(b.import_image(&image), Status::Corrupt, &["block"]);
+    refused(b.images().import(&image), Status::Corrupt, &["block"]);
     let ticket = transport::ticket(&a, exported(&a, 7)).unwrap();
     for bit in 0..ticket.len() * 8 {
         let mut ticket = ticket.clone();
@@ -162,7 +162,7 @@ proptest! {
                 _ => bytes.extend_from_slice(&image[..value as usize]),
             }
         }
-        prop_assert_eq!(b.import_image(&bytes).is_ok(), bytes == image);
+        prop_assert_eq!(b.images().import(&bytes).is_ok(), bytes == image);
         b.check().unwrap();
     }
 }
@@ -178,7 +178,7 @@ fn refusals_name_field_expected_and_found() {
             .unwrap()
     };
     let check = |cache: Arc<Cache>, status, words: &[&str]| {
-        refused(cache.import_image(&image), status, words);
+        refused(cache.images().import(&image), status, words);
         refused(transport::import(&cache, &ticket), status, words);
         assert_idle(&cache);
     };
@@ -206,7 +206,7 @@ fn refusals_name_field_expected_and_found() {
         check(with(identity(), geometry, strict.clone()), Status::Incompatible, &words);
     }
     check(cache(1), Status::OutOfMemory, &["needs 2 blocks, 1 available"]);
-    assert!(a.info(id).is_ok(), "no refusal ends the exporter's handle");
+    assert!(a.handles().info(id).is_ok(), "no refusal ends the exporter's handle");
 }
 
 /// Creates a cache of another layout that can exchange KV with [`cache`].
@@ -221,19 +221,19 @@ fn other_block_sizes_are_converted_there_and_back() {
     for block_tokens in [1, 2, 3, 8, 64] {
         let b = laid_out(KvGeometry { block_tokens, ..GEOMETRY });
         let id = exported(&a, 15);
-        let here = b.import_image(&read(&a, id)).unwrap();
+        let here = b.images().import(&read(&a, id)).unwrap();
         let ticket = transport::ticket(&a, id).unwrap();
         let again = transport::import(&b, &ticket).unwrap();
-        assert!(a.info(id).is_err(), "a ticket's import consumes");
+        assert!(a.handles().info(id).is_err(), "a ticket's import consumes");
         // 14 tokens are computed; the second import also reuses the full blocks of the first.
         let full = 14 / block_tokens as usize;
         let audit = b.audit();
         assert_eq!((audit.by_prefix_index, audit.leaked), (full, 0), "{block_tokens} tokens");
-        assert_eq!(b.total_blocks() - b.free_blocks(), full + 2 * usize::from(14 % block_tokens > 0));
+        assert_eq!(b.total_blocks() - b.stats().blocks_free, full + 2 * usize::from(14 % block_tokens > 0));
         for id in [here, again] {
             let ticket = transport::ticket(&b, id).unwrap();
             let home = if id == here {
-                c.import_image(&read(&b, id)).unwrap()
+                c.images().import(&read(&b, id)).unwrap()
             } else {
                 transport::import(&c, &ticket).unwrap()
             };
@@ -241,7 +241,7 @@ fn other_block_sizes_are_converted_there_and_back() {
             assert!(!seq.snapshot.converted);
             seq.verify(c.store());
         }
-        b.release(here).unwrap();
+        b.handles().release(here).unwrap();
         assert_idle(&b);
     }
 }
@@ -252,16 +252,16 @@ fn what_was_rounded_is_not_shared() {
     for dtype in [Dtype::F16, Dtype::Bf16, Dtype::I8] {
         let b = laid_out(KvGeometry { dtype, block_tokens: 2, ..GEOMETRY });
         let image = read(&a, exported(&a, 15));
-        let ids = [b.import_image(&image).unwrap(), b.import_image(&image).unwrap()];
+        let ids = [b.images().import(&image).unwrap(), b.images().import(&image).unwrap()];
         assert_eq!((b.audit().by_prefix_index, b.audit().by_exports), (0, 14), "{dtype}");
         // The sequence stays marked as converted, even in a cache with the original layout.
         let other = laid_out(KvGeometry { dtype, ..GEOMETRY });
         for to in [&other, &c] {
-            let id = to.import_image(&read(&b, ids[0])).unwrap();
+            let id = to.images().import(&read(&b, ids[0])).unwrap();
             assert_eq!(to.audit().by_prefix_index, 0);
             assert!(consume(to, id).unwrap().snapshot.converted);
         }
-        ids.into_iter().for_each(|id| b.release(id).unwrap());
+        ids.into_iter().for_each(|id| b.handles().release(id).unwrap());
         assert_idle(&b);
     }
 }
@@ -273,10 +273,10 @@ fn a_layout_of_its_own_is_no_reason_to_write_what_is_here() {
     let (a, b) = (laid_out(KvGeometry { block_tokens: 3, ..GEOMETRY }), cache(32));
     let c = cache(32);
     let id = exported(&c, 15);
-    let here = a.import_image(&read(&c, id)).unwrap();
+    let here = a.images().import(&read(&c, id)).unwrap();
     let mut prefix = Seq::computed(&b, 9, 0, 3);
     let before = b.stats().bytes_in;
-    let landed = b.import_image(&read(&a, here)).unwrap();
+    let landed = b.images().import(&read(&a, here)).unwrap();
     assert_eq!(b.stats().bytes_in - before, 3 * 3 * GEOMETRY.token_bytes() as u64, "blocks 2 to 4 of the source");
     let seq = consume(&b, landed).unwrap();
     assert_eq!(seq.table.blocks()[..2], prefix.table.blocks()[..2]);
@@ -293,7 +293,7 @@ fn a_length_dependent_rope_shares_nothing() {
     let b =
         Cache::new(identity(), Shards::on_one_device(Arc::new(store::MemoryStore::new(GEOMETRY, 16))).unwrap(), config)
             .unwrap();
-    let ids = [b.import_image(&image).unwrap(), b.import_image(&image).unwrap()];
+    let ids = [b.images().import(&image).unwrap(), b.images().import(&image).unwrap()];
     assert_eq!((b.audit().by_prefix_index, b.audit().by_exports), (0, 4));
     ids.into_iter().for_each(|id| consume(&b, id).unwrap().verify(b.store()));
 }
@@ -305,24 +305,24 @@ fn a_parked_sequence_survives_its_cache() {
     let path = directory.path().join("chat.kv");
     let a = cache(16);
     let id = exported(&a, 14);
-    a.save(id, &path).unwrap();
-    a.save(id, &path).unwrap();
+    a.images().save(id, &path).unwrap();
+    a.images().save(id, &path).unwrap();
     let metadata = std::fs::metadata(&path).unwrap();
     assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
-    assert_eq!(metadata.len(), a.image_len(id).unwrap());
-    refused(a.save(id, &directory.path().join("no/such")), Status::NotFound, &["no/such"]);
+    assert_eq!(metadata.len(), a.images().len(id).unwrap());
+    refused(a.images().save(id, &directory.path().join("no/such")), Status::NotFound, &["no/such"]);
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "no temporary file stays");
     drop(a);
     let b = cache(16);
-    let loaded = b.load(&path).unwrap();
+    let loaded = b.images().load(&path).unwrap();
     consume(&b, loaded).unwrap().verify(b.store());
     let image = std::fs::read(&path).unwrap();
     for len in [0, 10, 64, 300, image.len() - 1] {
         std::fs::write(&path, &image[..len]).unwrap();
-        refused(b.load(&path), Status::Corrupt, &["chat.kv"]);
+        refused(b.images().load(&path), Status::Corrupt, &["chat.kv"]);
     }
-    refused(b.load(directory.path()), Status::InvalidArgument, &["regular file"]);
-    refused(b.load(&directory.path().join("none")), Status::NotFound, &["none"]);
+    refused(b.images().load(directory.path()), Status::InvalidArgument, &["regular file"]);
+    refused(b.images().load(&directory.path().join("none")), Status::NotFound, &["none"]);
     assert_idle(&b);
 }
 
@@ -337,8 +337,12 @@ fn only_regular_files_are_opened_and_replaced() {
     let a = cache(16);
     let id = exported(&a, 6);
     for path in [&fifo, &socket, std::path::Path::new("/dev/null")] {
-        refused(a.load(path), Status::InvalidArgument, &[&path.display().to_string(), "expected a regular file"]);
-        refused(a.save(id, path), Status::InvalidArgument, &["expected a regular file"]);
+        refused(
+            a.images().load(path),
+            Status::InvalidArgument,
+            &[&path.display().to_string(), "expected a regular file"],
+        );
+        refused(a.images().save(id, path), Status::InvalidArgument, &["expected a regular file"]);
         assert!(!std::fs::symlink_metadata(path).unwrap().is_file());
     }
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
@@ -348,28 +352,28 @@ fn only_regular_files_are_opened_and_replaced() {
 fn host_data_travels_with_the_sequence() {
     let (a, b) = (cache(16), cache(16));
     let id = exported(&a, 6);
-    let data = |cache: &Cache, id: KvId| cache.sequence(id).unwrap().host_data.clone();
+    let data = |cache: &Cache, id: KvId| cache.handles().sequence(id).unwrap().host_data.clone();
     assert_eq!(data(&a, id), b"");
     let most = vec![7; cleave::sequence::MAX_HOST_DATA];
-    refused(a.set_host_data(id, &[7; 4097]), Status::InvalidArgument, &["at most 4096 bytes, found 4097"]);
-    a.set_host_data(id, &most).unwrap();
-    let copy = a.duplicate(id).unwrap();
-    a.set_host_data(id, b"short").unwrap();
+    refused(a.handles().set_host_data(id, &[7; 4097]), Status::InvalidArgument, &["at most 4096 bytes, found 4097"]);
+    a.handles().set_host_data(id, &most).unwrap();
+    let copy = a.handles().duplicate(id).unwrap();
+    a.handles().set_host_data(id, b"short").unwrap();
     assert_eq!((data(&a, copy), data(&a, id)), (most.clone(), b"short".to_vec()));
     let image = read(&a, copy);
-    assert_eq!(image.len() as u64, a.info(copy).unwrap().image_bytes);
-    refused(a.set_host_data(copy, b""), Status::InvalidArgument, &["its image was read"]);
-    let here = b.import_image(&image).unwrap();
+    assert_eq!(image.len() as u64, a.handles().info(copy).unwrap().image_bytes);
+    refused(a.handles().set_host_data(copy, b""), Status::InvalidArgument, &["its image was read"]);
+    let here = b.images().import(&image).unwrap();
     assert_eq!(data(&b, here), most);
     // Data that the host attaches after it has written a ticket does not change that ticket.
     let ticket = transport::ticket(&a, id).unwrap();
-    assert_eq!(ticket.len() as u64, a.info(id).unwrap().ticket_bytes);
-    a.set_host_data(id, b"later").unwrap();
+    assert_eq!(ticket.len() as u64, a.handles().info(id).unwrap().ticket_bytes);
+    a.handles().set_host_data(id, b"later").unwrap();
     let there = transport::import(&b, &ticket).unwrap();
     assert_eq!(data(&b, there), b"short");
-    refused(a.sequence(id), Status::Expired, &[]);
+    refused(a.handles().sequence(id), Status::Expired, &[]);
     let own = transport::ticket(&b, there).unwrap();
-    b.set_host_data(there, b"later").unwrap();
+    b.handles().set_host_data(there, b"later").unwrap();
     let moved = transport::import(&b, &own).unwrap();
     assert_eq!(consume(&b, moved).unwrap().snapshot.host_data, b"short");
 }

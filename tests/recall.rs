@@ -61,8 +61,8 @@ fn held_out_questions_are_answered_across_a_handoff() {
         let data = if i % 2 == 0 {
             cleave::transport::ticket(from.kv(), kv).unwrap()
         } else {
-            let mut image = vec![0; from.kv().info(kv).unwrap().image_bytes as usize];
-            let n = from.kv().read_image(kv, 0, &mut image).unwrap();
+            let mut image = vec![0; from.kv().handles().info(kv).unwrap().image_bytes as usize];
+            let n = from.kv().images().read(kv, 0, &mut image).unwrap();
             assert_eq!(n, image.len());
             image
         };
@@ -74,7 +74,7 @@ fn held_out_questions_are_answered_across_a_handoff() {
         } else {
             wrong.push(format!("{answer:?}, expected {:?}", item.answer));
         }
-        from.kv().release(kv).unwrap();
+        from.kv().handles().release(kv).unwrap();
     }
     let accuracy = right as f64 / items.len() as f64;
     assert!(accuracy >= 0.95, "{right} of {} right; wrong: {wrong:#?}", items.len());

@@ -154,7 +154,7 @@ fn prefill(report: &mut Report, shape: &Shape, model: &Arc<Model>, threads: usiz
 
 fn release(host: &Host, events: &std::collections::HashMap<u64, Vec<Event>>) {
     for kv in events.values().flatten().map(|e| e.kv).filter(|&kv| kv != 0) {
-        host.cache.kv().release(KvId(kv)).unwrap();
+        host.cache.kv().handles().release(KvId(kv)).unwrap();
     }
 }
 
@@ -217,7 +217,7 @@ fn handoff(report: &mut Report, shape: &Shape, model: &Arc<Model>, threads: usiz
             let begun = Instant::now();
             let imported = f();
             best = best.min(ms_since(begun));
-            other.kv().release(imported).unwrap();
+            other.kv().handles().release(imported).unwrap();
         }
         best
     };
@@ -227,7 +227,7 @@ fn handoff(report: &mut Report, shape: &Shape, model: &Arc<Model>, threads: usiz
             let mut image = vec![0; other_len(&host, kv)];
             let mut at = 0;
             while at < image.len() {
-                at += host.cache.kv().read_image(KvId(kv), at as u64, &mut image[at..]).unwrap();
+                at += host.cache.kv().images().read(KvId(kv), at as u64, &mut image[at..]).unwrap();
             }
             let imported = other.import(Some(&host.queue), &image, 0).unwrap();
             wait_ready(&host);
@@ -239,8 +239,8 @@ fn handoff(report: &mut Report, shape: &Shape, model: &Arc<Model>, threads: usiz
     add(
         "file, save + load",
         times(&|| {
-            host.cache.kv().save(KvId(kv), path).unwrap();
-            other.kv().load(path).unwrap()
+            host.cache.kv().images().save(KvId(kv), path).unwrap();
+            other.kv().images().load(path).unwrap()
         }),
     );
     let _ = std::fs::remove_file(path);
@@ -249,11 +249,11 @@ fn handoff(report: &mut Report, shape: &Shape, model: &Arc<Model>, threads: usiz
     let imported = other.import(Some(&host.queue), &ticket, 0).unwrap();
     wait_ready(&host);
     add("ticket to another cache", ms_since(begun));
-    other.kv().release(imported).unwrap();
+    other.kv().handles().release(imported).unwrap();
 }
 
 fn other_len(host: &Host, kv: u64) -> usize {
-    host.cache.kv().info(KvId(kv)).unwrap().image_bytes as usize
+    host.cache.kv().handles().info(KvId(kv)).unwrap().image_bytes as usize
 }
 
 fn wait_ready(host: &Host) {

@@ -21,10 +21,10 @@ pub(super) fn hand_over(
     let (table, chain) = blocks.into_parts();
     let handle = match streaming {
         Some(streaming) => streaming.finish(snapshot, table),
-        None => kv.export(snapshot, table, None),
+        None => kv.handles().export(snapshot, table, None),
     };
     shared.counters.exported(monotonic_ns() - started);
     let handle = handle?;
-    kv.set_chain(handle, &chain);
+    kv.handles().set_chain(handle, &chain);
     Ok(handle)
 }

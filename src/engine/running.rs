@@ -52,7 +52,7 @@ impl RunningRequest {
     ) -> RunningRequest {
         let ReadySequence { snapshot, table, recomputed } = sequence;
         let streaming = match prefill_only && request.stream_kv {
-            true => cache.kv().begin_streaming_export(Snapshot::clone(&snapshot), &table).ok(),
+            true => cache.kv().handles().begin_streaming_export(Snapshot::clone(&snapshot), &table).ok(),
             false => None,
         };
         let turn = snapshot.tokens.len() - snapshot.generated() as usize;

@@ -20,16 +20,16 @@ pub(super) fn of_request(shared: &Arc<EngineShared>, request: &Request, id: u64)
         return fresh(shared, request);
     }
     let (kv, handle) = (shared.cache.kv(), KvId(request.kv));
-    match kv.peek(handle) {
+    match kv.handles().peek(handle) {
         Ok(Some(base)) => _ = prepare::check(request, Some(&base), &shared.bounds)?,
         Ok(None) => return claim(shared, request, handle, id),
         Err(error) => {
-            let source = recompute(shared, request, kv.failed_sequence(handle), error)?;
-            kv.release(handle)?;
+            let source = recompute(shared, request, kv.handles().failed_sequence(handle), error)?;
+            kv.handles().release(handle)?;
             return Ok(source);
         }
     }
-    match take(shared, || kv.consume(handle))? {
+    match take(shared, || kv.handles().consume(handle))? {
         Some((snapshot, table)) => continued(shared, request, snapshot, table),
         None => claim(shared, request, handle, id),
     }
@@ -80,7 +80,7 @@ fn claim(shared: &Arc<EngineShared>, request: &Request, handle: KvId, id: u64) -
     prepare::check_own(request, &shared.bounds)?;
     let engine = Arc::downgrade(shared);
     let landed = move || engine.upgrade().into_iter().for_each(|engine| engine.inbox.landed(id));
-    Ok(SequenceSource::Importing(shared.cache.kv().claim(handle, Arc::new(landed))?))
+    Ok(SequenceSource::Importing(shared.cache.kv().handles().claim(handle, Arc::new(landed))?))
 }
 
 /// Takes the sequence out of a handle and counts the duration of the handoff. None while the handle's KV is on its way.

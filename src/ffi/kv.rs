@@ -67,7 +67,7 @@ pub unsafe extern "C" fn cleave_kv_info(
     call(err, || unsafe {
         let cache = get(cache)?;
         let out = Output::new(out, "out")?;
-        let info = cache.kv().info(KvId(kv))?;
+        let info = cache.kv().handles().info(KvId(kv))?;
         let mut c = cleave_kv_info_t::zeroed();
         c.n_tokens = info.n_tokens;
         c.n_blocks = info.n_blocks;
@@ -97,7 +97,7 @@ pub unsafe extern "C" fn cleave_kv_tokens(
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
     call(err, || {
-        let sequence = get(cache)?.kv().sequence(KvId(kv))?;
+        let sequence = get(cache)?.kv().handles().sequence(KvId(kv))?;
         let ids: Vec<i32> = sequence.tokens.iter().map(|&token| token as i32).collect();
         // SAFETY: the caller's contract for (`tokens`, `cap`, `n`).
         unsafe { fill(&ids, tokens, cap, n, "tokens") }
@@ -125,7 +125,7 @@ pub unsafe extern "C" fn cleave_kv_set_host_data(
         let cache = get(cache)?;
         // SAFETY: `data` is valid for `len` bytes by contract.
         let data = unsafe { slice(data.cast::<u8>(), len, "data")? };
-        cache.kv().set_host_data(KvId(kv), data)
+        cache.kv().handles().set_host_data(KvId(kv), data)
     })
 }
 
@@ -142,7 +142,7 @@ pub unsafe extern "C" fn cleave_kv_host_data(
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
     call(err, || {
-        let sequence = get(cache)?.kv().sequence(KvId(kv))?;
+        let sequence = get(cache)?.kv().handles().sequence(KvId(kv))?;
         // SAFETY: the caller's contract for (`buf`, `cap`, `len`).
         unsafe { fill(&sequence.host_data, buf.cast::<u8>(), cap, len, "buf") }
     })
@@ -200,7 +200,7 @@ pub unsafe extern "C" fn cleave_kv_read_image(
         while done < cap {
             let want = piece.len().min(cap - done);
             let got =
-                cache.kv().read_image(KvId(kv), offset.saturating_add(done as u64), &mut piece[..want])?.min(want);
+                cache.kv().images().read(KvId(kv), offset.saturating_add(done as u64), &mut piece[..want])?.min(want);
             if got == 0 {
                 break;
             }
@@ -259,7 +259,7 @@ pub unsafe extern "C" fn cleave_kv_save(
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
     // SAFETY: the contract of the header (see ffi/mod.rs).
-    call(err, || unsafe { get(cache)?.kv().save(KvId(kv), Path::new(c_string(path, "path")?)) })
+    call(err, || unsafe { get(cache)?.kv().images().save(KvId(kv), Path::new(c_string(path, "path")?)) })
 }
 
 /// Reads an image from a file. `*kv` is the host's to submit or to release. Callable from any thread. [BLOCKING]
@@ -276,7 +276,7 @@ pub unsafe extern "C" fn cleave_kv_load(
     call(err, || unsafe {
         let cache = get(cache)?;
         required(kv, "kv")?;
-        put(kv, cache.kv().load(Path::new(c_string(path, "path")?))?.0);
+        put(kv, cache.kv().images().load(Path::new(c_string(path, "path")?))?.0);
         Ok(())
     })
 }
@@ -294,7 +294,7 @@ pub unsafe extern "C" fn cleave_kv_duplicate(
     call(err, || unsafe {
         let cache = get(cache)?;
         required(out, "out")?;
-        put(out, cache.kv().duplicate(KvId(kv))?.0);
+        put(out, cache.kv().handles().duplicate(KvId(kv))?.0);
         Ok(())
     })
 }
@@ -313,7 +313,7 @@ pub unsafe extern "C" fn cleave_kv_renew(
         if lease_ms == 0 {
             bail!(InvalidArgument, "lease_ms is 0");
         }
-        cache.kv().renew(KvId(kv), Duration::from_millis(u64::from(lease_ms)))
+        cache.kv().handles().renew(KvId(kv), Duration::from_millis(u64::from(lease_ms)))
     })
 }
 
@@ -326,5 +326,5 @@ pub unsafe extern "C" fn cleave_kv_release(
     kv: cleave_kv_t,
     err: *mut cleave_error_t,
 ) -> cleave_status_t {
-    call(err, || get(cache)?.kv().release(KvId(kv)))
+    call(err, || get(cache)?.kv().handles().release(KvId(kv)))
 }

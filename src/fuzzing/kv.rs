@@ -16,31 +16,31 @@ pub const IMAGE: Target = Target {
     name: "kv_image",
     read: |data| {
         let _alone = BUSY.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = cache().import_image(data).and_then(|id| cache().release(id));
+        let taken = cache().images().import(data).and_then(|id| cache().handles().release(id));
         assert_eq!(cache().check(), Ok(()), "after {taken:?}");
         assert_eq!(cache().available_blocks(), cache().total_blocks(), "blocks are held after {taken:?}");
         taken
     },
     seeds: || sequences().map(image).collect(),
-    reseal: |data| cache().reseal(data),
+    reseal: |data| cache().tickets().reseal(data),
     words: &[b"CLVKVIMG", b"CLVKVTKT", &[0xff; 4], &[0; 8], &[0, 0, 0xc0, 0x7f]],
 };
 
 /// Target for KV tickets.
 pub const TICKET: Target = Target {
     name: "kv_ticket",
-    read: |data| cache().open_ticket(data)?.check_chain().map(|_| ()),
+    read: |data| cache().tickets().open(data)?.check_chain().map(|_| ()),
     seeds: || vec![ticket()],
-    reseal: |data| cache().reseal(data),
+    reseal: |data| cache().tickets().reseal(data),
     words: &[b"CLVKVIMG", b"CLVKVTKT", &[0xff; 2], &[0xff; 4], &[1, 0, 20, 0]],
 };
 
 /// Target for addresses of caches.
 pub const ADDRESS: Target = Target {
     name: "cache_address",
-    read: |data| cache().open_address(data).map(|_| ()),
-    seeds: || vec![ticket_cache().encode_address()],
-    reseal: |data| cache().reseal(data),
+    read: |data| cache().tickets().open_address(data).map(|_| ()),
+    seeds: || vec![ticket_cache().tickets().encode_address()],
+    reseal: |data| cache().tickets().reseal(data),
     words: &[b"CLVKVADR", b"CLVKVTKT", &[0xff; 2], &[0xff; 4], &[3, 0, 8, 0]],
 };
 
@@ -111,16 +111,16 @@ fn exported<T>(snapshot: Snapshot, write: impl FnOnce(crate::kv::KvId) -> Result
     let _alone = BUSY.lock().unwrap_or_else(PoisonError::into_inner);
     let mut table = cache().table();
     assert!(table.reserve(0, snapshot.computed), "preparing to fuzz: no blocks");
-    let id = made(cache().export(snapshot, table, None));
+    let id = made(cache().handles().export(snapshot, table, None));
     let written = made(write(id));
-    made(cache().release(id));
+    made(cache().handles().release(id));
     written
 }
 
 fn image(snapshot: Snapshot) -> Vec<u8> {
     exported(snapshot, |id| {
-        let mut image = vec![0; cache().image_len(id)? as usize];
-        cache().read_image(id, 0, &mut image)?;
+        let mut image = vec![0; cache().images().len(id)? as usize];
+        cache().images().read(id, 0, &mut image)?;
         Ok(image)
     })
 }
@@ -132,7 +132,7 @@ fn ticket() -> Vec<u8> {
 /// The cache, with endpoints of every kind set.
 fn ticket_cache() -> &'static Arc<Cache> {
     let tcp = |address: &str, encrypted| Endpoint::Tcp { address: made(parse(address)), encrypted };
-    cache().set_endpoints(vec![
+    cache().tickets().set_endpoints(&[
         Endpoint::Process(ProcessId { pid: 1, nonce: [4; 16] }),
         Endpoint::Unix(UnixName { boot: [5; 16], name: b"cleave-fuzz".to_vec() }),
         tcp("127.0.0.1:7000", false),

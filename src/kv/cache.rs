@@ -1,12 +1,14 @@
 //! The cache: creation, closing, and questions about it as a whole (block counts, statistics, audit).
 
-use std::ops::Deref;
 use std::sync::atomic::AtomicU32;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::format::{CacheIdentity, Keys, Layout, TransportKeys};
-use super::handles::{Audit, Body, CacheConfig, CacheShared, CacheState, End, audit, check, run_leases};
+use super::handles::{
+    Audit, BlockCounts, Body, CacheConfig, CacheShared, CacheState, CacheStats, Counters, Handles, Images, Tickets,
+    Transfers, audit, check, run_leases,
+};
 use super::pool::{
     BlockHash, BlockTable, Conversion, EventLog, EventRead, IndexSnapshot, Journal, Owner, Shards, Waker, snapshot,
 };
@@ -17,55 +19,11 @@ use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{Arc, MODELLED, Mutex, PoisonError};
 use crate::sys::random_bytes;
 
-/// Counters of a cache, for metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CacheStats {
-    /// Number of blocks in the pool.
-    pub blocks_total: usize,
-    /// Blocks that nobody holds.
-    pub blocks_free: usize,
-    /// Blocks that can be allocated now: free ones, and those that only the prefix index holds.
-    pub blocks_available: usize,
-    /// Handles whose KV is in this cache or is being computed into it.
-    pub exports_open: usize,
-    /// Handles whose KV is still being imported.
-    pub imports_open: usize,
-    /// KV bytes copied into the cache, from images and by pulls. Moves within the cache do not count.
-    pub bytes_in: u64,
-    /// KV bytes copied out of the cache, into images and by peers' pulls. Moves within the cache do not count.
-    pub bytes_out: u64,
-    /// Bytes pulled by ticket while the exporter was still computing the prompt.
-    pub bytes_hidden: u64,
-    /// Bytes pulled by ticket after the exporter had computed the prompt.
-    pub bytes_exposed: u64,
-    /// Nanoseconds between the exporter finishing the prompt and the last of its KV arriving, summed over all pulls.
-    pub exposed_ns: u64,
-    /// The part of `exposed_ns` that the last pull added.
-    pub exposed_ns_last: u64,
-    /// Number of imports by ticket that succeeded.
-    pub imports: u64,
-    /// Number of imports by ticket that failed.
-    pub imports_failed: u64,
-    /// Nanoseconds from receiving a ticket to asking its exporter in another process for the KV, of the last pull.
-    pub ask_ns_last: u64,
-}
-
-/// Blocks of a pool, counted at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BlockCounts {
-    /// Blocks in the pool.
-    pub total: usize,
-    /// Blocks that can be allocated now, `cached` ones among them.
-    pub available: usize,
-    /// Blocks that only the prefix index holds.
-    pub cached: usize,
-}
-
 /// A paged KV cache: one block pool, its prefix index and the handles exported from it.
 ///
 /// Dropping it closes it. Tables may outlive it; their blocks return to the pool all the same.
 pub struct Cache {
-    shared: Arc<CacheShared>,
+    pub(super) shared: Arc<CacheShared>,
     /// Events of the prefix index; None if none are kept.
     events: Option<Arc<EventLog>>,
     timer: Mutex<Option<JoinHandle<()>>>,
@@ -85,13 +43,14 @@ impl Cache {
         };
         let layout = Layout::new(geometry, &config.layer_kinds).map_err(|error| error.context("KV cache"))?;
         let secret = config.secret.map_or_else(random_bytes, Ok)?;
-        let mut state = CacheState::new(blocks, NEXT_NONCE.fetch_add(1, Relaxed), random_bytes()?);
+        let mut state = CacheState::new(blocks, NEXT_NONCE.fetch_add(1, Relaxed));
         let events = match config.events_kept {
             0 => None,
             kept => Some(Arc::new(EventLog::new(kept)?)),
         };
         state.pool.blocks.journal = events.clone().map(|log| Journal::new(log, n_blocks));
-        let shared = Arc::new(CacheShared::new(identity, config, Keys::new(&secret), shards, layout, state));
+        let shared =
+            Arc::new(CacheShared::new(identity, random_bytes()?, config, Keys::new(&secret), shards, layout, state));
         let timed = shared.clone();
         let run = move || run_leases(&timed);
         let timer = if MODELLED { None } else { Some(crate::sys::spawn("cleave-lease", run)?) };
@@ -127,14 +86,34 @@ impl Cache {
         self.shared.table(Owner::Request)
     }
 
+    /// Its handles: export, consumption, leases.
+    pub fn handles(&self) -> Handles<'_> {
+        Handles::new(&self.shared)
+    }
+
+    /// The images of its handles.
+    pub fn images(&self) -> Images<'_> {
+        Images::new(&self.shared)
+    }
+
+    /// The tickets of its handles, and its address.
+    pub(crate) fn tickets(&self) -> Tickets<'_> {
+        Tickets::new(&self.shared)
+    }
+
+    /// Transfers into and out of it.
+    pub(crate) fn transfers(&self) -> Transfers<'_> {
+        Transfers::new(&self.shared)
+    }
+
+    /// Counters of what has been transferred.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
     /// Number of blocks in the pool.
     pub fn total_blocks(&self) -> usize {
         self.shared.lock().pool.blocks.refs.len()
-    }
-
-    /// Number of blocks that nobody holds.
-    pub fn free_blocks(&self) -> usize {
-        self.shared.lock().pool.blocks.free.len()
     }
 
     /// Number of blocks that can be allocated now: free ones, and those that only the prefix index holds.
@@ -152,25 +131,15 @@ impl Cache {
     /// Current counters of this cache.
     pub fn stats(&self) -> CacheStats {
         let state = self.shared.lock();
-        let imports = state.slots.live().filter(|(_, body)| matches!(body, Body::Importing { .. })).count();
-        let exports =
-            state.slots.live().filter(|(_, body)| matches!(body, Body::Ready(_) | Body::StreamingExport(_))).count();
-        CacheStats {
+        let count = |kind: fn(&Body) -> bool| state.handles.live().filter(|(_, body)| kind(body)).count();
+        self.shared.counters.with(CacheStats {
             blocks_total: state.pool.blocks.refs.len(),
             blocks_free: state.pool.blocks.free.len(),
             blocks_available: state.pool.blocks.available(),
-            exports_open: exports,
-            imports_open: imports,
-            bytes_in: self.shared.bytes_in.load(Relaxed),
-            bytes_out: self.shared.bytes_out.load(Relaxed),
-            bytes_hidden: self.shared.bytes_hidden.load(Relaxed),
-            bytes_exposed: self.shared.bytes_exposed.load(Relaxed),
-            exposed_ns: self.shared.exposed_ns.load(Relaxed),
-            exposed_ns_last: self.shared.exposed_ns_last.load(Relaxed),
-            imports: self.shared.imports.load(Relaxed),
-            imports_failed: self.shared.imports_failed.load(Relaxed),
-            ask_ns_last: self.shared.ask_ns_last.load(Relaxed),
-        }
+            exports_open: count(|body| matches!(body, Body::Ready(_) | Body::StreamingExport(_))),
+            imports_open: count(|body| matches!(body, Body::Importing(_))),
+            ..CacheStats::default()
+        })
     }
 
     /// Reads the events of the prefix index; see [`EventLog::read`]. UNSUPPORTED if the cache keeps none.
@@ -219,23 +188,9 @@ impl Cache {
         check(&self.shared.lock())
     }
 
-    /// Random number that tickets carry; [`Cache::bump_epoch`] replaces it to invalidate them.
+    /// Random number that the cache's tickets carry, so that another cache at the same endpoint refuses them.
     pub fn epoch(&self) -> [u8; 16] {
-        self.shared.lock().epoch
-    }
-
-    /// Invalidates all tickets issued so far: their use is EXPIRED, and imports in progress fail when they complete. Handles
-    /// and block tables of this process stay valid.
-    pub fn bump_epoch(&self) -> Result<()> {
-        let epoch = random_bytes()?;
-        self.shared.with(|state| state.epoch = epoch);
-        Ok(())
-    }
-
-    /// Ends every open handle as if its lease were over, and empties the prefix index. For an engine that goes to sleep,
-    /// whose KV memory is about to be freed.
-    pub fn end_exports(&self) {
-        self.shared.with(end_everything);
+        self.shared.epoch
     }
 
     /// Closes the cache: ends every handle, empties the prefix index and stops the lease timer. Later calls on handles are
@@ -243,7 +198,7 @@ impl Cache {
     pub fn close(&self) {
         self.shared.with(|state| {
             state.pool.closed = true;
-            end_everything(state);
+            state.end_all();
             let waiting = state.pool.short.drain(..).map(|(_, waker)| waker);
             state.pool.fire.extend(waiting);
         });
@@ -265,63 +220,16 @@ impl Cache {
         self.shared.keys.transport
     }
 
-    /// Counts a successful pull: its bytes before and after the exporter had computed the prompt, and the time between that
-    /// moment and the last byte.
-    pub(crate) fn count_streamed(&self, hidden: u64, exposed: u64, exposed_ns: u64) {
-        let shared = &self.shared;
-        shared.bytes_hidden.fetch_add(hidden, Relaxed);
-        shared.bytes_exposed.fetch_add(exposed, Relaxed);
-        shared.exposed_ns.fetch_add(exposed_ns, Relaxed);
-        shared.exposed_ns_last.store(exposed_ns, Relaxed);
-        shared.imports.fetch_add(1, Relaxed);
-    }
-
-    /// Counts KV bytes that went out to a peer.
-    pub(crate) fn count_sent(&self, bytes: usize) {
-        self.shared.bytes_out.fetch_add(bytes as u64, Relaxed);
-    }
-
     /// Number of blocks at the start of `chain` that the prefix index has.
     pub(crate) fn cached_blocks(&self, chain: &[BlockHash]) -> usize {
         let state = self.shared.lock();
         chain.iter().take_while(|hash| state.pool.blocks.index.get(hash).is_some()).count()
     }
 
-    /// Corrects the lengths, tags, MAC and checksum of an image or ticket that a fuzzer has mutated.
-    #[cfg(feature = "fuzzing")]
-    pub(crate) fn reseal(&self, data: &mut [u8]) {
-        super::format::reseal(&self.shared.keys, data);
-    }
-
     /// Whether KV of layout `from` can be imported, as it is or by conversion.
     pub(crate) fn converts(&self, from: &KvGeometry) -> bool {
         let shared = &self.shared;
         *from == shared.geometry || !shared.config.no_convert && Conversion::new(from, &shared.geometry).is_ok()
-    }
-
-    /// Records the nanoseconds between receiving a ticket and asking its exporter for the KV.
-    pub(crate) fn count_asked(&self, ns: u64) {
-        self.shared.ask_ns_last.store(ns, Relaxed);
-    }
-
-    /// Counts an import by ticket that failed.
-    pub(crate) fn count_failed_import(&self) {
-        self.shared.imports_failed.fetch_add(1, Relaxed);
-    }
-}
-
-fn end_everything(state: &mut CacheState) {
-    let live: Vec<u32> = state.slots.live().map(|(slot, _)| slot).collect();
-    live.into_iter().for_each(|slot| state.end_and_free(slot, End::LeaseOver));
-    state.pool.blocks.evict_all();
-}
-
-/// Gives a cache every method of the state that it shares with its handles and tables.
-impl Deref for Cache {
-    type Target = Arc<CacheShared>;
-
-    fn deref(&self) -> &Arc<CacheShared> {
-        &self.shared
     }
 }
 

@@ -19,10 +19,12 @@ mod pool;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use cache::{BlockCounts, Cache, CacheStats};
+pub use cache::Cache;
 pub use format::{CacheIdentity, KvId, LayerKind};
-pub use handles::{Audit, CacheConfig, Claim, Consumed, KvInfo, StreamingExport};
-pub(crate) use handles::{Incoming, TransferHold};
+pub use handles::{
+    Audit, BlockCounts, CacheConfig, CacheStats, Claim, Consumed, Handles, Images, KvInfo, StreamingExport,
+};
+pub(crate) use handles::{Incoming, PendingImport, TransferHold};
 pub(crate) use pool::mask;
 pub use pool::{
     BlockHash, BlockTable, EventBatch, EventRead, HashChain, IndexEvent, IndexSnapshot, IndexedBlock, Shard,

@@ -10,7 +10,7 @@ use super::workers::{Place, Workers};
 use crate::bail;
 use crate::error::Result;
 use crate::kv::format::{Endpoint, Envelope, Kind, MAX_ENDPOINTS, UnixName};
-use crate::kv::{Cache, KvId};
+use crate::kv::{Cache, KvId, PendingImport};
 use crate::sys::socket::boot_id;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -53,7 +53,7 @@ impl Node {
                 Err(error) => crate::log!(Warn, "transport", "no imports by shared memory: {error}"),
             }
         }
-        cache.set_endpoints(endpoints.clone());
+        cache.tickets().set_endpoints(&endpoints);
         let swept = peers.clone();
         let workers = Workers::new(Box::new(move || swept.sweep()));
         Ok(Arc::new(Node { cache: cache.clone(), peers, server, workers, endpoints: Mutex::new(endpoints) }))
@@ -74,20 +74,20 @@ impl Node {
         }
         let port = self.server.listen_tcp(address, encryption)?;
         endpoints.extend(advertised(address, port, advertise, encryption));
-        self.cache.set_endpoints(endpoints.clone());
+        self.cache.tickets().set_endpoints(&endpoints);
         Ok(port)
     }
 
     /// Where this cache can be reached and what it holds, for [`Node::pair`] of a peer.
     pub fn address(&self) -> Vec<u8> {
-        self.cache.encode_address()
+        self.cache.tickets().encode_address()
     }
 
     /// An address with the TCP endpoints of this port alone, so that a peer has no choice: for measuring.
     pub fn address_of(&self, port: u16) -> Vec<u8> {
         let endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
         let of_port = |e: &&Endpoint| matches!(e, Endpoint::Tcp { address, .. } if address.port() == port);
-        self.cache.encode_address_of(&endpoints.iter().filter(of_port).cloned().collect::<Vec<_>>())
+        self.cache.tickets().encode_address_of(&endpoints.iter().filter(of_port).cloned().collect::<Vec<_>>())
     }
 
     /// Could KV be imported from the cache at `address`, how, and how fast? What is found to work is used by imports
@@ -101,7 +101,7 @@ impl Node {
 
     /// A ticket for a handle: with it a peer pulls the sequence itself, after which the handle is consumed.
     pub fn ticket(&self, id: KvId) -> Result<Vec<u8>> {
-        self.cache.encode_ticket(id)
+        self.cache.tickets().encode(id)
     }
 
     /// Takes a ticket or an image in. The handle of a ticket is there at once, and may be consumed as soon as its
@@ -110,29 +110,30 @@ impl Node {
     /// were woken.
     pub fn import(&self, data: &[u8], done: impl FnOnce(KvId, Result<()>) + Send + 'static) -> Result<KvId> {
         if Envelope::peek(data)?.kind == Kind::Image {
-            let id = self.cache.import_image(data)?;
+            let id = self.cache.images().import(data)?;
             done(id, Ok(()));
             return Ok(id);
         }
-        let ticket = self.cache.open_ticket(data)?;
-        let id = self.cache.begin_import(Arc::new(ticket.snapshot.clone()))?;
-        let (cache, peers) = (self.cache.clone(), self.peers.clone());
+        let ticket = self.cache.tickets().open(data)?;
+        let import = self.cache.transfers().begin_import(Arc::new(ticket.snapshot.clone()))?;
+        let (id, cache, peers) = (import.id(), self.cache.clone(), self.peers.clone());
         let epoch = ticket.epoch;
         let job = move |place: &Place| {
-            let import = RunningImport { cache: &cache, id, place, timeout: peers.timeout };
-            let pulled = crate::panics::catch(|| pull::pull(&cache, Some(&peers), &ticket, &import));
+            let running = RunningImport { import: &import, place, timeout: peers.timeout };
+            let pulled = crate::panics::catch(|| pull::pull(&cache, Some(&peers), &ticket, &running));
             let pulled = pulled.and_then(|pulled| pulled);
             // Counted before anybody is woken: who has seen the import end finds it counted.
             if pulled.is_err() {
-                cache.count_failed_import();
+                cache.counters().import_failed();
             }
-            let outcome = cache.finish_import(id, pulled);
+            let outcome = import.finish(pulled);
             if let Err(error) = &outcome {
                 crate::log!(Debug, "transport", "import of {}: {error}", ticket.handle);
             }
             done(id, outcome);
         };
-        self.workers.submit(epoch, Box::new(job)).inspect_err(|_| self.cache.abandon_import(id))?;
+        // A job that is refused is dropped, and its import with it.
+        self.workers.submit(epoch, Box::new(job))?;
         Ok(id)
     }
 
@@ -147,8 +148,7 @@ impl Node {
 
 /// An import that a thread works on.
 struct RunningImport<'a> {
-    cache: &'a Cache,
-    id: KvId,
+    import: &'a PendingImport,
     place: &'a Place,
     /// The peer timeout.
     timeout: Duration,
@@ -160,31 +160,31 @@ impl Want for RunningImport<'_> {
     }
 
     fn check_silence(&self, silence: Duration) -> Result<()> {
-        self.cache.check_import(self.id)?;
+        self.import.check()?;
         self.place.note_silence(silence)
     }
 
     /// A request that has taken the handle waits for blocks as any other does; nobody else does for long.
     fn waits_for_blocks(&self, waited: Duration) -> bool {
-        waited < self.timeout || self.cache.is_claimed(self.id)
+        waited < self.timeout || self.import.is_claimed()
     }
 }
 
 /// A ticket of a cache that has no node: for caches of this process.
 pub fn ticket(cache: &Arc<Cache>, id: KvId) -> Result<Vec<u8>> {
     local::register(cache);
-    cache.set_default_endpoints(&[Endpoint::Process(local::process()?)]);
-    cache.encode_ticket(id)
+    cache.tickets().set_default_endpoints(&[Endpoint::Process(local::process()?)]);
+    cache.tickets().encode(id)
 }
 
 /// Takes a ticket or an image into a cache that has no node, and gives the handle of what landed. Copies block by block:
 /// a ticket of `cache` itself copies nothing.
 pub fn import(cache: &Arc<Cache>, data: &[u8]) -> Result<KvId> {
     if Envelope::peek(data)?.kind == Kind::Image {
-        return cache.import_image(data);
+        return cache.images().import(data);
     }
-    let (snapshot, table) = pull::pull(cache, None, &cache.open_ticket(data)?, &|| Ok(()))?;
-    cache.export(snapshot, table, None)
+    let (snapshot, table) = pull::pull(cache, None, &cache.tickets().open(data)?, &|| Ok(()))?;
+    cache.handles().export(snapshot, table, None)
 }
 
 impl Drop for Node {

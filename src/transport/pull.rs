@@ -32,7 +32,7 @@ pub(super) fn pull(
         }
         let exporter = local::find(&ticket.epoch)?;
         crate::failpoint::hit("transport.import.open")?;
-        let hold = exporter.lend(ticket.handle, &ticket.epoch, &ticket.digest)?;
+        let hold = exporter.transfers().hold(ticket.handle, &ticket.epoch, &ticket.digest)?;
         if Arc::ptr_eq(&exporter, cache) {
             return within(cache, ticket, hold, wanted);
         }
@@ -54,7 +54,7 @@ fn within(
     let mut source = LocalTransfer { hold };
     while source.more(wanted)?.whole.is_none() {}
     drop(source);
-    match cache.consume(ticket.handle)? {
+    match cache.handles().consume(ticket.handle)? {
         Consumed::Ready(snapshot, table) => {
             Ok((Snapshot { host_data: ticket.snapshot.host_data.clone(), ..snapshot }, table))
         }
@@ -83,8 +83,6 @@ fn transfer(
             Some(incoming) => incoming,
             none => {
                 let chain = ticket.check_chain()?;
-                let same = ticket.geometry.block_tokens == cache.geometry().block_tokens;
-                let chain = if same { chain } else { cache.chain(&expected) };
                 let new = room(cache, ticket, &expected, chain, source, wanted)?;
                 have = new.first_needed();
                 none.insert(new)
@@ -116,7 +114,7 @@ fn transfer(
     let Some(incoming) = incoming else { bail!(Internal, "KV import: nothing was begun") };
     let landed = incoming.finish(whole);
     let exposed_ns = done_at.map_or(0, |at| at.elapsed().as_nanos() as u64);
-    cache.count_streamed(hidden, exposed, exposed_ns);
+    cache.counters().pulled(hidden, exposed, exposed_ns);
     Ok(landed)
 }
 
@@ -133,7 +131,7 @@ fn room(
     let since = Instant::now();
     let needed = expected.computed.div_ceil(cache.geometry().block_tokens) as usize;
     loop {
-        let full = match Incoming::new(cache, expected.clone(), chain.clone(), &ticket.geometry) {
+        let full = match cache.transfers().receive(expected.clone(), chain.clone(), &ticket.geometry) {
             Err(error) if error.status == Status::OutOfMemory => error,
             made => return made,
         };

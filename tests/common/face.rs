@@ -136,7 +136,7 @@ impl Face for RustFace {
     }
 
     fn release(&self, kv: u64) -> Code {
-        code(self.cache.kv().release(KvId(kv)))
+        code(self.cache.kv().handles().release(KvId(kv)))
     }
 
     fn held(&self) -> (usize, usize) {

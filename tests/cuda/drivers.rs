@@ -262,7 +262,7 @@ fn hand_over(from: &Arc<ModelCache>, to: &Arc<ModelCache>) -> cleave::error::Res
     let rest = run(&decode, crate::common::continuation(landed.0));
     if rest.is_err() {
         // The handle is still in the exporter or the importer, so release it explicitly.
-        let _ = (from.kv().release(KvId(kv)), to.kv().release(landed));
+        let _ = (from.kv().handles().release(KvId(kv)), to.kv().handles().release(landed));
     }
     tokens.extend(rest?.0);
     Ok(tokens)

@@ -161,8 +161,8 @@ fn the_hosts_threads_keep_their_own_context() {
     let mut host = Host::new();
     let engine = host.engine(&cache, role(Role::Prefill));
     let kv = host.run(&engine, request(&tokens(TEXTS[2]), 1)).end.unwrap().kv;
-    let size = cache.kv().info(cleave::kv::KvId(kv)).unwrap().image_bytes as usize;
-    cache.kv().read_image(cleave::kv::KvId(kv), 0, &mut vec![0; size]).unwrap();
+    let size = cache.kv().handles().info(cleave::kv::KvId(kv)).unwrap().image_bytes as usize;
+    cache.kv().images().read(cleave::kv::KvId(kv), 0, &mut vec![0; size]).unwrap();
     drop((engine, cache));
     assert_eq!(current_context(), 0, "none, as before");
 }

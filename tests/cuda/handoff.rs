@@ -48,8 +48,8 @@ fn on_one_device() {
 }
 
 fn image(cache: &ModelCache, kv: u64) -> Vec<u8> {
-    let mut image = vec![0; cache.kv().info(KvId(kv)).unwrap().image_bytes as usize];
-    assert_eq!(cache.kv().read_image(KvId(kv), 0, &mut image).unwrap(), image.len());
+    let mut image = vec![0; cache.kv().handles().info(KvId(kv)).unwrap().image_bytes as usize];
+    assert_eq!(cache.kv().images().read(KvId(kv), 0, &mut image).unwrap(), image.len());
     image
 }
 
@@ -92,7 +92,9 @@ fn an_image_keeps_its_bytes_on_the_device() {
     let there = device.import(None, &image(&cpu, kv), 0).unwrap();
     let here = back.import(None, &image(&device, there.0), 0).unwrap();
     let blocks = |cache: &ModelCache, kv: u64| {
-        let kv::Consumed::Ready(snapshot, table) = cache.kv().consume(KvId(kv)).unwrap() else { panic!("pending") };
+        let kv::Consumed::Ready(snapshot, table) = cache.kv().handles().consume(KvId(kv)).unwrap() else {
+            panic!("pending")
+        };
         let store = cache.kv().store();
         let mut bytes = vec![vec![0; store.geometry().block_bytes()]; table.blocks().len()];
         for (id, bytes) in table.blocks().iter().zip(&mut bytes) {

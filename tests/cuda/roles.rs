@@ -31,7 +31,7 @@ fn are_switched() {
         engine.set_role(Role::Prefill).unwrap();
         let prefilled = host.run(&engine, plain(&tokens(text), 4));
         assert_eq!(prefilled.reason(), FinishReason::Prefilled);
-        cache.kv().release(KvId(prefilled.end.unwrap().kv)).unwrap();
+        cache.kv().handles().release(KvId(prefilled.end.unwrap().kv)).unwrap();
         engine.set_role(Role::Decode).unwrap();
     };
     let prompt = tokens(TEXTS[0]);

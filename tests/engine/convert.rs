@@ -34,8 +34,8 @@ fn data(from: &ModelCache, kv: u64, way: Way) -> Vec<u8> {
     match way {
         Way::Ticket => cleave::transport::ticket(from.kv(), KvId(kv)).unwrap(),
         Way::Image => {
-            let mut image = vec![0; from.kv().info(KvId(kv)).unwrap().image_bytes as usize];
-            assert_eq!(from.kv().read_image(KvId(kv), 0, &mut image).unwrap(), image.len());
+            let mut image = vec![0; from.kv().handles().info(KvId(kv)).unwrap().image_bytes as usize];
+            assert_eq!(from.kv().images().read(KvId(kv), 0, &mut image).unwrap(), image.len());
             image
         }
     }
@@ -45,10 +45,10 @@ fn data(from: &ModelCache, kv: u64, way: Way) -> Vec<u8> {
 fn carry(caches: &[Arc<ModelCache>], mut kv: u64, way: Way) -> u64 {
     for pair in caches.windows(2) {
         let landed = pair[1].import(None, &data(&pair[0], kv, way), 0).unwrap();
-        while pair[1].kv().info(landed).unwrap().importing {
+        while pair[1].kv().handles().info(landed).unwrap().importing {
             std::thread::yield_now();
         }
-        let _ = pair[0].kv().release(KvId(kv));
+        let _ = pair[0].kv().handles().release(KvId(kv));
         kv = landed.0;
     }
     kv

@@ -150,13 +150,13 @@ fn a_handle_of_a_generation_that_is_over() {
     let over = two.host.run(&two.decode, job);
     assert_eq!((over.reason(), over.tokens.len()), (Stop, stops + 1));
     let handle = KvId(kv(&over));
-    let copy = || two.cache.kv().duplicate(handle).unwrap().0;
+    let copy = || two.cache.kv().handles().duplicate(handle).unwrap().0;
     // The generation is still over: it ends as before, and repeats its last token if asked to.
     let (again, repeat) = (copy(), copy());
     let (on, turn) = (copy(), copy());
     let again = two.host.run(&two.decode, Request { keep_kv: true, ..continuation(again) });
     assert_eq!((again.reason(), again.tokens.len()), (Stop, 0));
-    two.cache.kv().release(KvId(kv(&again))).unwrap();
+    two.cache.kv().handles().release(KvId(kv(&again))).unwrap();
     let repeat = two.host.run(&two.decode, Request { emit_pending: true, ..continuation(repeat) });
     assert_eq!((repeat.reason(), &repeat.tokens[..]), (Stop, &tokens[stops..=stops]));
     // With other parameters it continues where it stopped.
@@ -165,7 +165,7 @@ fn a_handle_of_a_generation_that_is_over() {
     // A further chat turn continues as well.
     let turn = two.host.run(&two.decode, Request { kv: turn, override_sampling: true, ..request(&prompt(5, 2), 6) });
     assert_eq!(turn.indices, (0..6).collect::<Vec<_>>());
-    two.cache.kv().release(handle).unwrap();
+    two.cache.kv().handles().release(handle).unwrap();
     let Two { prefill, decode, cache, .. } = two;
     drop((prefill, decode));
     assert_quiescent(&cache);
@@ -178,7 +178,7 @@ fn a_random_seed_travels_with_the_handle() {
     job.sampling.seed = 0;
     let first = two.host.run(&two.prefill, job);
     let handle = KvId(kv(&first));
-    let runs: Vec<_> = (0..3).map(|_| two.cache.kv().duplicate(handle).unwrap().0).collect();
+    let runs: Vec<_> = (0..3).map(|_| two.cache.kv().handles().duplicate(handle).unwrap().0).collect();
     let mut outcomes: Vec<_> = runs.iter().map(|&kv| two.host.run(&two.decode, continuation(kv))).collect();
     // The same once more, with an export half-way.
     let id = two.host.submit(&two.decode, continuation(handle.0));

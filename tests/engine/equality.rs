@@ -163,7 +163,7 @@ fn handoff_between_two_caches_changes_nothing() {
         assert_same(&joined(&[first, rest]), &want, if by_image { "image" } else { "ticket" });
         let ready = host.others.pop().expect("a KV_READY event");
         assert_eq!((ready.user_tag, ready.kv, ready.status), (77, imported, None));
-        from.kv().release(KvId(kv)).unwrap();
+        from.kv().handles().release(KvId(kv)).unwrap();
     }
     assert!(to.kv().stats().bytes_in > 0);
     drop((prefill, decode));
@@ -187,10 +187,10 @@ fn a_running_generation_moves_on_export_and_through_a_file() {
     assert_eq!(first.reason(), FinishReason::Exported);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("chat.kv");
-    a.kv().save(KvId(first.end.unwrap().kv), &path).unwrap();
+    a.kv().images().save(KvId(first.end.unwrap().kv), &path).unwrap();
     drop((first_engine, a));
     let second_engine = host.engine(&b, role(Role::Mixed));
-    let kv = b.kv().load(&path).unwrap().0;
+    let kv = b.kv().images().load(&path).unwrap().0;
     let rest = host.run(&second_engine, continuation(kv));
     assert_same(&joined(&[first, rest]), &want, "exported, saved, loaded");
 }
@@ -244,7 +244,7 @@ fn a_duplicate_goes_its_own_way() {
     let want = reference(job.clone());
     let first = host.run(&prefill, job);
     let kv = first.end.unwrap().kv;
-    let copies: Vec<u64> = (0..3).map(|_| cache.kv().duplicate(KvId(kv)).unwrap().0).collect();
+    let copies: Vec<u64> = (0..3).map(|_| cache.kv().handles().duplicate(KvId(kv)).unwrap().0).collect();
     let mut ids = vec![host.submit(&decode, continuation(kv))];
     ids.extend(copies.iter().map(|&kv| host.submit(&decode, continuation(kv))));
     for id in ids {
@@ -258,7 +258,7 @@ fn image(cache: &cleave::engine::ModelCache, kv: u64) -> Vec<u8> {
     let mut data = Vec::new();
     let mut piece = [0; 1000];
     loop {
-        match cache.kv().read_image(KvId(kv), data.len() as u64, &mut piece).unwrap() {
+        match cache.kv().images().read(KvId(kv), data.len() as u64, &mut piece).unwrap() {
             0 => return data,
             n => data.extend_from_slice(&piece[..n]),
         }

@@ -2,11 +2,16 @@
 //! can have produced them. Whatever they contain, only the request that continues from them fails.
 
 use crate::common::*;
+use crate::model_support;
 use cleave::engine::{CacheOptions, Engine, EventKind, ModelCache, Request, Role};
 use cleave::error::Status;
 use cleave::kv::{Consumed, KvId};
+use cleave::model::Model;
 use cleave::sequence::{FinishReason, Snapshot};
+use cleave::transport::Reason;
+use std::path::Path;
 use std::sync::Arc;
+use tempfile::TempDir;
 
 /// A change to a sequence, and the status with which it must be refused.
 type Forgery = (&'static str, Status, fn(&mut Snapshot));
@@ -55,20 +60,22 @@ fn forged(forge: fn(&mut Snapshot), way: Way, victim: &Arc<ModelCache>) -> (KvId
     let mut host = Host::new();
     let prefill = host.engine(&author, role(Role::Prefill));
     let kv = host.run(&prefill, request(&prompt(40, 2), 12)).end.unwrap().kv;
-    let Consumed::Ready(mut snapshot, table) = author.kv().consume(KvId(kv)).unwrap() else { panic!("pending") };
+    let Consumed::Ready(mut snapshot, table) = author.kv().handles().consume(KvId(kv)).unwrap() else {
+        panic!("pending")
+    };
     forge(&mut snapshot);
-    let kv = author.kv().export(snapshot, table, None).expect("the format alone has nothing against it");
+    let kv = author.kv().handles().export(snapshot, table, None).expect("the format alone has nothing against it");
     let here = match way {
         Way::Handle => kv,
         Way::Image => {
-            let mut image = vec![0; author.kv().info(kv).unwrap().image_bytes as usize];
-            author.kv().read_image(kv, 0, &mut image).unwrap();
+            let mut image = vec![0; author.kv().handles().info(kv).unwrap().image_bytes as usize];
+            author.kv().images().read(kv, 0, &mut image).unwrap();
             victim.import(None, &image, 0).unwrap()
         }
         Way::Ticket | Way::DeadTicket => {
             let ticket = cleave::transport::ticket(author.kv(), kv).unwrap();
             if matches!(way, Way::DeadTicket) {
-                author.kv().release(kv).unwrap();
+                author.kv().handles().release(kv).unwrap();
             }
             victim.import(None, &ticket, 0).unwrap()
         }
@@ -103,7 +110,7 @@ fn a_forged_sequence_fails_its_own_request_only() {
         for (what, status, forge) in FORGERIES {
             let (kv, _author) = forged(forge, way, &victim);
             fails(&mut host, &engine, continuation(kv.0), status, &format!("{what} by {way:?}"));
-            victim.kv().release(kv).unwrap();
+            victim.kv().handles().release(kv).unwrap();
         }
     }
     let whole = host.finish(neighbour);
@@ -138,4 +145,85 @@ fn forged_parameters_do_no_harm_where_they_are_replaced() {
     let (kv, _) = forged(|s| s.params.logit_bias = vec![(vocab(), 1.0)], Way::Image, &victim);
     let job = Request { kv: kv.0, override_sampling: true, ..request(&[], 5) };
     assert_eq!(host.run(&engine, job).tokens.len(), 4);
+}
+
+/// Size of the embedding of [`large_vocabulary`]: rows, and bytes of a row.
+const EMBEDDING: (usize, usize) = (4096, 256);
+
+/// Whether a fingerprint of 16 samples of 16 KiB, evenly spread over the embedding, would read this row of it.
+fn is_sampled(row: usize) -> bool {
+    const SAMPLE: usize = 16 << 10;
+    let (rows, size) = EMBEDDING;
+    let last = rows * size - SAMPLE;
+    (0..16).map(|i| last * i / 15).any(|begin| row * size < begin + SAMPLE && begin < (row + 1) * size)
+}
+
+/// A copy of the shipped model with a vocabulary of 4096 tokens: the rows of the embedding repeat. With `changed`, every row
+/// that no sample would read has other values.
+fn large_vocabulary(changed: bool) -> TempDir {
+    let (rows, size) = EMBEDDING;
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(Path::new(&tiny_dir()).join(file), dir.path().join(file)).unwrap();
+    }
+    model_support::edit_config(dir.path(), |config| config["vocab_size"] = rows.into());
+    model_support::edit_tensors(&dir.path().join("model.safetensors"), |name, tensor, bytes| {
+        if name != "model.embed_tokens.weight" {
+            return;
+        }
+        tensor["shape"][0] = rows.into();
+        *bytes = bytes.iter().copied().cycle().take(rows * size).collect();
+        for (_, row) in bytes.chunks_mut(size).enumerate().filter(|(row, _)| changed && !is_sampled(*row)) {
+            // The signs of every other element, which is of two bytes.
+            row.iter_mut().skip(1).step_by(4).for_each(|byte| *byte ^= 0x80);
+        }
+    });
+    dir
+}
+
+/// Two models that a fingerprint of samples would take for one: neither pairing nor an import may do so.
+#[test]
+fn kv_of_weights_that_differ_in_some_rows_is_refused() {
+    assert_eq!((0..EMBEDDING.0).filter(|row| !is_sampled(*row)).count(), 3060);
+    let prompt: Vec<u32> = (100..140).collect();
+    assert!(prompt.iter().all(|token| !is_sampled(*token as usize)));
+    let dirs = [false, true].map(large_vocabulary);
+    let models = dirs.each_ref().map(|dir| Model::load(dir.path().to_str().unwrap()).unwrap());
+    let make = |model: &Arc<Model>| {
+        let options = CacheOptions { secret: Some([5; 32]), bytes: 1 << 20, ..CacheOptions::default() };
+        ModelCache::create(model, &[], options).unwrap()
+    };
+    let mut host = Host::new();
+    let [ours, theirs] = models.each_ref().map(|model| {
+        let engine = host.engine(&make(model), role(Role::Mixed));
+        host.run(&engine, request(&prompt, 12))
+    });
+    assert_ne!(ours.tokens, theirs.tokens, "the difference must matter");
+
+    let [from, to] = models.each_ref().map(make);
+    let prefill = host.engine(&from, role(Role::Prefill));
+    let handle = host.run(&prefill, request(&prompt, 12)).end.unwrap().kv;
+    for (one, other) in [(&from, &to), (&to, &from)] {
+        let report = one.node().pair(&other.node().address(), None);
+        assert_eq!((report.transport, report.reason), (None, Reason::Weights), "{}", report.detail);
+        assert_eq!(report.error.unwrap().status, Status::Incompatible);
+    }
+    let mut image = vec![0; from.kv().images().len(KvId(handle)).unwrap() as usize];
+    from.kv().images().read(KvId(handle), 0, &mut image).unwrap();
+    for data in [from.node().ticket(KvId(handle)).unwrap(), image] {
+        let refused = to.import(None, &data, 0).unwrap_err();
+        assert_eq!(refused.status, Status::Incompatible, "{refused}");
+        assert!(refused.message.contains("model fingerprint"), "{refused}");
+    }
+    // Nothing of it is in the importer's prefix cache, and the exporter still has its handle.
+    assert_eq!(to.kv().audit().by_prefix_index, 0);
+    let there = host.engine(&to, role(Role::Mixed));
+    let got = host.run(&there, request(&prompt, 12));
+    assert_eq!((got.tokens, got.logprobs), (theirs.tokens, theirs.logprobs));
+    let here = host.engine(&from, role(Role::Mixed));
+    let rest = host.run(&here, continuation(handle));
+    assert_eq!(rest.tokens, ours.tokens[ours.tokens.len() - rest.tokens.len()..]);
+    drop((prefill, there, here));
+    assert_quiescent(&from);
+    assert_quiescent(&to);
 }

@@ -29,9 +29,9 @@ fn pair() -> Pair {
     let mut host = Host::new();
     let prefill = host.engine(&from, role(Role::Prefill));
     let done = host.run(&prefill, request(&prompt(40, 2), 12)).end.unwrap().kv;
-    let Consumed::Ready(snapshot, table) = from.kv().consume(KvId(done)).unwrap() else { panic!("pending") };
+    let Consumed::Ready(snapshot, table) = from.kv().handles().consume(KvId(done)).unwrap() else { panic!("pending") };
     let begin = Snapshot { tokens: snapshot.tokens[..40].to_vec(), last_logprob: 0.0, ..snapshot.clone() };
-    let streaming = from.kv().begin_streaming_export(begin, &table).unwrap();
+    let streaming = from.kv().handles().begin_streaming_export(begin, &table).unwrap();
     let kv = streaming.id().0;
     let ticket = cleave::transport::ticket(from.kv(), KvId(kv)).unwrap();
     let land = move || _ = streaming.finish(snapshot, table).unwrap();
@@ -54,7 +54,7 @@ impl Pair {
         while !self.host.others.iter().any(|e| e.kind == EventKind::KvReady) {
             assert!(self.host.poll(Duration::from_secs(10)) > 0, "{what}: no KV_READY");
         }
-        let info = self.from.kv().info(KvId(self.kv));
+        let info = self.from.kv().handles().info(KvId(self.kv));
         assert!(info.is_ok(), "{what}: the exporter's handle is gone: {:?}", info.unwrap_err());
         assert_quiescent(&self.to);
         while self.host.poll(Duration::from_millis(20)) > 0 {}
@@ -169,6 +169,14 @@ fn a_handle_on_its_way_is_used_once() {
     assert_eq!(pair.host.finish(id).reason(), FinishReason::Length);
 }
 
+/// Releases every handle that a request has ended with so far.
+fn release_results(host: &Host, caches: [&Arc<ModelCache>; 2]) {
+    for end in host.outcomes.values().filter_map(|outcome| outcome.end) {
+        // The other cache does not know it.
+        caches.iter().for_each(|cache| _ = cache.kv().handles().release(KvId(end.kv)));
+    }
+}
+
 /// Tickets and images move between two caches and are cancelled, late, exported, submitted twice or released, while
 /// engines come and go. Each request gets one FINISHED, each import one KV_READY, and every block is returned.
 #[test]
@@ -186,23 +194,26 @@ fn random_interference_with_imports() {
     };
     let prefill = host.engine(&from, role(Role::Prefill));
     let (mut ids, mut imports) = (Vec::new(), 0);
+    let mut handles = Vec::new();
     for round in 0..8 {
         let decode = host.engine(&to, EngineOptions { max_sequences: 3, ..role(Role::Decode) });
         for i in 0..25 {
             let first = host.run(&prefill, request(&prompt(1 + random(90) as usize, i), 2 + random(20) as u32));
             let handle = KvId(first.end.unwrap().kv);
+            handles.push((&from, handle));
             let data = match random(3) {
                 0 => {
-                    let mut image = vec![0; from.kv().info(handle).unwrap().image_bytes as usize];
-                    from.kv().read_image(handle, 0, &mut image).unwrap();
+                    let mut image = vec![0; from.kv().handles().info(handle).unwrap().image_bytes as usize];
+                    from.kv().images().read(handle, 0, &mut image).unwrap();
                     image
                 }
                 _ => cleave::transport::ticket(from.kv(), handle).unwrap(),
             };
             if random(6) == 0 {
-                from.kv().release(handle).unwrap();
+                from.kv().handles().release(handle).unwrap();
             }
             let Ok(kv) = to.import(Some(&host.queue), &data, i) else { continue };
+            handles.push((&to, kv));
             imports += 1;
             let deadline = (random(4) == 0).then(|| Duration::from_micros(random(2000)));
             let job = Request { deadline, keep_kv: random(3) == 0, ..continuation(kv.0) };
@@ -211,7 +222,7 @@ fn random_interference_with_imports() {
                 0 => assert!(decode.submit(vec![job]).refused.is_some(), "used already"),
                 1 => drop(ids.last().map(|&id| decode.cancel(id))),
                 2 => drop(ids.last().map(|&id| decode.export(id))),
-                3 => to.kv().release(kv).unwrap(),
+                3 => to.kv().handles().release(kv).unwrap(),
                 _ => {}
             }
             host.poll(Duration::ZERO);
@@ -220,8 +231,8 @@ fn random_interference_with_imports() {
             decode.drain(Some(Duration::from_secs(20))).unwrap();
         }
         // An import that was refused or never submitted would otherwise be held until its lease ends.
-        to.kv().end_exports();
-        from.kv().end_exports();
+        handles.drain(..).for_each(|(cache, kv)| cache.kv().handles().release(kv).unwrap());
+        release_results(&host, [&from, &to]);
     }
     let ready = |host: &Host| host.others.iter().filter(|e| e.kind == EventKind::KvReady).count();
     while ready(&host) < imports {
@@ -232,13 +243,7 @@ fn random_interference_with_imports() {
     for id in &ids {
         assert!(host.outcomes.get(id).is_some_and(|o| o.end.is_some()), "request {id:#x} never ended");
     }
-    for outcome in host.outcomes.values() {
-        for cache in [&from, &to] {
-            let _ = cache.kv().release(KvId(outcome.end.unwrap().kv));
-        }
-    }
-    to.kv().end_exports();
-    from.kv().end_exports();
+    release_results(&host, [&from, &to]);
     assert_quiescent(&to);
     assert_quiescent(&from);
 }

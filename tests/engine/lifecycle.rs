@@ -134,7 +134,7 @@ fn every_request_ends_once_under_random_interference() {
     for outcome in host.outcomes.values() {
         let kv = outcome.end.unwrap().kv;
         if kv != 0 {
-            cache.kv().release(KvId(kv)).unwrap();
+            cache.kv().handles().release(KvId(kv)).unwrap();
         }
     }
     assert_quiescent(&cache);

@@ -5,6 +5,8 @@
 mod common;
 #[path = "../common/face.rs"]
 mod face;
+#[path = "../model_support/mod.rs"]
+mod model_support;
 
 mod convert;
 mod edges;

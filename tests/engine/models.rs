@@ -117,7 +117,7 @@ fn check(name: &str, dtype: Option<Dtype>, lens: [usize; 4]) {
             let data = image(&cache, kv);
             let moved = other.import(None, &data, 0).unwrap().0;
             whole = join(&[&whole, &host.run(&decode, continuation(moved))]);
-            cache.kv().release(KvId(kv)).unwrap();
+            cache.kv().handles().release(KvId(kv)).unwrap();
         }
         assert_same(&whole, want, &format!("{name}: handed over"));
     }
@@ -147,8 +147,8 @@ fn check(name: &str, dtype: Option<Dtype>, lens: [usize; 4]) {
 }
 
 fn image(cache: &Arc<ModelCache>, kv: u64) -> Vec<u8> {
-    let mut data = vec![0; cache.kv().info(KvId(kv)).unwrap().image_bytes as usize];
-    let n = cache.kv().read_image(KvId(kv), 0, &mut data).unwrap();
+    let mut data = vec![0; cache.kv().handles().info(KvId(kv)).unwrap().image_bytes as usize];
+    let n = cache.kv().images().read(KvId(kv), 0, &mut data).unwrap();
     assert_eq!(n, data.len());
     data
 }
@@ -188,7 +188,7 @@ fn dynamic_rope_shares_only_what_is_the_same() {
         if kv != 0 {
             let moved = other.import(None, &image(&cache, kv), 0).unwrap().0;
             assert_same(&join(&[&first, &host.run(&decode, continuation(moved))]), &want, "moved");
-            cache.kv().release(KvId(kv)).unwrap();
+            cache.kv().handles().release(KvId(kv)).unwrap();
         }
         assert_same(&host.run(&decode, job.clone()), &want, "beside what was imported");
     }

@@ -2,7 +2,7 @@
 //! submit. In any order of events each request gets one FINISHED, and every block is returned.
 
 use crate::common::*;
-use cleave::engine::{Engine, EngineOptions, Request, Role};
+use cleave::engine::{CacheOptions, Engine, EngineOptions, Request, Role};
 use cleave::error::Status;
 use cleave::kv::KvId;
 use cleave::sequence::FinishReason;
@@ -36,7 +36,7 @@ fn stalled_requests_end_however_they_end() {
     assert_eq!(indices, (0..40).collect::<Vec<_>>());
     assert_eq!(host.finish(ids[2]).tokens.len(), 40);
     for kv in [host.finish(ids[2]).end.unwrap().kv, rest.end.unwrap().kv] {
-        cache.kv().release(KvId(kv)).ok();
+        cache.kv().handles().release(KvId(kv)).ok();
     }
     drop(engine);
     assert_quiescent(&cache);
@@ -107,7 +107,8 @@ fn a_request_that_waits_can_be_handed_over() {
 
 #[test]
 fn closing_the_queue_lets_engines_run_out() {
-    let cache = cache_of(60);
+    let bytes = 60 * 16 * tiny().info().kv_bytes_per_token;
+    let cache = cache(CacheOptions { bytes, lease: Some(Duration::from_millis(100)), ..CacheOptions::default() });
     for full in [false, true] {
         let (host, engine, _) = stalled(&cache);
         if !full {
@@ -118,7 +119,6 @@ fn closing_the_queue_lets_engines_run_out() {
         assert_eq!(engine.submit(vec![request(&[1], 1)]).refused.unwrap().status, Status::Shutdown);
         drop(engine);
         // No event announced the handles, so only their leases can end them.
-        cache.kv().end_exports();
         assert_quiescent(&cache);
     }
 }

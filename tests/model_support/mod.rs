@@ -76,6 +76,26 @@ pub fn run(executor: &mut impl Executor, batch: &Batch, logits: &mut Vec<f32>) -
     executor.collect_logits(&step, &rows, logits)
 }
 
+/// Rewrites a .safetensors file after `edit` has changed the description and the bytes of each tensor.
+pub fn edit_tensors(path: &Path, edit: impl Fn(&str, &mut Value, &mut Vec<u8>)) {
+    edit_bytes(path, |bytes| {
+        let data = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let mut header: Value = serde_json::from_slice(&bytes[8..data]).unwrap();
+        let mut tensors = Vec::new();
+        for (name, tensor) in header.as_object_mut().unwrap().iter_mut().filter(|(name, _)| *name != "__metadata__") {
+            let [begin, end] = [0, 1].map(|i| data + tensor["data_offsets"][i].as_u64().unwrap() as usize);
+            let mut content = bytes[begin..end].to_vec();
+            edit(name, tensor, &mut content);
+            tensor["data_offsets"] = Value::from(vec![tensors.len(), tensors.len() + content.len()]);
+            tensors.extend(content);
+        }
+        let header = header.to_string();
+        *bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend_from_slice(header.as_bytes());
+        bytes.extend(tensors);
+    });
+}
+
 /// A small generator of test randomness (splitmix64).
 pub struct Random(pub u64);
 

@@ -189,8 +189,10 @@ fn run(served: &mut Option<Served>, command: &Value) -> cleave::error::Result<Va
             let data = unhex(command["ticket"].as_str().unwrap());
             Ok(json!({"kv": s.cache.import(Some(&s.queue), &data, number(command, "tag"))?.0}))
         }
-        "renew" => s.cache.kv().renew(KvId(number(command, "kv")), Duration::from_secs(30)).map(|()| json!({})),
-        "release" => s.cache.kv().release(KvId(number(command, "kv"))).map(|()| json!({})),
+        "renew" => {
+            s.cache.kv().handles().renew(KvId(number(command, "kv")), Duration::from_secs(30)).map(|()| json!({}))
+        }
+        "release" => s.cache.kv().handles().release(KvId(number(command, "kv"))).map(|()| json!({})),
         "cancel" | "export" => {
             let engine = &s.engines[command["engine"].as_str().unwrap()];
             let request = number(command, "request");
@@ -202,7 +204,7 @@ fn run(served: &mut Option<Served>, command: &Value) -> cleave::error::Result<Va
             Ok(json!({}))
         }
         "info" => {
-            let info = s.cache.kv().info(KvId(number(command, "kv")))?;
+            let info = s.cache.kv().handles().info(KvId(number(command, "kv")))?;
             Ok(json!({"tokens": info.n_tokens, "computed": info.computed, "importing": info.importing}))
         }
         "address" => Ok(json!({"address": hex(&s.cache.node().address())})),

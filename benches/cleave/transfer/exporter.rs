@@ -91,7 +91,7 @@ pub fn serve(args: &[String]) {
                     let begun = Instant::now();
                     host.cache.node().ticket(kv).unwrap();
                     let us = begun.elapsed().as_secs_f64() * 1e6;
-                    host.cache.kv().release(kv).unwrap();
+                    host.cache.kv().handles().release(kv).unwrap();
                     us
                 });
                 println!("{}", median(times));
@@ -99,7 +99,7 @@ pub fn serve(args: &[String]) {
             "alone" => {
                 let (begun, events) = timed(&host, &prefill, request(TOKENS, 2, number), |_| ());
                 println!("{}", (first(&events) - begun) as f64 / 1e6);
-                host.cache.kv().release(KvId(ended(&events).kv)).unwrap();
+                host.cache.kv().handles().release(KvId(ended(&events).kv)).unwrap();
             }
             "stream" => {
                 let request = Request { stream_kv: true, ..request(TOKENS, 2, number) };

@@ -96,7 +96,7 @@ fn import_ms(host: &Host, peer: &mut Exporter) -> f64 {
     let kv = host.cache.import(Some(&host.queue), &ticket, 0).unwrap();
     wait(host, |event| event.kind == EventKind::KvReady);
     let ms = begun.elapsed().as_secs_f64() * 1e3;
-    host.cache.kv().release(kv).unwrap();
+    host.cache.kv().handles().release(kv).unwrap();
     ms
 }
 
@@ -168,5 +168,5 @@ pub fn unhex(text: &str) -> Vec<u8> {
 
 /// A handle of the exporter that stays; tickets are written for duplicates of it.
 pub fn duplicate(cache: &ModelCache, kv: u64) -> KvId {
-    cache.kv().duplicate(KvId(kv)).unwrap()
+    cache.kv().handles().duplicate(KvId(kv)).unwrap()
 }

@@ -3,8 +3,9 @@
 use super::envelope::{self, ENVELOPE, Keys, Kind, MAC, block_tag};
 use super::identity::CacheIdentity;
 use super::layout::Layout;
-use super::sections::{self, BlocksSection, Origin};
+use super::sections::{BlocksSection, Origin};
 use super::wire::Writer;
+use super::writing;
 use crate::backend::{BlockId, BlockStore, KvGeometry};
 use crate::error::Result;
 use crate::kv::pool::{HashChain, mask};
@@ -20,7 +21,7 @@ pub(in crate::kv) fn record_len(geometry: &KvGeometry) -> usize {
 
 /// Size of an image's head in bytes: everything before the block records.
 pub(in crate::kv) fn head_len(identity: &CacheIdentity, layout: &Layout, snapshot: &Snapshot) -> usize {
-    ENVELOPE + sections::common_len(identity, layout) + sections::image_len(snapshot, layout) + MAC
+    ENVELOPE + writing::common_len(identity, layout) + writing::image_len(snapshot, layout) + MAC
 }
 
 /// Writes the head of an image: everything before the block records.
@@ -42,9 +43,9 @@ pub(in crate::kv) fn encode_head(
         record_len: record_len(geometry) as u64,
     };
     let mut w = Writer::default();
-    sections::write_common(&mut w, library, identity, layout, origin);
+    writing::write_common(&mut w, library, identity, layout, origin);
     let chain = (chain.hashes().len() as u32, chain.head());
-    sections::write_image(&mut w, snapshot, chain, &blocks);
+    writing::write_image(&mut w, snapshot, chain, &blocks);
     envelope::seal(Kind::Image, &w.0, u64::from(blocks.count) * blocks.record_len, keys)
 }
 

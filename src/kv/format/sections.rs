@@ -1,17 +1,16 @@
-//! The sections of a head: writing them, and an importer's checks on them.
+//! The sections of a head: their tags, and reading them.
 
-use super::identity::{CacheIdentity, LIBRARY_TEXT};
+use super::identity::CacheIdentity;
 use super::layout::Layout;
 use super::sequence;
-use super::wire::{Reader, Writer};
-use crate::backend::KvGeometry;
+use super::wire::Reader;
 use crate::bail;
 use crate::error::{Result, Status};
 use crate::kv::pool::BlockHash;
 use crate::sequence::{MAX_HOST_DATA, Snapshot};
 
 /// Flag: a reader that does not know the section must refuse the whole head.
-const CRITICAL: u16 = 1;
+pub(super) const CRITICAL: u16 = 1;
 pub(in crate::kv) const LIBRARY: u16 = 1;
 pub(in crate::kv) const IDENTITY: u16 = 2;
 pub(in crate::kv) const LAYOUT: u16 = 3;
@@ -24,24 +23,8 @@ pub(in crate::kv) const ENDPOINTS: u16 = 9;
 pub(in crate::kv) const HOST_DATA: u16 = 10;
 const KNOWN: usize = 11;
 
-const SECTION_HEADER: usize = 8;
-/// Payload sizes in bytes of the sections of fixed size.
-const CHAIN_LEN: usize = 36;
-const ORIGIN_LEN: usize = 28;
-/// Payload size of the layout section in bytes, without its groups.
-const BLOCKS_LEN: usize = 48;
-const STATE_LEN: usize = 4;
 /// Bit 0 of the state: the prompt is still being computed.
-const STREAMING: u32 = 1;
-
-/// The cache that writes a ticket, an image or an address, or checks one against itself.
-#[derive(Clone, Copy)]
-pub(in crate::kv) struct Own<'a> {
-    pub identity: &'a CacheIdentity,
-    pub layout: &'a Layout,
-    /// Refuses KV of another layout instead of converting it.
-    pub no_convert: bool,
-}
+pub(super) const STREAMING: u32 = 1;
 
 /// Origin of a handle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,97 +34,12 @@ pub(in crate::kv) struct Origin {
     pub lease_ms: u32,
 }
 
-/// Writes the sections that tickets and images have in common.
-pub(in crate::kv) fn write_common(
-    w: &mut Writer,
-    library: &str,
-    identity: &CacheIdentity,
-    layout: &Layout,
-    origin: &Origin,
-) {
-    w.section(LIBRARY, 0, clip(library).as_bytes());
-    let mut section = Writer::default();
-    let name = clip(&identity.name);
-    section.bytes(&identity.fingerprint).bytes(&identity.tokenizer_digest);
-    section.u16(name.len() as u16).bytes(name.as_bytes());
-    w.section(IDENTITY, CRITICAL, &section.0);
-    w.section(LAYOUT, CRITICAL, &layout.encode());
-    let mut section = Writer::default();
-    section.bytes(&origin.epoch).u64(origin.handle).u32(origin.lease_ms);
-    w.section(ORIGIN, CRITICAL, &section.0);
-}
-
-/// Bytes of [`write_common`] for the text of this library version.
-pub(in crate::kv) fn common_len(identity: &CacheIdentity, layout: &Layout) -> usize {
-    let texts = clip(LIBRARY_TEXT).len() + 66 + clip(&identity.name).len();
-    4 * SECTION_HEADER + texts + layout.encoded_len() + ORIGIN_LEN
-}
-
-/// Bytes of the sections about a sequence.
-fn sequence_len(snapshot: &Snapshot) -> usize {
-    let host_data = match snapshot.host_data.len() {
-        0 => 0,
-        n => SECTION_HEADER + n,
-    };
-    2 * SECTION_HEADER + sequence::encoded_len(snapshot) + CHAIN_LEN + host_data
-}
-
-/// Bytes of the sections that only an image has, those about its sequence included.
-pub(in crate::kv) fn image_len(snapshot: &Snapshot, layout: &Layout) -> usize {
-    sequence_len(snapshot) + SECTION_HEADER + BLOCKS_LEN + 4 * layout.n_groups()
-}
-
-/// Bytes of the sections that only a ticket has, those about its sequence included.
-pub(in crate::kv) fn ticket_len(snapshot: &Snapshot, endpoints: usize) -> usize {
-    sequence_len(snapshot) + 2 * SECTION_HEADER + STATE_LEN + endpoints
-}
-
-fn write_sequence(w: &mut Writer, snapshot: &Snapshot, chain: (u32, BlockHash)) {
-    w.section(SEQUENCE, CRITICAL, &sequence::encode(snapshot));
-    let mut section = Writer::default();
-    section.u32(chain.0).bytes(&chain.1.0);
-    w.section(CHAIN, CRITICAL, &section.0);
-    if !snapshot.host_data.is_empty() {
-        w.section(HOST_DATA, 0, &snapshot.host_data);
-    }
-}
-
-pub(in crate::kv) fn write_image(w: &mut Writer, snapshot: &Snapshot, chain: (u32, BlockHash), blocks: &BlocksSection) {
-    write_sequence(w, snapshot, chain);
-    let mut section = Writer::default();
-    section.bytes(&blocks.nonce).u32(blocks.count).u32(blocks.groups).u64(blocks.record_len);
-    // Each group has its KV from the first block on.
-    (0..blocks.groups).for_each(|_| _ = section.u32(0));
-    w.section(BLOCKS, CRITICAL, &section.0);
-}
-
-pub(in crate::kv) fn write_ticket(
-    w: &mut Writer,
-    snapshot: &Snapshot,
-    chain: (u32, BlockHash),
-    streaming: bool,
-    endpoints: &[u8],
-) {
-    write_sequence(w, snapshot, chain);
-    w.section(STATE, CRITICAL, &(if streaming { STREAMING } else { 0 }).to_le_bytes());
-    w.section(ENDPOINTS, CRITICAL, endpoints);
-}
-
-pub(in crate::kv) fn write_address(w: &mut Writer, endpoints: &[u8]) {
-    w.section(ENDPOINTS, CRITICAL, endpoints);
-}
-
+/// Description of an image's block records.
 pub(in crate::kv) struct BlocksSection {
     pub nonce: [u8; 32],
     pub count: u32,
     pub groups: u32,
     pub record_len: u64,
-}
-
-/// First 255 bytes of a text at most, cut between characters.
-fn clip(text: &str) -> &str {
-    let end = (0..=text.len().min(255)).rev().find(|&end| text.is_char_boundary(end));
-    &text[..end.unwrap_or(0)]
 }
 
 /// The payload of each known section.
@@ -247,49 +145,4 @@ impl<'a> Sections<'a> {
             _ => error,
         })
     }
-
-    fn differ<T>(&self, field: &str, expected: String, found: String) -> Result<T> {
-        let (name, wrote) = (self.identity().map_or_else(|_| "unknown".into(), |id| id.name), self.library());
-        bail!(Incompatible, "{field}: expected {expected}, found {found} (KV of {name:?}, written by {wrote})")
-    }
-
-    /// Geometry of the writer's KV, checked against `cache`. INCOMPATIBLE if model or tokenizer differ, if the KV cannot be
-    /// converted, or if it differs from the cache's and the cache refuses to convert.
-    pub fn check_compatible(&self, cache: &Own<'_>) -> Result<KvGeometry> {
-        let (own, peer) = (cache.identity, self.identity()?);
-        if peer.fingerprint != own.fingerprint {
-            let expected = format!("{} ({})", hex(&own.fingerprint), own.name);
-            return self.differ("model fingerprint", expected, hex(&peer.fingerprint));
-        }
-        if peer.tokenizer_digest != own.tokenizer_digest {
-            return self.differ("tokenizer digest", hex(&own.tokenizer_digest), hex(&peer.tokenizer_digest));
-        }
-        let layout = self.layout()?;
-        let (own, found) = (&cache.layout.geometry, layout.geometry);
-        let strict = cache.no_convert;
-        if strict && own.dtype != found.dtype {
-            return self.differ("KV dtype", own.dtype.to_string(), found.dtype.to_string());
-        }
-        for (field, checked, expected, found) in [
-            ("layers", true, own.layers, found.layers),
-            ("KV heads", true, own.kv_heads, found.kv_heads),
-            ("head dimension", true, own.head_dim, found.head_dim),
-            ("block tokens", strict, own.block_tokens, found.block_tokens),
-            ("tensor-parallel shards", strict, own.shards, found.shards),
-        ] {
-            if checked && expected != found {
-                return self.differ(field, expected.to_string(), found.to_string());
-            }
-        }
-        let mut kinds = cache.layout.kinds.iter().zip(&layout.kinds).enumerate();
-        if let Some((layer, (own, found))) = kinds.find(|(_, (own, found))| own != found) {
-            return self.differ(&format!("layer {layer}"), own.to_string(), found.to_string());
-        }
-        Ok(found)
-    }
-}
-
-/// First eight bytes of a digest in hexadecimal, for messages.
-pub(crate) fn hex(digest: &[u8]) -> String {
-    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>() + "…"
 }

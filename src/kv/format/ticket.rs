@@ -1,13 +1,15 @@
 //! Tickets, with which a peer can pull a sequence, and addresses, with which it can check beforehand whether it could.
 //! docs/kv-image-format.md defines every byte.
 
+use super::compatible::{Own, check_compatible};
 use super::endpoint::{self, Endpoint};
 use super::envelope::{ENVELOPE, Envelope, Keys, Kind, MAC, seal};
 use super::identity::{CacheIdentity, KvId, LIBRARY_TEXT};
 use super::layout::Layout;
-use super::sections::{self, ENDPOINTS, Origin, Own, SEQUENCE, Sections, common_len, write_common};
+use super::sections::{ENDPOINTS, Origin, SEQUENCE, Sections};
 use super::sequence;
 use super::wire::Writer;
+use super::writing::{self, common_len, write_common};
 use crate::backend::KvGeometry;
 use crate::bail;
 use crate::error::Result;
@@ -51,7 +53,7 @@ pub(in crate::kv) fn ticket_len(
     endpoints: &[Endpoint],
 ) -> usize {
     let endpoints = endpoint::encode(endpoints).len();
-    ENVELOPE + common_len(identity, layout) + sections::ticket_len(snapshot, endpoints) + MAC
+    ENVELOPE + common_len(identity, layout) + writing::ticket_len(snapshot, endpoints) + MAC
 }
 
 pub(crate) fn digest(snapshot: &Snapshot) -> [u8; 32] {
@@ -105,7 +107,7 @@ impl Ticket {
     pub(in crate::kv) fn open(data: &[u8], keys: &Keys, own: &Own<'_>) -> Result<Ticket> {
         let given = Instant::now();
         let sections = open(data, Kind::Ticket, keys)?;
-        let geometry = sections.check_compatible(own)?;
+        let geometry = check_compatible(&sections, own)?;
         let origin = sections.origin()?;
         Ok(Ticket {
             epoch: origin.epoch,
@@ -138,7 +140,7 @@ pub(in crate::kv) fn encode_ticket(
     });
     let mut w = Writer::default();
     write_common(&mut w, LIBRARY_TEXT, own.identity, own.layout, origin);
-    sections::write_ticket(&mut w, snapshot, chain, streaming, &endpoint::encode(endpoints));
+    writing::write_ticket(&mut w, snapshot, chain, streaming, &endpoint::encode(endpoints));
     seal(Kind::Ticket, &w.0, 0, keys)
 }
 
@@ -160,6 +162,6 @@ impl Address {
 pub(in crate::kv) fn encode_address(own: &Own<'_>, origin: &Origin, endpoints: &[Endpoint], keys: &Keys) -> Vec<u8> {
     let mut w = Writer::default();
     write_common(&mut w, LIBRARY_TEXT, own.identity, own.layout, origin);
-    sections::write_address(&mut w, &endpoint::encode(endpoints));
+    writing::write_address(&mut w, &endpoint::encode(endpoints));
     seal(Kind::Address, &w.0, 0, keys)
 }

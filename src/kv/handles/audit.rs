@@ -1,7 +1,7 @@
 //! Audit of block ownership: walks the owners and compares what it finds with the reference counts.
 
-use super::slots::Body;
 use super::state::CacheState;
+use super::table::Body;
 use crate::backend::BlockId;
 use crate::kv::pool::Owner;
 
@@ -53,7 +53,7 @@ fn walk(state: &CacheState) -> Vec<Seen> {
         };
         table.blocks.iter().for_each(|&block| own(block, kind));
     }
-    for (_, body) in state.slots.live() {
+    for (_, body) in state.handles.live() {
         if let Body::Ready(export) = body {
             state.pool.tables[export.table as usize].blocks.iter().for_each(|&block| own(block, EXPORT));
         }
@@ -109,27 +109,24 @@ pub(in crate::kv) fn check(state: &CacheState) -> Result<(), String> {
 
 fn check_slots(state: &CacheState) -> Result<(), String> {
     let (mut deadlines, mut exports) = (0, 0);
-    for (slot, body) in state.slots.live() {
-        let deadline = match body {
-            Body::Ready(export) => {
-                let table = &state.pool.tables[export.table as usize];
-                if table.owner != Owner::Export || table.blocks != export.blocks {
-                    return Err(format!("handle slot {slot}: its table is {:?} of {:?}", table.owner, table.blocks));
-                }
-                exports += 1;
-                export.deadline
+    let leases = state.handles.leases();
+    for (slot, body) in state.handles.live() {
+        if let Body::Ready(export) = body {
+            let table = &state.pool.tables[export.table as usize];
+            if table.owner != Owner::Export || table.blocks != export.blocks {
+                return Err(format!("handle slot {slot}: its table is {:?} of {:?}", table.owner, table.blocks));
             }
-            Body::Failed { deadline, .. } => *deadline,
-            Body::Importing { .. } | Body::StreamingExport(_) | Body::Vacant => continue,
-        };
+            exports += 1;
+        }
+        let Some(deadline) = body.deadline() else { continue };
         deadlines += 1;
-        if !state.deadlines.contains(&(deadline, slot)) {
+        if !leases.has(slot, deadline) {
             return Err(format!("handle slot {slot}: its deadline is not in the timer's list"));
         }
     }
     let count = |owner| state.pool.tables.iter().filter(|table| table.owner == owner).count();
-    if deadlines != state.deadlines.len() {
-        return Err(format!("{} deadlines for {deadlines} leases", state.deadlines.len()));
+    if deadlines != leases.len() {
+        return Err(format!("{} deadlines for {deadlines} leases", leases.len()));
     }
     if exports != count(Owner::Export) {
         return Err(format!("{} export tables for {exports} handles", count(Owner::Export)));

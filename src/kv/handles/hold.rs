@@ -2,22 +2,20 @@
 
 use std::time::Duration;
 
-use crate::sync::{Arc, Instant, PoisonError};
-
 use super::shared::{CacheShared, wake};
-use super::slots::{Body, End, KvId};
+use super::table::{Body, End};
 use crate::backend::BlockId;
 use crate::bail;
 use crate::error::Result;
-use crate::kv::format;
+use crate::kv::format::{self, KvId};
 use crate::kv::pool::{BlockTable, Owner, Table, TableKey};
 use crate::sequence::Snapshot;
+use crate::sync::{Arc, Instant, PoisonError};
 
 /// Blocks held for one transfer. Dropping it releases them; the handle stays valid unless [`TransferHold::commit`] ended it.
 pub(crate) struct TransferHold {
     shared: Arc<CacheShared>,
     id: KvId,
-    epoch: [u8; 16],
     pins: TableKey,
     blocks: Vec<BlockId>,
     /// Number of blocks at the front that are no longer held.
@@ -25,36 +23,41 @@ pub(crate) struct TransferHold {
     whole: Option<Arc<Snapshot>>,
 }
 
-impl CacheShared {
+impl TransferHold {
     /// Begins a transfer of a handle and renews its lease. `digest` is the ticket's digest of the sequence; CORRUPT unless it
     /// is the handle's too.
-    pub(crate) fn lend(self: &Arc<Self>, id: KvId, epoch: &[u8; 16], digest: &[u8; 32]) -> Result<TransferHold> {
+    pub(super) fn new(
+        shared: &Arc<CacheShared>,
+        id: KvId,
+        epoch: &[u8; 16],
+        digest: &[u8; 32],
+    ) -> Result<TransferHold> {
+        if shared.epoch != *epoch {
+            bail!(Expired, "{id}: the exporting cache began a new epoch");
+        }
         // What the handle holds, and what it held when a ticket was written while its prompt was being computed.
-        let held = self.with(|state| {
-            if state.epoch != *epoch {
-                bail!(Expired, "{id}: the exporting cache began a new epoch");
-            }
+        let held = shared.with(|state| {
             let slot = state.find(id)?;
-            if let Body::StreamingExport(progress) = state.slots.body(slot) {
+            if let Body::StreamingExport(progress) = state.handles.body(slot) {
                 return Ok(vec![progress.prompt.clone()]);
             }
             let (_, export) = state.ready(id)?;
             let held = std::iter::once(export.snapshot.clone()).chain(export.prompt.clone()).collect();
             let lease = export.lease;
-            state.renew(slot, lease);
+            state.handles.renew(slot, lease);
             Ok(held)
         })?;
         if !held.iter().any(|snapshot| format::digest(snapshot) == *digest) {
             let (tokens, computed) = (held[0].tokens.len(), held[0].computed);
             bail!(Corrupt, "KV ticket: sequence: {id} holds {tokens} tokens, {computed} computed, or other ones");
         }
-        let pins = self.with(|state| state.pool.add_table(Owner::Transfer, Vec::new()));
-        Ok(TransferHold { shared: self.clone(), id, epoch: *epoch, pins, blocks: Vec::new(), let_go: 0, whole: None })
+        let pins = shared.with(|state| state.pool.add_table(Owner::Transfer, Vec::new()));
+        Ok(TransferHold { shared: shared.clone(), id, pins, blocks: Vec::new(), let_go: 0, whole: None })
     }
 
     /// Holds free blocks for a self-test: at least one, at most `most` and half of the free ones, so that requests can continue.
-    pub(crate) fn lend_scratch(self: &Arc<Self>, most: usize) -> Result<TransferHold> {
-        let (pins, blocks, epoch) = self.with(|state| {
+    pub(super) fn scratch(shared: &Arc<CacheShared>, most: usize) -> Result<TransferHold> {
+        let (pins, blocks) = shared.with(|state| {
             if state.pool.closed {
                 bail!(Shutdown, "the cache is closed");
             }
@@ -63,13 +66,11 @@ impl CacheShared {
             if !state.pool.blocks.allocate(n, &mut blocks) {
                 bail!(OutOfMemory, "self-test: no KV block is free");
             }
-            Ok((state.pool.add_table(Owner::Transfer, blocks.clone()), blocks, state.epoch))
+            Ok((state.pool.add_table(Owner::Transfer, blocks.clone()), blocks))
         })?;
-        Ok(TransferHold { shared: self.clone(), id: KvId(0), epoch, pins, blocks, let_go: 0, whole: None })
+        Ok(TransferHold { shared: shared.clone(), id: KvId(0), pins, blocks, let_go: 0, whole: None })
     }
-}
 
-impl TransferHold {
     /// Waits up to `timeout` until more than `have` blocks, or all of them, are computed, and holds those. The peer has the
     /// first `have` already: if the prompt is still being computed, they are released.
     pub fn more(&mut self, have: usize, timeout: Duration) -> Result<()> {
@@ -77,13 +78,10 @@ impl TransferHold {
         let shared = self.shared.clone();
         let mut state = shared.lock();
         loop {
-            if state.epoch != self.epoch {
-                bail!(Expired, "{}: the exporting cache began a new epoch", self.id);
-            }
             let slot = state.find(self.id)?;
-            let (found, whole) = match state.slots.body(slot) {
+            let (found, whole) = match state.handles.body(slot) {
                 Body::Ready(export) => (export.blocks.clone(), Some((export.snapshot.clone(), export.lease))),
-                Body::Failed { error, .. } => return Err(error.clone()),
+                Body::Failed(failed) => return Err(failed.error.clone()),
                 Body::StreamingExport(progress) => {
                     let full = |table: &Table| {
                         let full = (table.computed / shared.geometry.block_tokens) as usize;
@@ -91,10 +89,10 @@ impl TransferHold {
                     };
                     (state.pool.table(progress.table).map(full).unwrap_or_default(), None)
                 }
-                Body::Importing { .. } | Body::Vacant => bail!(WouldBlock, "{}: its import is in flight", self.id),
+                Body::Importing(_) | Body::Vacant => bail!(WouldBlock, "{}: its import is in flight", self.id),
             };
             if let Some((snapshot, lease)) = whole {
-                state.renew(slot, lease);
+                state.handles.renew(slot, lease);
                 self.whole = Some(snapshot);
             }
             // What the peer has need not be held for it: a prompt that was preempted may need those very blocks, to be
@@ -130,12 +128,11 @@ impl TransferHold {
     /// Renews the handle's lease, because the importer has shown that it is alive.
     pub fn renew(&self) {
         self.shared.with(|state| {
-            if state.epoch == self.epoch
-                && let Ok(slot) = state.find(self.id)
-                && let Body::Ready(export) = state.slots.body(slot)
+            if let Ok(slot) = state.find(self.id)
+                && let Body::Ready(export) = state.handles.body(slot)
             {
                 let lease = export.lease;
-                state.renew(slot, lease);
+                state.handles.renew(slot, lease);
             }
         });
     }
@@ -143,12 +140,6 @@ impl TransferHold {
     /// Ids of the blocks found so far, in the order of the sequence. The first ones may have been released.
     pub fn blocks(&self) -> &[BlockId] {
         &self.blocks
-    }
-
-    /// Range of [`TransferHold::blocks`] that is still held.
-    #[cfg(all(test, feature = "shuttle"))]
-    pub fn held(&self) -> std::ops::Range<usize> {
-        self.let_go..self.blocks.len()
     }
 
     /// Snapshot of the sequence, once all of its blocks are computed.
@@ -160,9 +151,6 @@ impl TransferHold {
     /// then discard what it has.
     pub fn commit(&mut self) -> Result<()> {
         self.shared.with(|state| {
-            if state.epoch != self.epoch {
-                bail!(Expired, "{}: the exporting cache began a new epoch", self.id);
-            }
             let (slot, _) = state.ready(self.id)?;
             state.end_and_free(slot, End::Consumed);
             Ok(())
@@ -171,7 +159,7 @@ impl TransferHold {
 
     /// Counts KV bytes that were copied out of the cache.
     pub fn count_out(&self, bytes: usize) {
-        self.shared.bytes_out.fetch_add(bytes as u64, crate::sync::atomic::Ordering::Relaxed);
+        self.shared.counters.sent(bytes);
     }
 
     pub fn store(&self) -> &dyn crate::backend::BlockStore {

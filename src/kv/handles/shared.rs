@@ -1,13 +1,14 @@
-//! State shared by tables, handles, the timer and the cache: the lock, the keys, the block memory and the counters.
+//! The core of a cache, which its tables, handles and timer share: the lock, the keys, the block memory and the counters.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use super::counters::Counters;
+use super::endpoints::Endpoints;
 use super::state::CacheState;
 use crate::backend::{BlockStore, KvGeometry};
-use crate::kv::format::{CacheIdentity, Endpoint, Keys, LayerKind, Layout, Own};
+use crate::kv::format::{CacheIdentity, Keys, LayerKind, Layout, Own};
 use crate::kv::pool::{BlockTable, Owner, PoolOwner, PoolState, Shards, Waker};
-use crate::sync::atomic::AtomicU64;
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// How a cache treats leases, secrets, prefix sharing and foreign layouts.
@@ -44,29 +45,24 @@ impl Default for CacheConfig {
 }
 
 /// State shared by tables, handles, the timer and the cache. It lives until the last table is dropped.
-pub struct CacheShared {
-    pub(in crate::kv) identity: CacheIdentity,
-    pub(in crate::kv) config: CacheConfig,
-    pub(in crate::kv) keys: Keys,
-    pub(in crate::kv) shards: Shards,
-    pub(in crate::kv) geometry: KvGeometry,
+pub(in crate::kv) struct CacheShared {
+    pub identity: CacheIdentity,
+    /// Random number that tickets carry, so that another cache at the same endpoint refuses them.
+    pub epoch: [u8; 16],
+    pub config: CacheConfig,
+    pub keys: Keys,
+    pub shards: Shards,
+    pub geometry: KvGeometry,
     /// Shape of a block and the kind of attention of each layer, as tickets and images state them.
-    pub(in crate::kv) layout: Layout,
+    pub layout: Layout,
     state: Mutex<CacheState>,
-    pub(in crate::kv) timer: Condvar,
+    /// Wakes the lease timer.
+    pub timer: Condvar,
     /// Signalled when a streaming export has more computed tokens, is complete or has failed.
-    pub(in crate::kv) progress: Condvar,
+    pub progress: Condvar,
     /// Endpoints that tickets and addresses name.
-    pub(in crate::kv) endpoints: Mutex<Arc<[Endpoint]>>,
-    pub(in crate::kv) bytes_in: AtomicU64,
-    pub(in crate::kv) bytes_out: AtomicU64,
-    pub(in crate::kv) bytes_hidden: AtomicU64,
-    pub(in crate::kv) bytes_exposed: AtomicU64,
-    pub(in crate::kv) exposed_ns: AtomicU64,
-    pub(in crate::kv) exposed_ns_last: AtomicU64,
-    pub(in crate::kv) imports: AtomicU64,
-    pub(in crate::kv) imports_failed: AtomicU64,
-    pub(in crate::kv) ask_ns_last: AtomicU64,
+    pub endpoints: Endpoints,
+    pub counters: Counters,
 }
 
 /// Calls wakers, without the lock. They are foreign code: a panic in one must not keep the others from being called.
@@ -77,8 +73,9 @@ pub(in crate::kv) fn wake(due: Vec<Waker>) {
 }
 
 impl CacheShared {
-    pub(in crate::kv) fn new(
+    pub fn new(
         identity: CacheIdentity,
+        epoch: [u8; 16],
         config: CacheConfig,
         keys: Keys,
         shards: Shards,
@@ -87,6 +84,7 @@ impl CacheShared {
     ) -> CacheShared {
         CacheShared {
             identity,
+            epoch,
             config,
             keys,
             shards,
@@ -95,40 +93,28 @@ impl CacheShared {
             state: Mutex::new(state),
             timer: Condvar::new(),
             progress: Condvar::new(),
-            endpoints: Mutex::new(Arc::new([])),
-            bytes_in: AtomicU64::new(0),
-            bytes_out: AtomicU64::new(0),
-            bytes_hidden: AtomicU64::new(0),
-            bytes_exposed: AtomicU64::new(0),
-            exposed_ns: AtomicU64::new(0),
-            exposed_ns_last: AtomicU64::new(0),
-            imports: AtomicU64::new(0),
-            imports_failed: AtomicU64::new(0),
-            ask_ns_last: AtomicU64::new(0),
+            endpoints: Endpoints::none(),
+            counters: Counters::new(),
         }
     }
 
     /// This cache, as tickets and images are written for it and checked against it.
-    pub(in crate::kv) fn own(&self) -> Own<'_> {
+    pub fn own(&self) -> Own<'_> {
         Own { identity: &self.identity, layout: &self.layout, no_convert: self.config.no_convert }
     }
 
     /// Locks the state. A poisoned lock is taken all the same: the panic was reported where it was caught, and the bookkeeping
     /// must go on.
-    pub(in crate::kv) fn lock(&self) -> MutexGuard<'_, CacheState> {
+    pub fn lock(&self) -> MutexGuard<'_, CacheState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(in crate::kv) fn endpoints(&self) -> Arc<[Endpoint]> {
-        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     /// Runs `f` under the lock, then releases it and calls the wakers that `f` made due.
-    pub(in crate::kv) fn with<R>(&self, f: impl FnOnce(&mut CacheState) -> R) -> R {
+    pub fn with<R>(&self, f: impl FnOnce(&mut CacheState) -> R) -> R {
         let mut state = self.lock();
         let result = f(&mut state);
         let due = state.pool.due();
-        let poke = std::mem::take(&mut state.poke);
+        let poke = state.handles.take_poke();
         drop(state);
         if poke {
             self.timer.notify_one();
@@ -137,8 +123,8 @@ impl CacheShared {
         result
     }
 
-    /// An empty table.
-    pub(in crate::kv) fn table(self: &Arc<Self>, owner: Owner) -> BlockTable {
+    /// An empty block table.
+    pub fn table(self: &Arc<Self>, owner: Owner) -> BlockTable {
         let key = self.with(|state| state.pool.add_table(owner, Vec::new()));
         BlockTable::new(self.clone(), key, Vec::new())
     }

@@ -27,7 +27,7 @@ fn a_claimed_import_is_its_claimants() {
         .unwrap();
     let exported = || {
         let seq = Seq::computed(&a, 14, 1, 3);
-        a.export(seq.snapshot, seq.table, None).unwrap()
+        a.handles().export(seq.snapshot, seq.table, None).unwrap()
     };
     // No block can be read for now, so that the imports are seen in flight.
     let held = store.hold();
@@ -38,18 +38,18 @@ fn a_claimed_import_is_its_claimants() {
     let (landed, woken) = mpsc::channel();
     let claim = |id: KvId| {
         let landed = landed.clone();
-        b.claim(id, Arc::new(move || landed.send(id).unwrap()))
+        b.handles().claim(id, Arc::new(move || landed.send(id).unwrap()))
     };
     let mut claimed = claim(taken).unwrap();
     assert!(matches!(claimed.take().unwrap(), Consumed::Pending));
     refused(claim(taken), Status::Expired);
-    refused(b.consume(taken), Status::Expired);
-    refused(b.info(taken), Status::Expired);
-    b.release(taken).unwrap();
+    refused(b.handles().consume(taken), Status::Expired);
+    refused(b.handles().info(taken), Status::Expired);
+    b.handles().release(taken).unwrap();
     drop(claim(dropped).unwrap());
     assert_eq!(woken.recv().unwrap(), dropped, "its end is an end of waiting too");
     let mut failed: Claim = claim(failing).unwrap();
-    a.release(sources[2]).unwrap();
+    a.handles().release(sources[2]).unwrap();
     drop(held);
     let both = std::collections::HashSet::from([woken.recv().unwrap(), woken.recv().unwrap()]);
     assert_eq!(both, [taken, failing].into());
@@ -64,6 +64,6 @@ fn a_claimed_import_is_its_claimants() {
     drop(failed);
     let audit = sound(&b);
     assert_eq!((audit.by_requests, audit.by_exports, audit.by_transfers), (0, 0, 0));
-    refused(a.info(sources[0]), Status::Expired);
-    assert!(a.info(sources[1]).is_ok(), "what nobody wanted any more is still the exporter's");
+    refused(a.handles().info(sources[0]), Status::Expired);
+    assert!(a.handles().info(sources[1]).is_ok(), "what nobody wanted any more is still the exporter's");
 }

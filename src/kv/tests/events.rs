@@ -41,7 +41,7 @@ impl Follower {
                 }
             }
         }
-        let state = cache.lock();
+        let state = cache.shared.lock();
         let index = &state.pool.blocks.index;
         assert_eq!(self.blocks.len(), index.len());
         assert!(self.blocks.keys().all(|hash| index.get(hash).is_some()));
@@ -93,6 +93,11 @@ fn events(cache: &Cache, from: u64) -> Vec<IndexEvent> {
     }
 }
 
+/// Empties the prefix index as closing does, except for blocks that somebody uses.
+fn empty(cache: &Cache) {
+    cache.shared.with(|state| state.end_all());
+}
+
 #[test]
 fn events_tell_what_enters_and_leaves_the_index() {
     let cache = cache_with_events(4, 100);
@@ -113,12 +118,12 @@ fn events_tell_what_enters_and_leaves_the_index() {
     assert!(stored.iter().all(|event| matches!(event, IndexEvent::Stored(block) if block.salt == 0)), "{stored:?}");
     assert_eq!(stored.len(), 3);
     // One that another still uses stays, so the index is not cleared.
-    cache.end_exports();
+    empty(&cache);
     assert!(matches!(&events(&cache, 7)[..], [IndexEvent::Removed(block)] if block.hash == first.hash));
     drop(plain);
-    cache.end_exports();
+    empty(&cache);
     assert!(matches!(events(&cache, 8)[..], [IndexEvent::Cleared]));
-    cache.end_exports();
+    empty(&cache);
     assert!(events(&cache, 9).is_empty());
 }
 
@@ -133,7 +138,7 @@ fn a_reader_that_is_late_is_told_and_continues_from_a_snapshot() {
     follower.follow(&cache);
     assert_eq!((follower.gaps, follower.next, follower.blocks.len()), (1, 13, 12));
     drop(seqs);
-    cache.end_exports();
+    empty(&cache);
     follower.follow(&cache);
     assert_eq!((follower.gaps, follower.next, follower.blocks.len()), (1, 14, 0));
     let error = cache.read_events(15, 1, None).unwrap_err();
@@ -219,10 +224,10 @@ fn a_snapshot_is_the_state_at_its_number() {
 fn imports_are_events_too() {
     let (from, to) = (model::cache(8), cache_with_events(8, 16));
     let Seq { snapshot, table } = Seq::computed(&from, 9, 0, 3);
-    let id = from.export(snapshot, table, None).unwrap();
-    let mut image = vec![0; from.image_len(id).unwrap() as usize];
-    from.read_image(id, 0, &mut image).unwrap();
-    to.import_image(&image).unwrap();
+    let id = from.handles().export(snapshot, table, None).unwrap();
+    let mut image = vec![0; from.images().len(id).unwrap() as usize];
+    from.images().read(id, 0, &mut image).unwrap();
+    to.images().import(&image).unwrap();
     let stored = events(&to, 1);
     assert!(matches!(&stored[..], [IndexEvent::Stored(a), IndexEvent::Stored(b)] if b.parent == Some(a.hash)));
     let mut follower = Follower::default();

@@ -74,9 +74,9 @@ fn resealed(image: &[u8], change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 
 fn image(cache: &Cache) -> Vec<u8> {
     let seq = Seq::computed(cache, 7, 1, 0);
-    let id = cache.export(seq.snapshot, seq.table, Some(Duration::from_secs(9))).unwrap();
-    let mut image = vec![0; cache.image_len(id).unwrap() as usize];
-    assert_eq!(cache.read_image(id, 0, &mut image).unwrap(), image.len());
+    let id = cache.handles().export(seq.snapshot, seq.table, Some(Duration::from_secs(9))).unwrap();
+    let mut image = vec![0; cache.images().len(id).unwrap() as usize];
+    assert_eq!(cache.images().read(id, 0, &mut image).unwrap(), image.len());
     image
 }
 
@@ -85,9 +85,9 @@ fn unknown_sections_are_skipped_unless_critical() {
     let cache = cache(8);
     let image = image(&cache);
     let with = |flags: u8| resealed(&image, |s| s.splice(0..0, [99, 0, flags, 0, 3, 0, 0, 0, 1, 2, 3]).for_each(drop));
-    let id = cache.import_image(&with(0)).unwrap();
+    let id = cache.images().import(&with(0)).unwrap();
     consume(&cache, id).unwrap().verify(cache.store());
-    let refused = cache.import_image(&with(1)).unwrap_err();
+    let refused = cache.images().import(&with(1)).unwrap_err();
     assert_eq!(refused.status, Status::Incompatible);
     assert!(refused.message.contains("section 99"), "{refused}");
 }
@@ -101,14 +101,14 @@ fn whoever_knows_the_secret_still_cannot_break_the_reader() {
     for at in 0..n {
         for value in [0, 1, 0x7f, 0xff] {
             let forged = resealed(&image, |s| s[at] = value);
-            accepted += usize::from(cache.import_image(&forged).is_ok_and(|id| cache.release(id).is_ok()));
+            accepted += usize::from(cache.images().import(&forged).is_ok_and(|id| cache.handles().release(id).is_ok()));
         }
         let cut = resealed(&image, |s| s.truncate(at));
-        assert!(cache.import_image(&cut).is_err(), "sections cut at {at}");
+        assert!(cache.images().import(&cut).is_err(), "sections cut at {at}");
     }
     assert!(accepted > 0, "text and sampling parameters may be anything");
     let twice = resealed(&image, |s| s.extend_from_within(..));
-    assert_eq!(cache.import_image(&twice).unwrap_err().status, Status::Corrupt);
+    assert_eq!(cache.images().import(&twice).unwrap_err().status, Status::Corrupt);
     sound(&cache);
 }
 
@@ -121,7 +121,7 @@ fn a_chain_that_is_not_that_of_the_tokens_is_refused() {
         let at = sections.windows(32).position(|window| window == chain).unwrap();
         sections[at] ^= 1;
     });
-    let refused = cache.import_image(&forged).unwrap_err();
+    let refused = cache.images().import(&forged).unwrap_err();
     assert_eq!(refused.status, Status::Corrupt);
     assert!(refused.message.contains("hash chain"), "{refused}");
 }
@@ -136,7 +136,7 @@ fn an_absurd_layout_is_refused_before_anything_is_made_for_it() {
             let at = sections.windows(layout.len()).position(|window| window == layout).unwrap();
             sections[at + 4 * field..][..4].copy_from_slice(&value.to_le_bytes());
         });
-        cache.import_image(&forged).unwrap_err()
+        cache.images().import(&forged).unwrap_err()
     };
     // Layers, block tokens, groups, shards; kind, size, KV heads, head dimension, dtype, 0 of the one group.
     for (field, value, status, text) in [
@@ -165,11 +165,11 @@ fn another_wire_version_is_incompatible_whatever_else_it_is() {
     for (versions, found) in [((1, 1), "found 1"), ((3, 4), "found 3 to 4")] {
         let mut image = image(&cache);
         (image[8], image[10]) = versions;
-        assert_eq!(cache.import_image(&image).unwrap_err().status, Status::Corrupt);
+        assert_eq!(cache.images().import(&image).unwrap_err().status, Status::Corrupt);
         let head_len = format::Envelope::peek(&image).unwrap().head_len;
         let sum = blake3::Hasher::new().update(&image[..32]).update(&image[64..head_len]).finalize();
         image[32..64].copy_from_slice(sum.as_bytes());
-        let refused = cache.import_image(&image).unwrap_err();
+        let refused = cache.images().import(&image).unwrap_err();
         assert_eq!(refused.status, Status::Incompatible);
         let text = format!("KV image: wire version: this library reads version 2, {found}");
         assert!(refused.message.ends_with(&text), "{refused}");
@@ -191,9 +191,9 @@ fn cache_groups_have_to_be_the_same() {
     let (full, window) = (LayerKind::Full, LayerKind::Window(4096));
     let exporter = with([window, full]);
     let image = image(&exporter);
-    let taken = with([window, full]).import_image(&image);
+    let taken = with([window, full]).images().import(&image);
     assert!(taken.is_ok(), "{taken:?}");
-    let refused = with([window, window]).import_image(&image).unwrap_err();
+    let refused = with([window, window]).images().import(&image).unwrap_err();
     assert_eq!(refused.status, Status::Incompatible);
     let text = "layer 1: expected a sliding window of 4096 tokens, found full attention";
     assert!(refused.message.contains(text), "{refused}");
@@ -202,7 +202,7 @@ fn cache_groups_have_to_be_the_same() {
         assert_eq!(sections[at..], [0; 4]);
         sections[at] = 1;
     });
-    let refused = exporter.import_image(&later).unwrap_err();
+    let refused = exporter.images().import(&later).unwrap_err();
     assert!(refused.message.contains("blocks: cache group 1: first block: expected 0, found 1"), "{refused}");
     let recurrent = CacheConfig { layer_kinds: vec![full, LayerKind::Recurrent(64)], ..model::config() };
     let store = Arc::new(store::MemoryStore::new(model::GEOMETRY, 8));
@@ -216,13 +216,13 @@ fn cache_groups_have_to_be_the_same() {
 fn tickets_have_the_length_that_info_says() {
     let cache = cache(8);
     let seq = Seq::computed(&cache, 7, 1, 0);
-    let id = cache.export(seq.snapshot, seq.table, None).unwrap();
-    cache.set_endpoints(vec![Endpoint::Process(ProcessId { pid: 1, nonce: [0; 16] })]);
-    let ticket = cache.encode_ticket(id).unwrap();
-    assert_eq!(ticket.len() as u64, cache.info(id).unwrap().ticket_bytes);
+    let id = cache.handles().export(seq.snapshot, seq.table, None).unwrap();
+    cache.tickets().set_endpoints(&[Endpoint::Process(ProcessId { pid: 1, nonce: [0; 16] })]);
+    let ticket = cache.tickets().encode(id).unwrap();
+    assert_eq!(ticket.len() as u64, cache.handles().info(id).unwrap().ticket_bytes);
     let elsewhere = crate::transport::import(&cache, &ticket).unwrap_err();
     assert_eq!(elsewhere.status, Status::Peer);
-    assert!(cache.info(id).is_ok());
+    assert!(cache.handles().info(id).is_ok());
 }
 
 /// Somebody else truncates a file while it is being read.
@@ -231,10 +231,10 @@ fn a_file_that_becomes_shorter_is_refused() {
     let cache = cache(8);
     let image = image(&cache);
     for len in 0..image.len() {
-        let refused = cache.load_from(&image[..len], image.len() as u64).unwrap_err();
+        let refused = cache.images().load_from(&image[..len], image.len() as u64).unwrap_err();
         assert_eq!(refused.status, Status::Corrupt, "{len}: {refused}");
     }
-    let loaded = cache.load_from(&image[..], image.len() as u64).unwrap();
+    let loaded = cache.images().load_from(&image[..], image.len() as u64).unwrap();
     consume(&cache, loaded).unwrap().verify(cache.store());
     sound(&cache);
 }
@@ -247,10 +247,10 @@ fn host_data_that_is_too_long_is_refused() {
         let mut section = vec![10, 0, 0, 0];
         section.extend((n as u32).to_le_bytes());
         section.resize(8 + n, 9);
-        cache.import_image(&resealed(&image, |sections| sections.extend_from_slice(&section)))
+        cache.images().import(&resealed(&image, |sections| sections.extend_from_slice(&section)))
     };
     let taken = with(4096).unwrap();
-    assert_eq!(cache.sequence(taken).unwrap().host_data, [9; 4096]);
+    assert_eq!(cache.handles().sequence(taken).unwrap().host_data, [9; 4096]);
     let refused = with(4097).unwrap_err();
     assert_eq!(refused.status, Status::Corrupt);
     assert!(refused.message.contains("host data: expected at most 4096 bytes, found 4097"), "{refused}");

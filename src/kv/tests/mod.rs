@@ -32,7 +32,7 @@ pub(crate) fn sound(cache: &Cache) -> Audit {
 
 /// Consumes a handle that must be ready.
 pub(crate) fn consume(cache: &Cache, id: KvId) -> crate::error::Result<Seq> {
-    match cache.consume(id)? {
+    match cache.handles().consume(id)? {
         Consumed::Ready(snapshot, table) => Ok(Seq { snapshot, table }),
         Consumed::Pending => panic!("{id} is pending"),
     }

@@ -10,13 +10,13 @@ fn reserve_is_all_or_nothing_and_drop_returns() {
     let mut a = cache.table();
     assert!(a.reserve(0, 9) && a.blocks().len() == 3 && a.capacity_tokens() == 12);
     let mut b = cache.table();
-    assert!(!b.reserve(0, 5) && b.blocks().is_empty() && cache.free_blocks() == 1);
+    assert!(!b.reserve(0, 5) && b.blocks().is_empty() && cache.stats().blocks_free == 1);
     assert!(b.reserve(0, 4));
     assert_eq!(sound(&cache).by_requests, 4);
     a.clear();
     assert!(b.reserve(4, 16));
     drop((a, b));
-    assert_eq!((sound(&cache).by_requests, cache.free_blocks()), (0, 4));
+    assert_eq!((sound(&cache).by_requests, cache.stats().blocks_free), (0, 4));
 }
 
 #[test]
@@ -26,7 +26,7 @@ fn a_prefix_is_adopted_and_evicted_from_its_end() {
     let chain = HashChain::of(5, GEOMETRY.block_tokens, &a.snapshot.tokens);
     let blocks = a.table.blocks().to_vec();
     drop(a);
-    assert_eq!((cache.free_blocks(), cache.available_blocks()), (0, 4));
+    assert_eq!((cache.stats().blocks_free, cache.available_blocks()), (0, 4));
     assert_eq!(sound(&cache).by_prefix_index, 4);
     // Another salt shares nothing, the same one everything.
     assert_eq!(Seq::new(&cache, (0..16).collect(), 6).snapshot.computed, 0);
@@ -63,8 +63,8 @@ fn the_least_recently_used_chain_goes_first() {
 fn shared_blocks_are_copied_before_they_are_written() {
     let cache = cache(8);
     let seq = Seq::computed(&cache, 7, 1, 0);
-    let id = cache.export(seq.snapshot, seq.table, None).unwrap();
-    let copy = cache.duplicate(id).unwrap();
+    let id = cache.handles().export(seq.snapshot, seq.table, None).unwrap();
+    let copy = cache.handles().duplicate(id).unwrap();
     assert_eq!(sound(&cache).by_exports, 2);
     let (mut a, mut b) = (consume(&cache, id).unwrap(), consume(&cache, copy).unwrap());
     assert_eq!(a.table.blocks(), b.table.blocks());
@@ -94,7 +94,7 @@ fn engines_short_of_blocks_are_woken_once_there_are_enough() {
     let seen = (woken.clone(), Arc::downgrade(&cache));
     // The waker may use the cache: no lock is held.
     let waker: crate::kv::Waker = Arc::new(move || {
-        let free = seen.1.upgrade().map_or(0, |cache| cache.free_blocks());
+        let free = seen.1.upgrade().map_or(0, |cache| cache.stats().blocks_free);
         assert!(seen.0.fetch_add(1, Ordering::SeqCst) > 0 || free >= 3);
     });
     assert!(cache.wake_when_free(4, &waker) && cache.wake_when_free(3, &waker), "the last one holds");

@@ -6,17 +6,16 @@ use super::*;
 use crate::error::{Error, Result, Status};
 use crate::kv::StreamingExport;
 use crate::kv::TransferHold;
-use crate::kv::format;
 
 /// A request with a prompt of 9 tokens, of which nothing is computed.
 fn begun(cache: &Cache) -> (StreamingExport, Seq) {
     let seq = Seq::new(cache, (0..9).collect(), 1);
-    (cache.begin_streaming_export(seq.snapshot.clone(), &seq.table).unwrap(), seq)
+    (cache.handles().begin_streaming_export(seq.snapshot.clone(), &seq.table).unwrap(), seq)
 }
 
 fn lend(cache: &Cache, id: KvId) -> Result<TransferHold> {
-    let (snapshot, origin, ..) = cache.ticket_origin(id)?;
-    cache.lend(id, &origin.epoch, &format::digest(&snapshot))
+    let ticket = cache.tickets().open(&cache.tickets().encode(id)?)?;
+    cache.transfers().hold(id, &ticket.epoch, &ticket.digest)
 }
 
 /// How many blocks a peer that begins now gets.
@@ -43,7 +42,7 @@ fn a_peer_sees_full_computed_blocks_and_then_all() {
         assert_eq!(seen(&cache, id).unwrap(), before, "not before it is said to be there");
         streaming.advance(computed);
         assert_eq!(seen(&cache, id).unwrap(), blocks);
-        assert_eq!(cache.info(id).unwrap().computed, computed);
+        assert_eq!(cache.handles().info(id).unwrap().computed, computed);
         before = blocks;
     }
     seq.snapshot.tokens.push(1);
@@ -61,7 +60,7 @@ fn a_preempted_prompt_shows_nothing_until_it_is_computed_again() {
     assert!(seq.step(cache.store(), 8));
     streaming.advance(8);
     seq.table.clear();
-    assert_eq!((seen(&cache, streaming.id()).unwrap(), cache.info(streaming.id()).unwrap().computed), (0, 0));
+    assert_eq!((seen(&cache, streaming.id()).unwrap(), cache.handles().info(streaming.id()).unwrap().computed), (0, 0));
     assert!(seq.table.reserve(0, 9));
     assert_eq!(seen(&cache, streaming.id()).unwrap(), 0);
     streaming.advance(8);
@@ -83,13 +82,13 @@ fn a_table_that_is_gone_shows_nobody_elses_blocks() {
     next.snapshot.cache_salt = 2;
     assert!(next.step(cache.store(), 9));
     other.advance(9);
-    assert_eq!((seen(&cache, id).unwrap(), cache.info(id).unwrap().computed), (0, 0));
+    assert_eq!((seen(&cache, id).unwrap(), cache.handles().info(id).unwrap().computed), (0, 0));
     streaming.advance(4);
     assert_eq!((seen(&cache, id).unwrap(), seen(&cache, other.id()).unwrap()), (0, 2));
     drop(streaming);
     refused(seen(&cache, id), Status::Internal);
     assert_eq!(seen(&cache, other.id()).unwrap(), 2);
-    cache.release(id).unwrap();
+    cache.handles().release(id).unwrap();
     other.fail(Error::new(Status::Cancelled, "x"));
     drop(next);
     assert_eq!((sound(&cache).by_requests, sound(&cache).by_transfers), (0, 0));
@@ -104,10 +103,10 @@ fn a_handle_that_cannot_be_finished_fails() {
     streaming.advance(4);
     seq.snapshot.computed = 9;
     refused(streaming.finish(seq.snapshot, seq.table), Status::InvalidArgument);
-    refused(cache.info(id), Status::InvalidArgument);
+    refused(cache.handles().info(id), Status::InvalidArgument);
     refused(seen(&cache, id), Status::InvalidArgument);
-    assert_eq!(cache.failed_sequence(id).unwrap().tokens.len(), 9);
-    cache.release(id).unwrap();
+    assert_eq!(cache.handles().failed_sequence(id).unwrap().tokens.len(), 9);
+    cache.handles().release(id).unwrap();
     assert_eq!(sound(&cache).by_requests, 0);
 }
 
@@ -117,10 +116,10 @@ fn host_data_that_is_attached_while_the_prompt_is_computed_stays() {
     let (streaming, mut seq) = begun(&cache);
     let id = streaming.id();
     assert!(seq.step(cache.store(), 9));
-    cache.set_host_data(id, b"trace 7").unwrap();
+    cache.handles().set_host_data(id, b"trace 7").unwrap();
     let ticket = crate::transport::ticket(&cache, id).unwrap();
-    assert_eq!(ticket.len() as u64, cache.info(id).unwrap().ticket_bytes);
-    assert_eq!(cache.open_ticket(&ticket).unwrap().snapshot.host_data, b"trace 7");
+    assert_eq!(ticket.len() as u64, cache.handles().info(id).unwrap().ticket_bytes);
+    assert_eq!(cache.tickets().open(&ticket).unwrap().snapshot.host_data, b"trace 7");
     streaming.finish(seq.snapshot, seq.table).unwrap();
     assert_eq!(consume(&cache, id).unwrap().snapshot.host_data, b"trace 7");
 }

@@ -125,7 +125,7 @@ impl Peers {
             match opened {
                 Ok(remote) => {
                     let asked = remote.asked.saturating_duration_since(ticket.given);
-                    self.cache.count_asked(asked.as_nanos() as u64);
+                    self.cache.counters().asked(asked.as_nanos() as u64);
                     return Ok(Box::new(remote));
                 }
                 // Not reachable, or not by this transport: the next endpoint may be. Any other error is the peer's answer.

@@ -53,7 +53,7 @@ fn try_pair(
     wanted: Wanted<'_>,
     report: &mut Report,
 ) -> std::result::Result<(), Refused> {
-    let address = cache.open_address(data).map_err(|error| {
+    let address = cache.tickets().open_address(data).map_err(|error| {
         let reason = match error.status {
             Status::Permission => Reason::Secret,
             Status::Incompatible => Reason::Version,
@@ -158,7 +158,7 @@ fn reach(
     // Another cache may be at this endpoint now than when the address was written.
     let (mut channel, _, answer) = peer.begin(&Message::Describe, question).map_err(refused)?;
     let Message::Address(now) = answer else { return Err(refused(crate::error!(Corrupt, "the peer: no address"))) };
-    let now = cache.open_address(&now).map_err(refused)?;
+    let now = cache.tickets().open_address(&now).map_err(refused)?;
     compatible(cache, &now)?;
     let mut best = Duration::MAX;
     for _ in 0..8 {
@@ -202,7 +202,7 @@ fn reach(
 /// Measures the copy within a process, block by block as a transfer does it.
 fn measure_local(cache: &Cache, exporter: &Arc<Cache>, report: &mut Report) -> Result<()> {
     let begun = Instant::now();
-    let hold = exporter.lend_scratch((TEST_BYTES / exporter.geometry().block_bytes()).max(1))?;
+    let hold = exporter.transfers().hold_scratch((TEST_BYTES / exporter.geometry().block_bytes()).max(1))?;
     report.round_trip = begun.elapsed();
     let seed = crate::sys::random_bytes()?;
     let size = exporter.geometry().block_bytes();

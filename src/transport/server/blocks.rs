@@ -46,7 +46,7 @@ impl Blocks {
             .collect();
         let sent = |bytes| {
             self.transfer.touch();
-            self.shared.cache.count_sent(bytes);
+            self.shared.cache.counters().sent(bytes);
         };
         channel.send_blocks(&sources, sent, patience)
     }

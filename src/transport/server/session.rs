@@ -127,10 +127,10 @@ impl Session<'_> {
             transfer.hold().renew();
         }
         Ok(match question {
-            Message::Describe => Message::Address(cache.encode_address()),
+            Message::Describe => Message::Address(cache.tickets().encode_address()),
             Message::Open { epoch, handle, digest } => {
                 crate::failpoint::hit("transport.export.open")?;
-                let hold = cache.lend(crate::kv::KvId(handle), &epoch, &digest)?;
+                let hold = cache.transfers().hold(crate::kv::KvId(handle), &epoch, &digest)?;
                 let transfer = self.shared.lend(hold, None);
                 self.transfers.insert(transfer.id, transfer.clone());
                 crate::failpoint::hit("transport.export.opened")?;
@@ -201,7 +201,7 @@ impl Session<'_> {
         let size = cache.geometry().block_bytes();
         let pool = (cache.total_blocks(), size);
         let share = self.shared.self_tests.share(self.origin, blocks as usize, pool, self.shared.timeout)?;
-        let hold = cache.lend_scratch(share.blocks)?;
+        let hold = cache.transfers().hold_scratch(share.blocks)?;
         for (index, &block) in hold.blocks().iter().enumerate() {
             cache.store().write(block, 0, &pattern(seed, index, size))?;
         }

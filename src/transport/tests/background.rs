@@ -19,31 +19,24 @@ fn an_import_in_the_background_reports_once() {
     // No block can be read for now, so that the import is seen pending.
     let held = store.hold();
     let id = import(ticket());
-    assert!(matches!(b.consume(id).unwrap(), Consumed::Pending));
-    assert!(b.info(id).unwrap().importing);
-    refused(b.image_len(id), Status::WouldBlock, &[]);
-    let (landed, woken) = mpsc::channel();
-    let landed_too = landed.clone();
-    assert!(b.on_landed(id, Arc::new(move || landed.send(id).unwrap())));
+    assert!(matches!(b.handles().consume(id).unwrap(), Consumed::Pending));
+    assert!(b.handles().info(id).unwrap().importing);
+    refused(b.images().len(id), Status::WouldBlock, &[]);
     let dropped = import(ticket());
-    assert!(b.on_landed(dropped, Arc::new(move || landed_too.send(dropped).unwrap())));
-    b.release(dropped).unwrap();
-    assert_eq!(woken.recv_timeout(Duration::from_secs(60)).unwrap(), dropped);
+    b.handles().release(dropped).unwrap();
     let gone = exported(&a, 14);
     let bad = transport::ticket(&a, gone).unwrap();
-    a.release(gone).unwrap();
+    a.handles().release(gone).unwrap();
     let bad = import(bad);
     drop(held);
-    assert_eq!(woken.recv_timeout(Duration::from_secs(60)).unwrap(), id);
     let outcomes: HashMap<_, _> = (0..3).map(|_| wait.recv_timeout(Duration::from_secs(60)).unwrap()).collect();
     assert_eq!(outcomes[&id], Ok(()));
     assert_eq!(outcomes[&dropped].as_ref().unwrap_err().status, Status::NotFound);
     assert_eq!(outcomes[&bad].as_ref().unwrap_err().status, Status::NotFound);
-    assert!(!b.on_landed(id, Arc::new(|| ())));
     for _ in 0..2 {
-        refused(b.consume(bad), Status::NotFound, &[]);
+        refused(b.handles().consume(bad), Status::NotFound, &[]);
     }
-    b.release(bad).unwrap();
+    b.handles().release(bad).unwrap();
     consume(&b, id).unwrap().verify(b.store());
     assert_idle(&b);
     // What can be seen without the exporter is refused at once; an image is there at once.
@@ -86,6 +79,6 @@ fn closing_ends_imports_that_are_queued() {
     let closed = node(&c);
     refused(closed.import(&ticket(), |_, _| ()), Status::Shutdown, &[]);
     let image = read(&a, exported(&a, 14));
-    refused(c.import_image(&image), Status::Shutdown, &[]);
+    refused(c.images().import(&image), Status::Shutdown, &[]);
     assert_idle(&c);
 }

@@ -64,8 +64,8 @@ fn a_handle_consumed_during_its_transfer_is_not_there_twice() {
             assert_eq!(sound(&a).by_transfers, 4);
             match winner {
                 0 => drop(consume(&a, id).unwrap()),
-                1 => a.release(id).unwrap(),
-                _ => a.renew(id, Duration::ZERO).unwrap(),
+                1 => a.handles().release(id).unwrap(),
+                _ => a.handles().renew(id, Duration::ZERO).unwrap(),
             }
             // The transfer still reads the blocks: they are nobody else's yet.
             if winner < 2 {
@@ -93,16 +93,16 @@ fn a_late_or_broken_transfer_ends_as_a_failed_handle() {
         let landing = node.import(&ticket, move |_, outcome| done.send(outcome).unwrap()).unwrap();
         began.recv().unwrap();
         if late {
-            b.bump_epoch().unwrap();
+            b.handles().release(landing).unwrap();
             go.send(()).unwrap();
         }
         // Without the word to go on, the store panics in the middle of the copy.
         drop(go);
-        let status = if late { Status::Expired } else { Status::Internal };
+        let status = if late { Status::NotFound } else { Status::Internal };
         refused(wait.recv_timeout(Duration::from_secs(60)).unwrap(), status, &[]);
-        refused(b.consume(landing), status, &[]);
-        assert!(a.info(id).is_ok(), "the exporter's handle stays if nothing landed");
-        a.release(id).unwrap();
+        refused(b.handles().consume(landing), status, &[]);
+        assert!(a.handles().info(id).is_ok(), "the exporter's handle stays if nothing landed");
+        a.handles().release(id).unwrap();
         assert_idle(&a);
         assert_idle(&b);
     }
@@ -116,7 +116,7 @@ fn an_image_is_what_the_handle_was_even_if_its_consumer_writes_meanwhile() {
     let (began, go) = store.arm();
     std::thread::scope(|scope| {
         let mut image = vec![0; before.len()];
-        let reader = scope.spawn(|| a.read_image(id, 0, &mut image).map(|n| (n, image)));
+        let reader = scope.spawn(|| a.images().read(id, 0, &mut image).map(|n| (n, image)));
         began.recv().unwrap();
         let mut seq = consume(&a, id).unwrap();
         assert!(seq.step(a.store(), 1));

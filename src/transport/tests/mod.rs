@@ -20,7 +20,7 @@ use crate::transport::{self, Node, NodeConfig};
 
 fn exported(cache: &Cache, n: u32) -> KvId {
     let seq = Seq::computed(cache, n, 1, 3);
-    cache.export(seq.snapshot, seq.table, None).unwrap()
+    cache.handles().export(seq.snapshot, seq.table, None).unwrap()
 }
 
 fn node(cache: &Arc<Cache>) -> Arc<Node> {
@@ -28,8 +28,8 @@ fn node(cache: &Arc<Cache>) -> Arc<Node> {
 }
 
 fn read(cache: &Cache, id: KvId) -> Vec<u8> {
-    let mut image = vec![0; cache.image_len(id).unwrap() as usize];
-    assert_eq!(cache.read_image(id, 0, &mut image).unwrap(), image.len());
+    let mut image = vec![0; cache.images().len(id).unwrap() as usize];
+    assert_eq!(cache.images().read(id, 0, &mut image).unwrap(), image.len());
     image
 }
 

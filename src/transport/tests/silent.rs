@@ -31,9 +31,9 @@ fn an_import_from_a_healthy_peer_ends_while_those_from_many_stopped_ones_hang() 
     for _ in 0..SILENT {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         let stopped = cache(16);
-        stopped.set_endpoints(vec![Endpoint::Tcp { address: socket.local_addr().unwrap(), encrypted: false }]);
+        stopped.tickets().set_endpoints(&[Endpoint::Tcp { address: socket.local_addr().unwrap(), encrypted: false }]);
         for _ in 0..EACH {
-            let (ticket, done) = (stopped.encode_ticket(exported(&stopped, 6)).unwrap(), done.clone());
+            let (ticket, done) = (stopped.tickets().encode(exported(&stopped, 6)).unwrap(), done.clone());
             importer.import(&ticket, move |_, outcome| done.send(("stopped", outcome)).unwrap()).unwrap();
         }
         listening.push((socket, stopped));

@@ -69,7 +69,11 @@ impl Bench {
     }
 
     pub(super) fn release(&self, handles: &[u64]) -> Outcome<()> {
-        handles.iter().filter(|kv| **kv != 0).try_for_each(|kv| self.host.cache.kv().release(KvId(*kv))).map_err(words)
+        handles
+            .iter()
+            .filter(|kv| **kv != 0)
+            .try_for_each(|kv| self.host.cache.kv().handles().release(KvId(*kv)))
+            .map_err(words)
     }
 
     /// Measures one prompt alone, from its submission to its first token.

@@ -4,10 +4,16 @@ use super::*;
 use crate::kv::Claim;
 
 /// Lands an image as a transfer would: asks first whether anybody still wants it.
-pub(super) fn land(cache: &Cache, id: KvId, image: &[u8]) -> Result<()> {
-    let outcome = cache.take_image(image);
-    let outcome = outcome.and_then(|taken| cache.check_import(id).map(|()| taken));
-    cache.finish_import(id, outcome)
+/// Returns the handle, and the thread that lands.
+pub(super) fn land(model: &Model, image: Vec<u8>) -> (KvId, JoinHandle<Result<()>>) {
+    let import = model.cache.transfers().begin_import(expected()).unwrap();
+    let id = import.id();
+    let lander = model.go(move |cache| {
+        let outcome = cache.images().take(&image);
+        let outcome = outcome.and_then(|taken| import.check().map(|()| taken));
+        import.finish(outcome)
+    });
+    (id, lander)
 }
 
 /// The image of some sequence, from a cache that is gone by then.
@@ -34,20 +40,18 @@ fn an_import_goes_to_one() {
     for release in [false, true] {
         explore(move || {
             let model = Model::new(4);
-            let image = some_image();
-            let id = model.cache.begin_import(expected()).unwrap();
-            let lander = model.go(move |cache| land(cache, id, &image));
+            let (id, lander) = land(&model, some_image());
             let claimants = [(); 2].map(|()| {
                 model.go(move |cache| {
                     let sleeper = Sleeper::new();
-                    let claimed = cache.claim(id, sleeper.waker.clone());
+                    let claimed = cache.handles().claim(id, sleeper.waker.clone());
                     let got = claimed.map(|claim| fetch(cache, claim, &sleeper).expect("what was claimed comes"));
                     assert!(sleeper.calls() <= usize::from(got.is_ok()));
                     got.map(drop)
                 })
             });
             let consumer = model.go(move |cache| take(cache, id));
-            let releaser = release.then(|| model.go(move |cache| cache.release(id).unwrap()));
+            let releaser = release.then(|| model.go(move |cache| cache.handles().release(id).unwrap()));
             let claims = claimants.map(|claimant| claimant.join().unwrap());
             let consumed = consumer.join().unwrap();
             releaser.into_iter().for_each(|releaser| releaser.join().unwrap());
@@ -74,31 +78,32 @@ fn a_claim_dropped_ends_the_import() {
         let (exporter, model) = (Model::new(2), Model::new(2));
         let source = exporter.exported();
         let image = image(&exporter.cache, source).unwrap();
-        let id = model.cache.begin_import(expected()).unwrap();
+        let import = model.cache.transfers().begin_import(expected()).unwrap();
+        let id = import.id();
         let from = exporter.cache.clone();
         let lander = model.go(move |cache| {
-            let outcome = cache.take_image(&image);
+            let outcome = cache.images().take(&image);
             let mut hold = lend(&from, source).unwrap();
             hold.more(0, Duration::ZERO).unwrap();
-            let wanted = cache.check_import(id).and_then(|()| hold.commit());
+            let wanted = import.check().and_then(|()| hold.commit());
             let outcome = outcome.and_then(|taken| wanted.clone().map(|()| taken));
-            let landed = cache.finish_import(id, outcome);
+            let landed = import.finish(outcome);
             assert!(wanted.is_ok() || landed.is_err());
             wanted.is_ok()
         });
         let claimant = model.go(move |cache| {
             let sleeper = Sleeper::new();
-            let claim = cache.claim(id, sleeper.waker.clone()).unwrap();
-            assert_eq!(status(&cache.consume(id)), Some(Status::Expired));
-            cache.release(id).unwrap();
-            assert_ne!(status(&cache.check_import(id)), Some(Status::NotFound), "a release ended what was claimed");
+            let claim = cache.handles().claim(id, sleeper.waker.clone()).unwrap();
+            assert_eq!(status(&cache.handles().consume(id)), Some(Status::Expired));
+            cache.handles().release(id).unwrap();
+            assert!(claim.sequence().is_some(), "a release ended what was claimed");
             drop(claim);
             sleeper
         });
         let expected = if lander.join().unwrap() { Some(Status::Expired) } else { None };
-        assert_eq!(status(&exporter.cache.info(source)), expected);
+        assert_eq!(status(&exporter.cache.handles().info(source)), expected);
         assert!(claimant.join().unwrap().calls() <= 1);
-        exporter.cache.release(source).unwrap();
+        exporter.cache.handles().release(source).unwrap();
         model.finish();
         exporter.finish();
     });
@@ -109,12 +114,10 @@ fn a_claim_dropped_ends_the_import() {
 fn no_lease_ends_what_is_claimed() {
     explore(|| {
         let model = Model::new(2);
-        let image = some_image();
-        let id = model.cache.begin_import(expected()).unwrap();
-        let lander = model.go(move |cache| land(cache, id, &image));
+        let (id, lander) = land(&model, some_image());
         let time = model.go(|cache| (0..3).for_each(|_| pass(cache, LEASE)));
         let sleeper = Sleeper::new();
-        match model.cache.claim(id, sleeper.waker.clone()) {
+        match model.cache.handles().claim(id, sleeper.waker.clone()) {
             Ok(claim) => drop(fetch(&model.cache, claim, &sleeper).expect("claimed")),
             Err(error) => assert_eq!(error.status, Status::Expired, "{error}"),
         }
@@ -129,11 +132,12 @@ fn no_lease_ends_what_is_claimed() {
 fn a_failure_reaches_the_claimant() {
     explore(|| {
         let model = Model::new(2);
-        let id = model.cache.begin_import(expected()).unwrap();
-        let lander = model.go(move |cache| cache.finish_import(id, Err(crate::error!(Peer, "gone"))));
+        let import = model.cache.transfers().begin_import(expected()).unwrap();
+        let id = import.id();
+        let lander = model.go(move |_| import.finish(Err(crate::error!(Peer, "gone"))));
         let time = model.go(|cache| (0..2).for_each(|_| pass(cache, LEASE)));
         let sleeper = Sleeper::new();
-        match model.cache.claim(id, sleeper.waker.clone()) {
+        match model.cache.handles().claim(id, sleeper.waker.clone()) {
             Ok(claim) => assert_eq!(status(&fetch(&model.cache, claim, &sleeper)), Some(Status::Peer)),
             Err(error) => assert_eq!(error.status, Status::Expired, "{error}"),
         }

@@ -12,12 +12,10 @@ fn ended<T>(result: &Result<T>) -> bool {
 fn closing_ends_imports_and_claims() {
     explore(|| {
         let model = Model::new(4);
-        let image = some_image();
-        let id = model.cache.begin_import(expected()).unwrap();
-        let lander = model.go(move |cache| land(cache, id, &image));
+        let (id, lander) = land(&model, some_image());
         let claimant = model.go(move |cache| {
             let sleeper = Sleeper::new();
-            let Ok(mut claim) = cache.claim(id, sleeper.waker.clone()) else { return 0 };
+            let Ok(mut claim) = cache.handles().claim(id, sleeper.waker.clone()) else { return 0 };
             let mut got = claim.take();
             if matches!(got, Ok(Consumed::Pending)) {
                 sleeper.sleep();
@@ -32,7 +30,7 @@ fn closing_ends_imports_and_claims() {
         closer.join().unwrap();
         assert!(claimant.join().unwrap() <= 1);
         assert!(ended(&lander.join().unwrap()));
-        assert_eq!(status(&model.cache.begin_import(expected())), Some(Status::Shutdown));
+        assert_eq!(status(&model.cache.transfers().begin_import(expected())), Some(Status::Shutdown));
         model.closed();
     });
 }
@@ -44,10 +42,10 @@ fn closing_ends_exports_and_waiting() {
         let (id, held) = (model.exported(), Seq::computed(&model.cache, 8, 0, 1));
         let sleeper = Sleeper::new();
         assert!(model.cache.wake_when_free(4, &sleeper.waker));
-        let exporter = model.go(move |cache| cache.export(held.snapshot, held.table, None));
+        let exporter = model.go(move |cache| cache.handles().export(held.snapshot, held.table, None));
         let taker = model.go(move |cache| {
             let taken = take(cache, id);
-            let copy = cache.duplicate(id);
+            let copy = cache.handles().duplicate(id);
             // A table outlives the closing, and goes on.
             if let Ok(Some(mut seq)) = taken {
                 seq.snapshot.tokens.push(1);
@@ -61,7 +59,7 @@ fn closing_ends_exports_and_waiting() {
         sleeper.sleep();
         assert!(ended(&exporter.join().unwrap()) && ended(&taker.join().unwrap()));
         time.join().unwrap();
-        assert_eq!((sleeper.calls(), status(&model.cache.info(id))), (1, Some(Status::Shutdown)));
+        assert_eq!((sleeper.calls(), status(&model.cache.handles().info(id))), (1, Some(Status::Shutdown)));
         model.closed();
     });
 }

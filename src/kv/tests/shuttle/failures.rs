@@ -8,24 +8,23 @@ fn a_failed_import_keeps_its_sequence() {
     for (release, expire) in [(false, false), (true, false), (false, true)] {
         explore(move || {
             let model = Model::new(2);
-            let id = model.cache.begin_import(expected()).unwrap();
-            let early = Sleeper::new();
-            let waits = model.cache.on_landed(id, early.waker.clone());
-            let lander = model.go(move |cache| cache.finish_import(id, Err(crate::error!(Peer, "gone"))));
+            let import = model.cache.transfers().begin_import(expected()).unwrap();
+            let id = import.id();
+            let lander = model.go(move |_| import.finish(Err(crate::error!(Peer, "gone"))));
             let claimant = model.go(move |cache| {
                 let sleeper = Sleeper::new();
-                let mut claim = cache.claim(id, sleeper.waker.clone())?;
+                let mut claim = cache.handles().claim(id, sleeper.waker.clone())?;
                 if matches!(claim.take(), Ok(Consumed::Pending)) {
                     sleeper.sleep();
                 }
                 assert_eq!(status(&claim.take()), Some(Status::Peer));
                 assert_eq!(claim.sequence().expect("kept"), expected());
-                assert!(cache.failed_sequence(id).is_none(), "it is the claimant's");
+                assert!(cache.handles().failed_sequence(id).is_none(), "it is the claimant's");
                 assert!(sleeper.calls() <= 1);
                 Ok(())
             });
-            let asker = model.go(move |cache| cache.failed_sequence(id));
-            let releaser = release.then(|| model.go(move |cache| cache.release(id).unwrap()));
+            let asker = model.go(move |cache| cache.handles().failed_sequence(id));
+            let releaser = release.then(|| model.go(move |cache| cache.handles().release(id).unwrap()));
             if expire {
                 (0..2).for_each(|_| pass(&model.cache, LEASE));
             }
@@ -40,8 +39,7 @@ fn a_failed_import_keeps_its_sequence() {
             let landed = status(&lander.join().unwrap());
             assert!(landed == Some(Status::Peer) || release && landed == Some(Status::NotFound), "{landed:?}");
             releaser.into_iter().for_each(|releaser| releaser.join().unwrap());
-            assert!(model.cache.failed_sequence(id).is_none());
-            assert_eq!((waits, early.calls()), (true, 1));
+            assert!(model.cache.handles().failed_sequence(id).is_none());
             model.finish();
         });
     }
@@ -52,19 +50,20 @@ fn a_failed_import_keeps_its_sequence() {
 fn a_failure_has_a_lease() {
     explore(|| {
         let model = Model::new(2);
-        let id = model.cache.begin_import(expected()).unwrap();
-        let lander = model.go(move |cache| cache.finish_import(id, Err(crate::error!(Peer, "gone"))));
-        let asker = model.go(move |cache| [(); 2].map(|()| cache.failed_sequence(id).is_some()));
+        let import = model.cache.transfers().begin_import(expected()).unwrap();
+        let id = import.id();
+        let lander = model.go(move |_| import.finish(Err(crate::error!(Peer, "gone"))));
+        let asker = model.go(move |cache| [(); 2].map(|()| cache.handles().failed_sequence(id).is_some()));
         assert_eq!(status(&lander.join().unwrap()), Some(Status::Peer));
         let [first, second] = asker.join().unwrap();
         assert!(second || !first);
-        assert_eq!(model.cache.failed_sequence(id), Some(expected()));
+        assert_eq!(model.cache.handles().failed_sequence(id), Some(expected()));
         assert_eq!(status(&take(&model.cache, id)), Some(Status::Peer));
         let time = model.go(|cache| pass(cache, LEASE));
-        let asked = model.cache.failed_sequence(id);
+        let asked = model.cache.handles().failed_sequence(id);
         assert!(asked.is_none_or(|sequence| sequence == expected()));
         time.join().unwrap();
-        assert_eq!(model.cache.failed_sequence(id), None);
+        assert_eq!(model.cache.handles().failed_sequence(id), None);
         assert_eq!(status(&take(&model.cache, id)), Some(Status::Expired));
         model.finish();
     });
@@ -76,7 +75,7 @@ fn a_failed_prompt_keeps_its_sequence() {
     explore(|| {
         let model = Model::new(4);
         let mut seq = Seq::new(&model.cache, (0..9).collect(), 1);
-        let streaming = model.cache.begin_streaming_export(seq.snapshot.clone(), &seq.table).unwrap();
+        let streaming = model.cache.handles().begin_streaming_export(seq.snapshot.clone(), &seq.table).unwrap();
         let (id, submitted) = (streaming.id(), Some(Arc::new(seq.snapshot.clone())));
         let prefill = model.go(move |cache| {
             assert!(seq.step(cache.store(), 5));
@@ -85,7 +84,7 @@ fn a_failed_prompt_keeps_its_sequence() {
         });
         let time = model.go(|cache| (0..2).for_each(|_| pass(cache, LEASE)));
         let sleeper = Sleeper::new();
-        match model.cache.claim(id, sleeper.waker.clone()) {
+        match model.cache.handles().claim(id, sleeper.waker.clone()) {
             Ok(mut claim) => {
                 if matches!(claim.take(), Ok(Consumed::Pending)) {
                     sleeper.sleep();
@@ -98,7 +97,7 @@ fn a_failed_prompt_keeps_its_sequence() {
         prefill.join().unwrap();
         time.join().unwrap();
         assert!(sleeper.calls() <= 1);
-        assert!(model.cache.failed_sequence(id).is_none());
+        assert!(model.cache.handles().failed_sequence(id).is_none());
         model.finish();
     });
 }

@@ -10,14 +10,14 @@ fn a_handle_goes_to_one() {
             let model = Model::new(6);
             let id = model.exported();
             let takers = [(); 2].map(|()| model.go(move |cache| take(cache, id)));
-            let releaser = release.then(|| model.go(move |cache| cache.release(id).unwrap()));
+            let releaser = release.then(|| model.go(move |cache| cache.handles().release(id).unwrap()));
             if expire {
                 pass(&model.cache, LEASE);
             }
             releaser.into_iter().for_each(|releaser| releaser.join().unwrap());
             let taken = takers.map(|taker| taker.join().unwrap());
             let winners = taken.iter().filter(|taken| matches!(taken, Ok(Some(_)))).count();
-            let after = model.cache.info(id).unwrap_err();
+            let after = model.cache.handles().info(id).unwrap_err();
             match winners {
                 1 => {
                     assert!(after.to_string().contains("consumed already"), "{after}");
@@ -48,14 +48,14 @@ fn a_copy_and_its_original_do_not_see_each_other() {
     explore(|| {
         let model = Model::new(8);
         let id = model.exported();
-        let copy = model.cache.duplicate(id).unwrap();
+        let copy = model.cache.handles().duplicate(id).unwrap();
         let writers = [(id, 100), (copy, 200)].map(|(id, token)| {
             model.go(move |cache| {
                 let seq = take(cache, id).unwrap().unwrap();
                 go_on(cache, seq, token);
             })
         });
-        let late = model.go(move |cache| match cache.duplicate(id) {
+        let late = model.go(move |cache| match cache.handles().duplicate(id) {
             Ok(copy) => go_on(cache, take(cache, copy).unwrap().unwrap(), 300),
             Err(error) => assert_eq!(error.status, Status::Expired),
         });
@@ -72,13 +72,13 @@ fn what_is_being_copied_stays() {
     explore(|| {
         let model = Model::new(4);
         let id = model.exported();
-        let copy = model.cache.duplicate(id).unwrap();
+        let copy = model.cache.handles().duplicate(id).unwrap();
         let writer = model.go(move |cache| {
             let seq = take(cache, id).unwrap().unwrap();
             go_on(cache, seq, 100);
         });
         let neighbour = model.go(move |cache| {
-            cache.release(copy).unwrap();
+            cache.handles().release(copy).unwrap();
             let mut next = Seq::new(cache, vec![9; 4], 1);
             assert!(next.step(cache.store(), 4));
             next.verify(cache.store());
@@ -101,7 +101,7 @@ fn an_image_is_of_the_sequence_or_of_nothing() {
                 if expire {
                     pass(cache, LEASE);
                 } else {
-                    cache.release(id).unwrap();
+                    cache.handles().release(id).unwrap();
                 }
                 let mut next = Seq::new(cache, vec![9; 5], 1);
                 while !next.step(cache.store(), 5) {
@@ -112,7 +112,7 @@ fn an_image_is_of_the_sequence_or_of_nothing() {
             taker.join().unwrap();
             match reader.join().unwrap() {
                 Ok(image) => {
-                    let copy = other.cache.import_image(&image).unwrap();
+                    let copy = other.cache.images().import(&image).unwrap();
                     assert!(take(&other.cache, copy).unwrap().is_some());
                 }
                 Err(error) => assert!(matches!(error.status, Status::Expired | Status::NotFound), "{error}"),

@@ -12,9 +12,9 @@ pub(super) fn verify(cache: &Cache, hold: &TransferHold) {
         None => (1, (0..n_blocks as u32 * GEOMETRY.block_tokens).collect()),
     };
     let computed = hold.whole().map_or(tokens.len() as u32, |whole| whole.computed);
-    let held = hold.held();
-    let table = hold.pin(held.clone()).expect("held");
-    Seq { snapshot: Snapshot { computed, ..snapshot(tokens, salt) }, table }.verify_from(held.start, cache.store());
+    let held = (0..=n_blocks).find_map(|first| Some((first, hold.pin(first..n_blocks)?)));
+    let (first, table) = held.expect("held");
+    Seq { snapshot: Snapshot { computed, ..snapshot(tokens, salt) }, table }.verify_from(first, cache.store());
 }
 
 /// Peers with a ticket written now: each takes what there is until it is all, looks at all of it each time, and commits.
@@ -22,7 +22,7 @@ pub(super) fn verify(cache: &Cache, hold: &TransferHold) {
 pub(super) fn follow<const N: usize>(model: &Model, id: KvId, wait: Duration) -> [JoinHandle<Result<()>>; N] {
     let (epoch, digest) = ticket(&model.cache, id).unwrap();
     let peer = move |cache: &Arc<Cache>| {
-        let mut hold = cache.lend(id, &epoch, &digest)?;
+        let mut hold = cache.transfers().hold(id, &epoch, &digest)?;
         while hold.whole().is_none() {
             let have = hold.blocks().len();
             hold.more(have, wait)?;
@@ -41,7 +41,6 @@ enum Meanwhile {
     Consumed,
     Released,
     Lease,
-    Epoch,
     /// Another transfer is given up before its end.
     GivenUp,
 }
@@ -49,8 +48,8 @@ enum Meanwhile {
 /// Two transfers of one handle, and whatever ends it: one has the sequence, and no other is told so.
 #[test]
 fn a_handle_is_pulled_once() {
-    use Meanwhile::{Consumed, Epoch, GivenUp, Lease, Nothing, Released};
-    for meanwhile in [Nothing, Consumed, Released, Lease, Epoch, GivenUp] {
+    use Meanwhile::{Consumed, GivenUp, Lease, Nothing, Released};
+    for meanwhile in [Nothing, Consumed, Released, Lease, GivenUp] {
         explore(move || {
             let model = Model::new(6);
             let id = model.exported();
@@ -68,12 +67,11 @@ fn a_handle_is_pulled_once() {
                         false
                     }
                 },
-                Released => cache.release(id).map(|()| false).unwrap(),
+                Released => cache.handles().release(id).map(|()| false).unwrap(),
                 Lease => {
                     pass(cache, LEASE);
                     false
                 }
-                Epoch => cache.bump_epoch().map(|()| false).unwrap(),
                 GivenUp => {
                     if let Ok(mut hold) = lend(cache, id) {
                         _ = hold.more(0, Duration::ZERO);
@@ -89,45 +87,18 @@ fn a_handle_is_pulled_once() {
                 let released = meanwhile == Released && error.status == Status::NotFound;
                 assert!(released || error.status == Status::Expired, "{error}");
             }
-            let alive = model.cache.info(id).is_ok();
+            let alive = model.cache.handles().info(id).is_ok();
             match meanwhile {
                 Nothing | GivenUp => assert_eq!((pulled, alive), (1, false)),
                 Consumed => assert_eq!((pulled + usize::from(event), alive), (1, false)),
                 Released => assert!(pulled <= 1 && !alive),
                 // Its time ran out, or began anew with a transfer.
                 Lease => assert!(pulled <= 1 && (pulled == 0 || !alive)),
-                Epoch => assert_eq!(pulled + usize::from(alive), 1),
             }
-            model.cache.release(id).unwrap();
+            model.cache.handles().release(id).unwrap();
             model.finish();
         });
     }
-}
-
-/// A new epoch refuses the commits that come after it, also of what a peer has got completely.
-#[test]
-fn a_new_epoch_refuses_commits() {
-    explore(|| {
-        let model = Model::new(2);
-        let id = model.exported();
-        let mut hold = lend(&model.cache, id).unwrap();
-        hold.more(0, LEASE).unwrap();
-        let bumped = Arc::new(AtomicUsize::new(0));
-        let seen = bumped.clone();
-        let bumper = model.go(move |cache| {
-            cache.bump_epoch().unwrap();
-            bumped.store(1, SeqCst);
-        });
-        thread::yield_now();
-        let late = seen.load(SeqCst) == 1;
-        let committed = hold.commit();
-        assert!(matches!(status(&committed), None | Some(Status::Expired)));
-        assert!(!(late && committed.is_ok()), "committed in an epoch that was over");
-        bumper.join().unwrap();
-        drop(hold);
-        assert_eq!(take(&model.cache, id).is_ok(), committed.is_err());
-        model.finish();
-    });
 }
 
 /// Nobody gets a block that a transfer holds, though its handle is gone, and everybody does after it.
@@ -156,7 +127,7 @@ fn what_a_hold_keeps_stays() {
                 over.store(1, SeqCst);
             });
             let neighbour = model.go(move |cache| {
-                cache.release(id).unwrap();
+                cache.handles().release(id).unwrap();
                 let mut next = Seq::new(cache, vec![9; 16], 1);
                 while !next.step(cache.store(), 16) {
                     thread::yield_now();

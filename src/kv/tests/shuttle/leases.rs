@@ -12,7 +12,7 @@ fn a_sleeping_timer_hears_of_an_earlier_deadline() {
         let long = model.exported();
         let short = model.go(|cache| {
             let seq = Seq::computed(cache, 8, 0, 1);
-            cache.export(seq.snapshot, seq.table, Some(SHORT)).unwrap()
+            cache.handles().export(seq.snapshot, seq.table, Some(SHORT)).unwrap()
         });
         let short = short.join().unwrap();
         let sleeper = Sleeper::new();
@@ -22,9 +22,9 @@ fn a_sleeping_timer_hears_of_an_earlier_deadline() {
             sleeper.sleep();
         }
         time.join().unwrap();
-        assert_eq!(status(&model.cache.info(short)), Some(Status::Expired));
-        assert!(model.cache.info(long).is_ok());
-        model.cache.release(long).unwrap();
+        assert_eq!(status(&model.cache.handles().info(short)), Some(Status::Expired));
+        assert!(model.cache.handles().info(long).is_ok());
+        model.cache.handles().release(long).unwrap();
         model.finish();
     });
 }
@@ -36,22 +36,22 @@ fn a_renewed_lease_holds() {
         let model = Model::new(4);
         let id = model.exported();
         let time = model.go(|cache| [LEASE - SHORT, SHORT].map(|step| pass(cache, step)));
-        let renewed = model.cache.renew(id, 3 * LEASE);
-        let copy = model.cache.duplicate(id);
+        let renewed = model.cache.handles().renew(id, 3 * LEASE);
+        let copy = model.cache.handles().duplicate(id);
         time.join().unwrap();
         match &renewed {
-            Ok(()) => assert!(copy.is_ok() && model.cache.info(id).is_ok()),
+            Ok(()) => assert!(copy.is_ok() && model.cache.handles().info(id).is_ok()),
             Err(error) => {
                 assert_eq!(error.status, Status::Expired);
-                assert!(copy.is_err() && model.cache.info(id).is_err());
+                assert!(copy.is_err() && model.cache.handles().info(id).is_err());
             }
         }
         // The copy has the lease that was renewed, not the one that the original was born with.
         pass(&model.cache, LEASE);
-        assert!(copy.iter().all(|&copy| model.cache.info(copy).is_ok()));
+        assert!(copy.iter().all(|&copy| model.cache.handles().info(copy).is_ok()));
         pass(&model.cache, 3 * LEASE);
         for id in copy.into_iter().chain([id]) {
-            assert_eq!(status(&model.cache.info(id)), Some(Status::Expired));
+            assert_eq!(status(&model.cache.handles().info(id)), Some(Status::Expired));
         }
         model.finish();
     });

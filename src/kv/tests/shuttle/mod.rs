@@ -25,8 +25,8 @@ use super::store::MemoryStore;
 use super::{BlockId, BlockStore, Cache, CacheConfig, Consumed, KvGeometry, KvId, Shards, Snapshot, sound};
 use crate::error::{Error, Result, Status};
 use crate::kv::TransferHold;
-use crate::kv::handles::{CacheShared, run_leases};
-use crate::kv::{Waker, format};
+use crate::kv::Waker;
+use crate::kv::handles::run_leases;
 use crate::sync::{Instant, advance, reset_clock};
 
 const LEASE: Duration = Duration::from_secs(30);
@@ -97,7 +97,7 @@ impl Model {
             CacheConfig { lease: LEASE, ..config() },
         )
         .unwrap();
-        let shared = Arc::<CacheShared>::clone(&cache);
+        let shared = cache.shared.clone();
         Model { cache, timer: thread::spawn(move || run_leases(&shared)) }
     }
 
@@ -109,7 +109,7 @@ impl Model {
     /// A handle of a sequence of 7 tokens in two blocks, the second half full.
     fn exported(&self) -> KvId {
         let seq = Seq::computed(&self.cache, 7, 1, 0);
-        self.cache.export(seq.snapshot, seq.table, None).unwrap()
+        self.cache.handles().export(seq.snapshot, seq.table, None).unwrap()
     }
 
     /// Whatever happened, nobody holds a block now, before the end and after it.
@@ -131,16 +131,15 @@ impl Model {
 /// Time goes by. A timer that sleeps until then wakes: the model's waits never time out by themselves.
 fn pass(cache: &Cache, time: Duration) {
     advance(time);
-    let armed = cache.lock().armed;
+    let armed = cache.shared.lock().handles.leases().armed();
     if armed.is_some_and(|armed| armed <= Instant::now()) {
-        let shared: &CacheShared = cache;
-        shared.timer.notify_all();
+        cache.shared.timer.notify_all();
     }
 }
 
 /// Consumes a handle; what it held must be what was put there.
 fn take(cache: &Cache, id: KvId) -> Result<Option<Seq>> {
-    Ok(landed(cache, cache.consume(id)?))
+    Ok(landed(cache, cache.handles().consume(id)?))
 }
 
 fn landed(cache: &Cache, found: Consumed) -> Option<Seq> {
@@ -157,22 +156,22 @@ fn expected() -> Arc<Snapshot> {
 
 /// Epoch and sequence digest in a ticket of `id` that is written now.
 fn ticket(cache: &Cache, id: KvId) -> Result<([u8; 16], [u8; 32])> {
-    let (snapshot, origin, ..) = cache.ticket_origin(id)?;
-    Ok((origin.epoch, format::digest(&snapshot)))
+    let ticket = cache.tickets().open(&cache.tickets().encode(id)?)?;
+    Ok((ticket.epoch, ticket.digest))
 }
 
 /// The exporter's side of a transfer, with a ticket written just now.
 fn lend(cache: &Cache, id: KvId) -> Result<TransferHold> {
     let (epoch, digest) = ticket(cache, id)?;
-    cache.lend(id, &epoch, &digest)
+    cache.transfers().hold(id, &epoch, &digest)
 }
 
 fn image(cache: &Cache, id: KvId) -> Result<Vec<u8>> {
-    let mut image = vec![0; cache.image_len(id)? as usize];
+    let mut image = vec![0; cache.images().len(id)? as usize];
     let (front, back) = image.split_at_mut(500);
     // The blocks last: no later read may excuse what this one got.
-    cache.read_image(id, 0, front)?;
-    cache.read_image(id, 500, back)?;
+    cache.images().read(id, 0, front)?;
+    cache.images().read(id, 500, back)?;
     Ok(image)
 }
 

@@ -1,32 +1,30 @@
 //! Import of an image: all of it is verified before its sequence can be used.
 
-use super::import::Incoming;
-use super::shared::CacheShared;
-use super::slots::KvId;
 use crate::bail;
 use crate::error::Result;
-use crate::kv::format::{Envelope, Kind, Sections, TAG, block_tag, record_len};
+use crate::kv::format::{Envelope, Kind, Sections, TAG, block_tag, check_compatible, record_len};
+use crate::kv::handles::incoming::Incoming;
+use crate::kv::handles::shared::CacheShared;
 use crate::kv::pool::{BlockTable, HashChain};
 use crate::sequence::Snapshot;
 use crate::sync::Arc;
 
 /// An image being imported, record by record. Dropping it returns its blocks to the pool.
-pub(in crate::kv) struct Landing {
+pub(super) struct ImageImport {
     incoming: Incoming,
     key: [u8; 32],
     record_len: usize,
     next: usize,
 }
 
-impl Landing {
+impl ImageImport {
     /// Verifies a head, in the order of docs/kv-image-format.md, and reserves the blocks it announces.
-    pub fn begin(cache: &Arc<CacheShared>, envelope: &Envelope, head: &[u8]) -> Result<Landing> {
-        let shared = cache;
+    pub fn begin(shared: &Arc<CacheShared>, envelope: &Envelope, head: &[u8]) -> Result<ImageImport> {
         if envelope.kind != Kind::Image {
             bail!(InvalidArgument, "KV image: expected an image, found a ticket");
         }
         let sections = Sections::parse(envelope.open(head, &shared.keys)?)?;
-        let from = sections.check_compatible(&shared.own())?;
+        let from = check_compatible(&sections, &shared.own())?;
         let snapshot = sections.snapshot()?;
         sections.origin()?;
         let (full, head_hash) = sections.chain()?;
@@ -56,8 +54,7 @@ impl Landing {
             }
         }
         let key = shared.keys.block_key(&blocks.nonce);
-        let chain = if from.block_tokens == shared.geometry.block_tokens { chain } else { cache.chain(&snapshot) };
-        Ok(Landing { incoming: Incoming::new(cache, snapshot, chain, &from)?, key, record_len, next: 0 })
+        Ok(ImageImport { incoming: Incoming::new(shared, snapshot, chain, &from)?, key, record_len, next: 0 })
     }
 
     /// Number of records that have not been imported yet.
@@ -86,31 +83,12 @@ impl Landing {
         Ok(())
     }
 
+    /// Completes the import. CORRUPT unless every record was imported.
     pub fn finish(self) -> Result<(Snapshot, BlockTable)> {
         if self.missing() > 0 {
             bail!(Corrupt, "KV image: truncated: {} block records are missing", self.missing());
         }
         let snapshot = self.incoming.snapshot().clone();
         Ok(self.incoming.finish(snapshot))
-    }
-}
-
-impl CacheShared {
-    /// Verifies an image and imports its sequence.
-    pub(crate) fn take_image(self: &Arc<Self>, data: &[u8]) -> Result<(Snapshot, BlockTable)> {
-        let envelope = Envelope::peek(data)?;
-        envelope.check_len(data.len() as u64)?;
-        let (head, records) = data.split_at(envelope.head_len);
-        let mut landing = Landing::begin(self, &envelope, head)?;
-        for record in records.chunks(landing.record_len()) {
-            landing.record(record)?;
-        }
-        landing.finish()
-    }
-
-    /// Makes a handle of the sequence in an image. Nothing of the image is used unless all of it is valid.
-    pub fn import_image(self: &Arc<Self>, data: &[u8]) -> Result<KvId> {
-        let (snapshot, table) = self.take_image(data)?;
-        self.export(snapshot, table, None)
     }
 }

@@ -16,8 +16,7 @@ pub(in crate::kv) fn run(shared: &Arc<CacheShared>) {
             state = shared.lock();
             continue;
         }
-        state.armed = state.deadlines.first().map(|&(deadline, _)| deadline);
-        state = match state.armed {
+        state = match state.handles.arm_timer() {
             None => shared.timer.wait(state).unwrap_or_else(PoisonError::into_inner),
             Some(deadline) => {
                 let left = deadline.saturating_duration_since(now);
