@@ -1,8 +1,15 @@
 // Declarations for the Go snippets in the documents: variables and functions that a server has anyway.
 package main
 
-import "context"
+import (
+	"context"
 
-var ctx context.Context
+	cleave "cleave/go"
+)
+
+var (
+	ctx   context.Context
+	cache *cleave.Cache
+)
 
 func main() { _ = snippet() }

@@ -3,6 +3,7 @@
 #ifndef CLEAVE_CACHE_HPP
 #define CLEAVE_CACHE_HPP
 
+#include "cache_event.hpp"
 #include "insight.hpp"
 #include "kv.hpp"
 #include "model.hpp"
@@ -185,6 +186,17 @@ public:
             return Error(error);
         return report;
     }
+
+    /// Reads what entered and left the prefix index since `reader` read last, and waits at most `timeout` for the first event.
+    /// After a timeout the reader has no events. [BLOCKING] up to the timeout. Errors: Expired (the reader fell behind: take
+    /// a snapshot), Unsupported (events_kept is 0), InvalidArgument, NotFound, Shutdown (ended meanwhile).
+    Result<void> events(CacheEvents &reader, std::chrono::milliseconds timeout = forever) const noexcept
+    {
+        return reader.read(get(), timeout);
+    }
+    /// Puts the blocks that are in the prefix index now into `reader`, as Stored events, each after its parent if that is in the
+    /// index too. Reading continues from there. Errors: Unsupported (events_kept is 0), NotFound, InvalidArgument.
+    Result<void> event_snapshot(CacheEvents &reader) const { return reader.snapshot(get()); }
 
     /// Counts the blocks by owner.
     Result<Audit> audit() const noexcept

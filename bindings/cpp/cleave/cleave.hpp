@@ -21,6 +21,7 @@
 #define CLEAVE_CLEAVE_HPP
 
 #include "cache.hpp"
+#include "cache_event.hpp"
 #include "detokenizer.hpp"
 #include "device.hpp"
 #include "engine.hpp"

@@ -159,6 +159,14 @@ public:
             [&](cleave_metrics_t *out, cleave_error_t *err) { return cleave_engine_metrics(get(), out, err); });
     }
 
+    /// Reads the load of the engine, without waiting for a step. After set_role it proves the switch: once role() is equal to
+    /// role_requested(), which takes at most one step, the role is in effect.
+    Result<Load> load() const noexcept
+    {
+        return detail::read_info<Load, cleave_engine_load_t>(
+            [&](cleave_engine_load_t *out, cleave_error_t *err) { return cleave_engine_load(get(), out, err); });
+    }
+
 private:
     explicit Engine(cleave_engine_t *engine) noexcept : Owner(engine) {}
 };

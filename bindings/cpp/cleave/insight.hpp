@@ -28,6 +28,21 @@ struct Metrics : cleave_metrics_t {
     Time kv_exposed_last() const noexcept { return Time(kv_exposed_ns_last); }
 };
 
+/// Load of one engine, for routers and planners.
+struct Load : cleave_engine_load_t {
+    /// Role in effect: the last step was planned under it.
+    Role role() const noexcept { return static_cast<Role>(cleave_engine_load_t::role); }
+    /// Role that was set last. It takes effect with the next step, and is then equal to role().
+    Role role_requested() const noexcept { return static_cast<Role>(cleave_engine_load_t::role_requested); }
+    /// Time since which role() is in effect.
+    std::chrono::steady_clock::time_point role_since() const noexcept
+    {
+        return std::chrono::steady_clock::time_point(std::chrono::nanoseconds(role_since_ns));
+    }
+    bool draining() const noexcept { return (flags & CLEAVE_LOAD_DRAINING) != 0; }
+    bool failed() const noexcept { return (flags & CLEAVE_LOAD_FAILED) != 0; }
+};
+
 /// Blocks of a cache by owner.
 struct Audit : cleave_audit_t {};
 

@@ -237,6 +237,15 @@ fn every_field_is_known_to_the_bindings() {
     for field in fields(&header, "cleave_event_t") {
         check(&capi, "cleave_event_t", &field, format!("offsetof(cleave_event_t, {field}"));
     }
+    for field in fields(&header, "cleave_cache_event_t") {
+        check(&capi, "cleave_cache_event_t", &field, format!("offsetof(cleave_cache_event_t, {field}"));
+    }
+    for field in fields(&header, "cleave_cache_event_range_t") {
+        check(&capi, "cleave_cache_event_range_t", &field, format!("c.{field}"));
+    }
+    for field in fields(&header, "cleave_engine_load_t") {
+        check(&go, "cleave_engine_load_t", &field, format!("`c:\"{field}\"`"));
+    }
     for field in fields(&header, "cleave_metrics_t") {
         check(&go, "cleave_metrics_t", &field, format!("`c:\"{field}\"`"));
         if field.ends_with("_ns") || field.contains("_ns_") {
