@@ -83,7 +83,7 @@ cpp-server: configure
 
 go-server: stage
 	@mkdir -p $(BUILD)/examples/go-server
-	cd examples/go-server && $(GO_ENV) go build -o $(CURDIR)/$(BUILD)/examples/go-server/go-server .
+	cd examples/go-server && $(GO_ENV) go build -o $(CURDIR)/$(BUILD)/examples/go-server/ . ./supervisor
 
 go: stage
 	bindings/go/test.sh $(STAGE) $(CURDIR)/models/tiny

@@ -8,16 +8,29 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 venv=target/dynamo
+need_etcd() { # Dynamo's planner needs it; unpacked from Debian's package, not installed
+    ! command -v etcd >/dev/null && [ ! -x target/etcd/usr/bin/etcd ] || return 0
+    rm -rf target/etcd.new
+    mkdir -p target/etcd.new
+    if (cd target/etcd.new && apt-get download -qq etcd-server && dpkg -x etcd-server_*.deb .) 2>/dev/null; then
+        rm -rf target/etcd
+        mv target/etcd.new target/etcd
+    else
+        echo "SKIPPED: the supervisor under Dynamo's planner, without etcd (apt-get install etcd-server)" >&2
+        return 1
+    fi
+}
 if [ "${1:-}" = --install ]; then
     at_least "$(version_of python3 --version)" 3.11 || die "python3 is older than 3.11"
     need_venv "$venv" --only-binary :all: --no-deps -r tests/dynamo/requirements.txt
+    need_etcd || [ -z "${CI:-}" ]
     exit
 fi
 "$0" --install
 
 binary=$PWD/build/examples/go-server/go-server
 [ -x "$binary" ] || die "the Go server was not built: make go-server"
-export CLEAVE_GO_SERVER=$binary
+export CLEAVE_GO_SERVER=$binary CLEAVE_SUPERVISOR=$PWD/build/examples/go-server/supervisor
 if [ "${1:-}" = --overhead ]; then
     shift
     PYTHONPATH=tests/dynamo:tests/servers PYTHONDONTWRITEBYTECODE=1 exec "$venv/bin/python" tests/dynamo/overhead.py "$@"

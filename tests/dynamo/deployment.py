@@ -70,14 +70,17 @@ class Worker:
         self.name = f"{role}-{len(deployment.workers)}"
         self.grpc, self.options = f"127.0.0.1:{free_port()}", options
         self.starts = 0
+        self.sidecar = None  # somebody else starts it
         self.start_engine()
-        self.start_sidecar()
+        if deployment.sidecars:
+            self.start_sidecar()
 
     def start_engine(self):
         secret = [] if self.role == "mixed" else ["--secret-file", self.deployment.secret]
+        events = ["--kv-events", f"127.0.0.1:{free_port()}"] if self.deployment.kv_events else []
         self.engine = Server(LANGUAGE, "--role", self.role, "--listen", "127.0.0.1:0", "--grpc", self.grpc, "--model", self.deployment.model,
                              "--kv-lease", LEASE,
-                             *secret, *SMALL, *self.options)
+                             *secret, *events, *SMALL, *self.options)
 
     def start_sidecar(self):
         self.starts += 1
@@ -94,7 +97,7 @@ class Worker:
 
 
 class Deployment:
-    def __init__(self, mixed=0, prefill=0, decode=0, model=MODEL, engine_options=(), frontend_options=(), grace=1):
+    def __init__(self, mixed=0, prefill=0, decode=0, model=MODEL, engine_options=(), frontend_options=(), grace=1, sidecars=True, kv_events=False):
         self.temporary = tempfile.TemporaryDirectory(prefix="cleave-dynamo-")
         self.directory = Path(self.temporary.name)
         self.model = model
@@ -107,13 +110,14 @@ class Deployment:
                             # Seconds after which a sidecar that was told to end cuts off its streams, and a prefill one stops to
                             # wait for KV to be fetched.
                             "DYN_GRACEFUL_SHUTDOWN_GRACE_PERIOD_SECS": str(grace), "DYN_PREFILL_DRAIN_TIMEOUT_S": "1"}
-        self.workers = []
+        self.workers, self.sidecars, self.kv_events = [], sidecars, kv_events
         try:
             self.start_frontend(frontend_options)
             for role, count in (("mixed", mixed), ("prefill", prefill), ("decode", decode)):
                 for _ in range(count):
                     self.add(role, *engine_options)
-            self.wait_until_ready()
+            if sidecars:
+                self.wait_until_ready()
         except BaseException:
             self.show_logs()
             self.kill()
@@ -186,7 +190,7 @@ class Deployment:
 
     def stop(self):
         """Ends everything as an operator does: whoever is asked for work first, last."""
-        sidecars = [worker.sidecar for worker in self.workers]
+        sidecars = [worker.sidecar for worker in self.workers if worker.sidecar]
         for process in [self.frontend, *sidecars]:
             process.signal(signal.SIGTERM)
         for process in [self.frontend, *sidecars]:
@@ -195,5 +199,5 @@ class Deployment:
         assert all(status == 0 for status in statuses), statuses
 
     def kill(self):
-        for process in [self.frontend] + [part for worker in self.workers for part in (worker.sidecar, worker.engine)]:
+        for process in [self.frontend] + [part for worker in self.workers for part in (worker.sidecar, worker.engine) if part]:
             process.kill()

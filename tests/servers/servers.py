@@ -64,7 +64,7 @@ class Server:
         watchdog = threading.Timer(120, self.process.kill)
         watchdog.start()
         line = self.process.stdout.readline()
-        while line.startswith(("workers join at ", "gRPC at ")): # a front, a gRPC worker
+        while line.startswith(("workers join at ", "gRPC at ", "KV events at ")): # a front, a gRPC worker
             if line.startswith("workers"):
                 self.inside = line.removeprefix("workers join at ").strip()
             line = self.process.stdout.readline()
