@@ -23,7 +23,7 @@ func serveGRPC(listener net.Listener, o *options, host *core.Host, events *kveve
 	vllm.Register(server, host, events)
 	control.Register(server, host)
 	if o.openengine {
-		openengine.Register(server, host)
+		openengine.Register(server, host, events)
 	}
 	server.Serving(true, server.Services()...)
 	go server.Serve(listener)

@@ -16,7 +16,8 @@ const medium = "GPU"
 // dynamoPrefix marks cache salts that Dynamo's sidecar passes on. Its router knows them without.
 const dynamoPrefix = "dynamo-cache-salt:"
 
-type stored struct {
+// Stored tells of blocks of one sequence, one after the other.
+type Stored struct {
 	Type            string   `msgpack:"type"`
 	BlockHashes     []uint64 `msgpack:"block_hashes"`
 	ParentBlockHash *uint64  `msgpack:"parent_block_hash"`
@@ -31,22 +32,24 @@ type stored struct {
 	salt uint64
 }
 
-type removed struct {
+// Removed tells of blocks that are there no more.
+type Removed struct {
 	Type        string   `msgpack:"type"`
 	BlockHashes []uint64 `msgpack:"block_hashes"`
 	Medium      string   `msgpack:"medium"`
 	GroupIdx    int      `msgpack:"group_idx"`
 }
 
-type cleared struct {
+// Cleared tells that no block is there any more.
+type Cleared struct {
 	Type string `msgpack:"type"`
 }
 
-// convert turns a batch into vLLM's events: consecutive blocks of a sequence are one event. Blocks with a salt that is not
+// Convert turns a batch into vLLM's events, pointers to the types above: consecutive blocks of a sequence are one event. Blocks with a salt that is not
 // known any more are left out, because a router would find them for requests without a salt.
-func convert(batch cleave.CacheEvents, saltText func(uint64) string) (events []any) {
+func Convert(batch cleave.CacheEvents, saltText func(uint64) string) (events []any) {
 	if batch.Snapshot {
-		events = append(events, cleared{"AllBlocksCleared"})
+		events = append(events, &Cleared{"AllBlocksCleared"})
 	}
 	for _, event := range batch.Events {
 		switch event.Type {
@@ -57,26 +60,26 @@ func convert(batch cleave.CacheEvents, saltText func(uint64) string) (events []a
 					continue
 				}
 			}
-			if run := last[*stored](events); run != nil && event.Position > 0 && run.salt == event.Salt && run.GroupIdx == event.Group &&
+			if run := last[*Stored](events); run != nil && event.Position > 0 && run.salt == event.Salt && run.GroupIdx == event.Group &&
 				run.BlockHashes[len(run.BlockHashes)-1] == event.Parent {
 				run.BlockHashes = append(run.BlockHashes, event.Hash)
 				run.TokenIDs = append(run.TokenIDs, event.Tokens...)
 				continue
 			}
-			run := &stored{Type: "BlockStored", BlockHashes: []uint64{event.Hash}, TokenIDs: append([]int32{}, event.Tokens...),
+			run := &Stored{Type: "BlockStored", BlockHashes: []uint64{event.Hash}, TokenIDs: append([]int32{}, event.Tokens...),
 				BlockSize: len(event.Tokens), Medium: medium, CacheSalt: text, GroupIdx: event.Group, salt: event.Salt}
 			if event.Position > 0 {
 				run.ParentBlockHash = &event.Parent
 			}
 			events = append(events, run)
 		case cleave.CacheRemoved:
-			if run := last[*removed](events); run != nil && run.GroupIdx == event.Group {
+			if run := last[*Removed](events); run != nil && run.GroupIdx == event.Group {
 				run.BlockHashes = append(run.BlockHashes, event.Hash)
 				continue
 			}
-			events = append(events, &removed{"BlockRemoved", []uint64{event.Hash}, medium, event.Group})
+			events = append(events, &Removed{"BlockRemoved", []uint64{event.Hash}, medium, event.Group})
 		case cleave.CacheCleared:
-			events = append(events, cleared{"AllBlocksCleared"})
+			events = append(events, &Cleared{"AllBlocksCleared"})
 		}
 	}
 	return events

@@ -145,7 +145,7 @@ func (p *Publisher) publish(ctx context.Context) {
 				}
 				break
 			}
-			if events := convert(batch, p.saltText); len(events) > 0 {
+			if events := Convert(batch, p.saltText); len(events) > 0 {
 				p.send(events)
 			}
 			time.Sleep(pause)

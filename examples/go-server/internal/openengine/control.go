@@ -145,8 +145,3 @@ func (s *Service) Abort(_ context.Context, q *pb.AbortRequest) (*pb.AbortRespons
 func (s *Service) ListLoras(context.Context, *pb.ListLorasRequest) (*pb.ListLorasResponse, error) {
 	return &pb.ListLorasResponse{}, nil
 }
-
-// GetKvEventSources: none are published.
-func (s *Service) GetKvEventSources(context.Context, *pb.GetKvEventSourcesRequest) (*pb.GetKvEventSourcesResponse, error) {
-	return &pb.GetKvEventSourcesResponse{}, nil
-}

@@ -3,12 +3,14 @@ package openengine
 import (
 	"context"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
 	cleave "cleave/go"
 
 	"cleave/examples/go-server/internal/core"
+	"cleave/examples/go-server/internal/kvevents"
 	pb "cleave/examples/go-server/internal/pb/openengine"
 	"cleave/examples/go-server/internal/rpc"
 	"cleave/examples/go-server/internal/testkit"
@@ -22,7 +24,14 @@ import (
 func TestMain(m *testing.M) { testkit.Main(m) }
 
 func start(t *testing.T, role cleave.Role) *testkit.Worker {
-	return testkit.Start(t, role, func(server *rpc.Server, host *core.Host) { Register(server, host) })
+	return testkit.Start(t, role, func(server *rpc.Server, host *core.Host) {
+		events, err := kvevents.Start(host.Cache, "127.0.0.1:0", "", host.Salts.Text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(events.Close)
+		Register(server, host, events)
+	}, func(c *core.Config) { c.CacheEvents = kvevents.Events })
 }
 
 // question is as Dynamo's sidecar sends it.
@@ -207,5 +216,43 @@ func TestRefusals(t *testing.T) {
 		if _, _, _, err := read(t, w, q); status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), about) {
 			t.Errorf("%s: %v", about, err)
 		}
+	}
+}
+
+func TestKVEvents(t *testing.T) {
+	w := start(t, cleave.RoleMixed)
+	control := pb.NewControlClient(w)
+	sources, err := control.GetKvEventSources(testkit.Context(t), &pb.GetKvEventSourcesRequest{})
+	if err != nil || len(sources.Sources) != 1 || sources.Sources[0].EndpointAddr.Port == 0 {
+		t.Error(sources, err)
+	}
+	q, alone := question(t, "what does the red box hold?", 1)
+	if _, _, _, err := read(t, w, q); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := control.SubscribeKvEvents(testkit.Context(t), &pb.SubscribeKvEventsRequest{IncludeSnapshot: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := stream.Recv()
+	if err != nil || len(r.GetBatch().GetEvents()) != 2 || r.GetBatch().Events[0].GetAllBlocksCleared() == nil {
+		t.Fatal(r, err)
+	}
+	stored := r.GetBatch().Events[1].GetBlockStored()
+	whole := len(alone.Prompt) / core.BlockTokens * core.BlockTokens
+	if !slices.Equal(stored.GetTokenIds(), testkit.Unsigned(alone.Prompt[:whole])) || stored.ParentBlockHash != nil {
+		t.Error(stored)
+	}
+	q, _ = question(t, "what does the red box hold? what does the blue jar hold? what does the red box hold? what does the blue jar hold?", 1)
+	if _, _, _, err := read(t, w, q); err != nil {
+		t.Fatal(err)
+	}
+	r, err = stream.Recv()
+	if err != nil || len(r.GetBatch().GetEvents()) != 1 || r.GetBatch().SequenceNumber != 2 {
+		t.Fatal(r, err)
+	}
+	parent := r.GetBatch().Events[0].GetBlockStored().GetParentBlockHash()
+	if !proto.Equal(parent, stored.BlockHashes[len(stored.BlockHashes)-1]) {
+		t.Error(parent, stored)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cleave/examples/go-server/internal/core"
+	"cleave/examples/go-server/internal/kvevents"
 	pb "cleave/examples/go-server/internal/pb/openengine"
 	"cleave/examples/go-server/internal/rpc"
 
@@ -34,13 +35,14 @@ type Service struct {
 	pb.UnimplementedInferenceServer
 	pb.UnimplementedControlServer
 	host     *core.Host
-	instance string   // a name for this process
-	sessions sync.Map // handles that wait for a decode worker, by session id
+	events   *kvevents.Publisher // may be missing
+	instance string              // a name for this process
+	sessions sync.Map            // handles that wait for a decode worker, by session id
 }
 
-// Register adds the services to a server.
-func Register(server grpc.ServiceRegistrar, host *core.Host) *Service {
-	s := &Service{host: host, instance: fmt.Sprintf("cleave-%016x", rand.Uint64())}
+// Register adds the services to a server. Without a publisher of KV events there are none.
+func Register(server grpc.ServiceRegistrar, host *core.Host, events *kvevents.Publisher) *Service {
+	s := &Service{host: host, events: events, instance: fmt.Sprintf("cleave-%016x", rand.Uint64())}
 	pb.RegisterInferenceServer(server, s)
 	pb.RegisterControlServer(server, s)
 	return s
