@@ -117,3 +117,24 @@ def test_a_worker_that_cannot_be_reached_gets_nothing(pair):
         assert client_of(pair).chat.completions.create(model="tiny", messages=ask(thing), temperature=0).choices[0].message.content == ANSWERS[thing]
     assert [w["url"] for w in report()] == ["http://127.0.0.1:1"]
     assert pair.front.metric("cleave_front_moved_total") == 0
+
+
+@pytest.mark.skipif("go" not in LANGUAGES, reason="the Go server was not built")
+def test_a_worker_changes_its_role():
+    """Signed by whoever has the secret. The front learns of it, and answers stay right."""
+    cluster = Cluster("go", ["go"], ["go", "go"])
+    try:
+        worker, path = cluster.of("decode")[0], "/role"
+        for role, prefill, decode in [("prefill", 2, 1), ("decode", 1, 2)]:
+            body = json.dumps({"role": role}).encode()
+            assert post(worker.url + path, body)[0] == 401
+            status, state = post(worker.url + path, body, cluster.signed(worker.url, path, body))
+            assert status == 200 and state["role"] == role and set(state["in_flight"].values()) == {0}, state
+            assert json.loads(get(worker.url + path)[1]) == state
+            cluster.wait_for(prefill, decode)
+            for thing in ANSWERS:
+                answer = client_of(cluster).chat.completions.create(model="tiny", messages=ask(thing), temperature=0)
+                assert answer.choices[0].message.content == ANSWERS[thing]
+        cluster.check_quiescent()
+    finally:
+        cluster.stop()
