@@ -200,9 +200,9 @@ func (p *parent) runOnce(announce bool) (ready bool, err error) {
 			ready = true
 			p.proxy.set(backend)
 			p.server.Serving(true, p.Services...)
-			if announce {
-				fmt.Println(lines.Text())
-			}
+		}
+		if announce && !strings.HasPrefix(lines.Text(), "gRPC at ") { // not where only this process connects
+			fmt.Println(lines.Text())
 		}
 	}
 	err = child.Wait()

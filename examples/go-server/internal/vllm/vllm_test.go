@@ -64,6 +64,10 @@ func prefillRequest(q *pb.GenerateRequest) *pb.GenerateRequest {
 func alone(t testing.TB, q *pb.GenerateRequest) cleave.Request {
 	r := cleave.Request{Temperature: q.GetTemperature(), Seed: uint64(q.Sampling.GetSeed()), MaxNewTokens: int(q.Stopping.MaxNewTokens),
 		MinNewTokens: int(q.Stopping.MinNewTokens), IgnoreEOS: q.Stopping.IgnoreEos, Logprobs: q.Response.OutputLogprobs}
+	r.RepetitionPenalty, r.PresencePenalty = q.Decoding.RepetitionPenalty, q.Decoding.PresencePenalty
+	for id, bias := range q.Decoding.LogitBias {
+		r.LogitBias = map[int32]float32{int32(id): bias}
+	}
 	for _, id := range q.GetTokenIds().GetIds() {
 		r.Prompt = append(r.Prompt, int32(id))
 	}
@@ -217,10 +221,16 @@ func TestBootstrap(t *testing.T) {
 func TestEqualToTheLibrary(t *testing.T) {
 	mixed, prefill, decode := start(t, cleave.RoleMixed), start(t, cleave.RolePrefill), start(t, cleave.RoleDecode)
 	for name, change := range map[string]func(*pb.GenerateRequest){
-		"greedy":       func(q *pb.GenerateRequest) { q.Temperature = proto.Float32(0) },
-		"sampled":      func(q *pb.GenerateRequest) { q.Response.OutputLogprobs = true },
-		"longer":       func(q *pb.GenerateRequest) { q.Stopping.MinNewTokens, q.Stopping.MaxNewTokens = 20, 30 },
-		"one token":    func(q *pb.GenerateRequest) { q.Stopping.MaxNewTokens = 1 },
+		"greedy":    func(q *pb.GenerateRequest) { q.Temperature = proto.Float32(0) },
+		"sampled":   func(q *pb.GenerateRequest) { q.Response.OutputLogprobs = true },
+		"longer":    func(q *pb.GenerateRequest) { q.Stopping.MinNewTokens, q.Stopping.MaxNewTokens = 20, 30 },
+		"one token": func(q *pb.GenerateRequest) { q.Stopping.MaxNewTokens = 1 },
+		"salted":    func(q *pb.GenerateRequest) { q.Kv.CacheSalt = "tenant" },
+		"uncached":  func(q *pb.GenerateRequest) { q.Kv.BypassPrefixCache = true },
+		"urgent":    func(q *pb.GenerateRequest) { q.Priority = -5 },
+		"penalised": func(q *pb.GenerateRequest) {
+			q.Decoding = &pb.DecodingParameters{RepetitionPenalty: 1.3, PresencePenalty: 0.5, LogitBias: map[uint32]float32{300: 2}}
+		},
 		"ignoring EOS": func(q *pb.GenerateRequest) { q.Stopping.IgnoreEos, q.Stopping.StopTokenIds = true, nil },
 	} {
 		for _, question := range []string{"what does the red box hold?", "where does anna live?", "the old farmer"} {
