@@ -6,6 +6,7 @@ Nothing but files connects them: no etcd, no NATS. Every process logs to a file,
 import ctypes
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import openai
-from servers import MODEL, SMALL, Server, get, wait_until
+from servers import MODEL, ROOT, SMALL, Server, get, wait_until
 
 LANGUAGE = "go"
 LEASE = 5  # seconds for KV that nobody fetches
@@ -33,11 +34,11 @@ def die_with_parent():
 class Process:
     """A process of Dynamo's with its log."""
 
-    def __init__(self, name, directory, arguments, environment):
+    def __init__(self, name, directory, arguments, environment, cwd=None):
         self.name, self.log_path = name, directory / f"{name}.log"
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen([sys.executable, "-m", *map(str, arguments)], env=environment, stdout=log, stderr=log,
-                                            stdin=subprocess.DEVNULL, preexec_fn=die_with_parent)
+                                            stdin=subprocess.DEVNULL, cwd=cwd, preexec_fn=die_with_parent)
 
     def log(self):
         return self.log_path.read_text(errors="replace")
@@ -62,6 +63,23 @@ class Process:
         self.process.wait()
 
 
+class Etcd:
+    """Where Dynamo's planner publishes, and deployments of several machines find each other."""
+
+    binary = shutil.which("etcd") or shutil.which("etcd", path=ROOT / "target" / "etcd" / "usr" / "bin")
+
+    def __init__(self, directory):
+        self.url, peer = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+        self.log = open(directory / "etcd.log", "ab")
+        self.process = subprocess.Popen([self.binary, "--data-dir", directory / "etcd", "--listen-client-urls", self.url, "--advertise-client-urls", self.url,
+                                         "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}"],
+                                        stdout=self.log, stderr=self.log, preexec_fn=die_with_parent)
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+
+
 class Worker:
     """An engine with its sidecar. `role` is mixed, prefill or decode."""
 
@@ -77,17 +95,21 @@ class Worker:
 
     def start_engine(self):
         secret = [] if self.role == "mixed" else ["--secret-file", self.deployment.secret]
-        events = ["--kv-events", f"127.0.0.1:{free_port()}"] if self.deployment.kv_events else []
+        more = ["--kv-events", f"127.0.0.1:{free_port()}"] if self.deployment.kv_events else []
+        more += ["--openengine"] if self.deployment.openengine else []
         self.engine = Server(LANGUAGE, "--role", self.role, "--listen", "127.0.0.1:0", "--grpc", self.grpc, "--model", self.deployment.model,
                              "--kv-lease", LEASE,
-                             *secret, *events, *SMALL, *self.options)
+                             *secret, *more, *SMALL, *self.options)
 
     def start_sidecar(self):
         self.starts += 1
         roles = {"mixed": [], "prefill": ["--component", "prefill", "--disaggregation-mode", "prefill"], "decode": ["--disaggregation-mode", "decode"]}
+        command = ["dynamo.vllm.sidecar"]
+        if self.deployment.openengine:  # whose model is named as it is typed
+            command = ["dynamo.trtllm.sidecar", "--model-path", self.deployment.model.name]
         self.sidecar = Process(f"sidecar-{self.name}-{self.starts}", self.deployment.directory,
-                               ["dynamo.vllm.sidecar", "--grpc-endpoint", self.grpc, "--grpc-retry-interval-secs", 1, *roles[self.role]],
-                               self.deployment.environment)
+                               [*command, "--grpc-endpoint", self.grpc, "--grpc-retry-interval-secs", 1, *roles[self.role]],
+                               self.deployment.environment, self.deployment.model.parent)
 
     def running(self):
         return self.engine.metric("cleave_num_requests_running")
@@ -97,7 +119,7 @@ class Worker:
 
 
 class Deployment:
-    def __init__(self, mixed=0, prefill=0, decode=0, model=MODEL, engine_options=(), frontend_options=(), grace=1, sidecars=True, kv_events=False):
+    def __init__(self, mixed=0, prefill=0, decode=0, model=MODEL, engine_options=(), frontend_options=(), grace=1, sidecars=True, kv_events=False, etcd=None, openengine=False):
         self.temporary = tempfile.TemporaryDirectory(prefix="cleave-dynamo-")
         self.directory = Path(self.temporary.name)
         self.model = model
@@ -110,7 +132,9 @@ class Deployment:
                             # Seconds after which a sidecar that was told to end cuts off its streams, and a prefill one stops to
                             # wait for KV to be fetched.
                             "DYN_GRACEFUL_SHUTDOWN_GRACE_PERIOD_SECS": str(grace), "DYN_PREFILL_DRAIN_TIMEOUT_S": "1"}
-        self.workers, self.sidecars, self.kv_events = [], sidecars, kv_events
+        if etcd:
+            self.environment.update(DYN_DISCOVERY_BACKEND="etcd", ETCD_ENDPOINTS=etcd.url)
+        self.workers, self.sidecars, self.kv_events, self.openengine = [], sidecars, kv_events, openengine
         try:
             self.start_frontend(frontend_options)
             for role, count in (("mixed", mixed), ("prefill", prefill), ("decode", decode)):

@@ -1,20 +1,18 @@
 """The supervisor follows Dynamo's planner: engines change their role while they serve, and no stream notices."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import deployed
-from deployment import die_with_parent, free_port
-from servers import ROOT, wait_until
+from deployment import Etcd, die_with_parent
+from servers import wait_until
 from streams import Streams
 
-ETCD = shutil.which("etcd") or shutil.which("etcd", path=ROOT / "target" / "etcd" / "usr" / "bin")
 SUPERVISOR = os.environ.get("CLEAVE_SUPERVISOR")
-pytestmark = [pytest.mark.skipif(not ETCD, reason="etcd is not there (Debian's etcd-server)"),
+pytestmark = [pytest.mark.skipif(not Etcd.binary, reason="etcd is not there (Debian's etcd-server)"),
               pytest.mark.skipif(not SUPERVISOR, reason="the supervisor was not built")]
 
 
@@ -39,8 +37,8 @@ class Planner:
 @pytest.fixture
 def deployment(slow_model, tmp_path):
     """Three engines, which the supervisor brings into Dynamo; `planner` decides."""
-    client, peer = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
-    parts = []
+    etcd = Etcd(tmp_path)
+    parts = [etcd.process]
 
     def run(name, command, environment):
         log = open(tmp_path / f"{name}.log", "ab")
@@ -48,12 +46,10 @@ def deployment(slow_model, tmp_path):
         return parts[-1]
 
     for running in deployed(prefill=1, decode=2, model=slow_model, sidecars=False, frontend_options=["--migration-limit", "3"]):
-        environment = {**running.environment, "ETCD_ENDPOINTS": client}
-        run("etcd", [ETCD, "--data-dir", tmp_path / "etcd", "--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer,
-                     "--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}"], environment)
+        environment = {**running.environment, "ETCD_ENDPOINTS": etcd.url}
         running.planner = Planner(environment)
         workers = [argument for worker in running.workers for argument in ("--worker", worker.grpc)]
-        running.supervisor = run("supervisor", [SUPERVISOR, "--etcd", client, "--drain", "20s", "--system-port", 18100 + os.getpid() % 10000, *workers, "--",
+        running.supervisor = run("supervisor", [SUPERVISOR, "--etcd", etcd.url, "--drain", "20s", "--system-port", 18100 + os.getpid() % 10000, *workers, "--",
                                                 sys.executable, "-m", "dynamo.vllm.sidecar"], environment)
         try:
             yield running
