@@ -21,13 +21,16 @@ import (
 const (
 	// Topic is the first frame of every message.
 	Topic = "kv-events"
-	// Kept is the number of messages for replay, and for a subscriber that is slow. One that is slower misses some, which
-	// the numbers show.
+	// Kept is the number of messages for replay.
 	Kept = 10000
+	// Ahead is the number of messages that wait for a subscriber that is slow. One that is slower misses some, which the
+	// numbers show.
+	Ahead = 1000
 	// Events is how many events the cache has to keep for this reader.
 	Events = 1 << 16
 
-	pause = 5 * time.Millisecond // between two messages, so that they are few and large
+	pause           = 5 * time.Millisecond // between two messages, so that they are few and large
+	mostConnections = 64                   // to each socket
 )
 
 // Publisher publishes the events of a cache.
@@ -113,13 +116,23 @@ func (p *Publisher) Close() {
 }
 
 func accept(listener net.Listener, kind string, serve func(*zmtp.Conn)) {
+	places := make(chan struct{}, mostConnections)
 	for {
 		conn, err := listener.Accept()
 		if err != nil {
 			return
 		}
+		select {
+		case places <- struct{}{}:
+		default:
+			conn.Close()
+			continue
+		}
 		go func() {
-			defer conn.Close()
+			defer func() {
+				conn.Close()
+				<-places
+			}()
 			c, err := zmtp.Handshake(conn, kind)
 			if err != nil {
 				log.Printf("KV events: %s: %v", conn.RemoteAddr(), err)
@@ -178,7 +191,7 @@ func (p *Publisher) send(events []any) {
 
 // subscriber serves a connection to a SUB socket.
 func (p *Publisher) subscriber(conn *zmtp.Conn) {
-	s := &subscriber{conn: conn, messages: make(chan message, Kept)}
+	s := &subscriber{conn: conn, messages: make(chan message, Ahead)}
 	defer func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()

@@ -34,6 +34,8 @@ func NewServer(options ...grpc.ServerOption) *Server {
 		grpc.MaxRecvMsgSize(MaxMessage),
 		// Sidecars and proxies ask more often than gRPC's default allows.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		// A client whose machine is gone does not close its connection.
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 20 * time.Second}),
 		grpc.UnaryInterceptor(guardCall),
 		grpc.StreamInterceptor(guardStream),
 	}, options...)

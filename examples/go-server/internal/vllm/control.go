@@ -79,8 +79,8 @@ func (s *Service) GetKvEventSources(context.Context, *pb.GetKvEventSourcesReques
 			Encoding:         "msgpack",
 			SchemaVersion:    1,
 			BufferSteps:      kvevents.Kept,
-			Hwm:              kvevents.Kept,
-			MaxQueueSize:     kvevents.Kept,
+			Hwm:              kvevents.Ahead,
+			MaxQueueSize:     kvevents.Ahead,
 		})
 	}
 	return r, nil
