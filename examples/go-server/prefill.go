@@ -17,6 +17,9 @@ func (h *engineHost) prefill(ctx context.Context, a *reply, q *request, prompts 
 	if h.options.front == "" {
 		return h.prefillWhole(ctx, a, q, prompts)
 	}
+	if h.Role() != "prefill" { // the front does not know yet: the decode worker computes the prompt
+		return unavailable("this is not a prefill worker any more")
+	}
 	if len(prompts) != 1 {
 		return invalid("prompt", "prompt must be one prompt: a prefill worker computes one at a time")
 	}

@@ -125,6 +125,8 @@ def test_a_worker_changes_its_role():
     cluster = Cluster("go", ["go"], ["go", "go"])
     try:
         worker, path = cluster.of("decode")[0], "/role"
+        late = json.dumps({"messages": ask("red box"), "kv_transfer_params": {"do_remote_decode": True}}).encode()
+        assert post(worker.url + CHAT, late, cluster.signed(worker.url, CHAT, late))[0] == 503, "as if it had been a prefill worker before"
         for role, prefill, decode in [("prefill", 2, 1), ("decode", 1, 2)]:
             body = json.dumps({"role": role}).encode()
             assert post(worker.url + path, body)[0] == 401
