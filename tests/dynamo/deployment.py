@@ -17,7 +17,7 @@ from pathlib import Path
 import openai
 from servers import MODEL, ROOT, SMALL, Server, get, wait_until
 
-LANGUAGE = "go"
+LANGUAGE = os.environ.get("SERVER", "go")
 LEASE = 5  # seconds for KV that nobody fetches
 
 
