@@ -59,17 +59,3 @@ def test_work_is_shared_out(deployment):
     for worker in deployment.workers:
         assert (worker.engine.metric("cleave_kv_imports_total") > 0) == (worker.role == "decode")
         assert worker.engine.metric("cleave_requests_recomputed_total") == 0
-
-
-@pytest.mark.parametrize("more", [{"n": 2}, {"extra_body": {"top_k": -1}}, {"extra_body": {"min_p": 0}}], ids=str)
-def test_the_sidecar_refuses(deployment, more):
-    """docs/dynamo.md says so. When this fails, a new sidecar can do more."""
-    with pytest.raises(openai.BadRequestError):
-        deployment.client().chat.completions.create(model="tiny", messages=ask("red box"), **more)
-
-
-def test_the_sidecar_ignores(deployment):
-    bias = {"logit_bias": {str(token): -100 for token in range(3, 700)}}
-    got = deployment.client().chat.completions.create(model="tiny", messages=ask("red box"), temperature=0, logprobs=True, **bias)
-    assert got.choices[0].message.content == ANSWERS["red box"]
-    assert not got.choices[0].logprobs or not got.choices[0].logprobs.content

@@ -1,0 +1,23 @@
+"""What Dynamo's sidecar cannot do yet: docs/dynamo.md says so. When a test here fails, a new sidecar can do more."""
+
+import openai
+import pytest
+from conftest import ANSWERS, ask, deployed
+
+
+@pytest.fixture(scope="module")
+def deployment():
+    yield from deployed(mixed=1)
+
+
+@pytest.mark.parametrize("more", [{"n": 2}, {"extra_body": {"top_k": -1}}, {"extra_body": {"min_p": 0}}], ids=str)
+def test_it_refuses(deployment, more):
+    with pytest.raises(openai.BadRequestError):
+        deployment.client().chat.completions.create(model="tiny", messages=ask("red box"), **more)
+
+
+def test_it_ignores(deployment):
+    bias = {"logit_bias": {str(token): -100 for token in range(3, 700)}}
+    got = deployment.client().chat.completions.create(model="tiny", messages=ask("red box"), temperature=0, logprobs=True, **bias)
+    assert got.choices[0].message.content == ANSWERS["red box"]
+    assert not got.choices[0].logprobs or not got.choices[0].logprobs.content
