@@ -127,6 +127,7 @@ class Deployment:
         self.secret.write_bytes(os.urandom(32))
         self.environment = {**os.environ, "DYN_DISCOVERY_BACKEND": "file", "DYN_FILE_KV": str(self.directory / "discovery"),
                             "DYN_REQUEST_PLANE": "tcp", "DYN_EVENT_PLANE": "zmq", "DYN_TCP_RPC_HOST": "127.0.0.1", "DYN_HTTP_HOST": "127.0.0.1",
+                            "DYN_TCP_RESPONSE_STREAM_HOST": "127.0.0.1",
                             "DYN_SYSTEM_HOST": "127.0.0.1", "DYN_EVENT_PLANE_HOST": "127.0.0.1", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1",
                             "DYN_LOGGING_DISABLE_ANSI_COLORS": "1",
                             # Seconds after which a sidecar that was told to end cuts off its streams, and a prefill one stops to
