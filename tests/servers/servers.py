@@ -69,6 +69,8 @@ class Server:
                 self.inside = line.removeprefix("workers join at ").strip()
             line = self.process.stdout.readline()
         watchdog.cancel()
+        if not line.startswith("listening on "):
+            self.kill()
         assert line.startswith("listening on http://"), f"{language} {options}: {line!r}\n{self.log()}"
         self.url = line.removeprefix("listening on ").strip()
 
