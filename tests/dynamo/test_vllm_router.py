@@ -39,13 +39,17 @@ def routed(tmp_path_factory):
         except OSError:
             return False
 
-    wait_until("the router serves", serves)
-    yield url, workers["prefill"], workers["decode"]
-    router.terminate()
-    router.wait(60)
-    for server in [*workers["prefill"], *workers["decode"]]:
-        wait_until("it holds nothing", server.holds_nothing)
-        assert server.stop() == 0
+    try:
+        wait_until("the router serves", serves)
+        yield url, workers["prefill"], workers["decode"]
+        router.terminate()
+        router.wait(60)
+        for server in [*workers["prefill"], *workers["decode"]]:
+            wait_until("it holds nothing", server.holds_nothing)
+            assert server.stop() == 0
+    finally:
+        for process in [router, *(server.process for servers in workers.values() for server in servers)]:
+            process.kill()
 
 
 def total(servers, name):
