@@ -12,6 +12,8 @@
 #             gpu-check-pack makes a folder, build/gpu-check, for a machine without Rust
 # make header rewrites include/cleave/cleave.h from src/ffi
 # make fuzz   every fuzz target for FUZZ_SECONDS (60); needs nightly and cargo-fuzz
+# make scale  simulates deployments for docs/scale.md, and draws its figures; tools/plan-validate.sh measures how well
+#             the simulator predicts
 # make bench  measures (docs/performance.md); make install PREFIX=<prefix>; make clean
 
 MAKEFLAGS += --no-print-directory
@@ -36,7 +38,7 @@ STAGE := $(CURDIR)/$(BUILD)/stage
 GO_ENV := PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig CGO_LDFLAGS="-O2 -g -Wl,-rpath,$(STAGE)/lib"
 CARGO_TEST := cargo test --locked --features $(FEATURES)
 
-.PHONY: all demo demo-processes demo-dynamo serve go-server go servers stage test check fuzz kernels gpu-check gpu-check-pack header bench install clean setup configure build fmt lint rust ctest
+.PHONY: all demo demo-processes demo-dynamo serve go-server go servers stage test check fuzz kernels gpu-check gpu-check-pack header scale bench install clean setup configure build fmt lint rust ctest
 
 all: build
 
@@ -128,6 +130,10 @@ gpu-check:
 
 header:
 	CLEAVE_BLESS=1 cargo test --quiet --locked -p source-checks the_committed_header_is_current
+
+scale:
+	cargo run --quiet --locked --release -p cleave-plan -- study --out docs/images
+	tools/draw_figures.py
 
 bench:
 	cargo bench --locked --bench cleave $(if $(BENCH_ARGS),-- $(BENCH_ARGS))

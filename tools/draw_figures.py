@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws the figures of README.md into docs/images, each for a light and for a dark page.
+"""Draws the figures of README.md and docs/scale.md into docs/images, each for a light and for a dark page.
 
     tools/draw_figures.py            writes the SVG files
     tools/draw_figures.py --check    fails where a committed file differs from what would be written
@@ -8,8 +8,11 @@ Needs Python 3.9 and its standard library.
 """
 
 import csv
+import functools
 import pathlib
 import sys
+
+import scale_figures
 
 IMAGES = pathlib.Path(__file__).resolve().parent.parent / "docs" / "images"
 FONT = "-apple-system, 'Segoe UI', 'Noto Sans', Helvetica, Arial, sans-serif"
@@ -179,7 +182,8 @@ def peers(theme):
 
 def main():
     stale = []
-    for name, draw in {"set-ups": set_ups, "cpu-peers": peers}.items():
+    scale = {name: functools.partial(draw, Figure) for name, draw in scale_figures.FIGURES.items()}
+    for name, draw in ({"set-ups": set_ups, "cpu-peers": peers} | scale).items():
         for theme in THEMES:
             path = IMAGES / f"{name}-{theme}.svg"
             drawn = draw(theme).svg()

@@ -22,16 +22,18 @@ PROMPT, OUTPUT, STREAMS, ROUNDS = 800, 96, [1, 4, 8], 2
 FIGURES = {"time_to_first_token_ms": "TTFT", "inter_token_latency_ms": "ITL"}
 
 
-def measure(guidellm, url, streams, seconds, seed):
+def measure(guidellm, url, streams, seconds, seed, prompt=PROMPT, output=OUTPUT):
     with tempfile.TemporaryDirectory() as work:
         out = Path(work) / "out.json"
         subprocess.run([guidellm, "run", "--backend", f"kind=openai_http,target={url},model=slow,request_format=/v1/completions",
                         "--profile", f"kind=concurrent,streams={streams}", "--constraint", f"kind=max_duration,seconds={seconds}",
                         "--tokenizer", f"kind=hf_auto,model={MODEL}", "--disable-console", "--seed", f"kind=static,value={seed}",
-                        "--data", f"kind=synthetic_text,prompt_tokens={PROMPT},output_tokens={OUTPUT}",
+                        "--data", f"kind=synthetic_text,prompt_tokens={prompt},output_tokens={output}",
                         "--output", f"kind=json,path={out}"], check=True, capture_output=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
         metrics = json.loads(out.read_text())["benchmarks"][0]["metrics"]
     row = {"requests": metrics["time_to_first_token_ms"]["successful"]["count"],
+           "prompt_tokens": metrics["prompt_token_count"]["successful"]["mean"],
+           "output_tokens": metrics["output_token_count"]["successful"]["mean"],
            "failed": metrics["request_totals"]["errored"],
            "tokens_per_second": metrics["output_tokens_per_second"]["successful"]["mean"]}
     for key, name in FIGURES.items():

@@ -11,10 +11,10 @@ from servers import MODEL
 HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_DIM, MLP, VOCABULARY = 512, 6, 8, 4, 64, 1376, 768
 
 
-def tensors():
+def tensors(layers):
     yield "model.embed_tokens.weight", [VOCABULARY, HIDDEN]
     yield "model.norm.weight", [HIDDEN]
-    for i in range(LAYERS):
+    for i in range(layers):
         layer = f"model.layers.{i}."
         yield layer + "input_layernorm.weight", [HIDDEN]
         yield layer + "post_attention_layernorm.weight", [HIDDEN]
@@ -40,9 +40,9 @@ def bf16(generator, shape):
     return bytes(data)
 
 
-def write(directory, positions=512):
+def write(directory, positions=512, layers=LAYERS):
     config = json.loads((MODEL / "config.json").read_text())
-    config.update(hidden_size=HIDDEN, num_hidden_layers=LAYERS, num_attention_heads=HEADS, num_key_value_heads=KV_HEADS,
+    config.update(hidden_size=HIDDEN, num_hidden_layers=layers, num_attention_heads=HEADS, num_key_value_heads=KV_HEADS,
                   head_dim=HEAD_DIM, intermediate_size=MLP, vocab_size=VOCABULARY, max_position_embeddings=positions,
                   tie_word_embeddings=True)
     (directory / "config.json").write_text(json.dumps(config))
@@ -50,7 +50,7 @@ def write(directory, positions=512):
         shutil.copy(MODEL / name, directory)
     generator = random.Random(1)
     header, pieces, end = {}, [], 0
-    for name, shape in tensors():
+    for name, shape in tensors(layers):
         pieces.append(bf16(generator, shape))
         header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + len(pieces[-1])]}
         end += len(pieces[-1])

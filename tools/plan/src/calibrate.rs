@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-/// What is measured.
+/// Scope of a calibration.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Threads of the engine.
@@ -24,7 +24,7 @@ pub struct Plan {
 }
 
 /// Tokens that each sequence of a decode generates while it is measured.
-const GENERATED: u32 = 24;
+const GENERATED: u32 = 32;
 
 /// Measures a model.
 pub fn calibrate(directory: &Path, plan: &Plan) -> Result<Vec<Sample>, String> {
@@ -42,7 +42,7 @@ pub fn calibrate(directory: &Path, plan: &Plan) -> Result<Vec<Sample>, String> {
     }
     for batch in powers(1, plan.batch) {
         for context in [32, plan.context / 4, plan.context - GENERATED as usize - 1] {
-            samples.push(host.decode(batch, context, plan)?);
+            samples.extend(host.decode(batch, context, plan)?);
         }
     }
     Ok(samples)
@@ -94,8 +94,9 @@ impl Host {
         Ok(Sample::new(&StepWork::prefill(rows, start), median(times.split_off(1))))
     }
 
-    /// Steps in which `batch` sequences with about `context` tokens generate.
-    fn decode(&self, batch: usize, context: usize, plan: &Plan) -> Result<Sample, String> {
+    /// Steps in which `batch` sequences with about `context` tokens generate. None if the first sequence ended before the last
+    /// one began.
+    fn decode(&self, batch: usize, context: usize, plan: &Plan) -> Result<Option<Sample>, String> {
         let engine = self.engine(plan, plan.budget)?;
         let requests = (0..batch as u64).map(|salt| self.request(context, GENERATED, salt)).collect();
         let events = self.run(&engine, requests)?;
@@ -107,13 +108,9 @@ impl Host {
         let begin = times.iter().filter_map(|t| t.first()).max().copied().unwrap_or(0);
         let end = times.iter().filter_map(|t| t.last()).min().copied().unwrap_or(0);
         let inside = times[0].windows(2).filter(|pair| pair[0] >= begin && pair[1] <= end);
-        let mut steps: Vec<f64> = inside.map(|pair| (pair[1] - pair[0]) as f64 / 1e9).collect();
-        if steps.is_empty() {
-            // With many sequences the first ones end before the last ones begin; then steps of mixed work are measured.
-            steps = times[0].windows(2).map(|pair| (pair[1] - pair[0]) as f64 / 1e9).collect();
-        }
+        let steps: Vec<f64> = inside.map(|pair| (pair[1] - pair[0]) as f64 / 1e9).collect();
         let middle = context as f64 + f64::from(GENERATED) / 2.0;
-        Ok(Sample::new(&StepWork::decode(batch, middle), median(steps)))
+        Ok((!steps.is_empty()).then(|| Sample::new(&StepWork::decode(batch, middle), median(steps))))
     }
 
     /// A request for exactly `n` tokens after a prompt of `len` tokens.

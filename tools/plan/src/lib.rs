@@ -10,4 +10,5 @@ pub mod planner;
 pub mod recommend;
 pub mod report;
 pub mod sim;
+pub mod study;
 pub mod workload;

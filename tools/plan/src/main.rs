@@ -10,7 +10,7 @@ use cleave_plan::recommend::recommend;
 use cleave_plan::report::Report;
 use cleave_plan::sim::{Deployment, Links, Pool, Role, Switching, simulate};
 use cleave_plan::workload::{Lengths, Workload};
-use cleave_plan::{hardware, models};
+use cleave_plan::{hardware, models, study};
 use options::{Calibrate, Command, Options, Recommend, Requests, Shape, Simulate};
 use std::process::ExitCode;
 
@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         Command::Recommend(options) => run_recommend(&options),
         Command::Simulate(options) => run_simulate(&options),
         Command::Calibrate(options) => run_calibrate(&options),
+        Command::Study { out } => study::write(&out),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -23,6 +23,12 @@ pub enum Command {
     Simulate(Box<Simulate>),
     /// Measure the steps of one engine on this machine's CPU, for simulate --samples
     Calibrate(Calibrate),
+    /// Write the data behind the figures of docs/scale.md
+    Study {
+        /// Directory for the CSV files
+        #[arg(long)]
+        out: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -40,7 +46,7 @@ pub struct Recommend {
     #[arg(long)]
     pub rate: Option<f64>,
     /// Share of the requests that has to keep the limits
-    #[arg(long, default_value_t = 0.9)]
+    #[arg(long, default_value_t = 0.95)]
     pub attainment: f64,
     #[arg(long, value_enum, default_value = "least-loaded")]
     pub routing: Policy,

@@ -1,4 +1,4 @@
-//! What is simulated: pools of engines, the way requests are routed, links, failures and role switches.
+//! Subject of a simulation: pools of engines, routing, links, failures and role switches.
 
 use super::blocks::BLOCK_TOKENS;
 use crate::cost::{Efficiency, Roofline, StepCost};

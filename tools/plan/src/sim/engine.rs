@@ -9,7 +9,7 @@ use cleave::engine::DECODE_ROLE_PREFILL_TOKENS;
 use cleave::scheduler::{Limits, Plan, Scheduler};
 use std::collections::VecDeque;
 
-/// What an engine takes up before its next step.
+/// A message to an engine, which takes it up before its next step.
 #[derive(Clone, Copy, Debug)]
 pub enum Message {
     /// A request that is computed from its tokens.
