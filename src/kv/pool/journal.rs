@@ -128,3 +128,55 @@ fn parents_first(blocks: HashMap<BlockHash, Arc<IndexedBlock>>) -> Vec<Arc<Index
     }
     ordered
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::hash::HashChain;
+    use super::*;
+
+    const BLOCKS: usize = 3 * BLOCKS_AT_ONCE;
+
+    fn block(token: u32) -> Arc<IndexedBlock> {
+        Arc::new(IndexedBlock::new(&HashChain::of(0, 1, &[token]), &[token], 0))
+    }
+
+    /// Takes a snapshot of an index of which many blocks change places before each look, and compares it with the index. Returns
+    /// the number of looks.
+    fn snapshot_of_a_changing_index(events_kept: usize) -> usize {
+        let log = Arc::new(EventLog::new(events_kept).unwrap());
+        let mut journal = Journal::new(log.clone(), BLOCKS);
+        (0..BLOCKS as u32).for_each(|id| journal.stored(id, block(id)));
+        let mut looks = 0;
+        let taken = snapshot(&log, BLOCKS, |range, seen| {
+            looks += 1;
+            for id in (0..BLOCKS as u32).step_by(7) {
+                let other = BLOCKS as u32 - 1 - id;
+                let moved = journal.indexed(id as usize..id as usize + 1).next().cloned();
+                journal.removed(id);
+                journal.removed(other);
+                journal.stored(other, moved.unwrap_or_else(|| block(id + 1_000_000)));
+            }
+            seen.extend(journal.indexed(range).cloned());
+            log.end()
+        })
+        .unwrap();
+        let hashes = |blocks: &mut dyn Iterator<Item = &Arc<IndexedBlock>>| {
+            let mut hashes: Vec<_> = blocks.map(|block| block.hash.0).collect();
+            hashes.sort_unstable();
+            hashes
+        };
+        assert_eq!(hashes(&mut taken.blocks.iter()), hashes(&mut journal.indexed(0..BLOCKS)));
+        assert_eq!(taken.next, log.end());
+        looks
+    }
+
+    #[test]
+    fn changes_while_a_snapshot_is_taken_are_in_it() {
+        assert_eq!(snapshot_of_a_changing_index(1 << 20), 3);
+    }
+
+    #[test]
+    fn a_log_too_small_for_the_changes_ends_in_one_look_at_everything() {
+        assert_eq!(snapshot_of_a_changing_index(10), 3 * TRIES + 1);
+    }
+}
