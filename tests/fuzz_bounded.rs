@@ -11,23 +11,25 @@ mod mutate;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use cleave::fuzzing::{TARGETS, Target};
 use mutate::Mutator;
 
-/// Number of mutants per target, multiplied by CLEAVE_TEST_EFFORT.
+/// Number of mutants per target, multiplied by CLEAVE_TEST_EFFORT and divided by the target's cost.
 const CASES: u64 = 10_000;
-/// Limit of memory allocated at one time while reading: bytes per byte of input, and a fixed number for any input.
-const PER_BYTE: usize = 64;
-const FIXED: usize = 256 << 10;
+/// A reader that takes longer hangs. Templates have a limit of 30 s themselves, twice for each input.
+const HANGS: Duration = Duration::from_secs(300);
 
 /// Reads one input and returns whether it was accepted.
 fn read(target: &Target, data: &[u8], case: &str) -> bool {
+    let begun = Instant::now();
     let before = counting::begin();
     let taken = catch_unwind(AssertUnwindSafe(|| (target.read)(data)));
-    let (peak, limit) = (counting::peak() - before, PER_BYTE * data.len() + FIXED);
+    let (peak, limit) = (counting::peak() - before, target.memory.per_byte * data.len() + target.memory.fixed);
     let told = || format!("{}, {case}, {} bytes: {}", target.name, data.len(), data.escape_ascii());
     assert!(peak <= limit, "allocates {peak} bytes, more than {limit}: {}", told());
+    assert!(begun.elapsed() < HANGS, "takes {:?}: {}", begun.elapsed(), told());
     match taken {
         Ok(taken) => taken.is_ok(),
         Err(_) => panic!("panicked: {}", told()),
@@ -37,8 +39,8 @@ fn read(target: &Target, data: &[u8], case: &str) -> bool {
 #[test]
 fn no_input_panics_or_allocates_beyond_its_size() {
     let effort = std::env::var("CLEAVE_TEST_EFFORT").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
-    let cases = CASES * effort;
     for target in TARGETS {
+        let cases = CASES * effort / target.cost;
         let seeds = (target.seeds)();
         for (i, seed) in seeds.iter().enumerate() {
             assert!(read(target, seed, "seed"), "{}: seed {i} is refused: {:?}", target.name, (target.read)(seed));

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::Target;
+use super::{LITTLE, Target};
 use crate::backend::KvGeometry;
 use crate::backend::cpu::KvSlab;
 use crate::error::Result;
@@ -24,6 +24,8 @@ pub const IMAGE: Target = Target {
     seeds: || sequences().map(image).collect(),
     reseal: |data| cache().tickets().reseal(data),
     words: &[b"CLVKVIMG", b"CLVKVTKT", &[0xff; 4], &[0; 8], &[0, 0, 0xc0, 0x7f]],
+    memory: LITTLE,
+    cost: 1,
 };
 
 /// Target for KV tickets.
@@ -33,6 +35,8 @@ pub const TICKET: Target = Target {
     seeds: || vec![ticket()],
     reseal: |data| cache().tickets().reseal(data),
     words: &[b"CLVKVIMG", b"CLVKVTKT", &[0xff; 2], &[0xff; 4], &[1, 0, 20, 0]],
+    memory: LITTLE,
+    cost: 1,
 };
 
 /// Target for addresses of caches.
@@ -42,6 +46,8 @@ pub const ADDRESS: Target = Target {
     seeds: || vec![ticket_cache().tickets().encode_address()],
     reseal: |data| cache().tickets().reseal(data),
     words: &[b"CLVKVADR", b"CLVKVTKT", &[0xff; 2], &[0xff; 4], &[3, 0, 8, 0]],
+    memory: LITTLE,
+    cost: 1,
 };
 
 const BLOCKS: usize = 16;

@@ -4,6 +4,7 @@
 mod kv;
 mod model;
 mod net;
+mod text;
 
 use crate::error::Result;
 
@@ -20,11 +21,35 @@ pub struct Target {
     pub reseal: fn(&mut Vec<u8>),
     /// Byte strings that mutations insert besides random bytes.
     pub words: &'static [&'static [u8]],
+    /// Most memory that reading may hold at one time.
+    pub memory: Memory,
+    /// How many times longer one reading takes than that of the other formats, about. It divides the number of mutants.
+    pub cost: u64,
 }
 
+/// Limit of memory: some bytes for each byte of input, and some for any input.
+pub struct Memory {
+    /// For each byte of input.
+    pub per_byte: usize,
+    /// For any input.
+    pub fixed: usize,
+}
+
+/// Limit for formats that become little more than what they contain.
+const LITTLE: Memory = Memory { per_byte: 64, fixed: 256 << 10 };
+
 /// Targets for every format that the library reads from outside.
-pub const TARGETS: &[Target] =
-    &[kv::IMAGE, kv::TICKET, kv::ADDRESS, net::MESSAGE, net::GREETING, model::SAFETENSORS, model::CONFIG];
+pub const TARGETS: &[Target] = &[
+    kv::IMAGE,
+    kv::TICKET,
+    kv::ADDRESS,
+    net::MESSAGE,
+    net::GREETING,
+    model::SAFETENSORS,
+    model::CONFIG,
+    text::CHAT_TEMPLATE,
+    text::TOKENIZER,
+];
 
 /// The `reseal` function of a format without lengths, checksums or MACs.
 fn unsealed(_: &mut Vec<u8>) {}

@@ -1,6 +1,6 @@
 //! Targets for the files of a model directory.
 
-use super::{Target, unsealed};
+use super::{LITTLE, Target, unsealed};
 use crate::model::config::ModelConfig;
 use crate::model::json::Object;
 use crate::model::rope::Rope;
@@ -40,6 +40,8 @@ pub const SAFETENSORS: Target = Target {
         }
     },
     words: &NUMBERS_AND_SIGNS,
+    memory: LITTLE,
+    cost: 1,
 };
 
 fn safetensors_file(header: &[u8], data: &[u8]) -> Vec<u8> {
@@ -70,4 +72,6 @@ pub const CONFIG: Target = Target {
     },
     reseal: unsealed,
     words: &NUMBERS_AND_SIGNS,
+    memory: LITTLE,
+    cost: 1,
 };

@@ -1,6 +1,6 @@
 //! Targets for the messages that two caches exchange over a connection.
 
-use super::{Target, unsealed};
+use super::{LITTLE, Target, unsealed};
 use crate::transport::fuzzing::{greet, message, messages};
 
 /// Target for messages of a peer that has authenticated itself.
@@ -15,6 +15,8 @@ pub const MESSAGE: Target = Target {
         }
     },
     words: &[&[0xff; 4], &[1, 0, 0, 0], &[103, 0], &[108, 0]],
+    memory: LITTLE,
+    cost: 1,
 };
 
 /// Target for messages of a client that has not authenticated itself.
@@ -24,6 +26,8 @@ pub const GREETING: Target = Target {
     seeds: || vec![hello(0), hello(1)],
     reseal: unsealed,
     words: &[b"CLVKVNET", &[0xff; 2], &[2, 0]],
+    memory: LITTLE,
+    cost: 1,
 };
 
 fn hello(mode: u8) -> Vec<u8> {

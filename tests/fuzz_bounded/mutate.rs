@@ -30,9 +30,13 @@ impl<'a> Mutator<'a> {
         from[self.below(from.len())]
     }
 
-    /// A seed with one to four faults; half of the mutants keep its outer form, so that the fault lies deep.
+    /// A seed with one to four faults; half of the mutants keep its outer form, so that the fault lies deep. One in sixteen
+    /// is made of words alone.
     pub fn mutant(&mut self) -> Vec<u8> {
         let seeds = self.seeds;
+        if self.below(16) == 0 {
+            return (0..1 + self.below(24)).flat_map(|_| self.pick(self.words).to_vec()).collect();
+        }
         let mut data = seeds[self.below(seeds.len())].clone();
         let any = self.below(2) == 0;
         for _ in 0..1 + self.below(4) {

@@ -92,6 +92,13 @@ fn templates_are_refused_memory() {
         "{{ ('a' * 1000000).replace('', 'b' * 1000000) }}",
         "{{ (['a' * 9999999] * 99) | map('list') | list | length }}",
         "{{ ([[1] * 999] * 999) | tojson(indent=64) }}",
+        "{{ ['%1000000000d'] | map('format', 1) | list }}",
+        "{{ ['a\nb'] | map('indent', 1000000000) | list }}",
+        "{{ [[1]] | map('batch', 10000000000) | list }}",
+        "{{ range(30000) | map('string') | map('replace', '', 'x' * 400000) | list | length }}",
+        "{{ [range(30000) | map('string') | list] | map('map', 'replace', '', 'x' * 400000) | list | length }}",
+        "{{ '%*d' | format(1000000000, 1) }}",
+        "{{ '%-*d' | format(-1000000000, 1) }}",
     ] {
         let e = compile(source).render(&HELLO).unwrap_err();
         assert!(e.status == InvalidArgument && e.message.contains("more memory"), "{source:.200}: {e}");

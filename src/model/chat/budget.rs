@@ -17,7 +17,7 @@ const TIME: Duration = Duration::from_secs(30);
 const DEPTH_MAX: usize = 150;
 
 /// Bytes that an element of a list or a pair of a map takes.
-const ELEMENT: usize = 32;
+pub const ELEMENT: usize = 32;
 const PAIR: usize = 96;
 
 thread_local! {

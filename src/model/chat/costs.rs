@@ -85,9 +85,38 @@ fn replaced(text: &Value, arguments: &[Value]) -> Result<usize, Error> {
 fn formatted(format: &Value, arguments: &[Value]) -> Result<usize, Error> {
     let text = format.as_str().unwrap_or_default();
     let digits = text.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
-    let widths = digits.fold(0usize, |sum, digits| sum.saturating_add(digits.parse().unwrap_or(usize::MAX)));
+    let mut widths = digits.fold(0usize, |sum, digits| sum.saturating_add(digits.parse().unwrap_or(usize::MAX)));
+    if takes_widths(text) {
+        let numbers =
+            arguments.iter().map(|argument| argument.as_i64().map_or(named_or_plain_number(argument), magnitude));
+        widths = numbers.fold(widths, usize::saturating_add);
+    }
     let places = text.bytes().filter(|byte| matches!(byte, b'%' | b'{')).count();
     let most = arguments.iter().map(printed).try_fold(0, |most, size| Ok::<_, Error>(size?.max(most)))?;
     // Padding may be a character of four bytes.
     Ok(text.len().saturating_add(widths.saturating_mul(4)).saturating_add(places.saturating_mul(most + 512)))
+}
+
+fn magnitude(number: i64) -> usize {
+    usize::try_from(number.unsigned_abs()).unwrap_or(usize::MAX)
+}
+
+/// Whether arguments of a format are widths: `%*d`, `{:{}}`.
+fn takes_widths(format: &str) -> bool {
+    let starred = format.split('%').skip(1).any(|spec| {
+        let spec = spec.strip_prefix('(').map_or(spec, |keyed| keyed.split_once(')').map_or(keyed, |(_, rest)| rest));
+        spec.trim_start_matches(|c: char| c.is_ascii_digit() || "#- +.".contains(c)).starts_with('*')
+    });
+    let mut depth = 0usize;
+    let nested = format.replace("{{", "").replace("}}", "\0").bytes().any(|byte| {
+        match byte {
+            b'{' => depth += 1,
+            b'}' => depth = depth.saturating_sub(1),
+            // Two closing braces end a field within a field, or stand for one brace.
+            0 => depth = depth.saturating_sub(2),
+            _ => {}
+        }
+        depth > 1
+    });
+    starred || nested
 }

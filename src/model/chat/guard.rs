@@ -7,10 +7,10 @@
 
 use minijinja::machinery::{Instruction, Instructions, Span, Token, WhitespaceConfig, tokenize};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::ValueKind;
+use minijinja::value::{Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
-use super::budget::{charge, printed, shallow};
+use super::budget::{self, charge, printed, shallow};
 use super::costs::{before_filter, before_method};
 
 /// Longest template. The largest known are a tenth of it.
@@ -63,6 +63,7 @@ pub fn install(environment: &mut Environment<'_>) {
         charge(shallow(&result))?;
         Ok(result)
     });
+    environment.add_filter("map", map);
     environment.add_filter(NO_CONSTANT, |value: Value| value);
     environment.set_unknown_method_callback(|state: &State, value, method, arguments| {
         before_method(value, method, arguments)?;
@@ -71,6 +72,23 @@ pub fn install(environment: &mut Environment<'_>) {
     // Printing for people who debug templates.
     environment.remove_filter("pprint");
     environment.remove_global("debug");
+}
+
+/// Jinja's `map`, whose filter is charged for every element as if the template had applied it.
+fn map(state: &State, value: Value, arguments: Rest<Value>) -> Result<Vec<Value>, Error> {
+    let Some((name, rest)) = arguments.split_first().filter(|(name, _)| name.as_str().is_some()) else {
+        return minijinja::filters::map(state, value, arguments);
+    };
+    let name = name.as_str().unwrap_or_default();
+    let mut mapped = Vec::new();
+    for item in value.try_iter()? {
+        before_filter(name, &item, rest)?;
+        let operands: Vec<Value> = std::iter::once(item).chain(rest.iter().cloned()).collect();
+        let result = state.apply_filter(name, &operands)?;
+        charge(budget::ELEMENT.saturating_add(shallow(&result)))?;
+        mapped.push(result);
+    }
+    Ok(mapped)
 }
 
 /// The list from its end: unpacking it restores the order that its elements had on the stack.
