@@ -128,10 +128,9 @@ fn a_stopped_peer_delays_nobody_else() {
     let mut to = Worker::start(json!({"peer_timeout_ms": 300_000}));
     let (_stopped, lost, mut well) = stopped_and_well(&mut to);
     let first = to.ask(import(&lost.ticket))["kv"].clone();
-    (1..400).for_each(|_| _ = to.ask(import(&lost.ticket)));
-    works(&mut well, &mut to, Job::short(2));
-    // The queue is bounded, and a single peer cannot fill it.
-    let mut queued = 400;
+    // The queue is bounded, and a single peer cannot fill it: less of it once the peer counts as silent, which depends on
+    // how fast these imports follow each other.
+    let mut queued = 1;
     let refused = loop {
         let answer = to.try_ask(import(&lost.ticket));
         match answer["status"].as_i64() {
@@ -141,6 +140,8 @@ fn a_stopped_peer_delays_nobody_else() {
         assert!(queued < 2000, "{queued} imports are queued");
     };
     assert_eq!(refused, WOULD_BLOCK);
+    assert!(queued > 100, "only {queued} imports are queued");
+    works(&mut well, &mut to, Job::short(2));
     works(&mut well, &mut to, Job::short(3));
     let still = to.ask(json!({"do": "ready", "kv": first, "within_ms": 0}));
     assert_eq!(still["timeout"], true, "the stopped peer was waited for: {still}");

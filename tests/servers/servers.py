@@ -43,6 +43,16 @@ def post(url, body, headers=None, timeout=60):
         return error.code, json.loads(error.read())
 
 
+def post_patiently(url, body, timeout=60):
+    """Asks again after a 503: a worker that a busy machine kept from reporting counts as dead for a moment."""
+
+    def answered():
+        status, answer = post(url, body, timeout=timeout)
+        return status != 503 and (status, answer)
+
+    return wait_until(f"an answer of {url} other than 503", answered, 4 * timeout)
+
+
 def wait_until(what, holds, seconds=60.0):
     """Long enough for a machine that is busy: what does not come about does so on no machine."""
     end = time.monotonic() + seconds

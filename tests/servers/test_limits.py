@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from conftest import ask
-from servers import LANGUAGES, MODEL, SMALL, Server, get, post, wait_until
+from servers import LANGUAGES, MODEL, SMALL, Server, get, post, post_patiently, wait_until
 
 CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -43,16 +43,16 @@ def test_reading_a_body_takes_linear_time(server, name):
     from several minutes to hours. Linear time is a second or two, so that a machine of a tenth of the speed has time, too."""
     body = BODIES[name]()
     assert MOST_BYTES * 0.9 < len(body) <= MOST_BYTES
-    status, answer = post(server.url + CHAT, body, timeout=100)
+    status, answer = post_patiently(server.url + CHAT, body, timeout=100)
     assert status == 400 and answer["error"]["type"] == "invalid_request_error", (status, answer)
 
 
 def test_limits_on_what_is_taken(server):
     for body in (parts(10001), {"messages": MESSAGES * 10001}, {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 6000}] * 2}):
-        status, answer = post(server.url + CHAT, json.dumps(body).encode())
+        status, answer = post_patiently(server.url + CHAT, json.dumps(body).encode())
         assert status == 400 and answer["error"]["param"] == "messages", answer
     nested = b'{"model": "tiny", "messages": ' + b"[" * 64 + b"]" * 64 + b"}"
-    status, answer = post(server.url + CHAT, nested)
+    status, answer = post_patiently(server.url + CHAT, nested)
     assert status == 400 and "64 levels" in answer["error"]["message"]
 
 
@@ -60,7 +60,7 @@ def test_limits_on_what_is_taken(server):
                                        ("/v1/completions", {"prompt": "the old farmer " * 1000000})])
 def test_text_that_cannot_fit_is_not_tokenised(server, path, body):
     """The answer names bytes: nobody has counted tokens."""
-    status, answer = post(server.url + path, json.dumps(body).encode())
+    status, answer = post_patiently(server.url + path, json.dumps(body).encode())
     assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
     assert "maximum context length is 512 tokens" in answer["error"]["message"] and "15000000 bytes" in answer["error"]["message"]
 
