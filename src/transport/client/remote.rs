@@ -3,7 +3,7 @@
 use super::carrier::{Carrier, DataPlane};
 use super::mapped::Mapped;
 use super::peer::{Peer, accepted, unexpected};
-use super::question::Question;
+use super::question::{Question, patience};
 use super::streams;
 use crate::backend::{BlockId, BlockStore};
 use crate::bail;
@@ -24,7 +24,7 @@ const NOTHING_NEW: Duration = Duration::from_millis(20);
 const PING: Duration = Duration::from_millis(250);
 
 /// How long a transfer that ends early waits for the exporter to confirm that, so that the connection can be kept.
-const FAREWELL: Duration = Duration::from_millis(250);
+const FAREWELL: Duration = Duration::from_secs(1);
 
 pub(in crate::transport) struct RemoteTransfer {
     peer: Arc<Peer>,
@@ -227,14 +227,16 @@ impl TransferSource for RemoteTransfer {
 
 impl Drop for RemoteTransfer {
     fn drop(&mut self) {
-        // Without an answer the connection is closed, which ends the transfer as well: not worth a long wait.
-        self.timeout = self.timeout.min(FAREWELL);
-        let close = Message::Close { hold: self.hold };
-        if !self.over && self.ask(&close, &|| Ok(())).is_err() {
-            return;
+        let Some(mut control) = self.control.take() else { return };
+        if !self.over {
+            // Without an answer the connection is closed, which ends the transfer as well: not worth a long wait, and no
+            // reason to take the peer for silent.
+            let patience = patience(self.timeout.min(FAREWELL), &|| Ok(()));
+            let close = Message::Close { hold: self.hold };
+            if control.send(&close, &patience).and_then(|()| control.receive(&patience)).is_err() {
+                return;
+            }
         }
-        if let Some(control) = self.control.take() {
-            self.peer.keep(control);
-        }
+        self.peer.keep(control);
     }
 }
