@@ -66,11 +66,6 @@ impl BlockTable {
         &self.blocks
     }
 
-    /// Number of tokens that fit into the table's blocks.
-    pub fn capacity_tokens(&self) -> usize {
-        self.blocks.len() * self.pool.block_tokens() as usize
-    }
-
     /// Takes the longest run of blocks at the start of `chain` that the prefix index has, marks them as just used, and returns
     /// their number. Takes nothing unless the table is empty.
     pub fn adopt_prefix(&mut self, chain: &[BlockHash]) -> usize {

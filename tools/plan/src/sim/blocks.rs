@@ -4,6 +4,7 @@
 use super::request::{Holding, Request, decode_id};
 use crate::workload::BLOCK;
 use cleave::scheduler::{Blocks, SeqId};
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 
 /// Tokens of a KV block: cleave's default.
@@ -91,11 +92,11 @@ impl BlockPool {
             let name = names[holding.prefix];
             holding.own -= PER_PREFIX;
             holding.prefix += 1;
-            if self.cached.contains_key(&name) {
+            if let Entry::Vacant(vacant) = self.cached.entry(name) {
+                vacant.insert(Cached { holders: 1, released: 0 });
+            } else {
                 self.free += PER_PREFIX;
                 self.hold(name);
-            } else {
-                self.cached.insert(name, Cached { holders: 1, released: 0 });
             }
         }
     }
