@@ -8,22 +8,25 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 venv=target/dynamo
-need_etcd() { # Dynamo's planner needs it; unpacked from Debian's package, not installed
-    ! command -v etcd >/dev/null && [ ! -x target/etcd/usr/bin/etcd ] || return 0
+download_etcd() {
     rm -rf target/etcd.new
     mkdir -p target/etcd.new
-    if (cd target/etcd.new && apt-get download -qq etcd-server && dpkg -x etcd-server_*.deb .) 2>/dev/null; then
+    (cd target/etcd.new && apt-get download -qq etcd-server && dpkg -x etcd-server_*.deb .) 2>/dev/null
+}
+need_etcd() { # Dynamo's planner needs it; unpacked from Debian's package, not installed
+    ! command -v etcd >/dev/null && [ ! -x target/etcd/usr/bin/etcd ] || return 0
+    # A bare machine may not know its packages yet.
+    if download_etcd || { may_install && $apt_update >/dev/null 2>&1 && download_etcd; }; then
         rm -rf target/etcd
         mv target/etcd.new target/etcd
     else
         echo "SKIPPED: the supervisor under Dynamo's planner, without etcd (apt-get install etcd-server)" >&2
-        return 1
     fi
 }
 if [ "${1:-}" = --install ]; then
     at_least "$(version_of python3 --version)" 3.11 || die "python3 is older than 3.11"
     need_venv "$venv" --only-binary :all: --no-deps -r tests/dynamo/requirements.txt
-    need_etcd || [ -z "${CI:-}" ]
+    need_etcd
     exit
 fi
 "$0" --install
