@@ -1,4 +1,4 @@
-//! What waiting costs: idle or blocked engines use no CPU time, and requests that wait use little memory. These tests
+//! Cost of waiting: idle or blocked engines use no CPU time, and requests that wait use little memory. These tests
 //! measure their process, so they have one of their own and run one after the other.
 
 mod common;

@@ -1,4 +1,4 @@
-//! What routers and planners learn of an engine: its load, the role in effect, and the events of its cache.
+//! Information for routers and planners about an engine: its load, the role in effect, and the events of its cache.
 #![cfg(feature = "failpoints")]
 
 mod common;

@@ -166,7 +166,7 @@ errors=$scratch/errors
 : >"$errors"
 wrong() { echo "WRONG: $*" >>"$errors"; }
 
-# What ptxas said: lines "ARCH KERNEL STACK SPILLED REGISTERS".
+# Prints the findings of ptxas as lines "ARCH KERNEL STACK SPILLED REGISTERS".
 resources() { # resources LOG
     awk -F"'" '
         /Compiling entry function/ { kernel = $2; arch = $4; stack = spilled = 0 }
@@ -177,7 +177,7 @@ resources() { # resources LOG
         }
         /: Used [0-9]+ registers/ { sub(/.*: Used /, ""); sub(/ .*/, ""); print arch, kernel, stack, spilled, $0 }' "$1"
 }
-# Of those with a launch bound: lines "KERNEL THREADS".
+# Prints kernels with a launch bound as lines "KERNEL THREADS".
 bounds() { # bounds CUBIN
     "$cuobjdump" -elf "$1" | awk '
         /^\.nv\.info\./ { kernel = substr($1, 10) }

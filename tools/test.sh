@@ -56,7 +56,7 @@ absent() { # absent NAME WHAT-IS-SKIPPED WHY
 
 # ---- lanes ----
 
-# What comes over the network, and what needs no build.
+# Downloads, and checks that need no build of the library.
 prepare() {
     optional nixl tests/nixl.rs tools/nixl.sh
     if [ -n "${CI:-}" ]; then

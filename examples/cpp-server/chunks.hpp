@@ -1,4 +1,4 @@
-// What the answers of OpenAI's API are made of: chunks, log-probabilities, usage.
+// Parts of answers in OpenAI's API: chunks, log-probabilities, usage.
 #pragma once
 
 #include "engine_request.hpp"

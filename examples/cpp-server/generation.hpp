@@ -1,4 +1,4 @@
-// What a client wants generated, whatever the protocol it asked by.
+// A generation that a client asks for, independent of the protocol.
 #pragma once
 
 #include "engine.hpp"

@@ -1,4 +1,4 @@
-// What a server knows of its running requests, whatever the protocol they came by.
+// The running requests of a server, independent of the protocol.
 #pragma once
 
 #include "clock.hpp"

@@ -5,12 +5,12 @@
 /// the whole row NaN, so that it is seen.
 #[inline(always)]
 pub(crate) fn quantise(row: &[f32], q: &mut [u8]) -> f32 {
-    // As integers the bits of magnitudes are in order, NaN above all.
+    // The bits of magnitudes, read as integers, are in the same order, with NaN at the top.
     let absmax = row.iter().fold(0, |most, x| (x.to_bits() & 0x7fff_ffff).max(most));
     let scale = f32::from_bits(absmax) / 127.0;
     // 1.5 * 2^23: adding and taking it away rounds to even.
     const MAGIC: f32 = 12_582_912.0;
-    // Of subnormal rows the scale is coarse, or zero.
+    // A subnormal row has a coarse scale, or 0.
     let divisor = if scale == 0.0 { 1.0 } else { scale };
     for (q, &x) in q.iter_mut().zip(row) {
         let x = (x / divisor).clamp(-127.0, 127.0);

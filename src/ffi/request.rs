@@ -240,7 +240,7 @@ fn range<'a>(tokens: &'a [i32], begin: u32, len: u32, name: &str) -> Result<&'a 
     if len == 0 {
         return Ok(&[]);
     }
-    // Of two u32 this cannot overflow a usize.
+    // The sum of two u32 cannot overflow a usize.
     let (begin, end) = (begin as usize, begin as usize + len as usize);
     tokens.get(begin..end).ok_or_else(|| {
         crate::error!(InvalidArgument, "{name}_begin and {name}_len reach to {end}, and n_tokens is {}", tokens.len())

@@ -26,7 +26,7 @@ pub(super) struct TensorFiles {
 impl TensorFiles {
     /// Maps the files of a directory, and checks that its index, if it has one, says what is in them.
     pub fn open(dir: &Path) -> Result<Self> {
-        // As in transformers, a whole file goes before an index.
+        // A whole file has precedence over an index, as in transformers.
         let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
         if single.exists() {
             let tensors = safetensors::open(&single)?.into_iter().map(|t| (t.name.clone(), t)).collect();

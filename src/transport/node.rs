@@ -49,7 +49,7 @@ impl Node {
         if config.serve {
             match server.listen_unix() {
                 Ok(name) => endpoints.push(Endpoint::Unix(UnixName { boot: boot_id(), name })),
-                // As in a sandbox: the other transports are no worse for it.
+                // A sandbox may forbid Unix sockets. The other transports work without them.
                 Err(error) => crate::log!(Warn, "transport", "no imports by shared memory: {error}"),
             }
         }

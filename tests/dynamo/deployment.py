@@ -176,7 +176,7 @@ class Deployment:
         return counts
 
     def alive(self):
-        """What instances() becomes when the frontend is up to date."""
+        """Live workers by component: the value of instances() once the frontend is up to date."""
         components = ["prefill" if worker.role == "prefill" else "backend" for worker in self.workers if worker.sidecar.alive()]
         return {component: components.count(component) for component in components}
 

@@ -1,4 +1,4 @@
-"""What Dynamo costs: the same requests straight to a worker and through Dynamo's frontend and sidecars, which take turns.
+"""Measures the cost of Dynamo: the same requests straight to a worker and through Dynamo's frontend and sidecars, which take turns.
 
     overhead.py [SECONDS] [tiny|slow]
 

@@ -1,4 +1,4 @@
-"""What docs/dynamo.md shows: the demonstration runs, and every option in the Kubernetes manifest exists."""
+"""Examples of docs/dynamo.md: the demonstration runs, and every option in the Kubernetes manifest exists."""
 
 import os
 import re

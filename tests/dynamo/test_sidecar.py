@@ -1,4 +1,4 @@
-"""What Dynamo's sidecar cannot do yet: docs/dynamo.md says so. When a test here fails, a new sidecar can do more."""
+"""Limits of Dynamo's sidecar that docs/dynamo.md names. When a test here fails, a new sidecar can do more."""
 
 import openai
 import pytest

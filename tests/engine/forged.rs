@@ -215,7 +215,7 @@ fn kv_of_weights_that_differ_in_some_rows_is_refused() {
         assert_eq!(refused.status, Status::Incompatible, "{refused}");
         assert!(refused.message.contains("model fingerprint"), "{refused}");
     }
-    // Nothing of it is in the importer's prefix cache, and the exporter still has its handle.
+    // The importer's prefix cache holds none of its blocks, and the exporter still has its handle.
     assert_eq!(to.kv().audit().by_prefix_index, 0);
     let there = host.engine(&to, role(Role::Mixed));
     let got = host.run(&there, request(&prompt, 12));

@@ -1,4 +1,4 @@
-"""What somebody reads who builds the C++ server without its packages."""
+"""Message of a build of the C++ server without its packages."""
 
 import shutil
 import subprocess

@@ -53,7 +53,7 @@ class Streams:
 
 @pytest.fixture(scope="module")
 def wanted():
-    """What the streams give where nothing happens, by number of tokens."""
+    """Texts of undisturbed streams, by number of tokens."""
     known = {}
 
     def of(cluster, tokens=440):

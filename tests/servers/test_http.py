@@ -1,4 +1,4 @@
-"""What no client library sends, and what it does not look at."""
+"""Raw HTTP: requests that no client library sends, and parts of answers that none checks."""
 
 import concurrent.futures
 import json
@@ -47,7 +47,7 @@ def post(server, body, path="/v1/chat/completions", headers=()):
 
 
 def post_signed(cluster, worker, body, path="/v1/chat/completions"):
-    """What a front sends to a worker; status and JSON answer."""
+    """Sends a request as a front does to a worker; returns status and JSON answer."""
     body = json.dumps(body).encode()
     return servers.post(worker.url + path, body, cluster.signed(worker.url, path, body))
 

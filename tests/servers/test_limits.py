@@ -1,4 +1,4 @@
-"""What one client can do to the others: bodies that take long to read, connections that ask nothing."""
+"""Limits on what one client can do to others: bodies that take long to read, connections that ask nothing."""
 
 import contextlib
 import json

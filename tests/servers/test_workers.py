@@ -1,4 +1,4 @@
-"""What goes on between a front and its workers, for those who are neither."""
+"""Traffic between a front and its workers: closed to everybody else."""
 
 import json
 import threading

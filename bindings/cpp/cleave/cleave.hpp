@@ -1,7 +1,7 @@
 // cleave.hpp: the C++ wrapper of cleave.h. Header only, C++17, with or without exceptions and RTTI.
 // SPDX-License-Identifier: Apache-2.0
 //
-// What holds for the whole of it, beside what cleave.h says under API CONVENTIONS:
+// Conventions of the wrapper, in addition to API CONVENTIONS in cleave.h:
 //
 // Errors. Whatever can fail returns Result<T>; nothing throws. With CLEAVE_EXCEPTIONS defined there is also
 // Result<T>::or_throw(). Where a container is filled, an allocation that fails ends as it does everywhere in C++.

@@ -143,7 +143,7 @@ impl CudaBackend {
             Some(filled) if decodes => {
                 let pieces: usize = batch.spans.iter().map(|span| attention::most_pieces(span.position)).sum();
                 let pieces = pieces.max(*filled).next_power_of_two();
-                // As many as the pieces' positions lie in at most.
+                // The most blocks that the positions of a piece can touch, for every piece.
                 let tables = pieces * (attention::SPLIT.div_ceil(block_tokens) as usize + 1);
                 (StepBuffers { rows: *filled, logit_rows: *filled, tables, pieces }, true)
             }
@@ -189,8 +189,8 @@ impl Backend for CudaBackend {
                         self.graphs.insert(&room, graph);
                         return self.graphs.replay(&room, &self.stream);
                     }
-                    // What cannot be recorded, or for whose graph there is no memory, may run all the same. What is wrong
-                    // with the device comes out there.
+                    // A step that cannot be recorded, or whose graph does not fit into memory, can still run. If the
+                    // device itself has failed, that run reports it.
                     Err(error) => {
                         crate::log!(Warn, "cuda", "steps of {} rows are not recorded: {error}", room.rows);
                         self.graphs.give_up(&room);
@@ -355,7 +355,7 @@ impl Backend for CudaBackend {
 
     fn set_compute_share(&mut self, share: ComputeShare) -> Result<()> {
         let streams: EngineStreams = share.into_inner()?;
-        // What was recorded would run where it was recorded.
+        // Recorded graphs stay on the multiprocessors for which they were recorded, so they are dropped.
         self.release()?;
         if let Some(blas) = &mut self.blas {
             blas.set_multiprocessors(streams.multiprocessors())?;

@@ -161,7 +161,7 @@ fn green(device: &Context, mut resources: Vec<CUdevResource>) -> Result<sys::CUg
 /// Chooses groups whose total size is nearest to `percent`, at least one: the least used first, then in order.
 fn choose(sizes: &[u32], users: &[u32], percent: u32) -> Vec<usize> {
     let wanted = i64::from(percent) * sizes.iter().map(|size| i64::from(*size)).sum::<i64>();
-    // Of a hundred times the number, so that nothing is rounded.
+    // Both sides are a hundred times too large, so that nothing is rounded.
     let off = |n: u32| (i64::from(n) * 100 - wanted).abs();
     let mut order: Vec<usize> = (0..sizes.len()).collect();
     order.sort_by_key(|group| users[*group]);

@@ -156,7 +156,7 @@ impl CudaBuffer {
         let Some(bytes) = (rows as usize).checked_mul(cols as usize).and_then(|n| n.checked_mul(element.size())) else {
             bail!(OutOfMemory, "activations of {rows} x {cols} overflow");
         };
-        // What is shared is another's as well.
+        // Memory that another buffer shares cannot be reused.
         let own = self.memory.as_mut().and_then(Arc::get_mut);
         let grows = own.is_none_or(|memory| memory.bytes() < bytes);
         if grows {

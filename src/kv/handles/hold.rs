@@ -35,7 +35,7 @@ impl TransferHold {
         if shared.epoch != *epoch {
             bail!(Expired, "{id}: the exporting cache began a new epoch");
         }
-        // What the handle holds, and what it held when a ticket was written while its prompt was being computed.
+        // The sequence of the handle, and the prompt that it had if the ticket was written while that was being computed.
         let held = shared.with(|state| {
             let slot = state.find(id)?;
             if let Body::StreamingExport(progress) = state.handles.body(slot) {
@@ -95,8 +95,8 @@ impl TransferHold {
                 state.handles.renew(slot, lease);
                 self.whole = Some(snapshot);
             }
-            // What the peer has need not be held for it: a prompt that was preempted may need those very blocks, to be
-            // computed again.
+            // Blocks that the peer has fetched need not be held for it. A prompt that was preempted may need those very
+            // blocks to be computed again.
             let fetched = have.min(self.blocks.len());
             if self.whole.is_none() && fetched > self.let_go {
                 let pins = &mut state.pool.tables[self.pins as usize].blocks;

@@ -17,7 +17,7 @@ fn refused<T>(result: Result<T>, status: Status) {
     assert_eq!(error.status, status, "{error}");
 }
 
-/// Who claims an import on its way owns it: nobody else gets it, no lease ends it, and it ends with the claim.
+/// A claim owns an import that has not arrived: no other call gets it, no lease ends it, and it ends with the claim.
 #[test]
 fn a_claimed_import_is_its_claimants() {
     let short = CacheConfig { lease: Duration::from_millis(20), ..config() };

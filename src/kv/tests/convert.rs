@@ -147,7 +147,7 @@ proptest! {
     fn every_token_arrives_and_nothing_else((from, to) in pair(), computed in 1..90u32, skip in 0..3u32, seed: u64) {
         let source = Side::new(from, computed);
         source.fill(computed, seed);
-        // What is here already are whole blocks of the destination.
+        // The part that is already here is a number of whole blocks of the destination.
         let first = (skip * to.block_tokens).min(computed / to.block_tokens * to.block_tokens);
         let landed = source.convert(to, first, computed);
         let mut written = vec![vec![false; to.block_bytes()]; landed.table.len() + 1];

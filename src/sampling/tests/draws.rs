@@ -44,7 +44,7 @@ fn draws_follow_the_distribution() {
     // At least 0.25 × 0.3.
     let min_p = SamplingParams { min_p: 0.25, ..warm() };
     follows(&logits, &min_p, &normalised([0.0, 0.3, 0.0, 0.25, 0.1, 0.15, 0.1, 0.0]));
-    // Of the top three (0.7), 0.55 are more than 0.75.
+    // Two of the top three tokens suffice: 0.55 / 0.7 is more than 0.75.
     let both = SamplingParams { top_k: 3, top_p: 0.75, ..warm() };
     follows(&logits, &both, &normalised([0.0, 0.3, 0.0, 0.25, 0.0, 0.0, 0.0, 0.0]));
 }

@@ -1,4 +1,4 @@
-//! Who loses blocks to whom.
+//! Preemption: which sequence loses its blocks to which.
 
 use super::model::{Engine, Pool};
 use crate::scheduler::{Limits, NewSeq, Scheduler};

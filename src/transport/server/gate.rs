@@ -56,7 +56,7 @@ impl Limits {
         if open.len() < self.total {
             return None;
         }
-        // Whoever has the most gives one up, so that a crowd does not push out those who are alone.
+        // The origin with the most connections gives one up, so that a crowd does not push out origins with few.
         let most = open.iter().map(count).max()?;
         open.iter().position(|origin| count(origin) == most)
     }

@@ -98,7 +98,7 @@ mod tests {
         for origin in 1..=3 {
             assert_eq!(take(origin).err().unwrap().status, Status::OutOfMemory, "process {origin}");
         }
-        // Whoever waits gets what is given back.
+        // A waiting self-test gets blocks as soon as another one returns them.
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| tests.share(Origin::Process(3), 4, pool, Duration::from_secs(100)));
             shares.remove(0);

@@ -39,7 +39,7 @@ fn an_import_in_the_background_reports_once() {
     b.handles().release(bad).unwrap();
     consume(&b, id).unwrap().verify(b.store());
     assert_idle(&b);
-    // What can be seen without the exporter is refused at once; an image is there at once.
+    // Faults that show without the exporter are refused at once, and an image is ready at once.
     assert!(node.import(b"nonsense", |_, _| panic!("never accepted")).is_err());
     let mut image = read(&a, exported(&a, 14));
     let (done, wait) = mpsc::channel();

@@ -203,7 +203,7 @@ fn run(shared: &Arc<WorkersShared>) {
         let (woken, waited) = shared.wake.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner);
         state = woken;
         if waited.timed_out() && state.jobs.is_empty() && !state.closed {
-            // Of two that would end at once one must see that it is the last: the lock is dropped by the last only.
+            // Only the last thread drops the lock, so that of two threads that end together one sees that it is the last.
             let mut busy = false;
             if state.threads == 1 {
                 drop(state);

@@ -293,7 +293,7 @@ fn the_header_compiles_as_c99_and_cpp17() {
     }
 }
 
-/// Who meets a status or a reason finds it in the document under its name and number.
+/// The troubleshooting document lists every status and reason by name and number.
 #[test]
 fn every_status_is_in_the_troubleshooting_document() {
     let (header, document) = (read("include/cleave/cleave.h"), read("docs/troubleshooting.md"));

@@ -34,7 +34,7 @@ func TestStatus(t *testing.T) {
 		{alive, cleave.ErrInvalidArgument, codes.InvalidArgument},
 		{alive, fmt.Errorf("more than the cache holds: %w", cleave.ErrOutOfMemory), codes.InvalidArgument},
 		{alive, cleave.ErrTimeout, codes.DeadlineExceeded},
-		// What another worker may do better.
+		// Failures of this worker: a router may try another one.
 		{alive, cleave.ErrWouldBlock, codes.Unavailable},
 		{alive, cleave.ErrShutdown, codes.Unavailable},
 		{alive, cleave.ErrInternal, codes.Unavailable},

@@ -328,7 +328,7 @@ func TestStopStrings(t *testing.T) {
 	}
 	q.Stopping.IncludeStopStrings = false
 
-	// What is held back is sent when the answer ends without the stop string.
+	// An answer that ends without the stop string sends the text that was held back.
 	q.Stopping.StopStrings = []string{text[len(text)-3:] + "!"}
 	if a := must(t)(ask(t, w, q)); a.text != text {
 		t.Errorf("%q: %q was wanted", a.text, text)

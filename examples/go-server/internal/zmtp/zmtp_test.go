@@ -65,7 +65,7 @@ func TestMessages(t *testing.T) {
 	}
 }
 
-// What a stranger sends costs little and stops nobody.
+// Malformed input from a stranger uses little memory, and other subscribers are still served.
 func TestStrangers(t *testing.T) {
 	for _, sent := range []string{
 		"\x02\x7f\xff\xff\xff\xff\xff\xff\xff",              // a frame of 2^63 bytes

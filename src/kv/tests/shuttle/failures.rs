@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Who asks is told nothing or the sequence; who claims gets the failure and the sequence, whatever comes next.
+/// A query of a failed import returns nothing or the sequence. A claim returns the failure and the sequence, whatever follows.
 #[test]
 fn a_failed_import_keeps_its_sequence() {
     for (release, expire) in [(false, false), (true, false), (false, true)] {

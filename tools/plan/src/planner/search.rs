@@ -44,7 +44,7 @@ impl Demand {
             }
         }
         let (mut rate, mut report) = low?;
-        // What was tried above `rate` failed, unless the first guess held.
+        // Rates above `rate` that were tried have failed, unless the first guess held.
         high = rate * 1.6;
         while let Some(better) = (rate >= guess * 0.99).then(|| keeps(high)).flatten() {
             (rate, report, high) = (high, better, high * 1.6);

@@ -14,7 +14,7 @@ pub fn decide(switching: &Switching, deployment: &Deployment, engines: &[Engine]
     let least = |role| of(role).min_by_key(|(_, engine)| (engine.open, engine.backlog)).map(|(index, _)| index);
     let decode_is_late = pace > 0.9 * switching.itl_limit || full > 0.9;
     if wait > switching.ttft_limit / 2.0 && !decode_is_late && decodes > 1 {
-        // What remains must carry the load of the one that leaves.
+        // The remaining decode engines must carry the load of the one that leaves.
         let more = decodes as f64 / (decodes - 1) as f64;
         let remaining = full * more < 0.9 && pace * more < switching.itl_limit;
         return least(Role::Decode).filter(|_| remaining).map(|index| (index, Role::Prefill));
