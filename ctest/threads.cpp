@@ -136,6 +136,17 @@ const std::vector<Call> calls = {
     {"kv_renew", [] { return cleave_kv_renew(cache, last_kv, 1000, nullptr); }},
     {"kv_release", [] { return cleave_kv_release(cache, last_kv.exchange(0), nullptr); }},
     {"cache_audit", [] { auto a = sized<cleave_audit_t>(); return cleave_cache_audit(cache, &a, nullptr); }},
+    {"cache_events", [] {
+        cleave_cache_event_t events[4];
+        int32_t block_tokens[64];
+        auto range = sized<cleave_cache_event_range_t>();
+        return cleave_cache_events(cache, 1, events, sizeof *events, 4, block_tokens, 64, 1, &range, nullptr);
+    }},
+    {"cache_event_snapshot", [] {
+        auto range = sized<cleave_cache_event_range_t>();
+        return cleave_cache_event_snapshot(cache, nullptr, sizeof(cleave_cache_event_t), 0, nullptr, 0, &range, nullptr);
+    }},
+    {"engine_load", [] { auto load = sized<cleave_engine_load_t>(); return cleave_engine_load(engine, &load, nullptr); }},
     {"engine_metrics", [] { auto m = sized<cleave_metrics_t>(); return cleave_engine_metrics(engine, &m, nullptr); }},
     {"metrics_text", [] {
          static thread_local char text[1 << 16];
@@ -202,7 +213,10 @@ int main()
 {
     const auto time = std::chrono::milliseconds(getenv("CLEAVE_STRESS_MS") ? atoi(getenv("CLEAVE_STRESS_MS")) : 10);
     model = load_model();
-    cache = make_cache(model);
+    auto config = sized<cleave_cache_config_t>();
+    config.bytes_per_device = 16u << 20;
+    config.events_kept = 64;
+    CHECK_OK(cleave_cache_create(model, nullptr, 0, &config, &cache, nullptr));
     queue = make_queue(256);
     engine = make_engine(cache, queue, CLEAVE_ROLE_MIXED);
     prefiller = make_engine(cache, queue, CLEAVE_ROLE_PREFILL);
@@ -234,6 +248,20 @@ int main()
             cleave_model_info(model, &info, nullptr);
         }
     });
+    // Waits for events until the cache is destroyed.
+    std::thread reader([] {
+        cleave_cache_event_t events[4];
+        int32_t block_tokens[64];
+        auto range = sized<cleave_cache_event_range_t>();
+        cleave_status_t status;
+        do {
+            const uint64_t next = range.next == 0 ? 1 : range.next;
+            status = cleave_cache_events(cache, next, events, sizeof *events, 4, block_tokens, 64, UINT32_MAX, &range, nullptr);
+            if (status == CLEAVE_ERR_EXPIRED)
+                range.next = range.end;
+        } while (status == CLEAVE_OK || status == CLEAVE_ERR_EXPIRED);
+        CHECK(status == CLEAVE_ERR_SHUTDOWN || status == CLEAVE_ERR_NOT_FOUND);
+    });
     std::this_thread::yield();
     cleave_engine_destroy(prefiller);
     cleave_model_release(model);
@@ -243,6 +271,7 @@ int main()
     cleave_detokenizer_destroy(detokenizer);
     stop = true;
     user.join();
+    reader.join();
     printf("%zu pairs\n", calls.size() * (calls.size() + 1) / 2);
     return 0;
 }

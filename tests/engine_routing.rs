@@ -5,7 +5,7 @@ mod common;
 
 use cleave::engine::{CacheOptions, EngineOptions, Occupancy, Openness, Request, Role};
 use cleave::failpoint::{Action, arm, let_go, reached};
-use cleave::kv::{BlockHash, EventRead, IndexEvent};
+use cleave::kv::{BlockHash, IndexEvent};
 use common::*;
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -169,7 +169,7 @@ fn events_follow_the_index_under_load() {
         let snapshot = kv.index_snapshot().unwrap();
         let (mut next, mut blocks, mut removed) = (1, HashSet::<BlockHash>::new(), 0);
         while next < snapshot.next {
-            let EventRead::Events(batch) = kv.read_events(next, 100, Some(Duration::ZERO)).unwrap() else { panic!() };
+            let batch = kv.read_events(next, 100, Some(Duration::ZERO)).unwrap();
             next += batch.events.len() as u64;
             for event in batch.events {
                 match event {

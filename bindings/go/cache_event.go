@@ -3,7 +3,9 @@ package cleave
 import (
 	"context"
 	"iter"
+	"math"
 	"runtime"
+	"time"
 
 	"cleave/go/internal/capi"
 )
@@ -96,6 +98,10 @@ func (c *Cache) Events(ctx context.Context) iter.Seq2[CacheEvents, error] {
 	}
 }
 
+// waitSlice is the longest time that a reader spends in one library call, and so how late it notices that its context has
+// ended. Closing the cache ends the call at once.
+const waitSlice = 250 * time.Millisecond
+
 // eventReader holds the buffers of one reader.
 type eventReader struct {
 	cache  *Cache
@@ -106,11 +112,15 @@ type eventReader struct {
 
 // read waits for events from number next on. If they were dropped it takes a snapshot.
 func (r *eventReader) read(ctx context.Context, next uint64) (CacheEvents, error) {
+	timeout := uint32(waitSlice.Milliseconds())
+	if ctx.Done() == nil {
+		timeout = math.MaxUint32
+	}
 	for {
 		if ctx.Err() != nil {
 			return CacheEvents{}, contextError(ctx)
 		}
-		got, err := capi.CacheEvents(r.cache.name, next, r.raw, r.tokens, uint32(drainSlice.Milliseconds()))
+		got, err := capi.CacheEvents(r.cache.name, next, r.raw, r.tokens, timeout)
 		switch {
 		case err != nil && Code(err.Status) == ErrExpired:
 			return r.snapshot()

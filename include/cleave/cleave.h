@@ -526,8 +526,8 @@ typedef struct cleave_cache_config_t {
     uint32_t peer_timeout_ms;
     /**
      * Number of events about the prefix index that are kept for cleave_cache_events, at most 16777216. Default: 0, none are
-     * recorded. A reader falls behind if more events come between two of its calls: 65536 are enough for minutes on most
-     * machines. Each takes 16 bytes, and each block that is in the index or in a kept event takes about 150 bytes and 4
+     * recorded. A reader falls behind if more events come between two of its calls: a block of a full cache
+     * costs two events, so 65536 are enough for half a million tokens with blocks of 16. Each takes 16 bytes, and each block that is in the index or in a kept event takes about 150 bytes and 4
      * for each of its tokens.
      */
     uint32_t events_kept;
@@ -1383,7 +1383,8 @@ cleave_status_t cleave_cache_events(cleave_cache_t *cache,
  * CLEAVE_OK.
  *
  * Callable from any thread. Takes milliseconds for ten thousands of blocks, but holds the cache's lock only for a thousand
- * blocks at a time, so steps go on. Errors: INVALID_ARGUMENT, UNSUPPORTED (events_kept 0), NOT_FOUND.
+ * blocks at a time, so steps go on. If events_kept is less than the events that come meanwhile, three times over, it
+ * looks at all blocks under one hold. Errors: INVALID_ARGUMENT, UNSUPPORTED (events_kept 0), NOT_FOUND.
  */
 cleave_status_t cleave_cache_event_snapshot(cleave_cache_t *cache,
                                             struct cleave_cache_event_t *events,
@@ -1570,9 +1571,10 @@ typedef struct cleave_audit_t {
 cleave_status_t cleave_engine_metrics(cleave_engine_t *engine, struct cleave_metrics_t *out, cleave_error_t *err);
 
 /**
- * Reads an engine's load at one moment. It does not wait for a step, and is cheap enough for every request of a router. After
+ * Reads an engine's load: states of requests as of the last step boundary, with those that came since as waiting. It does not wait for a step, and is cheap enough for every request of a router. After
  * cleave_engine_set_role it proves the switch: once `role` is equal to `role_requested`, the role is in effect since
- * step role_since_step, and the fields `*_at_switch` say which requests were open then. That takes at most one step.
+ * step role_since_step, and the fields `*_at_switch` say which requests were open then. That takes at most one step,
+ * and never happens on an engine that has CLEAVE_LOAD_FAILED.
  *
  * Callable from any thread. Errors: NOT_FOUND, INVALID_ARGUMENT.
  */

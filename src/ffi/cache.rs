@@ -64,8 +64,8 @@ pub struct cleave_cache_config_t {
     /// one that ends or is stopped is noticed within a second in any case. Default: 4000.
     pub peer_timeout_ms: u32,
     /// Number of events about the prefix index that are kept for cleave_cache_events, at most 16777216. Default: 0, none are
-    /// recorded. A reader falls behind if more events come between two of its calls: 65536 are enough for minutes on most
-    /// machines. Each takes 16 bytes, and each block that is in the index or in a kept event takes about 150 bytes and 4
+    /// recorded. A reader falls behind if more events come between two of its calls: a block of a full cache
+    /// costs two events, so 65536 are enough for half a million tokens with blocks of 16. Each takes 16 bytes, and each block that is in the index or in a kept event takes about 150 bytes and 4
     /// for each of its tokens.
     pub events_kept: u32,
     /// 0.

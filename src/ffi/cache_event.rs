@@ -9,11 +9,11 @@ use super::boundary::{call, required, timeout};
 use super::error::{cleave_error_t, cleave_status_t};
 use super::handle::cleave_cache_t;
 use super::registry;
-use super::versioned::{Output, VersionedStruct, sized_struct};
+use super::versioned::{EventBuffer, Output, VersionedStruct, sized_struct};
 use crate::bail;
 use crate::engine::ModelCache;
 use crate::error::Result;
-use crate::kv::{EventRead, IndexEvent};
+use crate::kv::IndexEvent;
 use libc::size_t;
 
 /// A block entered the prefix index: a request that begins with the same tokens may find it from now on.
@@ -112,10 +112,7 @@ pub unsafe extern "C" fn cleave_cache_events(
         let cache = registry::get::<ModelCache>(cache, "cache")?;
         let out = Output::new(out, "out")?;
         let mut writer = Writer::new(&cache, (events, event_size, capacity), (tokens, tokens_cap))?;
-        let (batch, gap) = match cache.kv().read_events(next, capacity, timeout(timeout_ms))? {
-            EventRead::Events(batch) => (batch, false),
-            EventRead::Gap(batch) => (batch, true),
-        };
+        let batch = cache.kv().read_events(next, capacity, timeout(timeout_ms))?;
         for (sequence, event) in (next..).zip(&batch.events) {
             if !writer.write(sequence, event) {
                 break;
@@ -131,10 +128,10 @@ pub unsafe extern "C" fn cleave_cache_events(
         let mut range = writer.range();
         (range.next, range.oldest, range.end) = (next + range.n_events, batch.oldest, batch.end);
         out.write(&range);
-        match gap {
-            true => bail!(Expired, "cache event {next} is no longer kept, the oldest is {}", batch.oldest),
-            false => Ok(()),
+        if next < batch.oldest {
+            bail!(Expired, "cache event {next} is no longer kept, the oldest is {}", batch.oldest);
         }
+        Ok(())
     })
 }
 
@@ -148,7 +145,8 @@ pub unsafe extern "C" fn cleave_cache_events(
 /// CLEAVE_OK.
 ///
 /// Callable from any thread. Takes milliseconds for ten thousands of blocks, but holds the cache's lock only for a thousand
-/// blocks at a time, so steps go on. Errors: INVALID_ARGUMENT, UNSUPPORTED (events_kept 0), NOT_FOUND.
+/// blocks at a time, so steps go on. If events_kept is less than the events that come meanwhile, three times over, it
+/// looks at all blocks under one hold. Errors: INVALID_ARGUMENT, UNSUPPORTED (events_kept 0), NOT_FOUND.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleave_cache_event_snapshot(
     cache: *mut cleave_cache_t,
@@ -170,7 +168,7 @@ pub unsafe extern "C" fn cleave_cache_event_snapshot(
         let needed_tokens: usize = snapshot.blocks.iter().map(|block| block.tokens.len()).sum();
         let mut range = cleave_cache_event_range_t::zeroed();
         (range.n_events, range.n_tokens) = (needed as u64, needed_tokens as u64);
-        (range.next, range.oldest, range.end) = (snapshot.next, snapshot.next, snapshot.next);
+        (range.next, range.oldest, range.end) = (snapshot.next, snapshot.oldest, snapshot.next);
         out.write(&range);
         if capacity == 0 && tokens_cap == 0 && events.is_null() && tokens.is_null() {
             return Ok(());
@@ -190,8 +188,7 @@ pub unsafe extern "C" fn cleave_cache_event_snapshot(
 
 /// Writes events and their tokens into the buffers of the host.
 struct Writer {
-    events: *mut u8,
-    event_size: usize,
+    events: EventBuffer<cleave_cache_event_t>,
     capacity: usize,
     tokens: *mut i32,
     tokens_cap: usize,
@@ -206,18 +203,17 @@ impl Writer {
         (events, event_size, capacity): (*mut cleave_cache_event_t, usize, usize),
         (tokens, tokens_cap): (*mut i32, usize),
     ) -> Result<Writer> {
-        if !(size_of::<cleave_cache_event_t>()..=1 << 16).contains(&event_size) || !event_size.is_multiple_of(8) {
-            bail!(
-                InvalidArgument,
-                "event_size {event_size} is not a size of cleave_cache_event_t: at least 64 and a multiple of 8"
-            );
+        // SAFETY: the contract of the header.
+        let events = unsafe { EventBuffer::new(events, event_size, capacity, 64, "events") }?;
+        if tokens_cap > 0 {
+            required(tokens, "tokens")?;
         }
-        check_buffer(events, capacity, event_size, "events")?;
-        check_buffer(tokens, tokens_cap, size_of::<i32>(), "tokens")?;
+        if tokens_cap.checked_mul(size_of::<i32>()).is_none_or(|bytes| bytes > isize::MAX as usize) {
+            bail!(InvalidArgument, "tokens: {tokens_cap} elements are more than memory can hold");
+        }
         let on_device = cache.kv().store().device_memory().is_some();
         Ok(Writer {
-            events: events.cast(),
-            event_size,
+            events,
             capacity,
             tokens,
             tokens_cap,
@@ -252,13 +248,10 @@ impl Writer {
             n_tokens: tokens.len() as u32,
             reserved: 0,
         };
-        let known = size_of::<cleave_cache_event_t>();
-        // SAFETY: `events` has room for `capacity` elements of `event_size` bytes and `tokens` for `tokens_cap` by contract,
-        // both of which were compared above. `event_size` is no less than the size of the struct.
+        // SAFETY: `events` has room for `capacity` elements and `tokens` for `tokens_cap` by contract, both of which were
+        // compared above.
         unsafe {
-            let to = self.events.add(self.n_events * self.event_size);
-            std::ptr::copy_nonoverlapping((&raw const event).cast::<u8>(), to, known);
-            std::ptr::write_bytes(to.add(known), 0, self.event_size - known);
+            self.events.write(self.n_events, &event);
             // Token ids are below 2^31.
             std::ptr::copy_nonoverlapping(tokens.as_ptr().cast::<i32>(), self.tokens.add(self.n_tokens), tokens.len());
         }
@@ -273,15 +266,4 @@ impl Writer {
         (range.n_events, range.n_tokens) = (self.n_events as u64, self.n_tokens as u64);
         range
     }
-}
-
-/// Refuses a buffer that is NULL although it has room, and one that is larger than memory can be.
-fn check_buffer<T>(buffer: *mut T, capacity: usize, size: usize, name: &str) -> Result<()> {
-    if capacity > 0 {
-        required(buffer, name)?;
-    }
-    if capacity.checked_mul(size).is_none_or(|bytes| bytes > isize::MAX as usize) {
-        bail!(InvalidArgument, "{name}: {capacity} elements are more than memory can hold");
-    }
-    Ok(())
 }

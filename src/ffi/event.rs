@@ -4,7 +4,7 @@ use super::boundary::{call, put, required, timeout};
 use super::error::{CLEAVE_OK, cleave_status_t};
 use super::handle::{cleave_kv_t, cleave_queue_t, cleave_request_t};
 use super::registry;
-use crate::bail;
+use super::versioned::EventBuffer;
 use crate::engine::{Event, Queue};
 use libc::size_t;
 
@@ -116,25 +116,11 @@ pub unsafe extern "C" fn cleave_queue_poll(
         required(n, "n")?;
         put(n, 0);
         let queue = registry::get::<Queue>(queue, "queue")?;
-        if !(SMALLEST_EVENT..=1 << 16).contains(&event_size) || !event_size.is_multiple_of(8) {
-            bail!(
-                InvalidArgument,
-                "event_size {event_size} is not a size of cleave_event_t: at least 48 and a multiple of 8"
-            );
-        }
-        if capacity > 0 {
-            required(events, "events")?;
-        }
-        if capacity.checked_mul(event_size).is_none_or(|bytes| bytes > isize::MAX as usize) {
-            bail!(InvalidArgument, "capacity: {capacity} events are more than memory can hold");
-        }
+        let events = EventBuffer::new(events, event_size, capacity, SMALLEST_EVENT, "events")?;
         let mut taken = Vec::new();
         queue.poll(&mut taken, capacity, timeout(timeout_ms))?;
-        let known = event_size.min(size_of::<cleave_event_t>());
         for (i, event) in taken.iter().enumerate() {
-            let (to, from) = (events.cast::<u8>().add(i * event_size), convert(event));
-            std::ptr::copy_nonoverlapping((&raw const from).cast::<u8>(), to, known);
-            std::ptr::write_bytes(to.add(known), 0, event_size - known);
+            events.write(i, &convert(event));
         }
         put(n, taken.len());
         Ok(())

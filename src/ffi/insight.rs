@@ -222,9 +222,10 @@ fn convert_load(load: &Load) -> cleave_engine_load_t {
     }
 }
 
-/// Reads an engine's load at one moment. It does not wait for a step, and is cheap enough for every request of a router. After
+/// Reads an engine's load: states of requests as of the last step boundary, with those that came since as waiting. It does not wait for a step, and is cheap enough for every request of a router. After
 /// cleave_engine_set_role it proves the switch: once `role` is equal to `role_requested`, the role is in effect since
-/// step role_since_step, and the fields `*_at_switch` say which requests were open then. That takes at most one step.
+/// step role_since_step, and the fields `*_at_switch` say which requests were open then. That takes at most one step,
+/// and never happens on an engine that has CLEAVE_LOAD_FAILED.
 ///
 /// Callable from any thread. Errors: NOT_FOUND, INVALID_ARGUMENT.
 #[unsafe(no_mangle)]

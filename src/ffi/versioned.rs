@@ -100,6 +100,49 @@ impl<T: VersionedStruct> Output<T> {
     }
 }
 
+/// An array of the host that events are written to. Its elements have the size that the host's version has, and no struct_size.
+pub(super) struct EventBuffer<T> {
+    host: *mut T,
+    stride: usize,
+}
+
+impl<T: Copy> EventBuffer<T> {
+    /// `smallest` is the size of an element in the first version that had it.
+    pub(super) unsafe fn new(
+        host: *mut T,
+        stride: usize,
+        len: usize,
+        smallest: usize,
+        name: &str,
+    ) -> Result<EventBuffer<T>> {
+        if !(smallest..=PLAUSIBLE).contains(&stride) || !stride.is_multiple_of(8) {
+            let of = std::any::type_name::<T>().rsplit("::").next().unwrap_or_default();
+            bail!(
+                InvalidArgument,
+                "event_size {stride} is not a size of {of}: at least {smallest} and a multiple of 8"
+            );
+        }
+        if len > 0 {
+            required(host, name)?;
+        }
+        if len.checked_mul(stride).is_none_or(|bytes| bytes > isize::MAX as usize) {
+            bail!(InvalidArgument, "capacity: {len} events are more than memory can hold");
+        }
+        Ok(EventBuffer { host, stride })
+    }
+
+    /// Writes the part of `value` that the host's version has to element `index`, and zeroes what only that version has.
+    pub(super) unsafe fn write(&self, index: usize, value: &T) {
+        let known = self.stride.min(size_of::<T>());
+        // SAFETY: the caller's contract: `index` is below the length, and elements of `stride` bytes are the host's.
+        unsafe {
+            let to = self.host.cast::<u8>().add(index * self.stride);
+            std::ptr::copy_nonoverlapping((&raw const *value).cast::<u8>(), to, known);
+            std::ptr::write_bytes(to.add(known), 0, self.stride - known);
+        }
+    }
+}
+
 /// An array of structs of the host, read one by one. The struct_size of the first is the stride.
 pub(super) struct Input<T> {
     host: *const T,

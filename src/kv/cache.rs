@@ -10,7 +10,7 @@ use super::handles::{
     Transfers, audit, check, run_leases,
 };
 use super::pool::{
-    BlockHash, BlockTable, Conversion, EventLog, EventRead, IndexSnapshot, Journal, Owner, Shards, Waker, snapshot,
+    BlockHash, BlockTable, Conversion, EventBatch, EventLog, IndexSnapshot, Journal, Owner, Shards, Waker, snapshot,
 };
 use crate::backend::{BlockStore, KvGeometry};
 use crate::bail;
@@ -143,7 +143,7 @@ impl Cache {
     }
 
     /// Reads the events of the prefix index; see [`EventLog::read`]. UNSUPPORTED if the cache keeps none.
-    pub fn read_events(&self, from: u64, most: usize, timeout: Option<Duration>) -> Result<EventRead> {
+    pub fn read_events(&self, from: u64, most: usize, timeout: Option<Duration>) -> Result<EventBatch> {
         self.log()?.read(from, most, timeout)
     }
 

@@ -27,6 +27,6 @@ pub use handles::{
 pub(crate) use handles::{Incoming, PendingImport, TransferHold};
 pub(crate) use pool::mask;
 pub use pool::{
-    BlockHash, BlockTable, EventBatch, EventRead, HashChain, IndexEvent, IndexSnapshot, IndexedBlock, Shard,
-    ShardRange, Shards, Waker,
+    BlockHash, BlockTable, EventBatch, HashChain, IndexEvent, IndexSnapshot, IndexedBlock, Shard, ShardRange, Shards,
+    Waker,
 };

@@ -54,7 +54,7 @@ pub enum IndexEvent {
     Cleared,
 }
 
-/// Consecutive events from a log.
+/// Consecutive events from a log. They are missing, and `events` is empty, if `oldest` is above the number that was asked for.
 #[derive(Debug)]
 pub struct EventBatch {
     /// The events, of which the first has the number that was asked for.
@@ -63,15 +63,6 @@ pub struct EventBatch {
     pub oldest: u64,
     /// Number that the next event to be recorded will get.
     pub end: u64,
-}
-
-/// Answer to a reader.
-#[derive(Debug)]
-pub enum EventRead {
-    /// The events from the wanted number on, as many as there are; none after a timeout.
-    Events(EventBatch),
-    /// The wanted event is no longer kept. The batch is empty.
-    Gap(EventBatch),
 }
 
 /// Bounded log of the changes of one prefix index. Events are numbered from 1.
@@ -85,8 +76,8 @@ struct LogState {
     most: usize,
     /// Number of the next event.
     end: u64,
-    /// Readers that sleep until there is another event.
-    waiting: usize,
+    /// A reader sleeps until there is another event, and was not woken yet.
+    awaited: bool,
     closed: bool,
 }
 
@@ -104,7 +95,7 @@ impl EventLog {
             bail!(OutOfMemory, "no memory for a log of {most} cache events");
         }
         Ok(EventLog {
-            state: Mutex::new(LogState { kept, most, end: 1, waiting: 0, closed: false }),
+            state: Mutex::new(LogState { kept, most, end: 1, awaited: false, closed: false }),
             more: Condvar::new(),
         })
     }
@@ -119,12 +110,17 @@ impl EventLog {
         let dropped = if state.kept.len() == state.most { state.kept.pop_front() } else { None };
         state.kept.push_back(event);
         state.end += 1;
-        let awaited = state.waiting > 0;
+        let awaited = std::mem::take(&mut state.awaited);
         drop(state);
         drop(dropped);
         if awaited {
             self.more.notify_all();
         }
+    }
+
+    /// Number of the oldest event that the log holds, or of the next one if it holds none.
+    pub fn oldest(&self) -> u64 {
+        self.lock().oldest()
     }
 
     /// Number that the next event will get.
@@ -133,8 +129,9 @@ impl EventLog {
     }
 
     /// Returns events from number `from` on, at most `most` and [`MOST_AT_ONCE`], and waits at most `timeout` for the first one
-    /// (None: for ever). SHUTDOWN once the log is closed and its events are read.
-    pub fn read(&self, from: u64, most: usize, timeout: Option<Duration>) -> Result<EventRead> {
+    /// (None: for ever). No events after a timeout, or if event `from` is no longer kept. SHUTDOWN once the log is closed and
+    /// its events are read.
+    pub fn read(&self, from: u64, most: usize, timeout: Option<Duration>) -> Result<EventBatch> {
         let started = Instant::now();
         let mut state = self.lock();
         if from > state.end {
@@ -151,21 +148,20 @@ impl EventLog {
             if most == 0 || left.is_some_and(|left| left.is_zero()) {
                 break;
             }
-            state.waiting += 1;
+            state.awaited = true;
             state = match left {
                 None => self.more.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(left) => self.more.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
             };
-            state.waiting -= 1;
         }
         let (oldest, end) = (state.oldest(), state.end);
         if from < oldest {
-            return Ok(EventRead::Gap(EventBatch { events: Vec::new(), oldest, end }));
+            return Ok(EventBatch { events: Vec::new(), oldest, end });
         }
         let first = (from - oldest) as usize;
         let most = most.min(MOST_AT_ONCE).min(state.kept.len() - first);
         let events = state.kept.range(first..first + most).cloned().collect();
-        Ok(EventRead::Events(EventBatch { events, oldest, end }))
+        Ok(EventBatch { events, oldest, end })
     }
 
     /// Wakes all readers. Those that have read everything get SHUTDOWN from now on.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use super::events::{EventLog, EventRead, IndexEvent, IndexedBlock};
+use super::events::{EventLog, IndexEvent, IndexedBlock};
 use super::hash::BlockHash;
 use crate::backend::BlockId;
 use crate::error::Result;
@@ -59,6 +59,8 @@ pub struct IndexSnapshot {
     pub blocks: Vec<Arc<IndexedBlock>>,
     /// Number of the first event that is not contained in `blocks`.
     pub next: u64,
+    /// Number of the oldest event that the log holds.
+    pub oldest: u64,
 }
 
 /// Takes a snapshot of the index behind `log`, which has `n_blocks` blocks. `look` holds the pool's lock, appends the indexed
@@ -87,7 +89,7 @@ pub(in crate::kv) fn snapshot(
         let Range { start, end } = events.unwrap_or(1..1);
         let mut blocks = seen.into_iter().map(|block| (block.hash, block)).collect();
         if replay(log, start..end, &mut blocks)? {
-            return Ok(IndexSnapshot { blocks: parents_first(blocks), next: end });
+            return Ok(IndexSnapshot { blocks: parents_first(blocks), next: end, oldest: log.oldest() });
         }
     }
 }
@@ -96,9 +98,10 @@ pub(in crate::kv) fn snapshot(
 fn replay(log: &EventLog, events: Range<u64>, blocks: &mut HashMap<BlockHash, Arc<IndexedBlock>>) -> Result<bool> {
     let mut next = events.start;
     while next < events.end {
-        let EventRead::Events(batch) = log.read(next, (events.end - next) as usize, Some(Duration::ZERO))? else {
+        let batch = log.read(next, (events.end - next) as usize, Some(Duration::ZERO))?;
+        if next < batch.oldest {
             return Ok(false);
-        };
+        }
         next += batch.events.len() as u64;
         for event in batch.events {
             match event {

@@ -15,7 +15,7 @@ mod table;
 
 pub(in crate::kv) use convert::Conversion;
 pub(crate) use convert::mask;
-pub use events::{EventBatch, EventLog, EventRead, IndexEvent, IndexedBlock};
+pub use events::{EventBatch, EventLog, IndexEvent, IndexedBlock};
 pub use hash::{BlockHash, HashChain};
 pub use journal::IndexSnapshot;
 pub(in crate::kv) use journal::{Journal, snapshot};

@@ -6,7 +6,7 @@ use super::model::{GEOMETRY, config, identity};
 use super::store::MemoryStore;
 use super::*;
 use crate::error::Status;
-use crate::kv::{BlockHash, EventBatch, EventRead, IndexEvent, IndexedBlock};
+use crate::kv::{BlockHash, IndexEvent, IndexedBlock};
 
 pub fn cache_with_events(n_blocks: usize, events_kept: usize) -> Arc<Cache> {
     let shards = Shards::on_one_device(Arc::new(MemoryStore::new(GEOMETRY, n_blocks))).unwrap();
@@ -26,19 +26,17 @@ impl Follower {
     /// Reads all events, and compares what they say with the index.
     pub fn follow(&mut self, cache: &Cache) {
         loop {
-            match cache.read_events(self.next, 5, Some(Duration::ZERO)).unwrap() {
-                EventRead::Gap(EventBatch { events, oldest, .. }) => {
-                    assert!(events.is_empty() && self.next < oldest);
-                    self.gaps += 1;
-                    self.take_snapshot(cache);
-                }
-                EventRead::Events(EventBatch { events, end, .. }) => {
-                    self.next += events.len() as u64;
-                    events.into_iter().for_each(|event| self.apply(event));
-                    if self.next == end {
-                        break;
-                    }
-                }
+            let batch = cache.read_events(self.next, 5, Some(Duration::ZERO)).unwrap();
+            if self.next < batch.oldest {
+                assert!(batch.events.is_empty());
+                self.gaps += 1;
+                self.take_snapshot(cache);
+                continue;
+            }
+            self.next += batch.events.len() as u64;
+            batch.events.into_iter().for_each(|event| self.apply(event));
+            if self.next == batch.end {
+                break;
             }
         }
         let state = cache.shared.lock();
@@ -87,10 +85,9 @@ fn describes_itself(block: &IndexedBlock) {
 }
 
 fn events(cache: &Cache, from: u64) -> Vec<IndexEvent> {
-    match cache.read_events(from, usize::MAX, Some(Duration::ZERO)).unwrap() {
-        EventRead::Events(batch) => batch.events,
-        EventRead::Gap(batch) => panic!("{batch:?}"),
-    }
+    let batch = cache.read_events(from, usize::MAX, Some(Duration::ZERO)).unwrap();
+    assert!(from >= batch.oldest, "{batch:?}");
+    batch.events
 }
 
 /// Empties the prefix index as closing does, except for blocks that somebody uses.
@@ -131,7 +128,7 @@ fn events_tell_what_enters_and_leaves_the_index() {
 fn a_reader_that_is_late_is_told_and_continues_from_a_snapshot() {
     let cache = cache_with_events(64, 4);
     let seqs: Vec<Seq> = (0..6).map(|salt| Seq::computed(&cache, 8, 0, salt)).collect();
-    let EventRead::Gap(gap) = cache.read_events(1, 9, None).unwrap() else { panic!() };
+    let gap = cache.read_events(1, 9, None).unwrap();
     assert_eq!((gap.oldest, gap.end, gap.events.len()), (9, 13, 0));
     assert_eq!(events(&cache, 9).len(), 4);
     let mut follower = Follower::default();
@@ -163,11 +160,10 @@ fn readers_sleep_until_there_is_an_event_or_the_cache_is_closed() {
                     let mut next = 1;
                     loop {
                         match cache.read_events(next, 8, None) {
-                            Ok(EventRead::Events(batch)) => {
-                                assert!(!batch.events.is_empty());
+                            Ok(batch) => {
+                                assert!(!batch.events.is_empty(), "{batch:?}");
                                 next += batch.events.len() as u64;
                             }
-                            Ok(EventRead::Gap(batch)) => panic!("{batch:?}"),
                             Err(error) => return (next, error.status),
                         }
                     }
@@ -210,7 +206,7 @@ fn a_snapshot_is_the_state_at_its_number() {
     for taken in taken {
         while follower.next < taken.next {
             let most = (taken.next - follower.next) as usize;
-            let EventRead::Events(batch) = cache.read_events(follower.next, most, None).unwrap() else { panic!() };
+            let batch = cache.read_events(follower.next, most, None).unwrap();
             follower.next += batch.events.len() as u64;
             batch.events.into_iter().for_each(|event| follower.apply(event));
         }
