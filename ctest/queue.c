@@ -32,6 +32,7 @@ static void until_asleep(struct sleeper *sleeper)
         FILE *file;
         snprintf(path, sizeof path, "/proc/self/task/%ld/stat", thread);
         file = thread == 0 ? NULL : fopen(path, "r");
+        CHECK(thread == 0 || file != NULL); /* else it has ended without sleeping */
         if (file != NULL) {
             CHECK_INT(fscanf(file, "%*d (%*[^)]) %c", &state), 1);
             fclose(file);

@@ -161,7 +161,7 @@ fn a_flood_of_requests_does_not_slow_steps() {
     assert!(each < 4096, "{each} bytes for each waiting request");
     let begun = Instant::now();
     engine.shutdown();
-    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert!(begun.elapsed() < Duration::from_secs(60));
     while host.poll(Duration::from_millis(50)) > 0 {}
     let ended = submitted.ids.iter().filter(|id| host.outcomes.get(id).is_some_and(|o| o.end.is_some()));
     assert_eq!(ended.count(), 100_000);

@@ -137,7 +137,11 @@ fn events_follow_the_index_under_load() {
     let prefill = host.engine(&here, EngineOptions { max_sequences: 6, ..role(Role::Prefill) });
     let mixed = host.engine(&here, EngineOptions { max_sequences: 6, max_batch_tokens: 48, ..role(Role::Mixed) });
     let decode = host.engine(&there, EngineOptions { max_sequences: 6, ..role(Role::Decode) });
-    let mut open = Vec::new();
+    // Six sequences at once need more blocks than there are, however late this thread is.
+    arm("engine.step", 1, Action::Hold);
+    let mut open: Vec<_> = (0..6).map(|i| host.submit(&mixed, request(&prompt(60, 100 + i), 30))).collect();
+    assert!(reached("engine.step", 1, MINUTE));
+    let_go("engine.step");
     for round in 0..40 {
         let salted = |i: u32, n| Request { cache_salt: u64::from(i % 3), ..request(&prompt(n, u64::from(i % 5)), 30) };
         open.push(host.submit(&mixed, salted(round, 60 + round as usize % 40)));

@@ -64,16 +64,11 @@ func TestCacheEvents(t *testing.T) {
 	prompt := severalBlocks(t)
 	blocks := len(prompt) / 16
 	seen := index{}
-	begun := make(chan struct{})
-	go func() {
-		<-begun
-		generate(t, engine, Request{Prompt: prompt, MaxNewTokens: 1})
-	}()
 	first := true
 	snapshots := seen.follow(t, cache, func() bool {
 		if first { // the empty snapshot has come, so all blocks come as events
 			first = false
-			close(begun)
+			generate(t, engine, Request{Prompt: prompt, MaxNewTokens: 1})
 		}
 		return len(seen) == blocks
 	})

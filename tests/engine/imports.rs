@@ -52,7 +52,7 @@ impl Pair {
     fn settled(mut self, what: &str) {
         self.go();
         while !self.host.others.iter().any(|e| e.kind == EventKind::KvReady) {
-            assert!(self.host.poll(Duration::from_secs(10)) > 0, "{what}: no KV_READY");
+            assert!(self.host.poll(Duration::from_secs(60)) > 0, "{what}: no KV_READY");
         }
         let info = self.from.kv().handles().info(KvId(self.kv));
         assert!(info.is_ok(), "{what}: the exporter's handle is gone: {:?}", info.unwrap_err());
@@ -151,7 +151,7 @@ fn a_flood_of_imports_all_report() {
     assert_eq!(outcomes.iter().filter(|o| o.reason() == FinishReason::Length).count(), 1);
     assert_eq!(outcomes.iter().filter(|o| o.end.unwrap().status == Some(Status::Expired)).count(), 19);
     while host.others.len() < 20 {
-        assert!(host.poll(Duration::from_secs(10)) > 0);
+        assert!(host.poll(Duration::from_secs(60)) > 0);
     }
     assert_quiescent(&pair.to);
     assert_eq!(engine.metrics().handoffs, 1);
@@ -228,7 +228,7 @@ fn random_interference_with_imports() {
             host.poll(Duration::ZERO);
         }
         if round % 2 == 0 {
-            decode.drain(Some(Duration::from_secs(20))).unwrap();
+            decode.drain(Some(Duration::from_secs(60))).unwrap();
         }
         // An import that was refused or never submitted would otherwise be held until its lease ends.
         handles.drain(..).for_each(|(cache, kv)| cache.kv().handles().release(kv).unwrap());
@@ -236,7 +236,7 @@ fn random_interference_with_imports() {
     }
     let ready = |host: &Host| host.others.iter().filter(|e| e.kind == EventKind::KvReady).count();
     while ready(&host) < imports {
-        assert!(host.poll(Duration::from_secs(10)) > 0, "{} of {imports} KV_READY", ready(&host));
+        assert!(host.poll(Duration::from_secs(60)) > 0, "{} of {imports} KV_READY", ready(&host));
     }
     while host.poll(Duration::from_millis(50)) > 0 {}
     assert_eq!(ready(&host), imports);

@@ -115,7 +115,7 @@ fn closing_the_queue_lets_engines_run_out() {
             host.queue.poll(&mut Vec::new(), 3, None).unwrap();
         }
         host.queue.close();
-        engine.drain(Some(Duration::from_secs(20))).unwrap();
+        engine.drain(Some(Duration::from_secs(60))).unwrap();
         assert_eq!(engine.submit(vec![request(&[1], 1)]).refused.unwrap().status, Status::Shutdown);
         drop(engine);
         // No event announced the handles, so only their leases can end them.
