@@ -1,5 +1,5 @@
-//! Measures the steps of one real engine on this machine's CPU: prompt chunks of several lengths and positions, and decodes of
-//! several batch sizes and contexts. The result is what [`crate::cost::Fitted`] fits.
+//! Measures the steps of one real engine on this machine's CPU: prompt chunks of several lengths and positions, decodes of
+//! several batch sizes and contexts, and a few steps with both. The result is what [`crate::cost::Fitted`] fits.
 
 use crate::cost::{Sample, StepWork};
 use cleave::engine::{CacheOptions, Engine, EngineOptions, Event, EventKind, ModelCache, Queue, Request, Role};
@@ -45,6 +45,9 @@ pub fn calibrate(directory: &Path, plan: &Plan) -> Result<Vec<Sample>, String> {
             samples.extend(host.decode(batch, context, plan)?);
         }
     }
+    for (batch, rows) in mixed_steps(plan) {
+        samples.extend(host.mixed(batch, rows, plan)?);
+    }
     Ok(samples)
 }
 
@@ -55,6 +58,14 @@ fn powers(first: usize, last: usize) -> Vec<usize> {
     all
 }
 
+/// Decoding sequences and rows of the mixed steps to measure: the longest steps, half and all of the largest batch. Their rows
+/// are among those of the prompts, because each number of rows becomes a knot of the fit.
+fn mixed_steps(plan: &Plan) -> Vec<(usize, usize)> {
+    let batches = [plan.batch.div_ceil(2), plan.batch];
+    let longest = powers(1, plan.budget).into_iter().rev().take(3);
+    longest.flat_map(|rows| batches.map(|batch| (batch, rows))).filter(|(batch, rows)| *rows >= 2 * batch).collect()
+}
+
 struct Host {
     queue: Arc<Queue>,
     cache: Arc<ModelCache>,
@@ -63,7 +74,7 @@ struct Host {
 
 impl Host {
     fn new(model: &Arc<Model>, plan: &Plan) -> Result<Host, String> {
-        let tokens = plan.batch * (plan.context + 64) + 64;
+        let tokens = plan.batch * (plan.context + 64) + plan.budget + 64;
         let bytes = tokens as u64 as usize * model.info().kv_bytes_per_token as usize;
         // Without a prefix cache, so that repeated prompts are computed again.
         let options = CacheOptions { bytes: bytes as _, no_prefix_cache: true, ..CacheOptions::default() };
@@ -100,10 +111,7 @@ impl Host {
         let engine = self.engine(plan, plan.budget)?;
         let requests = (0..batch as u64).map(|salt| self.request(context, GENERATED, salt)).collect();
         let events = self.run(&engine, requests)?;
-        let tokens = |events: &Vec<Event>| -> Vec<u64> {
-            events.iter().filter(|event| event.kind == EventKind::Token).map(|event| event.timestamp_ns).collect()
-        };
-        let times: Vec<Vec<u64>> = events.values().map(tokens).collect();
+        let times: Vec<Vec<u64>> = events.keys().map(|&id| token_times(&events, id)).collect();
         // From the last first token to the first last token all sequences generate.
         let begin = times.iter().filter_map(|t| t.first()).max().copied().unwrap_or(0);
         let end = times.iter().filter_map(|t| t.last()).min().copied().unwrap_or(0);
@@ -111,6 +119,38 @@ impl Host {
         let steps: Vec<f64> = inside.map(|pair| (pair[1] - pair[0]) as f64 / 1e9).collect();
         let middle = context as f64 + f64::from(GENERATED) / 2.0;
         Ok((!steps.is_empty()).then(|| Sample::new(&StepWork::decode(batch, middle), median(steps))))
+    }
+
+    /// Steps of `rows` rows in which `batch` sequences generate while a whole prompt is computed. None if they ended before the
+    /// first prompt began.
+    fn mixed(&self, batch: usize, rows: usize, plan: &Plan) -> Result<Option<Sample>, String> {
+        let engine = self.engine(plan, plan.budget)?;
+        let context = plan.context / 2;
+        let decodes = (0..batch as u64).map(|salt| self.request(context, GENERATED, salt)).collect();
+        let decodes = submit(&engine, decodes)?;
+        let mut events = HashMap::new();
+        let (mut ended, mut prompts) = (0, Vec::new());
+        while ended < batch + prompts.len() {
+            // One prompt after the other, so that each is a step's only one.
+            let all_decode = decodes.iter().all(|&id| !token_times(&events, id).is_empty());
+            if all_decode && ended == prompts.len() && prompts.len() < plan.repeats {
+                let prompt = self.request(rows - batch, 1, (batch + prompts.len()) as u64);
+                prompts.extend(submit(&engine, vec![prompt])?);
+            }
+            ended += self.poll(&mut events)?;
+        }
+        let decoded: Vec<Vec<u64>> = decodes.iter().map(|&id| token_times(&events, id)).collect();
+        let end = decoded.iter().filter_map(|times| times.last()).min().copied().unwrap_or(0);
+        // The step of a prompt ends with the prompt's token.
+        let step = |&prompt: &u64| {
+            let at = *token_times(&events, prompt).first()?;
+            let pair = decoded[0].windows(2).min_by_key(|pair| pair[1].abs_diff(at))?;
+            (pair[1] <= end).then(|| (pair[1] - pair[0]) as f64 / 1e9)
+        };
+        let steps: Vec<f64> = prompts.iter().filter_map(step).collect();
+        let middle = context as f64 + f64::from(GENERATED) / 2.0;
+        let work = StepWork::decode(batch, middle) + StepWork::prefill(rows - batch, 0);
+        Ok((!steps.is_empty()).then(|| Sample::new(&work, median(steps))))
     }
 
     /// A request for exactly `n` tokens after a prompt of `len` tokens.
@@ -123,28 +163,46 @@ impl Host {
         request
     }
 
-    fn run(&self, engine: &Engine, requests: Vec<Request>) -> Result<HashMap<u64, Vec<Event>>, String> {
-        let submitted = engine.submit(requests);
-        if let Some(error) = submitted.refused {
-            return Err(format!("a measurement was refused: {error}"));
-        }
-        let mut all: HashMap<u64, Vec<Event>> = HashMap::new();
-        let (mut ended, mut events) = (0, Vec::new());
-        while ended < submitted.ids.len() {
-            events.clear();
-            self.queue.poll(&mut events, 256, None).map_err(|error| error.to_string())?;
-            for event in &events {
-                if event.kind == EventKind::Finished {
-                    if let Some(status) = event.status {
-                        return Err(format!("a measurement failed: {status:?}"));
-                    }
-                    ended += 1;
-                }
-                all.entry(event.request).or_default().push(*event);
-            }
+    fn run(&self, engine: &Engine, requests: Vec<Request>) -> Result<Events, String> {
+        let ids = submit(engine, requests)?;
+        let (mut ended, mut all) = (0, HashMap::new());
+        while ended < ids.len() {
+            ended += self.poll(&mut all)?;
         }
         Ok(all)
     }
+
+    /// Waits for events, adds them to those of their requests, and returns how many requests ended.
+    fn poll(&self, all: &mut Events) -> Result<usize, String> {
+        let (mut ended, mut events) = (0, Vec::new());
+        self.queue.poll(&mut events, 256, None).map_err(|error| error.to_string())?;
+        for event in &events {
+            if event.kind == EventKind::Finished {
+                if let Some(status) = event.status {
+                    return Err(format!("a measurement failed: {status:?}"));
+                }
+                ended += 1;
+            }
+            all.entry(event.request).or_default().push(*event);
+        }
+        Ok(ended)
+    }
+}
+
+type Events = HashMap<u64, Vec<Event>>;
+
+fn submit(engine: &Engine, requests: Vec<Request>) -> Result<Vec<u64>, String> {
+    let submitted = engine.submit(requests);
+    match submitted.refused {
+        Some(error) => Err(format!("a measurement was refused: {error}")),
+        None => Ok(submitted.ids),
+    }
+}
+
+/// Times of a request's tokens.
+fn token_times(events: &Events, request: u64) -> Vec<u64> {
+    let of_it = events.get(&request).into_iter().flatten();
+    of_it.filter(|event| event.kind == EventKind::Token).map(|event| event.timestamp_ns).collect()
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -1,10 +1,7 @@
 //! Devices and the links between them: figures from vendors' data sheets, without sparsity.
 
-use serde::Serialize;
-
 /// Number format of weights in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightFormat {
     /// 16-bit brain floats.
     Bf16,
@@ -29,7 +26,7 @@ impl WeightFormat {
 }
 
 /// A device: what one of it computes, reads and holds, and how fast it talks to others.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Device {
     /// Name on the command line.
     pub name: &'static str,
@@ -49,8 +46,6 @@ pub struct Device {
     pub network_link: f64,
     /// Devices in a node.
     pub per_node: usize,
-    /// Source of the figures.
-    pub source: &'static str,
 }
 
 impl Device {
@@ -72,6 +67,7 @@ const GIGA: f64 = 1e9;
 
 /// The devices known by name.
 pub const DEVICES: &[Device] = &[
+    // NVIDIA A100 80GB SXM data sheet; NVLink 3; one 200 Gb/s port per GPU as in DGX A100.
     Device {
         name: "a100",
         bf16: 312.0 * TERA,
@@ -82,8 +78,8 @@ pub const DEVICES: &[Device] = &[
         node_link: 300.0 * GIGA,
         network_link: 25.0 * GIGA,
         per_node: 8,
-        source: "NVIDIA A100 80GB SXM data sheet; NVLink 3; one 200 Gb/s port per GPU as in DGX A100",
     },
+    // NVIDIA L40S data sheet; PCIe 4.0 x16; one 200 Gb/s port per GPU assumed.
     Device {
         name: "l40s",
         bf16: 362.0 * TERA,
@@ -94,8 +90,8 @@ pub const DEVICES: &[Device] = &[
         node_link: 32.0 * GIGA,
         network_link: 25.0 * GIGA,
         per_node: 8,
-        source: "NVIDIA L40S data sheet; PCIe 4.0 x16; one 200 Gb/s port per GPU assumed",
     },
+    // NVIDIA H100 SXM data sheet; NVLink 4; one 400 Gb/s port per GPU as in DGX H100.
     Device {
         name: "h100",
         bf16: 989.0 * TERA,
@@ -106,8 +102,8 @@ pub const DEVICES: &[Device] = &[
         node_link: 450.0 * GIGA,
         network_link: 50.0 * GIGA,
         per_node: 8,
-        source: "NVIDIA H100 SXM data sheet; NVLink 4; one 400 Gb/s port per GPU as in DGX H100",
     },
+    // NVIDIA H200 SXM data sheet; NVLink 4; one 400 Gb/s port per GPU as in DGX H200.
     Device {
         name: "h200",
         bf16: 989.0 * TERA,
@@ -118,8 +114,8 @@ pub const DEVICES: &[Device] = &[
         node_link: 450.0 * GIGA,
         network_link: 50.0 * GIGA,
         per_node: 8,
-        source: "NVIDIA H200 SXM data sheet; NVLink 4; one 400 Gb/s port per GPU as in DGX H200",
     },
+    // NVIDIA DGX B200 data sheet, an eighth of the system; NVLink 5; one 400 Gb/s port per GPU.
     Device {
         name: "b200",
         bf16: 2250.0 * TERA,
@@ -130,8 +126,8 @@ pub const DEVICES: &[Device] = &[
         node_link: 900.0 * GIGA,
         network_link: 50.0 * GIGA,
         per_node: 8,
-        source: "NVIDIA DGX B200 data sheet, an eighth of the system; NVLink 5; one 400 Gb/s port per GPU",
     },
+    // Two cores of an AMD EPYC (AVX-512 BF16) in a virtual machine: products and reads as measured.
     Device {
         name: "epyc-2",
         bf16: 0.46 * TERA,
@@ -142,7 +138,6 @@ pub const DEVICES: &[Device] = &[
         node_link: 5.0 * GIGA,
         network_link: 1.25 * GIGA,
         per_node: 1,
-        source: "two cores of an AMD EPYC (AVX-512 BF16) in a virtual machine: products and reads as measured",
     },
 ];
 

@@ -61,9 +61,14 @@ fn workload(options: &Simulate) -> Result<Workload, String> {
         let until_ns = (options.seconds * 1e9) as u64;
         return Ok(Workload::Closed { streams, lengths: requests.lengths(), until_ns, seed: requests.seed });
     }
-    Ok(match (&requests.trace, options.rate) {
-        (Some(path), None) => Workload::trace(path)?.faster(options.speed),
-        (_, rate) => source(requests)?.workload(rate.unwrap_or(1.0), options.count, requests.seed),
+    let count = |default| options.count.unwrap_or(default);
+    Ok(match (source(requests)?, options.rate) {
+        (Source::Trace(mut arrivals), None) => {
+            arrivals.truncate(count(usize::MAX));
+            Workload::Open(arrivals).faster(options.speed.unwrap_or(1.0))
+        }
+        (trace @ Source::Trace(_), Some(rate)) => trace.workload(rate, count(usize::MAX), requests.seed),
+        (poisson, rate) => poisson.workload(rate.unwrap_or(1.0), count(1000), requests.seed),
     })
 }
 
@@ -81,13 +86,18 @@ fn deployment(options: &Simulate) -> Result<Deployment, String> {
         if let Some(path) = samples.or(options.samples.as_ref()) {
             pool.cost = StepCost::Fitted(Fitted::new(&read_samples(path)?));
         }
-        if let Some(budget) = options.budget {
-            pool.max_batch_tokens = budget;
+        pool.max_sequences = options.max_sequences;
+        // As in an engine: a budget that is given limits the sequences, and one that is not makes room for them.
+        match options.budget {
+            Some(budget) => {
+                pool.max_batch_tokens = budget;
+                pool.max_sequences = pool.max_sequences.min(budget);
+            }
+            None => pool.max_batch_tokens = pool.max_batch_tokens.max(pool.max_sequences),
         }
         if let Some(tokens) = options.kv_tokens {
             pool.blocks = tokens / cleave_plan::sim::BLOCK_TOKENS;
         }
-        pool.max_sequences = options.max_sequences;
         pools.push(pool);
     }
     let has = |role| pools.iter().any(|pool: &Pool| pool.role == role && pool.engines > 0);

@@ -43,10 +43,10 @@ pub struct Recommend {
     #[arg(long)]
     pub gpus: usize,
     /// Requests per second to carry
-    #[arg(long)]
+    #[arg(long, value_parser = positive)]
     pub rate: Option<f64>,
     /// Share of the requests that has to keep the limits
-    #[arg(long, default_value_t = 0.95)]
+    #[arg(long, default_value_t = 0.95, value_parser = share)]
     pub attainment: f64,
     #[arg(long, value_enum, default_value = "least-loaded")]
     pub routing: Policy,
@@ -74,10 +74,10 @@ pub struct Simulate {
     #[arg(long)]
     pub decode: Option<Shape>,
     /// Token budget of a step (default: the smallest that saturates the device)
-    #[arg(long)]
+    #[arg(long, value_parser = count)]
     pub budget: Option<usize>,
     /// Sequences that run at once in an engine
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_parser = count)]
     pub max_sequences: usize,
     /// KV tokens of an engine (default: as many as fit)
     #[arg(long)]
@@ -89,18 +89,18 @@ pub struct Simulate {
     #[arg(long)]
     pub decode_samples: Option<PathBuf>,
     /// Milliseconds of a request outside of engines
-    #[arg(long)]
+    #[arg(long, value_parser = not_negative)]
     pub request_overhead_ms: Option<f64>,
     /// GB/s of a link between engines
-    #[arg(long)]
+    #[arg(long, value_parser = positive)]
     pub link_gb: Option<f64>,
     /// Milliseconds of latency of a link
-    #[arg(long)]
+    #[arg(long, value_parser = not_negative)]
     pub link_ms: Option<f64>,
     /// Move KV after the prompt, not while it is computed
     #[arg(long)]
     pub no_streaming: bool,
-    /// Compute every prompt whole
+    /// Keep no KV of former prompts
     #[arg(long)]
     pub no_prefix_cache: bool,
     /// Choice of an engine
@@ -109,23 +109,23 @@ pub struct Simulate {
     /// Failure: engine@seconds, or engine@seconds+seconds-until-back
     #[arg(long, value_parser = failure)]
     pub fail: Vec<Failure>,
-    /// Seconds between decisions about roles
-    #[arg(long)]
+    /// Seconds between decisions about roles, at least 0.001
+    #[arg(long, value_parser = interval)]
     pub switch_every: Option<f64>,
-    /// Requests per second; with --trace the trace is stretched to it
-    #[arg(long)]
+    /// Requests per second (default: 1); with --trace the trace is stretched to it
+    #[arg(long, value_parser = positive)]
     pub rate: Option<f64>,
-    /// Requests
-    #[arg(long, default_value_t = 1000)]
-    pub count: usize,
+    /// Requests (default: 1000, or the whole trace)
+    #[arg(long, value_parser = count)]
+    pub count: Option<usize>,
     /// Factor by which a trace is replayed faster
-    #[arg(long, default_value_t = 1.0)]
-    pub speed: f64,
+    #[arg(long, value_parser = positive, requires = "trace", conflicts_with = "rate")]
+    pub speed: Option<f64>,
     /// Streams that each send one request after the other, instead of a rate
-    #[arg(long)]
+    #[arg(long, value_parser = count, conflicts_with_all = ["trace", "rate", "count", "shared_tokens"])]
     pub streams: Option<usize>,
     /// Seconds for which streams send
-    #[arg(long, default_value_t = 60.0)]
+    #[arg(long, default_value_t = 60.0, value_parser = positive, requires = "streams")]
     pub seconds: f64,
     /// Print JSON
     #[arg(long)]
@@ -164,10 +164,10 @@ pub struct Calibrate {
 #[derive(Args)]
 pub struct Limits {
     /// Most milliseconds to the first token
-    #[arg(long, default_value_t = 1000.0)]
+    #[arg(long, default_value_t = 1000.0, value_parser = positive)]
     pub ttft: f64,
     /// Most milliseconds between tokens, as the mean of a request
-    #[arg(long, default_value_t = 50.0)]
+    #[arg(long, default_value_t = 50.0, value_parser = positive)]
     pub itl: f64,
 }
 
@@ -186,7 +186,7 @@ pub struct Requests {
     #[arg(long, default_value_t = 200)]
     pub output: usize,
     /// Spread of both around their means, from 0 to 1
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_parser = share)]
     pub spread: f64,
     /// Tokens at the beginning of prompts that others begin with too
     #[arg(long, default_value_t = 0)]
@@ -195,7 +195,7 @@ pub struct Requests {
     #[arg(long, default_value_t = 1)]
     pub shared_groups: u64,
     /// Trace to replay: .jsonl in Mooncake's format, otherwise CSV in Azure's
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["prompt", "output", "spread", "shared_tokens"])]
     pub trace: Option<PathBuf>,
     /// Seed of arrivals and lengths
     #[arg(long, default_value_t = 1)]
@@ -249,6 +249,30 @@ impl FromStr for Shape {
     }
 }
 
+fn number(text: &str, expected: &str, allowed: impl Fn(f64) -> bool) -> Result<f64, String> {
+    text.parse().ok().filter(|n: &f64| n.is_finite() && allowed(*n)).ok_or_else(|| format!("expected {expected}"))
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    number(text, "a number above 0", |n| n > 0.0)
+}
+
+fn not_negative(text: &str) -> Result<f64, String> {
+    number(text, "a number from 0 on", |n| n >= 0.0)
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    number(text, "a number from 0 to 1", |n| (0.0..=1.0).contains(&n))
+}
+
+fn interval(text: &str) -> Result<f64, String> {
+    number(text, "a number of seconds from 0.001 on", |n| n >= 0.001)
+}
+
+fn count(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number above 0".into())
+}
+
 fn failure(text: &str) -> Result<Failure, String> {
     let ns = |text: &str| text.parse::<f64>().ok().filter(|s| *s >= 0.0).map(|seconds| (seconds * 1e9) as u64);
     let parse = || {
@@ -260,4 +284,51 @@ fn failure(text: &str) -> Result<Failure, String> {
         Some(Failure { engine: engine.parse().ok()?, at_ns: ns(at)?, back_after_ns: back })
     };
     parse().ok_or_else(|| "expected engine@seconds or engine@seconds+seconds, such as 3@60+20".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(more: &str) -> Result<Options, clap::Error> {
+        let words = "cleave-plan simulate --model llama-3.1-8b --mixed 1".split(' ').chain(more.split_whitespace());
+        Options::try_parse_from(words)
+    }
+
+    #[test]
+    fn values_out_of_bounds_are_refused_with_what_is_expected() {
+        for (more, expected) in [
+            ("--switch-every 0", "a number of seconds from 0.001 on"),
+            ("--rate 0", "a number above 0"),
+            ("--rate inf", "a number above 0"),
+            ("--trace t.csv --speed 0", "a number above 0"),
+            ("--speed=-1", "a number above 0"),
+            ("--spread 1.5", "a number from 0 to 1"),
+            ("--spread NaN", "a number from 0 to 1"),
+            ("--budget 0", "a whole number above 0"),
+        ] {
+            let error = parse(more).err().unwrap_or_else(|| panic!("{more} is accepted")).to_string();
+            assert!(error.contains(expected), "{more}: {error}");
+        }
+    }
+
+    #[test]
+    fn options_that_would_be_ignored_are_refused() {
+        for more in [
+            "--trace t.csv --rate 2 --speed 3",
+            "--speed 3",
+            "--streams 2 --trace t.csv",
+            "--streams 2 --rate 3",
+            "--streams 2 --count 3",
+            "--seconds 3",
+            "--trace t.csv --prompt 3",
+        ] {
+            assert!(parse(more).is_err(), "{more} is accepted");
+        }
+        for more in
+            ["", "--trace t.csv --rate 2 --count 9", "--trace t.csv --speed 3", "--streams 2 --seconds 3 --prompt 9"]
+        {
+            assert!(parse(more).is_ok(), "{more} is refused");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The text of a recommendation.
 
 use crate::cost::{Efficiency, Roofline, StepCost, StepWork};
-use crate::planner::{Demand, Group, Layout, Peak, WHOLE_PROMPTS, devices, per_device};
+use crate::planner::{Demand, Group, Layout, Peak, WHOLE_PROMPTS, devices};
 use std::fmt::Write;
 
 /// Requests of a simulation while layouts are compared, and in the final ones.
@@ -82,8 +82,8 @@ fn table(text: &mut String, peaks: &[Peak]) {
             text,
             "| {} | {:.3} | {:.0} | {:.0} / {:.0} ms | {:.1} / {:.1} ms | {} |",
             peak.layout,
-            per_device(peak),
-            report.tokens_per_device,
+            peak.rate_per_device(),
+            peak.tokens_per_device(),
             report.ttft.p50 * 1e3,
             report.ttft.p90 * 1e3,
             report.itl.p50 * 1e3,
@@ -93,9 +93,14 @@ fn table(text: &mut String, peaks: &[Peak]) {
     }
 }
 
-/// The layout for all devices: the cell that was searched, as often as it fits.
+/// How often the cell that was searched fits into all devices.
+fn copies(demand: &Demand) -> usize {
+    demand.devices / demand.cell()
+}
+
+/// The layout for all devices: that of the cell, as often as it fits.
 fn scaled(demand: &Demand, layout: &Layout) -> String {
-    let times = demand.devices / demand.cell();
+    let times = copies(demand);
     let more = |group: &Group| Group { engines: group.engines * times, degree: group.degree };
     let all = match layout {
         Layout::Mixed(group, budget) => Layout::Mixed(more(group), *budget),
@@ -135,31 +140,38 @@ fn why(text: &mut String, demand: &Demand, best: &Peak, finals: &[Peak]) {
         demand.decode_capacity(decode)
     );
     for other in finals.iter().filter(|peak| peak.layout != best.layout) {
-        let gain = per_device(best) / per_device(other);
+        let gain = best.rate / other.rate;
         let _ = writeln!(text, "- {:.2} times the goodput per device of {}.", gain, other.layout);
     }
     if let Some(Layout::Mixed(group, budget)) =
         finals.iter().map(|peak| peak.layout).find(|layout| matches!(layout, Layout::Mixed(..)))
     {
-        let mut both = StepWork::decode(batch.max(1), context);
-        let chunk = budget.min(prompt as usize);
-        let part = StepWork::prefill(chunk, 0);
-        both.rows += part.rows;
-        both.prefill_pairs += part.prefill_pairs;
-        let beside = cost(group.degree).seconds(&both);
-        let _ = writeln!(
-            text,
-            "- In a mixed engine a step with {chunk} prompt tokens takes {:.1} ms, and every token of its neighbours waits for it.",
-            beside * 1e3
-        );
+        let batch = demand.decode_batch(group.degree).max(1);
+        // Decodes come out of the same budget, and first.
+        let chunk = budget.saturating_sub(batch).min(prompt as usize);
+        let start = (prompt as usize - chunk) / 2;
+        let both = StepWork::decode(batch, context) + StepWork::prefill(chunk, start);
+        if chunk > 0 {
+            let _ = writeln!(
+                text,
+                "- In a mixed engine at TP{} a step with {chunk} prompt tokens beside {batch} sequences takes {:.1} ms, and every \
+                 token of these waits for it.",
+                group.degree,
+                cost(group.degree).seconds(&both) * 1e3
+            );
+        }
     }
 }
 
 fn load(text: &mut String, demand: &Demand, best: &Peak, rate: f64) {
-    let needed = (rate / per_device(best)).ceil();
-    let cell_rate = rate * devices(&best.layout) as f64 / demand.devices as f64;
-    let _ = writeln!(text, "\nFor {rate:.2} requests/s this layout needs {needed:.0} devices.");
-    if let Some(report) = demand.at(&best.layout, cell_rate, FINAL) {
+    let layouts = (rate / best.rate).ceil() as usize;
+    let needed = layouts * devices(&best.layout);
+    let _ = writeln!(
+        text,
+        "\nFor {rate:.2} requests/s this layout needs {needed} devices: {layouts} times {}.",
+        best.layout
+    );
+    if let Some(report) = demand.at(&best.layout, rate / copies(demand) as f64, FINAL) {
         let _ = writeln!(
             text,
             "On the {} given: TTFT p50 {:.0} ms, p99 {:.0} ms; ITL p50 {:.1} ms, p99 {:.1} ms; {:.1} % within the limits.",

@@ -41,7 +41,7 @@ impl Gaps {
 }
 
 /// Limits that a request has to keep to be counted as good.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Slo {
     /// Most seconds to the first token.
     pub ttft: f64,
@@ -100,8 +100,6 @@ pub struct Report {
     pub finished: usize,
     /// Requests that fit nowhere.
     pub rejected: usize,
-    /// Requests that never ended: always 0.
-    pub lost: usize,
     /// Time to the first token.
     pub ttft: Quantiles,
     /// Time between tokens, the mean of each request.
@@ -153,11 +151,10 @@ impl Report {
             let whole = seconds * 1e9 * pool.engines as f64;
             PoolReport { engines: pool.engines, utilisation: busy as f64 / whole.max(1.0) }
         });
-        let ended = |end| all.iter().filter(|request| request.end == end).count();
+        let ended = |end| all.iter().filter(|request| request.end == Some(end)).count();
         Report {
-            finished: ended(Some(End::Finished)),
-            rejected: ended(Some(End::Rejected)),
-            lost: ended(None),
+            finished: ended(End::Finished),
+            rejected: ended(End::Rejected),
             ttft: of(Request::ttft),
             itl: Quantiles::of(finished.iter().filter(|r| r.output > 1).map(|r| r.itl()).collect()),
             gap_p99: outcome.gaps.quantile(0.99),

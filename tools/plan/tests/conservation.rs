@@ -2,9 +2,10 @@
 
 mod common;
 
+use cleave_plan::cost::{Fitted, Sample, StepCost, StepWork};
 use cleave_plan::sim::{Deployment, End, Failure, Role, Routing, Switching, simulate};
 use cleave_plan::workload::{Lengths, SharedPrefix, Workload, poisson};
-use common::{SLO, apart, check_complete, deployment, pool, report, requests};
+use common::{SLO, apart, bare, check_complete, constant, deployment, pool, report, requests};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -96,6 +97,51 @@ fn a_deployment_that_is_gone_for_good_rejects() {
     let outcome = simulate(&gone, &requests(50.0, 200, 800, 60, 0));
     check_complete(&outcome, 200);
     assert!(outcome.requests.iter().any(|request| request.end == Some(End::Rejected)));
+}
+
+/// Rejects once no engine can generate any more, although a prefill engine lives on; and only then.
+#[test]
+fn without_an_engine_that_generates_only_a_return_or_a_role_switch_helps() {
+    let run = |prefills, switches: bool, back_after_ns| {
+        let mut deployment = apart(prefills, 1);
+        deployment.failures = vec![Failure { engine: prefills, at_ns: SECOND, back_after_ns }];
+        let switching = Switching { every_ns: SECOND / 4, ttft_limit: 0.2, itl_limit: 0.02 };
+        deployment.switching = switches.then_some(switching);
+        let outcome = simulate(&deployment, &requests(20.0, 100, 800, 60, 0));
+        check_complete(&outcome, 100);
+        outcome.requests.iter().filter(|request| request.end == Some(End::Rejected)).count()
+    };
+    assert!(run(2, false, None) > 0);
+    assert!(run(1, true, None) > 0, "the last prefill engine stays one");
+    assert_eq!(run(2, true, None), 0, "a prefill engine becomes a decode engine");
+    assert_eq!(run(1, false, Some(SECOND)), 0);
+}
+
+#[test]
+fn round_robin_uses_every_engine_of_each_role() {
+    let mut deployment = apart(3, 3);
+    deployment.routing = Routing::RoundRobin;
+    let outcome = simulate(&deployment, &requests(20.0, 60, 800, 60, 0));
+    assert!(outcome.busy.iter().all(|(_, busy_ns)| *busy_ns > 0), "{:?}", outcome.busy);
+}
+
+/// The first request begins a step alone, and where prompts take long beside steps the streams never come together again.
+#[test]
+fn closed_streams_of_equal_requests_are_not_in_lockstep() {
+    let lengths = Lengths { prompt: 400, output: 64, spread: 0.0 };
+    let workload = Workload::Closed { streams: 4, lengths, until_ns: 60 * SECOND, seed: 1 };
+    let works = [1, 16, 64, 256, 512].map(|rows| StepWork::prefill(rows, 0));
+    let samples = works.map(|work| Sample::new(&work, 8e-3 + 7e-4 * work.rows));
+    let mut pool = constant(Role::Mixed, 0.0, 64);
+    pool.cost = StepCost::Fitted(Fitted::new(&samples));
+    pool.max_batch_tokens = 512;
+    let outcome = simulate(&bare(vec![pool]), &workload);
+    let firsts: Vec<u64> = outcome.requests[..4].iter().map(|request| request.arrived_ns).collect();
+    assert_eq!(firsts, [0, 1_000_000, 2_000_000, 3_000_000]);
+    for request in &outcome.requests {
+        let together = outcome.requests.iter().filter(|other| other.arrived_ns == request.arrived_ns).count();
+        assert!(together < 4, "all streams send at {} ns", request.arrived_ns);
+    }
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub struct StepWork {
 
 impl StepWork {
     /// Adds an item of a plan. `attended` is the context that attention reads at a position.
-    pub fn add(&mut self, item: &Item, attended: impl Fn(f64) -> f64) {
+    pub fn add_item(&mut self, item: &Item, attended: impl Fn(f64) -> f64) {
         let (start, len) = (item.start as f64, item.len as f64);
         self.rows += len;
         self.sequences += 1.0;
@@ -42,7 +42,7 @@ impl StepWork {
     /// Work of a step with one chunk of a prompt.
     pub fn prefill(tokens: usize, start: usize) -> StepWork {
         let mut work = StepWork::default();
-        work.add(&Item { seq: 0, start, len: tokens, samples: true }, |context| context);
+        work.add_item(&Item { seq: 0, start, len: tokens, samples: true }, |context| context);
         work
     }
 
@@ -50,6 +50,21 @@ impl StepWork {
     pub fn decode(sequences: usize, context: f64) -> StepWork {
         let n = sequences as f64;
         StepWork { rows: n, logits: n, sequences: n, decode_context: n * context, prefill_pairs: 0.0 }
+    }
+}
+
+impl std::ops::Add for StepWork {
+    type Output = StepWork;
+
+    /// Work of a step with the items of both.
+    fn add(self, other: StepWork) -> StepWork {
+        StepWork {
+            rows: self.rows + other.rows,
+            logits: self.logits + other.logits,
+            sequences: self.sequences + other.sequences,
+            decode_context: self.decode_context + other.decode_context,
+            prefill_pairs: self.prefill_pairs + other.prefill_pairs,
+        }
     }
 }
 

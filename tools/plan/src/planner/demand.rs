@@ -61,7 +61,9 @@ impl Demand {
         let cost = self.cost(degree);
         let step = cost.saturating_tokens().min(prompt as usize).max(1);
         let steps = prompt / step as f64;
-        1.0 / (steps * cost.seconds(&StepWork::prefill(step, (prompt / 2.0) as usize)))
+        // The steps of a prompt begin from 0 to `prompt - step`.
+        let start = (prompt - step as f64).max(0.0) / 2.0;
+        1.0 / (steps * cost.seconds(&StepWork::prefill(step, start as usize)))
     }
 
     /// Sequences that one engine of this degree can decode within the limit between tokens and within its memory.

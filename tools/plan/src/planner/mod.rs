@@ -8,5 +8,5 @@ mod source;
 
 pub use demand::Demand;
 pub use layout::{Group, Layout, WHOLE_PROMPTS, devices};
-pub use search::{Peak, per_device};
+pub use search::Peak;
 pub use source::Source;

@@ -15,6 +15,8 @@ pub struct Peak {
     pub layout: Layout,
     /// Requests per second.
     pub rate: f64,
+    /// Devices given for the layout, including those that it leaves idle.
+    pub given: usize,
     /// Figures at that load.
     pub report: Report,
 }
@@ -56,7 +58,7 @@ impl Demand {
                 None => high = middle,
             }
         }
-        Some(Peak { layout: *layout, rate, report })
+        Some(Peak { layout: *layout, rate, given: self.cell(), report })
     }
 
     /// Least seconds to the first token and between tokens over all degrees, for a request alone.
@@ -90,12 +92,68 @@ impl Demand {
         let mut found = found.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
         found.sort_by_key(|peak| peak.0);
         let mut peaks: Vec<Peak> = found.into_iter().filter_map(|peak| peak.1).collect();
-        peaks.sort_by(|a, b| per_device(b).total_cmp(&per_device(a)));
+        peaks.sort_by(|a, b| b.rate_per_device().total_cmp(&a.rate_per_device()));
         peaks
     }
 }
 
-/// Requests per second and device at a peak.
-pub fn per_device(peak: &Peak) -> f64 {
-    peak.rate / devices(&peak.layout) as f64
+impl Peak {
+    /// Requests per second and given device.
+    pub fn rate_per_device(&self) -> f64 {
+        self.rate / self.given as f64
+    }
+
+    /// Generated tokens per second and given device.
+    pub fn tokens_per_device(&self) -> f64 {
+        // The report knows only the devices that the layout uses.
+        self.report.tokens_per_device * devices(&self.layout) as f64 / self.given as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Group, Source};
+    use super::*;
+    use crate::hardware::device;
+    use crate::models::model;
+    use crate::report::Slo;
+    use crate::sim::Routing;
+    use crate::workload::Lengths;
+
+    fn demand(devices: usize) -> Demand {
+        Demand {
+            model: model("llama-3.1-8b").unwrap(),
+            device: device("h100").unwrap(),
+            devices,
+            source: Source::Poisson { lengths: Lengths { prompt: 1000, output: 50, spread: 0.0 }, shared: None },
+            slo: Slo { ttft: 1.0, itl: 0.05 },
+            attainment: 0.95,
+            routing: Routing::LeastLoaded,
+            seed: 1,
+        }
+    }
+
+    #[test]
+    fn idle_devices_count() {
+        let layout = Layout::Mixed(Group { engines: 1, degree: 2 }, 2048);
+        let peak = |devices| demand(devices).peak(&layout, 200).unwrap();
+        let (full, idle) = (peak(2), peak(3));
+        assert_eq!(full.rate, idle.rate);
+        let ratio = |a: f64, b: f64| (a / b - 2.0 / 3.0).abs() < 1e-9;
+        assert!(ratio(idle.rate_per_device(), full.rate_per_device()));
+        assert!(ratio(idle.tokens_per_device(), full.tokens_per_device()));
+        assert_eq!(full.tokens_per_device(), full.report.tokens_per_device);
+    }
+
+    /// A prompt of one step begins at 0, and attention reads nothing before it.
+    #[test]
+    fn a_prompt_of_one_step_takes_as_long_as_that_step() {
+        let demand = demand(1);
+        let step = demand.cost(1).saturating_tokens();
+        let Source::Poisson { lengths, .. } = &demand.source else { panic!("a Poisson process") };
+        let lengths = Lengths { prompt: step / 2, ..*lengths };
+        let short = Demand { source: Source::Poisson { lengths, shared: None }, ..demand };
+        let seconds = short.cost(1).seconds(&StepWork::prefill(step / 2, 0));
+        assert!((short.prefill_capacity(1) * seconds - 1.0).abs() < 1e-9);
+    }
 }

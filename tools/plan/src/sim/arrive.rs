@@ -21,8 +21,8 @@ impl Simulation<'_> {
         self.at(arrival.at_ns + overhead, Event::Route { request });
     }
 
-    pub(super) fn send_next(&mut self) {
-        let at_ns = self.now_ns;
+    /// Sends the next request of a closed stream, unless no request begins at that time any more.
+    pub(super) fn send_next(&mut self, at_ns: u64) {
         let Some(closed) = self.closed.as_mut().filter(|closed| at_ns < closed.until_ns) else { return };
         let (prompt, output) = closed.lengths.draw(&mut closed.random);
         self.send(Arrival { at_ns, prompt, output, blocks: Arc::new([]) });
@@ -41,7 +41,7 @@ impl Simulation<'_> {
             },
         };
         let Some(engine) = from_tokens else {
-            return match self.engines.iter().any(|e| e.alive) || self.pending_return() {
+            return match self.can_generate_again() {
                 true => self.at(self.now_ns + ASK_AGAIN_NS, Event::Route { request: index }),
                 false => self.end(index, End::Rejected),
             };
@@ -64,8 +64,19 @@ impl Simulation<'_> {
         self.deliver(engine, Message::Tokens(index));
     }
 
-    fn pending_return(&self) -> bool {
-        self.events.iter().any(|Reverse((_, _, event))| matches!(event, Event::Back { .. }))
+    /// Whether there will be an engine that generates: one that returns, or a prefill engine that changes its role, of which one
+    /// must remain.
+    fn can_generate_again(&self) -> bool {
+        let mut runs: Vec<bool> = self.engines.iter().map(|engine| engine.alive).collect();
+        for Reverse((_, _, event)) in &self.events {
+            if let Event::Back { engine } | Event::Fail { engine, back_after_ns: Some(_) } = event {
+                runs[*engine] = true;
+            }
+        }
+        let running = self.engines.iter().zip(runs).filter(|(_, runs)| *runs);
+        let (prefills, others): (Vec<Role>, Vec<Role>) =
+            running.map(|(engine, _)| engine.role).partition(|role| *role == Role::Prefill);
+        !others.is_empty() || (self.deployment.switching.is_some() && prefills.len() > 1)
     }
 
     /// Gives an engine a message, and lets it run if it is idle.

@@ -85,12 +85,12 @@ impl Engine {
 
     /// Plans a step and returns its duration; None if there is nothing to do.
     pub fn plan(&mut self, spec: &Pool, window: Option<usize>, requests: &mut [Request], now_ns: u64) -> Option<u64> {
-        let budget = spec.max_batch_tokens.max(spec.max_sequences);
         let max_prefill_tokens = match self.role {
             Role::Decode => spec.max_batch_tokens.min(DECODE_ROLE_PREFILL_TOKENS),
             Role::Mixed | Role::Prefill => spec.max_batch_tokens,
         };
-        let limits = Limits { max_sequences: spec.max_sequences, max_batch_tokens: budget, max_prefill_tokens };
+        let limits =
+            Limits { max_sequences: spec.max_sequences, max_batch_tokens: spec.max_batch_tokens, max_prefill_tokens };
         let mut blocks = EngineBlocks { pool: &mut self.blocks, requests };
         self.scheduler.plan(&limits, now_ns, &mut blocks, &mut self.plan);
         self.preemptions += self.plan.preempted.len() as u64;
@@ -118,7 +118,7 @@ impl Engine {
 fn step_seconds(cost: &StepCost, plan: &Plan, window: Option<usize>) -> f64 {
     let mut work = StepWork::default();
     for item in &plan.items {
-        work.add(item, |context| Model::attended_with(window, context));
+        work.add_item(item, |context| Model::attended_with(window, context));
     }
     cost.seconds(&work)
 }

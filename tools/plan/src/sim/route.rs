@@ -6,16 +6,16 @@ use super::engine::Engine;
 use super::request::Request;
 use crate::workload::BLOCK;
 
-/// Chooses engines. Its only state is whose turn it is.
+/// Chooses engines. Its only state is whose turn it is among the engines of each role.
 pub struct Router {
     routing: Routing,
-    turn: usize,
+    turns: [usize; 3],
 }
 
 impl Router {
     /// A router that follows a policy.
     pub fn new(routing: Routing) -> Router {
-        Router { routing, turn: 0 }
+        Router { routing, turns: [0; 3] }
     }
 
     /// The engine with this role that shall take the request; None if none is alive.
@@ -25,8 +25,9 @@ impl Router {
         match self.routing {
             Routing::RoundRobin => {
                 let many = engines.iter().filter(fits).count();
-                self.turn += 1;
-                candidates.map(|(index, _)| index).nth((self.turn - 1) % many.max(1))
+                let turn = &mut self.turns[role as usize];
+                *turn += 1;
+                candidates.map(|(index, _)| index).nth((*turn - 1) % many.max(1))
             }
             // Decode engines receive KV, so what they have cached does not help them.
             Routing::PrefixAware if role != Role::Decode => {

@@ -11,6 +11,10 @@ use rand_chacha::ChaCha8Rng;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+/// Time between the first requests of two closed streams. Real streams never begin at once: the first request begins a step
+/// alone, and the others wait for its end. Streams that begin at once stay in lockstep for ever.
+const STREAM_STAGGER_NS: u64 = 1_000_000;
+
 /// An event of the simulation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Event {
@@ -132,7 +136,7 @@ impl<'a> Simulation<'a> {
             Workload::Closed { streams, lengths, until_ns, seed } => {
                 let random = ChaCha8Rng::seed_from_u64(*seed);
                 self.closed = Some(Closed { lengths: *lengths, until_ns: *until_ns, random });
-                (0..*streams).for_each(|_| self.send_next());
+                (0..*streams as u64).for_each(|stream| self.send_next(stream * STREAM_STAGGER_NS));
             }
         }
     }

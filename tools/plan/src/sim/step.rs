@@ -109,7 +109,7 @@ impl Simulation<'_> {
         assert!(request.end.is_none(), "request {index} ends twice");
         request.end = Some(end);
         self.open -= 1;
-        self.send_next();
+        self.send_next(self.now_ns);
     }
 
     /// Takes a request from the engine of one of its stages.

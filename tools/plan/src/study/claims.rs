@@ -60,7 +60,7 @@ fn row(devices: usize, itl_ms: f64, kind: &str, peak: Option<&Peak>) -> Vec<Stri
     row.extend(match peak {
         Some(peak) => [
             peak.layout.to_string(),
-            format!("{:.1}", peak.report.tokens_per_device),
+            format!("{:.1}", peak.tokens_per_device()),
             format!("{:.0}", peak.report.ttft.p50 * 1e3),
         ],
         None => ["none".into(), "0".into(), String::new()],

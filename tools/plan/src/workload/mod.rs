@@ -31,7 +31,7 @@ pub enum Workload {
     Open(Vec<Arrival>),
     /// Streams that send their next request as soon as the last one has ended, until a time in nanoseconds.
     Closed {
-        /// Number of streams; all begin at 0.
+        /// Number of streams; each begins a millisecond after the one before.
         streams: usize,
         /// Lengths of the requests.
         lengths: Lengths,
