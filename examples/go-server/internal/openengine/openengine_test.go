@@ -202,12 +202,14 @@ func TestRefusals(t *testing.T) {
 		"guided": func(q *pb.GenerateRequest) {
 			q.Guided = &pb.GuidedDecoding{Guide: &pb.GuidedDecoding_Regex{Regex: "a"}}
 		},
-		"lora_name":            func(q *pb.GenerateRequest) { q.LoraName = "x" },
-		"media":                func(q *pb.GenerateRequest) { q.Media = []*pb.MediaItem{{}} },
-		"kv.session":           func(q *pb.GenerateRequest) { q.Kv = &pb.KvOptions{Session: &pb.KvSessionRef{TransferBackend: "nixl"}} },
-		"prompt: it is empty":  func(q *pb.GenerateRequest) { q.Input = nil },
-		"token_ids: the model": func(q *pb.GenerateRequest) { q.GetTokenIds().Ids = []uint32{768} },
-		"stopping.conditions": func(q *pb.GenerateRequest) {
+		"lora_name":                             func(q *pb.GenerateRequest) { q.LoraName = "x" },
+		"media":                                 func(q *pb.GenerateRequest) { q.Media = []*pb.MediaItem{{}} },
+		"kv.session":                            func(q *pb.GenerateRequest) { q.Kv = &pb.KvOptions{Session: &pb.KvSessionRef{TransferBackend: "nixl"}} },
+		"prompt: it is empty":                   func(q *pb.GenerateRequest) { q.Input = nil },
+		"token_ids: the model":                  func(q *pb.GenerateRequest) { q.GetTokenIds().Ids = []uint32{768} },
+		"stopping: field number 99":             func(q *pb.GenerateRequest) { q.Stopping.ProtoReflect().SetUnknown([]byte{0x98, 6, 1}) },
+		"stopping.conditions: each must have a": func(q *pb.GenerateRequest) { q.Stopping.Conditions = []*pb.StopCondition{{}} },
+		"stopping.conditions: each must have 1 to": func(q *pb.GenerateRequest) {
 			q.Stopping.Conditions[0] = &pb.StopCondition{Condition: &pb.StopCondition_StopText{}}
 		},
 	} {

@@ -66,6 +66,8 @@ func (s *Service) parse(ctx context.Context, q *pb.GenerateRequest) (*generation
 			g.StopStrings = append(g.StopStrings, c.StopText)
 		case *pb.StopCondition_StopTokenId:
 			ids = append(ids, c.StopTokenId)
+		default:
+			return nil, rpc.Invalid("stopping.conditions", "each must have a stop_text or a stop_token_id")
 		}
 	}
 	if g.Stop, err = rpc.Tokens(s.host, "stopping.conditions", ids); err != nil {
@@ -128,5 +130,5 @@ func refuse(q *pb.GenerateRequest) error {
 			return rpc.Invalid(field.name, "not supported by this server")
 		}
 	}
-	return nil
+	return rpc.CheckFields(q)
 }

@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"encoding/base64"
+	"encoding/binary"
 	"math"
 
 	"cleave/examples/go-server/internal/core"
@@ -10,6 +11,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/structpb"
 )
 
@@ -35,6 +38,40 @@ func CheckRank(ctx context.Context, header string) error {
 	for _, rank := range metadata.ValueFromIncomingContext(ctx, header) {
 		if rank != "0" {
 			return Invalid(header, "this worker is rank 0 and has no other")
+		}
+	}
+	return nil
+}
+
+// CheckFields refuses a request with a field, in any of its messages, that the protocol had not when this server's code was
+// generated.
+func CheckFields(request proto.Message) error {
+	return checkFields("the request", request.ProtoReflect())
+}
+
+// checkFields checks one message, which errors call by `name`.
+func checkFields(name string, m protoreflect.Message) error {
+	if unknown := m.GetUnknown(); len(unknown) > 0 {
+		number, _ := binary.Uvarint(unknown)
+		return Invalid(name, "field number %d is unknown to this server", number>>3)
+	}
+	fields := m.Descriptor().Fields()
+	for i := range fields.Len() {
+		field := fields.Get(i)
+		if field.Message() == nil || field.IsMap() || !m.Has(field) {
+			continue
+		}
+		value := m.Get(field)
+		if !field.IsList() {
+			if err := checkFields(string(field.Name()), value.Message()); err != nil {
+				return err
+			}
+			continue
+		}
+		for j := range value.List().Len() {
+			if err := checkFields(string(field.Name()), value.List().Get(j).Message()); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -122,9 +159,20 @@ const (
 
 // ParseTicket reads a ticket from a struct; without one in it the ticket is empty.
 func ParseTicket(field string, params *structpb.Struct) (t core.Ticket, err error) {
-	for key, into := range map[string]*[]byte{ticketKey: &t.Ticket, addressKey: &t.Address} {
-		if *into, err = base64.StdEncoding.DecodeString(params.GetFields()[key].GetStringValue()); err != nil {
-			return t, Invalid(field, "%s is not base64", key)
+	for _, part := range []struct {
+		key  string
+		into *[]byte
+	}{{ticketKey, &t.Ticket}, {addressKey, &t.Address}} {
+		value := params.GetFields()[part.key]
+		switch value.GetKind().(type) {
+		case nil, *structpb.Value_NullValue:
+			continue
+		case *structpb.Value_StringValue:
+		default:
+			return t, Invalid(field, "%s is not a string", part.key)
+		}
+		if *part.into, err = base64.StdEncoding.DecodeString(value.GetStringValue()); err != nil {
+			return t, Invalid(field, "%s is not base64", part.key)
 		}
 	}
 	return t, nil

@@ -1,15 +1,12 @@
 package vllm
 
 import (
-	"encoding/binary"
-
 	cleave "cleave/go"
 
 	"cleave/examples/go-server/internal/core"
 	pb "cleave/examples/go-server/internal/pb/vllm"
 	"cleave/examples/go-server/internal/rpc"
 
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 )
 
@@ -114,14 +111,7 @@ func refuse(q *pb.GenerateRequest) error {
 			return rpc.Invalid(field.name, "not supported by this server")
 		}
 	}
-	for name, message := range map[string]proto.Message{"": q, "sampling.": q.GetSampling(), "decoding.": decoding,
-		"stopping.": stopping, "response.": response, "kv.": kv} {
-		if unknown := message.ProtoReflect().GetUnknown(); len(unknown) > 0 {
-			number, _ := binary.Uvarint(unknown)
-			return rpc.Invalid(name, "field number %d is unknown to this server", number>>3)
-		}
-	}
-	return nil
+	return rpc.CheckFields(q)
 }
 
 // prompt returns the tokens of the prompt.
@@ -175,6 +165,9 @@ func parseKV(params *structpb.Struct) (kv kvParams, err error) {
 	}
 	if kv.doRemoteDecode && len(kv.ticket.Ticket) > 0 {
 		return kv, rpc.Invalid(name, "do_remote_decode and a ticket exclude each other")
+	}
+	if params.GetFields()["do_remote_prefill"].GetBoolValue() && len(kv.ticket.Ticket) == 0 {
+		return kv, rpc.Invalid(name, "do_remote_prefill without the cleave_ticket of a prefill worker of this kind")
 	}
 	return kv, nil
 }

@@ -420,7 +420,7 @@ func TestRefusals(t *testing.T) {
 		"top_p":                        func(q *pb.GenerateRequest) { q.Sampling.TopP = proto.Float32(2) },
 		"min_new_tokens":               func(q *pb.GenerateRequest) { q.Stopping.MinNewTokens = 50 },
 		"cleave_ticket is not base64":  func(q *pb.GenerateRequest) { q.Kv.KvTransferParams = params(t, map[string]any{"cleave_ticket": "?"}) },
-		"sampling.: field number 99":   func(q *pb.GenerateRequest) { q.Sampling.ProtoReflect().SetUnknown([]byte{0x98, 6, 1}) },
+		"sampling: field number 99":    func(q *pb.GenerateRequest) { q.Sampling.ProtoReflect().SetUnknown([]byte{0x98, 6, 1}) },
 	} {
 		q := request(t, "", 40)
 		change(q)
