@@ -77,7 +77,7 @@ func usage(prompt, completion int) map[string]any {
 // begin submits the first choice of each prompt. The others follow once the prompt's KV is computed.
 func (c *completion) begin() error {
 	if c.request.kv.DoRemotePrefill && len(c.prompts) == 1 {
-		err := c.submitTicket()
+		err := c.resume()
 		if err == nil || c.ctx.Err() != nil {
 			return err
 		}
@@ -99,32 +99,32 @@ func (c *completion) submit(first, end, step int) error {
 	if err != nil {
 		return err
 	}
+	generations := make([]*core.Generation, len(streams))
 	for i, stream := range streams {
-		c.follow(first+i*step, requests[i], stream)
+		if generations[i], err = c.Follow(c.ctx, requests[i], stream); err != nil {
+			return err
+		}
+	}
+	for i, generation := range generations {
+		c.follow(first+i*step, generation)
 	}
 	return nil
 }
 
-// submitTicket continues from the KV of a prefill worker, which may still be computing it: the engine waits. If the KV
-// does not come, the engine computes it from the ticket's tokens. The ticket also holds sampling parameters and limits,
-// but those of this request count: other routers than a front ask the prefill worker for one token.
-func (c *completion) submitTicket() error {
-	kv, err := c.Cache.Import(c.request.kv.Ticket)
+// resume continues from the KV of a prefill worker. The ticket also holds sampling parameters and limits, but those of
+// this request count: other routers than a front ask the prefill worker for one token.
+func (c *completion) resume() error {
+	// A front passes the ticket on while the prompt is being computed.
+	ticket := core.Ticket{Ticket: c.request.kv.Ticket, Streaming: c.options.front != ""}
+	generation, err := c.Resume(c.ctx, engineRequest(c.request, c.prompts[0], 0), ticket)
 	if err != nil {
 		return err
 	}
-	defer kv.Close() // releases the handle if it was not submitted
-	request := engineRequest(c.request, nil, 0)
-	request.KV, request.EmitPending, request.Recompute, request.OverrideSampling = kv, true, true, true
-	stream, err := c.Engine.Submit(c.ctx, request.Request)
-	if err != nil {
-		return err
-	}
-	c.follow(0, request, stream)
+	c.follow(0, generation)
 	c.group.Add(1)
 	go func() { // the answer waits for this goroutine, so that "done" is the last trace event
 		defer c.group.Done()
-		err := kv.Wait(c.ctx)
+		err := generation.Arrived(c.ctx)
 		if err != nil && c.ctx.Err() == nil {
 			log.Printf("the KV of a prompt is computed anew: %v", err)
 		}
@@ -134,25 +134,21 @@ func (c *completion) submitTicket() error {
 }
 
 // follow starts a goroutine that reads the answer to a choice.
-func (c *completion) follow(i int, request core.Request, stream *cleave.Stream) {
+func (c *completion) follow(i int, generation *core.Generation) {
 	if c.request.stream {
 		c.send(nil) // sends the header: from now on errors are part of the stream
 	}
 	c.group.Add(1)
 	go func() {
 		defer c.group.Done()
-		if err := c.read(i, request, stream); err != nil {
+		if err := c.read(i, generation); err != nil {
 			c.cancel(err)
 		}
 	}()
 }
 
 // read turns the answer to a choice into chunks.
-func (c *completion) read(i int, request core.Request, stream *cleave.Stream) error {
-	generation, err := c.Follow(c.ctx, request, stream)
-	if err != nil {
-		return err
-	}
+func (c *completion) read(i int, generation *core.Generation) error {
 	if c.request.chat {
 		c.emit(i, piece{role: "assistant"}, 0)
 	}

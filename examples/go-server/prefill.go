@@ -61,16 +61,8 @@ func (h *engineHost) prefillWhole(ctx context.Context, a *reply, q *request, pro
 		if err != nil {
 			return err
 		}
-		ticket, err := prefilled.KV.Ticket()
-		if err == nil {
-			err = ctx.Err()
-		}
-		if err != nil {
-			prefilled.KV.Close() // nobody will fetch it
-			return err
-		}
 		answer["usage"] = usage(len(prompts[0]), 1)
-		answer["kv_transfer_params"] = kvParams{DoRemotePrefill: true, Ticket: ticket}
+		answer["kv_transfer_params"] = kvParams{DoRemotePrefill: true, Ticket: prefilled.Ticket.Ticket}
 	}
 	a.whole(http.StatusOK, encode(answer))
 	return nil

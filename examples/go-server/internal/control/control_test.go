@@ -2,23 +2,19 @@ package control
 
 import (
 	"context"
-	"io"
 	"testing"
 	"time"
 
 	cleave "cleave/go"
 
 	"cleave/examples/go-server/internal/core"
-	vllmpb "cleave/examples/go-server/internal/pb/vllm"
 	pb "cleave/examples/go-server/internal/pb/worker"
 	"cleave/examples/go-server/internal/rpc"
 	"cleave/examples/go-server/internal/testkit"
 	"cleave/examples/go-server/internal/vllm"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/structpb"
 )
 
 func TestMain(m *testing.M) { testkit.Main(m) }
@@ -30,47 +26,20 @@ func start(t *testing.T, role cleave.Role) *testkit.Worker {
 	})
 }
 
-func generate(t *testing.T, w *testkit.Worker, tokens uint32, params *structpb.Struct) grpc.ServerStreamingClient[vllmpb.GenerateResponse] {
-	t.Helper()
-	prompt := testkit.Unsigned(testkit.Tokens(t, "the old farmer"))
-	stream, err := vllmpb.NewInferenceClient(w).GenerateStream(testkit.Context(t), &vllmpb.GenerateRequest{
-		Prompt:   &vllmpb.GenerateRequest_TokenIds{TokenIds: &vllmpb.TokenIds{Ids: prompt}},
-		Stopping: &vllmpb.StoppingCriteria{MaxNewTokens: tokens, IgnoreEos: true},
-		Kv:       &vllmpb.KVCacheParameters{KvTransferParams: params},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return stream
-}
-
-func read(t *testing.T, stream grpc.ServerStreamingClient[vllmpb.GenerateResponse]) (text string, finish *vllmpb.FinishInfo) {
-	t.Helper()
-	for {
-		r, err := stream.Recv()
-		if err == io.EOF {
-			return text, finish
-		} else if err != nil {
-			t.Fatal(err)
-		}
-		text, finish = text+r.Outputs.Text, r.Outputs.FinishInfo
-	}
-}
-
 // Two workers change places under load. Streams go on, and the proof counts them.
 func TestRoles(t *testing.T) {
-	const tokens = 200
-	_, wanted := testkit.Alone(t, cleave.Request{Prompt: testkit.Tokens(t, "the old farmer"), MaxNewTokens: tokens, IgnoreEOS: true})
+	q := testkit.Unstoppable(t, 200)
+	_, wanted := testkit.Alone(t, testkit.Same(q))
 	one, two := start(t, cleave.RolePrefill), start(t, cleave.RoleDecode)
 	disaggregated := func(prefill, decode *testkit.Worker) {
 		t.Helper()
-		_, finish := read(t, generate(t, prefill, 1, &structpb.Struct{Fields: map[string]*structpb.Value{"do_remote_decode": structpb.NewBoolValue(true)}}))
-		if text, _ := read(t, generate(t, decode, tokens, finish.KvTransferParams)); text != wanted {
-			t.Errorf("%q, and alone %q", text, wanted)
+		params := testkit.Answered(t, prefill, testkit.RemoteDecode(q)).Finish.KvTransferParams
+		if a := testkit.Answered(t, decode, testkit.WithKV(q, params)); a.Text != wanted {
+			t.Errorf("%q, and alone %q", a.Text, wanted)
 		}
 	}
 	disaggregated(one, two)
-	running := generate(t, two, 0, nil)
+	running := testkit.Open(t, testkit.Context(t), two, testkit.Unstoppable(t, 0))
 	if _, err := running.Recv(); err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +74,7 @@ func TestRoles(t *testing.T) {
 
 func TestDrain(t *testing.T) {
 	w := start(t, cleave.RoleMixed)
-	stream := generate(t, w, 0, nil)
+	stream := testkit.Open(t, testkit.Context(t), w, testkit.Unstoppable(t, 0))
 	if _, err := stream.Recv(); err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +86,7 @@ func TestDrain(t *testing.T) {
 	if load, err := client.GetLoad(testkit.Context(t), &pb.GetLoadRequest{}); err != nil || !load.Draining {
 		t.Error(load, err)
 	}
-	if _, err := generate(t, w, 1, nil).Recv(); status.Code(err) != codes.Unavailable {
+	if _, err := testkit.Ask(t, w, testkit.Request(t, "", 1)); status.Code(err) != codes.Unavailable {
 		t.Error(err)
 	}
 	w.Host.Requests.AbortAll(context.Canceled)

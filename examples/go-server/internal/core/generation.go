@@ -49,6 +49,8 @@ type Generation struct {
 	text    *text
 	tokens  int
 	last    int32
+
+	imported *cleave.KV // the handle that the generation continues; nil if the prompt is computed here
 }
 
 // Generate submits a request. The end of ctx cancels it.
@@ -73,6 +75,15 @@ func (h *Host) Follow(ctx context.Context, r Request, stream *cleave.Stream) (*G
 // Tokens returns the number of tokens so far.
 func (g *Generation) Tokens() int { return g.tokens }
 
+// Arrived waits until the KV from another process is here, and returns an error if it did not come. It returns nil at
+// once if the prompt is computed here.
+func (g *Generation) Arrived(ctx context.Context) error {
+	if g.imported == nil {
+		return nil
+	}
+	return g.imported.Wait(ctx)
+}
+
 // Pieces returns the pieces of the generation as they come. Leaving the loop cancels the request.
 func (g *Generation) Pieces() iter.Seq2[Piece, error] {
 	return func(yield func(Piece, error) bool) {
@@ -84,6 +95,7 @@ func (g *Generation) Pieces() iter.Seq2[Piece, error] {
 			case stopped && event.Type != cleave.EventFinished && err == nil:
 				continue // tokens from before the engine was told
 			case err != nil && !(stopped && errors.Is(err, cleave.ErrCancelled)):
+				drop(event.KV)
 				yield(Piece{}, err)
 				return
 			case event.Type == cleave.EventToken:
@@ -94,16 +106,25 @@ func (g *Generation) Pieces() iter.Seq2[Piece, error] {
 				if g.text.stop.found != "" {
 					g.stream.Cancel() // the last event still reports the tokens found in the prefix cache
 				}
-			case event.Type == cleave.EventFinished && event.Reason == cleave.FinishPrefilled:
+			case event.Type == cleave.EventFinished && event.Reason == cleave.FinishPrefilled && !stopped:
 				if err := g.proceed(event.KV); err != nil {
 					yield(Piece{}, err)
 					return
 				}
 			case event.Type == cleave.EventFinished:
+				drop(event.KV)
 				yield(g.end(&event))
 				return
 			}
 		}
+	}
+}
+
+// drop releases a handle that nobody continues. A request that was accepted while the engine's role was prefill ends with
+// one, whatever ended it.
+func drop(kv *cleave.KV) {
+	if kv != nil {
+		kv.Close()
 	}
 }
 
@@ -152,6 +173,7 @@ func (g *Generation) token(event *cleave.Event) (p Piece, err error) {
 	p = Piece{Token: event.Token, Logprob: event.Logprob, Top: event.Top}
 	counts := g.tokens >= g.request.MinNewTokens
 	if counts && !g.request.KeepStop && slices.Contains(g.request.Stop, event.Token) {
+		p.Held = g.text.stop.held != ""
 		return p, nil // it ends the generation, and its text is not part of the answer
 	}
 	p.Raw, p.Text, err = g.text.push(event.Token, g.tokens > g.request.MinNewTokens)

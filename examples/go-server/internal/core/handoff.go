@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log"
 	"slices"
 	"sync"
@@ -31,12 +32,22 @@ const firstTokenLogprobs = 20
 
 // Prefilled is a computed prompt.
 type Prefilled struct {
-	KV     *cleave.KV // the handle to continue from, which the caller owns
-	First  Piece      // the first token, without its text
-	Cached int        // prompt tokens found in the prefix cache
+	KV     *cleave.KV // the handle that the ticket is for; to be closed if nobody gets the ticket
+	Ticket Ticket
+	First  Piece // the first token, without its text
+	Cached int   // prompt tokens found in the prefix cache
 }
 
-// Prefill computes a prompt and its first token.
+// Ticket lets a decode worker fetch the KV of a prompt from the prefill worker.
+type Ticket struct {
+	Ticket  []byte
+	Address []byte // of the prefill worker's cache; may be missing
+	// Streaming says that the prefill worker got the parameters of this request, and may still be computing the prompt.
+	// If the KV does not arrive, it is computed here.
+	Streaming bool
+}
+
+// Prefill computes a prompt and its first token, for whoever gets the ticket.
 func (h *Host) Prefill(ctx context.Context, r Request) (p Prefilled, err error) {
 	// One token on an engine of any role. What it may be and whether it ends the generation is for the decode request
 	// to say: routers ask the prefill worker for one token at least and at most.
@@ -55,40 +66,56 @@ func (h *Host) Prefill(ctx context.Context, r Request) (p Prefilled, err error) 
 	if p.KV == nil {
 		return p, invalid("the context has no room for another token")
 	}
-	return p, nil
-}
-
-// Ticket is what a prefill worker tells a decode worker.
-type Ticket struct {
-	Ticket  []byte
-	Address []byte // of the prefill worker's cache; may be missing
-}
-
-// Ticket returns the ticket of a handle.
-func (h *Host) Ticket(kv *cleave.KV) (t Ticket, err error) {
-	if t.Ticket, err = kv.Ticket(); err != nil {
-		return t, err
+	if p.Ticket.Ticket, err = p.KV.Ticket(); err == nil {
+		p.Ticket.Address, err = h.Cache.Address()
 	}
-	t.Address, err = h.Cache.Address()
-	return t, err
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		p.KV.Close()
+	}
+	return p, err
 }
 
-// Resume continues a prompt that another process has computed, with the sampling parameters of this request. The first
-// token is reported too. The KV is fetched even if ctx ends before it is here, so that the exporter is rid of it.
+// Run answers a request, which continues a ticket if there is one.
+func (h *Host) Run(ctx context.Context, r Request, ticket Ticket) iter.Seq2[Chunk, error] {
+	return func(yield func(Chunk, error) bool) {
+		var g *Generation
+		var err error
+		if len(ticket.Ticket) > 0 {
+			g, err = h.Resume(ctx, r, ticket)
+		} else {
+			g, err = h.Generate(ctx, r)
+		}
+		if err != nil {
+			yield(Chunk{}, err)
+			return
+		}
+		g.Chunks()(yield)
+	}
+}
+
+// Resume continues a prompt that another process computes, with the sampling parameters of this request. The first token
+// is reported too. The KV is fetched even if ctx ends before it is here, so that the exporter is rid of it. Resume waits
+// for the KV, unless the ticket is of a prompt that may still be computed.
 func (h *Host) Resume(ctx context.Context, r Request, ticket Ticket) (*Generation, error) {
 	h.pairs.pair(h.Cache, ticket.Address)
 	kv, err := h.Cache.Import(ticket.Ticket)
 	if err != nil {
 		return nil, lost(err)
 	}
-	if tokens, err := kv.Tokens(); err != nil || !continues(tokens, r.Prompt) {
+	if tokens, err := kv.Tokens(); err != nil || !ticket.continues(tokens, r.Prompt) {
 		go release(kv)
 		return nil, invalid("the ticket is of another prompt")
 	}
-	if r.MinNewTokens > 0 {
-		return h.resample(ctx, r, kv)
+	if r.MinNewTokens > 0 && !ticket.Streaming {
+		// The prefill worker has sampled a first token that may end the generation. Here it must not, so the prompt is
+		// computed, except for the part in the prefix cache.
+		release(kv)
+		return h.Generate(ctx, r)
 	}
-	r.KV, r.Prompt, r.EmitPending, r.OverrideSampling = kv, nil, true, true
+	r.KV, r.Prompt, r.EmitPending, r.OverrideSampling, r.Recompute = kv, nil, true, true, ticket.Streaming
 	stream, err := h.Engine.Submit(context.WithoutCancel(ctx), r.Request)
 	if errors.Is(err, cleave.ErrExpired) || errors.Is(err, cleave.ErrNotFound) {
 		return nil, lost(err) // the import has failed meanwhile
@@ -100,32 +127,25 @@ func (h *Host) Resume(ctx context.Context, r Request, ticket Ticket) (*Generatio
 	if err != nil {
 		return nil, err
 	}
+	g.imported = kv
 	context.AfterFunc(ctx, func() {
 		<-kv.Landed()
 		stream.Close()
 	})
-	select {
-	case <-kv.Landed():
-	case <-ctx.Done():
-		return g, nil // reading it fails
+	if ticket.Streaming {
+		return g, nil
 	}
-	if err := kv.Wait(ctx); err != nil {
+	if err := kv.Wait(ctx); err != nil && ctx.Err() == nil {
 		g.Close()
 		return nil, lost(err)
 	}
-	return g, nil
+	return g, nil // if ctx has ended, reading it fails
 }
 
-// continues tells whether a sequence is a prompt and one generated token.
-func continues(sequence, prompt []int32) bool {
-	return len(sequence) == len(prompt)+1 && slices.Equal(sequence[:len(prompt)], prompt)
-}
-
-// resample is Resume for a request whose first token the prefill worker could not sample, because it did not know that
-// the token must not end the generation. The prompt is computed here, except for the part in the prefix cache.
-func (h *Host) resample(ctx context.Context, r Request, kv *cleave.KV) (*Generation, error) {
-	release(kv)
-	return h.Generate(ctx, r)
+// continues reports whether a sequence is the prompt and one generated token. The ticket of a prompt that was still being
+// computed has no such token.
+func (t Ticket) continues(sequence, prompt []int32) bool {
+	return (len(sequence) == len(prompt)+1 || t.Streaming && len(sequence) == len(prompt)) && slices.Equal(sequence[:len(prompt)], prompt)
 }
 
 // release fetches the KV of a handle and drops it, which releases the exporter's.

@@ -78,21 +78,15 @@ func (s *Service) prefill(ctx context.Context, g *generation, a *answer) error {
 	if err != nil {
 		return err
 	}
-	ticket, err := s.host.Ticket(prefilled.KV)
-	if err == nil {
-		err = ctx.Err()
-	}
-	if err == nil {
-		session := fmt.Sprintf("%016x%016x", rand.Uint64(), rand.Uint64())
-		s.sessions.Store(session, prefilled.KV)
-		time.AfterFunc(s.host.Config.Lease, func() { s.sessions.Delete(session) })
-		err = a.send(&pb.GenerateResponse{
-			Event: &pb.GenerateResponse_PrefillReady{PrefillReady: &pb.PrefillReady{KvSession: &pb.KvSessionRef{
-				SessionId: session, TransferBackend: transferBackend, AttributesStruct: rpc.TicketStruct(ticket),
-			}}},
-			Usage: a.usage(prefilled.Cached),
-		})
-	}
+	session := fmt.Sprintf("%016x%016x", rand.Uint64(), rand.Uint64())
+	s.sessions.Store(session, prefilled.KV)
+	time.AfterFunc(s.host.Config.Lease, func() { s.sessions.Delete(session) })
+	err = a.send(&pb.GenerateResponse{
+		Event: &pb.GenerateResponse_PrefillReady{PrefillReady: &pb.PrefillReady{KvSession: &pb.KvSessionRef{
+			SessionId: session, TransferBackend: transferBackend, AttributesStruct: rpc.TicketStruct(prefilled.Ticket),
+		}}},
+		Usage: a.usage(prefilled.Cached),
+	})
 	if err != nil {
 		prefilled.KV.Close() // nobody has the ticket
 	}
@@ -101,17 +95,7 @@ func (s *Service) prefill(ctx context.Context, g *generation, a *answer) error {
 
 // decode answers with the tokens of a request, which continues a session if it has one.
 func (s *Service) decode(ctx context.Context, g *generation, a *answer) error {
-	var run *core.Generation
-	var err error
-	if len(g.ticket.Ticket) > 0 {
-		run, err = s.host.Resume(ctx, g.Request, g.ticket)
-	} else {
-		run, err = s.host.Generate(ctx, g.Request)
-	}
-	if err != nil {
-		return err
-	}
-	for chunk, err := range run.Chunks() {
+	for chunk, err := range s.host.Run(ctx, g.Request, g.ticket) {
 		if err != nil {
 			return err
 		}

@@ -98,15 +98,9 @@ func (s *Service) prefill(ctx context.Context, g *generation, a *answer) error {
 	if err != nil {
 		return err
 	}
-	ticket, err := s.host.Ticket(prefilled.KV)
-	if err == nil {
-		err = ctx.Err()
-	}
-	if err == nil {
-		cached := uint32(prefilled.Cached)
-		err = a.chunk(core.Chunk{Tokens: []core.Piece{prefilled.First}},
-			&pb.FinishInfo{FinishReason: pb.FinishInfo_LENGTH, KvTransferParams: kvStruct(ticket), NumCachedTokens: &cached})
-	}
+	cached := uint32(prefilled.Cached)
+	err = a.chunk(core.Chunk{Tokens: []core.Piece{prefilled.First}},
+		&pb.FinishInfo{FinishReason: pb.FinishInfo_LENGTH, KvTransferParams: kvStruct(prefilled.Ticket), NumCachedTokens: &cached})
 	if err != nil {
 		prefilled.KV.Close() // nobody has the ticket
 	}
@@ -116,17 +110,7 @@ func (s *Service) prefill(ctx context.Context, g *generation, a *answer) error {
 // decode answers with the tokens of a request, which continues a ticket if it has one. A decode worker without a ticket
 // computes the prompt itself.
 func (s *Service) decode(ctx context.Context, g *generation, a *answer) error {
-	var run *core.Generation
-	var err error
-	if len(g.kv.ticket.Ticket) > 0 {
-		run, err = s.host.Resume(ctx, g.Request, g.kv.ticket)
-	} else {
-		run, err = s.host.Generate(ctx, g.Request)
-	}
-	if err != nil {
-		return err
-	}
-	for chunk, err := range run.Chunks() {
+	for chunk, err := range s.host.Run(ctx, g.Request, g.kv.ticket) {
 		if err != nil {
 			return err
 		}
