@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -55,8 +56,21 @@ func openEngine(o *options, url string) (*engineHost, error) {
 	return &engineHost{host, o, url}, nil
 }
 
-// generate answers a request according to the server's role.
+// generate answers a request, which is one of those that a drain counts and ends.
 func (h *engineHost) generate(a *reply, r *http.Request, q *request) error {
+	ctx, end, err := h.Requests.Begin(r.Context(), "")
+	if err != nil {
+		return err
+	}
+	defer end()
+	if err = h.answer(ctx, a, r, q); err != nil && errors.Is(context.Cause(ctx), core.ErrShuttingDown) {
+		return core.ErrShuttingDown
+	}
+	return err
+}
+
+// answer answers a request according to the server's role.
+func (h *engineHost) answer(ctx context.Context, a *reply, r *http.Request, q *request) error {
 	if q.model != "" && q.model != h.options.modelName {
 		return unknownModel(q.model)
 	}
@@ -65,13 +79,13 @@ func (h *engineHost) generate(a *reply, r *http.Request, q *request) error {
 		return err
 	}
 	if h.Role() == "prefill" || q.kv.DoRemoteDecode {
-		return h.prefill(r.Context(), a, q, prompts)
+		return h.prefill(ctx, a, q, prompts)
 	}
 	id := r.Header.Get("X-Request-Id")
 	if h.options.front == "" || id == "" {
 		id = newID(q.chat)
 	}
-	return h.complete(r.Context(), a, q, prompts, id)
+	return h.complete(ctx, a, q, prompts, id)
 }
 
 func newID(chat bool) string {
@@ -208,8 +222,8 @@ func engineError(err error) *apiError {
 		return &apiError{status: http.StatusTooManyRequests, Message: err.Error(), Type: "rate_limit_error"}
 	case errors.Is(err, cleave.ErrInvalidArgument), errors.Is(err, cleave.ErrOutOfMemory):
 		return invalid("", "%v", err)
-	case errors.Is(err, cleave.ErrShutdown):
-		return unavailable(errShuttingDown.Error())
+	case errors.Is(err, cleave.ErrShutdown), errors.Is(err, core.ErrShuttingDown):
+		return unavailable(core.ErrShuttingDown.Error())
 	}
 	return &apiError{status: http.StatusInternalServerError, Message: err.Error(), Type: "server_error"}
 }
@@ -223,6 +237,8 @@ func (h *engineHost) health() (fields map[string]any, problem string) {
 	}
 	if err != nil {
 		problem = err.Error()
+	} else if h.Requests.Closing() {
+		problem = shuttingDown
 	}
 	return map[string]any{"role": h.Role(), "model": h.options.modelName, "audit": map[string]int{
 		"by_requests": audit.ByRequests, "by_transfers": audit.ByTransfers, "by_exports": audit.ByExports,

@@ -7,16 +7,17 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
 
-	cleave "cleave/go"
-
 	pb "cleave/examples/go-server/internal/pb/vllm"
+	workerpb "cleave/examples/go-server/internal/pb/worker"
 	"cleave/examples/go-server/internal/testkit"
 
 	"google.golang.org/grpc"
@@ -24,8 +25,6 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/structpb"
 )
 
 // TestMain runs the tests, or the server for tests of whole processes.
@@ -118,64 +117,37 @@ func (p *process) serving(t *testing.T) bool {
 	return r.Status == grpc_health_v1.HealthCheckResponse_SERVING
 }
 
-func (p *process) stream(t *testing.T, q *pb.GenerateRequest) grpc.ServerStreamingClient[pb.GenerateResponse] {
+// post sends a request over HTTP.
+func (p *process) post(t *testing.T, path, body string) (code int, text string) {
 	t.Helper()
-	stream, err := pb.NewInferenceClient(p).GenerateStream(testkit.Context(t), q)
+	r, err := http.Post(p.web+path, "application/json", strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return stream
-}
-
-func (p *process) ask(t *testing.T, q *pb.GenerateRequest) (text string, finish *pb.FinishInfo) {
-	t.Helper()
-	for stream := p.stream(t, q); ; {
-		r, err := stream.Recv()
-		if err == io.EOF {
-			return text, finish
-		} else if err != nil {
-			t.Fatal(err)
-		}
-		text += r.Outputs.Text
-		finish = r.Outputs.FinishInfo
+	defer r.Body.Close()
+	answer, err := io.ReadAll(r.Body)
+	if err != nil {
+		t.Fatal(err)
 	}
+	return r.StatusCode, string(answer)
 }
-
-func question(t *testing.T, tokens int) (*pb.GenerateRequest, cleave.Request) {
-	prompt := testkit.Tokens(t, "the old farmer")
-	return &pb.GenerateRequest{
-		RequestId: t.Name(),
-		Prompt:    &pb.GenerateRequest_TokenIds{TokenIds: &pb.TokenIds{Ids: testkit.Unsigned(prompt)}},
-		Stopping:  &pb.StoppingCriteria{MaxNewTokens: uint32(tokens), IgnoreEos: true},
-		Response:  &pb.ResponseOptions{OutputTokenIds: true},
-	}, cleave.Request{Prompt: prompt, MaxNewTokens: tokens, IgnoreEOS: true}
-}
-
-func with(q *pb.GenerateRequest, params *structpb.Struct) *pb.GenerateRequest {
-	q = proto.Clone(q).(*pb.GenerateRequest)
-	q.Kv = &pb.KVCacheParameters{KvTransferParams: params}
-	return q
-}
-
-var remoteDecode = &structpb.Struct{Fields: map[string]*structpb.Value{"do_remote_decode": structpb.NewBoolValue(true)}}
 
 // Two processes, with KV through shared memory.
 func TestProcesses(t *testing.T) {
 	prefill, decode := startProcess(t, "--role", "prefill"), startProcess(t, "--role", "decode", "--isolate")
-	q, alone := question(t, 50)
-	_, wanted := testkit.Alone(t, alone)
+	q := testkit.Unstoppable(t, 50)
+	_, wanted := testkit.Alone(t, testkit.Same(q))
 	for range 3 {
-		_, finish := prefill.ask(t, with(q, remoteDecode))
-		if text, _ := decode.ask(t, with(q, finish.KvTransferParams)); text != wanted {
-			t.Errorf("%q, and alone %q", text, wanted)
+		params := testkit.Answered(t, prefill, testkit.RemoteDecode(q)).Finish.KvTransferParams
+		if a := testkit.Answered(t, decode, testkit.WithKV(q, params)); a.Text != wanted {
+			t.Errorf("%q, and alone %q", a.Text, wanted)
 		}
 	}
 	// A lost prefill worker is another worker's chance, not this client's fault.
-	_, finish := prefill.ask(t, with(q, remoteDecode))
+	params := testkit.Answered(t, prefill, testkit.RemoteDecode(q)).Finish.KvTransferParams
 	prefill.Process.Kill()
 	prefill.Wait()
-	_, err := decode.stream(t, with(q, finish.KvTransferParams)).Recv()
-	if status.Code(err) != codes.Unavailable {
+	if _, err := testkit.Ask(t, decode, testkit.WithKV(q, params)); status.Code(err) != codes.Unavailable {
 		t.Error(err)
 	}
 }
@@ -183,18 +155,18 @@ func TestProcesses(t *testing.T) {
 // A crash of the engine ends streams with UNAVAILABLE, and the next engine serves at the same addresses.
 func TestCrash(t *testing.T) {
 	p := startProcess(t, "--isolate")
-	q, alone := question(t, 50)
-	_, wanted := testkit.Alone(t, alone)
+	q := testkit.Unstoppable(t, 50)
+	_, wanted := testkit.Alone(t, testkit.Same(q))
 	for range 2 {
 		engine := p.engine(t)
 		testkit.Eventually(t, "service", func() (bool, any) { return p.serving(t), nil })
-		if text, _ := p.ask(t, q); text != wanted {
-			t.Errorf("%q, and alone %q", text, wanted)
+		if a := testkit.Answered(t, p, q); a.Text != wanted {
+			t.Errorf("%q, and alone %q", a.Text, wanted)
 		}
-		long, _ := question(t, 0)
-		var streams []grpc.ServerStreamingClient[pb.GenerateResponse]
+		long := testkit.Unstoppable(t, 0)
+		var streams []testkit.Stream
 		for range 3 {
-			streams = append(streams, p.stream(t, long))
+			streams = append(streams, testkit.Open(t, testkit.Context(t), p, long))
 		}
 		for _, stream := range streams {
 			if _, err := stream.Recv(); err != nil {
@@ -225,16 +197,94 @@ func TestCrash(t *testing.T) {
 	testkit.Eventually(t, "end of the engine", func() (bool, any) { return syscall.Kill(engine, 0) != nil, nil })
 }
 
+// Requests over HTTP are among those that a drain waits for and refuses, and the health over gRPC says so, whichever
+// process answers.
+func TestDrain(t *testing.T) {
+	for _, arguments := range [][]string{nil, {"--isolate"}} {
+		p := startProcess(t, arguments...)
+		ctx, leave := context.WithCancel(testkit.Context(t))
+		q, err := http.NewRequestWithContext(ctx, "POST", p.web+"/v1/completions",
+			strings.NewReader(`{"prompt": "the old farmer", "max_tokens": 16000, "ignore_eos": true, "logprobs": 5, "stream": true}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		running, err := http.DefaultClient.Do(q) // megabytes that nobody reads, so it cannot end by itself
+		if err != nil || running.StatusCode != 200 {
+			t.Fatal(running, err)
+		}
+		worker := workerpb.NewWorkerClient(p)
+		if r, err := worker.Drain(testkit.Context(t), &workerpb.DrainRequest{TimeoutSeconds: 1}); err != nil || r.Running != 1 {
+			t.Error(arguments, r, err)
+		}
+		if code, text := p.post(t, "/v1/completions", `{"prompt": "the old farmer", "max_tokens": 1}`); code != 503 || !strings.Contains(text, "shutting down") {
+			t.Error(arguments, code, text)
+		}
+		testkit.Eventually(t, "bad health", func() (bool, any) { return !p.serving(t), nil })
+		leave()
+		running.Body.Close()
+		if r, err := worker.Drain(testkit.Context(t), &workerpb.DrainRequest{}); err != nil || r.Running != 0 {
+			t.Error(arguments, r, err)
+		}
+	}
+}
+
+// A front that takes its time to let a worker go does not keep the worker from telling gRPC's clients.
+func TestTerminationWithAFront(t *testing.T) {
+	leaving := make(chan struct{})
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/workers/leave" {
+			close(leaving)
+			io.Copy(io.Discard, r.Body) // from now on the end of the connection is noticed
+			<-r.Context().Done()
+			return
+		}
+		io.WriteString(w, `{"workers": []}`)
+	}))
+	t.Cleanup(front.Close)
+	p := startProcess(t, "--role", "decode", "--front", front.URL, "--drain", "600")
+	if _, err := testkit.Open(t, testkit.Context(t), p, testkit.Unstoppable(t, 0)).Recv(); err != nil {
+		t.Fatal(err)
+	}
+	p.Process.Signal(syscall.SIGTERM)
+	<-leaving
+	testkit.Eventually(t, "bad health", func() (bool, any) { return !p.serving(t), nil })
+}
+
+// A prefill worker does not know that its token must not end the generation: min_tokens of the decode request counts.
+func TestMinTokensOverHTTP(t *testing.T) {
+	prefill, decode := startProcess(t, "--role", "prefill"), startProcess(t, "--role", "decode")
+	const body = `"prompt": "the old farmer", "temperature": 0, "logit_bias": {"1": 100, "2": 100}, "logprobs": 1`
+	code, text := prefill.post(t, "/v1/completions", `{`+body+`, "max_tokens": 1, "kv_transfer_params": {"do_remote_decode": true}}`)
+	var prefilled struct {
+		KV json.RawMessage `json:"kv_transfer_params"`
+	}
+	if err := json.Unmarshal([]byte(text), &prefilled); err != nil || code != 200 {
+		t.Fatal(code, text)
+	}
+	const limits = `, "max_tokens": 9, "min_tokens": 5`
+	choices := func(params string) (parsed struct{ Choices []map[string]any }) {
+		code, text := decode.post(t, "/v1/completions", `{`+body+limits+params+`}`)
+		if err := json.Unmarshal([]byte(text), &parsed); err != nil || code != 200 {
+			t.Fatal(code, text)
+		}
+		return parsed
+	}
+	alone := choices("")
+	if handedOver := choices(`, "kv_transfer_params": ` + string(prefilled.KV)); !reflect.DeepEqual(handedOver, alone) {
+		t.Errorf("%v, and alone %v", handedOver, alone)
+	}
+}
+
 // On SIGTERM a stream may end by itself. The rest is told that another worker should go on.
 func TestTermination(t *testing.T) {
 	for _, arguments := range [][]string{{"--drain", "0"}, {"--drain", "0", "--isolate"}, {"--drain", "600"}, {"--drain", "600", "--isolate"}} {
 		p := startProcess(t, arguments...)
-		tokens := 0
+		tokens := uint32(0)
 		if arguments[1] != "0" {
 			tokens = 100
 		}
-		q, alone := question(t, tokens)
-		stream := p.stream(t, q)
+		q := testkit.Unstoppable(t, tokens)
+		stream := testkit.Open(t, testkit.Context(t), p, q)
 		r, err := stream.Recv()
 		if err != nil {
 			t.Fatal(err)
@@ -250,7 +300,7 @@ func TestTermination(t *testing.T) {
 			t.Error(arguments, err)
 		}
 		if tokens > 0 {
-			if _, wanted := testkit.Alone(t, alone); text != wanted || err != io.EOF {
+			if _, wanted := testkit.Alone(t, testkit.Same(q)); text != wanted || err != io.EOF {
 				t.Errorf("%v: %q %v", arguments, text, err)
 			}
 		}
@@ -263,23 +313,15 @@ func TestTermination(t *testing.T) {
 	}
 }
 
-// The role is switched over HTTP too.
+// The role is switched over HTTP too, and with it what requests over HTTP get.
 func TestRoleOverHTTP(t *testing.T) {
-	p := startProcess(t, "--role", "prefill")
-	post := func(body string) (int, string) {
-		t.Helper()
-		r, err := http.Post(p.web+"/role", "application/json", strings.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer r.Body.Close()
-		text, err := io.ReadAll(r.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return r.StatusCode, string(text)
+	for _, first := range []string{"prefill", "mixed"} {
+		t.Run(first, func(t *testing.T) { roleOverHTTP(t, startProcess(t, "--role", first)) })
 	}
-	if code, text := post(`{"role": "both"}`); code != 400 {
+}
+
+func roleOverHTTP(t *testing.T, p *process) {
+	if code, text := p.post(t, "/role", `{"role": "both"}`); code != 400 {
 		t.Error(code, text)
 	}
 	for _, role := range []string{"decode", "mixed", "prefill", "decode"} {
@@ -287,15 +329,22 @@ func TestRoleOverHTTP(t *testing.T) {
 			Role     string
 			InFlight map[string]int `json:"in_flight"`
 		}
-		if code, text := post(`{"role": "` + role + `"}`); code != 200 || json.Unmarshal([]byte(text), &state) != nil || state.Role != role || len(state.InFlight) != 4 {
+		if code, text := p.post(t, "/role", `{"role": "`+role+`"}`); code != 200 || json.Unmarshal([]byte(text), &state) != nil || state.Role != role || len(state.InFlight) != 4 {
 			t.Error(code, text)
 		}
+		answer, params := `"text":`, ""
+		if role == "prefill" {
+			answer, params = `"ticket":`, `, "kv_transfer_params": {"do_remote_decode": true}`
+		}
+		if code, text := p.post(t, "/v1/completions", `{"prompt": "the old farmer", "max_tokens": 3`+params+`}`); code != 200 || !strings.Contains(text, answer) {
+			t.Error(role, code, text)
+		}
 	}
-	q, alone := question(t, 20)
-	if _, wanted := testkit.Alone(t, alone); wanted == "" {
+	q := testkit.Unstoppable(t, 20)
+	if _, wanted := testkit.Alone(t, testkit.Same(q)); wanted == "" {
 		t.Error("nothing to compare with")
-	} else if text, _ := p.ask(t, q); text != wanted {
-		t.Errorf("%q, and alone %q", text, wanted)
+	} else if a := testkit.Answered(t, p, q); a.Text != wanted {
+		t.Errorf("%q, and alone %q", a.Text, wanted)
 	}
 	health, err := http.Get(p.web + "/health")
 	if err != nil {

@@ -12,11 +12,14 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"cleave/examples/go-server/internal/core"
 )
 
-const bodyLimit = 16 << 20
-
-var errShuttingDown = errors.New("the server is shutting down")
+const (
+	bodyLimit    = 16 << 20
+	shuttingDown = "shutting_down" // state in /health
+)
 
 // backend answers requests: an engine (mixed, prefill, decode) or a front.
 type backend interface {
@@ -136,7 +139,7 @@ func (s *server) generate(w http.ResponseWriter, r *http.Request, body []byte) e
 	s.stats.running.Add(1)
 	defer s.stats.running.Add(-1)
 	if s.closing.Load() { // checked after counting, because the shutdown waits for counted requests
-		return unavailable(errShuttingDown.Error())
+		return unavailable(core.ErrShuttingDown.Error())
 	}
 	answer := newReply(w, r, &s.stats)
 	q, err := parseRequest(body, r.URL.Path == "/v1/chat/completions", s.worker)
@@ -197,7 +200,7 @@ func (s *server) getModels(w http.ResponseWriter, r *http.Request) error {
 func (s *server) getHealth(w http.ResponseWriter, r *http.Request) error {
 	body, problem := s.backend.health()
 	if s.closing.Load() {
-		problem = "shutting_down"
+		problem = shuttingDown
 	}
 	body["status"] = cmp.Or(problem, "ok")
 	status := http.StatusOK

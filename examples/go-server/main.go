@@ -26,6 +26,7 @@ import (
 	"syscall"
 	"time"
 
+	"cleave/examples/go-server/internal/core"
 	"cleave/examples/go-server/internal/isolate"
 	"cleave/examples/go-server/internal/kvevents"
 	"cleave/examples/go-server/internal/rpc"
@@ -111,7 +112,7 @@ func run(o *options) error {
 			authenticator = newAuthenticator(secret)
 		}
 		server = newServer(host, o.page, authenticator, url)
-		server.worker = o.worker()
+		server.worker = o.worker() || o.grpc != "" // with gRPC, the role can be switched
 		if o.worker() || o.grpc != "" {
 			serveRole(server, host)
 		}
@@ -155,15 +156,20 @@ func run(o *options) error {
 	forget() // another signal ends the process at once
 
 	end := time.Now().Add(time.Duration(o.drain) * time.Second)
+	stopped := make(chan struct{})
+	go func() { // the front may take all the time to let this worker go
+		defer close(stopped)
+		stopGRPC(end)
+	}()
 	leave(end)
 	server.closing.Store(true)
-	stopGRPC(end)
+	<-stopped
 	for ; time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if server.stats.running.Load() == 0 && idle() {
 			break
 		}
 	}
-	cancel(errShuttingDown)
+	cancel(core.ErrShuttingDown)
 	ending, release := context.WithTimeout(context.Background(), time.Second)
 	defer release()
 	web.Shutdown(ending)

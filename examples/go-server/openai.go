@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+
+	"cleave/examples/go-server/internal/core"
 )
 
 // apiError is the body of an error answer, {"error": ...}.
@@ -47,8 +49,8 @@ func unknownModel(name string) *apiError {
 func reported(ctx context.Context, err error) *apiError {
 	var known *apiError
 	switch {
-	case context.Cause(ctx) == errShuttingDown:
-		return unavailable(errShuttingDown.Error())
+	case context.Cause(ctx) == core.ErrShuttingDown:
+		return unavailable(core.ErrShuttingDown.Error())
 	case ctx.Err() != nil: // only for the metrics: nobody reads this answer
 		return refused(499, "the client is gone")
 	case errors.As(err, &known):

@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 )
@@ -26,8 +27,8 @@ type running struct {
 	cancel context.CancelCauseFunc
 }
 
-// Begin registers a request, under an id that need not be the only one of its kind. The caller ends it with `end`. The
-// context ends when the request is aborted, or when the server shuts down.
+// Begin registers a request, under an id that other requests may have too, or without one. The caller ends it with `end`.
+// The context ends when the request is aborted, or when the server shuts down.
 func (r *Requests) Begin(ctx context.Context, id string) (_ context.Context, end func(), err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -40,7 +41,9 @@ func (r *Requests) Begin(ctx context.Context, id string) (_ context.Context, end
 	one := &running{id: id}
 	ctx, one.cancel = context.WithCancelCause(ctx)
 	r.running[one] = struct{}{}
-	r.byID[id] = append(r.byID[id], one)
+	if id != "" {
+		r.byID[id] = append(r.byID[id], one)
+	}
 	return ctx, func() { r.end(one) }, nil
 }
 
@@ -49,12 +52,7 @@ func (r *Requests) end(one *running) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.running, one)
-	left := r.byID[one.id][:0:0]
-	for _, other := range r.byID[one.id] {
-		if other != one {
-			left = append(left, other)
-		}
-	}
+	left := slices.DeleteFunc(r.byID[one.id], func(other *running) bool { return other == one })
 	if r.byID[one.id] = left; len(left) == 0 {
 		delete(r.byID, one.id)
 	}

@@ -23,6 +23,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health/grpc_health_v1"
 )
 
 const (
@@ -195,11 +196,19 @@ func (p *parent) runOnce(announce bool) (ready bool, err error) {
 		return false, err
 	}
 	backend := &backend{connection, make(chan struct{})}
+	watching, unwatch := context.WithCancel(context.Background())
+	defer unwatch()
+	var watch sync.WaitGroup
 	for lines := bufio.NewScanner(stdout); lines.Scan(); {
 		if !ready && strings.HasPrefix(lines.Text(), p.Ready) {
 			ready = true
 			p.proxy.set(backend)
 			p.server.Serving(true, p.Services...)
+			watch.Add(1)
+			go func() {
+				defer watch.Done()
+				p.watch(watching, connection)
+			}()
 		}
 		if announce && !strings.HasPrefix(lines.Text(), "gRPC at ") { // not where only this process connects
 			fmt.Println(lines.Text())
@@ -210,6 +219,8 @@ func (p *parent) runOnce(announce bool) (ready bool, err error) {
 	p.child = nil
 	p.mu.Unlock()
 	p.proxy.set(nil)
+	unwatch()
+	watch.Wait()
 	p.server.Serving(false, p.Services...)
 	close(backend.dead)
 	connection.Close()
@@ -218,6 +229,18 @@ func (p *parent) runOnce(announce bool) (ready bool, err error) {
 		err = ExitError(exit.ExitCode())
 	}
 	return ready, err
+}
+
+// watch passes on the health of the child, which may refuse requests while it lives. It returns when the child is gone or
+// ctx ends.
+func (p *parent) watch(ctx context.Context, child *grpc.ClientConn) {
+	health, err := grpc_health_v1.NewHealthClient(child).Watch(ctx, &grpc_health_v1.HealthCheckRequest{})
+	for err == nil {
+		var now *grpc_health_v1.HealthCheckResponse
+		if now, err = health.Recv(); err == nil {
+			p.server.Serving(now.Status == grpc_health_v1.HealthCheckResponse_SERVING, p.Services...)
+		}
+	}
 }
 
 func (p *parent) start(child *exec.Cmd) error {
