@@ -156,12 +156,17 @@ struct RunningImport<'a> {
 
 impl Want for RunningImport<'_> {
     fn check(&self) -> Result<()> {
-        self.check_silence(Duration::ZERO)
+        self.import.check()?;
+        self.place.check()
     }
 
     fn check_silence(&self, silence: Duration) -> Result<()> {
         self.import.check()?;
         self.place.note_silence(silence)
+    }
+
+    fn heard(&self) {
+        self.place.heard();
     }
 
     /// A request that has taken the handle waits for blocks as any other does; nobody else does for long.

@@ -64,6 +64,9 @@ pub(super) trait Want: Sync {
         self.check()
     }
 
+    /// Notes that something has arrived from the peer.
+    fn heard(&self) {}
+
     /// True if it should go on waiting for free blocks in this cache after this time.
     fn waits_for_blocks(&self, _waited: Duration) -> bool {
         false

@@ -61,15 +61,16 @@ impl Answering {
         }
     }
 
-    /// Notes whether the peer answered a question that was asked at `since`.
-    pub fn note<T>(&self, since: Instant, answer: Result<T>) -> Result<T> {
+    /// Notes whether the peer answered a question that was asked at `since`. A question that this side no longer wants
+    /// an answer to says nothing about the peer.
+    pub fn note<T>(&self, since: Instant, answer: Result<T>, wanted: Wanted<'_>) -> Result<T> {
         match &answer {
             Ok(_) => {
                 if self.lock().silent.take().is_some() {
                     self.changed.notify_all();
                 }
             }
-            Err(error) if error.status == Status::Peer && since.elapsed() >= SILENT => {
+            Err(error) if error.status == Status::Peer && since.elapsed() >= SILENT && wanted.check().is_ok() => {
                 self.lock().silent = Some(Instant::now());
             }
             Err(_) => {}
@@ -104,9 +105,12 @@ mod tests {
         let wanted: Wanted<'_> = &|| Ok(());
         let long_ago = Instant::now().checked_sub(LONG_AGO).unwrap();
         // A refused connection is no silence: it takes no time.
-        answering.note(Instant::now(), failed()).unwrap_err();
+        answering.note(Instant::now(), failed(), wanted).unwrap_err();
         assert!(!answering.turn(wanted).unwrap().tries);
-        answering.note(long_ago, failed()).unwrap_err();
+        // An import that was told to end says nothing about the peer.
+        answering.note(long_ago, failed(), &failed).unwrap_err();
+        assert!(!answering.turn(wanted).unwrap().tries);
+        answering.note(long_ago, failed(), wanted).unwrap_err();
         let first = answering.turn(wanted).unwrap();
         assert!(first.tries);
         assert_eq!(answering.turn(wanted).err().unwrap().status, Status::Peer);
@@ -114,7 +118,7 @@ mod tests {
         let second = answering.turn(wanted).unwrap();
         assert!(second.tries, "the next one");
         // Those that wait go on as soon as it has answered.
-        let answers = || answering.note(Instant::now(), Ok(()));
+        let answers = || answering.note(Instant::now(), Ok(()), wanted);
         thread::scope(|scope| {
             let wait = || answering.turn(&answers).map(|turn| turn.tries);
             let others: Vec<_> = (0..4).map(|_| scope.spawn(wait)).collect();

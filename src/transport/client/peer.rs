@@ -91,7 +91,7 @@ impl Peer {
     fn connect(&self, question: Question<'_>) -> Result<Channel> {
         let begun = Instant::now();
         let met = |stream: &Stream| self.lock().process = stream.process();
-        self.answering.note(begun, connect(&self.endpoint, question, met))
+        self.answering.note(begun, connect(&self.endpoint, question, met), question.wanted)
     }
 
     /// Asks over `channel` and waits for the answer, which may be a refusal. After an error the connection must not be used
@@ -100,7 +100,7 @@ impl Peer {
         let patience = patience(question.timeout, question.wanted);
         let begun = Instant::now();
         let answer = channel.send(message, &patience).and_then(|()| channel.receive(&patience));
-        self.answering.note(begun, answer)
+        self.answering.note(begun, answer, question.wanted)
     }
 
     /// Asks as `exchange` does; a refusal is an error with the peer's status and text.
@@ -134,6 +134,9 @@ impl Peer {
         // Made outside the lock, as the mapping is; of two that are made at once one is kept. This side comes first:
         // without NIXL here the peer need not load it.
         let new = Reader::prepare(question.store)?;
+        // A peer that is asked for the first time loads NIXL and registers its pool, which takes long: it is not silent.
+        let wanted = || question.wanted.check();
+        let question = Question { wanted: &wanted, ..question };
         let Message::NixlAgent { base, metadata } = self.ask(channel, &Message::Nixl, question)? else {
             return unexpected();
         };

@@ -4,6 +4,7 @@ use crate::backend::BlockStore;
 use crate::bail;
 use crate::error::Result;
 use crate::kv::format::TransportKeys;
+use crate::transport::net::Waiter;
 use crate::transport::source::Wanted;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,12 +20,25 @@ pub(in crate::transport) struct Question<'a> {
 }
 
 /// Patience that ends when the peer has been silent for `timeout`, or the answer is no longer wanted.
-pub(super) fn patience<'a>(timeout: Duration, wanted: Wanted<'a>) -> impl Fn(Duration) -> Result<()> + 'a {
-    move |silent| {
-        wanted.check_silence(silent)?;
-        if silent >= timeout {
+pub(super) fn patience(timeout: Duration, wanted: Wanted<'_>) -> impl Waiter {
+    Asker { timeout, wanted }
+}
+
+struct Asker<'a> {
+    timeout: Duration,
+    wanted: Wanted<'a>,
+}
+
+impl Waiter for Asker<'_> {
+    fn wait(&self, silent: Duration) -> Result<()> {
+        self.wanted.check_silence(silent)?;
+        if silent >= self.timeout {
             bail!(Peer, "the peer has been silent for {} ms", silent.as_millis());
         }
         Ok(())
+    }
+
+    fn heard(&self) {
+        self.wanted.heard();
     }
 }

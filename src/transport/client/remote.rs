@@ -219,7 +219,8 @@ impl TransferSource for RemoteTransfer {
     }
 
     fn commit(&mut self, wanted: Wanted<'_>) -> Result<()> {
-        let answer = self.ask(&Message::Commit { hold: self.hold }, wanted)?;
+        // An import that ended without the answer would lose the sequence, so it does not make place for others here.
+        let answer = self.ask(&Message::Commit { hold: self.hold }, &|| wanted.check())?;
         self.over = true;
         if answer == Message::Done { Ok(()) } else { unexpected() }
     }

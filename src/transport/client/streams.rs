@@ -82,18 +82,28 @@ impl FirstFailure<'_> {
         self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         self.any.store(true, Relaxed);
     }
+
+    fn check_others(&self) -> Result<()> {
+        if self.any.load(Relaxed) {
+            bail!(Cancelled, "another connection of the transfer failed");
+        }
+        Ok(())
+    }
 }
 
 impl Want for FirstFailure<'_> {
     fn check(&self) -> Result<()> {
-        self.check_silence(Duration::ZERO)
+        self.check_others()?;
+        self.wanted.check()
     }
 
     fn check_silence(&self, silence: Duration) -> Result<()> {
-        if self.any.load(Relaxed) {
-            bail!(Cancelled, "another connection of the transfer failed");
-        }
+        self.check_others()?;
         self.wanted.check_silence(silence)
+    }
+
+    fn heard(&self) {
+        self.wanted.heard();
     }
 }
 
@@ -137,4 +147,40 @@ fn run(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::net::Stream;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    #[derive(Default)]
+    struct Listener(AtomicUsize);
+
+    impl Want for Listener {
+        fn check(&self) -> Result<()> {
+            Ok(())
+        }
+
+        fn heard(&self) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn what_arrives_on_any_connection_is_told_to_the_import() {
+        let listener = Listener::default();
+        let failed = FirstFailure { error: Mutex::new(None), any: AtomicBool::new(false), wanted: &listener };
+        let patience = patience(Duration::MAX, &failed);
+        for connection in 1..=STREAMS {
+            let (mut a, b) = UnixStream::pair().unwrap();
+            a.write_all(&[7]).unwrap();
+            Stream::unix(b).unwrap().receive_exact(&mut [0], &patience).unwrap();
+            assert_eq!(listener.0.load(Relaxed), connection);
+            failed.check().unwrap();
+            assert_eq!(listener.0.load(Relaxed), connection, "to be wanted is not to be heard");
+        }
+    }
 }

@@ -100,9 +100,10 @@ pub(in crate::transport) fn connect(
     encrypt: bool,
     patience: Patience<'_>,
 ) -> Result<Channel> {
-    // The whole duration counts: a peer that sends a byte now and then would keep this busy for ever.
+    // The whole duration counts, and nothing that arrives: a peer that sends a byte now and then would keep this busy for
+    // ever.
     let begun = Instant::now();
-    let patience: Patience<'_> = &|_: Duration| patience(begun.elapsed());
+    let patience: Patience<'_> = &|_: Duration| patience.wait(begun.elapsed());
     let mode = if encrypt { ENCRYPTED } else { PLAIN };
     let hello = Hello { oldest: OLDEST, newest: NEWEST, mode, verdict: 0 }.encode(&random_bytes()?);
     let mut answer = [0; HELLO];
@@ -155,7 +156,7 @@ pub(in crate::transport) fn accept(
     patience: Patience<'_>,
 ) -> Result<Channel> {
     let begun = Instant::now();
-    let patience: Patience<'_> = &|_: Duration| patience(begun.elapsed());
+    let patience: Patience<'_> = &|_: Duration| patience.wait(begun.elapsed());
     let mut hello = [0; HELLO];
     stream.receive_exact(&mut hello, patience)?;
     let peer = Hello::decode(&hello)?;

@@ -11,7 +11,7 @@ mod tests;
 
 pub(super) use channel::Channel;
 pub(super) use handshake::{UNGREETED, accept, connect};
-pub(super) use stream::{Patience, Stream};
+pub(super) use stream::{Patience, Stream, Waiter};
 
 /// The protocol versions that this library speaks.
 const OLDEST: u16 = 1;

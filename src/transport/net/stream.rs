@@ -18,8 +18,22 @@ const LOOK: Duration = Duration::from_millis(50);
 /// After this silence the process of a peer on this machine is checked: a stopped one will not answer.
 const STOPPED: Duration = Duration::from_millis(300);
 
-/// Called repeatedly while the peer is silent, with the duration of the silence. An error ends the wait.
-pub(in crate::transport) type Patience<'a> = &'a dyn Fn(Duration) -> Result<()>;
+/// Whoever waits for a peer, and decides for how long. A closure does if it need not know what arrives.
+pub(in crate::transport) trait Waiter {
+    /// Called repeatedly while the peer is silent, with the duration of the silence. An error ends the wait.
+    fn wait(&self, silent: Duration) -> Result<()>;
+
+    /// Called whenever something arrives.
+    fn heard(&self) {}
+}
+
+impl<F: Fn(Duration) -> Result<()>> Waiter for F {
+    fn wait(&self, silent: Duration) -> Result<()> {
+        self(silent)
+    }
+}
+
+pub(in crate::transport) type Patience<'a> = &'a dyn Waiter;
 
 pub(in crate::transport) enum Stream {
     Tcp(TcpStream),
@@ -93,7 +107,7 @@ impl Stream {
 
     fn wait(&self, since: Instant, patience: Patience<'_>) -> Result<()> {
         let silent = since.elapsed();
-        patience(silent)?;
+        patience.wait(silent)?;
         if silent >= STOPPED && self.process().is_some_and(is_stopped) {
             bail!(Peer, "the peer's process is stopped");
         }
@@ -106,7 +120,10 @@ impl Stream {
         loop {
             match receive(self.fd(), into) {
                 Ok(0) => bail!(Peer, "the peer closed the connection"),
-                Ok(n) => return Ok(n),
+                Ok(n) => {
+                    patience.heard();
+                    return Ok(n);
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait(since, patience)?,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(lost(&e)),
@@ -129,7 +146,10 @@ impl Stream {
         let since = Instant::now();
         loop {
             match receive_fd(socket) {
-                Ok(fd) => return Ok(fd),
+                Ok(fd) => {
+                    patience.heard();
+                    return Ok(fd);
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait(since, patience)?,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(lost(&e)),

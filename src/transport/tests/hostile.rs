@@ -8,7 +8,7 @@ use crate::transport::client::{DataPlane, Peer, Peers, RemoteTransfer};
 use crate::transport::net::channel::Channel;
 use crate::transport::net::message::Message;
 use crate::transport::net::{Stream, accept};
-use crate::transport::source::TransferSource;
+use crate::transport::source::{TransferSource, Want};
 use std::net::TcpListener;
 use std::time::Instant;
 
@@ -82,54 +82,92 @@ fn questions_that_ask_for_too_much_or_are_none_are_refused_briefly() {
     assert_eq!(hostile.ask(&Message::Ping).unwrap(), Message::Done);
 }
 
-/// An exporter that tells of blocks without end, and one that answers at once that there are none.
-#[test]
-fn an_exporter_cannot_fill_the_importer_or_keep_it_busy() {
+/// Begins a transfer from an exporter that proves itself and then answers as it likes, and runs `test` with it.
+fn against(mut answer: impl FnMut(Message) -> Message + Send, test: impl FnOnce(&mut RemoteTransfer)) {
     let cache = large();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = Endpoint::Tcp { address: listener.local_addr().unwrap(), encrypted: false };
     let keys = cache.transport_keys();
     std::thread::scope(|scope| {
-        let serving = scope.spawn(|| {
+        let serving = scope.spawn(move || {
             let (socket, _) = listener.accept().unwrap();
             let patience = |_: Duration| Ok(());
             let stream = Arc::new(Stream::tcp(socket, PATIENT).unwrap());
             let mut channel = accept(stream, &keys, false, &patience).unwrap();
-            let mut asked = 0;
             while let Ok(question) = channel.receive(&patience) {
-                let answer = match question {
-                    Message::More { have, .. } if have < 4 => {
-                        Message::Blocks { first: have, ids: vec![7; 4], sequence: None }
-                    }
-                    Message::More { have, .. } if asked < 10 => {
-                        asked += 1;
-                        Message::Blocks { first: have, ids: vec![], sequence: None }
-                    }
-                    Message::More { have, .. } => {
-                        Message::Blocks { first: have, ids: vec![7; 1 << 20], sequence: None }
-                    }
-                    _ => Message::Opened { hold: 1 },
-                };
-                if channel.send(&answer, &patience).is_err() {
+                if channel.send(&answer(question), &patience).is_err() {
                     break;
                 }
             }
         });
         let peers = Peers::new(cache.clone(), PATIENT);
         let peer = peers.at(&endpoint);
-        let wanted = || Ok(());
         let open = Message::Test { blocks: 4, seed: [1; 32] };
-        let block = LARGE.block_bytes();
-        let mut remote =
-            RemoteTransfer::begin(&peer, &open, (4, block), DataPlane::Streams, peers.question(&wanted)).unwrap();
+        let (shape, question) = ((4, LARGE.block_bytes()), peers.question(&|| Ok(())));
+        let mut remote = RemoteTransfer::begin(&peer, &open, shape, DataPlane::Streams, question).unwrap();
+        test(&mut remote);
+        drop(remote);
+        peers.clear();
+        drop(peer);
+        serving.join().unwrap();
+    });
+}
+
+/// An exporter that tells of blocks without end, and one that answers at once that there are none.
+#[test]
+fn an_exporter_cannot_fill_the_importer_or_keep_it_busy() {
+    let mut asked = 0;
+    let answer = move |question| match question {
+        Message::More { have, .. } if have < 4 => Message::Blocks { first: have, ids: vec![7; 4], sequence: None },
+        Message::More { have, .. } if asked < 10 => {
+            asked += 1;
+            Message::Blocks { first: have, ids: vec![], sequence: None }
+        }
+        Message::More { have, .. } => Message::Blocks { first: have, ids: vec![7; 1 << 20], sequence: None },
+        _ => Message::Opened { hold: 1 },
+    };
+    against(answer, |remote| {
+        let wanted = || Ok(());
         assert_eq!(remote.more(&wanted).unwrap().available, 4);
         let begun = Instant::now();
         (0..10).for_each(|_| assert_eq!(remote.more(&wanted).unwrap().available, 4));
         assert!(begun.elapsed() >= Duration::from_millis(100), "asked in a tight loop");
         refused(remote.more(&wanted), Status::Corrupt, &["expected at most 4"]);
-        drop(remote);
-        peers.clear();
-        drop(peer);
-        serving.join().unwrap();
+    });
+}
+
+/// An import that is told to end as soon as it waits for its peer.
+struct Unwelcome {
+    asked: mpsc::SyncSender<()>,
+}
+
+impl Want for Unwelcome {
+    fn check(&self) -> Result<()> {
+        let _ = self.asked.try_send(());
+        Ok(())
+    }
+
+    fn check_silence(&self, _: Duration) -> Result<()> {
+        crate::bail!(Peer, "others need the thread")
+    }
+}
+
+/// An import that ended before the answer to COMMIT would lose the sequence.
+#[test]
+fn a_wait_for_the_answer_to_commit_makes_no_place_for_others() {
+    let (asked, waits) = mpsc::sync_channel(1);
+    let answer = move |question| match question {
+        Message::Commit { .. } => {
+            // The importer has looked up from its wait, or has ended it.
+            let _ = waits.recv();
+            Message::Done
+        }
+        _ => Message::Opened { hold: 1 },
+    };
+    against(answer, |remote| {
+        let import = Unwelcome { asked };
+        let committed = remote.commit(&import);
+        drop(import);
+        committed.unwrap();
     });
 }

@@ -1,7 +1,7 @@
 //! Threads that pull: as many as there are transfers, up to a limit, and none when there is nothing to do.
 //!
-//! Each job belongs to a peer, and [`shares`] decides whose jobs run. A job reports through its [`Place`] how long its peer
-//! has been silent, so that peers that do not answer hold up nobody else.
+//! Each job belongs to a peer, and [`shares`] decides whose jobs run. A job reports through its [`Place`] when it hears its
+//! peer and how long it has waited, so that peers that do not answer hold up nobody else.
 
 mod shares;
 #[cfg(test)]
@@ -23,8 +23,9 @@ pub(super) type Chore = Box<dyn Fn() -> bool + Send + Sync>;
 /// How long a thread waits for another job, and how often the chore is done meanwhile.
 const LINGER: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(250);
-/// A job whose peer has been silent for this long is stalled. An exporter that is well answers every question within half
-/// of this time, also if it has nothing new.
+/// A job that waits for a peer that has been silent for this long is stalled. An exporter that is well answers within half
+/// of this time, also if it has nothing new. Where this does not hold (the first question for NIXL) or the answer matters too
+/// much (COMMIT), the wait is not reported.
 const STALLED: Duration = Duration::from_millis(500);
 
 thread_local! {
@@ -53,17 +54,24 @@ pub(super) struct Workers(Arc<WorkersShared>);
 #[derive(Clone, Copy, PartialEq)]
 enum Standing {
     Active,
-    /// Its peer has been silent for a while.
+    /// It waits, and its peer has been silent for a while.
     Stalled,
     /// It was told to end because others need its thread.
     GaveWay,
+}
+
+#[derive(Clone, Copy)]
+struct PlaceState {
+    standing: Standing,
+    /// When the job last reported that it heard its peer.
+    heard: Option<Instant>,
 }
 
 /// A running job's thread, which the job has to give up if its peer is silent and others need it.
 pub(super) struct Place {
     workers: Arc<WorkersShared>,
     peer: PeerKey,
-    standing: Mutex<Standing>,
+    state: Mutex<PlaceState>,
 }
 
 impl WorkersShared {
@@ -73,8 +81,12 @@ impl WorkersShared {
 
     /// Wakes or starts threads for the queued jobs that may run.
     fn call_threads(self: &Arc<Self>, state: &mut WorkersState) -> Result<()> {
-        self.wake.notify_one();
-        while state.shares.ready() > state.threads - state.shares.running() && state.threads < MOST {
+        let ready = state.shares.ready();
+        if ready > 0 {
+            // One that takes a job wakes the next.
+            self.wake.notify_one();
+        }
+        while ready > state.threads - state.shares.running() && state.threads < MOST {
             let shared = self.clone();
             state.threads += 1;
             crate::sys::spawn("cleave-transfer", move || run(&shared)).inspect_err(|_| state.threads -= 1)?;
@@ -89,9 +101,10 @@ impl WorkersState {
         self.jobs.push_back((peer, job));
     }
 
-    /// The first job that may run.
+    /// The job that runs next, if any may run.
     fn take(&mut self) -> Option<(PeerKey, Job)> {
-        let at = self.jobs.iter().position(|(peer, _)| self.shares.may_run(peer))?;
+        let turns = self.jobs.iter().enumerate().filter_map(|(at, (peer, _))| Some((self.shares.turn(peer)?, at)));
+        let (_, at) = turns.min()?;
         let (peer, job) = self.jobs.remove(at)?;
         self.shares.begun(&peer);
         Some((peer, job))
@@ -119,7 +132,10 @@ impl Workers {
         // Without a new thread, those that run already get to it.
         if called.is_err() && state.threads == 0 {
             state.shares.dropped(&peer);
-            state.jobs.pop_back();
+            let job = state.jobs.pop_back();
+            // Its drop takes other locks and wakes others.
+            drop(state);
+            drop(job);
             return called;
         }
         Ok(())
@@ -139,40 +155,68 @@ impl Workers {
 }
 
 impl Place {
-    fn standing(&self) -> MutexGuard<'_, Standing> {
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, PlaceState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes how long the peer has been silent: zero if it is not waited for. Fails with PEER if the job has to end because
-    /// jobs of other peers need its thread.
-    pub fn note_silence(&self, silence: Duration) -> Result<()> {
-        let stalled = silence >= STALLED;
-        let mut standing = self.standing();
-        if *standing == Standing::Active && !stalled {
+    /// Fails with PEER if the job was told to end.
+    pub fn check(&self) -> Result<()> {
+        if self.lock().standing == Standing::GaveWay {
+            bail!(Peer, "the peer was silent, and imports from other peers need the thread");
+        }
+        Ok(())
+    }
+
+    /// Notes that the job has heard its peer.
+    pub fn heard(&self) {
+        let mut own = self.lock();
+        let now = Instant::now();
+        // Called for every piece of a transfer, so the lock of all jobs is spared where it would change next to nothing.
+        let lately = own.heard.is_some_and(|heard| now.saturating_duration_since(heard) < STALLED / 10);
+        if own.standing == Standing::Active && lately {
+            return;
+        }
+        own.heard = Some(now);
+        let mut state = self.workers.lock();
+        let was_silent = state.shares.heard(&self.peer, now);
+        if own.standing == Standing::Stalled {
+            own.standing = Standing::Active;
+            state.shares.recovered(&self.peer);
+        }
+        if was_silent {
+            // It may have more threads now.
+            let _ = self.workers.call_threads(&mut state);
+        }
+    }
+
+    /// Notes that the job has waited for its peer for so long. Fails with PEER if it has to end because jobs of other peers
+    /// need its thread.
+    pub fn note_silence(&self, waited: Duration) -> Result<()> {
+        let mut own = self.lock();
+        if own.standing == Standing::Active && waited < STALLED {
             return Ok(());
         }
         let mut state = self.workers.lock();
-        match (*standing, stalled) {
-            (Standing::Active, _) => {
-                *standing = Standing::Stalled;
+        match own.standing {
+            Standing::Active if state.shares.silence(&self.peer, waited, Instant::now()) >= STALLED => {
+                own.standing = Standing::Stalled;
                 state.shares.stalled(&self.peer);
                 // Its place may now count as one that others may have.
                 let _ = self.workers.call_threads(&mut state);
             }
-            (Standing::Stalled, false) => {
-                *standing = Standing::Active;
+            // Another job has heard the peer. A wait that begins anew is no sign of life.
+            Standing::Stalled if !state.shares.is_silent(&self.peer) => {
+                own.standing = Standing::Active;
                 state.shares.recovered(&self.peer);
             }
-            (Standing::Stalled, true) if state.shares.must_give_way(&self.peer) => {
-                *standing = Standing::GaveWay;
+            Standing::Stalled if state.shares.must_give_way(&self.peer) => {
+                own.standing = Standing::GaveWay;
                 state.shares.gave_way(&self.peer);
             }
             _ => {}
         }
-        if *standing == Standing::GaveWay {
-            bail!(Peer, "the peer was silent, and imports from other peers need the thread");
-        }
-        Ok(())
+        drop((state, own));
+        self.check()
     }
 }
 
@@ -182,16 +226,19 @@ fn run(shared: &Arc<WorkersShared>) {
     let mut since = Instant::now();
     loop {
         if let Some((peer, job)) = state.take() {
+            // If more may run, the next thread is woken, or started: that may have failed before.
+            let _ = shared.call_threads(&mut state);
             drop(state);
-            let place = Place { workers: shared.clone(), peer, standing: Mutex::new(Standing::Active) };
+            let begun = PlaceState { standing: Standing::Active, heard: None };
+            let place = Place { workers: shared.clone(), peer, state: Mutex::new(begun) };
             // A job reports its own panic; this one keeps the thread for the others.
             let _ = catch_unwind(AssertUnwindSafe(|| job(&place)));
-            let standing = *place.standing();
+            let standing = place.lock().standing;
             state = shared.lock();
             match standing {
                 Standing::Active => {}
                 Standing::Stalled => state.shares.recovered(&peer),
-                Standing::GaveWay => state.shares.left(&peer),
+                Standing::GaveWay => state.shares.left(),
             }
             state.shares.ended(&peer);
             since = Instant::now();

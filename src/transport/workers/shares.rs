@@ -1,11 +1,13 @@
-//! Shares of the threads and of the queue: which peer's jobs may run, which must wait, and which give way. Knows counts
-//! only: no jobs, no threads, no clock.
+//! Shares of the threads and of the queue: which peer's jobs may run, which must wait, and which give way. Knows counts,
+//! and when each peer was last heard: no jobs, no threads, no clock.
 //!
 //! A peer that does not answer holds its threads for the peer timeout, so no peer may have more than a quarter of the
 //! threads that it leaves free. Many such peers take all threads nevertheless. Then their jobs, which are *stalled*, give
-//! way: a peer of which no job is stalled may also have threads of stalled jobs of others.
+//! way. A peer of which a job stalls is *silent* until one of its jobs hears it, or until it has no jobs here any more.
+//! All other peers go before silent ones, and may also have the threads of their stalled jobs.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 /// The peer that a job waits for: the epoch of the exporting cache.
 pub(in crate::transport) type PeerKey = [u8; 16];
@@ -24,14 +26,10 @@ struct Load {
     running: usize,
     /// How many of those that run are stalled and were not told to end.
     stalled: usize,
-    /// How many of those that run were told to end.
-    leaving: usize,
-}
-
-impl Load {
-    fn is_silent(&self) -> bool {
-        self.stalled + self.leaving > 0
-    }
+    /// A job has stalled since the peer was last heard. Stays when that job ends: the next one would fare no better.
+    silent: bool,
+    /// When a job last heard the peer.
+    heard: Option<Instant>,
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -52,21 +50,28 @@ impl Shares {
         self.load(peer).queued
     }
 
-    /// True if another job of this peer may be queued. Peers that have stalled jobs leave half of the queue to others.
+    /// True if another job of this peer may be queued. Silent peers leave half of the queue to others.
     pub fn may_queue(&self, peer: &PeerKey) -> bool {
         let load = self.load(peer);
-        let most = if load.is_silent() { MOST_QUEUED / 2 } else { MOST_QUEUED };
+        let most = if load.silent { MOST_QUEUED / 2 } else { MOST_QUEUED };
         load.queued < most.saturating_sub(self.queued).div_ceil(PART)
     }
 
-    /// True if another job of this peer may run now.
-    pub fn may_run(&self, peer: &PeerKey) -> bool {
+    /// The turn of this peer's next job, if that may run now. The least turn comes first: peers that are not silent before
+    /// silent ones, and peers with few running jobs before those with many.
+    pub fn turn(&self, peer: &PeerKey) -> Option<(bool, usize)> {
+        if self.running == MOST {
+            return None;
+        }
         let load = self.load(peer);
-        self.running < MOST && load.running < self.share(&load)
+        (load.running < self.share(&load)).then_some((load.silent, load.running))
     }
 
     /// How many of the queued jobs may run now.
     pub fn ready(&self) -> usize {
+        if self.queued == 0 || self.running == MOST {
+            return 0;
+        }
         self.loads.values().map(|load| self.due(load)).sum::<usize>().min(MOST - self.running)
     }
 
@@ -76,7 +81,7 @@ impl Shares {
 
     /// The most jobs of a peer that may run.
     fn share(&self, load: &Load) -> usize {
-        let taken = if load.is_silent() { self.running } else { self.running - self.stalled };
+        let taken = if load.silent { self.running } else { self.running - self.stalled };
         (MOST - taken).div_ceil(PART)
     }
 
@@ -85,12 +90,28 @@ impl Shares {
         load.queued.min(self.share(load).saturating_sub(load.running))
     }
 
-    /// True if a stalled job of this peer has to end: jobs wait of peers that have no stalled ones, and no peer has more
-    /// stalled jobs than this one.
+    /// True if a job of this peer has stalled and none has heard it since.
+    pub fn is_silent(&self, peer: &PeerKey) -> bool {
+        self.load(peer).silent
+    }
+
+    /// How long a peer has been silent for a job that has waited for `waited`: no longer than for its other jobs.
+    pub fn silence(&self, peer: &PeerKey, waited: Duration, now: Instant) -> Duration {
+        let heard = self.load(peer).heard;
+        heard.map_or(waited, |heard| waited.min(now.saturating_duration_since(heard)))
+    }
+
+    /// True if a stalled job of this peer has to end: jobs of peers that are not silent wait, and no peer has more stalled
+    /// jobs than this one.
     pub fn must_give_way(&self, peer: &PeerKey) -> bool {
-        let needed: usize = self.loads.values().filter(|load| !load.is_silent()).map(|load| self.due(load)).sum();
-        needed > MOST - self.running + self.leaving
-            && self.loads.values().all(|other| other.stalled <= self.load(peer).stalled)
+        let free = MOST - self.running + self.leaving;
+        // Every stalled job asks all the time; most of the time this is the answer.
+        if self.queued <= free {
+            return false;
+        }
+        let own = self.load(peer);
+        let needed: usize = self.loads.values().filter(|load| !load.silent).map(|load| self.due(load)).sum();
+        own.silent && needed > free && self.loads.values().all(|other| !other.silent || other.stalled <= own.stalled)
     }
 
     // ---- what happens to a job, in this order ----
@@ -114,10 +135,17 @@ impl Shares {
 
     pub fn stalled(&mut self, peer: &PeerKey) {
         self.stalled += 1;
-        self.change(peer, |load| load.stalled += 1);
+        self.change(peer, |load| (load.stalled, load.silent) = (load.stalled + 1, true));
     }
 
-    /// A stalled job's peer is not silent any more, or the job has ended.
+    /// A running job has heard its peer. True if the peer was silent.
+    pub fn heard(&mut self, peer: &PeerKey, now: Instant) -> bool {
+        let was_silent = self.is_silent(peer);
+        self.change(peer, |load| (load.heard, load.silent) = (Some(now), false));
+        was_silent
+    }
+
+    /// A stalled job is not stalled any more, or has ended.
     pub fn recovered(&mut self, peer: &PeerKey) {
         self.stalled -= 1;
         self.change(peer, |load| load.stalled -= 1);
@@ -127,13 +155,11 @@ impl Shares {
     pub fn gave_way(&mut self, peer: &PeerKey) {
         self.recovered(peer);
         self.leaving += 1;
-        self.change(peer, |load| load.leaving += 1);
     }
 
     /// A job that was told to end has done so.
-    pub fn left(&mut self, peer: &PeerKey) {
+    pub fn left(&mut self) {
         self.leaving -= 1;
-        self.change(peer, |load| load.leaving -= 1);
     }
 
     pub fn ended(&mut self, peer: &PeerKey) {

@@ -177,7 +177,7 @@ fn any_number_of_silent_peers_leaves_threads_to_one_that_answers() {
 fn stalled_jobs_give_way_to_peers_that_are_not_silent_and_to_nobody_else() {
     let mut shares = Shares::default();
     let run = |shares: &mut Shares, peer: usize| {
-        assert!(shares.may_run(&key(peer)));
+        assert!(shares.turn(&key(peer)).is_some());
         shares.queued(key(peer));
         shares.begun(&key(peer));
     };
@@ -195,19 +195,136 @@ fn stalled_jobs_give_way_to_peers_that_are_not_silent_and_to_nobody_else() {
     assert_eq!(give_way(&shares).len(), MOST - 1, "then any, as all have one");
     shares.gave_way(&key(7));
     assert!(give_way(&shares).is_empty(), "as many as are needed");
-    assert!(!shares.may_run(&key(1000)), "they have not ended yet");
+    assert!(shares.turn(&key(1000)).is_none(), "they have not ended yet");
     for peer in [0, 7] {
-        shares.left(&key(peer));
+        shares.left();
         shares.ended(&key(peer));
     }
     for peer in [1000, 1001] {
-        assert!(shares.may_run(&key(peer)));
+        assert!(shares.turn(&key(peer)).is_some());
         shares.begun(&key(peer));
     }
     // A peer that is heard of again may have threads of others.
-    assert!(!shares.may_run(&key(3)));
+    assert!(shares.turn(&key(3)).is_none());
     shares.recovered(&key(3));
+    shares.heard(&key(3), Instant::now());
     assert!(!give_way(&shares).is_empty());
+}
+
+#[test]
+fn a_peer_stays_silent_after_its_stalled_job_gave_way() {
+    let mut state = WorkersState::default();
+    // Two jobs of each silent peer: one that runs, and one that waits.
+    for peer in 0..MOST {
+        (0..2).for_each(|_| state.queue(key(peer), Box::new(|_| ())));
+    }
+    let running: Vec<PeerKey> = std::iter::from_fn(|| state.take()).map(|(peer, _)| peer).collect();
+    assert_eq!(running.len(), MOST);
+    running.iter().for_each(|peer| state.shares.stalled(peer));
+    assert!(state.jobs.iter().all(|(peer, _)| running.contains(peer)), "a peer without a running job goes first");
+    state.queue(key(1000), Box::new(|_| ()));
+    let give_way = |state: &mut WorkersState| {
+        let mut told = running.clone();
+        told.retain(|peer| {
+            let told = state.shares.must_give_way(peer);
+            if told {
+                state.shares.gave_way(peer);
+            }
+            told
+        });
+        told
+    };
+    let told = give_way(&mut state);
+    assert_eq!(told.len(), 1);
+    state.shares.left();
+    state.shares.ended(&told[0]);
+    assert!(give_way(&mut state).is_empty(), "the silent peer's next job is no reason");
+    assert_eq!(state.take().map(|(peer, _)| peer), Some(key(1000)), "nor does it come first");
+    assert!(give_way(&mut state).is_empty());
+    state.shares.ended(&key(1000));
+    assert_eq!(state.take().map(|(peer, _)| peer), Some(told[0]), "it runs when nobody else needs the thread");
+    // Not its end but its peer's answer makes the peer count as any other.
+    assert!(state.shares.is_silent(&told[0]));
+    state.shares.heard(&told[0], Instant::now());
+    assert!(!state.shares.is_silent(&told[0]));
+}
+
+#[test]
+fn a_peer_that_one_job_hears_is_not_silent_for_the_others() {
+    let (mut shares, now) = (Shares::default(), Instant::now());
+    let peer = key(1);
+    for _ in 0..2 {
+        shares.queued(peer);
+        shares.begun(&peer);
+    }
+    assert_eq!(shares.silence(&peer, 9 * STALLED, now), 9 * STALLED);
+    shares.heard(&peer, now);
+    assert_eq!(shares.silence(&peer, 9 * STALLED, now + STALLED / 2), STALLED / 2);
+    assert_eq!(shares.silence(&peer, STALLED / 4, now + STALLED / 2), STALLED / 4);
+    assert_eq!(shares.silence(&peer, 9 * STALLED, now + 2 * STALLED), 2 * STALLED);
+}
+
+#[test]
+fn only_what_is_heard_ends_a_silence() {
+    let workers = idle_chore();
+    let (send, received) = mpsc::channel();
+    let job = move |place: &Place| {
+        let stalled = || place.lock().standing == Standing::Stalled;
+        place.note_silence(STALLED).unwrap();
+        let mut seen = vec![stalled()];
+        // A wait that begins anew, and one for something else than the peer.
+        place.note_silence(Duration::ZERO).unwrap();
+        place.check().unwrap();
+        seen.push(stalled());
+        place.heard();
+        seen.push(stalled());
+        send.send(seen).unwrap();
+    };
+    workers.submit(key(1), Box::new(job)).unwrap();
+    assert_eq!(received.recv_timeout(Duration::from_secs(60)).unwrap(), [true, true, false]);
+    workers.close();
+    assert_eq!(workers.0.lock().shares, Shares::default());
+}
+
+#[test]
+fn a_silent_peer_that_is_heard_gets_its_threads_at_once() {
+    let workers = idle_chore();
+    let gate = Arc::new(RwLock::new(()));
+    let shut = gate.write().unwrap();
+    let stalled = Arc::new(AtomicUsize::new(0));
+    let (answer, answered) = mpsc::channel();
+    let mut answered = Some(answered);
+    for _ in 0..MOST / 2 {
+        let (gate, stalled, answered) = (gate.clone(), stalled.clone(), answered.take());
+        let job = move |place: &Place| {
+            place.note_silence(STALLED).unwrap();
+            stalled.fetch_add(1, SeqCst);
+            if let Some(answered) = answered {
+                answered.recv().unwrap();
+                place.heard();
+            }
+            drop(gate.read());
+        };
+        workers.submit(key(1), Box::new(job)).unwrap();
+    }
+    let running_once = |there: &dyn Fn(&Shares) -> bool| {
+        let begun = Instant::now();
+        loop {
+            let state = workers.0.lock();
+            if there(&state.shares) {
+                return state.shares.running();
+            }
+            drop(state);
+            assert!(begun.elapsed() < Duration::from_secs(60));
+            thread::sleep(Duration::from_millis(1));
+        }
+    };
+    let before = running_once(&|shares| shares.ready() == 0 && shares.running() == stalled.load(SeqCst));
+    answer.send(()).unwrap();
+    // No job has ended, so nothing else calls further threads.
+    running_once(&|shares| shares.running() > before);
+    drop(shut);
+    workers.close();
 }
 
 #[test]
