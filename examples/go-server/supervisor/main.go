@@ -16,7 +16,6 @@ import (
 	"log"
 	"os"
 	"os/signal"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -41,17 +40,21 @@ func main() {
 	flag.Var(&endpoints, "worker", "`HOST:PORT` of an engine's --grpc on this machine; once for each")
 	etcd := flag.String("etcd", "http://127.0.0.1:2379", "`URL` of etcd, where the planner publishes its targets")
 	namespace := flag.String("namespace", "dynamo", "Dynamo's `NAMESPACE`")
-	ports := flag.Int("system-port", 18100, "first `PORT` for the sidecars' status, at most 32000; each start takes the next")
+	port := flag.Int("system-port", 18100, fmt.Sprintf("first `PORT` for the sidecars' status, at most %d; they use it and the %d after it", highestFirstPort, portWindow-1))
 	drain := flag.Duration("drain", 30*time.Second, "`TIME` that streams of a role have after a switch, before they continue elsewhere")
 	flag.Parse()
 	if len(endpoints) == 0 || flag.NArg() == 0 {
 		fmt.Fprintln(os.Stderr, "supervisor: --worker and, after --, the command of the sidecar are needed")
 		os.Exit(2)
 	}
+	if *port < 1 || *port > highestFirstPort {
+		fmt.Fprintf(os.Stderr, "supervisor: --system-port %d: expected a port from 1 to %d\n", *port, highestFirstPort)
+		os.Exit(2)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	fleet := &fleet{targets: targets{etcd: *etcd, namespace: *namespace}}
-	launcher := &launcher{command: flag.Args(), nextPort: *ports, drain: *drain}
+	launcher := &launcher{command: flag.Args(), firstPort: *port, drain: *drain, timeout: becomeTimeout}
 	for _, endpoint := range endpoints {
 		w, err := newWorker(endpoint, launcher)
 		if err != nil {
@@ -67,8 +70,9 @@ func main() {
 
 // fleet is all workers under one planner.
 type fleet struct {
-	targets targets
-	workers []*worker
+	targets  targets
+	workers  []*worker
+	decision *decision // the last one that could be read
 }
 
 // follow keeps each engine's sidecar in place, and carries out the planner's decisions, until the context ends.
@@ -92,31 +96,55 @@ func (f *fleet) follow(ctx context.Context) {
 	}
 }
 
-// step brings all workers whose engines answer into the roles that they should have.
+// step brings all workers whose engines answer into the roles that they should have: those of the planner's last decision,
+// or until there is one, their own. Nothing is started before etcd has answered once, because an engine without a sidecar
+// may be idle on purpose.
 func (f *fleet) step(ctx context.Context) error {
-	decision, unread := f.targets.read(ctx)
-	unreachable := f.each(func(w *worker) error { return w.refresh(ctx) })
-	live := fleet{workers: slices.DeleteFunc(slices.Clone(f.workers), func(w *worker) bool { return !w.reachable })}
-	before := make([]state, len(live.workers))
-	for i, w := range live.workers {
-		before[i] = w.state
+	read, unread := f.targets.read(ctx)
+	if unread == nil {
+		f.adopt(read)
+	} else if f.decision == nil {
+		return unread
 	}
-	wanted, short := before, false
-	if unread == nil && decision.pending() {
-		wanted, short = plan(before, decision.prefill, decision.decode)
+	decision := *f.decision
+	f.each(func(w *worker) error { w.refresh(ctx); return nil })
+	// A decision that needs fewer engines than there are is carried out without those that are gone.
+	var live fleet
+	for _, w := range f.workers {
+		if w.gone() {
+			w.retire()
+		} else {
+			live.workers = append(live.workers, w)
+		}
+	}
+	wanted, short := make([]state, len(live.workers)), false
+	for i, w := range live.workers {
+		wanted[i] = w.state
+	}
+	if decision.complete() {
+		wanted, short = plan(wanted, decision.prefill, decision.decode)
 	}
 	for i, w := range live.workers {
 		w.wanted = wanted[i].role
 	}
-	err := errors.Join(unread, unreachable, live.each(func(w *worker) error { return w.become(ctx, w.wanted) }))
-	if short {
-		err = errors.Join(err, fmt.Errorf("decision %d: %d + %d workers are wanted, and there are %d", decision.id, decision.prefill, decision.decode, len(before)))
+	err := errors.Join(unread, live.each(func(w *worker) error { return w.become(ctx, w.wanted) }))
+	if short && decision.pending() {
+		err = errors.Join(err, fmt.Errorf("decision %d: %d + %d workers are wanted, and %d answer", decision.id, decision.prefill, decision.decode, len(live.workers)))
 	}
 	if err == nil && decision.pending() {
 		log.Printf("decision %d: %d prefill, %d decode: done", decision.id, decision.prefill, decision.decode)
 		return f.targets.acknowledge(ctx, decision)
 	}
 	return err
+}
+
+// adopt replaces the last decision. The planner writes its numbers one by one and the id last, so numbers that come with
+// the id of the last decision may be half of the next one.
+func (f *fleet) adopt(read decision) {
+	if last := f.decision; last != nil && last.complete() && last.id == read.id {
+		read.prefill, read.decode = last.prefill, last.decode
+	}
+	f.decision = &read
 }
 
 // each calls a function for all workers at once.

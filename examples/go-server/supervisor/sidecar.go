@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -15,13 +16,37 @@ import (
 	"time"
 )
 
+// Dynamo refuses status ports of 32768 and more.
+const (
+	portWindow       = 768
+	highestFirstPort = 32768 - portWindow
+)
+
 // launcher starts sidecars.
 type launcher struct {
-	command  []string
-	drain    time.Duration
-	mu       sync.Mutex
-	nextPort int
-	ended    sync.WaitGroup // of all sidecars
+	command   []string
+	drain     time.Duration
+	timeout   time.Duration // for a switch: see becomeTimeout
+	firstPort int           // of portWindow ports for sidecars' status
+	mu        sync.Mutex
+	starts    int
+	ended     sync.WaitGroup // of all sidecars
+}
+
+// port returns the next free port of the window. Each start takes another one, so that the status of a sidecar is not
+// mistaken for that of its successor.
+func (l *launcher) port() (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for range portWindow {
+		port := l.firstPort + l.starts%portWindow
+		l.starts++
+		if listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			listener.Close()
+			return port, nil
+		}
+	}
+	return 0, fmt.Errorf("no port from %d to %d is free for the status of a sidecar", l.firstPort, l.firstPort+portWindow-1)
 }
 
 // sidecar is a process of Dynamo's that registers an engine in one role.
@@ -35,10 +60,10 @@ type sidecar struct {
 
 // start returns once Dynamo knows the engine in this role.
 func (l *launcher) start(ctx context.Context, endpoint string, as role) (*sidecar, error) {
-	l.mu.Lock()
-	port := l.nextPort
-	l.nextPort++
-	l.mu.Unlock()
+	port, err := l.port()
+	if err != nil {
+		return nil, err
+	}
 	arguments := append(l.command[1:len(l.command):len(l.command)], "--grpc-endpoint", endpoint)
 	switch as {
 	case prefill:
@@ -69,7 +94,7 @@ func (l *launcher) start(ctx context.Context, endpoint string, as role) (*sideca
 		select {
 		case <-ctx.Done():
 			s.cmd.Process.Kill()
-			return nil, ctx.Err()
+			return nil, fmt.Errorf("its sidecar is not healthy: %w", ctx.Err())
 		case <-s.done:
 		case <-time.After(50 * time.Millisecond):
 		}

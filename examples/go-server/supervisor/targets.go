@@ -18,8 +18,11 @@ type targets struct{ etcd, namespace string }
 // decision is one of the planner's. Numbers that were not published are -1.
 type decision struct{ prefill, decode, id, scaled int }
 
-// pending reports whether there is a whole decision that was not carried out.
-func (d decision) pending() bool { return d.prefill >= 0 && d.decode >= 0 && d.id > d.scaled }
+// complete reports whether the planner has published how many workers it wants. It writes the id last.
+func (d decision) complete() bool { return d.prefill >= 0 && d.decode >= 0 && d.id >= 0 }
+
+// pending reports whether the planner waits for the decision to be acknowledged.
+func (d decision) pending() bool { return d.complete() && d.id > d.scaled }
 
 func (t targets) prefix() string { return "v1/" + t.namespace + "/planner/" }
 
