@@ -3,8 +3,10 @@
 package kvevents
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log"
 	"math"
@@ -21,7 +23,7 @@ import (
 const (
 	// Topic is the first frame of every message.
 	Topic = "kv-events"
-	// Kept is the number of messages for replay.
+	// Kept is the most messages that are kept for replay.
 	Kept = 10000
 	// Ahead is the number of messages that wait for a subscriber that is slow. One that is slower misses some, which the
 	// numbers show.
@@ -31,6 +33,10 @@ const (
 
 	pause           = 5 * time.Millisecond // between two messages, so that they are few and large
 	mostConnections = 64                   // to each socket
+	keptBytes       = 64 << 20             // most bytes of messages that are kept for replay
+	aheadBytes      = 16 << 20             // most bytes that wait for a slow subscriber, unless it is a single message
+	snapshotEvery   = time.Second          // at most: routers that come and go must not keep the cache's lock busy
+	acceptPause     = time.Second
 )
 
 // Publisher publishes the events of a cache.
@@ -41,10 +47,15 @@ type Publisher struct {
 	listener []net.Listener
 
 	mu          sync.Mutex
-	messages    []message // the last ones, in order
+	closed      bool
+	connections map[net.Conn]struct{}
+	messages    []message // the last ones, in order; none without a replay socket
+	bytes       int       // of them
 	next        uint64    // number of the next message
 	subscribers map[*subscriber]struct{}
-	anew        context.CancelFunc // makes the reader of the events begin anew
+	snapshot    time.Time          // time at which the reader of the events last began with one
+	anew        context.CancelFunc // makes the reader begin anew
+	renewal     *time.Timer        // calls anew; nil if nobody waits for a snapshot
 }
 
 type message struct {
@@ -54,13 +65,14 @@ type message struct {
 
 type subscriber struct {
 	conn     *zmtp.Conn
-	topics   []string
+	topics   map[string]int // number of subscriptions
 	messages chan message
+	waiting  int // bytes in messages
 }
 
 // Start listens at two addresses, of which the second may be empty. saltText returns the text of a cache salt.
 func Start(cache *cleave.Cache, address, replay string, saltText func(uint64) string) (*Publisher, error) {
-	p := &Publisher{cache: cache, saltText: saltText, subscribers: make(map[*subscriber]struct{}), anew: func() {}}
+	p := &Publisher{cache: cache, saltText: saltText, connections: make(map[net.Conn]struct{}), subscribers: make(map[*subscriber]struct{}), anew: func() {}}
 	var ctx context.Context
 	ctx, p.stop = context.WithCancel(context.Background())
 	for _, socket := range []struct {
@@ -76,7 +88,7 @@ func Start(cache *cleave.Cache, address, replay string, saltText func(uint64) st
 			return nil, err
 		}
 		p.listener = append(p.listener, listener)
-		go accept(listener, socket.kind, socket.serve)
+		go p.accept(listener, socket.kind, socket.serve)
 	}
 	go p.publish(ctx)
 	return p, nil
@@ -110,17 +122,41 @@ func (p *Publisher) Close() {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for s := range p.subscribers {
-		s.conn.Close()
+	p.closed = true
+	for conn := range p.connections {
+		conn.Close()
 	}
 }
 
-func accept(listener net.Listener, kind string, serve func(*zmtp.Conn)) {
+// keep takes note of a connection for Close. It returns false if the publisher is closed.
+func (p *Publisher) keep(conn net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.closed {
+		p.connections[conn] = struct{}{}
+	}
+	return !p.closed
+}
+
+// end closes a connection that was kept.
+func (p *Publisher) end(conn net.Conn) {
+	conn.Close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.connections, conn)
+}
+
+func (p *Publisher) accept(listener net.Listener, kind string, serve func(*zmtp.Conn)) {
 	places := make(chan struct{}, mostConnections)
 	for {
 		conn, err := listener.Accept()
-		if err != nil {
+		if errors.Is(err, net.ErrClosed) {
 			return
+		}
+		if err != nil { // too many open files, perhaps
+			log.Printf("KV events: %v", err)
+			time.Sleep(acceptPause)
+			continue
 		}
 		select {
 		case places <- struct{}{}:
@@ -129,10 +165,11 @@ func accept(listener net.Listener, kind string, serve func(*zmtp.Conn)) {
 			continue
 		}
 		go func() {
-			defer func() {
-				conn.Close()
-				<-places
-			}()
+			defer func() { <-places }()
+			defer p.end(conn)
+			if !p.keep(conn) {
+				return
+			}
 			c, err := zmtp.Handshake(conn, kind)
 			if err != nil {
 				log.Printf("KV events: %s: %v", conn.RemoteAddr(), err)
@@ -148,7 +185,11 @@ func (p *Publisher) publish(ctx context.Context) {
 	for ctx.Err() == nil {
 		reading, anew := context.WithCancel(ctx)
 		p.mu.Lock()
-		p.anew = anew
+		p.anew, p.snapshot = anew, time.Now()
+		if p.renewal != nil {
+			p.renewal.Stop()
+			p.renewal = nil
+		}
 		p.mu.Unlock()
 		for batch, err := range p.cache.Events(reading) {
 			if err != nil {
@@ -177,21 +218,50 @@ func (p *Publisher) send(events []any) {
 	defer p.mu.Unlock()
 	m := message{p.next, payload}
 	p.next++
-	if len(p.messages) == Kept {
-		p.messages = slices.Delete(p.messages, 0, Kept/10)
+	if len(p.listener) > 1 {
+		p.remember(m)
 	}
-	p.messages = append(p.messages, m)
 	for s := range p.subscribers {
+		if s.waiting > 0 && s.waiting+len(payload) > aheadBytes {
+			continue // it is too slow
+		}
 		select {
 		case s.messages <- m:
+			s.waiting += len(payload)
 		default: // it is too slow
 		}
 	}
 }
 
+// remember keeps a message for replay. Where that makes too many, a tenth is dropped at once. Called with the mutex held.
+func (p *Publisher) remember(m message) {
+	p.messages = append(p.messages, m)
+	p.bytes += len(m.payload)
+	if len(p.messages) <= Kept && p.bytes <= keptBytes {
+		return
+	}
+	drop := 0
+	for drop < len(p.messages)-1 && (len(p.messages)-drop > Kept*9/10 || p.bytes > keptBytes/10*9) {
+		p.bytes -= len(p.messages[drop].payload)
+		drop++
+	}
+	p.messages = slices.Delete(p.messages, 0, drop)
+}
+
+// renew lets the reader of the events begin anew, now or when the last snapshot is old enough. Called with the mutex held.
+func (p *Publisher) renew() {
+	if p.renewal == nil {
+		p.renewal = time.AfterFunc(time.Until(p.snapshot.Add(snapshotEvery)), func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.anew()
+		})
+	}
+}
+
 // subscriber serves a connection to a SUB socket.
 func (p *Publisher) subscriber(conn *zmtp.Conn) {
-	s := &subscriber{conn: conn, messages: make(chan message, Ahead)}
+	s := &subscriber{conn: conn, topics: make(map[string]int), messages: make(chan message, Ahead)}
 	defer func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -204,6 +274,9 @@ func (p *Publisher) subscriber(conn *zmtp.Conn) {
 				conn.Close()
 				return
 			}
+			p.mu.Lock()
+			s.waiting -= len(m.payload)
+			p.mu.Unlock()
 		}
 	}()
 	for {
@@ -225,15 +298,17 @@ func (p *Publisher) subscribe(s *subscriber, wanted bool, topic string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if wanted {
-		s.topics = append(s.topics, topic)
-	} else if at := slices.Index(s.topics, topic); at >= 0 {
-		s.topics = slices.Delete(s.topics, at, at+1)
+		s.topics[topic]++
+	} else if s.topics[topic] > 1 {
+		s.topics[topic]--
+	} else {
+		delete(s.topics, topic)
 	}
 	if len(s.topics) == 0 {
 		delete(p.subscribers, s)
-	} else if wanted && len(s.topics) == 1 {
+	} else if _, is := p.subscribers[s]; !is {
 		p.subscribers[s] = struct{}{}
-		p.anew()
+		p.renew()
 	}
 }
 
@@ -245,17 +320,33 @@ func (p *Publisher) replay(conn *zmtp.Conn) {
 		if err != nil || len(frames) == 0 || len(frames[len(frames)-1]) != 8 {
 			return
 		}
-		from := binary.BigEndian.Uint64(frames[len(frames)-1])
+		next := binary.BigEndian.Uint64(frames[len(frames)-1])
 		p.mu.Lock()
-		at, _ := slices.BinarySearchFunc(p.messages, from, func(m message, number uint64) int {
-			return int(min(m.number, math.MaxInt64)) - int(min(number, math.MaxInt64))
-		})
-		messages := slices.Clone(p.messages[at:])
+		end := p.next
 		p.mu.Unlock()
-		for _, m := range append(messages, message{math.MaxUint64, nil}) {
+		for last := false; !last; {
+			m := message{math.MaxUint64, nil}
+			if kept := p.kept(next, end); kept != nil {
+				m, next = *kept, kept.number+1
+			} else {
+				last = true
+			}
 			if conn.Write(nil, binary.BigEndian.AppendUint64(nil, m.number), m.payload) != nil {
 				return
 			}
 		}
 	}
+}
+
+// kept returns the first message from a number on, or nil if there is none before `end`. A replay takes one at a time, so
+// that peers who read slowly keep nothing alive.
+func (p *Publisher) kept(from, end uint64) *message {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	at, _ := slices.BinarySearchFunc(p.messages, from, func(m message, number uint64) int { return cmp.Compare(m.number, number) })
+	if at == len(p.messages) || p.messages[at].number >= end {
+		return nil
+	}
+	m := p.messages[at]
+	return &m
 }
