@@ -67,6 +67,7 @@ type parent struct {
 	mu      sync.Mutex
 	child   *exec.Cmd // nil between two
 	closing bool
+	closed  chan struct{} // closed when closing is set
 }
 
 // ExitError is the status with which the child ended before it ever served.
@@ -88,7 +89,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	p := &parent{Options: o, web: web.(*net.TCPListener)}
+	p := &parent{Options: o, web: web.(*net.TCPListener), closed: make(chan struct{})}
 	if p.directory, err = os.MkdirTemp("", "cleave"); err != nil {
 		return err
 	}
@@ -121,7 +122,10 @@ func Run(ctx context.Context, o Options) error {
 func (p *parent) signal(number syscall.Signal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.closing = true
+	if !p.closing {
+		p.closing = true
+		close(p.closed)
+	}
 	if p.child != nil {
 		p.child.Process.Signal(number)
 	}
@@ -148,8 +152,20 @@ func (p *parent) keepRunning() error {
 			pause = firstPause
 		}
 		log.Printf("the engine's process has ended: %v; the next one starts in %v", err, pause)
-		time.Sleep(pause)
+		if !p.rest(pause) {
+			return err
+		}
 		pause = min(2*pause, longest)
+	}
+}
+
+// rest waits before the next start. It returns false at once when the server is to end.
+func (p *parent) rest(pause time.Duration) bool {
+	select {
+	case <-time.After(pause):
+		return true
+	case <-p.closed:
+		return false
 	}
 }
 
