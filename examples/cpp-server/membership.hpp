@@ -24,8 +24,9 @@ public:
         reporter_.join();
         httplib::Client front(host_.options.front);
         front.set_connection_timeout(1);
-        front.set_read_timeout(std::max(end - Clock::now(), Clock::duration(1)));
-        post(front, "/workers/leave", dump({{"url", url_}}));
+        const auto left = std::max(end - Clock::now(), Clock::duration(1));
+        front.set_read_timeout(left);
+        post(front, "/workers/leave", dump({{"url", url_}, {"seconds", std::chrono::duration<double>(left).count()}}));
     }
 
 private:

@@ -9,7 +9,7 @@
 #include <thread>
 
 constexpr std::chrono::seconds silence(2); // a worker that is silent for longer is dead
-constexpr std::chrono::minutes leave_timeout(10); // for the requests of a worker that leaves
+constexpr std::chrono::seconds leave_timeout(600); // at most, for the requests of a worker that leaves
 
 struct Worker {
     json report; // the last report; guarded by the registry
@@ -68,12 +68,15 @@ public:
     }
 
     /// Forgets the worker that `body` names, and waits until it has none of this front's requests. The worker serves
-    /// until this call returns, or until its `--drain` is over. Throws ApiError.
+    /// until this call returns, or until the `seconds` in `body` are over. If it vanishes, its requests end a little later.
+    /// Throws ApiError.
     void leave(const std::string &body)
     {
+        const std::chrono::duration<double> most(leave_timeout);
         const json request = parse_object(body);
-        check_fields(request, "", {{"url", Rule::String}});
+        check_fields(request, "", {{"url", Rule::String}, {"seconds", Rule::Number, 0, max_count}});
         const std::string url = request.value("url", "");
+        const std::chrono::duration<double> left(std::min(request.value("seconds", most.count()), most.count()));
         std::shared_ptr<Worker> worker;
         {
             const std::lock_guard<std::mutex> lock(mutex_);
@@ -83,7 +86,8 @@ public:
             worker = found->second;
             workers_.erase(found);
         }
-        worker->alive_until = Clock::now() + leave_timeout;
+        worker->alive_until =
+            Clock::now() + std::min<Clock::duration>(std::chrono::duration_cast<Clock::duration>(left) + silence, leave_timeout);
         while (worker->requests > 0 && worker->up())
             std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }

@@ -225,9 +225,13 @@ func (f *front) postLeave(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	var leaving struct{ URL string }
+	leaving := struct {
+		URL     string
+		Seconds float64
+	}{Seconds: leaveTimeout.Seconds()}
 	json.Unmarshal(body, &leaving)
-	f.registry.leave(r.Context(), leaving.URL)
+	left := time.Duration(min(max(leaving.Seconds, 0), leaveTimeout.Seconds()) * float64(time.Second))
+	f.registry.leave(r.Context(), leaving.URL, left)
 	sendJSON(w, http.StatusOK, []byte("{}"))
 	return nil
 }

@@ -282,7 +282,7 @@ func TestAWorkerThatLeavesIsListedNoMoreAndWaitedFor(t *testing.T) {
 	left := make(chan struct{})
 	go func() {
 		defer close(left)
-		g.leave(context.Background(), url)
+		g.leave(context.Background(), url, time.Hour)
 	}()
 	for len(g.list()) > 0 {
 		time.Sleep(time.Millisecond)
@@ -298,6 +298,19 @@ func TestAWorkerThatLeavesIsListedNoMoreAndWaitedFor(t *testing.T) {
 	cancel()
 	joinUntilUp(t, g, report{peer: peer{URL: url, Role: "decode", Model: "m"}})
 	g.take("decode", "m", func(string) bool { return true })
-	g.leave(gone, url) // the sender is no longer connected
-	g.leave(context.Background(), "http://b")
+	g.leave(gone, url, time.Hour) // the sender is no longer connected
+	g.leave(context.Background(), "http://b", time.Hour)
+}
+
+// The requests of a worker that vanishes while it leaves end soon after the time that it had left.
+func TestAWorkerThatVanishesWhileItLeavesIsDeadSoon(t *testing.T) {
+	g := &registry{forgetAfter: time.Hour}
+	url := healthy(t)
+	joinUntilUp(t, g, report{peer: peer{URL: url, Role: "decode", Model: "m"}})
+	w, _ := g.take("decode", "m", func(string) bool { return true })
+	began := time.Now()
+	g.leave(context.Background(), url, 0)
+	if w.life.Err() == nil || time.Since(began) > leaveTimeout/2 {
+		t.Error("it is taken for alive, and its clients wait")
+	}
 }

@@ -10,7 +10,7 @@ import (
 
 const (
 	silence      = 2 * time.Second  // a worker that is silent for longer is dead
-	leaveTimeout = 10 * time.Minute // for the requests of a worker that leaves
+	leaveTimeout = 10 * time.Minute // at most, for the requests of a worker that leaves
 )
 
 // peer is the information that workers get about each other: see "Workers" in ../README.md.
@@ -110,8 +110,8 @@ func (g *registry) known() []*worker {
 }
 
 // leave removes a worker from the list and waits until it has no requests of this front. Requests in transit still
-// reach it: the worker serves until this call returns, or its time is up.
-func (g *registry) leave(ctx context.Context, url string) {
+// reach it: the worker serves until this call returns, or its time is up. If it vanishes, its requests end a little later.
+func (g *registry) leave(ctx context.Context, url string, left time.Duration) {
 	g.mu.Lock()
 	at := g.find(url)
 	if at < 0 {
@@ -119,7 +119,7 @@ func (g *registry) leave(ctx context.Context, url string) {
 		return
 	}
 	w := g.workers[at]
-	w.watch.Reset(leaveTimeout)
+	w.watch.Reset(min(left+silence, leaveTimeout))
 	g.workers = slices.Delete(g.workers, at, at+1)
 	for w.Requests > 0 && w.life.Err() == nil && ctx.Err() == nil {
 		g.mu.Unlock()

@@ -92,7 +92,7 @@ func (m *member) keepInTouch(ctx context.Context) {
 func (m *member) leave(end time.Time) error {
 	ctx, cancel := context.WithDeadline(context.Background(), end)
 	defer cancel()
-	response, err := m.post(ctx, http.DefaultClient, "/workers/leave", encode(map[string]string{"url": m.url}))
+	response, err := m.post(ctx, http.DefaultClient, "/workers/leave", encode(map[string]any{"url": m.url, "seconds": max(0, time.Until(end).Seconds())}))
 	if err == nil {
 		response.Body.Close()
 	}
