@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs tests/dynamo: NVIDIA Dynamo and vLLM's router, as released, over the example servers that were built.
 #
-#     tools/dynamo.sh [PYTEST-ARGUMENT...]   SERVER=go|cpp: whose workers
+#     tools/dynamo.sh [PYTEST-ARGUMENT...]
 #     tools/dynamo.sh --install   installs what is needed into target/dynamo: once, some hundred MB
 #     tools/dynamo.sh --overhead [SECONDS] [tiny|slow]   measures what Dynamo costs (tests/dynamo/overhead.py)
 set -euo pipefail
@@ -33,10 +33,11 @@ fi
 
 binary=$PWD/build/examples/go-server/go-server
 [ -x "$binary" ] || die "the Go server was not built: make go-server"
-export CLEAVE_GO_SERVER=$binary CLEAVE_CPP_SERVER=$PWD/build/examples/cpp-server/cpp-server CLEAVE_SUPERVISOR=$PWD/build/examples/go-server/supervisor
+export CLEAVE_GO_SERVER=$binary CLEAVE_SUPERVISOR=$PWD/build/examples/go-server/supervisor
 if [ "${1:-}" = --overhead ]; then
     shift
     PYTHONPATH=tests/dynamo:tests/servers PYTHONDONTWRITEBYTECODE=1 exec "$venv/bin/python" tests/dynamo/overhead.py "$@"
 fi
-[ $# -gt 0 ] && [ -e "${!#}" ] || set -- "$@" tests/dynamo
+last=${!#}
+[ $# -gt 0 ] && [ -e "${last%%::*}" ] || set -- "$@" tests/dynamo
 PYTHONDONTWRITEBYTECODE=1 "$venv/bin/python" -m pytest --tb=short "$@"

@@ -21,5 +21,6 @@ if cargo build --quiet --locked -p simulated-cuda; then
 else
     echo "SKIPPED: workers on a simulated device, whose driver could not be built" >&2
 fi
-[ $# -gt 0 ] && [ -e "${!#}" ] || set -- "$@" tests/servers
+last=${!#}
+[ $# -gt 0 ] && [ -e "${last%%::*}" ] || set -- "$@" tests/servers
 PYTHONDONTWRITEBYTECODE=1 "$venv/bin/python" -m pytest --tb=short "$@"

@@ -20,16 +20,15 @@ decode) sidecar+=(--disaggregation-mode decode) ;;
 *) echo "worker.sh: $role: expected mixed, prefill or decode" >&2; exit 2 ;;
 esac
 
-"$server" "${options[@]}" "$@" &
-engine=$!
-"$PYTHON" -m dynamo.vllm.sidecar "${sidecar[@]}" &
-beside=$!
 # Both at once: see loopback.sh.
 finish() {
     trap - EXIT INT TERM
-    kill "$beside" "$engine" 2>/dev/null || true
+    # shellcheck disable=SC2046 # a word for each process
+    kill $(jobs -p) 2>/dev/null || true
     wait || true
 }
 trap finish EXIT
 trap 'exit 0' INT TERM
+"$server" "${options[@]}" "$@" &
+"$PYTHON" -m dynamo.vllm.sidecar "${sidecar[@]}" &
 wait -n

@@ -17,7 +17,6 @@ from pathlib import Path
 import openai
 from servers import MODEL, ROOT, SMALL, Server, get, wait_until
 
-LANGUAGE = os.environ.get("SERVER", "go")
 LEASE = 5  # seconds for KV that nobody fetches
 
 
@@ -97,7 +96,7 @@ class Worker:
         secret = [] if self.role == "mixed" else ["--secret-file", self.deployment.secret]
         more = ["--kv-events", f"127.0.0.1:{free_port()}"] if self.deployment.kv_events else []
         more += ["--openengine"] if self.deployment.openengine else []
-        self.engine = Server(LANGUAGE, "--role", self.role, "--listen", "127.0.0.1:0", "--grpc", self.grpc, "--model", self.deployment.model,
+        self.engine = Server("go", "--role", self.role, "--listen", "127.0.0.1:0", "--grpc", self.grpc, "--model", self.deployment.model,
                              "--kv-lease", LEASE,
                              *secret, *more, *SMALL, *self.options)
 

@@ -37,9 +37,9 @@ def test_chats(deployment, alone, more):
         assert "".join(c.choices[0].delta.content or "" for c in stream if c.choices) == want.choices[0].message.content
 
 
-def test_many_at_once(deployment, alone):
-    """Sixteen seeded streams: batches, and with several workers who computes what, differ every time. The texts do not. Prompts are
-    token ids, because Dynamo's frontend adds no beginning-of-sequence token to text."""
+def sixteen_texts(*clients):
+    """Sixteen seeded streams at once, from each client. Prompts are token ids, because Dynamo's frontend adds no
+    beginning-of-sequence token to text."""
     tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
 
     def text(server_client, seed):
@@ -49,12 +49,18 @@ def test_many_at_once(deployment, alone):
         return "".join(chunk.choices[0].text for chunk in stream if chunk.choices)
 
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        want, got = (list(pool.map(lambda seed: text(client, seed), range(1, 17))) for client in (client_of(alone), deployment.client()))
+        return [list(pool.map(lambda seed: text(client, seed), range(1, 17))) for client in clients]
+
+
+def test_many_at_once(deployment, alone):
+    """Batches, and with several workers who computes what, differ every time. The texts do not."""
+    want, got = sixteen_texts(client_of(alone), deployment.client())
     assert got == want and all(want)
 
 
 def test_work_is_shared_out(deployment):
     """Every worker has worked, and decode workers have had their KV from prefill workers."""
+    sixteen_texts(deployment.client())
     assert all(worker.tokens() > 0 for worker in deployment.workers)
     for worker in deployment.workers:
         assert (worker.engine.metric("cleave_kv_imports_total") > 0) == (worker.role == "decode")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -24,14 +25,23 @@ class Planner:
     def __init__(self, environment):
         self.process = subprocess.Popen([sys.executable, Path(__file__).with_name("planner.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=subprocess.DEVNULL, text=True, env=environment, preexec_fn=die_with_parent)
-        assert self.process.stdout.readline() == "ready\n"
+        self.expect("ready")
+
+    def expect(self, line, seconds=120):
+        """The planner's next line. One that hangs is killed, which ends its output."""
+        watchdog = threading.Timer(seconds, self.process.kill)
+        watchdog.start()
+        try:
+            assert self.process.stdout.readline() == line + "\n", f"the planner did not print {line!r} within {seconds} s"
+        finally:
+            watchdog.cancel()
 
     def decide(self, prefill, decode):
         self.process.stdin.write(f"{prefill} {decode}\n")
         self.process.stdin.flush()
 
     def wait_until_done(self):
-        assert self.process.stdout.readline() == "done\n"
+        self.expect("done")
 
 
 @pytest.fixture
@@ -88,5 +98,5 @@ def test_an_engine_that_comes_back_gets_its_role_again(deployment):
     switched.engine.kill()
     switched.start_engine()
     wait_until("it has the planner's role", lambda: role_of(switched) == "prefill")
-    assert deployment.instances() == {"prefill": 2, "backend": 1}
+    wait_until("the frontend knows it", lambda: deployment.instances() == {"prefill": 2, "backend": 1})
     wait_until("a request is served", deployment.serves)
