@@ -12,6 +12,7 @@ mod convert;
 mod edges;
 mod equality;
 mod faces;
+mod fairness;
 mod forged;
 mod imports;
 mod lifecycle;
