@@ -18,7 +18,7 @@ public:
         for (const cleave::Request &choice : generation.choices)
             choices_.push_back({choice.prompt.size()});
         q_.resume.resize(choices_.size());
-        const bool named = host_.options.is_worker() && !call.id.empty(); // only a front may choose the id
+        const bool named = host_.options.has_front() && !call.id.empty(); // only a front may choose the id
         id_ = named ? call.id : new_id(q_.chat);
         run_.emplace(host_, std::move(generation));
     }

@@ -25,8 +25,8 @@ public:
 
         cleave::CacheConfig pool;
         pool.bytes_per_device = std::uint64_t{options.kv_mib} << 20;
-        pool.lease = std::chrono::seconds(10); // lifetime of a computed prompt that no decode worker fetches
-        if (options.is_worker())               // importers must know it
+        pool.lease = std::chrono::seconds(options.kv_lease); // lifetime of a computed prompt that nobody fetches
+        if (!options.secret_file.empty())                    // importers must know it
             pool.secret = read_secret(options.secret_file);
         pool.share_weights = options.is_worker(); // workers on one GPU share one copy
         cache = need(cleave::Cache::create(model, pool, {&options.device, 1}), "create the cache");
@@ -88,14 +88,34 @@ private:
                     std::fprintf(stderr, "the engine has failed: %s\n", to_string(event.status()));
                 } else if (mailbox != waiting_.end()) {
                     mailbox->second->put(event);
-                } else {
-                    cache.take_kv(event).reset(); // nobody waits for this request any more
+                } else { // nobody waits for this request any more
+                    if (event.type() == cleave::EventType::KvReady)
+                        let_go(event.user_tag());
+                    cache.take_kv(event).reset();
                 }
             }
         }
     }
 
+    /// Ends what a client that is gone had imported.
+    void let_go(std::uint64_t tag)
+    {
+        const auto import = landing_.find(tag);
+        if (import == landing_.end())
+            return;
+        if (import->second.request != 0)
+            static_cast<void>(engine.cancel(import->second.request));
+        landing_.erase(import);
+    }
+
+    /// An import whose client is gone: the handle, unless a request has it.
+    struct Import {
+        cleave::Kv kv;
+        cleave::RequestId request;
+    };
+
     std::mutex mutex_; // guards the members below
+    std::unordered_map<std::uint64_t, Import> landing_; // by tag; they are fetched so that the exporter is rid of them
     std::unordered_map<std::uint64_t, Mailbox<cleave::Event> *> waiting_; // by tag
     std::uint64_t next_tag_ = 1;
 };

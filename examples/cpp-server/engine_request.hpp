@@ -97,7 +97,9 @@ inline Generation to_generation(const EngineHost &host, const OpenAiRequest &q)
         for (std::size_t choice = 0; choice < q.n; choice++)
             out.choices.push_back(engine_request(q, prompt, choice));
     out.stop = q.stop;
-    if (q.do_remote_prefill && prompts.size() == 1)
-        out.ticket = q.ticket;
+    if (q.do_remote_prefill && prompts.size() == 1) {
+        out.ticket.bytes = q.ticket;
+        out.ticket.streaming = host.options.has_front(); // a front passes a ticket on as soon as there is one
+    }
     return out;
 }

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <map>
 #include <set>
 #include <vector>
 
@@ -76,8 +77,19 @@ using Rules = std::vector<Rule>;
 
 constexpr double max_count = 2147483647; // tokens: more than any context
 
-/// The fields of one endpoint, and those that only a front may send to a worker.
-inline Rules rules_of(bool chat, bool from_front)
+/// Fields for which one value is accepted: the default, which vLLM's router sends in every request.
+inline const std::map<std::string, bool> only_value = {
+    {"echo", false},
+    {"include_reasoning", true},
+    {"no_stop_trim", false},
+    {"return_hidden_states", false},
+    {"separate_reasoning", true},
+    {"skip_special_tokens", true},
+    {"stream_reasoning", true},
+};
+
+/// The fields of one endpoint. Only a worker takes those of fronts and routers.
+inline Rules rules_of(bool chat, bool to_worker)
 {
     Rules rules = {
         {"model", Rule::String},
@@ -113,11 +125,12 @@ inline Rules rules_of(bool chat, bool from_front)
         {"prompt", Rule::Anything},
         {"logprobs", Rule::Integer, 0, 5},
         {"best_of", Rule::Integer, 1, 128},
-        {"echo", Rule::Boolean},
     };
     const Rules &more = chat ? of_chats : of_completions;
     rules.insert(rules.end(), more.begin(), more.end());
-    if (from_front)
+    for (const auto &only : only_value)
+        rules.push_back({only.first.c_str(), Rule::Boolean});
+    if (to_worker)
         rules.push_back({"kv_transfer_params", Rule::Object});
     return rules;
 }

@@ -6,10 +6,25 @@
 
 using Tokens = std::vector<std::int32_t>;
 
+/// KV of a prompt at a prefill worker.
+struct Ticket {
+    std::vector<std::uint8_t> bytes{}; // empty: there is none, and the prompt is computed here
+    bool streaming = false; // the prefill worker has this request's own parameters, and may still be computing the prompt
+    bool or_compute = true; // the prompt is computed here if its KV cannot be had; otherwise that is an error
+
+    /// Whether a sequence is the prompt, and one token that the prefill worker has generated. A prompt that is still being
+    /// computed has none.
+    bool continues(const Tokens &sequence, const Tokens &prompt) const
+    {
+        const bool right_size = sequence.size() == prompt.size() + 1 || (streaming && sequence.size() == prompt.size());
+        return right_size && std::equal(prompt.begin(), prompt.end(), sequence.begin());
+    }
+};
+
 struct Generation {
     std::vector<cleave::Request> choices; // with their prompts
     std::vector<std::string> stop;        // the text of a choice ends before the first of these
-    std::vector<std::uint8_t> ticket;     // KV of the first choice's prompt at another worker; may be empty
+    Ticket ticket{};                      // of the first choice's prompt
 };
 
 /// The error for a prompt that does not fit. It has the text of OpenAI's error, because clients recognise it by that.
@@ -28,6 +43,14 @@ inline void check_prompt(const EngineHost &host, const char *field, const Tokens
         throw invalid(field, std::string(field) + ": a prompt is empty");
     if (prompt.size() > host.about.max_context_tokens)
         throw too_long(host, field, std::to_string(prompt.size()) + " tokens");
+}
+
+/// The error for a ticket whose KV cannot be had: it expired, its exporter is gone, or it is of another model. Somebody
+/// has to prefill the prompt again.
+inline ApiError lost(const cleave::Error &error)
+{
+    const std::string text = error.message();
+    return error.code() == cleave::Status::InvalidArgument ? invalid(nullptr, text) : unavailable("the KV of the prompt is lost: " + text);
 }
 
 /// Translates an error of the library for a client.

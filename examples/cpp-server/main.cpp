@@ -97,14 +97,14 @@ json audit(const EngineHost &host)
     const std::string url = url_of(options.host, server.bind(options.host, options.port));
     static EngineHost host(options);
     const std::string known_as = options.advertise.empty() ? url : options.advertise;
-    Guard guard; // a worker serves only its front
+    Guard guard; // a worker with a front serves only that
     static std::unique_ptr<Authenticator> authenticator;
-    if (options.is_worker()) {
+    if (options.has_front()) {
         authenticator = std::make_unique<Authenticator>(read_secret(options.secret_file));
         guard = authenticator->guard(known_as);
     }
     const auto generate = [known_as](const Call &call, OpenAiRequest request, httplib::Response &response) {
-        if (host.options.role == "prefill")
+        if (host.options.role == "prefill" || request.do_remote_decode)
             return answer_prefill(service, host, call, request, response);
         const auto completion = std::make_shared<Completion>(service, host, known_as, call, std::move(request));
         completion->submit();
@@ -121,10 +121,10 @@ json audit(const EngineHost &host)
         const std::string text = cleave::metrics_text().value_or(std::string());
         return text.substr(0, text.rfind("# EOF")) + service.metrics_text(); // "# EOF" is added at the end
     });
-    auto *membership = options.is_worker() ? new Membership(host, *authenticator, known_as) : nullptr;
+    auto *membership = options.has_front() ? new Membership(host, *authenticator, known_as) : nullptr;
     serve(server, service, options, url, signals, membership, [] { // the process ends once computed prompts are fetched
         const auto metrics = host.engine.metrics();
-        return host.options.role == "prefill" && metrics && metrics->exports_open > 0;
+        return metrics && metrics->exports_open > 0;
     });
 }
 

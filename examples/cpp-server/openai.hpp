@@ -21,7 +21,7 @@ struct OpenAiRequest {
     json prompts;              // completions: each is a string or an array of token ids
     std::vector<std::string> stop;
     std::uint32_t max_tokens, min_tokens; // max_tokens 0 means until the context is full
-    // Fields of kv_transfer_params, which front and workers exchange: see "Workers" in ../README.md.
+    // Fields of kv_transfer_params, which workers exchange through a front or another router: see "Workers" in ../README.md.
     bool do_remote_decode, do_remote_prefill;
     std::vector<std::uint8_t> ticket;
     std::vector<std::size_t> resume;
@@ -52,9 +52,10 @@ inline void check_logit_bias(const json &biases)
     }
 }
 
-/// Reads kv_transfer_params. Throws ApiError.
-inline void parse_transfer(const json &params, OpenAiRequest &q)
+/// Reads kv_transfer_params. Routers add fields of their own, which are ignored. Throws ApiError.
+inline void parse_transfer(const json &sent, OpenAiRequest &q)
 {
+    const json params = without_nulls(sent);
     const auto wrong = invalid("kv_transfer_params", "kv_transfer_params are malformed");
     try {
         q.do_remote_decode = params.value("do_remote_decode", false);
@@ -73,14 +74,14 @@ inline void parse_transfer(const json &params, OpenAiRequest &q)
     }
 }
 
-/// Reads the body of a POST to a path of `generation_paths`. Only a front may send kv_transfer_params, and only
-/// to a worker. Throws ApiError, whose param names the field.
-inline OpenAiRequest parse_openai(bool chat, const std::string &body, bool from_front)
+/// Reads the body of a POST to a path of `generation_paths`. Only a request to a worker may have kv_transfer_params.
+/// Throws ApiError, whose param names the field.
+inline OpenAiRequest parse_openai(bool chat, const std::string &body, bool to_worker)
 {
     OpenAiRequest q{};
     q.chat = chat;
     q.body = parse_object(body);
-    check_fields(q.body, "", rules_of(q.chat, from_front), harmless);
+    check_fields(q.body, "", rules_of(q.chat, to_worker), harmless);
     q.model = q.get("model", std::string());
     q.stream = q.get("stream", false);
     q.n = q.get("n", std::size_t{1});
@@ -92,9 +93,10 @@ inline OpenAiRequest parse_openai(bool chat, const std::string &body, bool from_
         q.prompts = parse_prompts(q.get("prompt", json()));
     if (q.n_prompts() * q.n > max_choices)
         throw invalid("n", "n times the number of prompts must be at most " + std::to_string(max_choices));
+    parse_transfer(q.get("kv_transfer_params", json::object()), q);
     q.max_tokens = q.get("max_completion_tokens", q.get("max_tokens", q.chat ? 0u : 16u));
     q.min_tokens = q.get("min_tokens", 0u);
-    if (q.max_tokens > 0 && q.min_tokens > q.max_tokens)
+    if (q.max_tokens > 0 && q.min_tokens > q.max_tokens && !q.do_remote_decode) // routers then set max_tokens alone
         throw invalid("min_tokens", "min_tokens must not be above max_tokens");
     q.stop = parse_stop(q.get("stop", json::array()));
     if (q.chat && q.body.contains("top_logprobs") && !q.get("logprobs", false))
@@ -106,14 +108,14 @@ inline OpenAiRequest parse_openai(bool chat, const std::string &body, bool from_
         throw invalid("response_format", "response_format must be of type text: other types are not supported");
     if (q.get("best_of", q.n) != q.n)
         throw invalid("best_of", "best_of must be equal to n");
-    if (q.get("echo", false))
-        throw invalid("echo", "echo must be false: it is not supported");
+    for (const auto &[name, only] : only_value)
+        if (q.get(name.c_str(), only) != only)
+            throw invalid(name, name + " must be " + (only ? "true" : "false") + ": it is not supported otherwise");
     const json options = without_nulls(q.get("stream_options", json::object()));
     check_fields(options, "stream_options.", {{"include_usage", Rule::Boolean}, {"continuous_usage_stats", Rule::Boolean}},
                  {"include_obfuscation"});
     q.include_usage = options.value("include_usage", false);
     q.usage_in_chunks = q.include_usage && options.value("continuous_usage_stats", false);
-    parse_transfer(q.get("kv_transfer_params", json::object()), q);
     return q;
 }
 

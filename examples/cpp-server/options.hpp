@@ -17,10 +17,12 @@ struct Options {
     int workers_listen_port;
     std::string secret_file, kv_listen, page;
     std::int32_t device; // number of a GPU, or the CPU
-    std::uint32_t max_connections, forget_after, drain;
+    std::uint32_t max_connections, forget_after, drain, kv_lease; // times in seconds
     std::uint32_t kv_mib, max_sequences, max_batch_tokens, threads; // 0 means the library's default
 
     bool is_worker() const { return role == "prefill" || role == "decode"; }
+    /// Whether requests come from a front of this server's own. Without one, any router may send them.
+    bool has_front() const { return is_worker() && !front.empty(); }
 };
 
 /// Reads the command line. Throws std::invalid_argument, which names the option.
@@ -30,7 +32,8 @@ inline Options parse_options(int argc, char **argv)
         {"--role", "mixed"}, {"--listen", "127.0.0.1:8000"}, {"--model", ""}, {"--model-name", ""}, {"--front", ""},
         {"--advertise", ""}, {"--secret-file", ""}, {"--kv-listen", ""}, {"--kv-mib", "1024"}, {"--max-sequences", "0"},
         {"--max-batch-tokens", "0"}, {"--threads", "0"}, {"--page", ""}, {"--device", ""}, {"--max-connections", "2048"},
-        {"--workers-listen", "127.0.0.1:8001"}, {"--forget-after", "60"}, {"--drain", "10"}};
+        {"--workers-listen", "127.0.0.1:8001"}, {"--forget-after", "60"}, {"--drain", "10"},
+        {"--kv-lease", "10"}};
     const auto require = [](bool right, const std::string &option, const std::string &what) {
         if (!right)
             throw std::invalid_argument(option + ": " + what);
@@ -76,12 +79,13 @@ inline Options parse_options(int argc, char **argv)
     out.front = url("--front");
     out.advertise = url("--advertise");
     out.secret_file = values["--secret-file"];
-    require(!out.is_worker() || !out.front.empty(), "--front", "is required");
     require(out.role == "mixed" || !out.secret_file.empty(), "--secret-file", "is required");
     out.max_connections = number("--max-connections", values["--max-connections"], 1000000);
     require(out.max_connections > 0, "--max-connections", "must be 1 or more");
     out.forget_after = number("--forget-after", values["--forget-after"], 1000000);
     out.drain = number("--drain", values["--drain"], 1000000);
+    out.kv_lease = number("--kv-lease", values["--kv-lease"], 1000000);
+    require(out.kv_lease > 0, "--kv-lease", "must be 1 or more");
     out.kv_listen = values["--kv-listen"];
     out.page = values["--page"];
     const std::string device = values["--device"];

@@ -1,18 +1,27 @@
-// Computes a prompt on a prefill engine, for another worker to decode. No protocol is known here.
+// Computes a prompt for another worker to decode. No protocol is known here.
 #pragma once
 
 #include "sequences.hpp"
 #include "service.hpp"
 
-class Prefill {
+/// The error for a prompt that has ended without KV.
+inline ApiError not_prefilled(const cleave::Event &finished)
+{
+    if (finished.finish_reason() == cleave::FinishReason::Error)
+        return to_api_error(cleave::Error(finished.status()));
+    return invalid(nullptr, "the context has no room for another token");
+}
+
+/// A prompt of which the ticket goes out before it is computed. The engine's role must be prefill.
+class StreamingPrefill {
 public:
     /// Submits the prompt. Throws ApiError.
-    Prefill(const Service &service, EngineHost &host, const Call &call, cleave::Request prompt)
+    StreamingPrefill(const Service &service, EngineHost &host, const Call &call, cleave::Request prompt)
         : service_(service), host_(host), call_(call), prompt_tokens_(prompt.prompt.size()), sequences_(host, 1)
     {
         std::vector<cleave::Request> requests;
         requests.push_back(std::move(prompt));
-        requests[0].stream_kv = true; // the ticket goes out before the prompt is computed
+        requests[0].stream_kv = true;
         sequences_.submit(0, std::move(requests));
     }
 
@@ -49,7 +58,7 @@ private:
             service_.check(call_);
             const auto event = sequences_.next();
             if (event && event->type() == cleave::EventType::Finished && event->kv() == 0)
-                throw failed(std::string("the prompt was not computed: ") + to_string(event->status()));
+                throw not_prefilled(*event);
             if (event && event->kv() != 0)
                 return *event;
         }
@@ -62,3 +71,50 @@ private:
     cleave::Event last_;
     Sequences sequences_;
 };
+
+/// A computed prompt. Whoever gives the ticket away lets go of the handle (Kv::take).
+struct Prefilled {
+    cleave::Kv kv;
+    std::vector<std::uint8_t> ticket;
+    std::vector<cleave::Event> token; // the first one, then its most likely alternatives
+    std::size_t cached_tokens;        // tokens of the prompt that the prefix cache had
+};
+
+/// Computes a prompt and its first token, on an engine of any role. What the token may be, and whether it ends the
+/// generation, is for the decode worker's request to say: routers ask the prefill worker for one token. Throws ApiError and
+/// ClientGone.
+inline Prefilled prefill_whole(const Service &service, EngineHost &host, const Call &call, cleave::Request prompt)
+{
+    constexpr std::int32_t first_token_logprobs = 20; // go with the ticket, because the decode worker's client may want them
+    prompt.max_new_tokens = 1;
+    prompt.min_new_tokens = 0;
+    prompt.keep_kv = true;
+    prompt.token_logprobs = true;
+    const auto vocabulary = static_cast<std::int32_t>(host.about.vocab_size);
+    prompt.top_logprobs = std::max(prompt.top_logprobs, std::min(first_token_logprobs, vocabulary));
+    std::vector<cleave::Request> requests;
+    requests.push_back(std::move(prompt));
+    Sequences sequences(host, 1);
+    sequences.submit(0, std::move(requests));
+    Prefilled out{};
+    for (;;) {
+        service.check(call);
+        auto event = sequences.next();
+        if (!event)
+            continue;
+        if (event->type() != cleave::EventType::Finished) {
+            out.token.push_back(*event);
+            continue;
+        }
+        out.kv = host.cache.take_kv(*event);
+        if (!out.kv)
+            throw not_prefilled(*event);
+        out.cached_tokens = event->cached_tokens();
+        auto ticket = out.kv.ticket();
+        if (!ticket)
+            throw to_api_error(ticket.error());
+        out.ticket = std::move(*ticket);
+        service.check(call); // nobody will fetch what this client asked for
+        return out;
+    }
+}

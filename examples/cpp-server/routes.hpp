@@ -57,7 +57,7 @@ template <class Work> void answer(const std::shared_ptr<Work> &work, const Call 
         send(call, response, work->whole());
 }
 
-/// Adds the paths that generate. Only workers take the fields of a front.
+/// Adds the paths that generate. Only a worker takes the fields of fronts and routers.
 inline void route_generations(HttpServer &server, bool is_worker, const Guard &guard,
                               std::function<void(const Call &, OpenAiRequest, httplib::Response &)> generate)
 {

@@ -38,10 +38,10 @@ public:
     /// Returns whether the ticket was taken. Throws ApiError.
     bool submit()
     {
-        importing_ = !ticket_.empty() && submit_ticket();
-        if (!importing_)
+        const bool taken = !ticket_.bytes.empty() && submit_ticket();
+        if (!taken)
             submit_from(0);
-        return importing_;
+        return taken;
     }
 
     /// The next piece, or none if there is none within `look_around`. Throws ApiError if the engine fails.
@@ -59,7 +59,7 @@ public:
 
     /// Whether every choice has ended. The piece about a ticket's KV may still come.
     bool has_ended() const { return n_finished_ == choices_.size() && pieces_.empty(); }
-    bool is_importing() const { return importing_; }
+    bool is_importing() const { return import_ != Import::None; }
     /// Number of tokens of a choice's prompt that the prefix cache had. Known at the end.
     std::size_t cached_tokens(std::size_t choice) const { return choices_[choice].cached_tokens; }
 
@@ -74,22 +74,47 @@ private:
         bool over = false; // ended for the client, although the engine may not know yet
     };
 
-    /// Continues from the KV of a prefill worker. Returns false if its ticket is refused.
+    /// Continues from the KV of a prefill worker. Returns false if the prompt is to be computed instead, now. The ticket has
+    /// sampling parameters and limits too, but those of the request count: routers ask the prefill worker for one token.
     bool submit_ticket()
     {
-        auto kv = sequences_.import_ticket(0, ticket_);
-        if (!kv) {
-            std::fprintf(stderr, "a ticket was refused: %s\n", kv.error().message());
-            return false;
+        auto kv = sequences_.import_ticket(0, ticket_.bytes);
+        if (!kv)
+            return do_without(lost(kv.error()));
+        const auto tokens = kv->tokens();
+        if (!tokens || !ticket_.continues(*tokens, requests_[0].prompt)) {
+            sequences_.hold(std::move(*kv));
+            return do_without(invalid(nullptr, "the ticket is of another prompt"));
         }
-        std::vector<cleave::Request> first(1); // the ticket has the sampling parameters, stops and limits
+        if (requests_[0].min_new_tokens > 0 && !ticket_.streaming) {
+            // The prefill worker has sampled a first token that may end the generation. Here it must not, so the prompt
+            // is computed once the KV is here, except for the part in the prefix cache.
+            sequences_.hold(std::move(*kv));
+            import_ = Import::Recompute;
+            return true;
+        }
+        std::vector<cleave::Request> first;
+        first.push_back(std::move(requests_[0]));
+        first[0].prompt.clear();
         first[0].kv = std::move(*kv);
+        first[0].override_sampling = true;
         first[0].emit_pending = true; // the prefill worker sampled the first token and sent it to nobody
-        first[0].recompute = true;    // if the KV does not arrive, it is computed here: same answer, later
+        first[0].recompute = ticket_.or_compute;
         sequences_.submit(0, std::move(first));
+        import_ = Import::Continue;
         return true;
     }
 
+    /// Throws the error of a ticket, unless the prompt may be computed here. Returns false.
+    bool do_without(const ApiError &error) const
+    {
+        if (!ticket_.or_compute)
+            throw error;
+        std::fprintf(stderr, "the prompt of a ticket is computed here: %s\n", error.what());
+        return false;
+    }
+
+    /// Submits the requests from `first` on, with which none is left.
     void submit_from(std::size_t first)
     {
         requests_.erase(requests_.begin(), requests_.begin() + static_cast<std::ptrdiff_t>(first));
@@ -110,16 +135,23 @@ private:
                 take_token(i, std::exchange(choice.token, {}));
             break;
         case cleave::EventType::Finished: finish(i, event); break;
-        case cleave::EventType::KvReady: {
-            importing_ = false;
-            Piece piece{Piece::Kv, i};
-            piece.arrived = event.status() == cleave::Status::Ok;
-            pieces_.push_back(std::move(piece));
-            submit_from(1);
-            break;
-        }
+        case cleave::EventType::KvReady: take_kv(i, event.status()); break;
         default: break;
         }
+    }
+
+    /// Takes the news that the KV of a ticket is here, or will not come.
+    void take_kv(std::size_t i, cleave::Status status)
+    {
+        const Import import = std::exchange(import_, Import::None);
+        if (import == Import::None)
+            return; // the prompt of a refused ticket is computed already
+        Piece piece{Piece::Kv, i};
+        piece.arrived = status == cleave::Status::Ok;
+        if (!piece.arrived && !ticket_.or_compute)
+            throw lost(cleave::Error(status));
+        pieces_.push_back(std::move(piece));
+        submit_from(import == Import::Recompute ? 0 : 1);
     }
 
     void take_token(std::size_t i, std::vector<cleave::Event> token)
@@ -150,8 +182,10 @@ private:
         choice.cached_tokens = event.cached_tokens();
         if (choice.over)
             return;
-        if (event.finish_reason() == cleave::FinishReason::Error)
-            throw to_api_error(cleave::Error(event.status()));
+        if (event.finish_reason() == cleave::FinishReason::Error) {
+            const cleave::Error error(event.status());
+            throw import_ == Import::Continue && !ticket_.or_compute ? lost(error) : to_api_error(error);
+        }
         Piece rest{Piece::Text, i};
         static_cast<void>(choice.detokenizer.flush(rest.text));
         rest.text = choice.stops.push(rest.text);
@@ -171,10 +205,14 @@ private:
 
     EngineHost &host_;
     std::vector<cleave::Request> requests_; // not submitted yet
-    std::vector<std::uint8_t> ticket_;
+    Ticket ticket_;
     std::vector<Choice> choices_;
     std::deque<Piece> pieces_;
     std::size_t n_finished_ = 0;
-    bool importing_ = false;
+    enum class Import {
+        None,
+        Continue,  // the first choice waits for the KV; the others are submitted once it is here
+        Recompute, // all choices are submitted once it is here
+    } import_ = Import::None;
     Sequences sequences_;
 };

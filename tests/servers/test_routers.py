@@ -13,7 +13,6 @@ from conftest import ANSWERS, ask, client_of, mixed
 from servers import LANGUAGES, MODEL, SMALL, Server, post, wait_until
 
 CHAT = "/v1/chat/completions"
-NOT_YET = {"cpp": pytest.mark.xfail(reason="the C++ server takes kv_transfer_params from its front only")}
 
 
 class Router:
@@ -65,31 +64,44 @@ class Router:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
 
+def worker(language, role, secret, *more):
+    return Server(language, "--role", role, "--listen", "127.0.0.1:0", "--model", MODEL, "--secret-file", secret, *SMALL, *more)
+
+
 class Workers:
     def __init__(self, language, secret):
-        def start(role):
-            return Server(language, "--role", role, "--listen", "127.0.0.1:0", "--model", MODEL, "--secret-file", secret, *SMALL)
-
-        self.all = self.prefill, self.decode = start("prefill"), start("decode")
+        self.all = self.prefill, self.decode = [worker(language, role, secret) for role in ("prefill", "decode")]
         self.router = Router(self.prefill, self.decode)
         self.url = self.router.url
 
 
-@pytest.fixture(scope="module", params=[pytest.param(language, marks=NOT_YET.get(language, ())) for language in LANGUAGES])
-def workers(request, tmp_path_factory):
-    secret = tmp_path_factory.mktemp("secret") / "kv.secret"
-    secret.write_bytes(os.urandom(32))
+@pytest.fixture(scope="module")
+def secret(tmp_path_factory):
+    path = tmp_path_factory.mktemp("secret") / "kv.secret"
+    path.write_bytes(os.urandom(32))
+    return path
+
+
+@pytest.fixture(scope="module", params=LANGUAGES)
+def workers(request, secret):
     running = Workers(request.param, secret)
     running.alone = mixed(request.param)
     yield running
     running.router.server.shutdown()
-    for worker in [*running.all, running.alone]:
-        wait_until("it holds nothing", worker.holds_nothing)
-        assert worker.stop() == 0
+    for server in [*running.all, running.alone]:
+        wait_until("it holds nothing", server.holds_nothing)
+        assert server.stop() == 0
 
 
-def counted(worker, name):
-    return worker.metric(f"cleave_{name}_total")
+def counted(server, name):
+    return server.metric(f"cleave_{name}_total")
+
+
+def prefilled(server, body):
+    """The answer of a prefill worker to a router."""
+    status, answer = post(server.url + CHAT, json.dumps({**body, "max_tokens": 1, "kv_transfer_params": {"do_remote_decode": True}}).encode())
+    assert status == 200, answer
+    return answer
 
 
 def test_answers_are_those_of_one_process(workers):
@@ -109,6 +121,15 @@ def test_answers_are_those_of_one_process(workers):
                 assert chunks[0] == chunks[1]
     assert counted(workers.decode, "kv_imports") - before == 2 * len(requests) * len(ANSWERS)
     assert counted(workers.decode, "requests_recomputed") == computed
+
+
+def test_a_first_token_that_must_not_end_the_answer(workers):
+    """The prefill worker is asked for one token, and its likeliest one ends the answer. With min_tokens that comes later."""
+    for more in [{"min_tokens": 5}, {"min_tokens": 5, "stop": ["y"]}, {}]:
+        body = {"model": "tiny", "messages": ask("red box"), "temperature": 0, "logit_bias": {1: 100}, "extra_body": more}
+        want, got = (client_of(to).chat.completions.create(**body) for to in (workers.alone, workers))
+        assert got.usage.completion_tokens == want.usage.completion_tokens > more.get("min_tokens", 0)
+        assert [c.model_dump() for c in got.choices] == [c.model_dump() for c in want.choices]
 
 
 def test_text_completions(workers):
@@ -140,10 +161,11 @@ def test_fields_of_vllms_router(workers):
 def test_a_lost_ticket_is_computed(workers):
     """One that nobody has issued, or that was used before: the answer is the same, from the decode worker alone."""
     body = {"model": "tiny", "messages": ask("blue jar"), "temperature": 0}
-    status, answer = post(workers.prefill.url + CHAT, json.dumps({**body, "max_tokens": 1, "kv_transfer_params": {"do_remote_decode": True}}).encode())
-    assert status == 200 and answer["choices"][0]["finish_reason"] == "length" and answer["usage"]["prompt_tokens"] > 0
+    answer = prefilled(workers.prefill, body)
+    assert answer["choices"][0]["finish_reason"] == "length" and answer["usage"]["prompt_tokens"] > 0
     used = answer["kv_transfer_params"]
-    for params in (used, used, {**used, "ticket": "bm9uZQ=="}, {"do_remote_prefill": True}, {}):
+    another = prefilled(workers.prefill, {**body, "messages": ask("red box")})["kv_transfer_params"]
+    for params in (used, used, another, {**used, "ticket": "bm9uZQ=="}, {"do_remote_prefill": True}, {}):
         status, answer = post(workers.decode.url + CHAT, json.dumps({**body, "kv_transfer_params": params}).encode())
         assert status == 200 and answer["choices"][0]["message"]["content"] == ANSWERS["blue jar"]
 
@@ -151,3 +173,19 @@ def test_a_lost_ticket_is_computed(workers):
 def test_a_prefill_worker_wants_to_be_asked_for_that(workers):
     status, answer = post(workers.prefill.url + CHAT, json.dumps({"model": "tiny", "messages": ask("red box")}).encode())
     assert status == 400 and answer["error"]["param"] == "kv_transfer_params"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_prompts_that_nobody_fetches(language, secret):
+    """They are given up after --kv-lease."""
+    for role in ("prefill", "mixed"):
+        server = worker(language, role, secret, "--kv-lease", 1)
+        if role == "prefill":
+            ticket = prefilled(server, {"model": "tiny", "messages": ask("blue jar")})["kv_transfer_params"]["ticket"]
+            assert ticket
+        else: # it has no worker beside it to give a ticket to
+            body = json.dumps({"messages": ask("red box"), "kv_transfer_params": {"do_remote_decode": True}}).encode()
+            status, answer = post(server.url + CHAT, body)
+            assert status == 400 and answer["error"]["param"] == "kv_transfer_params"
+        wait_until("the lease is over", server.holds_nothing)
+        assert server.stop() == 0
