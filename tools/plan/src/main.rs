@@ -8,7 +8,7 @@ use cleave_plan::cost::{Fitted, StepCost, read_samples};
 use cleave_plan::planner::{Demand, Source};
 use cleave_plan::recommend::recommend;
 use cleave_plan::report::Report;
-use cleave_plan::sim::{Deployment, Links, Pool, Role, Switching, simulate};
+use cleave_plan::sim::{BLOCK_TOKENS, Deployment, Links, Pool, Role, Switching, simulate};
 use cleave_plan::workload::{Lengths, Workload};
 use cleave_plan::{hardware, models, study};
 use options::{Calibrate, Command, Options, Recommend, Requests, Shape, Simulate};
@@ -41,13 +41,20 @@ fn source(requests: &Requests) -> Result<Source, String> {
 }
 
 fn run_recommend(options: &Recommend) -> Result<(), String> {
+    let source = source(&options.requests)?;
+    if let Source::Trace(arrivals) = &source
+        && arrivals.last().is_none_or(|last| last.at_ns == 0)
+    {
+        return Err("the requests of the trace all arrive at once, so it has no rate that could be changed".into());
+    }
     let demand = Demand {
         model: models::model(&options.model)?,
         device: hardware::device(&options.gpu)?,
         devices: options.gpus,
-        source: source(&options.requests)?,
+        source,
         slo: options.limits.slo(),
         attainment: options.attainment,
+        max_sequences: options.max_sequences,
         routing: options.routing.into(),
         seed: options.requests.seed,
     };
@@ -67,7 +74,11 @@ fn workload(options: &Simulate) -> Result<Workload, String> {
             arrivals.truncate(count(usize::MAX));
             Workload::Open(arrivals).faster(options.speed.unwrap_or(1.0))
         }
-        (trace @ Source::Trace(_), Some(rate)) => trace.workload(rate, count(usize::MAX), requests.seed),
+        (Source::Trace(mut arrivals), Some(rate)) => {
+            arrivals.truncate(count(usize::MAX));
+            let all = arrivals.len();
+            Source::Trace(arrivals).workload(rate, all, requests.seed)
+        }
         (poisson, rate) => poisson.workload(rate.unwrap_or(1.0), count(1000), requests.seed),
     })
 }
@@ -83,12 +94,22 @@ fn deployment(options: &Simulate) -> Result<Deployment, String> {
         let mut pool = Pool::on(&device, &model, role, engines, degree)
             .ok_or_else(|| format!("{} does not fit into {degree} x {}", model.name, device.name))?;
         let samples = if role == Role::Decode { options.decode_samples.as_ref() } else { None };
+        let mut budget = options.budget;
         if let Some(path) = samples.or(options.samples.as_ref()) {
-            pool.cost = StepCost::Fitted(Fitted::new(&read_samples(path)?));
+            let fitted = Fitted::new(&read_samples(path)?);
+            let most = fitted.most_rows();
+            if budget.is_some_and(|budget| budget > most) {
+                return Err(format!(
+                    "{}: has no steps of more than {most} tokens: give --budget {most}",
+                    path.display()
+                ));
+            }
+            budget = budget.or(Some(most));
+            pool.cost = StepCost::Fitted(fitted);
         }
         pool.max_sequences = options.max_sequences;
         // As in an engine: a budget that is given limits the sequences, and one that is not makes room for them.
-        match options.budget {
+        match budget {
             Some(budget) => {
                 pool.max_batch_tokens = budget;
                 pool.max_sequences = pool.max_sequences.min(budget);
@@ -96,7 +117,7 @@ fn deployment(options: &Simulate) -> Result<Deployment, String> {
             None => pool.max_batch_tokens = pool.max_batch_tokens.max(pool.max_sequences),
         }
         if let Some(tokens) = options.kv_tokens {
-            pool.blocks = tokens / cleave_plan::sim::BLOCK_TOKENS;
+            pool.blocks = tokens / BLOCK_TOKENS;
         }
         pools.push(pool);
     }
@@ -144,6 +165,10 @@ fn run_simulate(options: &Simulate) -> Result<(), String> {
         println!("{name:<5} mean {mean:.1} ms, p50 {p50:.1}, p90 {p90:.1}, p99 {p99:.1}");
     };
     println!("{} requests in {:.1} simulated seconds, {} rejected", report.finished, report.seconds, report.rejected);
+    if report.rejected > 0 && deployment.failures.is_empty() {
+        let room = deployment.pools.iter().map(|pool| pool.blocks * BLOCK_TOKENS).min().unwrap_or(0);
+        println!("Rejected requests need more KV than an engine has: room for {room} tokens of prompt and answer.");
+    }
     line("TTFT", &report.ttft);
     line("ITL", &report.itl);
     line("E2E", &report.e2e);

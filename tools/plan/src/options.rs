@@ -2,18 +2,26 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use cleave_plan::report::Slo;
-use cleave_plan::sim::{Failure, Routing};
-use cleave_plan::workload::SharedPrefix;
+use cleave_plan::sim::{BLOCK_TOKENS, Failure, Routing};
+use cleave_plan::workload::{BLOCK, SharedPrefix};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 /// Plans deployments of cleave engines by simulation.
 #[derive(Parser)]
-#[command(name = "cleave-plan", version)]
+#[command(name = "cleave-plan", bin_name = "cleave-plan", version, after_help = EXAMPLES)]
 pub struct Options {
     #[command(subcommand)]
     pub command: Command,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  cleave-plan recommend --model llama-3.1-8b --gpu h100 --gpus 8 --prompt 1000 --output 200 --ttft 500 --itl 25
+  cleave-plan simulate --model llama-3.1-8b --prefill 4x1 --decode 4x1 --rate 40 --prompt 3000 --output 200
+  cleave-plan simulate --model llama-3.3-70b-fp8 --mixed 4x2 --trace requests.csv
+
+docs/scale.md says what is modelled.";
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -33,14 +41,15 @@ pub enum Command {
 
 #[derive(Args)]
 pub struct Recommend {
-    /// Model: a known name, or a directory with config.json
+    /// Model: llama-3.1-8b, llama-3.1-8b-fp8, llama-3.3-70b, llama-3.3-70b-fp8, llama-3.3-70b-nvfp4, r1-distill-llama-70b-fp8,
+    /// gpt-oss-120b, or a directory with config.json
     #[arg(long)]
     pub model: String,
     /// Device: a100, l40s, h100, h200, b200 or epyc-2
     #[arg(long)]
     pub gpu: String,
     /// Number of devices
-    #[arg(long)]
+    #[arg(long, value_parser = count)]
     pub gpus: usize,
     /// Requests per second to carry
     #[arg(long, value_parser = positive)]
@@ -48,6 +57,10 @@ pub struct Recommend {
     /// Share of the requests that has to keep the limits
     #[arg(long, default_value_t = 0.95, value_parser = share)]
     pub attainment: f64,
+    /// Sequences that run at once in an engine; to be set there likewise
+    #[arg(long, default_value_t = 256, value_parser = count)]
+    pub max_sequences: usize,
+    /// Choice of an engine
     #[arg(long, value_enum, default_value = "least-loaded")]
     pub routing: Policy,
     #[command(flatten)]
@@ -58,19 +71,20 @@ pub struct Recommend {
 
 #[derive(Args)]
 pub struct Simulate {
-    /// Model: a known name, or a directory with config.json
+    /// Model: llama-3.1-8b, llama-3.1-8b-fp8, llama-3.3-70b, llama-3.3-70b-fp8, llama-3.3-70b-nvfp4, r1-distill-llama-70b-fp8,
+    /// gpt-oss-120b, or a directory with config.json
     #[arg(long)]
     pub model: String,
     /// Device: a100, l40s, h100, h200, b200 or epyc-2
     #[arg(long, default_value = "h100")]
     pub gpu: String,
     /// Mixed engines: number x degree, such as 4x2
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["prefill", "decode", "switch_every"])]
     pub mixed: Option<Shape>,
-    /// Prefill engines
-    #[arg(long)]
+    /// Prefill engines, written likewise; they hand over to --decode
+    #[arg(long, requires = "decode")]
     pub prefill: Option<Shape>,
-    /// Decode engines
+    /// Decode engines; without --prefill they compute prompts too
     #[arg(long)]
     pub decode: Option<Shape>,
     /// Token budget of a step (default: the smallest that saturates the device)
@@ -79,8 +93,8 @@ pub struct Simulate {
     /// Sequences that run at once in an engine
     #[arg(long, default_value_t = 256, value_parser = count)]
     pub max_sequences: usize,
-    /// KV tokens of an engine (default: as many as fit)
-    #[arg(long)]
+    /// KV tokens of an engine, at least 16 (default: as many as fit)
+    #[arg(long, value_parser = kv_tokens)]
     pub kv_tokens: Option<usize>,
     /// CSV file of measured steps, instead of the device's figures
     #[arg(long)]
@@ -110,7 +124,7 @@ pub struct Simulate {
     #[arg(long, value_parser = failure)]
     pub fail: Vec<Failure>,
     /// Seconds between decisions about roles, at least 0.001
-    #[arg(long, value_parser = interval)]
+    #[arg(long, value_parser = interval, requires_all = ["prefill", "decode"])]
     pub switch_every: Option<f64>,
     /// Requests per second (default: 1); with --trace the trace is stretched to it
     #[arg(long, value_parser = positive)]
@@ -142,19 +156,19 @@ pub struct Calibrate {
     #[arg(long)]
     pub model: PathBuf,
     /// Threads of the engine
-    #[arg(long)]
+    #[arg(long, value_parser = count)]
     pub threads: usize,
     /// Token budget of a step
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, default_value_t = 512, value_parser = count)]
     pub budget: usize,
     /// Longest context
-    #[arg(long, default_value_t = 1024)]
+    #[arg(long, default_value_t = 1024, value_parser = count)]
     pub context: usize,
     /// Largest batch
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = count)]
     pub batch: usize,
     /// Measurements of each kind of step
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = count)]
     pub repeats: usize,
     /// CSV file to write
     #[arg(long)]
@@ -180,19 +194,19 @@ impl Limits {
 #[derive(Args)]
 pub struct Requests {
     /// Mean tokens of a prompt
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 1000, value_parser = count)]
     pub prompt: usize,
     /// Mean tokens of an answer
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 200, value_parser = count)]
     pub output: usize,
     /// Spread of both around their means, from 0 to 1
     #[arg(long, default_value_t = 0.0, value_parser = share)]
     pub spread: f64,
-    /// Tokens at the beginning of prompts that others begin with too
-    #[arg(long, default_value_t = 0)]
+    /// Tokens at the beginning of prompts that others begin with too, in whole blocks of 512
+    #[arg(long, default_value_t = 0, value_parser = whole_blocks)]
     pub shared_tokens: usize,
     /// Number of such beginnings
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, requires = "shared_tokens", value_parser = clap::value_parser!(u64).range(1..))]
     pub shared_groups: u64,
     /// Trace to replay: .jsonl in Mooncake's format, otherwise CSV in Azure's
     #[arg(long, conflicts_with_all = ["prompt", "output", "spread", "shared_tokens"])]
@@ -273,6 +287,17 @@ fn count(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number above 0".into())
 }
 
+fn kv_tokens(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|&n| n >= BLOCK_TOKENS)
+        .ok_or_else(|| format!("expected a whole number from {BLOCK_TOKENS} on"))
+}
+
+fn whole_blocks(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| n % BLOCK == 0).ok_or_else(|| format!("expected a multiple of {BLOCK}"))
+}
+
 fn failure(text: &str) -> Result<Failure, String> {
     let ns = |text: &str| text.parse::<f64>().ok().filter(|s| *s >= 0.0).map(|seconds| (seconds * 1e9) as u64);
     let parse = || {
@@ -306,9 +331,23 @@ mod tests {
             ("--spread 1.5", "a number from 0 to 1"),
             ("--spread NaN", "a number from 0 to 1"),
             ("--budget 0", "a whole number above 0"),
+            ("--prompt 0", "a whole number above 0"),
+            ("--kv-tokens 15", "a whole number from 16 on"),
+            ("--shared-tokens 300", "a multiple of 512"),
         ] {
             let error = parse(more).err().unwrap_or_else(|| panic!("{more} is accepted")).to_string();
             assert!(error.contains(expected), "{more}: {error}");
+        }
+    }
+
+    #[test]
+    fn help_lists_what_is_known() {
+        for command in ["recommend", "simulate"] {
+            let help = Options::try_parse_from(["cleave-plan", command, "--help"]).err().unwrap().to_string();
+            let known = cleave_plan::models::known().into_iter().map(|model| model.name);
+            for name in known.chain(cleave_plan::hardware::DEVICES.iter().map(|device| device.name.to_string())) {
+                assert!(help.contains(&name), "{command} --help does not name {name}");
+            }
         }
     }
 
@@ -322,6 +361,10 @@ mod tests {
             "--streams 2 --count 3",
             "--seconds 3",
             "--trace t.csv --prompt 3",
+            "--prefill 1",
+            "--decode 1x2",
+            "--switch-every 1",
+            "--shared-groups 3",
         ] {
             assert!(parse(more).is_err(), "{more} is accepted");
         }

@@ -1,7 +1,7 @@
 //! The text of a recommendation.
 
 use crate::cost::{Efficiency, Roofline, StepCost, StepWork};
-use crate::planner::{Demand, Group, Layout, Peak, WHOLE_PROMPTS, devices};
+use crate::planner::{Demand, Group, Kind, Layout, Peak, devices};
 use std::fmt::Write;
 
 /// Requests of a simulation while layouts are compared, and in the final ones.
@@ -18,13 +18,8 @@ pub fn recommend(demand: &Demand, rate: Option<f64>) -> Result<String, String> {
     }
     layouts.extend(demand.apart_layouts(APART));
     let peaks = demand.peaks(&layouts, SEARCH);
-    let is = |kind: fn(&Layout) -> bool| peaks.iter().find(|peak| kind(&peak.layout)).map(|peak| peak.layout);
-    let kinds = [
-        is(|layout| matches!(layout, Layout::Apart(..))),
-        is(|layout| matches!(layout, Layout::Mixed(_, budget) if *budget != WHOLE_PROMPTS)),
-        is(|layout| matches!(layout, Layout::Mixed(_, WHOLE_PROMPTS))),
-    ];
-    let finalists: Vec<Layout> = kinds.into_iter().flatten().collect();
+    let best_of = |kind| peaks.iter().map(|peak| peak.layout).find(|layout| layout.kind() == kind);
+    let finalists: Vec<Layout> = [Kind::Apart, Kind::Chunked, Kind::Whole].into_iter().filter_map(best_of).collect();
     let finals = demand.peaks(&finalists, FINAL);
     let Some(best) = finals.first() else {
         return Err(hopeless(demand));
@@ -33,6 +28,7 @@ pub fn recommend(demand: &Demand, rate: Option<f64>) -> Result<String, String> {
     head(&mut text, demand);
     table(&mut text, &finals);
     let _ = writeln!(text, "\nRecommended: {}", scaled(demand, &best.layout));
+    let _ = writeln!(text, "Set max_sequences to {} in each engine.", demand.max_sequences);
     why(&mut text, demand, best, &finals);
     if let Some(rate) = rate {
         load(&mut text, demand, best, rate);

@@ -89,7 +89,7 @@ impl Quantiles {
 pub struct PoolReport {
     /// Engines.
     pub engines: usize,
-    /// Share of the time in which an engine ran steps.
+    /// Share of the time in which an engine ran steps while requests arrived.
     pub utilisation: f64,
 }
 
@@ -108,13 +108,16 @@ pub struct Report {
     pub gap_p99: f64,
     /// Time from the request to its last token.
     pub e2e: Quantiles,
-    /// Simulated seconds.
+    /// Simulated seconds, from the first arrival to the last token.
     pub seconds: f64,
-    /// Generated tokens per second and device.
+    /// Generated tokens per second and device, in the [`Window`].
     pub tokens_per_device: f64,
-    /// Share of the requests within the limits.
+    /// Tokens generated in the [`Window`] over those that its requests ask for: below 1 where the queue grows. 0 if there is no
+    /// window.
+    pub keeping_up: f64,
+    /// Share of the counted requests within the limits.
     pub attainment: f64,
-    /// Requests within the limits, per second and device.
+    /// Requests within the limits, per second and device, in the [`Window`].
     pub goodput_per_device: f64,
     /// Figures of the pools.
     pub pools: Vec<PoolReport>,
@@ -132,23 +135,86 @@ pub struct Report {
     pub switches: u64,
 }
 
-/// Share of the requests, the earliest, that latencies and attainment leave out, because the deployment was still empty.
-const WARM_UP: f64 = 0.1;
+/// Share of the requests that is left out at least, and at most, because the deployment was still filling.
+const WARM_UP: [f64; 2] = [0.1, 0.5];
+
+/// The time over which rates are taken: from the arrival of the first counted request to the last arrival. Before it the
+/// deployment fills, and after it the deployment empties; neither says what it carries. A run of closed streams counts as a load
+/// generator does: from its begin, and of the requests those that end within its time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Window {
+    /// Requests before the first counted one.
+    skipped: usize,
+    begin_ns: u64,
+    end_ns: u64,
+}
+
+impl Window {
+    /// Leaves out the first tenth of the requests, and those that arrive within the mean time of a request, as the number of
+    /// requests inside still grows then; but at most half.
+    fn new(outcome: &Outcome) -> Window {
+        let requests = &outcome.requests;
+        if outcome.closed {
+            return Window { skipped: 0, begin_ns: 0, end_ns: outcome.arrivals_ns };
+        }
+        let [least, most] = WARM_UP.map(|share| (requests.len() as f64 * share) as usize);
+        let filled_ns = requests.first().map_or(0, |first| first.arrived_ns) + mean_stay_ns(requests);
+        let skipped = requests.partition_point(|request| request.arrived_ns < filled_ns).clamp(least, most);
+        let arrived = |request: Option<&Request>| request.map_or(0, |request| request.arrived_ns);
+        Window { skipped, begin_ns: arrived(requests.get(skipped)), end_ns: arrived(requests.last()) }
+    }
+
+    fn seconds(&self) -> f64 {
+        self.end_ns.saturating_sub(self.begin_ns) as f64 / 1e9
+    }
+
+    /// Tokens of a request that are generated in the window, taking all but the first to be evenly spaced.
+    fn tokens(&self, request: &Request) -> f64 {
+        if request.generated == 0 {
+            return 0.0;
+        }
+        let inside = |at: u64| self.begin_ns <= at && at < self.end_ns;
+        let first = f64::from(u8::from(inside(request.first_ns)));
+        let (begin, end) = (request.first_ns.max(self.begin_ns), request.last_ns.min(self.end_ns));
+        let shared = end.saturating_sub(begin) as f64 / (request.last_ns - request.first_ns).max(1) as f64;
+        first + (request.generated - 1) as f64 * shared
+    }
+}
+
+fn mean_stay_ns(requests: &[Request]) -> u64 {
+    let stays = requests.iter().filter(|r| r.end == Some(End::Finished)).map(|r| r.last_ns - r.arrived_ns);
+    let (n, sum) = stays.fold((0u128, 0u128), |(n, sum), stay| (n + 1, sum + u128::from(stay)));
+    (sum / n.max(1)) as u64
+}
 
 impl Report {
     /// The figures of an outcome under these limits.
     pub fn new(deployment: &Deployment, outcome: &Outcome, slo: &Slo) -> Report {
         let all = &outcome.requests;
-        let counted = &all[(all.len() as f64 * WARM_UP) as usize..];
-        let finished: Vec<&Request> = counted.iter().filter(|r| r.end == Some(End::Finished)).collect();
+        let window = Window::new(outcome);
+        let in_time: Vec<&Request> = all.iter().filter(|r| !outcome.closed || r.last_ns <= window.end_ns).collect();
+        let counted = if in_time.is_empty() { all.iter().collect() } else { in_time };
+        let counted = &counted[window.skipped..];
+        let finished: Vec<&Request> = counted.iter().copied().filter(|r| r.end == Some(End::Finished)).collect();
         let of = |value: fn(&Request) -> f64| Quantiles::of(finished.iter().map(|request| value(request)).collect());
         let seconds = outcome.end_ns as f64 / 1e9;
-        let good = |requests: &[Request]| requests.iter().filter(|request| slo.holds(request)).count() as f64;
-        let generated: usize = all.iter().map(|request| request.generated).sum();
-        let per_device = |n: f64| n / seconds.max(1e-9) / deployment.devices() as f64;
+        let good = |requests: &[&Request]| requests.iter().filter(|request| slo.holds(request)).count() as f64;
+        let generated = all.iter().map(|request| window.tokens(request)).sum::<f64>();
+        let asked = counted.iter().map(|request| request.output).sum::<usize>() as f64;
+        // Arrivals that are over before a request is have no steady state, so there the whole run counts.
+        let steady = window.end_ns.saturating_sub(window.begin_ns) > mean_stay_ns(all);
+        let (tokens, goods, over) = match steady {
+            true => (generated, good(counted), window.seconds()),
+            false => (
+                all.iter().map(|request| request.generated).sum::<usize>() as f64,
+                good(&all.iter().collect::<Vec<_>>()),
+                seconds,
+            ),
+        };
+        let per_device = |n: f64| n / over.max(1e-9) / deployment.devices() as f64;
         let pools = deployment.pools.iter().enumerate().map(|(index, pool)| {
             let busy: u64 = outcome.busy.iter().filter(|busy| busy.0 == index).map(|busy| busy.1).sum();
-            let whole = seconds * 1e9 * pool.engines as f64;
+            let whole = outcome.arrivals_ns as f64 * pool.engines as f64;
             PoolReport { engines: pool.engines, utilisation: busy as f64 / whole.max(1.0) }
         });
         let ended = |end| all.iter().filter(|request| request.end == Some(end)).count();
@@ -160,9 +226,10 @@ impl Report {
             gap_p99: outcome.gaps.quantile(0.99),
             e2e: of(Request::e2e),
             seconds,
-            tokens_per_device: per_device(generated as f64),
+            tokens_per_device: per_device(tokens),
+            keeping_up: if steady { generated / asked.max(1.0) } else { 0.0 },
             attainment: good(counted) / counted.len().max(1) as f64,
-            goodput_per_device: per_device(good(all)),
+            goodput_per_device: per_device(goods),
             pools: pools.collect(),
             steps: outcome.steps,
             preemptions: outcome.preemptions,

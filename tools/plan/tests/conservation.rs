@@ -173,3 +173,24 @@ fn shared_prefixes_are_computed_once_per_engine_and_found_by_the_router() {
     assert!(aware.ttft.mean < blind.ttft.mean && blind.ttft.mean < none.ttft.mean);
     assert!(aware.attainment >= none.attainment, "{SLO:?}");
 }
+
+#[test]
+fn an_engine_that_failed_again_does_not_come_back_from_the_first_failure() {
+    let mut deployment = deployment(vec![pool(Role::Mixed, 1)]);
+    let failure = |at_ns, back_after_ns| Failure { engine: 0, at_ns, back_after_ns };
+    deployment.failures = vec![failure(SECOND, Some(3 * SECOND)), failure(2 * SECOND, None)];
+    let outcome = simulate(&deployment, &requests(20.0, 200, 800, 60, 0));
+    check_complete(&outcome, 200);
+    assert!(outcome.requests.iter().all(|request| request.last_ns <= SECOND), "the engine never generates again");
+}
+
+#[test]
+fn a_stream_whose_requests_are_rejected_does_not_ask_for_ever() {
+    let mut small = bare(vec![constant(Role::Mixed, 0.01, 1)]);
+    small.pools[0].blocks = 1;
+    let lengths = Lengths { prompt: 100, output: 10, spread: 0.0 };
+    let workload = Workload::Closed { streams: 2, lengths, until_ns: 10 * SECOND, seed: 1 };
+    let outcome = simulate(&small, &workload);
+    assert!((100..300).contains(&outcome.requests.len()), "{}", outcome.requests.len());
+    assert!(outcome.requests.iter().all(|request| request.end == Some(End::Rejected)));
+}

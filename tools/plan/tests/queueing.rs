@@ -2,7 +2,7 @@
 
 mod common;
 
-use cleave_plan::sim::{Role, simulate};
+use cleave_plan::sim::{Failure, Role, Routing, simulate};
 use cleave_plan::workload::{Arrival, Lengths, Workload, poisson};
 use common::{bare, constant};
 use std::sync::Arc;
@@ -96,4 +96,63 @@ fn a_migrated_request_goes_on_where_it_was() {
     // Ten tokens in 100 ms, the failure at 105 ms, 50 ms until it is noticed, and ten more tokens.
     assert_eq!((request.first_ns, request.last_ns), (10_000_000, 255_000_000));
     assert_eq!(outcome.migrations, 1);
+}
+
+/// A run of a few times as long as a request stays: rates are those while requests arrive into a filled deployment, not of the
+/// time in which it fills or empties. With unlimited places a request stays for its 100 steps.
+#[test]
+fn rates_leave_out_filling_and_emptying() {
+    let deployment = bare(vec![constant(Role::Mixed, 0.1, 1000)]);
+    let lengths = Lengths { prompt: 1, output: 100, spread: 0.0 };
+    let report = common::report(&deployment, &Workload::Open(poisson(20.0, 1200, lengths, None, 3)));
+    assert!((report.tokens_per_device / 2000.0 - 1.0).abs() < 0.06, "{}", report.tokens_per_device);
+    assert!((report.keeping_up - 1.0).abs() < 0.03, "{}", report.keeping_up);
+    assert!(report.pools[0].utilisation > 0.99, "{}", report.pools[0].utilisation);
+}
+
+/// An engine that is offered more than it carries generates what it carries, and the rest is seen to queue.
+#[test]
+fn overload_is_seen_however_short_the_queue_is() {
+    // One place, ten steps of 0.01 s for a request and one that its successor misses: no more than 10 requests/s.
+    let deployment = bare(vec![constant(Role::Mixed, 0.01, 1)]);
+    let lengths = Lengths { prompt: 1, output: 10, spread: 0.0 };
+    for (rate, kept) in [(8.0, 1.0), (12.5, 0.8)] {
+        let report = common::report(&deployment, &Workload::Open(poisson(rate, 2000, lengths, None, 5)));
+        assert!((report.keeping_up - kept).abs() < 0.04, "{rate}: {}", report.keeping_up);
+    }
+}
+
+/// A transfer that waits for a busy receiver leaves its sender's link to others.
+#[test]
+fn a_busy_receiver_does_not_hold_up_its_sender() {
+    let pools = [constant(Role::Prefill, 0.1, 8), constant(Role::Decode, 0.02, 8)];
+    let [mut prefill, mut decode] = pools;
+    (prefill.engines, decode.engines, prefill.max_batch_tokens) = (2, 3, 200_000);
+    let mut deployment = bare(vec![prefill, decode]);
+    deployment.routing = Routing::RoundRobin;
+    deployment.links.streaming = false;
+    // Prefill engines 0 and 1 take turns, and so do the three receivers. 10,000 tokens take a second.
+    let sizes = [(0, 100_000), (0, 10), (200, 10), (400, 10_000), (600, 10), (800, 10_000)];
+    let arrival =
+        |(ms, prompt): (u64, usize)| Arrival { at_ns: ms * 1_000_000, prompt, output: 2, blocks: Arc::new([]) };
+    let outcome = simulate(&deployment, &Workload::Open(sizes.map(arrival).into()));
+    let ttft = |index: usize| outcome.requests[index].ttft();
+    // The receiver is busy until 10.1 s with the first request's KV.
+    assert!((ttft(3) - (11.1 - 0.4)).abs() < 0.03, "{}", ttft(3));
+    // Goes to another receiver: the sender is free again at 1.5 s.
+    assert!((ttft(5) - (2.5 - 0.8)).abs() < 0.03, "{}", ttft(5));
+}
+
+/// Of a run of 2.5 s, load generators count the requests that end in it, from the first on.
+#[test]
+fn a_run_of_streams_counts_what_ends_in_it() {
+    let mut deployment = bare(vec![constant(Role::Mixed, 0.01, 1)]);
+    // The third request waits for the engine's return.
+    deployment.failures = vec![Failure { engine: 0, at_ns: 2_200_000_000, back_after_ns: Some(10_000_000_000) }];
+    let lengths = Lengths { prompt: 1, output: 100, spread: 0.0 };
+    let workload = Workload::Closed { streams: 1, lengths, until_ns: 2_500_000_000, seed: 1 };
+    let report = common::report(&deployment, &workload);
+    assert_eq!(report.finished, 3);
+    assert!((report.e2e.p99 - 1.0).abs() < 1e-6, "{}", report.e2e.p99);
+    assert!((report.ttft.p50 - 0.01).abs() < 1e-6, "{}", report.ttft.p50);
 }

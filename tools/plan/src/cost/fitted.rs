@@ -1,4 +1,4 @@
-//! Step durations fitted to measurements: a piecewise linear function of the rows, plus a cost for each logit, each token of
+//! Step durations fitted to measurements: a piecewise linear function of the rows that never falls, plus a cost for each logit, each token of
 //! context that decodes read, and each pair of a query and a key in prompts.
 
 use super::StepWork;
@@ -47,6 +47,10 @@ pub fn read_samples(path: &Path) -> Result<Vec<Sample>, String> {
         if !(sample.rows >= 1.0 && sample.seconds > 0.0 && sample.seconds.is_finite()) {
             return Err(fail(format!("line {line}: a sample needs at least one row and a duration above 0")));
         }
+        let counts = [sample.rows, sample.logits, sample.sequences, sample.decode_context, sample.prefill_pairs];
+        if counts.iter().any(|&count| !(count.is_finite() && count >= 0.0)) {
+            return Err(fail(format!("line {line}: work is counted from 0 on")));
+        }
         samples.push(sample);
     }
     if samples.is_empty() {
@@ -68,15 +72,16 @@ pub struct Fitted {
 
 impl Fitted {
     /// Fits to samples by least squares of the relative error, with no negative cost. Each number of rows that was measured
-    /// becomes a knot.
+    /// becomes a knot, and none is below the one before, so a lucky measurement does not make longer steps cheaper.
     pub fn new(samples: &[Sample]) -> Fitted {
         let mut knots: Vec<f64> = samples.iter().map(|sample| sample.rows).collect();
         knots.sort_by(f64::total_cmp);
         knots.dedup();
         let features = |work: &StepWork| {
             let mut row = vec![0.0; knots.len()];
+            // The unknowns are the rises from knot to knot: that to a knot counts for it and for all after it.
             for (knot, weight) in interpolation(&knots, work.rows) {
-                row[knot] += weight;
+                row[..=knot].iter_mut().for_each(|rise| *rise += weight);
             }
             row.extend([work.logits, work.decode_context, work.prefill_pairs]);
             row
@@ -87,8 +92,17 @@ impl Fitted {
             .map(|sample| features(&sample.work()).into_iter().map(|f| f / sample.seconds).collect())
             .collect();
         let found = least_squares(&rows);
-        let (at_knots, units) = found.split_at(knots.len());
-        Fitted { at_knots: at_knots.to_vec(), per_unit: [units[0], units[1], units[2]], knots }
+        let (rises, units) = found.split_at(knots.len());
+        let sums = rises.iter().scan(0.0, |sum, rise| {
+            *sum += rise;
+            Some(*sum)
+        });
+        Fitted { at_knots: sums.collect(), per_unit: [units[0], units[1], units[2]], knots }
+    }
+
+    /// The most rows for which there is a measurement.
+    pub fn most_rows(&self) -> usize {
+        self.knots.last().map_or(0, |&rows| rows as usize)
     }
 
     /// Duration of a step in seconds. Beyond the last knot the last slope goes on.
@@ -185,12 +199,27 @@ mod tests {
     }
 
     #[test]
+    fn longer_steps_are_never_cheaper() {
+        let mut samples = samples();
+        // The longest step was lucky, so that the last slope of the measurements falls.
+        samples.iter_mut().filter(|sample| sample.rows == 512.0).for_each(|sample| sample.seconds /= 6.0);
+        let fitted = Fitted::new(&samples);
+        let times: Vec<f64> = (0..12).map(|power| fitted.seconds(&StepWork::decode(1 << power, 1.0))).collect();
+        assert!(times.is_sorted() && times[11] > 0.0, "{times:?}");
+    }
+
+    #[test]
     fn a_bad_line_is_named() {
         let directory = std::env::temp_dir().join(format!("cleave-plan-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let path = directory.join("samples.csv");
         let head = "rows,logits,sequences,decode_context,prefill_pairs,seconds\n1,1,1,64,0,0.004\n";
-        for (line, part) in [("2,1,1,64,0,-1\n", "line 3"), ("2,1,one,64,0,1\n", "line: 3"), ("2,1\n", "line: 3")] {
+        for (line, part) in [
+            ("2,1,1,64,0,-1\n", "line 3"),
+            ("2,1,1,NaN,0,1\n", "line 3"),
+            ("2,1,one,64,0,1\n", "line: 3"),
+            ("2,1\n", "line: 3"),
+        ] {
             std::fs::write(&path, format!("{head}{line}")).unwrap();
             let error = read_samples(&path).unwrap_err();
             assert!(error.contains("samples.csv") && error.contains(part), "{error}");

@@ -23,6 +23,8 @@ pub struct Demand {
     pub slo: Slo,
     /// Share of the requests that has to keep them.
     pub attainment: f64,
+    /// Most sequences that run at once in an engine.
+    pub max_sequences: usize,
     /// Choice of engines.
     pub routing: Routing,
     /// Seed of everything random.
@@ -37,11 +39,17 @@ const CELL: usize = 32;
 impl Demand {
     /// A deployment of the layout. None if the model does not fit.
     pub fn deployment(&self, layout: &Layout) -> Option<Deployment> {
-        let pool = |role, group: &Group| Pool::on(&self.device, &self.model, role, group.engines, group.degree);
+        let pool = |role, group: &Group| {
+            let pool = Pool::on(&self.device, &self.model, role, group.engines, group.degree)?;
+            let max_batch_tokens = pool.max_batch_tokens.max(self.max_sequences);
+            Some(Pool { max_sequences: self.max_sequences, max_batch_tokens, ..pool })
+        };
         let pools = match layout {
             Layout::Mixed(group, budget) => {
                 let mut pool = pool(Role::Mixed, group)?;
+                // As in an engine, a budget that is given limits the sequences.
                 pool.max_batch_tokens = *budget;
+                pool.max_sequences = pool.max_sequences.min(*budget);
                 vec![pool]
             }
             Layout::Apart(prefill, decode) => vec![pool(Role::Prefill, prefill)?, pool(Role::Decode, decode)?],
@@ -72,7 +80,7 @@ impl Demand {
         let context = prompt + output / 2.0;
         let cost = self.cost(degree);
         let memory = blocks_that_fit(&self.device, &self.model, degree) * BLOCK_TOKENS;
-        let most = ((memory as f64 / (prompt + output)) as usize).min(256);
+        let most = ((memory as f64 / (prompt + output)) as usize).min(self.max_sequences);
         (1..=most)
             .take_while(|&batch| cost.seconds(&StepWork::decode(batch, context)) <= self.slo.itl)
             .last()

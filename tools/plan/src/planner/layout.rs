@@ -24,6 +24,28 @@ pub enum Layout {
     Apart(Group, Group),
 }
 
+/// Ways to serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Mixed engines that compute a prompt in one step.
+    Whole,
+    /// Mixed engines that compute prompts in chunks.
+    Chunked,
+    /// Separate engines for prefill and decode.
+    Apart,
+}
+
+impl Layout {
+    /// How the layout serves.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Layout::Mixed(_, WHOLE_PROMPTS) => Kind::Whole,
+            Layout::Mixed(..) => Kind::Chunked,
+            Layout::Apart(..) => Kind::Apart,
+        }
+    }
+}
+
 /// Token budget of steps that take whole prompts.
 pub const WHOLE_PROMPTS: usize = 32768;
 

@@ -7,6 +7,6 @@ mod search;
 mod source;
 
 pub use demand::Demand;
-pub use layout::{Group, Layout, WHOLE_PROMPTS, devices};
-pub use search::Peak;
+pub use layout::{Group, Kind, Layout, WHOLE_PROMPTS, devices};
+pub use search::{Peak, highest, parallel};
 pub use source::Source;

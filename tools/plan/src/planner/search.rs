@@ -8,6 +8,13 @@ use crate::sim::simulate;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+/// Relative precision of a load that is searched.
+const PRECISION: f64 = 0.03;
+/// Longest good requests, one after the other, in a simulation.
+const STAYS: f64 = 6.0;
+/// Bound of that, in multiples of the least number of requests.
+const MOST: usize = 8;
+
 /// The highest load at which a layout keeps the limits.
 #[derive(Clone, Debug)]
 pub struct Peak {
@@ -21,43 +28,80 @@ pub struct Peak {
     pub report: Report,
 }
 
+/// Results of a function for each of `items`, in their order. Threads take items as they become free.
+pub fn parallel<T: Sync, R: Send>(items: &[T], of: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let found = Mutex::new(Vec::new());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some((index, item)) = {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    items.get(index).map(|item| (index, item))
+                } {
+                    let result = of(item);
+                    found.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push((index, result));
+                }
+            });
+        }
+    });
+    let mut found = found.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    found.sort_by_key(|result| result.0);
+    found.into_iter().map(|result| result.1).collect()
+}
+
+/// The highest load at which `keeps` returns something, to within 3 %, and what it returns there. The search begins at `guess`;
+/// None if there is nothing down to a five-hundredth of it.
+pub fn highest<R>(guess: f64, keeps: impl Fn(f64) -> Option<R>) -> Option<(f64, R)> {
+    let (mut low, mut high) = (None, guess);
+    while low.is_none() {
+        match keeps(high) {
+            Some(found) => low = Some((high, found)),
+            None if high < guess / 500.0 => return None,
+            None => high /= 1.6,
+        }
+    }
+    let (mut load, mut found) = low?;
+    // Loads above `load` that were tried have failed, unless the first guess held.
+    high = load * 1.6;
+    while let Some(better) = (load >= guess * 0.99).then(|| keeps(high)).flatten() {
+        (load, found, high) = (high, better, high * 1.6);
+    }
+    while high / load > 1.0 + PRECISION {
+        let middle = (load * high).sqrt();
+        match keeps(middle) {
+            Some(better) => (load, found) = (middle, better),
+            None => high = middle,
+        }
+    }
+    Some((load, found))
+}
+
 impl Demand {
-    /// Figures of a layout at a load.
-    pub fn at(&self, layout: &Layout, rate: f64, count: usize) -> Option<Report> {
+    /// Figures of a layout at a load, from at least `least` requests. There are more where the rate is so high that these would
+    /// arrive within a few times of the longest good request: a queue that grows for ever would not be long by then.
+    pub fn at(&self, layout: &Layout, rate: f64, least: usize) -> Option<Report> {
         let deployment = self.deployment(layout)?;
+        let (_, output) = self.source.means();
+        let stay = self.slo.ttft + output * self.slo.itl;
+        let count = ((STAYS * stay * rate) as usize).clamp(least, MOST * least);
         let outcome = simulate(&deployment, &self.source.workload(rate, count, self.seed));
         Some(Report::new(&deployment, &outcome, &self.slo))
     }
 
-    /// The highest load at which the layout keeps the limits, to within 3 %. None if it keeps them at no load.
-    pub fn peak(&self, layout: &Layout, count: usize) -> Option<Peak> {
-        let keeps = |rate: f64| self.at(layout, rate, count).filter(|report| report.attainment >= self.attainment);
+    /// The highest load that the layout keeps up with within the limits, to within 3 %. None if there is none.
+    pub fn peak(&self, layout: &Layout, least: usize) -> Option<Peak> {
+        let keeps = |rate: f64| {
+            let report = self.at(layout, rate, least)?;
+            (report.attainment >= self.attainment && report.keeping_up >= 1.0 - PRECISION).then_some(report)
+        };
         let guess = match layout {
             Layout::Mixed(group, _) => group.engines as f64 * self.prefill_capacity(group.degree) / 2.0,
             Layout::Apart(p, d) => (p.engines as f64 * self.prefill_capacity(p.degree))
                 .min(d.engines as f64 * self.decode_capacity(d.degree)),
         };
-        let (mut low, mut high) = (None, guess.max(1e-3));
-        while low.is_none() {
-            match keeps(high) {
-                Some(report) => low = Some((high, report)),
-                None if high < guess / 500.0 => return None,
-                None => high /= 1.6,
-            }
-        }
-        let (mut rate, mut report) = low?;
-        // Rates above `rate` that were tried have failed, unless the first guess held.
-        high = rate * 1.6;
-        while let Some(better) = (rate >= guess * 0.99).then(|| keeps(high)).flatten() {
-            (rate, report, high) = (high, better, high * 1.6);
-        }
-        while high / rate > 1.03 {
-            let middle = (rate * high).sqrt();
-            match keeps(middle) {
-                Some(better) => (rate, report) = (middle, better),
-                None => high = middle,
-            }
-        }
+        let (rate, report) = highest(guess.max(1e-3), keeps)?;
         Some(Peak { layout: *layout, rate, given: self.cell(), report })
     }
 
@@ -71,27 +115,9 @@ impl Demand {
         (best(StepWork::prefill(prompt as usize, 0)), best(StepWork::decode(1, prompt)))
     }
 
-    /// Peaks of layouts, the best first. Threads take layouts as they become free; the result does not depend on them.
-    pub fn peaks(&self, layouts: &[Layout], count: usize) -> Vec<Peak> {
-        let next = AtomicUsize::new(0);
-        let found = Mutex::new(Vec::new());
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        std::thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(|| {
-                    while let Some((index, layout)) = {
-                        let index = next.fetch_add(1, Ordering::Relaxed);
-                        layouts.get(index).map(|layout| (index, layout))
-                    } {
-                        let peak = self.peak(layout, count);
-                        found.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push((index, peak));
-                    }
-                });
-            }
-        });
-        let mut found = found.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
-        found.sort_by_key(|peak| peak.0);
-        let mut peaks: Vec<Peak> = found.into_iter().filter_map(|peak| peak.1).collect();
+    /// Peaks of layouts, the best first.
+    pub fn peaks(&self, layouts: &[Layout], least: usize) -> Vec<Peak> {
+        let mut peaks: Vec<Peak> = parallel(layouts, |layout| self.peak(layout, least)).into_iter().flatten().collect();
         peaks.sort_by(|a, b| b.rate_per_device().total_cmp(&a.rate_per_device()));
         peaks
     }
@@ -128,6 +154,7 @@ mod tests {
             source: Source::Poisson { lengths: Lengths { prompt: 1000, output: 50, spread: 0.0 }, shared: None },
             slo: Slo { ttft: 1.0, itl: 0.05 },
             attainment: 0.95,
+            max_sequences: 256,
             routing: Routing::LeastLoaded,
             seed: 1,
         }
@@ -143,6 +170,22 @@ mod tests {
         assert!(ratio(idle.rate_per_device(), full.rate_per_device()));
         assert!(ratio(idle.tokens_per_device(), full.tokens_per_device()));
         assert_eq!(full.tokens_per_device(), full.report.tokens_per_device);
+    }
+
+    /// Few requests arrive before a queue reaches a loose limit, so a limit alone would allow any load.
+    #[test]
+    fn a_peak_is_no_overload() {
+        let base = demand(1);
+        let Source::Poisson { lengths, .. } = base.source else { panic!("a Poisson process") };
+        let layout = Layout::Mixed(Group { engines: 1, degree: 1 }, 2048);
+        for (output, ttft) in [(1, 2.0), (50, 2.0), (50, 1e6)] {
+            let source = Source::Poisson { lengths: Lengths { output, ..lengths }, shared: None };
+            let demand = Demand { source, slo: Slo { ttft, itl: 1.0 }, ..base.clone() };
+            let peak = demand.peak(&layout, 200).unwrap();
+            let carried = demand.at(&layout, 2.0 * peak.rate, 2000).unwrap().tokens_per_device / output as f64;
+            let share = peak.rate / carried;
+            assert!((0.8..1.05).contains(&share), "{} of {carried} requests/s, {output} tokens each", peak.rate);
+        }
     }
 
     /// A prompt of one step begins at 0, and attention reads nothing before it.

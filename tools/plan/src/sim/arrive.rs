@@ -69,8 +69,10 @@ impl Simulation<'_> {
     fn can_generate_again(&self) -> bool {
         let mut runs: Vec<bool> = self.engines.iter().map(|engine| engine.alive).collect();
         for Reverse((_, _, event)) in &self.events {
-            if let Event::Back { engine } | Event::Fail { engine, back_after_ns: Some(_) } = event {
-                runs[*engine] = true;
+            match event {
+                Event::Back { engine, epoch } => runs[*engine] |= self.engines[*engine].epoch == *epoch,
+                Event::Fail { engine, back_after_ns: Some(_) } => runs[*engine] = true,
+                _ => {}
             }
         }
         let running = self.engines.iter().zip(runs).filter(|(_, runs)| *runs);

@@ -46,7 +46,7 @@ pub struct Engine {
     pub open: usize,
     /// Prompt tokens that were routed here and are not computed.
     pub backlog: usize,
-    /// Time of all steps in nanoseconds.
+    /// Time of all steps until the last arrival, in nanoseconds.
     pub busy_ns: u64,
     /// Number of steps.
     pub steps: u64,
@@ -99,7 +99,6 @@ impl Engine {
         }
         let seconds = step_seconds(&spec.cost, &self.plan, window);
         let ns = ((seconds * 1e9) as u64).max(1);
-        self.busy_ns += ns;
         self.steps += 1;
         Some(ns)
     }

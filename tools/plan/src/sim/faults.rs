@@ -25,7 +25,8 @@ impl Simulation<'_> {
         let spec = &self.deployment.pools[self.engines[failed].pool];
         self.engines[failed].fail(spec);
         if let Some(after) = back_after_ns {
-            self.at(self.now_ns + after, Event::Back { engine: failed });
+            let epoch = self.engines[failed].epoch;
+            self.at(self.now_ns + after, Event::Back { engine: failed, epoch });
         }
     }
 

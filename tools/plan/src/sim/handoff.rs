@@ -36,14 +36,19 @@ impl Simulation<'_> {
         }
         request.kv.sent = request.kv.computed;
         let (attempt, upto) = (request.attempt, request.kv.computed);
-        // Both ends of a transfer are taken for its duration; the latency takes neither.
-        let begin = self.now_ns.max(self.engines[from].link_free_ns[0]).max(self.engines[to].link_free_ns[1]);
+        // Each link serves its transfers one after the other, and a transfer is over when both of its links have served it. So no
+        // link idles because the other end of a transfer is busy. The latency takes neither.
         let bytes = tokens as f64 * links.bytes_per_token;
-        let end = begin + (bytes / links.rate * 1e9) as u64;
-        self.engines[from].link_free_ns[0] = end;
-        self.engines[to].link_free_ns[1] = end;
+        let takes_ns = (bytes / links.rate * 1e9) as u64;
+        let now_ns = self.now_ns;
+        let mut served = |engine: usize, link: usize| {
+            let free_ns = &mut self.engines[engine].link_free_ns[link];
+            *free_ns = now_ns.max(*free_ns) + takes_ns;
+            *free_ns
+        };
+        let arrives = served(from, 0).max(served(to, 1));
         self.moved_bytes += bytes;
-        self.at(end + (links.latency * 1e9) as u64, Event::Arrived { request: index, attempt, upto });
+        self.at(arrives + (links.latency * 1e9) as u64, Event::Arrived { request: index, attempt, upto });
     }
 
     /// Takes note that KV of the leading `upto` tokens is at the decode engine. With all of it the request changes sides.

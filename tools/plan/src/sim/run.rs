@@ -28,8 +28,8 @@ pub(super) enum Event {
     Arrived { request: usize, attempt: u32, upto: usize },
     /// An engine fails.
     Fail { engine: usize, back_after_ns: Option<u64> },
-    /// An engine is back.
-    Back { engine: usize },
+    /// An engine is back, unless it failed again since.
+    Back { engine: usize, epoch: u32 },
     /// Roles are reviewed.
     Review,
 }
@@ -42,7 +42,11 @@ pub struct Outcome {
     pub gaps: Gaps,
     /// Time of the last event.
     pub end_ns: u64,
-    /// Busy time of each engine in nanoseconds, with its pool.
+    /// Time of the last arrival, or that until which streams send; the end if everything arrives at once.
+    pub arrivals_ns: u64,
+    /// Whether streams sent the requests.
+    pub closed: bool,
+    /// Busy time of each engine until `arrivals_ns` in nanoseconds, with its pool.
     pub busy: Vec<(usize, u64)>,
     /// Steps of all engines.
     pub steps: u64,
@@ -68,6 +72,8 @@ pub(super) struct Simulation<'a> {
     scheduled: u64,
     pub router: Router,
     pub closed: Option<Closed>,
+    /// See [`Outcome::arrivals_ns`]; the largest number while the end is not known.
+    pub arrivals_ns: u64,
     pub open: usize,
     pub moved_bytes: f64,
     pub gaps: Gaps,
@@ -90,6 +96,8 @@ pub fn simulate(deployment: &Deployment, workload: &Workload) -> Outcome {
     let engines = &simulation.engines;
     Outcome {
         end_ns: simulation.now_ns,
+        arrivals_ns: simulation.arrivals_ns.min(simulation.now_ns),
+        closed: simulation.closed.is_some(),
         busy: engines.iter().map(|engine| (engine.pool, engine.busy_ns)).collect(),
         steps: engines.iter().map(|engine| engine.steps).sum(),
         preemptions: engines.iter().map(|engine| engine.preemptions).sum(),
@@ -115,6 +123,7 @@ impl<'a> Simulation<'a> {
             scheduled: 0,
             router: Router::new(deployment.routing),
             closed: None,
+            arrivals_ns: u64::MAX,
             open: 0,
             moved_bytes: 0.0,
             gaps: Gaps::default(),
@@ -132,8 +141,13 @@ impl<'a> Simulation<'a> {
 
     fn load(&mut self, workload: &Workload) {
         match workload {
-            Workload::Open(arrivals) => arrivals.iter().for_each(|arrival| self.send(arrival.clone())),
+            Workload::Open(arrivals) => {
+                let last_ns = arrivals.last().map_or(0, |arrival| arrival.at_ns);
+                self.arrivals_ns = if last_ns > 0 { last_ns } else { u64::MAX };
+                arrivals.iter().for_each(|arrival| self.send(arrival.clone()));
+            }
             Workload::Closed { streams, lengths, until_ns, seed } => {
+                self.arrivals_ns = *until_ns;
                 let random = ChaCha8Rng::seed_from_u64(*seed);
                 self.closed = Some(Closed { lengths: *lengths, until_ns: *until_ns, random });
                 (0..*streams as u64).for_each(|stream| self.send_next(stream * STREAM_STAGGER_NS));
@@ -165,9 +179,9 @@ impl<'a> Simulation<'a> {
             Event::Arrived { request, attempt, upto } if self.requests[request].attempt == attempt => {
                 self.kv_arrived(request, upto);
             }
-            Event::StepEnd { .. } | Event::Arrived { .. } => {}
             Event::Fail { engine, back_after_ns } => self.fail(engine, back_after_ns),
-            Event::Back { engine } => self.engines[engine].alive = true,
+            Event::Back { engine, epoch } if self.engines[engine].epoch == epoch => self.engines[engine].alive = true,
+            Event::StepEnd { .. } | Event::Arrived { .. } | Event::Back { .. } => {}
             Event::Review => self.review(),
         }
     }

@@ -5,6 +5,9 @@ use super::request::{End, FROM_KV, FROM_TOKENS, NOWHERE, decode_id, encode_id};
 use super::run::{Event, Simulation};
 use cleave::scheduler::NewSeq;
 
+/// Time after which a closed stream sends its next request when one was rejected.
+const REFUSED_NS: u64 = 100_000_000;
+
 impl Simulation<'_> {
     pub(super) fn turn(&mut self, index: usize) {
         let mut inbox = std::mem::take(&mut self.engines[index].inbox);
@@ -20,7 +23,8 @@ impl Simulation<'_> {
         let duration = engine.plan(spec, self.deployment.window, &mut self.requests, self.now_ns);
         engine.busy = duration.is_some();
         if let Some(ns) = duration {
-            let epoch = engine.epoch;
+            let (epoch, end_ns) = (engine.epoch, self.arrivals_ns);
+            engine.busy_ns += (self.now_ns + ns).min(end_ns).saturating_sub(self.now_ns);
             self.at(self.now_ns + ns, Event::StepEnd { engine: index, epoch });
         }
     }
@@ -109,7 +113,9 @@ impl Simulation<'_> {
         assert!(request.end.is_none(), "request {index} ends twice");
         request.end = Some(end);
         self.open -= 1;
-        self.send_next(self.now_ns);
+        // A client that is refused does not ask again at once.
+        let pause_ns = if end == End::Rejected { REFUSED_NS } else { 0 };
+        self.send_next(self.now_ns + pause_ns);
     }
 
     /// Takes a request from the engine of one of its stages.

@@ -4,7 +4,7 @@
 use super::head;
 use crate::hardware::device;
 use crate::models::model;
-use crate::planner::{Demand, Layout, Peak, Source, WHOLE_PROMPTS};
+use crate::planner::{Demand, Kind, Peak, Source};
 use crate::report::Slo;
 use crate::sim::Routing;
 use crate::workload::Lengths;
@@ -26,21 +26,15 @@ pub fn rows() -> Result<Vec<Vec<String>>, String> {
             let mut layouts = demand.mixed_layouts();
             layouts.extend(demand.apart_layouts(APART));
             let peaks = demand.peaks(&layouts, REQUESTS);
-            for (kind, is) in KINDS {
-                rows.push(row(devices, itl_ms, kind, peaks.iter().find(|peak| is(&peak.layout))));
+            for (name, kind) in KINDS {
+                rows.push(row(devices, itl_ms, name, peaks.iter().find(|peak| peak.layout.kind() == kind)));
             }
         }
     }
     Ok(rows)
 }
 
-type Kind = (&'static str, fn(&Layout) -> bool);
-
-const KINDS: [Kind; 3] = [
-    ("whole prompts", |layout| matches!(layout, Layout::Mixed(_, WHOLE_PROMPTS))),
-    ("chunked", |layout| matches!(layout, Layout::Mixed(_, budget) if *budget != WHOLE_PROMPTS)),
-    ("apart", |layout| matches!(layout, Layout::Apart(..))),
-];
+const KINDS: [(&str, Kind); 3] = [("whole prompts", Kind::Whole), ("chunked", Kind::Chunked), ("apart", Kind::Apart)];
 
 fn demand(devices: usize, itl_ms: f64) -> Result<Demand, String> {
     Ok(Demand {
@@ -50,6 +44,7 @@ fn demand(devices: usize, itl_ms: f64) -> Result<Demand, String> {
         source: Source::Poisson { lengths: Lengths { prompt: 3000, output: 150, spread: 0.0 }, shared: None },
         slo: Slo { ttft: TTFT, itl: itl_ms / 1e3 },
         attainment: 0.95,
+        max_sequences: super::MAX_SEQUENCES,
         routing: Routing::LeastLoaded,
         seed: 1,
     })

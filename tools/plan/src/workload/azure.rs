@@ -12,7 +12,7 @@ pub fn read_azure(path: &Path) -> Result<Vec<Arrival>, String> {
     let head = reader.headers().map_err(|error| fail(1, &error.to_string()))?.clone();
     let column = |name: &str| {
         let at = head.iter().position(|column| column.trim() == name);
-        at.ok_or_else(|| fail(1, &format!("there is no column {name}")))
+        at.ok_or_else(|| fail(1, &format!("there is no column {name}; Azure's traces have TIMESTAMP, ContextTokens and GeneratedTokens, and Mooncake's end in .jsonl")))
     };
     let (time, prompt, output) = (column("TIMESTAMP")?, column("ContextTokens")?, column("GeneratedTokens")?);
     let mut arrivals = Vec::new();
