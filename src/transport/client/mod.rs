@@ -79,7 +79,9 @@ impl Peers {
 
     /// Forgets every peer.
     pub fn clear(&self) {
-        self.known().clear();
+        // Dropped outside the lock, as it takes long.
+        let known = std::mem::take(&mut *self.known());
+        drop(known);
     }
 
     // ---- results of pairing ----

@@ -62,8 +62,12 @@ impl Peer {
         let before = state.idle.len();
         state.idle.retain(|(channel, _)| !channel.stream().is_closed());
         if before > 0 && state.idle.is_empty() {
-            state.mapped = None;
+            let mapped = state.mapped.take();
+            // To unmap a large pool takes long, and so may the end of NIXL's agent: nobody waits for it under the lock.
+            drop(state);
+            drop(mapped);
             self.forget_reader();
+            return;
         }
         let excess = state.idle.len().saturating_sub(KEEP);
         state.idle.drain(..excess);
@@ -141,7 +145,8 @@ impl Peer {
             return unexpected();
         };
         let new = Arc::new(new.meet(&metadata, base)?);
-        Ok(known().get_or_insert(new).clone())
+        let kept = known().get_or_insert_with(|| new.clone()).clone();
+        Ok(kept)
     }
 
     /// Drops NIXL's reader. Its reads end before its agent is gone.
@@ -165,7 +170,8 @@ impl Peer {
         let mapped = Mapped::open(shared, usize::try_from(block_bytes).unwrap_or(usize::MAX));
         let mapped = Arc::new(mapped.map_err(|e| e.context("the peer's memory"))?);
         // If several threads made one at once, the first is kept.
-        Ok(self.lock().mapped.get_or_insert(mapped).clone())
+        let kept = self.lock().mapped.get_or_insert_with(|| mapped.clone()).clone();
+        Ok(kept)
     }
 }
 

@@ -31,6 +31,10 @@ impl Pieces {
         (begin < self.blocks.end).then(|| begin..self.blocks.end.min(begin + self.each))
     }
 
+    fn are_taken(&self) -> bool {
+        self.next.load(Relaxed) >= self.count()
+    }
+
     fn count(&self) -> usize {
         self.blocks.len().div_ceil(self.each)
     }
@@ -52,8 +56,14 @@ pub(super) fn fetch(
         for _ in 1..STREAMS.min(pieces.count()) {
             let (pieces, failed) = (&pieces, &failed);
             let body = move || {
-                // If no further connection can be made, the others carry the transfer.
-                let Ok(mut channel) = peer.connection(question) else { return };
+                // If no further connection can be made, the others carry the transfer, and do not wait for it.
+                let wanted = || {
+                    if pieces.are_taken() {
+                        bail!(Cancelled, "the other connections carry the transfer");
+                    }
+                    failed.check()
+                };
+                let Ok(mut channel) = peer.connection(Question { wanted: &wanted, ..question }) else { return };
                 match run(&mut channel, hold, pieces, block_bytes, into, question) {
                     Ok(()) => peer.keep(channel),
                     Err(error) => failed.note(error),

@@ -2,13 +2,15 @@
 
 use super::sockets::{BLOCKS, LARGE, large};
 use super::*;
+use crate::backend::{BlockId, DeviceMemory};
 use crate::kv::format::Endpoint;
+use crate::sys::bytes::{ByteSource, ByteTarget};
 use crate::transport::Encryption;
 use crate::transport::client::{DataPlane, Peer, Peers, RemoteTransfer};
 use crate::transport::net::channel::Channel;
 use crate::transport::net::message::Message;
 use crate::transport::net::{Stream, accept};
-use crate::transport::source::{TransferSource, Want};
+use crate::transport::source::{Destination, TransferSource, Want};
 use std::net::TcpListener;
 use std::time::Instant;
 
@@ -82,12 +84,16 @@ fn questions_that_ask_for_too_much_or_are_none_are_refused_briefly() {
     assert_eq!(hostile.ask(&Message::Ping).unwrap(), Message::Done);
 }
 
+/// An answer, and the number of blocks that follow it.
+type Answer = (Message, usize);
+
 /// Begins a transfer from an exporter that proves itself and then answers as it likes, and runs `test` with it.
-fn against(mut answer: impl FnMut(Message) -> Message + Send, test: impl FnOnce(&mut RemoteTransfer)) {
+/// The exporter accepts one connection.
+fn against(mut answer: impl FnMut(Message) -> Answer + Send, test: impl FnOnce(&mut RemoteTransfer)) {
     let cache = large();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = Endpoint::Tcp { address: listener.local_addr().unwrap(), encrypted: false };
-    let keys = cache.transport_keys();
+    let (keys, block) = (cache.transport_keys(), vec![0; LARGE.block_bytes()]);
     std::thread::scope(|scope| {
         let serving = scope.spawn(move || {
             let (socket, _) = listener.accept().unwrap();
@@ -95,7 +101,11 @@ fn against(mut answer: impl FnMut(Message) -> Message + Send, test: impl FnOnce(
             let stream = Arc::new(Stream::tcp(socket, PATIENT).unwrap());
             let mut channel = accept(stream, &keys, false, &patience).unwrap();
             while let Ok(question) = channel.receive(&patience) {
-                if channel.send(&answer(question), &patience).is_err() {
+                let (answer, blocks) = answer(question);
+                let blocks = vec![ByteSource::of(&block); blocks];
+                if channel.send(&answer, &patience).is_err()
+                    || !blocks.is_empty() && channel.send_blocks(&blocks, |_| (), &patience).is_err()
+                {
                     break;
                 }
             }
@@ -117,14 +127,17 @@ fn against(mut answer: impl FnMut(Message) -> Message + Send, test: impl FnOnce(
 #[test]
 fn an_exporter_cannot_fill_the_importer_or_keep_it_busy() {
     let mut asked = 0;
-    let answer = move |question| match question {
-        Message::More { have, .. } if have < 4 => Message::Blocks { first: have, ids: vec![7; 4], sequence: None },
-        Message::More { have, .. } if asked < 10 => {
-            asked += 1;
-            Message::Blocks { first: have, ids: vec![], sequence: None }
-        }
-        Message::More { have, .. } => Message::Blocks { first: have, ids: vec![7; 1 << 20], sequence: None },
-        _ => Message::Opened { hold: 1 },
+    let answer = move |question| {
+        let answer = match question {
+            Message::More { have, .. } if have < 4 => Message::Blocks { first: have, ids: vec![7; 4], sequence: None },
+            Message::More { have, .. } if asked < 10 => {
+                asked += 1;
+                Message::Blocks { first: have, ids: vec![], sequence: None }
+            }
+            Message::More { have, .. } => Message::Blocks { first: have, ids: vec![7; 1 << 20], sequence: None },
+            _ => Message::Opened { hold: 1 },
+        };
+        (answer, 0)
     };
     against(answer, |remote| {
         let wanted = || Ok(());
@@ -160,14 +173,49 @@ fn a_wait_for_the_answer_to_commit_makes_no_place_for_others() {
         Message::Commit { .. } => {
             // The importer has looked up from its wait, or has ended it.
             let _ = waits.recv();
-            Message::Done
+            (Message::Done, 0)
         }
-        _ => Message::Opened { hold: 1 },
+        _ => (Message::Opened { hold: 1 }, 0),
     };
     against(answer, |remote| {
         let import = Unwelcome { asked };
         let committed = remote.commit(&import);
         drop(import);
         committed.unwrap();
+    });
+}
+
+/// Takes blocks and does not keep them.
+struct Nowhere;
+
+impl Destination for Nowhere {
+    fn direct(&self, _: usize) -> Option<ByteTarget<'_>> {
+        None
+    }
+
+    fn write_block(&self, _: usize, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn take_from_device(&self, _: &dyn DeviceMemory, _: &[BlockId], _: std::ops::Range<usize>) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn count(&self, _: usize) {}
+}
+
+#[test]
+fn a_transfer_that_one_connection_has_carried_does_not_wait_for_others() {
+    let answer = |question| match question {
+        Message::Read { count, .. } => {
+            let bytes = u64::from(count) * LARGE.block_bytes() as u64;
+            (Message::Data { bytes }, count as usize)
+        }
+        _ => (Message::Opened { hold: 1 }, 0),
+    };
+    against(answer, |remote| {
+        let begun = Instant::now();
+        remote.fetch(0..BLOCKS, &Nowhere, &|| Ok(())).unwrap();
+        assert!(begun.elapsed() < PATIENT / 2, "it waited for connections that nobody accepts");
     });
 }
