@@ -24,6 +24,8 @@ struct Ticket {
 struct Generation {
     std::vector<cleave::Request> choices; // with their prompts
     std::vector<std::string> stop;        // the text of a choice ends before the first of these
+    bool keep_stop = false;        // the stop string, or the text of the stop token, is part of the text
+    bool continues_prompt = false; // the text continues the prompt's, whose last character may be unfinished
     Ticket ticket{};                      // of the first choice's prompt
 };
 

@@ -4,16 +4,25 @@
 #include <chrono>
 #include <condition_variable>
 #include <deque>
+#include <functional>
 #include <mutex>
 #include <optional>
 
 template <class T> class Mailbox {
 public:
+    /// `arrived` is called after each item by the thread that has put it, for receivers that do not wait in `take`. It must
+    /// not block.
+    explicit Mailbox(std::function<void()> arrived = {}) : arrived_(std::move(arrived)) {}
+
     void put(T item)
     {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        items_.push_back(std::move(item));
-        changed_.notify_one();
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            items_.push_back(std::move(item));
+            changed_.notify_one();
+        }
+        if (arrived_)
+            arrived_();
     }
 
     /// Returns the next item, or none if there is none within `patience`.
@@ -28,7 +37,8 @@ public:
     }
 
 private:
-    std::mutex mutex_;
+    const std::function<void()> arrived_;
+    std::mutex mutex_; // guards the members below
     std::condition_variable changed_;
     std::deque<T> items_;
 };

@@ -1,37 +1,20 @@
 // Runs a generation on this server's engine and gives its text piece by piece. No protocol is known here.
 #pragma once
 
+#include "choice.hpp"
 #include "sequences.hpp"
-#include "text.hpp"
-
-/// A step of a generation.
-struct Piece {
-    enum Kind {
-        Text, // a token, or text that was held back until the end
-        End,  // the last piece of a choice
-        Kv,   // the KV of a ticket has arrived, or has failed to
-    } kind;
-    std::size_t choice;
-    std::string text{};                 // Text: may be empty, for a token that gives none yet
-    std::vector<cleave::Event> token{}; // Text: the sampled token, then its most likely alternatives; empty without a token
-    std::size_t offset = 0;             // Text: number of characters before this token
-    const char *finish_reason = "";     // End: "stop" or "length"
-    bool arrived = false;               // Kv
-};
 
 class Run {
 public:
-    /// Throws ApiError.
-    Run(EngineHost &host, Generation generation)
-        : host_(host), requests_(std::move(generation.choices)), ticket_(std::move(generation.ticket)), sequences_(host, requests_.size())
+    /// `arrived` is called by another thread whenever `next` may have more, for users that do not wait in it. It must not
+    /// block. Throws ApiError.
+    Run(EngineHost &host, Generation generation, std::function<void()> arrived = {})
+        : host_(host), ticket_(std::move(generation.ticket)), sequences_(host, generation.choices.size(), std::move(arrived))
     {
-        for (const cleave::Request &request : requests_) {
-            auto detokenizer = cleave::Detokenizer::create(host_.model);
-            if (!detokenizer)
-                throw failed(detokenizer.error().message());
-            const auto n_events = 1 + static_cast<std::size_t>(request.top_logprobs);
-            choices_.push_back({std::move(*detokenizer), StopMatcher(generation.stop), n_events, request.min_new_tokens});
-        }
+        for (const cleave::Request &request : generation.choices)
+            choices_.emplace_back(host_.model, generation, request);
+        cached_.resize(choices_.size());
+        requests_ = std::move(generation.choices);
     }
 
     /// Submits the choices. With a ticket it submits only the first; the others will find its KV in the prefix cache.
@@ -44,14 +27,15 @@ public:
         return taken;
     }
 
-    /// The next piece, or none if there is none within `look_around`. Throws ApiError if the engine fails.
-    std::optional<Piece> next()
+    /// The next piece, or none if no event comes within `patience`. Throws ApiError if the engine fails.
+    std::optional<Piece> next(std::chrono::milliseconds patience = look_around)
     {
-        if (pieces_.empty())
-            if (const auto event = sequences_.next())
-                take(*event);
-        if (pieces_.empty())
-            return std::nullopt;
+        while (pieces_.empty() || must_have_kv()) {
+            const auto event = sequences_.next(patience);
+            if (!event)
+                return std::nullopt;
+            take(*event);
+        }
         Piece piece = std::move(pieces_.front());
         pieces_.pop_front();
         return piece;
@@ -61,18 +45,11 @@ public:
     bool has_ended() const { return n_finished_ == choices_.size() && pieces_.empty(); }
     bool is_importing() const { return import_ != Import::None; }
     /// Number of tokens of a choice's prompt that the prefix cache had. Known at the end.
-    std::size_t cached_tokens(std::size_t choice) const { return choices_[choice].cached_tokens; }
+    std::size_t cached_tokens(std::size_t choice) const { return cached_[choice]; }
 
 private:
-    struct Choice {
-        cleave::Detokenizer detokenizer;
-        StopMatcher stops;
-        std::size_t n_events;   // for each token
-        std::size_t min_tokens; // stop strings do not count before
-        std::vector<cleave::Event> token{};
-        std::size_t n_tokens = 0, characters = 0, cached_tokens = 0;
-        bool over = false; // ended for the client, although the engine may not know yet
-    };
+    /// Whether an answer without the KV of the ticket would be an error: then the answer begins once it is here.
+    bool must_have_kv() const { return import_ == Import::Continue && !ticket_.or_compute; }
 
     /// Continues from the KV of a prefill worker. Returns false if the prompt is to be computed instead, now. The ticket has
     /// sampling parameters and limits too, but those of the request count: routers ask the prefill worker for one token.
@@ -123,17 +100,12 @@ private:
         requests_.clear();
     }
 
-    void take(const cleave::Event &event)
+    void take(cleave::Event event)
     {
         const std::size_t i = sequences_.of(event);
-        Choice &choice = choices_[i];
         switch (event.type()) {
         case cleave::EventType::Token:
-        case cleave::EventType::TopLogprob: // these events follow their token
-            choice.token.push_back(event);
-            if (choice.token.size() == choice.n_events)
-                take_token(i, std::exchange(choice.token, {}));
-            break;
+        case cleave::EventType::TopLogprob: take_token(i, event); break; // these events follow their token
         case cleave::EventType::Finished: finish(i, event); break;
         case cleave::EventType::KvReady: take_kv(i, event.status()); break;
         default: break;
@@ -154,52 +126,54 @@ private:
         submit_from(import == Import::Recompute ? 0 : 1);
     }
 
-    void take_token(std::size_t i, std::vector<cleave::Event> token)
+    void take_token(std::size_t i, const cleave::Event &event)
     {
         Choice &choice = choices_[i];
-        if (choice.over)
-            return;
-        Piece piece{Piece::Text, i};
-        const auto pushed = choice.detokenizer.push(token[0].token(), piece.text);
-        if (!pushed)
-            throw failed(pushed.error().message());
-        piece.token = std::move(token);
-        piece.offset = choice.characters;
-        choice.characters += characters(piece.text);
-        if (++choice.n_tokens > choice.min_tokens)
-            piece.text = choice.stops.push(piece.text);
-        pieces_.push_back(std::move(piece));
-        if (choice.stops.found()) {
-            sequences_.cancel(i);
-            end(i, "stop");
-        }
+        if (choice.has_stopped())
+            return; // the engine does not know yet
+        if (auto piece = choice.take(event))
+            put(i, std::move(*piece));
+        if (choice.has_stopped())
+            sequences_.cancel(i); // the last event still reports the tokens found in the prefix cache
     }
 
-    void finish(std::size_t i, const cleave::Event &event)
+    void finish(std::size_t i, cleave::Event &event)
     {
         Choice &choice = choices_[i];
+        cleave::Kv kv = host_.cache.take_kv(event); // released here unless somebody wants it
+        if (event.finish_reason() == cleave::FinishReason::Prefilled && !choice.has_stopped() && !choice.keeps_kv)
+            return proceed(i, std::move(kv));
         n_finished_++;
-        choice.cached_tokens = event.cached_tokens();
-        if (choice.over)
-            return;
-        if (event.finish_reason() == cleave::FinishReason::Error) {
+        cached_[i] = event.cached_tokens();
+        const bool cancelled = choice.has_stopped() && event.status() == cleave::Status::Cancelled;
+        if (event.finish_reason() == cleave::FinishReason::Error && !cancelled) {
             const cleave::Error error(event.status());
-            throw import_ == Import::Continue && !ticket_.or_compute ? lost(error) : to_api_error(error);
+            throw must_have_kv() ? lost(error) : to_api_error(error);
         }
-        Piece rest{Piece::Text, i};
-        static_cast<void>(choice.detokenizer.flush(rest.text));
-        rest.text = choice.stops.push(rest.text);
-        rest.text += choice.stops.flush();
-        if (!rest.text.empty())
-            pieces_.push_back(std::move(rest));
-        end(i, event.finish_reason() == cleave::FinishReason::Length ? "length" : "stop");
+        if (!choice.has_stopped()) {
+            Piece rest{Piece::Text, i};
+            rest.text = choice.rest();
+            if (!rest.text.empty())
+                pieces_.push_back(std::move(rest));
+        }
+        Piece end = choice.end(event);
+        if (choice.keeps_kv)
+            end.kv = std::move(kv);
+        put(i, std::move(end));
     }
 
-    void end(std::size_t i, const char *finish_reason)
+    /// Continues a choice that was accepted while the engine's role was prefill, token by token until the role changes.
+    void proceed(std::size_t i, cleave::Kv kv)
     {
-        choices_[i].over = true;
-        Piece piece{Piece::End, i};
-        piece.finish_reason = finish_reason;
+        std::vector<cleave::Request> next(1); // the handle has the parameters
+        next[0].kv = std::move(kv);
+        next[0].priority = choices_[i].priority;
+        sequences_.submit(i, std::move(next));
+    }
+
+    void put(std::size_t i, Piece piece)
+    {
+        piece.choice = i;
         pieces_.push_back(std::move(piece));
     }
 
@@ -208,6 +182,7 @@ private:
     Ticket ticket_;
     std::vector<Choice> choices_;
     std::deque<Piece> pieces_;
+    std::vector<std::size_t> cached_; // prompt tokens that the prefix cache had, by choice
     std::size_t n_finished_ = 0;
     enum class Import {
         None,

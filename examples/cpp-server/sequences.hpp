@@ -9,7 +9,9 @@
 /// at a time may use it.
 class Sequences {
 public:
-    Sequences(EngineHost &host, std::size_t n) : host_(host), running_(n)
+    /// `arrived` is called by the poller whenever there is an event, for users that do not wait in `next`. It must not block.
+    explicit Sequences(EngineHost &host, std::size_t n, std::function<void()> arrived = {})
+        : host_(host), running_(n), events_(std::move(arrived))
     {
         const std::lock_guard<std::mutex> lock(host_.mutex_);
         first_tag_ = host_.next_tag_;
@@ -75,10 +77,10 @@ public:
             static_cast<void>(host_.engine.cancel(running_[i])); // it fails harmlessly if the request has just ended
     }
 
-    /// The next event, or none if there is none within `look_around`.
-    std::optional<cleave::Event> next()
+    /// The next event, or none if there is none within `patience`.
+    std::optional<cleave::Event> next(std::chrono::milliseconds patience = look_around)
     {
-        const auto event = events_.take(look_around);
+        const auto event = events_.take(patience);
         if (event && event->type() == cleave::EventType::Finished)
             running_[of(*event)] = 0;
         if (event && event->type() == cleave::EventType::KvReady) {

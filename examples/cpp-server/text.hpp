@@ -11,33 +11,41 @@
 /// Ends a text at the first stop string, and holds back text that could become one.
 class StopMatcher {
 public:
-    explicit StopMatcher(std::vector<std::string> stops) : stops_(std::move(stops)) {}
+    /// With `keep` the stop string is part of the text.
+    explicit StopMatcher(std::vector<std::string> stops, bool keep = false) : stops_(std::move(stops)), keep_(keep) {}
 
     /// Takes the next piece of the text and returns the part that may be sent. Once a stop string is found, the text
     /// ends there.
     std::string push(const std::string &piece)
     {
         const std::string text = flush() + piece;
-        std::size_t end = std::string::npos, keep = 0;
+        std::size_t end = std::string::npos, held = 0;
         for (const std::string &stop : stops_) {
-            end = std::min(end, text.find(stop));
-            for (std::size_t n = std::min(stop.size() - 1, text.size()); n > keep; n--)
+            const std::size_t at = text.find(stop);
+            if (at < end) {
+                end = at;
+                found_ = stop;
+            }
+            for (std::size_t n = std::min(stop.size() - 1, text.size()); n > held; n--)
                 if (text.compare(text.size() - n, n, stop, 0, n) == 0)
-                    keep = n;
+                    held = n;
         }
-        found_ = end != std::string::npos;
-        if (!found_)
-            held_ = text.substr(text.size() - keep);
-        return text.substr(0, found_ ? end : text.size() - keep);
+        if (found())
+            return text.substr(0, keep_ ? end + found_.size() : end);
+        held_ = text.substr(text.size() - held);
+        return text.substr(0, text.size() - held);
     }
     /// Text that was held back, for when the text ends without a stop string.
     std::string flush() { return std::exchange(held_, {}); }
-    bool found() const { return found_; }
+    bool holds() const { return !held_.empty(); }
+    bool found() const { return !found_.empty(); }
+    /// The stop string that has ended the text; empty if none has.
+    const std::string &stop() const { return found_; }
 
 private:
     std::vector<std::string> stops_;
-    std::string held_;
-    bool found_ = false;
+    bool keep_;
+    std::string held_, found_;
 };
 
 inline const std::string base64_digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
