@@ -10,6 +10,7 @@
 
 #include <atomic>
 #include <cstdio>
+#include <functional>
 #include <thread>
 #include <unordered_map>
 
@@ -17,7 +18,10 @@
 class EngineHost {
 public:
     /// Loads the model. [BLOCKING] Throws std::runtime_error.
-    explicit EngineHost(const Options &options) : options(options)
+    explicit EngineHost(const Options &options)
+        : options(options), role(options.role == "prefill"  ? cleave::Role::Prefill
+                                 : options.role == "decode" ? cleave::Role::Decode
+                                                            : cleave::Role::Mixed)
     {
         model = need(cleave::Model::load(options.model), "load the model");
         about = need(model.info(), "describe the model");
@@ -35,9 +39,7 @@ public:
 
         queue = need(cleave::Queue::create(), "create the queue");
         cleave::EngineConfig config;
-        config.role = options.role == "prefill"  ? cleave::Role::Prefill
-                      : options.role == "decode" ? cleave::Role::Decode
-                                                 : cleave::Role::Mixed;
+        config.role = role;
         config.max_sequences = options.max_sequences;
         config.max_batch_tokens = options.max_batch_tokens;
         config.threads = options.threads;
@@ -45,7 +47,22 @@ public:
         std::thread([this] { poll(); }).detach();
     }
 
+    /// Name of the role that was set last, as options and messages have it.
+    const char *role_name() const
+    {
+        const cleave::Role now = role;
+        return now == cleave::Role::Prefill ? "prefill" : now == cleave::Role::Decode ? "decode" : "mixed";
+    }
+
+    /// Calls `hook` when the engine fails, by the thread that polls. It must not block.
+    void on_failure(std::function<void()> hook)
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        on_failure_ = std::move(hook);
+    }
+
     const Options options;
+    std::atomic<cleave::Role> role; // that was set last
     cleave::Model model;
     cleave::Cache cache;
     cleave::Queue queue;
@@ -85,6 +102,8 @@ private:
                 const auto mailbox = waiting_.find(event.user_tag());
                 if (event.type() == cleave::EventType::EngineFailed) {
                     has_failed = true;
+                    if (on_failure_)
+                        on_failure_();
                     std::fprintf(stderr, "the engine has failed: %s\n", to_string(event.status()));
                 } else if (mailbox != waiting_.end()) {
                     mailbox->second->put(event);
@@ -115,6 +134,7 @@ private:
     };
 
     std::mutex mutex_; // guards the members below
+    std::function<void()> on_failure_;
     std::unordered_map<std::uint64_t, Import> landing_; // by tag; they are fetched so that the exporter is rid of them
     std::unordered_map<std::uint64_t, Mailbox<cleave::Event> *> waiting_; // by tag
     std::uint64_t next_tag_ = 1;

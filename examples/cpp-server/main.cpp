@@ -72,7 +72,7 @@ void raise_descriptor_limit()
     const int port = server.bind(options.host, options.port);
     std::thread([] { inside.serve(); }).detach();
     std::printf("workers join at %s\n", url_of(options.workers_listen_host, inside_port).c_str());
-    serve(server, service, options, url_of(options.host, port), signals, nullptr, [] { return false; });
+    serve(server, service, options, url_of(options.host, port), signals, nullptr, nullptr, [] { return false; });
 }
 
 json audit(const EngineHost &host)
@@ -104,7 +104,7 @@ json audit(const EngineHost &host)
         guard = authenticator->guard(known_as);
     }
     const auto generate = [known_as](const Call &call, OpenAiRequest request, httplib::Response &response) {
-        if (host.options.role == "prefill" || request.do_remote_decode)
+        if (host.role == cleave::Role::Prefill || request.do_remote_decode)
             return answer_prefill(service, host, call, request, response);
         const auto completion = std::make_shared<Completion>(service, host, known_as, call, std::move(request));
         completion->submit();
@@ -114,15 +114,19 @@ json audit(const EngineHost &host)
     const auto models = [] { return std::vector<std::string>{host.options.model_name}; };
     const auto health = []() -> json {
         const char *status = host.has_failed ? "engine_failed" : "ok";
-        const Options &o = host.options;
-        return {{"status", status}, {"role", o.role}, {"model", o.model_name}, {"audit", audit(host)}};
+        return {{"status", status}, {"role", host.role_name()}, {"model", host.options.model_name}, {"audit", audit(host)}};
     };
     route_common(server, service, options.is_worker() ? "" : options.page, models, health, [] {
         const std::string text = cleave::metrics_text().value_or(std::string());
         return text.substr(0, text.rfind("# EOF")) + service.metrics_text(); // "# EOF" is added at the end
     });
     auto *membership = options.has_front() ? new Membership(host, *authenticator, known_as) : nullptr;
-    serve(server, service, options, url, signals, membership, [] { // the process ends once computed prompts are fetched
+    GrpcServer *grpc = nullptr;
+    if (!options.grpc.empty()) {
+        grpc = &serve_grpc(options.grpc, host, service);
+        std::printf("gRPC at %s\n", grpc->address().c_str());
+    }
+    serve(server, service, options, url, signals, membership, grpc, [] { // the process ends once computed prompts are fetched
         const auto metrics = host.engine.metrics();
         return metrics && metrics->exports_open > 0;
     });

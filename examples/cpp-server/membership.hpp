@@ -54,7 +54,7 @@ private:
             const auto answer = post(front, "/workers", report());
             const bool joined = answer && answer->status == 200;
             try {
-                if (joined && host_.options.role == "decode")
+                if (joined && host_.role == cleave::Role::Decode)
                     pair(json::parse(answer->body).at("workers"));
             } catch (const json::exception &error) {
                 std::fprintf(stderr, "%s: not a list of workers: %s\n", host_.options.front.c_str(), error.what());
@@ -81,7 +81,7 @@ private:
         const auto metrics = host_.engine.metrics();
         const auto address = host_.cache.address();
         return dump({{"url", url_},
-                     {"role", host_.options.role},
+                     {"role", host_.role_name()},
                      {"model", host_.options.model_name},
                      {"running", metrics ? metrics->running : 0},
                      {"waiting", metrics ? metrics->waiting : 0},

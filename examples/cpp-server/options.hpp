@@ -15,7 +15,7 @@ struct Options {
     std::string front, advertise; // URLs without a slash at the end
     std::string workers_listen_host;
     int workers_listen_port;
-    std::string secret_file, kv_listen, page;
+    std::string secret_file, kv_listen, grpc, page;
     std::int32_t device; // number of a GPU, or the CPU
     std::uint32_t max_connections, forget_after, drain, kv_lease; // times in seconds
     std::uint32_t kv_mib, max_sequences, max_batch_tokens, threads; // 0 means the library's default
@@ -33,7 +33,7 @@ inline Options parse_options(int argc, char **argv)
         {"--advertise", ""}, {"--secret-file", ""}, {"--kv-listen", ""}, {"--kv-mib", "1024"}, {"--max-sequences", "0"},
         {"--max-batch-tokens", "0"}, {"--threads", "0"}, {"--page", ""}, {"--device", ""}, {"--max-connections", "2048"},
         {"--workers-listen", "127.0.0.1:8001"}, {"--forget-after", "60"}, {"--drain", "10"},
-        {"--kv-lease", "10"}};
+        {"--kv-lease", "10"}, {"--grpc", ""}};
     const auto require = [](bool right, const std::string &option, const std::string &what) {
         if (!right)
             throw std::invalid_argument(option + ": " + what);
@@ -87,6 +87,13 @@ inline Options parse_options(int argc, char **argv)
     out.kv_lease = number("--kv-lease", values["--kv-lease"], 1000000);
     require(out.kv_lease > 0, "--kv-lease", "must be 1 or more");
     out.kv_listen = values["--kv-listen"];
+    out.grpc = values["--grpc"];
+    if (!out.grpc.empty() && out.grpc.rfind("unix:", 0) != 0) {
+        std::string grpc_host;
+        int grpc_port;
+        address("--grpc", grpc_host, grpc_port); // checks it
+    }
+    require(out.grpc.empty() || out.role != "front", "--grpc", "a front has no engine to serve");
     out.page = values["--page"];
     const std::string device = values["--device"];
     out.device = device.empty() ? CLEAVE_DEVICE_CPU : static_cast<std::int32_t>(number("--device", device, INT32_MAX));

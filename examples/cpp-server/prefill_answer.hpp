@@ -54,7 +54,7 @@ inline void answer_prefill(Service &service, EngineHost &host, const Call &call,
     const auto prompts = tokenize(host, q);
     if (!host.options.has_front())
         return send_prefill(service, host, call, q, prompts, response);
-    if (host.options.role != "prefill") // the front does not know yet: the decode worker computes the prompt
+    if (host.role != cleave::Role::Prefill) // the front does not know yet: the decode worker computes the prompt
         throw unavailable("this is not a prefill worker any more");
     if (prompts.size() != 1)
         throw invalid("prompt", "prompt must be one prompt: a prefill worker computes one at a time");

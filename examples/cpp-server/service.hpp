@@ -9,6 +9,8 @@
 #include <functional>
 #include <memory>
 
+constexpr char shutting_down[] = "the server is shutting down";
+
 /// The client of an answer has closed its connection.
 struct ClientGone {};
 
@@ -30,7 +32,7 @@ public:
         running++;
         std::shared_ptr<void> counted(static_cast<void *>(nullptr), [this](void *) { running--; });
         if (closing) // checked after counting, because the shutdown waits for counted requests
-            throw unavailable("the server is shutting down");
+            throw unavailable(shutting_down);
         return {std::move(id), traced, Clock::now(), std::move(is_gone), std::move(counted)};
     }
 
@@ -40,7 +42,7 @@ public:
         if (call.is_gone())
             throw ClientGone();
         if (aborting)
-            throw unavailable("the server is shutting down");
+            throw unavailable(shutting_down);
     }
 
     void count_first_token(const Call &call)

@@ -77,6 +77,8 @@ class Server:
         while line.startswith(("workers join at ", "gRPC at ", "KV events at ")): # a front, a gRPC worker
             if line.startswith("workers"):
                 self.inside = line.removeprefix("workers join at ").strip()
+            if line.startswith("gRPC"):
+                self.grpc = line.removeprefix("gRPC at ").strip()
             line = self.process.stdout.readline()
         watchdog.cancel()
         if not line.startswith("listening on "):

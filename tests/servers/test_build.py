@@ -15,3 +15,20 @@ def test_the_cpp_server_names_what_it_lacks(tmp_path):
     text = built.stdout + built.stderr
     assert built.returncode != 0
     assert all(word in text for word in ["nlohmann-json3-dev", "libssl-dev", "tools/setup.sh --all"]), text
+
+
+@pytest.mark.skipif(not shutil.which("cmake"), reason="no cmake")
+def test_the_cpp_server_without_grpc(tmp_path):
+    """It is built, and CMake says what --grpc lacks."""
+    (tmp_path / "CMakeLists.txt").write_text(f"""
+        cmake_minimum_required(VERSION 3.16)
+        project(without_grpc CXX)
+        add_library(cleave::cpp INTERFACE IMPORTED GLOBAL)
+        add_subdirectory("{ROOT / 'examples' / 'cpp-server'}" server)
+        """)
+    build = tmp_path / "build"
+    configured = subprocess.run(["cmake", "-S", tmp_path, "-B", build, "-DCMAKE_DISABLE_FIND_PACKAGE_Protobuf=ON"], check=True, capture_output=True, text=True)
+    [line] = [line for line in configured.stdout.splitlines() if "left out: --grpc of examples/cpp-server" in line]
+    assert all(word in line for word in ["libprotobuf-dev, protobuf-compiler", "tools/setup.sh --all"]), line
+    targets = subprocess.run(["cmake", "--build", build, "--target", "help"], check=True, capture_output=True, text=True).stdout
+    assert "example_cpp_server" in targets and "example_cpp_protocols" not in targets

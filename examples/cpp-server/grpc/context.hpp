@@ -1,0 +1,18 @@
+// What the gRPC services of a worker share.
+#pragma once
+
+#include "../service.hpp"
+#include "executor.hpp"
+#include "pairs.hpp"
+#include "requests.hpp"
+
+/// Lives as long as the process.
+struct GrpcContext {
+    EngineHost &host;
+    Service &service;
+    std::function<void()> leave;       // see GrpcServer
+    std::atomic<bool> leaving{false};  // new requests are refused
+    Executor executor{4};
+    Requests requests{};
+    Pairs pairs{host};
+};
