@@ -8,7 +8,7 @@
 
 #include <thread>
 
-constexpr std::chrono::seconds silence(2); // a worker that is silent for longer is dead
+constexpr std::chrono::seconds silence(5); // a worker that is silent for longer is dead
 constexpr std::chrono::seconds leave_timeout(600); // at most, for the requests of a worker that leaves
 
 struct Worker {

@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	silence      = 2 * time.Second  // a worker that is silent for longer is dead
+	silence      = 5 * time.Second  // a worker that is silent for longer is dead
 	leaveTimeout = 10 * time.Minute // at most, for the requests of a worker that leaves
 )
 
