@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Draws the figures of README.md and docs/scale.md into docs/images, each for a light and for a dark page.
+"""Draws the figures of README.md and docs/scale.md into docs/images, each for a light and for a dark page, and puts the tables
+of docs/scale.md into it.
 
-    tools/draw_figures.py            writes the SVG files
+    tools/draw_figures.py            writes the SVG files and the page
     tools/draw_figures.py --check    fails where a committed file differs from what would be written
 
 Needs Python 3.9 and its standard library.
@@ -192,8 +193,16 @@ def main():
                     stale.append(path.name)
             else:
                 path.write_text(drawn)
+    text = scale_figures.PAGE.read_text()
+    current = scale_figures.page(text)
+    if sys.argv[1:] != ["--check"]:
+        scale_figures.PAGE.write_text(current)
+    elif current != text:
+        stale.append(scale_figures.PAGE.name)
     if stale:
         sys.exit(f"tools/draw_figures.py: {', '.join(stale)}: out of date; run it without --check")
+    if missing := scale_figures.missing(current):
+        sys.exit("tools/draw_figures.py: docs/scale.md has to say, after its data: " + "; ".join(missing))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 //! The text of a recommendation.
 
 use crate::cost::{Efficiency, Roofline, StepCost, StepWork};
-use crate::planner::{Demand, Group, Kind, Layout, Peak, devices};
+use crate::planner::{Demand, Group, Kind, Layout, Peak, devices, parallel};
 use std::fmt::Write;
 
 /// Requests of a simulation while layouts are compared, and in the final ones.
@@ -12,14 +12,12 @@ const APART: usize = 10;
 
 /// Compares layouts and writes what to use and why. `rate` is the load to carry, if it is known.
 pub fn recommend(demand: &Demand, rate: Option<f64>) -> Result<String, String> {
-    let mut layouts = demand.mixed_layouts();
-    if layouts.is_empty() {
+    if demand.layouts(Kind::Whole, APART).is_empty() {
         return Err(format!("{} does not fit into {} x {}", demand.model.name, demand.devices, demand.device.name));
     }
-    layouts.extend(demand.apart_layouts(APART));
-    let peaks = demand.peaks(&layouts, SEARCH);
-    let best_of = |kind| peaks.iter().map(|peak| peak.layout).find(|layout| layout.kind() == kind);
-    let finalists: Vec<Layout> = [Kind::Apart, Kind::Chunked, Kind::Whole].into_iter().filter_map(best_of).collect();
+    let kinds = [Kind::Apart, Kind::Chunked, Kind::Whole];
+    let best = parallel(&kinds, |&kind| demand.best(&demand.layouts(kind, APART), SEARCH));
+    let finalists: Vec<Layout> = best.into_iter().flatten().map(|peak| peak.layout).collect();
     let finals = demand.peaks(&finalists, FINAL);
     let Some(best) = finals.first() else {
         return Err(hopeless(demand));

@@ -1,6 +1,6 @@
 //! A planning problem, the capacity of the parts of its solutions, and the solutions worth a simulation.
 
-use super::layout::{Group, Layout, WHOLE_PROMPTS};
+use super::layout::{Group, Kind, Layout, WHOLE_PROMPTS};
 use super::source::Source;
 use crate::cost::{Efficiency, Roofline, StepCost, StepWork};
 use crate::hardware::Device;
@@ -111,8 +111,16 @@ impl Demand {
         self.devices.min(CELL)
     }
 
+    /// Layouts of a kind; of those with separate pools the `apart` most promising.
+    pub fn layouts(&self, kind: Kind, apart: usize) -> Vec<Layout> {
+        match kind {
+            Kind::Apart => self.apart_layouts(apart),
+            _ => self.mixed_layouts().into_iter().filter(|layout| layout.kind() == kind).collect(),
+        }
+    }
+
     /// Mixed layouts: every degree with every step budget.
-    pub fn mixed_layouts(&self) -> Vec<Layout> {
+    fn mixed_layouts(&self) -> Vec<Layout> {
         let cell = self.cell();
         let groups = self.degrees(cell).into_iter().map(|degree| Group { engines: cell / degree, degree });
         groups.flat_map(|group| BUDGETS.map(|budget| Layout::Mixed(group, budget))).collect()
@@ -120,7 +128,7 @@ impl Demand {
 
     /// Layouts with separate pools: for every pair of degrees the numbers of engines that balance best, and their neighbours;
     /// of all these the `most` with the highest capacity.
-    pub fn apart_layouts(&self, most: usize) -> Vec<Layout> {
+    fn apart_layouts(&self, most: usize) -> Vec<Layout> {
         let cell = self.cell();
         let degrees = self.degrees(cell);
         let mut ranked: Vec<(f64, Layout)> = Vec::new();

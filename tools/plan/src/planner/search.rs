@@ -92,17 +92,39 @@ impl Demand {
 
     /// The highest load that the layout keeps up with within the limits, to within 3 %. None if there is none.
     pub fn peak(&self, layout: &Layout, least: usize) -> Option<Peak> {
-        let keeps = |rate: f64| {
-            let report = self.at(layout, rate, least)?;
-            (report.attainment >= self.attainment && report.keeping_up >= 1.0 - PRECISION).then_some(report)
-        };
         let guess = match layout {
             Layout::Mixed(group, _) => group.engines as f64 * self.prefill_capacity(group.degree) / 2.0,
             Layout::Apart(p, d) => (p.engines as f64 * self.prefill_capacity(p.degree))
                 .min(d.engines as f64 * self.decode_capacity(d.degree)),
         };
-        let (rate, report) = highest(guess.max(1e-3), keeps)?;
+        self.peak_near(layout, guess.max(1e-3), least)
+    }
+
+    fn peak_near(&self, layout: &Layout, guess: f64, least: usize) -> Option<Peak> {
+        let (rate, report) = highest(guess, |rate| self.keeps(layout, rate, least))?;
         Some(Peak { layout: *layout, rate, given: self.cell(), report })
+    }
+
+    fn keeps(&self, layout: &Layout, rate: f64, least: usize) -> Option<Report> {
+        let report = self.at(layout, rate, least)?;
+        (report.attainment >= self.attainment && report.keeping_up >= 1.0 - PRECISION).then_some(report)
+    }
+
+    /// The layout with the highest load, and its peak. One that is better by less than the precision of a search does not
+    /// replace one before it, so most layouts take a single simulation.
+    pub fn best(&self, layouts: &[Layout], least: usize) -> Option<Peak> {
+        let mut best: Option<Peak> = None;
+        for layout in layouts {
+            let found = match &best {
+                None => self.peak(layout, least),
+                Some(best) => {
+                    let more = best.rate * (1.0 + PRECISION);
+                    self.keeps(layout, more, least).and_then(|_| self.peak_near(layout, more, least))
+                }
+            };
+            best = found.or(best);
+        }
+        best
     }
 
     /// Least seconds to the first token and between tokens over all degrees, for a request alone.

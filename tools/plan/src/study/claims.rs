@@ -4,7 +4,7 @@
 use super::head;
 use crate::hardware::device;
 use crate::models::model;
-use crate::planner::{Demand, Kind, Peak, Source};
+use crate::planner::{Demand, Kind, Layout, Peak, Source, parallel};
 use crate::report::Slo;
 use crate::sim::Routing;
 use crate::workload::Lengths;
@@ -20,14 +20,13 @@ const APART: usize = 8;
 pub fn rows() -> Result<Vec<Vec<String>>, String> {
     let mut rows =
         vec![head(["devices", "itl_limit_ms", "kind", "layout", "tokens_per_second_per_device", "ttft_p50_ms"])];
-    for devices in [8, 16] {
-        for itl_ms in ITL_MS {
-            let demand = demand(devices, itl_ms)?;
-            let mut layouts = demand.mixed_layouts();
-            layouts.extend(demand.apart_layouts(APART));
-            let peaks = demand.peaks(&layouts, REQUESTS);
-            for (name, kind) in KINDS {
-                rows.push(row(devices, itl_ms, name, peaks.iter().find(|peak| peak.layout.kind() == kind)));
+    let cases: Vec<_> = [8, 16].into_iter().flat_map(|devices| KINDS.map(|kind| (devices, kind))).collect();
+    let found = parallel(&cases, |&(devices, (_, kind))| frontier(devices, kind));
+    let found: Vec<Vec<Option<Peak>>> = found.into_iter().collect::<Result<_, _>>()?;
+    for (cases, found) in cases.chunks(KINDS.len()).zip(found.chunks(KINDS.len())) {
+        for (index, itl_ms) in ITL_MS.into_iter().enumerate() {
+            for ((devices, (name, _)), peaks) in cases.iter().zip(found) {
+                rows.push(row(*devices, itl_ms, name, peaks[index].as_ref()));
             }
         }
     }
@@ -35,6 +34,21 @@ pub fn rows() -> Result<Vec<Vec<String>>, String> {
 }
 
 const KINDS: [(&str, Kind); 3] = [("whole prompts", Kind::Whole), ("chunked", Kind::Chunked), ("apart", Kind::Apart)];
+
+/// The best of a kind for each limit, from the tightest on. What keeps a limit keeps a looser one, too.
+fn frontier(devices: usize, kind: Kind) -> Result<Vec<Option<Peak>>, String> {
+    let mut best: Option<Peak> = None;
+    let mut all = Vec::new();
+    for itl_ms in ITL_MS {
+        let demand = demand(devices, itl_ms)?;
+        let mut layouts: Vec<Layout> = best.iter().map(|peak| peak.layout).collect();
+        layouts.extend(demand.layouts(kind, APART));
+        let found = demand.best(&layouts, REQUESTS);
+        best = found.into_iter().chain(best).max_by(|a, b| a.rate.total_cmp(&b.rate));
+        all.push(best.clone());
+    }
+    Ok(all)
+}
 
 fn demand(devices: usize, itl_ms: f64) -> Result<Demand, String> {
     Ok(Demand {

@@ -15,9 +15,9 @@ pub fn write(out: &Path) -> Result<(), String> {
     type Part = (&'static str, fn() -> Result<Vec<Vec<String>>, String>);
     let parts: [Part; 4] = [
         ("scale-prefill.csv", prefill::rows),
-        ("scale-switching.csv", switching::rows),
-        ("scale-serving.csv", serving::rows),
         ("scale-claims.csv", claims::rows),
+        ("scale-serving.csv", serving::rows),
+        ("scale-switching.csv", switching::rows),
     ];
     let path = out.join("scale-recommend.txt");
     std::fs::write(&path, example::text()?).map_err(|error| format!("{}: {error}", path.display()))?;

@@ -3,11 +3,12 @@
 use super::{conversations, head};
 use crate::hardware::device;
 use crate::models::model;
-use crate::planner::{Demand, Kind, Peak, Source};
+use crate::planner::{Demand, Kind, Peak, Source, parallel};
 use crate::report::Slo;
 use crate::sim::Routing;
 use crate::workload::Lengths;
 
+const MODELS: [&str; 2] = ["llama-3.3-70b-fp8", "gpt-oss-120b"];
 const REQUESTS: usize = 500;
 const APART: usize = 6;
 const DEVICES: usize = 8;
@@ -45,21 +46,21 @@ pub fn rows() -> Result<Vec<Vec<String>>, String> {
         "chunked_layout",
         "apart_layout",
     ])];
-    for name in ["llama-3.3-70b-fp8", "gpt-oss-120b"] {
-        for case in &CASES {
-            let demand = demand(name, case)?;
-            let mut layouts = demand.mixed_layouts();
-            layouts.extend(demand.apart_layouts(APART));
-            let peaks = demand.peaks(&layouts, REQUESTS);
-            let best = [Kind::Whole, Kind::Chunked, Kind::Apart]
-                .map(|kind| peaks.iter().find(|peak| peak.layout.kind() == kind));
-            let (prompt, output) = demand.source.means();
-            let mut row = vec![name.to_string(), case.name.to_string()];
-            row.extend([prompt, output, case.ttft * 1e3, case.itl * 1e3].map(|number| format!("{number:.0}")));
-            row.extend(best.map(|peak| format!("{:.3}", peak.map_or(0.0, Peak::rate_per_device))));
-            row.extend(best.map(|peak| peak.map_or("none".into(), |peak| peak.layout.to_string())));
-            rows.push(row);
-        }
+    let cases = MODELS.into_iter().flat_map(|name| CASES.iter().map(move |case| (name, case)));
+    let kinds: Vec<_> =
+        cases.clone().flat_map(|case| [Kind::Whole, Kind::Chunked, Kind::Apart].map(|kind| (case, kind))).collect();
+    let best = parallel(&kinds, |&((name, case), kind)| {
+        let demand = demand(name, case)?;
+        Ok::<_, String>(demand.best(&demand.layouts(kind, APART), REQUESTS))
+    });
+    let best: Vec<Option<Peak>> = best.into_iter().collect::<Result<_, _>>()?;
+    for ((name, case), best) in cases.zip(best.chunks(3)) {
+        let (prompt, output) = demand(name, case)?.source.means();
+        let mut row = vec![name.to_string(), case.name.to_string()];
+        row.extend([prompt, output, case.ttft * 1e3, case.itl * 1e3].map(|number| format!("{number:.0}")));
+        row.extend(best.iter().map(|peak| format!("{:.3}", peak.as_ref().map_or(0.0, Peak::rate_per_device))));
+        row.extend(best.iter().map(|peak| peak.as_ref().map_or("none".into(), |peak| peak.layout.to_string())));
+        rows.push(row);
     }
     Ok(rows)
 }
