@@ -120,6 +120,8 @@ json audit(const EngineHost &host)
         const std::string text = cleave::metrics_text().value_or(std::string());
         return text.substr(0, text.rfind("# EOF")) + service.metrics_text(); // "# EOF" is added at the end
     });
+    if (!host.kv_events.endpoint.empty())
+        std::printf("KV events at %s\n", host.kv_events.endpoint.c_str());
     auto *membership = options.has_front() ? new Membership(host, *authenticator, known_as) : nullptr;
     GrpcServer *grpc = nullptr;
     if (!options.grpc.empty()) {
