@@ -29,7 +29,7 @@ class Router:
 
     def __init__(self, endpoint=None, **options):
         self.socket = endpoint and socket_to(endpoint, zmq.SUB, **options)
-        self.blocks = {}  # hash: parent, tokens
+        self.blocks = {}  # hash: parent, tokens, salt
         self.last = None  # number of the last message
         self.missing = None  # number of the first message that did not come
         self.events = []  # of all messages
@@ -73,19 +73,20 @@ class Router:
             for block in event["block_hashes"]:
                 del self.blocks[block]
             return
-        assert event["type"] == "BlockStored" and list(event) == STORED, event
+        salt = event.get("cache_salt", "")
+        assert event["type"] == "BlockStored" and list(event) == (STORED[:-1] + ["cache_salt"] + STORED[-1:] if salt else STORED), event
         assert event["block_size"] == BLOCK and len(event["token_ids"]) == BLOCK * len(event["block_hashes"])
         parent = event["parent_block_hash"]
         for at, block in enumerate(event["block_hashes"]):
-            self.blocks[block] = parent, tuple(event["token_ids"][at * BLOCK:(at + 1) * BLOCK])
+            self.blocks[block] = parent, tuple(event["token_ids"][at * BLOCK:(at + 1) * BLOCK]), salt
             parent = block
 
-    def holds(self, prompt):
-        """Whether the whole blocks of a prompt are in the cache."""
-        known = {(parent, tokens): block for block, (parent, tokens) in self.blocks.items()}
+    def holds(self, prompt, salt=""):
+        """Whether the whole blocks of a prompt are in the cache, for requests with this salt."""
+        known = {about: block for block, about in self.blocks.items()}
         parent = None
         for at in range(0, len(prompt) // BLOCK * BLOCK, BLOCK):
-            parent = known.get((parent, tuple(prompt[at:at + BLOCK])))
+            parent = known.get((parent, tuple(prompt[at:at + BLOCK]), salt))
             if parent is None:
                 return False
         return True

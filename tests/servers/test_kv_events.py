@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import zmq
+from grpc_client import TIMEOUT, Worker, control_pb2, question
 from kv_router import BLOCK, CLEARED, Router, replay, socket_to
 from servers import BINARIES, LANGUAGES, MODEL, SMALL, Server, post
 
@@ -152,6 +153,28 @@ def events_of(*options):
     events = list(again.by_block())
     begin = max(at for at, event in enumerate(events) if event[0] == "AllBlocksCleared") # the snapshot for the router
     return events[:begin], sorted(events[begin:], key=str), computed
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_salts_and_sources_over_grpc(language):
+    """Blocks with a salt carry its text, as routers know it. Nobody is told of blocks that only one request can use."""
+    replays = f"127.0.0.1:{free_port()}"
+    worker = Worker(language, MODEL, "--kv-events", "127.0.0.1:0", "--kv-events-replay", replays)
+    [source] = worker.control.GetKvEventSources(control_pb2.GetKvEventSourcesRequest(), timeout=TIMEOUT).sources
+    assert (source.transport, source.endpoint, source.replay_endpoint) == ("zmq", worker.kv_events, f"tcp://{replays}")
+    assert (source.topic, source.encoding, source.schema_version, source.buffer_steps, source.hwm) == ("kv-events", "msgpack", 1, 10000, 1000)
+    router = Router(source.endpoint)
+    router.read()
+    prompts = {name: prompt_of(number) for number, name in enumerate(["tenant", "another", "alone", "open"])}
+    for name, kv in [("tenant", {"cache_salt": "tenant"}), ("another", {"cache_salt": "dynamo-cache-salt:another"}),
+                     ("alone", {"bypass_prefix_cache": True}), ("open", {})]:
+        worker.ask(question(prompts[name], 1, kv=kv))
+    router.read_until(lambda: router.holds(prompts["open"]))
+    for name, salt in [("tenant", "tenant"), ("another", "another")]:
+        assert router.holds(prompts[name], salt) and not router.holds(prompts[name])
+    assert not {tuple(prompts["alone"][:BLOCK])} & {tokens for _, tokens, _ in router.blocks.values()}
+    assert worker.stop() == 0
+    worker.close()
 
 
 @pytest.mark.skipif(len(LANGUAGES) < 2, reason="only one server")
