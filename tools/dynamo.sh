@@ -34,6 +34,12 @@ fi
 binary=$PWD/build/examples/go-server/go-server
 [ -x "$binary" ] || die "the Go server was not built: make go-server"
 export CLEAVE_GO_SERVER=$binary CLEAVE_SUPERVISOR=$PWD/build/examples/go-server/supervisor
+cpp=$PWD/build/examples/cpp-server/cpp-server
+if [ ! -x "$cpp" ] || "$cpp" --model / --grpc 127.0.0.1:0 2>&1 | grep -q 'built without gRPC'; then
+    echo "SKIPPED: workers in C++, whose server was not built with gRPC" >&2
+else
+    export CLEAVE_CPP_SERVER=$cpp
+fi
 if [ "${1:-}" = --overhead ]; then
     shift
     PYTHONPATH=tests/dynamo:tests/servers PYTHONDONTWRITEBYTECODE=1 exec "$venv/bin/python" tests/dynamo/overhead.py "$@"

@@ -15,6 +15,9 @@ for server in go cpp; do
         echo "SKIPPED: the $server server, which was not built" >&2
     fi
 done
+if [ -n "${CLEAVE_CPP_SERVER:-}" ] && "$CLEAVE_CPP_SERVER" --model / --grpc 127.0.0.1:0 2>&1 | grep -q 'built without gRPC'; then
+    echo "SKIPPED: gRPC of the cpp server, which was built without it" >&2
+fi
 # A CUDA driver that simulates a device.
 if cargo build --quiet --locked -p simulated-cuda; then
     export CLEAVE_SIMULATED_CUDA=$PWD/target/debug

@@ -49,10 +49,10 @@ inline void check_prompt(const EngineHost &host, const char *field, const Tokens
 
 /// The error for a ticket whose KV cannot be had: it expired, its exporter is gone, or it is of another model. Somebody
 /// has to prefill the prompt again.
+inline ApiError lost(const std::string &why) { return unavailable("the KV of the prompt is lost: " + why); }
 inline ApiError lost(const cleave::Error &error)
 {
-    const std::string text = error.message();
-    return error.code() == cleave::Status::InvalidArgument ? invalid(nullptr, text) : unavailable("the KV of the prompt is lost: " + text);
+    return error.code() == cleave::Status::InvalidArgument ? invalid(nullptr, error.message()) : lost(std::string(error.message()));
 }
 
 /// Translates an error of the library for a client.

@@ -4,6 +4,7 @@
 #include "ending.hpp"
 #include "front.hpp"
 #include "prefill_answer.hpp"
+#include "role_routes.hpp"
 #include "routes.hpp"
 
 #include <sys/resource.h>
@@ -92,6 +93,8 @@ json audit(const EngineHost &host)
         std::fprintf(stderr, "%s: %s\n", part, text);
     };
     static const auto log = cleave::LogSink::install(cleave::LogLevel::Warn, print);
+    if (!options.grpc.empty())
+        need_grpc();
     static Service service;
     static HttpServer server(service, options.max_connections); // before the engine, to fail early on a taken port
     const std::string url = url_of(options.host, server.bind(options.host, options.port));
@@ -110,22 +113,23 @@ json audit(const EngineHost &host)
         completion->submit();
         answer(completion, call, response);
     };
-    route_generations(server, options.is_worker(), guard, generate);
+    route_generations(server, options.is_worker() || !options.grpc.empty(), guard, generate); // a role can be given later
     const auto models = [] { return std::vector<std::string>{host.options.model_name}; };
     const auto health = []() -> json {
         const char *status = host.has_failed ? "engine_failed" : "ok";
-        return {{"status", status}, {"role", host.role_name()}, {"model", host.options.model_name}, {"audit", audit(host)}};
+        return {{"status", status}, {"role", role_name(host.role)}, {"model", host.options.model_name}, {"audit", audit(host)}};
     };
     route_common(server, service, options.is_worker() ? "" : options.page, models, health, [] {
         const std::string text = cleave::metrics_text().value_or(std::string());
         return text.substr(0, text.rfind("# EOF")) + service.metrics_text(); // "# EOF" is added at the end
     });
-    if (!host.kv_events.endpoint.empty())
-        std::printf("KV events at %s\n", host.kv_events.endpoint.c_str());
+    static RoleSwitch roles(host);
+    if (options.is_worker() || !options.grpc.empty())
+        route_role(server, host, roles, guard);
     auto *membership = options.has_front() ? new Membership(host, *authenticator, known_as) : nullptr;
     GrpcServer *grpc = nullptr;
     if (!options.grpc.empty()) {
-        grpc = &serve_grpc(options.grpc, host, service);
+        grpc = &serve_grpc(options.grpc, host, service, roles);
         std::printf("gRPC at %s\n", grpc->address().c_str());
     }
     serve(server, service, options, url, signals, membership, grpc, [] { // the process ends once computed prompts are fetched

@@ -81,7 +81,7 @@ private:
         const auto metrics = host_.engine.metrics();
         const auto address = host_.cache.address();
         return dump({{"url", url_},
-                     {"role", host_.role_name()},
+                     {"role", role_name(host_.role)},
                      {"model", host_.options.model_name},
                      {"running", metrics ? metrics->running : 0},
                      {"waiting", metrics ? metrics->waiting : 0},

@@ -1,6 +1,7 @@
 // Switches of the engine's role while it serves. No protocol is known here.
 #pragma once
 
+#include "clock.hpp"
 #include "generation.hpp"
 
 /// One switch at a time, without a thread that waits for it.
@@ -12,6 +13,8 @@ public:
     /// again. Another switch comes first until its caller is `done`: callers are told apart by `caller`. Throws ApiError.
     std::optional<cleave::Load> ask(cleave::Role role, const void *caller)
     {
+        if (host_.has_failed)
+            throw unavailable("the engine has failed");
         const std::lock_guard<std::mutex> lock(mutex_);
         if (turn_ == nullptr) {
             const auto set = host_.engine.set_role(role);
@@ -28,6 +31,10 @@ public:
         return load->role() == role ? std::optional<cleave::Load>(*load) : std::nullopt;
     }
 
+    /// Time since 1970 at which the role took effect. The difference between the clocks is taken once, so that a moment is
+    /// always told alike.
+    std::chrono::nanoseconds since_1970(const cleave::Load &load) const { return load.role_since().time_since_epoch() + between_clocks_; }
+
     /// Ends a switch, whether the caller has seen its effect or not.
     void done(const void *caller)
     {
@@ -38,6 +45,7 @@ public:
 
 private:
     EngineHost &host_;
+    const std::chrono::nanoseconds between_clocks_ = std::chrono::system_clock::now().time_since_epoch() - Clock::now().time_since_epoch();
     std::mutex mutex_; // guards the member below
     const void *turn_ = nullptr; // the caller whose switch is under way
 };

@@ -77,7 +77,11 @@ private:
         first[0].override_sampling = true;
         first[0].emit_pending = true; // the prefill worker sampled the first token and sent it to nobody
         first[0].recompute = ticket_.or_compute;
-        sequences_.submit(0, std::move(first));
+        try {
+            sequences_.submit(0, std::move(first));
+        } catch (const ApiError &error) {
+            throw error.status == 500 ? lost(error.what()) : error; // the import has failed meanwhile
+        }
         import_ = Import::Continue;
         return true;
     }

@@ -9,7 +9,8 @@ shift 3
 . "$(dirname "$0")/loopback.sh"
 server=${SERVER:-build/examples/go-server/go-server}
 
-options=(--role "$role" --grpc "127.0.0.1:$port" --listen 127.0.0.1:0 --model "$model" --isolate)
+options=(--role "$role" --grpc "127.0.0.1:$port" --listen 127.0.0.1:0 --model "$model")
+[[ $server == *cpp-server ]] || options+=(--isolate)
 [ "$role" = mixed ] || options+=(--secret-file "$KV_SECRET")
 [ "$role" != prefill ] || [ -z "${KV_LISTEN:-}" ] || options+=(--kv-listen "$KV_LISTEN")
 sidecar=(--grpc-endpoint "127.0.0.1:$port")

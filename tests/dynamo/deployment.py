@@ -80,10 +80,10 @@ class Etcd:
 
 
 class Worker:
-    """An engine with its sidecar. `role` is mixed, prefill or decode."""
+    """An engine with its sidecar. `role` is mixed, prefill or decode, `language` that of the server."""
 
-    def __init__(self, deployment, role, options):
-        self.deployment, self.role = deployment, role
+    def __init__(self, deployment, role, language, options):
+        self.deployment, self.role, self.language = deployment, role, language
         self.name = f"{role}-{len(deployment.workers)}"
         self.grpc, self.options = f"127.0.0.1:{free_port()}", options
         self.starts = 0
@@ -96,7 +96,7 @@ class Worker:
         secret = [] if self.role == "mixed" else ["--secret-file", self.deployment.secret]
         more = ["--kv-events", f"127.0.0.1:{free_port()}"] if self.deployment.kv_events else []
         more += ["--openengine"] if self.deployment.openengine else []
-        self.engine = Server("go", "--role", self.role, "--listen", "127.0.0.1:0", "--grpc", self.grpc, "--model", self.deployment.model,
+        self.engine = Server(self.language, "--role", self.role, "--listen", "127.0.0.1:0", "--grpc", self.grpc, "--model", self.deployment.model,
                              "--kv-lease", LEASE,
                              *secret, *more, *SMALL, *self.options)
 
@@ -118,6 +118,8 @@ class Worker:
 
 
 class Deployment:
+    """`mixed`, `prefill` and `decode` are a number of Go workers, or a list of languages."""
+
     def __init__(self, mixed=0, prefill=0, decode=0, model=MODEL, engine_options=(), frontend_options=(), grace=1, sidecars=True, kv_events=False, etcd=None, openengine=False):
         self.temporary = tempfile.TemporaryDirectory(prefix="cleave-dynamo-")
         self.directory = Path(self.temporary.name)
@@ -137,9 +139,9 @@ class Deployment:
         self.workers, self.sidecars, self.kv_events, self.openengine = [], sidecars, kv_events, openengine
         try:
             self.start_frontend(frontend_options)
-            for role, count in (("mixed", mixed), ("prefill", prefill), ("decode", decode)):
-                for _ in range(count):
-                    self.add(role, *engine_options)
+            for role, workers in (("mixed", mixed), ("prefill", prefill), ("decode", decode)):
+                for language in ["go"] * workers if isinstance(workers, int) else workers:
+                    self.add(role, *engine_options, language=language)
             if sidecars:
                 self.wait_until_ready()
         except BaseException:
@@ -152,8 +154,8 @@ class Deployment:
         self.url = f"http://127.0.0.1:{port}"
         self.frontend = Process("frontend", self.directory, ["dynamo.frontend", "--http-host", "127.0.0.1", "--http-port", port, *options], self.environment)
 
-    def add(self, role, *options):
-        self.workers.append(Worker(self, role, options))
+    def add(self, role, *options, language="go"):
+        self.workers.append(Worker(self, role, language, options))
         return self.workers[-1]
 
     def of(self, role):

@@ -5,10 +5,13 @@ import concurrent.futures
 import openai
 import pytest
 from conftest import ANSWERS, ask, deployed
-from servers import MODEL
+from servers import LANGUAGES, MODEL
 from tokenizers import Tokenizer
 
 SETUPS = {"mixed": {"mixed": 1}, "1P+1D": {"prefill": 1, "decode": 1}, "2P+2D": {"prefill": 2, "decode": 2}}
+if "cpp" in LANGUAGES:
+    SETUPS = {"mixed": {"mixed": 1}, "C++ mixed": {"mixed": ["cpp"]}, "1P+1D, Go to C++": {"prefill": 1, "decode": ["cpp"]},
+              "1P+1D, C++ to Go": {"prefill": ["cpp"], "decode": 1}, "2P+2D": {"prefill": ["go", "cpp"], "decode": ["go", "cpp"]}}
 
 
 @pytest.fixture(scope="module", params=SETUPS)

@@ -61,8 +61,7 @@ ENDS = [("decode", "engine", signal.SIGTERM), ("decode", "child", signal.SIGKILL
         ("prefill", "engine", signal.SIGKILL), ("prefill", "sidecar", signal.SIGTERM), ("prefill", "sidecar", signal.SIGKILL)]
 
 
-@pytest.mark.parametrize("role, part, number", ENDS, ids=lambda value: getattr(value, "name", value))
-def test_texts_are_those_of_an_undisturbed_run(deployment, wanted, role, part, number):
+def check_that_streams_survive(deployment, wanted, role, part, number):
     streams = start(deployment)
     victim, before = deployment.of(role)[0], deployment.migrations()
     if role == "decode":
@@ -76,6 +75,11 @@ def test_texts_are_those_of_an_undisturbed_run(deployment, wanted, role, part, n
         assert deployment.migrations() > before
     repair(deployment)
     deployment.check_quiescent()
+
+
+@pytest.mark.parametrize("role, part, number", ENDS, ids=lambda value: getattr(value, "name", value))
+def test_texts_are_those_of_an_undisturbed_run(deployment, wanted, role, part, number):
+    check_that_streams_survive(deployment, wanted, role, part, number)
 
 
 def test_a_killed_decode_engine_ends_its_streams_only(deployment, wanted):

@@ -12,7 +12,9 @@ import grpc_tools
 from google.protobuf.struct_pb2 import Struct
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_tools import protoc
-from servers import MODEL, ROOT, Server
+from servers import LANGUAGES, MODEL, ROOT, Server, speaks_grpc
+
+LANGUAGES = [language for language in LANGUAGES if speaks_grpc(language)]
 
 _generated = tempfile.TemporaryDirectory(prefix="cleave-protos-")
 for _root, _file in (("vllm", "control.proto"), ("vllm", "inference.proto"), (".", "cleave/v1/worker.proto")):

@@ -20,6 +20,12 @@ PAGE = ROOT / "examples" / "web" / "index.html"
 BINARIES = {"go": os.environ.get("CLEAVE_GO_SERVER"), "cpp": os.environ.get("CLEAVE_CPP_SERVER")}
 LANGUAGES = [name for name, path in BINARIES.items() if path]
 
+
+def speaks_grpc(language):
+    """Whether a server has gRPC: that in C++ can be built without its packages."""
+    refused = subprocess.run([BINARIES[language], "--listen", "127.0.0.1:0", "--model", os.devnull, "--grpc", "127.0.0.1:0"], capture_output=True, text=True)
+    return "built without gRPC" not in refused.stderr
+
 # Small enough that a worker runs into its limits, one thread each: several run at once on the machine of a test. At the end
 # there is time for what runs on a slow machine, too.
 SMALL = ["--kv-mib", "64", "--threads", "1", "--drain", "200"]
@@ -79,8 +85,6 @@ class Server:
                 self.inside = line.removeprefix("workers join at ").strip()
             if line.startswith("gRPC"):
                 self.grpc = line.removeprefix("gRPC at ").strip()
-            if line.startswith("KV"):
-                self.kv_events = line.removeprefix("KV events at ").strip()
             line = self.process.stdout.readline()
         watchdog.cancel()
         if not line.startswith("listening on "):

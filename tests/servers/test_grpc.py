@@ -4,8 +4,8 @@ import json
 
 import grpc
 import pytest
-from grpc_client import CODES, FACTS, TIMEOUT, Worker, control_pb2, copy, disaggregated, endless, params, pb, prefill, prefilled, question, secret_file, write_model
-from servers import LANGUAGES, post, wait_until
+from grpc_client import CODES, FACTS, LANGUAGES, TIMEOUT, Worker, control_pb2, copy, disaggregated, endless, params, pb, prefill, prefilled, question, secret_file, write_model
+from servers import post, wait_until
 
 ROLES = ["mixed", "prefill", "decode"]
 

@@ -1,15 +1,18 @@
 """gRPC workers that lose their peers, end, change roles, and are attacked."""
 
+import datetime
+import json
 import os
 import signal
 import socket
 import subprocess
+import time
 
 import grpc
 import pytest
-from grpc_client import (CODES, TIMEOUT, Worker, copy, disaggregated, endless, health_pb2, health_pb2_grpc, params, prefill,
+from grpc_client import (CODES, LANGUAGES, TIMEOUT, Worker, copy, disaggregated, endless, health_pb2, health_pb2_grpc, params, prefill,
                          question, secret_file, worker_pb2, write_model)
-from servers import BINARIES, LANGUAGES, MODEL, wait_until
+from servers import BINARIES, MODEL, get, post, wait_until
 from test_grpc import refusal, take
 
 
@@ -162,6 +165,23 @@ def test_roles(start, prompt):
         seen += next(stream).outputs.text
     assert seen + "".join(message.outputs.text for message in stream) == want.text
     refusal(lambda: worker.worker.SetRole(worker_pb2.SetRoleRequest(), timeout=TIMEOUT), CODES.INVALID_ARGUMENT, "role: must be ROLE_MIXED")
+
+
+def test_roles_over_http(start, prompt):
+    worker = start("prefill")
+    q = question(prompt, 9)
+    want = worker.ask(q)
+    for body in (b'{"role": "both"}', b'{"role": 1}', b"[]", b"?", b""):
+        status, answer = post(worker.url + "/role", body)
+        assert status == 400 and answer["error"]["param"] == "role", answer
+    for role in ("decode", "mixed", "prefill", "decode"):
+        status, state = post(worker.url + "/role", json.dumps({"role": role}).encode())
+        assert status == 200 and state["role"] == role and set(state["in_flight"]) == {"prefilling", "decoding", "waiting", "importing"}
+        moment = datetime.datetime.fromisoformat(state["since"])
+        assert abs(moment.timestamp() - time.time()) < 60
+        assert {**json.loads(get(worker.url + "/role")[1]), "since": state["since"]} == state
+        assert worker.worker.GetRole(worker_pb2.GetRoleRequest(), timeout=TIMEOUT).since_step == state["since_step"]
+    assert worker.ask(q) == want and worker.health()[1]["role"] == "decode"
 
 
 def test_many_switches_at_once(start):

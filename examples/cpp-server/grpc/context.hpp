@@ -1,6 +1,7 @@
 // What the gRPC services of a worker share.
 #pragma once
 
+#include "../role.hpp"
 #include "../service.hpp"
 #include "executor.hpp"
 #include "pairs.hpp"
@@ -10,6 +11,7 @@
 struct GrpcContext {
     EngineHost &host;
     Service &service;
+    RoleSwitch &roles;
     std::function<void()> leave;       // see GrpcServer
     std::atomic<bool> leaving{false};  // new requests are refused
     Executor executor{4};

@@ -41,26 +41,11 @@ public:
         });
     }
 
-    /// Tells where what is in the prefix cache is published. Sidecars do not start without an answer.
+    /// Tells where the content of the prefix cache is published: nowhere. Sidecars do not start without an answer.
     grpc::ServerUnaryReactor *GetKvEventSources(grpc::CallbackServerContext *call, const vllm::GetKvEventSourcesRequest *,
-                                                vllm::GetKvEventSourcesResponse *answer) override
+                                                vllm::GetKvEventSourcesResponse *) override
     {
-        return answer_at_once(call, "GetKvEventSources", [&] {
-            const KvEventSource &published = context_.host.kv_events;
-            if (published.endpoint.empty())
-                return;
-            vllm::KvEventSource &source = *answer->add_sources();
-            source.set_transport("zmq");
-            source.set_endpoint(published.endpoint);
-            source.set_topic(kv_events_topic);
-            source.set_replay_endpoint(published.replay);
-            source.set_data_parallel_rank(0);
-            source.set_encoding("msgpack");
-            source.set_schema_version(1);
-            source.set_buffer_steps(kv_events_kept);
-            source.set_hwm(kv_events_ahead);
-            source.set_max_queue_size(kv_events_ahead);
-        });
+        return answer_at_once(call, "GetKvEventSources", [] {});
     }
 
     /// Generation cannot be paused.

@@ -9,8 +9,8 @@ namespace {
 
 class RealGrpcServer final : public GrpcServer {
 public:
-    RealGrpcServer(EngineHost &host, Service &service)
-        : context_{host, service, [this] { leave(); }}, services_{make_vllm_inference(context_), make_vllm_control(context_), make_worker(context_)}
+    RealGrpcServer(EngineHost &host, Service &service, RoleSwitch &roles)
+        : context_{host, service, roles, [this] { leave(); }}, services_{make_vllm_inference(context_), make_vllm_control(context_), make_worker(context_)}
     {
     }
 
@@ -66,9 +66,11 @@ private:
 
 } // namespace
 
-GrpcServer &serve_grpc(const std::string &address, EngineHost &host, Service &service)
+void need_grpc() {}
+
+GrpcServer &serve_grpc(const std::string &address, EngineHost &host, Service &service, RoleSwitch &roles)
 {
-    auto &server = *new RealGrpcServer(host, service);
+    auto &server = *new RealGrpcServer(host, service, roles);
     server.listen(address);
     return server;
 }

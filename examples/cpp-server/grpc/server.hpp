@@ -1,7 +1,7 @@
 // The server of gRPC, which works beside that of HTTP: see "gRPC" in ../../README.md. This header needs no gRPC.
 #pragma once
 
-#include "../engine.hpp"
+#include "../role.hpp"
 #include "../service.hpp"
 
 class GrpcServer {
@@ -17,6 +17,8 @@ public:
     virtual void close(Clock::time_point end) = 0;
 };
 
-/// Serves at HOST:PORT or unix:PATH. The server lives as long as the process. Throws std::runtime_error, also if this build
-/// has no gRPC.
-GrpcServer &serve_grpc(const std::string &address, EngineHost &host, Service &service);
+/// Throws std::runtime_error if this program was built without gRPC.
+void need_grpc();
+
+/// Serves at HOST:PORT or unix:PATH. The server lives as long as the process. Throws std::runtime_error.
+GrpcServer &serve_grpc(const std::string &address, EngineHost &host, Service &service, RoleSwitch &roles);

@@ -1,7 +1,6 @@
 // cleave.v1.Worker: role, load and end of a worker, for whoever runs several.
 #pragma once
 
-#include "../role.hpp"
 #include "context.hpp"
 #include "unary.hpp"
 
@@ -12,7 +11,7 @@ constexpr std::chrono::milliseconds ask_again(2);
 
 class WorkerService final : public cleave::v1::Worker::CallbackService {
 public:
-    explicit WorkerService(GrpcContext &context) : context_(context), role_(context.host) {}
+    explicit WorkerService(GrpcContext &context) : context_(context) {}
 
     grpc::ServerUnaryReactor *GetRole(grpc::CallbackServerContext *call, const cleave::v1::GetRoleRequest *, cleave::v1::RoleState *state) override
     {
@@ -62,13 +61,13 @@ private:
         const auto status = guarded("SetRole", [&] {
             if (call->IsCancelled())
                 throw StatusError{{grpc::StatusCode::CANCELLED, "the client is gone"}};
-            const auto switched = role_.ask(role_of(request.role()), call);
+            const auto switched = context_.roles.ask(role_of(request.role()), call);
             done = switched.has_value();
             if (done)
                 describe(*switched, state);
         });
         if (done || !status.ok()) {
-            role_.done(call);
+            context_.roles.done(call);
             return reactor->Finish(status);
         }
         context_.executor.after(ask_again, [this, call, reactor, &request, &state] { switch_role(call, reactor, request, state); });
@@ -107,8 +106,7 @@ private:
     {
         state.set_role(message_of(load.role()));
         state.set_since_step(load.role_since_step);
-        const std::chrono::nanoseconds since = load.role_since().time_since_epoch() + since_1970_;
-        state.set_since_unix_nanos(static_cast<std::uint64_t>(since.count()));
+        state.set_since_unix_nanos(static_cast<std::uint64_t>(context_.roles.since_1970(load).count()));
         state.set_prefilling(load.prefilling_at_switch);
         state.set_decoding(load.decoding_at_switch);
         state.set_waiting(load.waiting_at_switch);
@@ -138,7 +136,4 @@ private:
     }
 
     GrpcContext &context_;
-    RoleSwitch role_;
-    /// Added to times of the monotonic clock. The difference is taken once, so that a moment is always told alike.
-    const std::chrono::nanoseconds since_1970_ = std::chrono::system_clock::now().time_since_epoch() - Clock::now().time_since_epoch();
 };

@@ -1,7 +1,6 @@
 package kvevents
 
 import (
-	"bytes"
 	"strings"
 	"time"
 
@@ -96,9 +95,5 @@ func last[T any](events []any) (event T) {
 
 // encode returns the payload of a message: time, events, data-parallel rank.
 func encode(events []any) ([]byte, error) {
-	var payload bytes.Buffer
-	encoder := msgpack.NewEncoder(&payload)
-	encoder.UseCompactInts(true) // as vLLM's encoder does
-	err := encoder.Encode([]any{float64(time.Now().UnixNano()) / 1e9, events, 0})
-	return payload.Bytes(), err
+	return msgpack.Marshal([]any{float64(time.Now().UnixNano()) / 1e9, events, 0})
 }
