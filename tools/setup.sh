@@ -2,7 +2,7 @@
 # Installs what building cleave needs and this machine lacks: a C and a C++ compiler, make, CMake, pkg-config, Rust.
 # For Debian and Ubuntu. If nothing is missing, does nothing and uses no network. Without the right to install packages it
 # says what to run, and fails. --check only looks. --all adds what the C++ tests, the servers in examples/ and their
-# clients need: GoogleTest, cpp-httplib, nlohmann/json, OpenSSL, gRPC, Go, Python with venv, a browser.
+# clients need: GoogleTest, cpp-httplib, nlohmann/json, OpenSSL, gRPC, ZeroMQ, Go, Python with venv, a browser.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
@@ -43,6 +43,8 @@ missing_packages_for_all() {
     has_header google/protobuf/message.h || echo libprotobuf-dev
     command -v protoc >/dev/null || echo protobuf-compiler
     command -v grpc_cpp_plugin >/dev/null || echo protobuf-compiler-grpc
+    has_header zmq.h || echo libzmq3-dev
+    has_header zmq_addon.hpp || echo cppzmq-dev
     python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3-venv
     command -v curl >/dev/null || echo curl
     command -v chromium >/dev/null || command -v google-chrome >/dev/null || echo chromium

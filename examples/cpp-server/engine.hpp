@@ -2,6 +2,8 @@
 // belongs to.
 #pragma once
 
+#include "kv_events/publish.hpp"
+#include "kv_events/salt_texts.hpp"
 #include "mailbox.hpp"
 #include "options.hpp"
 #include "secret.hpp"
@@ -38,6 +40,7 @@ public:
         pool.lease = std::chrono::seconds(options.kv_lease); // lifetime of a computed prompt that nobody fetches
         if (!options.secret_file.empty())                    // importers must know it
             pool.secret = read_secret(options.secret_file);
+        pool.events_kept = options.kv_events.empty() ? 0 : kv_events_in_cache;
         pool.share_weights = options.is_worker(); // workers on one GPU share one copy
         cache = need(cleave::Cache::create(model, pool, {&options.device, 1}), "create the cache");
         if (!options.kv_listen.empty()) // before anybody gets an address or a ticket
@@ -51,6 +54,8 @@ public:
         config.threads = options.threads;
         engine = need(cleave::Engine::create(cache, queue, config), "create the engine");
         std::thread([this] { poll(); }).detach();
+        if (!options.kv_events.empty())
+            kv_events = publish_kv_events(cache, options.kv_events, options.kv_events_replay, [this](std::uint64_t salt) { return salt_texts.text(salt); });
     }
 
     /// Calls `hook` when the engine fails, by the thread that polls. It must not block.
@@ -68,6 +73,8 @@ public:
     cleave::Engine engine;
     cleave::ModelInfo about{};
     std::size_t max_prompt_bytes = 0; // longer text cannot fit into the context
+    mutable SaltTexts salt_texts; // of requests, for the events about their blocks
+    KvEventSource kv_events;      // where those are published
     std::atomic<bool> has_failed{false}; // the engine takes no more requests
 
 private:

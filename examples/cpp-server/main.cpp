@@ -123,6 +123,8 @@ json audit(const EngineHost &host)
         const std::string text = cleave::metrics_text().value_or(std::string());
         return text.substr(0, text.rfind("# EOF")) + service.metrics_text(); // "# EOF" is added at the end
     });
+    if (!host.kv_events.endpoint.empty())
+        std::printf("KV events at %s\n", host.kv_events.endpoint.c_str());
     static RoleSwitch roles(host);
     if (options.is_worker() || !options.grpc.empty())
         route_role(server, host, roles, guard);

@@ -16,6 +16,7 @@ struct Options {
     std::string workers_listen_host;
     int workers_listen_port;
     std::string secret_file, kv_listen, grpc, page;
+    std::string kv_events, kv_events_replay; // HOST:PORT, or empty
     std::int32_t device; // number of a GPU, or the CPU
     std::uint32_t max_connections, forget_after, drain, kv_lease; // times in seconds
     std::uint32_t kv_mib, max_sequences, max_batch_tokens, threads; // 0 means the library's default
@@ -33,7 +34,7 @@ inline Options parse_options(int argc, char **argv)
         {"--advertise", ""}, {"--secret-file", ""}, {"--kv-listen", ""}, {"--kv-mib", "1024"}, {"--max-sequences", "0"},
         {"--max-batch-tokens", "0"}, {"--threads", "0"}, {"--page", ""}, {"--device", ""}, {"--max-connections", "2048"},
         {"--workers-listen", "127.0.0.1:8001"}, {"--forget-after", "60"}, {"--drain", "10"},
-        {"--kv-lease", "10"}, {"--grpc", ""}};
+        {"--kv-lease", "10"}, {"--grpc", ""}, {"--kv-events", ""}, {"--kv-events-replay", ""}};
     const auto require = [](bool right, const std::string &option, const std::string &what) {
         if (!right)
             throw std::invalid_argument(option + ": " + what);
@@ -63,6 +64,11 @@ inline Options parse_options(int argc, char **argv)
             host = host.substr(1, host.size() - 2);
         port = static_cast<int>(number(option, text.substr(colon + 1), 65535));
     };
+    const auto check_address = [&](const std::string &option) {
+        std::string host;
+        int port;
+        address(option, host, port);
+    };
     Options out;
     out.role = values["--role"];
     const bool known = out.role == "mixed" || out.role == "front" || out.is_worker();
@@ -88,12 +94,16 @@ inline Options parse_options(int argc, char **argv)
     require(out.kv_lease > 0, "--kv-lease", "must be 1 or more");
     out.kv_listen = values["--kv-listen"];
     out.grpc = values["--grpc"];
-    if (!out.grpc.empty() && out.grpc.rfind("unix:", 0) != 0) {
-        std::string grpc_host;
-        int grpc_port;
-        address("--grpc", grpc_host, grpc_port); // checks it
-    }
+    if (!out.grpc.empty() && out.grpc.rfind("unix:", 0) != 0)
+        check_address("--grpc");
     require(out.grpc.empty() || out.role != "front", "--grpc", "a front has no engine to serve");
+    out.kv_events = values["--kv-events"];
+    out.kv_events_replay = values["--kv-events-replay"];
+    for (const char *option : {"--kv-events", "--kv-events-replay"})
+        if (!values[option].empty())
+            check_address(option);
+    require(out.kv_events.empty() || out.role != "front", "--kv-events", "a front has no engine whose cache could be told about");
+    require(out.kv_events_replay.empty() || !out.kv_events.empty(), "--kv-events-replay", "needs --kv-events");
     out.page = values["--page"];
     const std::string device = values["--device"];
     out.device = device.empty() ? CLEAVE_DEVICE_CPU : static_cast<std::int32_t>(number("--device", device, INT32_MAX));

@@ -85,6 +85,8 @@ class Server:
                 self.inside = line.removeprefix("workers join at ").strip()
             if line.startswith("gRPC"):
                 self.grpc = line.removeprefix("gRPC at ").strip()
+            if line.startswith("KV"):
+                self.kv_events = line.removeprefix("KV events at ").strip()
             line = self.process.stdout.readline()
         watchdog.cancel()
         if not line.startswith("listening on "):

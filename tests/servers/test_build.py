@@ -32,3 +32,14 @@ def test_the_cpp_server_without_grpc(tmp_path):
     assert all(word in line for word in ["libprotobuf-dev, protobuf-compiler", "tools/setup.sh --all"]), line
     targets = subprocess.run(["cmake", "--build", build, "--target", "help"], check=True, capture_output=True, text=True).stdout
     assert "example_cpp_server" in targets and "example_cpp_protocols" not in targets
+
+
+@pytest.mark.skipif(not shutil.which("cmake"), reason="no cmake")
+def test_the_cpp_server_without_zeromq(tmp_path):
+    """It is built, and CMake says what --kv-events lacks."""
+    missing = ["-DCPPZMQ_INCLUDE_DIR=OFF"]
+    configured = subprocess.run(["cmake", "-S", ROOT, "-B", tmp_path, "-DCLEAVE_BUILD_TESTS=OFF", *missing], check=True, capture_output=True, text=True)
+    [line] = [line for line in configured.stdout.splitlines() if "left out: --kv-events of examples/cpp-server" in line]
+    assert all(word in line for word in ["cppzmq-dev", "tools/setup.sh --all"]), line
+    planned = subprocess.run(["cmake", "--build", tmp_path, "--target", "help"], check=True, capture_output=True, text=True).stdout
+    assert "example_cpp_server" in planned

@@ -41,11 +41,26 @@ public:
         });
     }
 
-    /// Tells where the content of the prefix cache is published: nowhere. Sidecars do not start without an answer.
+    /// Tells where what is in the prefix cache is published. Sidecars do not start without an answer.
     grpc::ServerUnaryReactor *GetKvEventSources(grpc::CallbackServerContext *call, const vllm::GetKvEventSourcesRequest *,
-                                                vllm::GetKvEventSourcesResponse *) override
+                                                vllm::GetKvEventSourcesResponse *answer) override
     {
-        return answer_at_once(call, "GetKvEventSources", [] {});
+        return answer_at_once(call, "GetKvEventSources", [&] {
+            const KvEventSource &published = context_.host.kv_events;
+            if (published.endpoint.empty())
+                return;
+            vllm::KvEventSource &source = *answer->add_sources();
+            source.set_transport("zmq");
+            source.set_endpoint(published.endpoint);
+            source.set_topic(kv_events_topic);
+            source.set_replay_endpoint(published.replay);
+            source.set_data_parallel_rank(0);
+            source.set_encoding("msgpack");
+            source.set_schema_version(1);
+            source.set_buffer_steps(kv_events_kept);
+            source.set_hwm(kv_events_ahead);
+            source.set_max_queue_size(kv_events_ahead);
+        });
     }
 
     /// Generation cannot be paused.

@@ -87,7 +87,7 @@ inline cleave::Request engine_request(const EngineHost &host, const vllm::Genera
     r.repetition_penalty = q.decoding().repetition_penalty();
     r.presence_penalty = q.decoding().presence_penalty();
     r.frequency_penalty = q.decoding().frequency_penalty();
-    r.cache_salt = q.kv().bypass_prefix_cache() ? random_salt() : salt_of(q.kv().cache_salt());
+    r.cache_salt = q.kv().bypass_prefix_cache() ? random_salt() : host.salt_texts.remember(salt_of(q.kv().cache_salt()), q.kv().cache_salt());
     r.priority = to_priority(q.priority());
     if (q.sampling().has_seed())
         r.seed = to_seed(q.sampling().seed());

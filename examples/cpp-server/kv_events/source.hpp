@@ -8,6 +8,8 @@
 constexpr char kv_events_topic[] = "kv-events";
 /// Number of messages that are kept for replay.
 constexpr std::uint32_t kv_events_kept = 10000;
+/// Number of messages that wait for a slow subscriber. One that is slower misses some, which the numbers show.
+constexpr std::uint32_t kv_events_ahead = 1000;
 
 /// Addresses as ZeroMQ writes them ("tcp://HOST:PORT"). HOST is a star if the server listens at all addresses of its
 /// machine: a peer puts the machine's name in its place.

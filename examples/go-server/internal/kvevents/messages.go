@@ -1,6 +1,7 @@
 package kvevents
 
 import (
+	"bytes"
 	"strings"
 	"time"
 
@@ -95,5 +96,9 @@ func last[T any](events []any) (event T) {
 
 // encode returns the payload of a message: time, events, data-parallel rank.
 func encode(events []any) ([]byte, error) {
-	return msgpack.Marshal([]any{float64(time.Now().UnixNano()) / 1e9, events, 0})
+	var payload bytes.Buffer
+	encoder := msgpack.NewEncoder(&payload)
+	encoder.UseCompactInts(true) // as vLLM's encoder does
+	err := encoder.Encode([]any{float64(time.Now().UnixNano()) / 1e9, events, 0})
+	return payload.Bytes(), err
 }

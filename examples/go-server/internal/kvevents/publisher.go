@@ -37,6 +37,7 @@ const (
 	aheadBytes      = 16 << 20             // most bytes that wait for a slow subscriber, unless it is a single message
 	snapshotEvery   = time.Second          // at most: routers that come and go must not keep the cache's lock busy
 	acceptPause     = time.Second
+	systemBytes     = 64 << 10 // for a peer that the system holds, before messages wait here
 )
 
 // Publisher publishes the events of a cache.
@@ -164,6 +165,7 @@ func (p *Publisher) accept(listener net.Listener, kind string, serve func(*zmtp.
 			conn.Close()
 			continue
 		}
+		conn.(*net.TCPConn).SetWriteBuffer(systemBytes)
 		go func() {
 			defer func() { <-places }()
 			defer p.end(conn)
