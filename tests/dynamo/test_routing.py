@@ -4,7 +4,7 @@ import random
 
 import pytest
 from conftest import deployed
-from servers import wait_until
+from servers import LANGUAGES, wait_until
 
 NAMES = ["anna", "tom", "nina", "oscar"]
 
@@ -12,7 +12,8 @@ NAMES = ["anna", "tom", "nina", "oscar"]
 @pytest.fixture(scope="module", params=["mixed", "prefill"])
 def deployment(request):
     decode = 1 if request.param == "prefill" else 0
-    yield from deployed(**{request.param: 2}, decode=decode, kv_events=True, frontend_options=["--router-mode", "kv"])
+    workers = ["go", "cpp"] if "cpp" in LANGUAGES else 2
+    yield from deployed(**{request.param: workers}, decode=decode, kv_events=True, frontend_options=["--router-mode", "kv"])
 
 
 def test_repeated_prefixes_go_to_their_holder(deployment):
