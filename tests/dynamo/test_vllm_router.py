@@ -1,4 +1,4 @@
-"""vLLM's router, as released, before workers of the Go server: it speaks HTTP and kv_transfer_params."""
+"""vLLM's router, as released, before workers in Go and C++: it speaks HTTP and kv_transfer_params."""
 
 import os
 import subprocess
@@ -22,7 +22,8 @@ def routed(tmp_path_factory):
     directory = tmp_path_factory.mktemp("router")
     secret = directory / "kv.secret"
     secret.write_bytes(os.urandom(32))
-    workers = {role: [Server("go", "--role", role, "--listen", "127.0.0.1:0", "--model", MODEL, "--secret-file", secret, *SMALL) for _ in range(2)]
+    workers = {role: [Server(language, "--role", role, "--listen", "127.0.0.1:0", "--model", MODEL, "--secret-file", secret, *SMALL)
+                      for language in ("go", "cpp")]
                for role in ("prefill", "decode")}
     named = [argument for role, servers in workers.items() for server in servers for argument in (f"--{role}", server.url)]
     port = free_port()

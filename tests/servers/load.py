@@ -22,13 +22,19 @@ PROMPT, OUTPUT, STREAMS, ROUNDS = 800, 96, [1, 4, 8], 2
 FIGURES = {"time_to_first_token_ms": "TTFT", "inter_token_latency_ms": "ITL"}
 
 
-def measure(guidellm, url, streams, seconds, seed, prompt=PROMPT, output=OUTPUT):
+def lengths(kind, mean, spread):
+    """guidellm's words for lengths drawn evenly from mean * (1 - spread) to mean * (1 + spread)."""
+    limits = f",{kind}_tokens_min={round(mean * (1 - spread))},{kind}_tokens_max={round(mean * (1 + spread))}" if spread else ""
+    return f"{kind}_tokens={mean}{limits}"
+
+
+def measure(guidellm, url, streams, seconds, seed, prompt=PROMPT, output=OUTPUT, spread=0):
     with tempfile.TemporaryDirectory() as work:
         out = Path(work) / "out.json"
         subprocess.run([guidellm, "run", "--backend", f"kind=openai_http,target={url},model=slow,request_format=/v1/completions",
                         "--profile", f"kind=concurrent,streams={streams}", "--constraint", f"kind=max_duration,seconds={seconds}",
                         "--tokenizer", f"kind=hf_auto,model={MODEL}", "--disable-console", "--seed", f"kind=static,value={seed}",
-                        "--data", f"kind=synthetic_text,prompt_tokens={prompt},output_tokens={output}",
+                        "--data", f"kind=synthetic_text,{lengths('prompt', prompt, spread)},{lengths('output', output, spread)}",
                         "--output", f"kind=json,path={out}"], check=True, capture_output=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
         metrics = json.loads(out.read_text())["benchmarks"][0]["metrics"]
     row = {"requests": metrics["time_to_first_token_ms"]["successful"]["count"],

@@ -24,8 +24,9 @@ from slow_model import HEAD_DIM, KV_HEADS, write
 TOLERANCE = 0.15
 # Three times as slow as the model of other tests, so that the clients' own work weighs little beside a step.
 LAYERS, POSITIONS = 18, 2048
-PROMPT, OUTPUT = 400, 64
-CONTEXT, BUDGET, THREADS, KV_MIB = 640, 512, 1, 512
+# Lengths vary. With equal ones streams fall into step with each other or out of it by chance, and stay so for a whole run.
+PROMPT, OUTPUT, SPREAD = 400, 64, 0.5
+CONTEXT, BUDGET, THREADS, KV_MIB = 704, 512, 1, 512
 IDLE_REQUESTS, IDLE_PROMPT = 30, 16
 SETUPS = {"mixed": {"--mixed": "1x1"}, "1 prefill + 1 decode": {"--prefill": "1x1", "--decode": "1x1"}}
 
@@ -54,14 +55,14 @@ class Plan:
         self.files += 1
         return self.directory / f"steps-{self.files}.csv"
 
-    def predict(self, samples, engines, streams, seconds, overhead, prompt, output):
+    def predict(self, samples, engines, streams, seconds, overhead, prompt, output, spread):
         file = self.new_file()
         file.write_text("\n".join([samples[0][0], *(row for part in samples for row in part[1:])]) + "\n")
         kv_tokens = KV_MIB * 2**20 // (2 * LAYERS * KV_HEADS * HEAD_DIM * 2)
         options = {**engines, "--model": self.model, "--gpu": "epyc-2", "--samples": file, "--budget": BUDGET,
                    "--max-sequences": 64, "--kv-tokens": kv_tokens, "--streams": streams, "--seconds": seconds,
                    "--request-overhead-ms": overhead, "--link-gb": 2, "--link-ms": 0, "--prompt": round(prompt),
-                   "--output": round(output)}
+                   "--output": round(output), "--spread": spread}
         command = [self.binary, "simulate", "--json", *(str(part) for option in options.items() for part in option)]
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -96,23 +97,24 @@ def compare(plan, guidellm, setup, engines, seconds):
     samples = plan.calibrate(len(engines))
     server = start(setup, plan.model)
     idle = sorted(first_token(server.url, salt) for salt in range(IDLE_REQUESTS))[IDLE_REQUESTS // 2]
-    found = {streams: measure(guidellm, server.url, streams, seconds, seed, PROMPT, OUTPUT) for seed, streams in enumerate(STREAMS)}
+    found = {streams: measure(guidellm, server.url, streams, seconds, seed, PROMPT, OUTPUT, SPREAD) for seed, streams in enumerate(STREAMS)}
     server.stop()
     samples += plan.calibrate(len(engines))
-    alone = plan.predict(samples, engines, 1, 0.01, 0, IDLE_PROMPT, 2)["ttft"]["p50"]
+    alone = plan.predict(samples, engines, 1, 0.01, 0, IDLE_PROMPT, 2, 0)["ttft"]["p50"]
     overhead = max(0.0, idle - alone) * 1e3
     print(f"{setup}: an idle server adds {overhead:.1f} ms", file=sys.stderr, flush=True)
     for streams, row in found.items():
         if not row["requests"]:
             sys.exit(f"{setup}, {streams} streams: no request ended within {seconds} s; give more SECONDS")
-        expected = plan.predict(samples, engines, streams, seconds, overhead, row["prompt_tokens"], row["output_tokens"])
+        expected = plan.predict(samples, engines, streams, seconds, overhead, row["prompt_tokens"],
+                                row["output_tokens"], SPREAD)
         for figure, key in (("TTFT", "ttft"), ("ITL", "itl")):
             measured, predicted = row[figure]["p50"], expected[key]["p50"] * 1e3
             yield {"streams": streams, "set-up": setup, "figure": figure, "measured": measured, "predicted": predicted,
                    "error": predicted / measured - 1, "requests": row["requests"]}
 
 
-def main(binary, guidellm, out, seconds=30):
+def main(binary, guidellm, out, seconds=60):
     with tempfile.TemporaryDirectory() as directory:
         model = Path(directory) / "slow"
         model.mkdir()
