@@ -2,8 +2,8 @@
 
     plan_validate.py CLEAVE_PLAN GUIDELLM OUT [SECONDS]
 
-Before and after each set-up is measured, the steps of single engines are: as many at once, each in a process of its own, as the
-set-up has engines, because they share the machine's memory. From these, from the time that an idle server adds to a short
+Before and after each set-up is measured, the steps of a single engine are. Engines of separate pools share the machine's caches and
+memory, so their steps are measured beside an engine of the other role as well. From these, from the time that an idle server adds to a short
 request, and from the lengths of the requests cleave-plan predicts the time to the first token and between tokens. It does not
 see the loaded servers. Prints a Markdown table, writes OUT.json, and exits with 1 if a median is off by more than 15 %.
 """
@@ -29,6 +29,10 @@ PROMPT, OUTPUT, SPREAD = 400, 64, 0.5
 CONTEXT, BUDGET, THREADS, KV_MIB = 704, 512, 1, 512
 IDLE_REQUESTS, IDLE_PROMPT = 30, 16
 SETUPS = {"mixed": {"--mixed": "1x1"}, "1 prefill + 1 decode": {"--prefill": "1x1", "--decode": "1x1"}}
+# Steps to measure: the option that takes them, and what else computes meanwhile.
+ALONE = {"--samples": []}
+SHARED = {"--disturbed-samples": ["--beside", "decode"], "--decode-disturbed-samples": ["--beside", "prefill"]}
+STEPS = {"mixed": ALONE, "1 prefill + 1 decode": {**ALONE, **SHARED}}
 
 
 class Plan:
@@ -38,31 +42,31 @@ class Plan:
         self.binary, self.model, self.directory = binary, model, directory
         self.files = 0
 
-    def calibrate(self, processes):
+    def calibrate(self, *beside):
         """Rows of measured steps, without their head."""
-        files = [self.new_file() for _ in range(processes)]
+        file = self.new_file()
         command = [self.binary, "calibrate", "--model", self.model, "--threads", str(THREADS), "--budget", str(BUDGET),
-                   "--context", str(CONTEXT), "--batch", str(max(STREAMS)), "--out"]
-        running = [subprocess.Popen([*command, file], stderr=subprocess.PIPE, text=True) for file in files]
-        for process in running:
-            _, errors = process.communicate()
-            if process.returncode:
-                sys.exit(errors)
-            print(errors.strip(), file=sys.stderr, flush=True)
-        return [file.read_text().splitlines() for file in files]
+                   "--context", str(CONTEXT), "--batch", str(max(STREAMS)), "--out", file, *beside]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            sys.exit(done.stderr)
+        print(*beside, done.stderr.strip(), file=sys.stderr, flush=True)
+        return file.read_text().splitlines()
 
     def new_file(self):
         self.files += 1
         return self.directory / f"steps-{self.files}.csv"
 
     def predict(self, samples, engines, streams, seconds, overhead, prompt, output, spread):
-        file = self.new_file()
-        file.write_text("\n".join([samples[0][0], *(row for part in samples for row in part[1:])]) + "\n")
+        """`samples` by the option that takes them, each as measured before and after."""
         kv_tokens = KV_MIB * 2**20 // (2 * LAYERS * KV_HEADS * HEAD_DIM * 2)
-        options = {**engines, "--model": self.model, "--gpu": "epyc-2", "--samples": file, "--budget": BUDGET,
+        options = {**engines, "--model": self.model, "--gpu": "epyc-2", "--budget": BUDGET,
                    "--max-sequences": 64, "--kv-tokens": kv_tokens, "--streams": streams, "--seconds": seconds,
                    "--request-overhead-ms": overhead, "--link-gb": 2, "--link-ms": 0, "--prompt": round(prompt),
                    "--output": round(output), "--spread": spread}
+        for option, (before, after) in samples.items():
+            options[option] = self.new_file()
+            options[option].write_text("\n".join([*before, *after[1:]]) + "\n")
         command = [self.binary, "simulate", "--json", *(str(part) for option in options.items() for part in option)]
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -94,12 +98,13 @@ def start(setup, model):
 
 def compare(plan, guidellm, setup, engines, seconds):
     """Rows of the table for one set-up."""
-    samples = plan.calibrate(len(engines))
+    steps = STEPS[setup]
+    before = {option: plan.calibrate(*beside) for option, beside in steps.items()}
     server = start(setup, plan.model)
     idle = sorted(first_token(server.url, salt) for salt in range(IDLE_REQUESTS))[IDLE_REQUESTS // 2]
     found = {streams: measure(guidellm, server.url, streams, seconds, seed, PROMPT, OUTPUT, SPREAD) for seed, streams in enumerate(STREAMS)}
     server.stop()
-    samples += plan.calibrate(len(engines))
+    samples = {option: (before[option], plan.calibrate(*beside)) for option, beside in steps.items()}
     alone = plan.predict(samples, engines, 1, 0.01, 0, IDLE_PROMPT, 2, 0)["ttft"]["p50"]
     overhead = max(0.0, idle - alone) * 1e3
     print(f"{setup}: an idle server adds {overhead:.1f} ms", file=sys.stderr, flush=True)

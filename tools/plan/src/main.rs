@@ -93,9 +93,12 @@ fn deployment(options: &Simulate) -> Result<Deployment, String> {
         let Some(Shape { engines, degree }) = shape else { continue };
         let mut pool = Pool::on(&device, &model, role, engines, degree)
             .ok_or_else(|| format!("{} does not fit into {degree} x {}", model.name, device.name))?;
-        let samples = if role == Role::Decode { options.decode_samples.as_ref() } else { None };
+        let (own, own_disturbed) = match role {
+            Role::Decode => (options.decode_samples.as_ref(), options.decode_disturbed_samples.as_ref()),
+            Role::Mixed | Role::Prefill => (None, None),
+        };
         let mut budget = options.budget;
-        if let Some(path) = samples.or(options.samples.as_ref()) {
+        if let Some(path) = own.or(options.samples.as_ref()) {
             let fitted = Fitted::new(&read_samples(path)?);
             let most = fitted.most_rows();
             if budget.is_some_and(|budget| budget > most) {
@@ -106,6 +109,9 @@ fn deployment(options: &Simulate) -> Result<Deployment, String> {
             }
             budget = budget.or(Some(most));
             pool.cost = StepCost::Fitted(fitted);
+        }
+        if let Some(path) = own_disturbed.or(options.disturbed_samples.as_ref()) {
+            pool.disturbed = Some(StepCost::Fitted(Fitted::new(&read_samples(path)?)));
         }
         pool.max_sequences = options.max_sequences;
         // As in an engine: a budget that is given limits the sequences, and one that is not makes room for them.
@@ -201,6 +207,7 @@ fn run_calibrate(options: &Calibrate) -> Result<(), String> {
         context: options.context,
         batch: options.batch,
         repeats: options.repeats,
+        beside: options.beside.map(Into::into),
     };
     let samples = calibrate(&options.model, &plan)?;
     let fail = |error: &dyn std::fmt::Display| format!("{}: {error}", options.out.display());

@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use cleave_plan::report::Slo;
-use cleave_plan::sim::{BLOCK_TOKENS, Failure, Routing};
+use cleave_plan::sim::{BLOCK_TOKENS, Failure, Role, Routing};
 use cleave_plan::workload::{BLOCK, SharedPrefix};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -102,6 +102,12 @@ pub struct Simulate {
     /// CSV file of measured steps of decode engines, if theirs differ
     #[arg(long)]
     pub decode_samples: Option<PathBuf>,
+    /// CSV file of steps measured while another engine computed on the same machine; they count while one does
+    #[arg(long, requires = "samples")]
+    pub disturbed_samples: Option<PathBuf>,
+    /// CSV file of such steps of decode engines, if theirs differ
+    #[arg(long, requires = "disturbed_samples")]
+    pub decode_disturbed_samples: Option<PathBuf>,
     /// Milliseconds of a request outside of engines
     #[arg(long, value_parser = not_negative)]
     pub request_overhead_ms: Option<f64>,
@@ -170,6 +176,9 @@ pub struct Calibrate {
     /// Measurements of each kind of step
     #[arg(long, default_value_t = 5, value_parser = count)]
     pub repeats: usize,
+    /// What another engine of this machine does meanwhile: compute prompts or generate (default: there is no other)
+    #[arg(long, value_enum)]
+    pub beside: Option<Phase>,
     /// CSV file to write
     #[arg(long)]
     pub out: PathBuf,
@@ -239,6 +248,23 @@ impl From<Policy> for Routing {
             Policy::RoundRobin => Routing::RoundRobin,
             Policy::LeastLoaded => Routing::LeastLoaded,
             Policy::PrefixAware => Routing::PrefixAware,
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Phase {
+    /// Whole prompts
+    Prefill,
+    /// Half of the largest batch, from short contexts to the longest
+    Decode,
+}
+
+impl From<Phase> for Role {
+    fn from(phase: Phase) -> Role {
+        match phase {
+            Phase::Prefill => Role::Prefill,
+            Phase::Decode => Role::Decode,
         }
     }
 }

@@ -2,7 +2,8 @@
 
 mod common;
 
-use cleave_plan::sim::{Failure, Role, Routing, simulate};
+use cleave_plan::cost::StepCost;
+use cleave_plan::sim::{Failure, Pool, Role, Routing, simulate};
 use cleave_plan::workload::{Arrival, Lengths, Workload, poisson};
 use common::{bare, constant};
 use std::sync::Arc;
@@ -155,4 +156,24 @@ fn a_run_of_streams_counts_what_ends_in_it() {
     assert_eq!(report.finished, 3);
     assert!((report.e2e.p99 - 1.0).abs() < 1e-6, "{}", report.e2e.p99);
     assert!((report.ttft.p50 - 0.01).abs() < 1e-6, "{}", report.ttft.p50);
+}
+
+/// Engines that share a machine are slower exactly while the other one computes.
+#[test]
+fn steps_beside_another_engine_take_their_own_time() {
+    let pools = |disturbed: f64| {
+        [Role::Prefill, Role::Decode]
+            .map(|role| Pool { disturbed: Some(StepCost::Constant(disturbed)), ..constant(role, 0.010, 8) })
+            .to_vec()
+    };
+    let times = |disturbed: f64, streams| {
+        let lengths = Lengths { prompt: 100, output: 11, spread: 0.0 };
+        let workload = Workload::Closed { streams, lengths, until_ns: 60_000_000_000, seed: 1 };
+        let outcome = simulate(&bare(pools(disturbed)), &workload);
+        outcome.requests.iter().map(|request| request.last_ns - request.arrived_ns).collect::<Vec<_>>()
+    };
+    assert_eq!(times(0.010, 1), times(0.030, 1), "one stream is never in both engines");
+    let (quiet, disturbed) = (times(0.010, 2), times(0.030, 2));
+    assert!(disturbed.iter().sum::<u64>() / disturbed.len() as u64 > quiet.iter().sum::<u64>() / quiet.len() as u64);
+    assert!(disturbed.len() < quiet.len());
 }

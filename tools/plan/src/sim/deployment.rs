@@ -31,6 +31,8 @@ pub struct Pool {
     pub max_batch_tokens: usize,
     /// Duration of a step.
     pub cost: StepCost,
+    /// Duration of a step while another engine computes too, if they share a machine's cores, caches or memory.
+    pub disturbed: Option<StepCost>,
     /// KV blocks of one engine.
     pub blocks: usize,
 }
@@ -55,7 +57,16 @@ impl Pool {
         let blocks = blocks_that_fit(device, model, degree);
         let max_sequences = 256;
         let max_batch_tokens = cost.saturating_tokens().max(max_sequences);
-        (blocks > 0).then_some(Pool { role, engines, degree, max_sequences, max_batch_tokens, cost, blocks })
+        (blocks > 0).then_some(Pool {
+            role,
+            engines,
+            degree,
+            max_sequences,
+            max_batch_tokens,
+            cost,
+            disturbed: None,
+            blocks,
+        })
     }
 
     /// Devices of all engines.

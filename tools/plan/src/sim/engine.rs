@@ -83,8 +83,15 @@ impl Engine {
         }
     }
 
-    /// Plans a step and returns its duration; None if there is nothing to do.
-    pub fn plan(&mut self, spec: &Pool, window: Option<usize>, requests: &mut [Request], now_ns: u64) -> Option<u64> {
+    /// Plans a step and returns its duration by `cost`; None if there is nothing to do.
+    pub fn plan(
+        &mut self,
+        spec: &Pool,
+        cost: &StepCost,
+        window: Option<usize>,
+        requests: &mut [Request],
+        now_ns: u64,
+    ) -> Option<u64> {
         let max_prefill_tokens = match self.role {
             Role::Decode => spec.max_batch_tokens.min(DECODE_ROLE_PREFILL_TOKENS),
             Role::Mixed | Role::Prefill => spec.max_batch_tokens,
@@ -97,7 +104,7 @@ impl Engine {
         if self.plan.items.is_empty() {
             return None;
         }
-        let seconds = step_seconds(&spec.cost, &self.plan, window);
+        let seconds = step_seconds(cost, &self.plan, window);
         let ns = ((seconds * 1e9) as u64).max(1);
         self.steps += 1;
         Some(ns)

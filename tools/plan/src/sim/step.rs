@@ -17,10 +17,12 @@ impl Simulation<'_> {
                 Message::Landed(request) => self.begin_from_kv(index, request),
             }
         }
+        self.engines[index].inbox = inbox;
+        let spec = &self.deployment.pools[self.engines[index].pool];
+        let others = || self.engines.iter().enumerate().any(|(other, engine)| other != index && engine.busy);
+        let cost = spec.disturbed.as_ref().filter(|_| others()).unwrap_or(&spec.cost);
         let engine = &mut self.engines[index];
-        engine.inbox = inbox;
-        let spec = &self.deployment.pools[engine.pool];
-        let duration = engine.plan(spec, self.deployment.window, &mut self.requests, self.now_ns);
+        let duration = engine.plan(spec, cost, self.deployment.window, &mut self.requests, self.now_ns);
         engine.busy = duration.is_some();
         if let Some(ns) = duration {
             let (epoch, end_ns) = (engine.epoch, self.arrivals_ns);

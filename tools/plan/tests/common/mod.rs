@@ -35,6 +35,7 @@ pub fn constant(role: Role, seconds: f64, max_sequences: usize) -> Pool {
         max_sequences,
         max_batch_tokens: 8192,
         cost: StepCost::Constant(seconds),
+        disturbed: None,
         blocks: 100_000,
     }
 }

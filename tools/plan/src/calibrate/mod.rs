@@ -1,12 +1,16 @@
 //! Measures the steps of one real engine on this machine's CPU: prompt chunks of several lengths and positions, decodes of
 //! several batch sizes and contexts, and a few steps with both. The result is what [`crate::cost::Fitted`] fits.
 
+mod host;
+mod neighbour;
+
 use crate::cost::{Sample, StepWork};
-use cleave::engine::{CacheOptions, Engine, EngineOptions, Event, EventKind, ModelCache, Queue, Request, Role};
+use crate::sim::Role;
 use cleave::model::Model;
+use host::{Host, submit, token_times};
+use neighbour::Neighbour;
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
 
 /// Scope of a calibration.
 #[derive(Clone, Debug)]
@@ -21,6 +25,8 @@ pub struct Plan {
     pub batch: usize,
     /// Measurements of each prompt chunk; their median counts.
     pub repeats: usize,
+    /// What another engine on the same machine does meanwhile, without a pause; None if there is no other.
+    pub beside: Option<Role>,
 }
 
 /// Tokens that each sequence of a decode generates while it is measured.
@@ -31,6 +37,7 @@ pub fn calibrate(directory: &Path, plan: &Plan) -> Result<Vec<Sample>, String> {
     let path = directory.to_str().ok_or_else(|| format!("{}: the path is not UTF-8", directory.display()))?;
     let model = Model::load(path).map_err(|error| error.to_string())?;
     let host = Host::new(&model, plan)?;
+    let neighbour = plan.beside.map(|role| Neighbour::start(&model, role, plan)).transpose()?;
     let mut samples = Vec::new();
     for rows in powers(1, plan.budget) {
         samples.push(host.prefill(rows, 0, plan)?);
@@ -48,6 +55,7 @@ pub fn calibrate(directory: &Path, plan: &Plan) -> Result<Vec<Sample>, String> {
     for (batch, rows) in mixed_steps(plan) {
         samples.extend(host.mixed(batch, rows, plan)?);
     }
+    neighbour.map_or(Ok(()), Neighbour::stop)?;
     Ok(samples)
 }
 
@@ -66,33 +74,7 @@ fn mixed_steps(plan: &Plan) -> Vec<(usize, usize)> {
     longest.flat_map(|rows| batches.map(|batch| (batch, rows))).filter(|(batch, rows)| *rows >= 2 * batch).collect()
 }
 
-struct Host {
-    queue: Arc<Queue>,
-    cache: Arc<ModelCache>,
-    vocabulary: u64,
-}
-
 impl Host {
-    fn new(model: &Arc<Model>, plan: &Plan) -> Result<Host, String> {
-        let tokens = plan.batch * (plan.context + 64) + plan.budget + 64;
-        let bytes = tokens as u64 as usize * model.info().kv_bytes_per_token as usize;
-        // Without a prefix cache, so that repeated prompts are computed again.
-        let options = CacheOptions { bytes: bytes as _, no_prefix_cache: true, ..CacheOptions::default() };
-        let cache = ModelCache::create(model, &[], options).map_err(|error| error.to_string())?;
-        let queue = Queue::new(1 << 16).map_err(|error| error.to_string())?;
-        Ok(Host { queue, cache, vocabulary: u64::from(model.info().vocab_size) })
-    }
-
-    fn engine(&self, plan: &Plan, budget: usize) -> Result<Engine, String> {
-        let options = EngineOptions {
-            role: Some(Role::Mixed),
-            threads: plan.threads,
-            max_batch_tokens: budget,
-            ..EngineOptions::default()
-        };
-        Engine::create(&self.cache, &self.queue, options).map_err(|error| error.to_string())
-    }
-
     /// The last step of a prompt of `start + rows` tokens in steps of `rows` tokens.
     fn prefill(&self, rows: usize, start: usize, plan: &Plan) -> Result<Sample, String> {
         let engine = self.engine(plan, rows.max(16))?;
@@ -152,57 +134,6 @@ impl Host {
         let work = StepWork::decode(batch, middle) + StepWork::prefill(rows - batch, 0);
         Ok((!steps.is_empty()).then(|| Sample::new(&work, median(steps))))
     }
-
-    /// A request for exactly `n` tokens after a prompt of `len` tokens.
-    fn request(&self, len: usize, n: u32, salt: u64) -> Request {
-        // Apart from the first few, which are often special.
-        let token = |i: u64| ((i * 7919 + salt * 104_729 + 13) % (self.vocabulary - 8)) as u32 + 8;
-        let mut request = Request { prompt: (0..len as u64).map(token).collect(), ..Request::default() };
-        request.sampling.max_new_tokens = n;
-        request.sampling.ignore_eos = true;
-        request
-    }
-
-    fn run(&self, engine: &Engine, requests: Vec<Request>) -> Result<Events, String> {
-        let ids = submit(engine, requests)?;
-        let (mut ended, mut all) = (0, HashMap::new());
-        while ended < ids.len() {
-            ended += self.poll(&mut all)?;
-        }
-        Ok(all)
-    }
-
-    /// Waits for events, adds them to those of their requests, and returns how many requests ended.
-    fn poll(&self, all: &mut Events) -> Result<usize, String> {
-        let (mut ended, mut events) = (0, Vec::new());
-        self.queue.poll(&mut events, 256, None).map_err(|error| error.to_string())?;
-        for event in &events {
-            if event.kind == EventKind::Finished {
-                if let Some(status) = event.status {
-                    return Err(format!("a measurement failed: {status:?}"));
-                }
-                ended += 1;
-            }
-            all.entry(event.request).or_default().push(*event);
-        }
-        Ok(ended)
-    }
-}
-
-type Events = HashMap<u64, Vec<Event>>;
-
-fn submit(engine: &Engine, requests: Vec<Request>) -> Result<Vec<u64>, String> {
-    let submitted = engine.submit(requests);
-    match submitted.refused {
-        Some(error) => Err(format!("a measurement was refused: {error}")),
-        None => Ok(submitted.ids),
-    }
-}
-
-/// Times of a request's tokens.
-fn token_times(events: &Events, request: u64) -> Vec<u64> {
-    let of_it = events.get(&request).into_iter().flatten();
-    of_it.filter(|event| event.kind == EventKind::Token).map(|event| event.timestamp_ns).collect()
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
