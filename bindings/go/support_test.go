@@ -189,12 +189,17 @@ func testContext(t testing.TB) context.Context {
 	return ctx
 }
 
-func submit(t testing.TB, engine *Engine, request Request) *Stream {
+// submit submits a request, and again while the queue has no place for it: until its poller runs, events of others fill it.
+func submit(t testing.TB, engine *Engine, request Request) (stream *Stream) {
 	t.Helper()
-	stream, err := engine.Submit(testContext(t), request)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ctx := testContext(t)
+	eventually(t, "place for a request", func() (bool, any) {
+		var err error
+		if stream, err = engine.Submit(ctx, request); err != nil && !errors.Is(err, ErrWouldBlock) {
+			t.Fatal(err)
+		}
+		return err == nil, err
+	})
 	return stream
 }
 

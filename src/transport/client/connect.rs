@@ -5,14 +5,15 @@ use crate::bail;
 use crate::error::{Error, Result, Status};
 use crate::kv::format::Endpoint;
 use crate::sys::socket::{begin_connect, connect_unix, finish_connect};
-use crate::transport::net::{self, Channel, Stream, UNGREETED};
+use crate::transport::net::{self, Channel, Stream};
+use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How often a wait for a connection checks whether it is still wanted.
 const LOOK: Duration = Duration::from_millis(50);
-/// How often a connection is tried that the peer closes before it has said anything: it was crowded out by others.
+/// How often a connection is tried that the peer closes before it knows who asks: it was crowded out by others.
 const TRIES: u32 = 5;
 
 /// Connects to the peer at `endpoint`. `met` is called with each socket, before the handshake.
@@ -20,8 +21,9 @@ pub(super) fn connect(endpoint: &Endpoint, question: Question<'_>, met: impl Fn(
     let begun = Instant::now();
     let mut tries = 1;
     loop {
-        match connect_once(endpoint, question, &met) {
-            Err(error) if is_crowded_out(&error) && tries < TRIES && begun.elapsed() < question.timeout => {
+        let crowded_out = Cell::new(false);
+        match connect_once(endpoint, question, &met, &crowded_out) {
+            Err(_) if crowded_out.get() && tries < TRIES && begun.elapsed() < question.timeout => {
                 question.wanted.check()?;
                 std::thread::sleep(Duration::from_millis(5) * tries * tries);
                 tries += 1;
@@ -31,7 +33,13 @@ pub(super) fn connect(endpoint: &Endpoint, question: Question<'_>, met: impl Fn(
     }
 }
 
-fn connect_once(endpoint: &Endpoint, question: Question<'_>, met: impl Fn(&Stream)) -> Result<Channel> {
+/// Sets `crowded_out` if the peer closed the connection during the handshake, as one with too many connections does.
+fn connect_once(
+    endpoint: &Endpoint,
+    question: Question<'_>,
+    met: impl Fn(&Stream),
+    crowded_out: &Cell<bool>,
+) -> Result<Channel> {
     let timeout = question.timeout;
     let failed = |e: io::Error| Error::new(Status::Peer, format!("no connection: {e}"));
     let begun = Instant::now();
@@ -63,10 +71,7 @@ fn connect_once(endpoint: &Endpoint, question: Question<'_>, met: impl Fn(&Strea
         Endpoint::Process(process) => bail!(Internal, "process {}: no socket", process.pid),
     };
     met(&stream);
-    net::connect(Arc::new(stream), &question.keys, encrypted, &patience(timeout, question.wanted))
-}
-
-/// True if the peer closed the connection before it said anything, as a peer with too many connections does.
-fn is_crowded_out(error: &Error) -> bool {
-    error.status == Status::Peer && error.message == UNGREETED
+    let stream = Arc::new(stream);
+    let met = net::connect(stream.clone(), &question.keys, encrypted, &patience(timeout, question.wanted));
+    met.inspect_err(|error| crowded_out.set(error.status == Status::Peer && stream.is_closed()))
 }

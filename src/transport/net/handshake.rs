@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The text of the error where the server closes a connection before it has said anything.
-pub(in crate::transport) const UNGREETED: &str = "the peer closed the connection before it said anything";
+const UNGREETED: &str = "the peer closed the connection before it said anything";
 
 const MAGIC: &[u8; 8] = b"CLVKVNET";
 const HELLO: usize = 48;

@@ -10,7 +10,7 @@ pub(super) mod stream;
 mod tests;
 
 pub(super) use channel::Channel;
-pub(super) use handshake::{UNGREETED, accept, connect};
+pub(super) use handshake::{accept, connect};
 pub(super) use stream::{Patience, Stream, Waiter};
 
 /// The protocol versions that this library speaks.
