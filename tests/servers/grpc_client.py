@@ -145,7 +145,7 @@ def prefilled(q):
 
 
 def prefill(worker, q):
-    """What the prefill worker tells the decode worker."""
+    """The kv_transfer_params that a prefill worker answers with."""
     answer = worker.ask(prefilled(q))
     assert len(answer.messages) == 1 and answer.finish.finish_reason == pb.FinishInfo.LENGTH
     return answer.finish.kv_transfer_params

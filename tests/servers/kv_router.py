@@ -1,4 +1,4 @@
-"""What a router does with the events of a server's prefix cache: it keeps what the cache holds."""
+"""A router's index of a server's prefix cache, kept from the events that the server publishes."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""What a server publishes on ZeroMQ about its prefix cache, read as a router does: with the official client of ZeroMQ and with the
+"""Events of a server's prefix cache on ZeroMQ, read as a router does: with the official client of ZeroMQ and with the
 msgpack that vLLM uses."""
 
 import json
@@ -85,7 +85,7 @@ def test_all_messages_once_more(publisher):
     assert list(replay(publisher.replays, one.last)) == every[-1:]
     for number in (one.last + 1, 2**63, 2**64 - 1):
         assert not list(replay(publisher.replays, number)), "there is nothing after the last message"
-    # What is no request gets no answer, and harms nobody.
+    # Malformed requests get no answer and disturb nobody.
     for frames in ([b""], [b"", b"1234567"], [b"x" * 1000] * 10):
         socket_to(publisher.replays, zmq.DEALER).send_multipart(frames)
     assert list(replay(publisher.replays, 0)) == every

@@ -1,4 +1,4 @@
-// What the gRPC services of a worker share.
+// Objects that all gRPC services of a worker use.
 #pragma once
 
 #include "../role.hpp"

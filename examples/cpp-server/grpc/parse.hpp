@@ -12,7 +12,7 @@ struct VllmRequest {
     Generation generation;
     bool for_another = false; // computes the prompt only, for a decode worker
     std::vector<std::uint8_t> exporter; // address of the cache that has the ticket's KV; may be missing
-    // What the answer has.
+    // Contents of the answer.
     Tokens prompt, stop_tokens;
     bool text = true, token_ids = false, prompt_ids = false, logprobs = false;
     std::size_t candidates = 0; // alternatives to report with each token

@@ -1,4 +1,4 @@
-// Where the server publishes the events of its prefix cache, for those who have to tell others.
+// Addresses at which the server publishes the events of its prefix cache.
 #pragma once
 
 #include <cstdint>

@@ -63,7 +63,7 @@ impl Peer {
         state.idle.retain(|(channel, _)| !channel.stream().is_closed());
         if before > 0 && state.idle.is_empty() {
             let mapped = state.mapped.take();
-            // To unmap a large pool takes long, and so may the end of NIXL's agent: nobody waits for it under the lock.
+            // Unmapping a large pool and ending NIXL's agent take long, so both happen without the lock.
             drop(state);
             drop(mapped);
             self.forget_reader();

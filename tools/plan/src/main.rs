@@ -114,7 +114,7 @@ fn deployment(options: &Simulate) -> Result<Deployment, String> {
             pool.disturbed = Some(StepCost::Fitted(Fitted::new(&read_samples(path)?)));
         }
         pool.max_sequences = options.max_sequences;
-        // As in an engine: a budget that is given limits the sequences, and one that is not makes room for them.
+        // Engines do the same: a given budget limits the sequences, and a default one grows to hold them.
         match budget {
             Some(budget) => {
                 pool.max_batch_tokens = budget;

@@ -176,7 +176,7 @@ pub struct Calibrate {
     /// Measurements of each kind of step
     #[arg(long, default_value_t = 5, value_parser = count)]
     pub repeats: usize,
-    /// What another engine of this machine does meanwhile: compute prompts or generate (default: there is no other)
+    /// Run a second engine during the measurement, which computes prompts or generates (default: none)
     #[arg(long, value_enum)]
     pub beside: Option<Phase>,
     /// CSV file to write

@@ -7,7 +7,7 @@ fn run(words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_cleave-plan")).args(words).output().unwrap()
 }
 
-/// What a failed command says.
+/// Error text of a command that must fail.
 fn refusal(words: &[&str]) -> String {
     let output = run(words);
     assert!(!output.status.success() && output.stdout.is_empty(), "{words:?}: {output:?}");

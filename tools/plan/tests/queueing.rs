@@ -144,7 +144,7 @@ fn a_busy_receiver_does_not_hold_up_its_sender() {
     assert!((ttft(5) - (2.5 - 0.8)).abs() < 0.03, "{}", ttft(5));
 }
 
-/// Of a run of 2.5 s, load generators count the requests that end in it, from the first on.
+/// Load generators count the requests that end during a run (here of 2.5 s), without a warm-up.
 #[test]
 fn a_run_of_streams_counts_what_ends_in_it() {
     let mut deployment = bare(vec![constant(Role::Mixed, 0.01, 1)]);

@@ -109,8 +109,8 @@ func TestWhatIsKeptForReplayIsBounded(t *testing.T) {
 	}
 }
 
-// What waits for a subscriber that does not read is bounded, in messages and in bytes; a message that is larger than the
-// bound gets through alone.
+// Messages that wait for a subscriber that does not read are bounded in number and in bytes; one that is larger than the bound
+// gets through alone.
 func TestWhatWaitsForASlowSubscriberIsBounded(t *testing.T) {
 	s := &subscriber{messages: make(chan message, Ahead)}
 	p := &Publisher{subscribers: map[*subscriber]struct{}{s: {}}}

@@ -25,7 +25,7 @@ pub struct Plan {
     pub batch: usize,
     /// Measurements of each prompt chunk; their median counts.
     pub repeats: usize,
-    /// What another engine on the same machine does meanwhile, without a pause; None if there is no other.
+    /// Role of a second engine that computes on the same machine during the measurement; None without one.
     pub beside: Option<Role>,
 }
 

@@ -47,7 +47,7 @@ impl Demand {
         let pools = match layout {
             Layout::Mixed(group, budget) => {
                 let mut pool = pool(Role::Mixed, group)?;
-                // As in an engine, a budget that is given limits the sequences.
+                // Engines run no more sequences than the budget has tokens.
                 pool.max_batch_tokens = *budget;
                 pool.max_sequences = pool.max_sequences.min(*budget);
                 vec![pool]

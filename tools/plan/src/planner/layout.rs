@@ -36,7 +36,7 @@ pub enum Kind {
 }
 
 impl Layout {
-    /// How the layout serves.
+    /// Kind of serving: whole prompts or chunks in mixed engines, or separate pools.
     pub fn kind(&self) -> Kind {
         match self {
             Layout::Mixed(_, WHOLE_PROMPTS) => Kind::Whole,

@@ -68,7 +68,7 @@ fn pieces(arrivals: &[Arrival], count: usize) -> Vec<Arrival> {
 fn repeated(arrivals: &[Arrival], count: usize) -> Vec<Arrival> {
     let n = arrivals.len() as u64;
     let last = arrivals.last().map_or(0, |last| last.at_ns);
-    // As long as the trace, and the mean gap to its next round.
+    // A round lasts as long as the trace plus its mean gap.
     let round_ns = last + last / (n - 1).max(1);
     let one = |index: usize| {
         let (round, of_trace) = ((index as u64 / n), &arrivals[index % arrivals.len()]);

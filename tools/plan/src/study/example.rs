@@ -8,7 +8,7 @@ use crate::report::Slo;
 use crate::sim::Routing;
 use crate::workload::Lengths;
 
-/// What the command of the page prints; its options are the values here, and the defaults of all others.
+/// Output of the example command in docs/scale.md, whose options are the values here.
 pub fn text() -> Result<String, String> {
     let demand = Demand {
         model: model("llama-3.3-70b-fp8")?,
